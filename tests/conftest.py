@@ -1,0 +1,54 @@
+"""Settings and small data that all tests share. Nothing is downloaded; images are made here."""
+
+import os
+
+# Two test processes on two cores must not fight over threads; one is also enough for tiny models.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastimae.loaders.base import Batch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """An ImageFolder of 4 classes with 12 JPEGs each, 40 to 70 pixels a side."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for label in range(4):
+        folder = root / f"class_{label}"
+        folder.mkdir()
+        for number in range(12):
+            height, width = rng.integers(40, 70, 2)
+            small = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+            small[..., label % 3] //= 2
+            image = Image.fromarray(small).resize((int(width), int(height)), Image.BICUBIC)
+            image.save(folder / f"{number:02d}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture
+def make_batch():
+    """Function (batch size, image size (height, width), channels) -> Batch of noise."""
+
+    def make(size: int, image: tuple[int, int] = (32, 32), channels: int = 3) -> Batch:
+        return Batch(
+            images=torch.randint(0, 256, (size, *image, channels), dtype=torch.uint8),
+            labels=torch.arange(size) % 3,
+            index=torch.arange(size),
+            key=torch.randint(2**62, (size,)),
+            partner=torch.randperm(size),
+            step_key=torch.randint(2**62, (1,)),
+        )
+
+    return make

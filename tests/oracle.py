@@ -1,0 +1,148 @@
+"""MAE and i-MAE written down once more, slowly, in float64: what the fast code must equal.
+
+Loops over images, patches and heads; numbers come from a state dict by name. Nothing of
+`fastimae` is imported.
+"""
+
+import math
+
+import torch
+
+EPS_NORM, EPS_PIX = 1e-6, 1e-6
+
+
+def float64(state):
+    """The trainable copy of a state dict, float64."""
+    return {name: value.detach().double().requires_grad_() for name, value in state.items()}
+
+
+def patches_of(image, patch):
+    """[H, W, C] -> list of flat patches, row by row; pixels ordered row, column, channel."""
+    height, width, _ = image.shape
+    return [
+        torch.stack(
+            [image[top + r, left + c] for r in range(patch) for c in range(patch)]
+        ).flatten()
+        for top in range(0, height, patch)
+        for left in range(0, width, patch)
+    ]
+
+
+def normalised(image, mean, std):
+    """uint8 [H, W, C] -> float64, channel by channel."""
+    channels = [(image[..., c].double() / 255 - mean[c]) / std[c] for c in range(image.shape[-1])]
+    return torch.stack(channels, dim=-1)
+
+
+def linear(x, state, name):
+    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+
+def layer_norm(x, state, name):
+    centred = x - x.mean(-1, keepdim=True)
+    scale = torch.sqrt((centred**2).mean(-1, keepdim=True) + EPS_NORM)
+    return centred / scale * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+
+def gelu(x):
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def block(x, state, name, heads):
+    """[N, D] -> [N, D]."""
+    width = x.shape[1]
+    d = width // heads
+    qkv = linear(layer_norm(x, state, f"{name}.norm1"), state, f"{name}.attn.qkv")
+    outputs = []
+    for h in range(heads):
+        q, k, v = (qkv[:, part * width + h * d :][:, :d] for part in range(3))
+        scores = q @ k.T / math.sqrt(d)
+        weights = torch.exp(scores - scores.max(1, keepdim=True).values)
+        outputs.append(weights / weights.sum(1, keepdim=True) @ v)
+    x = x + linear(torch.cat(outputs, 1), state, f"{name}.attn.proj")
+    hidden = gelu(linear(layer_norm(x, state, f"{name}.norm2"), state, f"{name}.mlp.fc1"))
+    return x + linear(hidden, state, f"{name}.mlp.fc2")
+
+
+def count(state, prefix):
+    return len({name.split(".")[1] for name in state if name.startswith(prefix)})
+
+
+def encode(patches, visible, state, heads):
+    """Patches of one (normalised) image and its visible ids -> [1 + K, D]."""
+    kernel = state["patch_embed.proj.weight"]  # [D, C, P, P]
+    side, channels = kernel.shape[-1], kernel.shape[1]
+    tokens = [state["cls_token"][0, 0] + state["pos_embed"][0, 0]]
+    for i in visible:
+        pixels = patches[i].view(side, side, channels).permute(2, 0, 1)
+        token = (kernel * pixels).sum((1, 2, 3)) + state["patch_embed.proj.bias"]
+        tokens.append(token + state["pos_embed"][0, 1 + i])
+    x = torch.stack(tokens)
+    for number in range(count(state, "blocks.")):
+        x = block(x, state, f"blocks.{number}", heads)
+    return layer_norm(x, state, "norm")
+
+
+def decode(latent, visible, patches, state, heads):
+    """A head's output [1 + K, E] -> predictions of all patches, [L, P*P*C]."""
+    rows = [latent[0]]
+    for i in range(patches):
+        rows.append(latent[1 + visible.index(i)] if i in visible else state["mask_token"][0, 0])
+    x = torch.stack(rows) + state["decoder_pos_embed"][0]
+    for number in range(count(state, "decoder_blocks.")):
+        x = block(x, state, f"decoder_blocks.{number}", heads)
+    return linear(layer_norm(x, state, "decoder_norm"), state, "decoder_pred")[1:]
+
+
+def pixel_loss(pred, patches, visible, norm_pix):
+    """Mean over masked patches of the mean squared error."""
+    losses = []
+    for i, patch in enumerate(patches):
+        if i in visible:
+            continue
+        if norm_pix:
+            centre = patch.mean()
+            variance = ((patch - centre) ** 2).sum() / (len(patch) - 1)
+            patch = (patch - centre) / torch.sqrt(variance + EPS_PIX)
+        losses.append(((pred[i] - patch) ** 2).mean())
+    return sum(losses) / len(losses)
+
+
+def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix):
+    """images uint8 [B, H, W, C]; visible: a list of patch ids for each image."""
+    losses = []
+    for image, ids in zip(images, visible, strict=True):
+        patches = patches_of(normalised(image, mean, std), patch)
+        latent = linear(encode(patches, ids, state, heads), state, "decoder_embed")
+        pred = decode(latent, ids, len(patches), state, decoder_heads)
+        losses.append(pixel_loss(pred, patches, ids, norm_pix))
+    return sum(losses) / len(losses)
+
+
+def imae_parts(
+    images, partner, alpha, visible, state, teacher, *,
+    patch, heads, decoder_heads, mean, std, norm_pix, head_space, teacher_view,
+):  # fmt: skip
+    """The four parts of i-MAE's loss, each a mean over the batch."""
+    parts = {"recon_subordinate": [], "recon_dominant": []}
+    if teacher is not None:
+        parts |= {"latent_subordinate": [], "latent_dominant": []}
+    for i, ids in enumerate(visible):
+        clean = [normalised(images[i], mean, std), normalised(images[partner[i]], mean, std)]
+        mixed = alpha[i] * clean[0] + (1 - alpha[i]) * clean[1]
+        latent = encode(patches_of(mixed, patch), ids, state, heads)
+        for role, head, image in zip(
+            ("subordinate", "dominant"), ("decoder_embed1", "decoder_embed2"), clean, strict=True
+        ):
+            out = linear(latent, state, head)
+            inner = out if head_space == "decoder" else linear(out, state, "decoder_embed")
+            patches = patches_of(image, patch)
+            pred = decode(inner, ids, len(patches), state, decoder_heads)
+            parts[f"recon_{role}"].append(pixel_loss(pred, patches, ids, norm_pix))
+            if teacher is not None:
+                seen = patches if teacher_view == "clean" else patches_of(mixed, patch)
+                known = encode(seen, ids, teacher, heads)
+                if head_space == "decoder":
+                    known = linear(known, teacher, "decoder_embed")
+                parts[f"latent_{role}"].append(((out - known.detach()) ** 2).mean())
+    return {name: sum(values) / len(values) for name, values in parts.items()}
