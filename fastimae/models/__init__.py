@@ -1,0 +1,57 @@
+"""Models by name: `create_model("mae_vit_base_patch16")`."""
+
+from __future__ import annotations
+
+import re
+
+from fastimae.models.mae import MaskedAutoencoder
+
+# MAE, appendix A.1 (base, large, huge); tiny and small are DeiT's, with a decoder to match.
+SIZES = {
+    "tiny": {
+        "embed_dim": 192, "depth": 12, "num_heads": 3,
+        "decoder_embed_dim": 192, "decoder_depth": 4, "decoder_num_heads": 3,
+    },
+    "small": {
+        "embed_dim": 384, "depth": 12, "num_heads": 6,
+        "decoder_embed_dim": 256, "decoder_depth": 8, "decoder_num_heads": 8,
+    },
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
+}  # fmt: skip
+DECODER = {"decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_heads": 16}
+PATCH_SIZES = range(2, 33)
+
+_NAME = re.compile(
+    r"mae_vit_(?P<size>[a-z]+)_patch(?P<patch>\d+)(_dec(?P<width>\d+)d(?P<depth>\d+)b)?"
+)
+
+
+def create_model(name: str, **overrides: object) -> MaskedAutoencoder:
+    """Build the masked autoencoder called `name`.
+
+    name: `mae_vit_{tiny,small,base,large,huge}_patchN`, N from 2 to 32, optionally ending in
+    MAE's `_dec512d8b` (decoder of width 512 and 8 blocks). overrides: keyword arguments of
+    `MaskedAutoencoder`; None means the model's own value. Raises ValueError for another name.
+    """
+    sizes = parse_name(name)
+    sizes.update({key: value for key, value in overrides.items() if value is not None})
+    return MaskedAutoencoder(**sizes)
+
+
+def parse_name(name: str) -> dict[str, int]:
+    """Sizes that the name stands for, as keyword arguments of `MaskedAutoencoder`."""
+    match = _NAME.fullmatch(name)
+    if not match or match["size"] not in SIZES or int(match["patch"]) not in PATCH_SIZES:
+        raise ValueError(
+            f"--model {name} is not known: use mae_vit_SIZE_patchN with SIZE one of "
+            f"{', '.join(SIZES)} and N from {PATCH_SIZES[0]} to {PATCH_SIZES[-1]}"
+        )
+    sizes = {**DECODER, **SIZES[match["size"]], "patch_size": int(match["patch"])}
+    if match["width"]:
+        sizes.update(decoder_embed_dim=int(match["width"]), decoder_depth=int(match["depth"]))
+    return sizes
+
+
+__all__ = ["create_model", "parse_name", "MaskedAutoencoder"]

@@ -1,0 +1,196 @@
+"""i-MAE: reconstruct two images from their mixture, and match a teacher's latents of each.
+
+B = mixtures, K = visible patches, E = width of a head's output. Mixture i is
+s * x[i] + (1 - s) * x[partner[i]] with s <= 0.5: x[i] is subordinate, its partner dominant.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastimae.kernels import Mask, latent_l2, mix_patchify, random_masking
+from fastimae.models import MaskedAutoencoder
+from fastimae.objectives.mixing import MixRatio
+from fastimae.objectives.panels import (
+    covering_masks,
+    mask_out,
+    mix_images,
+    paste,
+    predicted_images,
+)
+
+BRANCHES = ("subordinate", "dominant")
+Targets = Literal["both", "subordinate", "dominant"]
+
+
+class IMAE(nn.Module):
+    """Loss of i-MAE on a batch of uint8 images (paper, sections 3.1 to 3.3).
+
+    student: a model with two heads. teacher: a frozen MAE with one head, or None for no
+    distillation. mix_beta, mix_lambda, mix_per: see `MixRatio`. distill_weight: weight of the
+    latent parts. targets: images to reconstruct. teacher_view: what the teacher sees, each
+    "clean" image (equation 5) or the "mixed" one (as the released code does). mask_ratio,
+    mask_unit: see `MAE`. reciprocal_pairs: partners share a mask, so that one teacher pass serves
+    both mixtures; the loader must pair them so. Raises ValueError where models do not fit.
+    """
+
+    picture_note = "Every patch is shown as predicted in a pass in which it was masked."
+
+    def __init__(
+        self,
+        student: MaskedAutoencoder,
+        teacher: MaskedAutoencoder | None = None,
+        *,
+        mix_beta: float = 1.0,
+        mix_lambda: float | None = None,
+        mix_per: Literal["batch", "sample"] = "batch",
+        distill_weight: float = 1.0,
+        targets: Targets = "both",
+        teacher_view: Literal["clean", "mixed"] = "clean",
+        mask_ratio: float = 0.75,
+        mask_unit: int = 1,
+        reciprocal_pairs: bool = False,
+    ) -> None:
+        super().__init__()
+        if student.heads != 2:
+            raise ValueError("i-MAE needs a student with two heads: create_model(name, heads=2)")
+        self.student = student
+        self.ratio = MixRatio(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per)
+        self.teacher = teacher
+        if teacher is not None:
+            _check_teacher(student, teacher)
+            teacher.requires_grad_(False).eval()
+        self.distill_weight = distill_weight
+        self.branches = (0, 1) if targets == "both" else (BRANCHES.index(targets),)
+        self.teacher_view = teacher_view
+        self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
+        self.reciprocal_pairs = reciprocal_pairs
+
+    def train(self, mode: bool = True) -> IMAE:
+        """As nn.Module's, but the teacher always stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def draw_mask(self, batch) -> Mask:
+        """Mask of each mixture; partners share theirs where `reciprocal_pairs` is on."""
+        key = batch.key
+        if self.reciprocal_pairs:
+            key = torch.minimum(key, key[batch.partner])
+        return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
+
+    def forward(
+        self, batch, mask: Mask | None = None, alpha: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """batch: `fastimae.loaders.Batch`. alpha: float [B], weight of the subordinate image.
+
+        Returns fp32 scalars: "loss", and for each target "recon_subordinate", "recon_dominant",
+        "latent_subordinate", "latent_dominant" (the last two with a teacher), all plain means;
+        loss = recon parts + distill_weight * latent parts.
+        """
+        mask = mask or self.draw_mask(batch)
+        alpha = self.ratio(batch.key, batch.step_key) if alpha is None else alpha
+        views = self._views(batch, mask, alpha)
+        heads = self._heads(views[0], mask)
+        parts = self._reconstruction_parts(batch, mask, heads)
+        loss = sum(parts.values())
+        if self.teacher is not None:
+            latents = self._teacher_latents(batch, mask, views)
+            distances = {
+                f"latent_{BRANCHES[branch]}": latent_l2(head, latents[branch])
+                for branch, head in zip(self.branches, heads, strict=True)
+            }
+            loss = loss + self.distill_weight * sum(distances.values())
+            parts.update(distances)
+        return {"loss": loss, **parts}
+
+    @torch.no_grad()
+    def reconstruct(self, batch) -> dict[str, Tensor]:
+        """Pictures to look at, by title, uint8 [B, H, W, C] each; see `picture_note`."""
+        student, images = self.student, batch.images
+        drawn = self.draw_mask(batch)
+        alpha = self.ratio(batch.key, batch.step_key)
+        mixture = mix_images(images, batch.partner, alpha)
+        targets = (images, images[batch.partner])
+        pictures = {
+            "subordinate": images,
+            "dominant": targets[1],
+            "mixture": mixture,
+            "masked": mask_out(student, mixture, drawn),
+        }
+        for mask in covering_masks(drawn):
+            heads = self._heads(self._views(batch, mask, alpha)[0], mask)
+            for branch, head in zip(self.branches, heads, strict=True):
+                shown = predicted_images(student, student.decode(head, mask), targets[branch])
+                title = f"{BRANCHES[branch]} reconstructed"
+                pictures[title] = paste(student, pictures.get(title, shown), shown, mask)
+        return pictures
+
+    def _views(self, batch, mask: Mask, alpha: Tensor) -> tuple[Tensor, ...]:
+        """Visible patches [B, K, P*P*C]: of the mixtures, of the images, of their partners."""
+        student = self.student
+        return mix_patchify(
+            batch.images, mask.ids_keep, student.patch_size, student.mean, student.std,
+            batch.partner, alpha,
+        )  # fmt: skip
+
+    def _heads(self, mixed: Tensor, mask: Mask) -> Tensor:
+        """Outputs of the heads that have a target, [branches, B, 1 + K, E]."""
+        heads = self.student.split(self.student.encode(mixed, mask.ids_keep))
+        return heads[list(self.branches)]
+
+    def _reconstruction_parts(self, batch, mask: Mask, heads: Tensor) -> dict[str, Tensor]:
+        """Both branches are decoded as one batch of 2B."""
+        pred = self.student.decode(
+            heads.flatten(0, 1), mask.repeat(len(self.branches)), masked_only=True
+        )
+        own = torch.arange(len(batch.images), device=batch.images.device)
+        targets = (own, batch.partner)
+        return {
+            f"recon_{BRANCHES[branch]}": self.student.reconstruction_loss(
+                rows, batch.images, targets[branch], mask.ids_masked
+            )
+            for branch, rows in zip(self.branches, pred.chunk(len(self.branches)), strict=True)
+        }
+
+    @torch.no_grad()
+    def _teacher_latents(self, batch, mask: Mask, views: tuple[Tensor, ...]) -> dict[int, Tensor]:
+        """Latents [B, 1 + K, E] of the frozen teacher for each branch's image."""
+        mixed, own, other = views
+        if self.teacher_view == "mixed":
+            return dict.fromkeys(self.branches, self._teacher_latent(mixed, mask))
+        if self.reciprocal_pairs:
+            latent = self._teacher_latent(own, mask)
+            return {0: latent, 1: latent[batch.partner]}
+        wanted = torch.cat([(own, other)[branch] for branch in self.branches])
+        count = len(self.branches)
+        latents = self._teacher_latent(wanted, mask.repeat(count)).chunk(count)
+        return dict(zip(self.branches, latents, strict=True))
+
+    def _teacher_latent(self, patches: Tensor, mask: Mask) -> Tensor:
+        latent = self.teacher.encode(patches, mask.ids_keep)
+        if self.student.head_space == "encoder":
+            return latent
+        return self.teacher.split(latent)[0]
+
+
+def _check_teacher(student: MaskedAutoencoder, teacher: MaskedAutoencoder) -> None:
+    if teacher.heads != 1:
+        raise ValueError("--teacher must be a plain MAE, not an i-MAE with two heads")
+    space = student.head_space
+    width = "pos_embed" if space == "encoder" else "mask_token"
+    for name, own, other in (
+        ("image size", student.img_size, teacher.img_size),
+        ("patch size", student.patch_size, teacher.patch_size),
+        ("channels", student.in_chans, teacher.in_chans),
+        (f"{space} width", getattr(student, width).shape[-1], getattr(teacher, width).shape[-1]),
+    ):
+        if own != other:
+            raise ValueError(
+                f"--teacher has another {name} ({other}) than --model ({own}): "
+                "use a teacher that fits, or change --model, --input_size or --head_space"
+            )

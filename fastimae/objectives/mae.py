@@ -1,0 +1,59 @@
+"""Masked reconstruction of clean images (He et al., 2021)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastimae.kernels import Mask, mix_patchify, random_masking
+from fastimae.models import MaskedAutoencoder
+from fastimae.objectives.panels import mask_out, paste, predicted_images
+
+
+class MAE(nn.Module):
+    """Loss of MAE on a batch of uint8 images.
+
+    student: the model to train. mask_ratio: share of patches masked. mask_unit: side, in patches,
+    of the square that is masked as one.
+    """
+
+    picture_note = "The reconstruction shows visible patches as they were."
+
+    def __init__(
+        self, student: MaskedAutoencoder, *, mask_ratio: float = 0.75, mask_unit: int = 1
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
+
+    def draw_mask(self, key: Tensor) -> Mask:
+        """Mask of each sample, a function of its key int64 [B]."""
+        return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
+
+    def forward(self, batch, mask: Mask | None = None) -> dict[str, Tensor]:
+        """batch: `fastimae.loaders.Batch`. Returns {"loss": fp32 scalar}."""
+        mask = mask or self.draw_mask(batch.key)
+        own = torch.arange(len(batch.images), device=batch.images.device)
+        pred = self._predict(batch.images, mask, masked_only=True)
+        loss = self.student.reconstruction_loss(pred, batch.images, own, mask.ids_masked)
+        return {"loss": loss}
+
+    @torch.no_grad()
+    def reconstruct(self, batch) -> dict[str, Tensor]:
+        """Pictures to look at, by title, uint8 [B, H, W, C] each; see `picture_note`."""
+        student, images = self.student, batch.images
+        mask = self.draw_mask(batch.key)
+        pred = self._predict(images, mask, masked_only=False)
+        return {
+            "input": images,
+            "masked": mask_out(student, images, mask),
+            "reconstruction": paste(student, images, predicted_images(student, pred, images), mask),
+        }
+
+    def _predict(self, images: Tensor, mask: Mask, masked_only: bool) -> Tensor:
+        student = self.student
+        (patches,) = mix_patchify(
+            images, mask.ids_keep, student.patch_size, student.mean, student.std
+        )
+        (head,) = student.split(student.encode(patches, mask.ids_keep))
+        return student.decode(head, mask, masked_only)

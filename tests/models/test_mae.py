@@ -1,0 +1,214 @@
+"""The model against the float64 oracle, MAE's conventions and timm's encoder."""
+
+import math
+import re
+
+import oracle
+import pytest
+import torch
+from torch import nn
+
+from fastimae.kernels import Mask, random_masking
+from fastimae.models import create_model, parse_name
+
+TINY = {
+    "embed_dim": 16, "depth": 2, "num_heads": 2,
+    "decoder_embed_dim": 12, "decoder_depth": 2, "decoder_num_heads": 3,
+}  # fmt: skip
+
+
+def tiny(**overrides):
+    return create_model("mae_vit_tiny_patch4", **{"img_size": (16, 24), **TINY, **overrides})
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_loss_and_gradients_equal_the_float64_oracle(norm_pix, channels):
+    model = tiny(norm_pix_loss=norm_pix, in_chans=channels)
+    images = torch.randint(0, 256, (2, 16, 24, channels), dtype=torch.uint8)
+    mask = random_masking(torch.tensor([3, 4]), model.grid, 0.7)
+
+    loss, pred, drawn = model(images, mask=mask)
+    loss.backward()
+
+    state = oracle.float64(model.state_dict())
+    expected = oracle.mae_loss(
+        images, mask.ids_keep.tolist(), state, patch=4, heads=2, decoder_heads=3,
+        mean=model.mean, std=model.std, norm_pix=norm_pix,
+    )  # fmt: skip
+    expected.backward()
+    assert abs(loss.item() - expected.item()) < 1e-6
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(
+                parameter.grad.double(), state[name].grad, rtol=1e-5, atol=1e-6, msg=name
+            )
+    assert pred.shape == (2, 24, 16 * channels)
+    assert torch.equal(drawn, mask.mask)
+
+
+def test_float_images_and_uint8_images_give_the_same_loss():
+    model = tiny()
+    images = torch.randint(0, 256, (3, 16, 24, 3), dtype=torch.uint8)
+    mean, std = torch.tensor(model.mean), torch.tensor(model.std)
+    floats = ((images / 255 - mean) / std).permute(0, 3, 1, 2)
+    mask = random_masking(torch.arange(3), model.grid, 0.75)
+    torch.testing.assert_close(model(floats, mask=mask)[0], model(images, mask=mask)[0])
+
+
+def test_masked_rows_equal_the_full_decoder_rows():
+    model = tiny(decoder_depth=3)
+    mask = random_masking(torch.arange(4), model.grid, 0.6)
+    head = torch.randn(4, 1 + mask.ids_keep.shape[1], 12)
+    full = model.decode(head, mask)
+    rows = model.decode(head, mask, masked_only=True)
+    for b in range(4):
+        torch.testing.assert_close(rows[b], full[b][mask.mask[b].bool()])
+
+
+def test_reconstruction_depends_on_visible_patches_only():
+    model = tiny()
+    images = torch.randint(0, 256, (1, 16, 24, 3), dtype=torch.uint8)
+    masked = torch.ones(1, 24, dtype=torch.bool)
+    masked[0, :6] = False  # the top row of patches is visible
+    mask = Mask.from_bool(masked)
+    changed = images.clone()
+    changed[:, 4:] = 255 - changed[:, 4:]
+    assert torch.equal(model(images, mask=mask)[1], model(changed, mask=mask)[1])
+    changed[:, 0] = 255 - changed[:, 0]
+    assert not torch.equal(model(images, mask=mask)[1], model(changed, mask=mask)[1])
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (4, 4)])
+def test_positions_are_maes(grid):
+    width = 16
+    model = tiny(img_size=(grid[0] * 4, grid[1] * 4))
+    table = model.pos_embed[0]
+    assert not table.requires_grad and torch.equal(table[0], torch.zeros(width))
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            expected = []
+            for place in (column, row):
+                angles = [place / 10000 ** (i / (width / 4)) for i in range(width // 4)]
+                expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+            torch.testing.assert_close(table[1 + row * grid[1] + column], torch.tensor(expected))
+
+
+def test_state_dict_has_maes_names_and_shapes():
+    state = create_model("mae_vit_base_patch16_dec512d8b").state_dict()
+    expected = {
+        "cls_token": (1, 1, 768), "pos_embed": (1, 197, 768), "mask_token": (1, 1, 512),
+        "decoder_pos_embed": (1, 197, 512), "patch_embed.proj.weight": (768, 3, 16, 16),
+        "patch_embed.proj.bias": (768,), "decoder_embed.weight": (512, 768),
+        "decoder_embed.bias": (512,), "decoder_pred.weight": (768, 512),
+        "decoder_pred.bias": (768,),
+    }  # fmt: skip
+    for prefix, depth, width in (("blocks", 12, 768), ("decoder_blocks", 8, 512)):
+        for i in range(depth):
+            for norm in ("norm1", "norm2"):
+                for kind in ("weight", "bias"):
+                    expected[f"{prefix}.{i}.{norm}.{kind}"] = (width,)
+            for layer, rows, columns in (
+                ("attn.qkv", 3 * width, width), ("attn.proj", width, width),
+                ("mlp.fc1", 4 * width, width), ("mlp.fc2", width, 4 * width),
+            ):  # fmt: skip
+                expected[f"{prefix}.{i}.{layer}.weight"] = (rows, columns)
+                expected[f"{prefix}.{i}.{layer}.bias"] = (rows,)
+    for norm, width in (("norm", 768), ("decoder_norm", 512)):
+        expected |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    assert {name: tuple(value.shape) for name, value in state.items()} == expected
+
+
+@pytest.mark.parametrize("space", ["decoder", "encoder"])
+def test_two_heads_are_named_as_in_imae(space):
+    names = set(tiny(heads=2, head_space=space).state_dict()) - set(tiny().state_dict())
+    assert names == {f"decoder_embed{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
+    assert ("decoder_embed.weight" in tiny(heads=2, head_space=space).state_dict()) == (
+        space == "encoder"
+    )
+
+
+def test_every_parameter_is_initialised():
+    model = tiny(heads=2, head_space="encoder")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(math.nan)
+    model.reset_parameters()
+    for name, parameter in model.named_parameters():
+        assert parameter.isfinite().all(), name
+
+
+def test_initialisation_is_maes():
+    torch.manual_seed(0)
+    model = create_model("mae_vit_small_patch16")
+    embed = model.patch_embed.proj.weight.flatten(1)
+    for weight in (embed, model.blocks[0].mlp.fc1.weight, model.decoder_pred.weight):
+        bound = math.sqrt(6 / sum(weight.shape))  # xavier-uniform
+        assert weight.abs().max() <= bound and weight.abs().max() > 0.99 * bound
+    assert abs(model.cls_token.std() - 0.02) < 0.004
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            assert not module.bias.any()
+        if isinstance(module, nn.LayerNorm):
+            assert module.eps == 1e-6
+
+
+def test_encoder_gives_timms_features():
+    timm = pytest.importorskip("timm")
+    model = create_model("mae_vit_tiny_patch16", img_size=64).eval()
+    other = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0).eval()
+    shared = {
+        k: v for k, v in model.state_dict().items() if "decoder" not in k and k != "mask_token"
+    }
+    other.load_state_dict(shared, strict=True)
+    floats = torch.randn(2, 3, 64, 64)
+    every = torch.arange(16, dtype=torch.int32).expand(2, -1)
+    features = model.encode(model.patchify(floats), every)
+    torch.testing.assert_close(features, other.forward_features(floats), rtol=1e-4, atol=1e-4)
+
+
+def test_patchify_orders_pixels_row_column_channel():
+    model = tiny()
+    images = torch.randn(2, 3, 16, 24)
+    patches = model.patchify(images)
+    expected = oracle.patches_of(images[1].permute(1, 2, 0), 4)
+    assert torch.equal(patches[1], torch.stack(expected))
+    assert torch.equal(model.unpatchify(patches), images)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("mae_vit_large_patch16", (1024, 24, 16, 512, 8, 16, 16)),
+        ("mae_vit_huge_patch14", (1280, 32, 16, 512, 8, 16, 14)),
+        ("mae_vit_tiny_patch2", (192, 12, 3, 192, 4, 3, 2)),
+        ("mae_vit_base_patch32_dec256d4b", (768, 12, 12, 256, 4, 16, 32)),
+    ],
+)
+def test_names_stand_for_sizes(name, sizes):
+    keys = (
+        "embed_dim", "depth", "num_heads", "decoder_embed_dim", "decoder_depth",
+        "decoder_num_heads", "patch_size",
+    )  # fmt: skip
+    assert tuple(parse_name(name)[key] for key in keys) == sizes
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": "vit_base"}, "--model vit_base is not known"),
+        ({"name": "mae_vit_base_patch64"}, "N from 2 to 32"),
+        ({"img_size": 30}, "--input_size 30x30 is not a multiple of the patch size 4"),
+        ({"in_chans": 4, "mean": (0.5,)}, "mean has 1 values for 4 channels"),
+        ({"decoder_num_heads": 5}, "decoder_embed_dim 192 is not a multiple"),
+        ({"std": (0.0, 1.0, 1.0)}, "std must be positive"),
+    ],
+)
+def test_wrong_sizes_are_named(settings, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        create_model(**{"name": "mae_vit_tiny_patch4", "img_size": 32, **settings})
+
+
+def test_a_model_with_two_heads_says_what_to_use():
+    with pytest.raises(TypeError, match=r"objectives\.IMAE"):
+        tiny(heads=2)(torch.zeros(1, 16, 24, 3, dtype=torch.uint8))

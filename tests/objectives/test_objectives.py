@@ -1,0 +1,170 @@
+"""MAE and i-MAE losses against the float64 oracle, and what each option must change."""
+
+import oracle
+import pytest
+import torch
+from scipy.stats import beta, kstest
+
+from fastimae.kernels import Mask
+from fastimae.models import create_model
+from fastimae.objectives import IMAE, MAE
+from fastimae.objectives.mixing import MixRatio
+
+SIZES = {
+    "embed_dim": 16, "depth": 2, "num_heads": 2,
+    "decoder_embed_dim": 12, "decoder_depth": 2, "decoder_num_heads": 3,
+}  # fmt: skip
+
+
+def model(heads=1, **overrides):
+    return create_model(
+        "mae_vit_tiny_patch4", **{"img_size": (12, 16), **SIZES, "heads": heads, **overrides}
+    )
+
+
+def batch_of(make_batch, size=4):
+    return make_batch(size, (12, 16))
+
+
+def test_mae_is_the_models_own_loss(make_batch):
+    batch, objective = batch_of(make_batch), MAE(model(), mask_ratio=0.6)
+    mask = objective.draw_mask(batch.key)
+    torch.testing.assert_close(
+        objective(batch)["loss"], objective.student(batch.images, mask=mask)[0]
+    )
+
+
+def check_gradients(module, state):
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(
+                parameter.grad.double(), state[name].grad, rtol=1e-5, atol=1e-6, msg=name
+            )
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+@pytest.mark.parametrize("head_space", ["decoder", "encoder"])
+@pytest.mark.parametrize("teacher_view", ["clean", "mixed", None])
+def test_imae_equals_the_float64_oracle(make_batch, norm_pix, head_space, teacher_view):
+    batch = batch_of(make_batch)
+    student = model(2, norm_pix_loss=norm_pix, head_space=head_space)
+    teacher = model() if teacher_view else None
+    objective = IMAE(
+        student, teacher, teacher_view=teacher_view or "clean", distill_weight=0.7,
+        mix_per="sample", mask_ratio=0.6,
+    )  # fmt: skip
+    got = objective(batch)
+    got["loss"].backward()
+
+    state = oracle.float64(student.state_dict())
+    parts = oracle.imae_parts(
+        batch.images, batch.partner, objective.ratio(batch.key, batch.step_key).double(),
+        objective.draw_mask(batch).ids_keep.tolist(), state,
+        oracle.float64(teacher.state_dict()) if teacher else None,
+        patch=4, heads=2, decoder_heads=3, mean=student.mean, std=student.std,
+        norm_pix=norm_pix, head_space=head_space, teacher_view=teacher_view,
+    )  # fmt: skip
+    assert set(got) == {"loss", *parts}
+    for name, part in parts.items():
+        assert abs(got[name].item() - part.item()) < 1e-6 * max(1, part.item()), name
+    loss = sum(part * (0.7 if "latent" in name else 1) for name, part in parts.items())
+    assert abs(got["loss"].item() - loss.item()) < 2e-6 * max(1, loss.item())
+    loss.backward()
+    check_gradients(student, state)
+    assert teacher is None or all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("targets", ["subordinate", "dominant"])
+def test_one_target_is_that_part_of_both(make_batch, targets):
+    batch, student, teacher = batch_of(make_batch), model(2), model()
+    both = IMAE(student, teacher)(batch)
+    one = IMAE(student, teacher, targets=targets)(batch)
+    assert set(one) == {"loss", f"recon_{targets}", f"latent_{targets}"}
+    for name in set(one) - {"loss"}:
+        torch.testing.assert_close(one[name], both[name])
+    torch.testing.assert_close(one["loss"], one[f"recon_{targets}"] + one[f"latent_{targets}"])
+
+
+def test_reciprocal_pairs_share_a_mask_and_cost_one_teacher_pass(make_batch):
+    batch = batch_of(make_batch, 6)
+    batch.partner = torch.tensor([3, 2, 1, 0, 5, 4])
+    student, teacher = model(2), model()
+    objective = IMAE(student, teacher, reciprocal_pairs=True)
+    mask = objective.draw_mask(batch)
+    assert torch.equal(mask.ids_keep, mask.ids_keep[batch.partner])
+    passes = []
+    teacher.norm.register_forward_hook(lambda _, args, out: passes.append(len(out)))
+    got = objective(batch)
+    assert passes == [6]
+    expected = IMAE(student, teacher)(batch, mask=mask)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value)
+
+
+def test_mask_and_ratio_can_be_passed_in(make_batch):
+    batch, student = batch_of(make_batch), model(2)
+    masked = torch.ones(4, 12, dtype=torch.bool)
+    masked[:, :3] = False
+    alpha = torch.zeros(4)  # the mixture is the partner alone: row order is all that differs
+    parts = IMAE(student)(batch, mask=Mask.from_bool(masked), alpha=alpha)
+    batch.images, batch.partner = batch.images[batch.partner], torch.arange(4)
+    same = IMAE(student)(batch, mask=Mask.from_bool(masked), alpha=torch.full((4,), 0.5))
+    torch.testing.assert_close(parts["recon_dominant"], same["recon_dominant"])
+
+
+def test_loss_is_the_mean_of_its_micro_batches(make_batch):
+    batch, objective = batch_of(make_batch, 8), IMAE(model(2), model())
+    batch.partner = torch.tensor([1, 2, 3, 0, 5, 6, 7, 4])
+    whole = objective(batch)
+    halves = []
+    for rows in (slice(0, 4), slice(4, 8)):
+        half = batch_of(make_batch)
+        for name in ("images", "index", "key", "labels"):
+            setattr(half, name, getattr(batch, name)[rows])
+        half.partner, half.step_key = batch.partner[:4], batch.step_key
+        halves.append(objective(half))
+    for name, value in whole.items():
+        torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2)
+
+
+def test_the_teacher_stays_frozen_and_in_evaluation_mode():
+    objective = IMAE(model(2), model()).train()
+    assert not objective.teacher.training and objective.student.training
+    assert not any(p.requires_grad for p in objective.teacher.parameters())
+
+
+@pytest.mark.parametrize("shape", [0.5, 1.0, 3.0])
+def test_ratio_is_beta_distributed(shape):
+    keys = torch.arange(20_000) * 104729
+    ratio = MixRatio(mix_beta=shape, mix_per="sample")(keys, keys[:1]).double()
+    assert ratio.min() >= 0 and ratio.max() <= 0.5
+    folded = kstest(ratio.numpy(), lambda x: 2 * beta.cdf(x, shape, shape))
+    assert folded.pvalue > 1e-3
+
+
+def test_ratio_is_one_draw_a_step_or_fixed():
+    keys, step = torch.arange(9), torch.tensor([77])
+    drawn = MixRatio()(keys, step)
+    assert (drawn == drawn[0]).all() and torch.equal(drawn, MixRatio()(keys + 5, step))
+    assert not torch.equal(drawn, MixRatio()(keys, step + 1))
+    assert MixRatio(mix_lambda=0.7)(keys, step).tolist() == pytest.approx([0.3] * 9)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: IMAE(model(1)), "two heads"),
+        (lambda: IMAE(model(2), model(2)), "must be a plain MAE"),
+        (lambda: IMAE(model(2), model(img_size=16)), "another image size"),
+        (lambda: IMAE(model(2), model(decoder_embed_dim=24)), "another decoder width"),
+        (
+            lambda: IMAE(model(2, head_space="encoder"), model(embed_dim=32)),
+            "another encoder width",
+        ),
+        (lambda: IMAE(model(2), mix_lambda=1.0), "--mix_lambda"),
+        (lambda: IMAE(model(2), mix_beta=0.0), "--mix_beta"),
+    ],
+)
+def test_what_does_not_fit_is_named(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
