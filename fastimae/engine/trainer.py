@@ -1,0 +1,234 @@
+"""The training loop: steps, epochs, checkpoints, and stopping well."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastimae.engine.checkpoint import FORMAT, LAST, load_weights, save_checkpoint
+from fastimae.engine.distributed import World
+from fastimae.engine.metrics import Clock, LossMeter, Reporter
+from fastimae.engine.optim import Schedule
+from fastimae.engine.precision import autocast
+
+log = logging.getLogger("fastimae")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long to train, and how often to do what."""
+
+    epochs: int
+    accum_iter: int = 1
+    clip_grad: float | None = None
+    precision: str = "fp32"
+    log_steps: int = 20
+    save_steps: int = 0
+    save_freq: int = 20
+    vis_freq: int = 20
+
+
+class Trainer:
+    """Trains an objective on a loader's batches. Knows neither what they are nor where from.
+
+    objective: maps a batch to a dict with "loss"; its `student` is what checkpoints hold.
+    loader: see `fastimae.loaders.Loader`. args: plain settings to keep in checkpoints.
+    draw: called with a batch when a picture is due.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: nn.Module,
+        loader: Any,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        plan: Plan,
+        world: World,
+        output_dir: Path,
+        log_dir: Path | None = None,
+        args: dict[str, Any] | None = None,
+        draw: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.objective, self.loader, self.optimizer = objective, loader, optimizer
+        self.schedule, self.plan, self.world = schedule, plan, world
+        self.output_dir, self.log_dir = output_dir, log_dir or output_dir
+        self.args, self.draw = args or {}, draw
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=plan.precision == "fp16")
+        self.meter, self.window, self.epoch_clock = LossMeter(world, output_dir), Clock(), Clock()
+        self.updates_per_epoch = len(loader) // plan.accum_iter
+        self.epoch, self.update = 0, 0
+        self.asked_to_stop = self.stopped = False  # processes agree when they read losses
+        self.parallel = objective
+        if world.size > 1:
+            self.parallel = DistributedDataParallel(objective)
+
+    def run(self) -> bool:
+        """Train to the end of the plan. Returns False where a signal ended it early.
+
+        SIGTERM and Ctrl-C save checkpoint-last.pth after the step under way. Raises
+        NonFiniteLoss, CheckpointError, or what the loader raises.
+        """
+        total = self.plan.epochs * self.updates_per_epoch
+        done = self.epoch * self.updates_per_epoch + self.update
+        self.reporter = Reporter(self.world, self.output_dir, self.log_dir, total=total, done=done)
+        self.reporter.forget_from(self.epoch)
+        try:
+            with self._signals():
+                while self.epoch < self.plan.epochs and not self.stopped:
+                    self._train_epoch()
+                    if self.update == self.updates_per_epoch:
+                        self._finish_epoch()
+                    else:
+                        self._save()
+        finally:
+            self.reporter.close()
+        return self.epoch == self.plan.epochs
+
+    def _train_epoch(self) -> None:
+        """Train from where the epoch stands to its end, or to a signal's stop."""
+        self.parallel.train()
+        if self.loader.epoch != self.epoch:
+            self.loader.set_epoch(self.epoch)
+        self.window.restart()
+        self.epoch_clock.restart()
+        with contextlib.closing(iter(self.loader)) as batches:
+            timed = self.epoch_clock.timed(self.window.timed(batches))
+            while self.update < self.updates_per_epoch and not self.stopped:
+                self._step(timed)
+                if self.update % self.plan.log_steps == 0 or self.update == self.updates_per_epoch:
+                    self._read_losses()
+                    self.stopped = self.world.any(self.asked_to_stop)
+                elif self.world.size == 1:
+                    self.stopped = self.asked_to_stop
+                if self.plan.save_steps and self.update % self.plan.save_steps == 0:
+                    self._save()
+
+    def _step(self, batches: Iterator) -> None:
+        """One optimizer step: the gradients of accum_iter batches, then AdamW."""
+        plan, device = self.plan, self.world.device
+        lr = self.schedule.at(self.epoch + self.update / self.updates_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        for micro in range(plan.accum_iter):
+            samples = next(batches)
+            self.batch = samples.to(device)
+            with self._no_sync(micro < plan.accum_iter - 1), autocast(plan.precision, device):
+                parts = self.parallel(self.batch)
+                self.scaler.scale(parts["loss"] / plan.accum_iter).backward()
+            self.meter.add(parts, self.epoch, self.update, samples.index)
+            for clock in (self.window, self.epoch_clock):
+                clock.images += len(samples) * self.world.size
+        if plan.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.objective.parameters(), plan.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.update += 1
+        self.reporter.bar.update()
+
+    def _no_sync(self, more_to_come: bool) -> contextlib.AbstractContextManager:
+        """Gradients are averaged over processes with the last batch of a step only."""
+        if more_to_come and self.world.size > 1:
+            return self.parallel.no_sync()
+        return contextlib.nullcontext()
+
+    def _read_losses(self) -> None:
+        values = self.meter.read()
+        if values:
+            point = self.epoch + self.update / self.updates_per_epoch
+            lr = self.optimizer.param_groups[0]["lr"]
+            values = {**values, "lr": lr, **self.window.rates()}
+            self.reporter.step(point - 1e-9, self.plan.epochs, values)
+        self.window.restart()
+
+    def _finish_epoch(self) -> None:
+        means = {f"train_{name}": value for name, value in self.meter.epoch_means().items()}
+        line = {
+            "train_lr": self.optimizer.param_groups[0]["lr"],
+            **means,
+            "epoch": self.epoch,
+            **{name: round(value, 4) for name, value in self.epoch_clock.rates().items()},
+            "bad_samples": len(self.loader.bad),
+        }
+        if self.world.device.type == "cuda":
+            line["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        self.reporter.epoch(line)
+        last = self.epoch + 1 == self.plan.epochs
+        keep = last or self.epoch % self.plan.save_freq == 0
+        self._save(self.output_dir / f"checkpoint-{self.epoch}.pth" if keep else None)
+        picture_due = self.plan.vis_freq and self.epoch % self.plan.vis_freq == 0
+        if self.draw and self.world.is_main and (last or picture_due):
+            self.objective.eval()
+            with autocast(self.plan.precision, self.world.device):
+                self.draw(self.batch)
+        self.meter.reset()
+        self.epoch, self.update = self.epoch + 1, 0
+
+    def _save(self, also: Path | None = None) -> None:
+        """Write checkpoint-last.pth, and the same under another name, from the main process."""
+        self._read_losses()
+        if self.world.is_main:
+            save_checkpoint(self.output_dir / LAST, self.state_dict(), also)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs; plain data and tensors only."""
+        rng = {"torch": torch.get_rng_state()}
+        if self.world.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state()
+        return {
+            "model": self.objective.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.update,
+            "args": self.args,
+            "rng": rng,
+            "loader": self.loader.state_dict(),
+            "metrics": self.meter.state_dict(),
+            "fastimae_format": FORMAT,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from a checkpoint's content. Raises CheckpointError where it does not fit."""
+        load_weights(self.objective.student, state["model"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.loader.load_state_dict(state["loader"])
+        self.meter.load_state_dict(state["metrics"])
+        torch.set_rng_state(state["rng"]["torch"])
+        if "cuda" in state["rng"] and self.world.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng"]["cuda"])
+        self.epoch = state["epoch"]
+        self.update = self.loader.state_dict()["step"] // self.plan.accum_iter
+        if self.update == self.updates_per_epoch:  # saved at the end of an epoch
+            self.epoch, self.update = self.epoch + 1, 0
+            self.meter.reset()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C ask for a stop; a second one stops at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            signal.signal(number, before[number])
+            self.asked_to_stop = True
+            log.warning("stopping after this step and saving (again to stop at once)")
+
+        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,228 @@
+"""The loop: accumulation, clipping, stopping, resuming, and what it writes."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.engine.distributed import World
+from fastimae.engine.metrics import Clock, LossMeter, NonFiniteLoss
+from fastimae.engine.optim import Schedule, build_adamw
+from fastimae.engine.precision import autocast, resolve_precision
+from fastimae.engine.trainer import Plan, Trainer
+
+CPU = World(0, 1, torch.device("cpu"))
+
+
+class Samples:
+    """A batch of vectors, with the fields that a trainer looks at."""
+
+    def __init__(self, index):
+        self.index, self.x = index, torch.sin(index[:, None] * torch.arange(1.0, 4.0))
+
+    def to(self, device):
+        return self
+
+    def __len__(self):
+        return len(self.index)
+
+
+class Counting:
+    """A loader of samples 0 .. n-1, shifted by the epoch."""
+
+    def __init__(self, batch_size, n=24):
+        self.batch_size, self.n, self.epoch, self.at, self.bad = batch_size, n, 0, 0, {}
+
+    def __len__(self):
+        return self.n // self.batch_size
+
+    def __iter__(self):
+        while self.at < len(self):
+            self.at += 1
+            first = (self.at - 1) * self.batch_size
+            yield Samples(torch.arange(first, first + self.batch_size) + 100 * self.epoch)
+
+    def set_epoch(self, epoch):
+        self.epoch, self.at = epoch, 0
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "step": self.at}
+
+    def load_state_dict(self, state):
+        self.epoch, self.at = state["epoch"], state["step"]
+
+
+class Squares(nn.Module):
+    """Minimises the squared output of a linear layer."""
+
+    def __init__(self, poison=None):
+        super().__init__()
+        torch.manual_seed(3)
+        self.student, self.poison, self.seen = nn.Linear(3, 2), poison, []
+
+    def forward(self, batch):
+        self.seen.append(batch.index.tolist())
+        loss = self.student(batch.x).square().mean()
+        if self.poison in batch.index.tolist():
+            loss = loss * math.nan
+        return {"loss": loss, "half": loss / 2}
+
+
+def trainer(path, *, batch_size=4, objective=None, **plan):
+    objective = objective or Squares()
+    plan = Plan(**{"epochs": 3, "log_steps": 4, **plan})
+    return Trainer(
+        objective=objective,
+        loader=Counting(batch_size),
+        optimizer=build_adamw(objective, 0.1, 0.05),
+        schedule=Schedule(lr=0.1, min_lr=0, warmup_epochs=1, epochs=plan.epochs),
+        plan=plan,
+        world=CPU,
+        output_dir=path,
+        args={"batch_size": batch_size},
+    )
+
+
+def weights_of(run):
+    return torch.cat([p.detach().flatten() for p in run.objective.parameters()])
+
+
+def test_accumulated_steps_equal_big_batches(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one, four = (
+        trainer(tmp_path / "a", batch_size=8),
+        trainer(tmp_path / "b", batch_size=2, accum_iter=4),
+    )
+    assert one.run() and four.run()
+    assert one.updates_per_epoch == four.updates_per_epoch == 3
+    torch.testing.assert_close(weights_of(one), weights_of(four))
+
+
+def test_clipping_bounds_the_gradient(tmp_path):
+    run = trainer(tmp_path, clip_grad=1e-3, epochs=1)
+    norms = []
+    run.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(
+            torch.cat([p.grad.flatten() for p in run.objective.parameters()]).norm().item()
+        )
+    )
+    run.run()
+    assert len(norms) == 6 and norms == pytest.approx([1e-3] * 6, rel=1e-3)
+
+
+def test_log_has_one_line_an_epoch_with_maes_keys_and_true_means(tmp_path):
+    run = trainer(tmp_path, epochs=2, log_steps=4)
+    losses = []
+    run.objective.register_forward_hook(lambda _, __, out: losses.append(out["loss"].item()))
+    run.run()
+    lines = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert lines[0]["train_loss"] == pytest.approx(sum(losses[:6]) / 6)
+    assert lines[1]["train_half"] == pytest.approx(sum(losses[6:]) / 12)
+    assert lines[1]["train_lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi * 5 / 6)))
+    assert {"img_per_s", "data_wait", "bad_samples"} <= set(lines[0])
+
+
+def test_a_resumed_run_is_the_uninterrupted_run_from_any_checkpoint(tmp_path):
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    whole = trainer(straight)
+    whole.run()
+    for stop in (1, 4, 6, 7, 11):
+        path = tmp_path / str(stop)
+        path.mkdir()
+        first = trainer(path)
+        calls = iter(range(1, 100))
+        first.optimizer.register_step_post_hook(
+            lambda *_, calls=calls, stop=stop: (
+                os.kill(os.getpid(), signal.SIGTERM) if next(calls) == stop else None
+            )
+        )
+        assert first.run() is False
+        second = trainer(path)
+        last = path / "checkpoint-last.pth"
+        second.load_state_dict(load_checkpoint(last), last)
+        assert second.run() is True
+        assert torch.equal(weights_of(second), weights_of(whole))
+        assert first.objective.seen + second.objective.seen == whole.objective.seen
+        logs = [
+            [json.loads(line)["train_loss"] for line in (p / "log.txt").read_text().splitlines()]
+            for p in (straight, path)
+        ]
+        assert logs[0] == pytest.approx(logs[1], rel=1e-12)
+
+
+def test_log_lines_after_the_checkpoint_are_written_anew(tmp_path):
+    trainer(tmp_path, epochs=2).run()
+    with (tmp_path / "log.txt").open("a") as file:
+        file.write('{"epoch": 2, "train_loss": 9}\n{"epoch": 3, "tr')  # what a crash left
+    again = trainer(tmp_path, epochs=3)
+    last = tmp_path / "checkpoint-last.pth"
+    again.load_state_dict(load_checkpoint(last), last)
+    again.run()
+    lines = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2] and lines[2]["train_loss"] < 9
+
+
+def test_checkpoints_hold_what_the_readme_says(tmp_path):
+    trainer(tmp_path, epochs=4, save_freq=2).run()
+    names = sorted(p.name for p in tmp_path.glob("*.pth"))
+    assert names == [f"checkpoint-{n}.pth" for n in (0, 2, 3, "last")]
+    content = load_checkpoint(tmp_path / "checkpoint-2.pth")
+    keys = "model optimizer scaler epoch step args rng loader metrics fastimae_format"
+    assert set(content) == set(keys.split())
+    assert content["epoch"] == 2 and content["args"] == {"batch_size": 4}
+    assert set(content["model"]) == {"weight", "bias"}
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_its_samples(tmp_path):
+    run = trainer(tmp_path, objective=Squares(poison=109), log_steps=4)
+    with pytest.raises(NonFiniteLoss, match=r"nonfinite-rank0\.json"):
+        run.run()
+    report = json.loads((tmp_path / "nonfinite-rank0.json").read_text())
+    assert report["samples"] == [108, 109, 110, 111]
+    assert (report["epoch"], report["step"]) == (1, 2) and report["parts"]["half"] == "nan"
+    saved = load_checkpoint(tmp_path / "checkpoint-last.pth")
+    assert saved["epoch"] == 0 and saved["model"]["weight"].isfinite().all()
+
+
+def test_losses_are_read_at_logging_steps_only(tmp_path, monkeypatch):
+    run = trainer(tmp_path, epochs=1, log_steps=3)
+    reads = []
+    real = LossMeter.read
+    monkeypatch.setattr(LossMeter, "read", lambda self: reads.append(run.update) or real(self))
+    run.run()
+    assert set(reads) == {3, 6}
+
+
+def test_waiting_share_is_measured(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def slow():
+        for _ in range(3):
+            now[0] += 2.0
+            yield 1
+
+    clock = Clock()
+    for _ in clock.timed(slow()):
+        now[0] += 1.0
+        clock.images += 6
+    assert clock.rates() == {"img_per_s": pytest.approx(2.0), "data_wait": pytest.approx(2 / 3)}
+
+
+def test_precision_of_devices():
+    cpu = torch.device("cpu")
+    assert resolve_precision("fp32", cpu) == "fp32" and resolve_precision("bf16", cpu) == "bf16"
+    assert resolve_precision("auto", cpu) in ("bf16", "fp32")
+    with pytest.raises(ValueError, match="--precision fp16 needs a CUDA device"):
+        resolve_precision("fp16", cpu)
+    with autocast("bf16", cpu):
+        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16
+    with autocast("fp32", cpu):
+        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.float32
