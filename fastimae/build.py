@@ -1,0 +1,210 @@
+"""From settings to the parts of a run: loader, objective, trainer."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastimae.config import ConfigError, TrainConfig, flatten
+from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
+from fastimae.engine.distributed import World
+from fastimae.engine.optim import Schedule, build_adamw, scaled_lr
+from fastimae.engine.precision import resolve_precision
+from fastimae.engine.trainer import Plan, Trainer
+from fastimae.evaluate.reconstruct import save_reconstruction
+from fastimae.interop.pretrained import load_init, load_teacher
+from fastimae.loaders import Loader, create_loader
+from fastimae.models import MaskedAutoencoder, create_model
+from fastimae.objectives import IMAE, MAE
+
+log = logging.getLogger("fastimae")
+
+PICTURE = "reconstruction.png"
+
+# Settings that a resumed run may change without becoming another run.
+_FREE = {
+    "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
+    "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
+    "start_epoch", "max_bad_samples", "init", "device", "world_size",
+}  # fmt: skip
+
+
+def build_loader(config: TrainConfig, world: World) -> Loader:
+    """The loader that the settings ask for. Raises DataError."""
+    data, objective, optim = config.data, config.objective, config.optim
+    mixes = objective.objective == "imae"
+    return create_loader(
+        ffcv=data.ffcv,
+        data_path=data.data_path,
+        synthetic=data.synthetic,
+        synthetic_samples=data.synthetic_samples,
+        decoder=data.decoder,
+        input_size=config.image_size,
+        in_chans=data.in_chans,
+        batch_size=optim.batch_size,
+        accum_iter=optim.accum_iter,
+        num_workers=data.num_workers,
+        min_crop=data.min_crop,
+        max_crop=data.max_crop,
+        hflip=data.hflip,
+        mix_group=objective.mix_group if mixes else 0,
+        same_class_ratio=objective.same_class_ratio if mixes else None,
+        reciprocal_pairs=objective.reciprocal_pairs and mixes,
+        max_bad_samples=data.max_bad_samples,
+        seed=config.run.seed,
+        rank=world.rank,
+        world_size=world.size,
+        pin_mem=data.pin_mem,
+    )
+
+
+def build_model(config: TrainConfig, heads: int) -> MaskedAutoencoder:
+    """The student, with fresh weights that follow from --seed. Raises ValueError."""
+    torch.manual_seed(config.run.seed)
+    model = config.model
+    return create_model(
+        model.model,
+        img_size=config.image_size,
+        in_chans=config.data.in_chans,
+        mean=config.data.mean,
+        std=config.data.std,
+        decoder_embed_dim=model.decoder_embed_dim,
+        decoder_depth=model.decoder_depth,
+        decoder_num_heads=model.decoder_num_heads,
+        norm_pix_loss=model.norm_pix_loss,
+        heads=heads,
+        head_space=config.objective.head_space,
+    )
+
+
+def build_objective(config: TrainConfig) -> nn.Module:
+    """The objective with its student and teacher. Raises ValueError or CheckpointError."""
+    model, objective = config.model, config.objective
+    masking = {"mask_ratio": model.mask_ratio}
+    imae = objective.objective == "imae"
+    student = build_model(config, heads=2 if imae else 1)
+    masking["mask_unit"] = _mask_unit(model.mask_patch_size, student.patch_size)
+    if model.init:
+        load_init(student, model.init, allow_partial=model.allow_partial)
+    if not imae:
+        return MAE(student, **masking)
+    teacher = None
+    if objective.teacher:
+        teacher = load_teacher(
+            objective.teacher, student, objective.teach_model, allow_partial=model.allow_partial
+        )
+    else:
+        log.info("no --teacher: i-MAE trains without distillation")
+    return IMAE(
+        student,
+        teacher,
+        mix_beta=objective.mix_beta,
+        mix_lambda=objective.mix_lambda,
+        mix_per=objective.mix_per,
+        distill_weight=objective.distill_weight,
+        targets=objective.targets,
+        teacher_view=objective.teacher_view,
+        reciprocal_pairs=objective.reciprocal_pairs,
+        **masking,
+    )
+
+
+def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
+    """Everything, ready to run; resumed where --resume says so, else in a cleared output_dir."""
+    optim, run = config.optim, config.run
+    precision = resolve_precision(optim.precision, world.device)
+    objective = build_objective(config).to(world.device)
+    effective = optim.batch_size * optim.accum_iter * world.size
+    lr = optim.lr if optim.lr is not None else scaled_lr(optim.blr, effective)
+    trainer = Trainer(
+        objective=objective,
+        loader=loader,
+        optimizer=build_adamw(objective, lr, optim.weight_decay),
+        schedule=Schedule(
+            lr=lr, min_lr=optim.min_lr, warmup_epochs=optim.warmup_epochs, epochs=optim.epochs
+        ),
+        plan=Plan(
+            epochs=optim.epochs,
+            accum_iter=optim.accum_iter,
+            clip_grad=optim.clip_grad,
+            precision=precision,
+            log_steps=run.log_steps,
+            save_steps=run.save_steps,
+            save_freq=run.save_freq,
+            vis_freq=run.vis_freq,
+        ),
+        world=world,
+        output_dir=run.output_dir,
+        log_dir=run.log_dir,
+        args=flatten(config),
+        draw=functools.partial(save_reconstruction, objective, run.output_dir / PICTURE),
+    )
+    trainer.epoch = run.start_epoch
+    parameters = sum(p.numel() for p in objective.student.parameters())
+    log.info(
+        "%s, %.1f M parameters, on %s in %s; effective batch %d, lr %.3g, %d steps an epoch",
+        config.model.model, parameters / 1e6, world.device, precision, effective, lr,
+        trainer.updates_per_epoch,
+    )  # fmt: skip
+    return trainer
+
+
+def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
+    """Load the checkpoint that --resume means, or move an earlier run's files out of the way.
+
+    Raises CheckpointError.
+    """
+    path = find_resume(config.run.resume, config.run.output_dir)
+    if path is None:
+        if config.run.resume:
+            log.info("--resume auto: no checkpoint in %s, starting anew", config.run.output_dir)
+        if trainer.world.is_main and (folder := set_aside(config.run.output_dir)):
+            log.warning("%s held an earlier run: its files are in %s now", folder.parent, folder)
+        return
+    content = load_checkpoint(path)
+    _warn_of_changes(content.get("args", {}), flatten(config))
+    trainer.load_state_dict(content, path)
+    log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
+
+
+def prepare_output(path: Path) -> None:
+    """Make sure that output_dir can be written. Raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--output_dir {path} cannot be written: {error.strerror}") from error
+
+
+def _mask_unit(mask_patch_size: int | None, patch_size: int) -> int:
+    unit, rest = divmod(mask_patch_size or patch_size, patch_size)
+    if rest or unit < 1:
+        raise ConfigError(
+            f"--mask_patch_size {mask_patch_size} is not a multiple of the patch size {patch_size}"
+        )
+    return unit
+
+
+def _warn_of_changes(before: dict, now: dict) -> None:
+    changed = [
+        f"--{name} {before[name]} -> {now[name]}"
+        for name in before.keys() & now.keys() - _FREE
+        if before[name] != now[name]
+    ]
+    if changed:
+        log.warning("resumed with other settings than before: %s", ", ".join(sorted(changed)))
+
+
+def say_goodbye(finished: bool, output_dir: Path) -> None:
+    """Name what the run left behind, or how to go on."""
+    if finished:
+        names = (LAST, "log.txt", PICTURE)
+        log.info("done: %s", ", ".join(str(output_dir / name) for name in names))
+    else:
+        log.info("stopped and saved: add --resume auto to go on from %s", output_dir / LAST)

@@ -1,0 +1,101 @@
+"""Console scripts: parse, build, run, close."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastimae.arguments import parse, parse_training, run_safely
+from fastimae.loaders.convert_options import ConvertOptions
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """fastimae-train: pre-train MAE or i-MAE. Exit status 0; 2 for what the user can mend."""
+    return run_safely("fastimae-train", _train, sys.argv[1:] if argv is None else argv)
+
+
+def convert(argv: Sequence[str] | None = None) -> int:
+    """fastimae-convert: make a .beton of images, or verify one."""
+    return run_safely("fastimae-convert", _convert, sys.argv[1:] if argv is None else argv)
+
+
+def doctor(argv: Sequence[str] | None = None) -> int:
+    """fastimae-doctor: say what is installed, what is missing, and how to get it."""
+    return run_safely("fastimae-doctor", _doctor, sys.argv[1:] if argv is None else argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    config = parse_training("fastimae-train", argv)
+    if config is None:  # --print_config
+        return 0
+    from fastimae import build
+    from fastimae.config import config_errors
+    from fastimae.engine.distributed import join_world
+
+    run = config.run
+    with config_errors():
+        world = join_world(
+            run.device,
+            world_size=run.world_size,
+            local_rank=run.local_rank,
+            dist_on_itp=run.dist_on_itp,
+            dist_url=run.dist_url,
+        )
+    try:
+        build.prepare_output(run.output_dir)
+        with build.build_loader(config, world) as loader:
+            with config_errors():
+                trainer = build.build_trainer(config, world, loader)
+            build.resume_or_begin(trainer, config)
+            finished = trainer.run()
+    finally:
+        world.close()
+    if world.is_main:
+        build.say_goodbye(finished, run.output_dir)
+    return 0
+
+
+def _convert(argv: Sequence[str]) -> int:
+    from fastimae.loaders import convert
+
+    options = parse("fastimae-convert", ConvertArguments, argv)
+    report = convert.convert(options)
+    logging.getLogger("fastimae").info(report.summary())
+    return report.exit_status(options.strict)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    from fastimae.doctor import doctor
+
+    parse("fastimae-doctor", DoctorOptions, argv)
+    return doctor()
+
+
+@dataclasses.dataclass(kw_only=True)
+class ConvertArguments(ConvertOptions):
+    """Make a .beton file of images: from folders, lists, tars or data sets as published."""
+
+    src: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SRC")]]
+    """What to convert; with --verify and no OUT, a .beton file to check."""
+    out: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="OUT")]] = None
+    """The .beton file to write."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class DoctorOptions:
+    """Say what is installed, what is missing, what that costs, and how to get it."""
+
+    debug: bool = False
+    """Show tracebacks."""
+
+
+if __name__ == "__main__":
+    sys.exit(train())

@@ -1,0 +1,306 @@
+"""Every setting of a training run: its name (MAE's where MAE has it), default and meaning.
+
+The groups are flattened on the command line and in YAML files: `--batch_size`, not
+`--optim.batch_size`. A cross-field check names the flag to change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+import yaml
+
+
+class ConfigError(ValueError):
+    """Settings that cannot work. The message names the flag to change."""
+
+
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """While a run is set up, ValueErrors of its parts are errors of its settings."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataConfig:
+    """Where images come from. Give one of --ffcv, --data_path, --synthetic."""
+
+    ffcv: Path | None = None
+    """A .beton file, made by fastimae-convert or the ffcv library."""
+    decoder: Literal["auto", "pillow", "ffcv"] = "auto"
+    """Who decodes the .beton: Pillow threads, or the ffcv library's pipeline."""
+    data_path: Path | None = None
+    """A folder of images, by class or flat; its train/ is taken where it has one."""
+    synthetic: bool = False
+    """Made-up images: an upper bound for speed."""
+    synthetic_samples: int = 10_000
+    """How many images --synthetic pretends to have."""
+    input_size: tuple[int, ...] = (224,)
+    """Pixels: a side, or height and width."""
+    in_chans: int = 3
+    """Channels: 3 for RGB, 1 for gray."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, in 0..1 (default: ImageNet's, or 0.5)."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel (default: ImageNet's, or 0.5)."""
+    min_crop: float = 0.2
+    """Smallest share of an image's area that a random crop takes."""
+    max_crop: float = 1.0
+    """Largest share."""
+    hflip: bool = True
+    """Flip half of the crops."""
+    num_workers: int = 10
+    """Threads (--ffcv) or processes (--data_path) that decode; 0 decodes in the main thread."""
+    pin_mem: bool = True
+    """Page-locked batches, for faster copies to a GPU."""
+    max_bad_samples: int = 100
+    """Unreadable images are replaced and counted; more than this many end the run."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ModelConfig:
+    """What is trained."""
+
+    model: str = "mae_vit_large_patch16"
+    """mae_vit_{tiny,small,base,large,huge}_patchN, N from 2 to 32."""
+    decoder_embed_dim: int | None = None
+    """Width of the decoder (default: the model's own)."""
+    decoder_depth: int | None = None
+    """Blocks of the decoder (default: the model's own)."""
+    decoder_num_heads: int | None = None
+    """Attention heads of the decoder (default: the model's own)."""
+    mask_ratio: float = 0.75
+    """Share of patches that is masked."""
+    mask_patch_size: int | None = None
+    """Side, in pixels, of the square that is masked as one (default: the ViT's patch)."""
+    norm_pix_loss: bool = False
+    """Normalise the pixels of each target patch (better features, odder pictures)."""
+    init: Path | None = None
+    """Start the student from this MAE checkpoint."""
+    allow_partial: bool = False
+    """Load --init or --teacher even if keys are missing or left over (they are listed)."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ObjectiveConfig:
+    """What is minimised. Everything but --objective is for i-MAE."""
+
+    objective: Literal["mae", "imae"] = "mae"
+    """mae: reconstruct an image. imae: reconstruct two images from their mixture."""
+    mix_beta: float = 1.0
+    """The mixing ratio lambda is drawn from Beta(b, b)."""
+    mix_lambda: float | None = None
+    """A fixed lambda instead; the subordinate image has weight min(lambda, 1 - lambda)."""
+    mix_per: Literal["batch", "sample"] = "batch"
+    """One lambda for a whole step, or one for each mixture."""
+    mix_group: int = 32
+    """Partners are found among so many consecutive samples; 0: in the whole batch."""
+    same_class_ratio: Annotated[float | None, tyro.conf.arg(aliases=["--same_prob"])] = None
+    """Share of mixtures whose images share a class (default: partners at random)."""
+    reciprocal_pairs: bool = False
+    """Partner's partner is oneself, and both share a mask: one teacher pass serves both."""
+    targets: Literal["both", "subordinate", "dominant"] = "both"
+    """Which of the two images to reconstruct."""
+    teacher: Annotated[Path | None, tyro.conf.arg(aliases=["--teacher_path"])] = None
+    """MAE checkpoint whose latents are distilled; without it there is no distillation."""
+    teach_model: str | None = None
+    """Name of the teacher's model (default: read from its checkpoint)."""
+    distill_weight: float = 1.0
+    """Weight of the distillation."""
+    teacher_view: Literal["clean", "mixed"] = "clean"
+    """What the teacher sees: each image alone (the paper) or the mixture (its released code)."""
+    head_space: Literal["decoder", "encoder"] = "decoder"
+    """Where the two heads and the distillation live."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class OptimConfig:
+    """How it is trained."""
+
+    batch_size: int = 64
+    """Images per GPU and accumulation step; effective batch = this x accum_iter x GPUs."""
+    epochs: int = 400
+    """Passes over the data."""
+    accum_iter: int = 1
+    """Batches whose gradients are added up before a step."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices only."""
+    lr: float | None = None
+    """Absolute learning rate (default: blr x effective batch / 256)."""
+    blr: float = 1e-3
+    """Base learning rate, of an effective batch of 256."""
+    min_lr: float = 0.0
+    """Where the half-cosine ends."""
+    warmup_epochs: float = 40
+    """Epochs of linear warm-up."""
+    clip_grad: float | None = None
+    """Clip the norm of the gradient (default: no clipping)."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 on GPUs that have it and on CPUs with AMX, else fp32."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class RunConfig:
+    """Where it runs, and what it leaves behind."""
+
+    recipe: str | None = None
+    """A named run to start from; other flags win over it."""
+    config: Path | None = None
+    """YAML file of settings by flag name; wins over the recipe, flags win over it."""
+    print_config: bool = False
+    """Print all settings as YAML and stop."""
+    output_dir: Path = Path("./output_dir")
+    """Checkpoints, log.txt and pictures."""
+    log_dir: Path | None = None
+    """TensorBoard files (default: output_dir)."""
+    resume: str = ""
+    """A checkpoint to go on from; auto: the last one in output_dir, if there is one."""
+    start_epoch: int = 0
+    """First epoch of a run that does not resume."""
+    seed: int = 0
+    """Order, crops, masks, mixtures and initial weights follow from it."""
+    device: str = "auto"
+    """cuda, cuda:N, cpu, or auto."""
+    save_freq: int = 20
+    """Epochs between checkpoint-N.pth files; the last epoch is always kept."""
+    save_steps: int = 0
+    """Steps between saves of checkpoint-last.pth within an epoch; 0: each epoch only."""
+    vis_freq: int = 20
+    """Epochs between reconstruction pictures; 0: only at the end."""
+    log_steps: int = 20
+    """Steps between readings of the loss (each waits for the GPU)."""
+    world_size: int = 1
+    """Checked against the launcher's (torchrun, SLURM), which sets it."""
+    local_rank: Annotated[int, tyro.conf.arg(aliases=["--local-rank"])] = -1
+    """Set by old launchers: the GPU of this process."""
+    dist_on_itp: bool = False
+    """Take ranks from Open MPI's environment."""
+    dist_url: str = "env://"
+    """Where processes meet."""
+    debug: bool = False
+    """Show tracebacks, and keep them in output_dir/debug.log."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainConfig:
+    """Pre-train a masked autoencoder (MAE, i-MAE)."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.data.input_size * 2)[:2]
+
+
+def flatten(config: TrainConfig) -> dict[str, Any]:
+    """All settings by flag name, as plain values that YAML, JSON and `weights_only` accept."""
+    groups = (getattr(config, group.name) for group in dataclasses.fields(config))
+    return {
+        field.name: _plain(getattr(group, field.name))
+        for group in groups
+        for field in dataclasses.fields(group)
+    }
+
+
+def updated(config: TrainConfig, settings: dict[str, Any], source: str) -> TrainConfig:
+    """A copy with `settings` (by flag name) changed. `source` is named in errors.
+
+    Raises ConfigError for an unknown setting or a value of the wrong type.
+    """
+    groups = {group.name: getattr(config, group.name) for group in dataclasses.fields(config)}
+    owner = {f.name: name for name, group in groups.items() for f in dataclasses.fields(group)}
+    for key, value in settings.items():
+        name = key.replace("-", "_")
+        if name not in owner:
+            raise ConfigError(f"{source}: there is no setting called {key}")
+        value = _parsed(type(groups[owner[name]]), name, value, source)
+        groups[owner[name]] = dataclasses.replace(groups[owner[name]], **{name: value})
+    return dataclasses.replace(config, **groups)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Settings of a --config file. Raises ConfigError where it is missing or not a mapping."""
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--config {path}: expected lines of the form 'batch_size: 64'")
+    return settings
+
+
+def check(config: TrainConfig) -> None:
+    """Raise ConfigError, naming the flag to change, where settings cannot work together."""
+    data, model, objective, optim, run = (
+        config.data, config.model, config.objective, config.optim, config.run,
+    )  # fmt: skip
+    rules = [
+        (len(data.input_size) in (1, 2), "--input_size takes a side, or height and width"),
+        (min(data.input_size, default=0) > 0, "--input_size must be positive"),
+        (0 < model.mask_ratio < 1, f"--mask_ratio {model.mask_ratio} must lie between 0 and 1"),
+        (0 < data.min_crop <= data.max_crop <= 1, "--min_crop and --max_crop: 0 < min <= max <= 1"),
+        (data.num_workers >= 0, "--num_workers must not be negative"),
+        (data.max_bad_samples >= 0, "--max_bad_samples must not be negative"),
+        (objective.mix_group >= 0, "--mix_group must not be negative"),
+        (objective.distill_weight >= 0, "--distill_weight must not be negative"),
+        (
+            model.decoder_depth is None or model.decoder_depth > 0,
+            "--decoder_depth must be positive",
+        ),
+        (optim.clip_grad is None or optim.clip_grad > 0, "--clip_grad must be positive"),
+        (
+            objective.same_class_ratio is None or 0 <= objective.same_class_ratio <= 1,
+            "--same_class_ratio must lie between 0 and 1",
+        ),
+        (
+            objective.teacher is None or objective.objective == "imae",
+            "--teacher has no effect with --objective mae: add --objective imae or drop it",
+        ),
+        (
+            objective.teach_model is None or objective.teacher is not None,
+            "--teach_model has no effect without --teacher",
+        ),
+        (
+            not run.resume or run.start_epoch == 0,
+            "--start_epoch has no effect with --resume: drop one of them",
+        ),
+    ]
+    for name in ("batch_size", "epochs", "accum_iter"):
+        rules.append((getattr(optim, name) > 0, f"--{name} must be positive"))
+    for name in ("save_freq", "log_steps"):
+        rules.append((getattr(run, name) > 0, f"--{name} must be positive"))
+    for name in ("save_steps", "vis_freq", "start_epoch"):
+        rules.append((getattr(run, name) >= 0, f"--{name} must not be negative"))
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(message)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _parsed(owner: type, name: str, value: Any, source: str) -> Any:
+    """The value as the field's type, read from text by the same rules as a flag's."""
+    if value is None:
+        return None
+    texts = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
+    try:
+        return tyro.cli(get_type_hints(owner)[name], args=texts, console_outputs=False)
+    except SystemExit:
+        raise ConfigError(f"{source}: {name} cannot be {value!r}") from None

@@ -1,0 +1,131 @@
+"""MAE files as teachers and as first weights: ours, the official layout, and what is missing."""
+
+import argparse
+import logging
+
+import pytest
+import torch
+
+from fastimae.engine.checkpoint import CheckpointError
+from fastimae.interop.pretrained import load_init, load_teacher
+from fastimae.models import create_model
+
+NAME = "mae_vit_tiny_patch8"
+
+
+def build(heads=1, name=NAME, **overrides):
+    return create_model(name, img_size=32, heads=heads, **overrides)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Function: write a MAE's checkpoint with changes, return (model, path)."""
+
+    def save(drop=(), args=None, bare=False, **model):
+        net = build(**model)
+        weights = {k: v for k, v in net.state_dict().items() if not k.startswith(drop or ("?",))}
+        content = weights if bare else {"model": weights}
+        if args is not None:
+            content |= {"args": args, "fastimae_format": 1}
+        torch.save(content, tmp_path / "mae.pth")
+        return net, tmp_path / "mae.pth"
+
+    return save
+
+
+def assert_same_weights(a, b):
+    for name, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"args": {"model": NAME}},
+        {"bare": True},
+        {},
+        {"args": argparse.Namespace(model=NAME)},
+        {"args": {"model": NAME, "decoder_num_heads": 6}, "decoder_num_heads": 6},
+    ],
+)
+def test_teacher_from_every_layout(saved, layout):
+    net, path = saved(**layout)
+    teacher = load_teacher(path, build(2))
+    assert_same_weights(net, teacher)
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    torch.manual_seed(1)
+    expected = net(images)[1]
+    torch.manual_seed(1)
+    assert torch.equal(teacher(images)[1], expected)
+
+
+def test_official_weights_print_their_licence(saved, caplog):
+    logging.getLogger("fastimae").propagate = True
+    _, path = saved()
+    load_teacher(path, build(2))
+    assert "CC-BY-NC 4.0" in caplog.text
+    caplog.clear()
+    _, path = saved(args={"model": NAME})
+    load_teacher(path, build(2))
+    assert "CC-BY-NC" not in caplog.text
+
+
+def test_an_encoder_only_file_teaches_in_the_encoders_space(saved):
+    net, path = saved(drop=("decoder", "mask_token"))
+    with pytest.raises(CheckpointError, match=r"missing keys: decoder_embed\.weight"):
+        load_teacher(path, build(2))
+    teacher = load_teacher(path, build(2, head_space="encoder"))
+    assert torch.equal(teacher.norm.weight, net.norm.weight)
+    assert torch.equal(teacher.blocks[3].mlp.fc1.weight, net.blocks[3].mlp.fc1.weight)
+
+
+def test_teachers_that_do_not_fit(saved, tmp_path):
+    _, path = saved(heads=2)
+    with pytest.raises(CheckpointError, match="is an i-MAE"):
+        load_teacher(path, build(2))
+    _, path = saved()
+    with pytest.raises(CheckpointError, match=r"is of another size: .*pos_embed \(1, 17, 192\)"):
+        load_teacher(path, create_model(NAME, img_size=64, heads=2))
+    _, path = saved(embed_dim=24, num_heads=2)
+    with pytest.raises(CheckpointError, match=r"--teach_model \(width 24\)"):
+        load_teacher(path, build(2))
+    torch.save({"model": {"w": torch.zeros(2)}}, path)
+    with pytest.raises(CheckpointError, match="not a masked autoencoder"):
+        load_teacher(path, build(2))
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        load_teacher(tmp_path / "none.pth", build(2))
+
+
+def test_init_copies_a_mae(saved):
+    net, path = saved()
+    student = build()
+    load_init(student, path)
+    assert_same_weights(net, student)
+
+
+def test_init_starts_both_heads_from_decoder_embed(saved):
+    net, path = saved()
+    student = build(2)
+    load_init(student, path)
+    for head in (student.decoder_embed1, student.decoder_embed2):
+        assert torch.equal(head.weight, net.decoder_embed.weight)
+        assert torch.equal(head.bias, net.decoder_embed.bias)
+    assert torch.equal(student.decoder_pred.weight, net.decoder_pred.weight)
+
+
+def test_init_leaves_encoder_space_heads_fresh(saved):
+    net, path = saved()
+    student = build(2, head_space="encoder")
+    before = student.decoder_embed1.weight.clone()
+    load_init(student, path)
+    assert torch.equal(student.decoder_embed1.weight, before)
+    assert torch.equal(student.decoder_embed.weight, net.decoder_embed.weight)
+
+
+def test_init_from_an_encoder_needs_allow_partial(saved):
+    net, path = saved(drop=("decoder", "mask_token"))
+    student = build()
+    with pytest.raises(CheckpointError, match=r"missing keys: mask_token.*--allow_partial"):
+        load_init(student, path)
+    load_init(student, path, allow_partial=True)
+    assert torch.equal(student.cls_token, net.cls_token)

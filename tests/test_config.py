@@ -1,0 +1,132 @@
+"""Settings: MAE's flags, recipes, YAML, and errors that name the flag."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fastimae.arguments import UsageError, parse_training
+from fastimae.config import ConfigError, TrainConfig, flatten
+from fastimae.recipes import RECIPES
+
+FLAGS = Path(__file__).with_name("cli_flags.txt")
+
+
+def parsed(command=""):
+    return flatten(parse_training("fastimae-train", command.split()))
+
+
+def test_no_flag_appears_or_disappears_unseen():
+    """To add a flag on purpose, add its name to tests/cli_flags.txt."""
+    assert list(flatten(TrainConfig())) == FLAGS.read_text().split()
+
+
+def test_maes_flags_and_defaults():
+    """main_pretrain.py's, but for --device (auto finds the GPU) and --log_dir (output_dir)."""
+    defaults = {
+        "batch_size": 64, "epochs": 400, "accum_iter": 1, "model": "mae_vit_large_patch16",
+        "input_size": [224], "mask_ratio": 0.75, "norm_pix_loss": False, "weight_decay": 0.05,
+        "lr": None, "blr": 1e-3, "min_lr": 0.0, "warmup_epochs": 40, "output_dir": "output_dir",
+        "seed": 0, "resume": "", "start_epoch": 0, "num_workers": 10, "pin_mem": True,
+        "world_size": 1, "local_rank": -1, "dist_on_itp": False, "dist_url": "env://",
+    }  # fmt: skip
+    got = parsed()
+    assert {name: got[name] for name in defaults} == defaults
+
+
+def test_maes_command_line_works_verbatim():
+    got = parsed(
+        "--batch_size 64 --model mae_vit_large_patch16 --norm_pix_loss --mask_ratio 0.75 "
+        "--epochs 800 --warmup_epochs 40 --blr 1.5e-4 --weight_decay 0.05 --data_path /in "
+        "--no_pin_mem --local_rank 2 --dist_url tcp://a:1 --log_dir x --device cuda"
+    )
+    assert got["norm_pix_loss"] and not got["pin_mem"] and got["local_rank"] == 2
+    assert (got["data_path"], got["blr"], got["log_dir"]) == ("/in", 1.5e-4, "x")
+
+
+def test_hyphens_and_imaes_names_are_aliases():
+    got = parsed(
+        "--mask-ratio 0.6 --norm-pix-loss --local-rank 1 --objective imae --teacher_path t.pth "
+        "--same-prob 0.5 --input-size 32 48"
+    )
+    assert got["mask_ratio"] == 0.6 and got["norm_pix_loss"] and got["local_rank"] == 1
+    assert got["teacher"] == "t.pth" and got["same_class_ratio"] == 0.5
+    assert got["input_size"] == [32, 48]
+
+
+def test_flags_win_over_config_over_recipe(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("epochs: 7\nblr: 0.5\nmean: [0.1, 0.2, 0.3]\ninput_size: 64\n")
+    got = parsed(f"--recipe imae_cifar10 --config {file} --epochs=9")
+    assert (got["epochs"], got["blr"], got["objective"]) == (9, 0.5, "imae")
+    assert got["mean"] == [0.1, 0.2, 0.3] and got["input_size"] == [64]
+    file.write_text("recipe: imae_cifar10\nepochs: 7\n")
+    assert parsed(f"--config {file}")["model"] == "mae_vit_tiny_patch4"
+
+
+def test_printed_settings_make_the_same_run(tmp_path, capsys):
+    command = "--recipe mae_vit_base --ffcv a.beton --clip_grad 1 --no_hflip"
+    assert parse_training("fastimae-train", [*command.split(), "--print_config"]) is None
+    file = tmp_path / "run.yaml"
+    file.write_text(capsys.readouterr().out)
+    again, first = parsed(f"--config {file}"), parsed(command)
+    for name in ("config", "recipe"):
+        assert again.pop(name) != first.pop(name)
+    assert again == first
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_complete_and_documented(name):
+    got = parsed(f"--recipe {name}")
+    for setting, value in RECIPES[name]().items():
+        assert got[setting] == value, setting
+    assert "Command:" in RECIPES[name].__doc__ and "Expected:" in RECIPES[name].__doc__
+
+
+def test_mae_vit_base_is_the_papers_table():
+    got = parsed("--recipe mae_vit_base")
+    assert (got["blr"], got["epochs"], got["warmup_epochs"]) == (1.5e-4, 800, 40)
+    assert (got["weight_decay"], got["mask_ratio"], got["norm_pix_loss"]) == (0.05, 0.75, True)
+    assert got["batch_size"] * 8 == 4096
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("--no_such_flag 3", "--no_such_flag"),
+        ("--epochs many", "--epochs"),
+        ("--precision fp8", "--precision"),
+        ("--mask_ratio 1.5", "--mask_ratio 1.5 must lie between 0 and 1"),
+        ("--input_size 1 2 3", "--input_size takes a side"),
+        ("--batch_size 0", "--batch_size must be positive"),
+        ("--save_freq 0", "--save_freq must be positive"),
+        ("--min_crop 0.9 --max_crop 0.3", "--min_crop and --max_crop"),
+        ("--same_class_ratio 2", "--same_class_ratio"),
+        ("--teacher t.pth", "--teacher has no effect with --objective mae"),
+        ("--resume auto --start_epoch 3", "--start_epoch has no effect with --resume"),
+        ("--recipe nothing", "--recipe nothing is not one of: mae_vit_base"),
+        ("--config missing.yaml", "--config missing.yaml"),
+    ],
+)
+def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):
+    with pytest.raises((UsageError, ConfigError), match=re.escape(words)) as error:
+        parsed(argv)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("no_such: 1", "there is no setting called no_such"),
+        ("epochs: many", "epochs cannot be 'many'"),
+        ("precision: fp8", "precision cannot be 'fp8'"),
+        ("just words", "expected lines of the form"),
+        ("a: [", "--config"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path, text, words):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(words)) as error:
+        parsed(f"--config {file}")
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
