@@ -1,0 +1,55 @@
+"""The `.beton` v2 layout, shared by reader and writer.
+
+Little-endian, in this order:
+
+    header | field descriptors | metadata [N] | zeros | pages | allocation table (to the end)
+
+Pages start at multiples of the page size, and a sample's bytes lie inside one page. Its metadata
+gives their position, the allocation table gives their length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+VERSION = 2
+DEFAULT_PAGE_SIZE = 8 << 20
+MAX_SIDE = 65535
+"""Sides are stored in 16 bits."""
+
+HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ],
+    align=True,
+)
+DESCRIPTOR = np.dtype([("type_id", "u1"), ("name", "S16"), ("arguments", "V1024")])
+ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+
+_IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+_REGION = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+FLOAT_FIELD, INT_FIELD, IMAGE_FIELD = 0, 1, 2
+METADATA = {
+    FLOAT_FIELD: np.dtype("<f8"),
+    INT_FIELD: np.dtype("<i8"),
+    IMAGE_FIELD: _IMAGE,
+    3: _REGION,  # bytes
+    4: np.dtype("<u8"),  # array
+    5: _REGION,  # JSON
+    6: np.dtype("<u8"),  # tensor
+}
+MODES = {"jpg": 0, "raw": 1}
+
+ROW = np.dtype(
+    [(name, "<i8") for name in ("ptr", "size", "height", "width", "mode", "label")],
+)
+"""One sample as reader and writer hold it in memory."""
+
+
+def metadata_dtype(type_ids: list[int]) -> np.dtype:
+    """The structured type of one sample's metadata: field k of the file is named `fk`."""
+    return np.dtype([("", METADATA[type_id]) for type_id in type_ids], align=True)

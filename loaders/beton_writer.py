@@ -1,0 +1,188 @@
+"""Writes `.beton` files one sample after the other, resumably."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fastimae.loaders.beton_format import (
+    ALLOCATION,
+    DEFAULT_PAGE_SIZE,
+    DESCRIPTOR,
+    HEADER,
+    IMAGE_FIELD,
+    INT_FIELD,
+    MAX_SIDE,
+    MODES,
+    ROW,
+    VERSION,
+    metadata_dtype,
+)
+
+_BUFFER_BYTES = 4 << 20
+
+
+class BetonWriter:
+    """Appends samples to `path`.part, which `close` completes and renames to `path`.
+
+    The bytes of the file depend on the samples and the arguments alone. Leaving the context by
+    an exception keeps the `.part` file and leaves `path` alone.
+
+    Args:
+        has_labels: whether the file gets a label field.
+        page_size: a power of two, in bytes; no sample may be larger. The ffcv library asks for
+            2 MiB to 2 GiB.
+        capacity: how many samples there is room for; by default as many as fit before the
+            second page (349,000 for pages of 8 MiB).
+        rows: ROW [N], `rows` of an earlier writer with the same arguments, to go on after these.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: bad arguments, or the `.part` file does not hold `rows`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        has_labels: bool = True,
+        page_size: int = DEFAULT_PAGE_SIZE,
+        capacity: int | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        if page_size < 1 << 12 or page_size >= 1 << 32 or page_size & (page_size - 1):
+            raise ValueError(f"page_size must be a power of two of 4 KiB to 2 GiB, not {page_size}")
+        self.path = Path(path)
+        self.part = part_path(self.path)
+        self.page_size = page_size
+        self._fields = [(IMAGE_FIELD, b"image")] + [(INT_FIELD, b"label")] * has_labels
+        self._metadata = metadata_dtype([type_id for type_id, _ in self._fields])
+        head = HEADER.itemsize + len(self._fields) * DESCRIPTOR.itemsize
+        if capacity is None:
+            capacity = (page_size - head) // self._metadata.itemsize
+        self._rows = np.zeros(capacity, ROW)
+        self._count = 0
+        self._position = _round_up(head + capacity * self._metadata.itemsize, page_size)
+        self._open(rows)
+
+    def _open(self, rows: np.ndarray | None) -> None:
+        """Open the `.part` file, new or cut behind the last of `rows`."""
+        if rows is not None and len(rows):
+            self._count = len(rows)
+            self._rows[: self._count] = rows
+            self._position = int(rows[-1]["ptr"] + rows[-1]["size"])
+            if self.part.stat().st_size < self._position:
+                raise ValueError(f"{self.part} is shorter than its samples")
+        self._file = self.part.open("r+b" if self._count else "w+b", buffering=_BUFFER_BYTES)
+        self._file.truncate(self._position)
+        self._file.seek(self._position)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """ROW [N], the samples so far: what it takes, with the `.part` file, to go on later."""
+        return self._rows[: self._count]
+
+    def append(
+        self,
+        payload: bytes | memoryview,
+        *,
+        height: int,
+        width: int,
+        mode: Literal["jpg", "raw"] = "jpg",
+        label: int = -1,
+    ) -> None:
+        """Add a sample: a JPEG file's bytes, or raw uint8 [height, width, 3]."""
+        size = len(payload)
+        if self._count == len(self._rows):
+            raise ValueError(f"there is room for {self._count} samples only; raise capacity")
+        if not 0 < size <= self.page_size:
+            raise ValueError(f"{size} bytes do not fit a page of {self.page_size}")
+        if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+            raise ValueError(f"{height} x {width}: sides must be 1 to {MAX_SIDE}")
+        if mode == "raw" and size != height * width * 3:
+            raise ValueError(f"{height} x {width} raw pixels are not {size} bytes")
+        room = -self._position % self.page_size or self.page_size
+        if size > room:
+            self._file.write(bytes(room))
+            self._position += room
+        self._file.write(payload)
+        self._rows[self._count] = (self._position, size, height, width, MODES[mode], label)
+        self._count += 1
+        self._position += size
+
+    def sync(self) -> None:
+        """Return when everything appended so far is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Complete the file and rename it from `.part` to `path`."""
+        if self._file.closed:
+            return
+        self._file.write(bytes(-self._position % 8))
+        table_position = self._file.tell()
+        self._file.write(self._allocation_table().tobytes())
+        self._file.seek(0)
+        self._file.write(self._head(table_position))
+        self._file.write(self._sample_metadata().tobytes())
+        self.sync()
+        self._file.close()
+        self.part.replace(self.path)
+
+    def discard(self) -> None:
+        """Delete the `.part` file."""
+        self._file.close()
+        self.part.unlink()
+
+    def abort(self) -> None:
+        """Close the `.part` file as it is."""
+        with contextlib.suppress(OSError):  # a full disk: what was synced is still there
+            self._file.close()
+
+    def _head(self, table_position: int) -> bytes:
+        header = np.zeros((), HEADER)
+        header["version"] = VERSION
+        header["num_fields"] = len(self._fields)
+        header["page_size"] = self.page_size
+        header["num_samples"] = self._count
+        header["alloc_table_ptr"] = table_position
+        descriptors = np.zeros(len(self._fields), DESCRIPTOR)
+        for descriptor, (type_id, name) in zip(descriptors, self._fields, strict=True):
+            descriptor["type_id"], descriptor["name"] = type_id, name
+        return header.tobytes() + descriptors.tobytes()
+
+    def _sample_metadata(self) -> np.ndarray:
+        metadata = np.zeros(self._count, self._metadata)
+        metadata["f0"]["data_ptr"] = self.rows["ptr"]
+        for name in ("mode", "width", "height"):
+            metadata["f0"][name] = self.rows[name]
+        if "f1" in metadata.dtype.names:
+            metadata["f1"] = self.rows["label"]
+        return metadata
+
+    def _allocation_table(self) -> np.ndarray:
+        table = np.empty(self._count, ALLOCATION)
+        table["sample_id"] = np.arange(self._count)
+        table["ptr"], table["size"] = self.rows["ptr"], self.rows["size"]
+        return table
+
+    def __enter__(self) -> BetonWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def part_path(path: Path) -> Path:
+    """Where the file grows until it is complete."""
+    return path.with_name(path.name + ".part")
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -1,0 +1,62 @@
+"""The options of a conversion; each becomes a flag of `fastimae-convert`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Literal
+
+from fastimae.loaders.base import DataError
+from fastimae.loaders.encode import EncodeSettings
+
+
+@dataclasses.dataclass(kw_only=True)
+class ConvertOptions:
+    """What to convert, and how."""
+
+    src: str
+    """Folder of class folders, flat folder, list file (lines `path [label]`), tar file, pattern
+    of tar files (`shard-{000..146}.tar`), CIFAR-10/100 or Tiny-ImageNet as published; or a
+    .beton file to check with --verify."""
+    out: Path | None = None
+    """The .beton file to write."""
+    max_resolution: int | None = None
+    """Shrink images whose longer side exceeds this (pixels)."""
+    jpeg_quality: int = 90
+    """Of images that have to be encoded; a JPEG that fits is passed through untouched."""
+    mode: Literal["jpg", "raw"] = "jpg"
+    """raw: pixels, lossless and large, fast to load."""
+    workers: int | None = None
+    """Processes; by default one for each core."""
+    limit: int | None = None
+    """Take only so many images, drawn at random by --seed."""
+    seed: int = 0
+    """Of the order of the samples in the file."""
+    page_size: int = 8 << 20
+    """Bytes, a power of two; no sample may be larger."""
+    verify: bool = False
+    """Decode every sample of the file when it is written, or of SRC if there is no OUT."""
+    strict: bool = False
+    """Exit with an error if an image was skipped."""
+    overwrite: bool = False
+    """Replace OUT if it exists."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.jpeg_quality <= 100:
+            raise DataError(f"--jpeg_quality must be 1 to 100, not {self.jpeg_quality}")
+        if not 1 << 12 <= self.page_size < 1 << 32 or self.page_size & (self.page_size - 1):
+            raise DataError(f"--page_size must be a power of two below 4 GiB, not {self.page_size}")
+        for name in ("max_resolution", "workers", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DataError(f"--{name} must be at least 1, not {value}")
+
+    def worker_count(self) -> int:
+        """Processes to use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def encode_settings(self) -> EncodeSettings:
+        """The part that concerns single images."""
+        names = [field.name for field in dataclasses.fields(EncodeSettings)]
+        return EncodeSettings(**{name: getattr(self, name) for name in names})

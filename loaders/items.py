@@ -1,0 +1,73 @@
+"""Where one image's bytes lie: the currency between sources, worker processes and the converter."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+
+class SkipImage(Exception):
+    """This image cannot be used; the message says why, in a few words for the report."""
+
+
+class Item(NamedTuple):
+    """One image file: a whole file, a stretch of a larger one, or bytes already in memory."""
+
+    path: str
+    member: str = ""
+    """Name inside an archive at `path`, for reports."""
+    offset: int = 0
+    size: int = -1
+    """Bytes from `offset` on; -1: to the end of the file."""
+    inline: bytes | None = None
+    """The bytes themselves, where no image file holds them."""
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        return f"{self.path}:{self.member}" if self.member else self.path
+
+    def read(self) -> bytes:
+        """The bytes of the image file.
+
+        Raises:
+            SkipImage: the file is missing, unreadable or shorter than promised.
+        """
+        if self.inline is not None:
+            return self.inline
+        try:
+            data = self._read_file()
+        except OSError as error:
+            raise SkipImage(f"cannot be read: {error.strerror or error}") from error
+        if not data:
+            raise SkipImage("empty file")
+        if 0 <= self.size != len(data):
+            raise SkipImage(f"cut short: {len(data)} of {self.size} bytes")
+        return data
+
+    def _read_file(self) -> bytes:
+        # Opening a named pipe would wait for ever.
+        path = Path(self.path)
+        if not path.is_file():
+            raise SkipImage("not a file" if path.exists() else "no such file")
+        with path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Source:
+    """All images found in what the user gave."""
+
+    kind: str
+    """What it was taken for, in words."""
+    items: list[Item]
+    labels: list[int] | None = None
+    """One for each item; None: no labels."""
+    class_names: list[str] = dataclasses.field(default_factory=list)
+    """The name of each label, where names are known."""
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Images left out while looking: name and reason."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What the user should know about how it was read."""

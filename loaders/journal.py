@@ -1,0 +1,111 @@
+"""The diary of a conversion, from which it goes on after it was stopped or killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from fastimae.loaders.base import DataError
+from fastimae.loaders.beton_format import ROW
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a conversion, or a stretch of it, has done."""
+
+    done: int = 0
+    """Source images dealt with."""
+    rows: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, ROW))
+    """ROW [N], the samples written."""
+    how: Counter[str] = dataclasses.field(default_factory=Counter)
+    """How many samples were passed through, or encoded for which reason."""
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Name and reason."""
+
+    def add(self, stretch: Progress) -> None:
+        """Go on by what a later stretch has done."""
+        self.done += stretch.done
+        self.rows = np.concatenate([self.rows, stretch.rows])
+        self.how.update(stretch.how)
+        self.skipped += stretch.skipped
+
+
+class Journal:
+    """A file of JSON lines: the fingerprint of the task, then the progress of each stretch.
+
+    A line counts once it is complete. It is to be added after the data it speaks of is on the
+    disk. The file is locked while it is open.
+
+    Args:
+        fingerprint: tells whether an existing journal is about the same task.
+
+    Raises:
+        DataError: another conversion has it open.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self._path = path
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise DataError(f"OUT: another conversion is writing {path}") from error
+        self._file.seek(0)
+        written = self._file.read()
+        lines = written.split(b"\n")[:-1]
+        replayed = _replay(lines, fingerprint)
+        self.was_stale = bool(lines) and replayed is None
+        """Whether there was a journal of another task, which is forgotten now."""
+        self.progress = replayed or Progress()
+        """What is done so far."""
+        if replayed is None:
+            self.restart(fingerprint)
+        else:
+            self._file.truncate(written.rindex(b"\n") + 1)
+
+    def restart(self, fingerprint: str) -> None:
+        """Forget all progress."""
+        self.progress = Progress()
+        self._file.truncate(0)
+        self._write({"fingerprint": fingerprint})
+
+    def add(self, stretch: Progress) -> None:
+        """Note that another stretch is done."""
+        self._write({**vars(stretch), "rows": stretch.rows.tolist()})
+        self.progress.add(stretch)
+
+    def close(self) -> None:
+        """Unlock the journal and keep it."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Delete the journal of a finished task."""
+        self._path.unlink()
+
+    def _write(self, entry: dict) -> None:
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+
+
+def _replay(lines: list[bytes], fingerprint: str) -> Progress | None:
+    """The sum of all stretches; None if the journal is of another task, or not a journal."""
+    try:
+        first, *stretches = map(json.loads, lines)
+        if first["fingerprint"] != fingerprint:
+            return None
+        progress, rows = Progress(), []
+        for stretch in stretches:
+            progress.done += stretch["done"]
+            progress.how.update(stretch["how"])
+            progress.skipped += map(tuple, stretch["skipped"])
+            rows += map(tuple, stretch["rows"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    progress.rows = np.array(rows, ROW)
+    return progress

@@ -1,0 +1,94 @@
+"""What a conversion did, for the user and for the manifest beside the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from fastimae.loaders.encode import PASSED_THROUGH
+
+_NAMED_IN_SUMMARY = 20
+
+
+@dataclasses.dataclass(kw_only=True)
+class ConvertReport:
+    """The outcome of one conversion, or of checking a file."""
+
+    path: Path
+    """The .beton file."""
+    samples: int
+    """Images in it."""
+    class_count: int = 0
+    how: dict[str, int] = dataclasses.field(default_factory=dict)
+    """How many samples were passed through, or encoded for which reason."""
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Images left out: name and reason."""
+    bad: list[tuple[str, str]] | None = None
+    """Samples of the written file that do not decode; None: not checked."""
+
+    @property
+    def passed_through(self) -> int:
+        """Samples whose bytes are the original JPEG file's."""
+        return self.how.get(PASSED_THROUGH, 0)
+
+    @property
+    def encoded(self) -> int:
+        """Samples whose image was encoded again, or written as raw pixels."""
+        return sum(self.how.values()) - self.passed_through
+
+    def exit_status(self, strict: bool = False) -> int:
+        """0, or 1 if nothing was written, a sample is bad, or `strict` and an image skipped."""
+        return int(not self.samples or bool(self.bad) or (strict and bool(self.skipped)))
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        lines = [self._headline()]
+        if self.how:
+            lines.append(f"  {self.passed_through} passed through untouched")
+        if self.encoded:
+            causes = sorted(self.how.items(), key=lambda pair: (-pair[1], pair[0]))
+            shown = ", ".join(f"{why}: {count}" for why, count in causes if why != PASSED_THROUGH)
+            lines.append(f"  {self.encoded} encoded ({shown})")
+        lines += _named("skipped", self.skipped)
+        if self.bad is not None:
+            lines += _named("bad", self.bad) or ["  every sample decodes"]
+        return "\n".join(lines)
+
+    def _headline(self) -> str:
+        if not self.samples:
+            return f"{self.path}: not written, no image could be used"
+        size = format_bytes(self.path.stat().st_size)
+        classes = f"{self.class_count} classes" if self.class_count else "no labels"
+        return f"{self.path}: {self.samples} images, {classes}, {size}"
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of a .beton file lies."""
+    return path.with_name(path.name + ".json")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def format_bytes(count: float) -> str:
+    """12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _named(what: str, entries: list[tuple[str, str]]) -> list[str]:
+    if not entries:
+        return []
+    lines = [f"  {len(entries)} {what}:"]
+    lines += [f"    {name}: {reason}" for name, reason in entries[:_NAMED_IN_SUMMARY]]
+    if len(entries) > _NAMED_IN_SUMMARY:
+        lines.append(f"    and {len(entries) - _NAMED_IN_SUMMARY} more")
+    return lines

@@ -1,0 +1,146 @@
+"""A parallel map in order, over work that may crash its process or never end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+Function = Callable[[T], R]
+
+PATIENCE_SECONDS = 120
+"""An item that takes longer counts as a crash."""
+CRASHED = f"crashed its process, or took more than {PATIENCE_SECONDS} s"
+"""A reason to give for such an item."""
+_CHUNKS_PER_WORKER = 3
+
+
+class WorkersCannotStart(RuntimeError):
+    """No worker process comes up, whatever the work."""
+
+
+def safe_map(
+    function: Function[T, R],
+    items: Iterable[T],
+    *,
+    workers: int,
+    chunk: int,
+    crashed: R,
+) -> Generator[R, None, None]:
+    """Yield `function(item)` for each item, in order, computed in other processes.
+
+    Args:
+        function: picklable, or a `partial` of such; an exception it raises ends the map.
+        chunk: items sent to a worker at a time. Three chunks for each worker are on their way or
+            waiting at most, however slowly the results are taken.
+        crashed: the result of an item that kills its process or outlasts `PATIENCE_SECONDS`.
+
+    Raises:
+        WorkersCannotStart: for example in a script without `if __name__ == "__main__":`.
+    """
+    remaining = iter(items)
+    chunks = iter(lambda: list(islice(remaining, chunk)), [])
+    pending: deque[tuple[list[T], Future]] = deque()
+    pool = _start_pool(function, workers)
+    try:
+        while True:
+            for batch in islice(chunks, _CHUNKS_PER_WORKER * workers - len(pending)):
+                pending.append((batch, _submit(pool, function, batch)))
+            if not pending:
+                return
+            batch, future = pending.popleft()
+            try:
+                results = future.result()
+            except BrokenProcessPool:
+                pool.shutdown()
+                results = _one_by_one(function, batch, crashed)
+                pool = _start_pool(function, workers)
+                pending = _resubmit(pool, function, pending)
+            yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_pool(function: Function[T, R], workers: int) -> ProcessPoolExecutor:
+    # Not fork: this process may have threads, whose locks a forked child inherits locked.
+    context = multiprocessing.get_context("forkserver")
+    # What the workers need is imported once for all of them.
+    module = getattr(function, "func", function).__module__
+    context.set_forkserver_preload(["__main__", module])
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        raise WorkersCannotStart(
+            "worker processes cannot start: a script must call this under "
+            '`if __name__ == "__main__":`'
+        ) from error
+    return pool
+
+
+def _submit(pool: ProcessPoolExecutor, function: Function[T, R], batch: list[T]) -> Future:
+    try:
+        return pool.submit(_run, function, batch)
+    except BrokenProcessPool as error:
+        failed: Future = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _resubmit(
+    pool: ProcessPoolExecutor, function: Function[T, R], pending: deque[tuple[list[T], Future]]
+) -> deque[tuple[list[T], Future]]:
+    """The same chunks, those without a result handed to the new pool."""
+    return deque(
+        (batch, future)
+        if future.done() and future.exception() is None
+        else (batch, _submit(pool, function, batch))
+        for batch, future in pending
+    )
+
+
+def _one_by_one(function: Function[T, R], batch: list[T], crashed: R) -> list[R]:
+    """The results of a chunk whose processing was cut short by a crash, maybe not its own."""
+    results = []
+    pool = _start_pool(function, 1)
+    for item in batch:
+        try:
+            results += pool.submit(_run, function, [item]).result()
+        except BrokenProcessPool:
+            results.append(crashed)
+            pool.shutdown()
+            pool = _start_pool(function, 1)
+    pool.shutdown()
+    return results
+
+
+def _prepare_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A killed parent cannot stop its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _run(function: Function[T, R], batch: list[T]) -> list[R]:
+    results = []
+    for item in batch:
+        signal.alarm(PATIENCE_SECONDS)  # nobody handles it: it ends the process
+        results.append(function(item))
+    signal.alarm(0)
+    return results

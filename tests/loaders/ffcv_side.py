@@ -1,0 +1,100 @@
+"""The ffcv library's half of test_ffcv_interop.py, run as a process of its own.
+
+In a process of its own because the library waits for ever where it fails, and because numba
+raises from finalizers long after.
+
+    python ffcv_side.py read FILE.beton ...          writes FILE.npz beside each
+    python ffcv_side.py write FOLDER                 writes MODE-FIELD-FIELD.beton of WRITTEN
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HEIGHT, WIDTH, COUNT = 24, 32, 8
+MODES = ("jpg", "raw")
+WRITTEN = (
+    ("image", "number"),
+    ("number", "weight", "image"),
+    ("weight", "extra", "image", "note"),
+    ("note", "image"),
+)
+
+
+def pixels(number):
+    """uint8 [HEIGHT, WIDTH, 3], smooth."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    return np.stack([8 * x, 10 * y, np.full_like(x, 20 * number)], -1).astype(np.uint8)
+
+
+def read(path):
+    """All images and labels by both of the library's ways to read a file."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.reader import Reader
+
+    pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
+    pipelines = {name: pipelines[name] for name in Reader(str(path)).field_names}
+    found = {}
+    for os_cache in (True, False):
+        loader = Loader(
+            str(path),
+            batch_size=COUNT // 2,
+            num_workers=1,
+            os_cache=os_cache,
+            order=OrderOption.SEQUENTIAL,
+            pipelines=pipelines,
+            drop_last=False,
+        )
+        batches = [[np.array(part) for part in batch] for batch in loader]
+        parts = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        found |= {f"{name}{os_cache:d}": part for name, part in zip(pipelines, parts, strict=True)}
+    np.savez(path.with_suffix(".npz"), **found)
+
+
+class Pictures:
+    """A data set as the library's writer wants it."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, number):
+        values = {
+            "image": pixels(number),
+            "number": number * 3,
+            "weight": float(number),
+            "extra": np.array([number], np.int32),
+            "note": {"number": int(number)},
+        }
+        return tuple(values[name] for name in self.names)
+
+
+def write(folder, mode, names):
+    from ffcv import fields
+    from ffcv.writer import DatasetWriter
+
+    makers = {
+        "image": lambda: fields.RGBImageField(write_mode=mode, jpeg_quality=95),
+        "number": fields.IntField,
+        "weight": fields.FloatField,
+        "extra": lambda: fields.NDArrayField(np.dtype("int32"), (1,)),
+        "note": fields.JSONField,
+    }
+    path = folder / ("-".join([mode, *names]) + ".beton")
+    writer = DatasetWriter(str(path), {name: makers[name]() for name in names}, num_workers=1)
+    writer.from_indexed_dataset(Pictures(names))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "read":
+        for name in sys.argv[2:]:
+            read(Path(name))
+    else:
+        for mode, names in itertools.product(MODES, WRITTEN):
+            write(Path(sys.argv[2]), mode, names)

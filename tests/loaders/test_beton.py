@@ -1,0 +1,229 @@
+"""The .beton format: what is written is read, and whatever else comes along is one DataError."""
+
+import pickle
+import struct
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastimae.loaders.base import DataError
+from fastimae.loaders.beton import BetonReader, BetonWriter
+
+PAGE = 4096
+SLOW_FIXTURES = [HealthCheck.function_scoped_fixture]
+
+
+def write(path, samples, **options):
+    """Samples are (payload, height, width, mode, label)."""
+    with BetonWriter(path, page_size=PAGE, **options) as writer:
+        for payload, height, width, mode, label in samples:
+            writer.append(payload, height=height, width=width, mode=mode, label=label)
+    return path
+
+
+def raw_sample(height, width, label, fill=7):
+    return bytes([fill]) * (height * width * 3), height, width, "raw", label
+
+
+@pytest.fixture
+def small_file(tmp_path):
+    samples = [raw_sample(3 + i, 5, label=i, fill=i) for i in range(6)]
+    return write(tmp_path / "small.beton", samples, capacity=10)
+
+
+sample_lists = st.lists(
+    st.tuples(st.integers(1, 36), st.integers(1, 36), st.integers(0, 255), st.integers(0, 2**62)),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@given(sample_lists, st.booleans())
+def test_reads_what_was_written(tmp_path, shapes, has_labels):
+    samples = [raw_sample(h, w, label, fill) for h, w, fill, label in shapes]
+    path = write(tmp_path / "a.beton", samples, has_labels=has_labels)
+    with BetonReader(path) as reader:
+        assert [bytes(reader.read(i)) for i in range(len(reader))] == [s[0] for s in samples]
+        assert reader.heights.tolist() == [s[1] for s in samples]
+        assert reader.widths.tolist() == [s[2] for s in samples]
+        assert reader.labels.tolist() == [s[4] if has_labels else -1 for s in samples]
+        assert not reader.is_jpeg.any()
+        assert reader.labels.dtype == reader.heights.dtype == np.int64
+
+
+def test_layout_is_the_documented_one(tmp_path):
+    """An independent reading of the bytes, by struct."""
+    jpeg = b"\xff\xd8 not looked at"
+    samples = [(jpeg, 11, 22, "jpg", 5), raw_sample(2, 3, label=-4)]
+    data = write(tmp_path / "a.beton", samples, capacity=2).read_bytes()
+    version, fields, page, count, table = struct.unpack_from("<HHIQQ", data)
+    assert (version, fields, page, count) == (2, 2, PAGE, 2)
+    names = [(data[24], data[25:41]), (data[24 + 1041], data[1066:1082])]
+    assert names == [(2, b"image".ljust(16, b"\0")), (1, b"label".ljust(16, b"\0"))]
+    start = 24 + 2 * 1041
+    for number, (payload, height, width, mode, label) in enumerate(samples):
+        at = start + 24 * number
+        kind, w, h, ptr = struct.unpack_from("<BHHQ", data, at)
+        assert (kind, h, w) == (["jpg", "raw"].index(mode), height, width)
+        assert struct.unpack_from("<q", data, at + 16) == (label,)
+        assert data[ptr : ptr + len(payload)] == payload
+        assert struct.unpack_from("<QQQ", data, table + 24 * number) == (number, ptr, len(payload))
+    assert len(data) == table + 48
+
+
+def test_no_sample_crosses_a_page(tmp_path):
+    samples = [raw_sample(20, 20, i) for i in range(15)] + [(bytes(PAGE), 1, 1, "jpg", 0)]
+    with BetonReader(write(tmp_path / "a.beton", samples)) as reader:
+        for index in range(len(reader)):
+            first, size = reader.region(index)
+            assert first // PAGE == (first + size - 1) // PAGE
+
+
+def test_resumed_writer_makes_the_same_file(tmp_path):
+    samples = [raw_sample(9, 9 + i, i, fill=i) for i in range(12)]
+    whole = write(tmp_path / "whole.beton", samples).read_bytes()
+    path = tmp_path / "resumed.beton"
+    writer = BetonWriter(path, page_size=PAGE)
+    for payload, height, width, mode, label in samples[:9]:
+        writer.append(payload, height=height, width=width, mode=mode, label=label)
+    rows = writer.rows[:5].copy()  # the last four were never noted anywhere
+    writer.abort()
+    write(path, samples[5:], rows=rows)
+    assert path.read_bytes() == whole
+
+
+def test_exception_leaves_the_old_file(tmp_path):
+    path = write(tmp_path / "a.beton", [raw_sample(2, 2, 0)])
+    before = path.read_bytes()
+    with pytest.raises(KeyError), BetonWriter(path, page_size=PAGE) as writer:
+        writer.append(bytes(12), height=2, width=2, mode="raw", label=0)
+        raise KeyError
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("payload", "height", "width", "mode"),
+    [
+        (b"", 1, 1, "jpg"),
+        (bytes(PAGE + 1), 1, 1, "jpg"),
+        (b"x", 0, 1, "jpg"),
+        (b"x", 1, 65536, "jpg"),
+        (bytes(11), 2, 2, "raw"),
+    ],
+)
+def test_writer_refuses_what_the_format_cannot_hold(tmp_path, payload, height, width, mode):
+    writer = BetonWriter(tmp_path / "a.beton", page_size=PAGE)
+    with pytest.raises(ValueError, match=r"fit a page|sides must|are not"):
+        writer.append(payload, height=height, width=width, mode=mode)
+    writer.abort()
+
+
+def test_writer_refuses_more_than_its_capacity(tmp_path):
+    with pytest.raises(ValueError, match="capacity"):
+        write(tmp_path / "a.beton", [raw_sample(1, 1, 0)] * 3, capacity=2)
+
+
+def test_reader_can_be_sent_to_another_process(small_file):
+    with BetonReader(small_file) as reader:
+        copy = pickle.loads(pickle.dumps(reader))
+        assert [bytes(copy.read(i)) for i in range(6)] == [bytes(reader.read(i)) for i in range(6)]
+        copy.close()
+
+
+def test_bytes_outlive_the_reader(small_file):
+    reader = BetonReader(small_file)
+    held = reader.read(5)
+    reader.close()
+    assert bytes(held) == bytes([5]) * (8 * 5 * 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x02", b"not a beton file" * 100, bytes(5000)])
+def test_foreign_file(tmp_path, content):
+    path = tmp_path / "foreign.beton"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"foreign\.beton"):
+        BetonReader(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "absent.beton", tmp_path):
+        with pytest.raises(DataError, match=str(path)):
+            BetonReader(path)
+
+
+def test_every_truncation_is_noticed(small_file):
+    data = small_file.read_bytes()
+    for length in [*range(0, len(data), 97), *range(len(data) - 50, len(data))]:
+        small_file.write_bytes(data[:length])
+        with pytest.raises(DataError, match=r"small\.beton"):
+            BetonReader(small_file)
+
+
+def open_and_read(path):
+    with BetonReader(path) as reader:
+        for index in range(len(reader)):
+            shape = int(reader.heights[index]), int(reader.widths[index]), 3
+            assert reader.is_jpeg[index] or len(reader.read(index)) == np.prod(shape)
+
+
+# Positions of what is not padding: header, descriptors' first bytes, metadata, allocation table.
+_MEANINGFUL = [*range(41), *range(1065, 1082), *range(2106, 2106 + 6 * 24), *range(-6 * 24, 0)]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@given(
+    flips=st.lists(
+        st.tuples(st.sampled_from(_MEANINGFUL), st.integers(0, 255)), min_size=1, max_size=6
+    )
+)
+def test_damaged_bytes_give_a_data_error_at_worst(tmp_path_factory, small_file, flips):
+    data = bytearray(small_file.read_bytes())
+    for position, value in flips:
+        data[position] = value
+    path = tmp_path_factory.mktemp("fuzz") / "fuzz.beton"
+    path.write_bytes(data)
+    try:
+        open_and_read(path)
+    except DataError as error:
+        assert "fuzz.beton" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("offset", "code", "value", "message"),
+    [
+        (0, "<H", 1, "version 2"),
+        (2, "<H", 60, "truncated or damaged"),
+        (8, "<Q", 10**15, "cannot hold"),
+        (8, "<Q", 0, "cannot hold"),
+        (16, "<Q", 2**63, "truncated or damaged"),
+        (24, "<B", 255, "'image' is of a custom type"),
+        (24, "<B", 0, "no RGB image field"),
+        (2106, "<B", 2, "sample 0 cannot be an image"),
+        (2106 + 24 + 3, "<H", 0, "sample 1 cannot be an image"),
+        (2106 + 48 + 5, "<Q", 2**64 - 1, "data of sample 2"),
+        (2106 + 48 + 5, "<Q", 16, "data of sample 2"),
+        (-8, "<Q", 2**64 - 1, "data of sample 5"),
+    ],
+)
+def test_message_says_what_is_damaged(small_file, offset, code, value, message):
+    data = bytearray(small_file.read_bytes())
+    struct.pack_into(code, data, offset % len(data), value)
+    small_file.write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        BetonReader(small_file)
+
+
+def test_large_table_opens_fast(tmp_path):
+    """200,000 samples in well under a second: no python loop over samples."""
+    path = tmp_path / "large.beton"
+    with BetonWriter(path, page_size=1 << 16, capacity=200_000) as writer:
+        for index in range(200_000):
+            writer.append(b"x", height=1, width=1, label=index)
+    start = time.perf_counter()
+    with BetonReader(path) as reader:
+        assert reader.labels[-1] == 199_999
+    assert time.perf_counter() - start < 1

@@ -1,0 +1,381 @@
+"""Conversions from end to end: whole, reproducible, resumable, and never stuck."""
+
+import errno
+import fcntl
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastimae.loaders import convert as convert_module
+from fastimae.loaders import safe_map as safe_map_module
+from fastimae.loaders.base import DataError
+from fastimae.loaders.beton import BetonReader, BetonWriter
+from fastimae.loaders.convert import ConvertOptions, convert
+from fastimae.loaders.safe_map import safe_map
+
+PAGE = 1 << 16
+
+
+def jpeg(number, size=(24, 16)):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG", quality=60)
+    return buffer.getvalue()
+
+
+def make_tree(root, count=40, classes=4):
+    for number in range(count):
+        folder = root / f"class{number % classes}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    return root
+
+
+def run(src, out, **options):
+    return convert(
+        ConvertOptions(src=str(src), out=out, page_size=PAGE, **{"workers": 2} | options)
+    )
+
+
+def test_bytes_and_labels_arrive(tmp_path):
+    root = make_tree(tmp_path / "src")
+    report = run(root, tmp_path / "a.beton", verify=True)
+    assert (report.samples, report.passed_through, report.skipped, report.bad) == (40, 40, [], [])
+    expected = {jpeg(number): number % 4 for number in range(40)}
+    with BetonReader(tmp_path / "a.beton") as reader:
+        assert {bytes(reader.read(i)): reader.labels[i] for i in range(40)} == expected
+        assert np.diff(reader.labels).any(), "not shuffled"
+    manifest = json.loads((tmp_path / "a.beton.json").read_text())
+    assert manifest["class_names"] == [f"class{i}" for i in range(4)]
+    assert manifest["passed_through"] == 40
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"src", "a.beton", "a.beton.json"}
+
+
+@pytest.mark.parametrize("mode", ["jpg", "raw"])
+def test_same_bytes_for_any_number_of_workers(tmp_path, mode):
+    root = make_tree(tmp_path / "src")
+    (root / "class0" / "bad.jpg").write_bytes(b"bad")
+    files = []
+    for workers in (1, 3):
+        out = tmp_path / f"{workers}.beton"
+        run(root, out, workers=workers, mode=mode, max_resolution=20)
+        files.append(out.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_order_depends_on_the_seed_alone(tmp_path):
+    root = make_tree(tmp_path / "src")
+    labels = []
+    for number, seed in enumerate((0, 0, 1)):
+        run(root, tmp_path / f"{number}.beton", seed=seed)
+        with BetonReader(tmp_path / f"{number}.beton") as reader:
+            labels.append([bytes(reader.read(i)) for i in range(40)])
+    assert labels[0] == labels[1] != labels[2]
+    assert sorted(labels[0]) == sorted(labels[2])
+
+
+def test_limit_takes_from_all_classes(tmp_path):
+    report = run(make_tree(tmp_path / "src"), tmp_path / "a.beton", limit=20)
+    assert (report.samples, report.class_count) == (20, 4)
+
+
+def test_unlabelled_source(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "1.jpg").write_bytes(jpeg(1))
+    assert run(tmp_path / "src", tmp_path / "a.beton").class_count == 0
+    with BetonReader(tmp_path / "a.beton") as reader:
+        assert reader.labels.tolist() == [-1]
+
+
+def test_report_tells_what_was_done_and_left_out(tmp_path):
+    root = make_tree(tmp_path / "src", count=6)
+    Image.new("CMYK", (9, 9)).save(root / "class0" / "cmyk.jpg")
+    Image.new("RGB", (9, 9)).save(root / "class1" / "misnamed.jpg", "PNG")
+    for number in range(25):
+        (root / "class2" / f"bad{number:02}.jpg").write_bytes(jpeg(1)[:100])
+    report = run(root, tmp_path / "a.beton")
+    assert report.how == {"passed through": 6, "CMYK JPEG": 1, "PNG": 1}
+    assert len(report.skipped) == 25
+    summary = report.summary()
+    assert "8 images, 4 classes" in summary
+    assert "6 passed through untouched" in summary
+    assert "2 encoded (CMYK JPEG: 1, PNG: 1)" in summary
+    assert summary.count(".jpg: cannot be decoded") == 20
+    assert "and 5 more" in summary
+    assert (report.exit_status(), report.exit_status(strict=True)) == (0, 1)
+    manifest = json.loads((tmp_path / "a.beton.json").read_text())
+    assert {Path(entry["name"]).name for entry in manifest["skipped"]} == {
+        f"bad{number:02}.jpg" for number in range(25)
+    }
+
+
+def test_nothing_usable_makes_no_file(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "bad.jpg").write_bytes(b"bad")
+    report = run(tmp_path / "src", tmp_path / "a.beton", verify=True)
+    assert (report.samples, report.exit_status()) == (0, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"src", "a.beton.json"}
+
+
+def test_existing_file_is_kept_unless_told(tmp_path):
+    root = make_tree(tmp_path / "src", count=3)
+    out = tmp_path / "a.beton"
+    out.write_bytes(b"precious")
+    with pytest.raises(DataError, match="--overwrite"):
+        run(root, out)
+    assert out.read_bytes() == b"precious"
+    assert run(root, out, overwrite=True).samples == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jpeg_quality": 0}, "--jpeg_quality"),
+        ({"page_size": 3 << 20}, "--page_size"),
+        ({"max_resolution": 0}, "--max_resolution"),
+        ({"workers": 0}, "--workers"),
+        ({"limit": -1}, "--limit"),
+    ],
+)
+def test_bad_option_is_named(tmp_path, options, message):
+    with pytest.raises(DataError, match=message):
+        ConvertOptions(src="x", out=tmp_path / "a.beton", **options)
+
+
+def test_no_out(tmp_path):
+    with pytest.raises(DataError, match="--verify"):
+        convert(ConvertOptions(src="x.beton"))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from fastimae.loaders import convert as module
+
+module.CHECKPOINT_SECONDS = 0
+if __name__ == "__main__":
+    src, out, workers = sys.argv[1:]
+    module.convert(module.ConvertOptions(
+        src=src, out=Path(out), workers=int(workers), page_size=1 << 16))
+"""
+
+
+def start(tmp_path, *arguments):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    return subprocess.Popen(
+        [sys.executable, script, *map(str, arguments)],
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def processes_of(group):
+    """Processes of a process group that are alive."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, owner = status.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(owner) == group and state != "Z":
+            found.append(status.parent.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def large_tree(tmp_path_factory):
+    """A source, and what an undisturbed conversion makes of it."""
+    folder = tmp_path_factory.mktemp("large")
+    root = make_tree(folder / "src", count=800)
+    run(root, folder / "whole.beton")
+    return root, (folder / "whole.beton").read_bytes()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_resumed_gives_the_same_file(tmp_path, large_tree, how):
+    root, whole = large_tree
+    out, journal = tmp_path / "out.beton", tmp_path / "out.beton.journal"
+    process = start(tmp_path, root, out, 2)
+    while process.poll() is None and (not journal.exists() or journal.stat().st_size < 10_000):
+        time.sleep(0.01)
+    os.kill(process.pid, how)
+    process.wait(30)
+    assert not out.exists(), "it was over before it could be killed"
+    for _ in range(200):
+        if not processes_of(process.pid):
+            break
+        time.sleep(0.05)
+    assert not processes_of(process.pid), "workers outlived their parent"
+    with journal.open("ab") as file:
+        file.write(b'{"torn line')
+    report = run(root, out, workers=1)
+    assert out.read_bytes() == whole
+    assert report.passed_through == 800
+    assert not journal.exists()
+
+
+def test_other_options_start_anew_and_say_so(tmp_path, monkeypatch, caplog):
+    root, out = make_tree(tmp_path / "src"), tmp_path / "a.beton"
+    interrupt_after(monkeypatch, 20)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, out)
+    monkeypatch.undo()
+    caplog.set_level("INFO", "fastimae")
+    run(root, out, seed=1)
+    assert "starting anew" in caplog.text
+    run(root, tmp_path / "b.beton", seed=1)
+    assert out.read_bytes() == (tmp_path / "b.beton").read_bytes()
+
+
+def test_interrupted_conversion_goes_on(tmp_path, monkeypatch, caplog):
+    root, out = make_tree(tmp_path / "src"), tmp_path / "a.beton"
+    (root / "class0" / "bad.jpg").write_bytes(b"bad")
+    interrupt_after(monkeypatch, 30)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, out)
+    monkeypatch.undo()
+    caplog.set_level("INFO", "fastimae")
+    report = run(root, out)
+    assert "going on after" in caplog.text
+    assert (report.passed_through, len(report.skipped)) == (40, 1)
+    run(root, tmp_path / "b.beton")
+    assert out.read_bytes() == (tmp_path / "b.beton").read_bytes()
+
+
+def interrupt_after(monkeypatch, samples):
+    """Each sample is noted; after so many comes Ctrl-C."""
+    append = BetonWriter.append
+
+    def counting(writer, *arguments, **options):
+        if len(writer.rows) == samples:
+            raise KeyboardInterrupt
+        append(writer, *arguments, **options)
+
+    monkeypatch.setattr(convert_module, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(BetonWriter, "append", counting)
+
+
+def test_lost_part_file_starts_anew(tmp_path, monkeypatch):
+    root, out = make_tree(tmp_path / "src"), tmp_path / "a.beton"
+    interrupt_after(monkeypatch, 30)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, out)
+    monkeypatch.undo()
+    os.truncate(tmp_path / "a.beton.part", 70_000)
+    assert run(root, out, verify=True).bad == []
+
+
+def test_full_disk_is_one_line_and_resumable(tmp_path, monkeypatch):
+    root, out = make_tree(tmp_path / "src"), tmp_path / "a.beton"
+
+    def full(writer):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(BetonWriter, "sync", full)
+    with pytest.raises(DataError, match=r"a\.beton: No space left on device; once that is solved"):
+        run(root, out)
+    monkeypatch.undo()
+    assert run(root, out).samples == 40
+
+
+def test_two_conversions_to_one_file(tmp_path):
+    root, out = make_tree(tmp_path / "src", count=3), tmp_path / "a.beton"
+    with (tmp_path / "a.beton.journal").open("a+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another conversion"):
+            run(root, out)
+
+
+def test_verify_finds_damaged_samples(tmp_path):
+    out = tmp_path / "a.beton"
+    run(make_tree(tmp_path / "src", count=10), out)
+    with BetonReader(out) as reader:
+        position, size = reader.region(7)
+    data = bytearray(out.read_bytes())
+    data[position + size // 2 : position + size] = bytes(size - size // 2)
+    out.write_bytes(data)
+    report = convert(ConvertOptions(src=str(out), verify=True, workers=2))
+    assert [name for name, _ in report.bad] == ["sample 7"]
+    assert report.exit_status() == 1
+    assert "sample 7" in report.summary()
+
+
+def test_verify_of_a_foreign_file(tmp_path):
+    (tmp_path / "a.beton").write_bytes(bytes(9999))
+    with pytest.raises(DataError, match=r"a\.beton"):
+        convert(ConvertOptions(src=str(tmp_path / "a.beton"), verify=True))
+
+
+def square_or_die(number):
+    if number in (5, 17):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def test_crashes_cost_only_the_items_that_crash():
+    results = list(safe_map(square_or_die, range(30), workers=2, chunk=4, crashed=None))
+    assert results == [None if n in (5, 17) else n * n for n in range(30)]
+
+
+def square_or_hang(number):
+    if number == 5:
+        signal.alarm(1)  # instead of the two minutes of patience
+        time.sleep(60)
+    return number * number
+
+
+def test_hanging_items_are_given_up():
+    results = list(safe_map(square_or_hang, range(9), workers=2, chunk=3, crashed=None))
+    assert results == [None if n == 5 else n * n for n in range(9)]
+
+
+def test_patience_is_set_for_each_item():
+    assert (
+        list(safe_map(time_left, range(3), workers=1, chunk=3, crashed=None))
+        == [pytest.approx(safe_map_module.PATIENCE_SECONDS, abs=2)] * 3
+    )
+
+
+def time_left(_):
+    time.sleep(0.01)
+    return signal.getitimer(signal.ITIMER_REAL)[0]
+
+
+def test_slow_consumer_holds_the_workers_back():
+    taken = []
+
+    def items():
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    results = safe_map(abs, items(), workers=2, chunk=5, crashed=None)
+    assert next(results) == 0
+    time.sleep(0.3)
+    assert len(taken) <= 2 * 3 * 5
+    results.close()
+
+
+def test_unguarded_script_gets_an_explanation(tmp_path):
+    make_tree(tmp_path / "src", count=2)
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from fastimae.loaders.convert import *\nfrom pathlib import Path\n"
+        f"convert(ConvertOptions(src={str(tmp_path / 'src')!r}, out=Path('a.beton')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "DataError: worker processes cannot start" in done.stderr

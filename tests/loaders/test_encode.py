@@ -1,0 +1,242 @@
+"""One image's bytes become a sample: passed through, encoded again, or skipped with a reason."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastimae.loaders.encode import (
+    PASSED_THROUGH,
+    EncodeSettings,
+    check_sample,
+    encode,
+    encode_item,
+)
+from fastimae.loaders.items import Item, SkipImage
+from fastimae.loaders.jpeg import read_jpeg_info
+
+SETTINGS = EncodeSettings()
+RAW = EncodeSettings(mode="raw")
+
+
+def picture(height=40, width=60, mode="RGB"):
+    """A smooth colour image, which JPEG keeps well."""
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [255 * y / height, 255 * x / width, 255 * (x + y) / (height + width)]
+    image = Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
+    return image.quantize(64, dither=Image.Dither.NONE) if mode == "P" else image.convert(mode)
+
+
+def file_bytes(image, kind="JPEG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decoded(sample):
+    if sample.mode == "raw":
+        return np.frombuffer(sample.payload, np.uint8).reshape(sample.height, sample.width, 3)
+    image = Image.open(io.BytesIO(sample.payload))
+    assert image.format == "JPEG"
+    assert image.size == (sample.width, sample.height)
+    return np.asarray(image.convert("RGB"))
+
+
+def mean_difference(sample, image):
+    return np.abs(decoded(sample).astype(float) - np.asarray(image.convert("RGB"))).mean()
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"subsampling": 0, "quality": 40}),
+        ("RGB", {"restart_marker_rows": 1}),
+        ("L", {}),
+        ("RGB", {"exif": Image.Exif(), "comment": b"\xff\xd9 \xff\xda in a comment"}),
+    ],
+)
+def test_legal_jpeg_is_untouched(mode, options):
+    data = file_bytes(picture(mode=mode), **options)
+    sample = encode(data, SETTINGS)
+    assert sample.payload == data
+    assert (sample.height, sample.width, sample.how) == (40, 60, PASSED_THROUGH)
+
+
+def test_bytes_after_the_end_marker_do_not_matter():
+    data = file_bytes(picture()) + b"trailing \xff\xd8 rubbish"
+    assert encode(data, SETTINGS).payload == data
+
+
+def test_orientation_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    sample = encode(file_bytes(picture(), "PNG", exif=exif), SETTINGS)
+    assert (sample.height, sample.width) == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options", "how"),
+    [
+        ("PNG", "RGB", {}, "PNG"),
+        ("PNG", "P", {}, "PNG"),
+        ("PNG", "L", {}, "PNG"),
+        ("PNG", "1", {}, "PNG"),
+        ("WEBP", "RGB", {"lossless": True}, "WEBP"),
+        ("BMP", "RGB", {}, "BMP"),
+        ("TIFF", "RGB", {}, "TIFF"),
+        ("PPM", "RGB", {}, "PPM"),
+        ("GIF", "P", {}, "GIF"),
+        ("JPEG", "CMYK", {}, "CMYK JPEG"),
+    ],
+)
+@pytest.mark.parametrize("settings", [SETTINGS, RAW], ids=["jpg", "raw"])
+def test_other_images_are_encoded(kind, mode, options, how, settings):
+    image = picture(mode=mode)
+    data = file_bytes(image, kind, **options)
+    sample = encode(data, settings)
+    assert sample.mode == settings.mode
+    assert sample.how == (how if settings is SETTINGS else "raw pixels")
+    reference = Image.open(io.BytesIO(data)).convert("RGB")
+    # Few colours mean hard edges, which JPEG does not keep well.
+    tolerance = 0 if settings is RAW else 8 if mode in ("P", "1") else 2
+    assert mean_difference(sample, reference) <= tolerance
+
+
+def test_alpha_is_dropped_as_torchvision_does():
+    image = picture()
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    assert mean_difference(encode(file_bytes(image, "PNG"), RAW), picture()) == 0
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bit_gray_is_scaled(kind):
+    values = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60) * 27
+    sample = encode(file_bytes(Image.fromarray(values), kind), RAW)
+    assert np.array_equal(decoded(sample), np.repeat((values >> 8)[..., None], 3, axis=-1))
+
+
+def test_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    data = file_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decoded(encode(data, RAW))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_name_does_not_matter(tmp_path):
+    path = tmp_path / "actually_png.jpg"
+    path.write_bytes(file_bytes(picture(), "PNG"))
+    assert encode_item(Item(str(path)), SETTINGS).how == "PNG"
+
+
+@pytest.mark.parametrize(("size", "expected"), [((60, 40), (30, 20)), ((7, 300), (1, 30))])
+def test_longer_side_is_capped(size, expected):
+    image = picture(size[1], size[0])
+    settings = EncodeSettings(mode="raw", max_resolution=30)
+    sample = encode(file_bytes(image, "PNG"), settings)
+    assert (sample.width, sample.height) == expected
+    resized = image.resize(expected, Image.Resampling.BICUBIC)
+    assert np.array_equal(decoded(sample), np.asarray(resized))
+
+
+def test_capped_jpeg_is_encoded_and_a_smaller_one_is_not():
+    data = file_bytes(picture(40, 60))
+    assert encode(data, EncodeSettings(max_resolution=60)).payload == data
+    sample = encode(data, EncodeSettings(max_resolution=59))
+    assert (sample.how, sample.width, sample.height) == ("too large", 59, 39)
+
+
+def test_quality_counts():
+    data = file_bytes(picture(200, 200), "PNG")
+    low, high = (encode(data, EncodeSettings(jpeg_quality=q)).payload for q in (30, 95))
+    assert len(low) < len(high)
+
+
+@pytest.mark.parametrize("mode", ["jpg", "raw"])
+def test_sample_is_shrunk_until_it_fits_a_page(mode):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 100, 3), dtype=np.uint8)
+    data = file_bytes(Image.fromarray(noise), quality=95)
+    sample = encode(data, EncodeSettings(mode=mode, page_size=8192))
+    assert 4000 < len(sample.payload) <= 8192
+    assert sample.height / sample.width == pytest.approx(2, rel=0.05)
+    decoded(sample)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.85])
+def test_truncated_file_is_skipped(kind, share):
+    data = file_bytes(picture(mode="P" if kind == "GIF" else "RGB"), kind)
+    with pytest.raises(SkipImage):
+        encode(data[: int(len(data) * share)], SETTINGS)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_whose_end_was_never_written_is_skipped(progressive):
+    """Pillow decodes half a file followed by zeros without a word."""
+    data = file_bytes(picture(150, 200), progressive=progressive, quality=95)
+    for cut in (2, len(data) // 3, len(data) // 2):
+        with pytest.raises(SkipImage):
+            encode(data[:-cut] + bytes(cut), SETTINGS)
+
+
+def test_other_bytes_are_skipped(tmp_path):
+    for data in (b"text", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
+        with pytest.raises(SkipImage):
+            encode(data, SETTINGS)
+
+
+def test_decompression_bomb_is_skipped(monkeypatch):
+    data = file_bytes(picture(100, 100), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with pytest.raises(SkipImage, match="bomb"):
+        encode(data, SETTINGS)
+
+
+@pytest.mark.parametrize("make", [np.float32, np.int32])
+def test_pixels_without_a_known_range_are_skipped(make):
+    values = (np.arange(100).reshape(10, 10) * 1e6).astype(make)
+    with pytest.raises(SkipImage, match="no known range"):
+        encode(file_bytes(Image.fromarray(values), "TIFF"), SETTINGS)
+
+
+def test_files_that_cannot_be_read_have_reasons(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "short").write_bytes(b"12345")
+    reasons = {
+        Item(str(tmp_path / "empty.jpg")): "empty file",
+        Item(str(tmp_path / "pipe.jpg")): "not a file",
+        Item(str(tmp_path / "absent.jpg")): "no such file",
+        Item(str(tmp_path / "short"), "member", 2, 10): "cut short: 3 of 10 bytes",
+    }
+    for item, reason in reasons.items():
+        assert encode_item(item, SETTINGS) == reason
+
+
+def test_check_sample_notices_wrong_sizes_and_damage():
+    data = file_bytes(picture())
+    assert check_sample((Item("", inline=data), 40, 60, True)) is None
+    assert "not 60 x 40" in check_sample((Item("", inline=data), 60, 40, True))
+    assert "truncated" in check_sample((Item("", inline=data[:-40]), 40, 60, True))
+    assert check_sample((Item("", inline=bytes(12)), 2, 2, False)) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "channels"),
+    [("RGB", {}, 3), ("L", {"progressive": True}, 1), ("CMYK", {}, 4)],
+)
+def test_jpeg_header(mode, options, channels):
+    data = file_bytes(picture(mode=mode), **options)
+    info = read_jpeg_info(data)
+    assert (info.height, info.width, info.channels, info.precision) == (40, 60, channels, 8)
+    assert info.huffman
+    assert info.complete
+    assert not read_jpeg_info(data[:-2]).complete
+    assert info.is_plain == (channels != 4)
+
+
+def test_no_jpeg_has_no_header():
+    assert read_jpeg_info(b"") is None
+    assert read_jpeg_info(b"\xff\xd8\xff\xd9") is None

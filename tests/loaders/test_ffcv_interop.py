@@ -1,0 +1,106 @@
+"""Files written here are read by the ffcv library, and the other way round."""
+
+import importlib.util
+import io
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.convert import ConvertOptions, convert
+
+pytestmark = [
+    pytest.mark.ffcv,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ffcv") is None, reason="the ffcv library is not installed"
+    ),
+]
+SIDE = Path(__file__).with_name("ffcv_side.py")
+_side = runpy.run_path(str(SIDE))
+HEIGHT, WIDTH, COUNT = _side["HEIGHT"], _side["WIDTH"], _side["COUNT"]
+MODES, WRITTEN, pixels = _side["MODES"], _side["WRITTEN"], _side["pixels"]
+LABEL_FACTOR = dict(zip(WRITTEN, (3, 3, 1, None), strict=True))
+"""What the number of a picture is multiplied by to give the label to expect."""
+
+
+def run_ffcv(*arguments):
+    subprocess.run([sys.executable, SIDE, *map(str, arguments)], check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    """Files of ours, one picture gray, one CMYK, one PNG, and beside each what ffcv made of it."""
+    root = tmp_path_factory.mktemp("ours")
+    kinds = {1: ("L", "JPEG"), 2: ("CMYK", "JPEG"), 3: ("RGB", "PNG")}
+    for number in range(COUNT):
+        mode, kind = kinds.get(number, ("RGB", "JPEG"))
+        folder = root / "src" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(number)).convert(mode).save(folder / f"{number}.jpg", kind)
+    paths = []
+    for name, src in (("labelled", root / "src"), ("unlabelled", root / "src" / "class1")):
+        for mode in MODES:
+            paths.append(root / f"{name}-{mode}.beton")
+            # Small pages, so that there is more than one.
+            options = {"mode": mode, "page_size": 1 << 12, "workers": 1}
+            convert(ConvertOptions(src=str(src), out=paths[-1], **options))
+    run_ffcv("read", *paths)
+    return root
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("theirs")
+    run_ffcv("write", folder)
+    return folder
+
+
+def own_pixels(reader, index):
+    data = bytes(reader.read(index))
+    if reader.is_jpeg[index]:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    return np.frombuffer(data, np.uint8).reshape(HEIGHT, WIDTH, 3).astype(int)
+
+
+@pytest.mark.parametrize("os_cache", [0, 1])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["labelled", "unlabelled"])
+def test_ffcv_reads_our_files(ours, name, mode, os_cache):
+    found = np.load(ours / f"{name}-{mode}.npz")
+    with BetonReader(ours / f"{name}-{mode}.beton") as reader:
+        if name == "labelled":
+            assert found[f"label{os_cache}"].ravel().tolist() == reader.labels.tolist()
+        else:
+            assert found.files == ["image1", "image0"]
+            assert set(reader.labels) == {-1}
+        assert len(found[f"image{os_cache}"]) == len(reader)
+        for index, image in enumerate(found[f"image{os_cache}"]):
+            difference = np.abs(image - own_pixels(reader, index))
+            # ffcv asks libjpeg for its fast, less exact transform.
+            assert difference.max() <= (0 if mode == "raw" else 24)
+            assert difference.mean() < 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("names", WRITTEN)
+def test_we_read_files_of_ffcv(theirs, mode, names):
+    path = theirs / ("-".join([mode, *names]) + ".beton")
+    factor = LABEL_FACTOR[names]
+    with BetonReader(path) as reader:
+        expected = [-1 if factor is None else factor * number for number in range(COUNT)]
+        assert reader.labels.tolist() == expected
+        assert reader.is_jpeg.tolist() == [mode == "jpg"] * COUNT
+        for index in range(COUNT):
+            difference = np.abs(own_pixels(reader, index) - pixels(index))
+            assert difference.mean() <= (0 if mode == "raw" else 3)
+
+
+def test_files_of_ffcv_pass_verification(theirs):
+    path = theirs / "jpg-note-image.beton"
+    report = convert(ConvertOptions(src=str(path), verify=True, workers=1))
+    assert (report.samples, report.exit_status()) == (COUNT, 0)
