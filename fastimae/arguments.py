@@ -103,7 +103,7 @@ def _is_users(error: Exception) -> bool:
     """Whether the message is written for the user. Other errors are ours: they keep a traceback."""
     from fastimae.engine.checkpoint import CheckpointError
     from fastimae.engine.metrics import NonFiniteLoss
-    from fastimae.loaders.base import DataError
+    from fastimae.loaders.errors import DataError
 
     return isinstance(
         error, (UsageError, ConfigError, OSError, CheckpointError, NonFiniteLoss, DataError)
@@ -121,9 +121,13 @@ def _keep_traceback(argv: Sequence[str]) -> None:
 
 def _flattened(box: str) -> str:
     """tyro's framed error as one line: without frame, title and pointer to the help."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rules = [i for i, line in enumerate(lines) if line.startswith("─")]
-    return " ".join(" ".join(lines[: rules[0] if rules else None]).split())
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    _, *words = [line for line in lines if line.strip("─-")] or [""]
+    end = next(
+        (i for i, line in enumerate(words) if line.startswith(("For full help", "Argument help"))),
+        None,
+    )
+    return " ".join(" ".join(words[:end]).split())
 
 
 class _TqdmHandler(logging.Handler):

@@ -48,9 +48,9 @@ class DataConfig:
     in_chans: int = 3
     """Channels: 3 for RGB, 1 for gray."""
     mean: tuple[float, ...] | None = None
-    """Mean of each channel, in 0..1 (default: ImageNet's, or 0.5)."""
+    """Mean of each channel, in 0..1. None: ImageNet's, or 0.5."""
     std: tuple[float, ...] | None = None
-    """Standard deviation of each channel (default: ImageNet's, or 0.5)."""
+    """Standard deviation of each channel. None: ImageNet's, or 0.5."""
     min_crop: float = 0.2
     """Smallest share of an image's area that a random crop takes."""
     max_crop: float = 1.0
@@ -70,17 +70,17 @@ class ModelConfig:
     """What is trained."""
 
     model: str = "mae_vit_large_patch16"
-    """mae_vit_{tiny,small,base,large,huge}_patchN, N from 2 to 32."""
+    """mae_vit_{nano,tiny,small,base,large,huge}_patchN, N from 2 to 32."""
     decoder_embed_dim: int | None = None
-    """Width of the decoder (default: the model's own)."""
+    """Width of the decoder. None: the model's own."""
     decoder_depth: int | None = None
-    """Blocks of the decoder (default: the model's own)."""
+    """Blocks of the decoder. None: the model's own."""
     decoder_num_heads: int | None = None
-    """Attention heads of the decoder (default: the model's own)."""
+    """Attention heads of the decoder. None: the model's own."""
     mask_ratio: float = 0.75
     """Share of patches that is masked."""
     mask_patch_size: int | None = None
-    """Side, in pixels, of the square that is masked as one (default: the ViT's patch)."""
+    """Side, in pixels, of the square that is masked as one. None: the ViT's patch."""
     norm_pix_loss: bool = False
     """Normalise the pixels of each target patch (better features, odder pictures)."""
     init: Path | None = None
@@ -98,13 +98,13 @@ class ObjectiveConfig:
     mix_beta: float = 1.0
     """The mixing ratio lambda is drawn from Beta(b, b)."""
     mix_lambda: float | None = None
-    """A fixed lambda instead; the subordinate image has weight min(lambda, 1 - lambda)."""
+    """A fixed lambda; the subordinate image has weight min(lambda, 1 - lambda)."""
     mix_per: Literal["batch", "sample"] = "batch"
     """One lambda for a whole step, or one for each mixture."""
     mix_group: int = 32
     """Partners are found among so many consecutive samples; 0: in the whole batch."""
     same_class_ratio: Annotated[float | None, tyro.conf.arg(aliases=["--same_prob"])] = None
-    """Share of mixtures whose images share a class (default: partners at random)."""
+    """Share of mixtures whose images share a class. None: partners at random."""
     reciprocal_pairs: bool = False
     """Partner's partner is oneself, and both share a mask: one teacher pass serves both."""
     targets: Literal["both", "subordinate", "dominant"] = "both"
@@ -112,7 +112,7 @@ class ObjectiveConfig:
     teacher: Annotated[Path | None, tyro.conf.arg(aliases=["--teacher_path"])] = None
     """MAE checkpoint whose latents are distilled; without it there is no distillation."""
     teach_model: str | None = None
-    """Name of the teacher's model (default: read from its checkpoint)."""
+    """Name of the teacher's model. None: as its checkpoint says."""
     distill_weight: float = 1.0
     """Weight of the distillation."""
     teacher_view: Literal["clean", "mixed"] = "clean"
@@ -134,7 +134,7 @@ class OptimConfig:
     weight_decay: float = 0.05
     """AdamW's, on matrices only."""
     lr: float | None = None
-    """Absolute learning rate (default: blr x effective batch / 256)."""
+    """Absolute learning rate. None: blr x effective batch / 256."""
     blr: float = 1e-3
     """Base learning rate, of an effective batch of 256."""
     min_lr: float = 0.0
@@ -142,7 +142,7 @@ class OptimConfig:
     warmup_epochs: float = 40
     """Epochs of linear warm-up."""
     clip_grad: float | None = None
-    """Clip the norm of the gradient (default: no clipping)."""
+    """Largest norm of the gradient. None: no clipping."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 on GPUs that have it and on CPUs with AMX, else fp32."""
 
@@ -160,7 +160,7 @@ class RunConfig:
     output_dir: Path = Path("./output_dir")
     """Checkpoints, log.txt and pictures."""
     log_dir: Path | None = None
-    """TensorBoard files (default: output_dir)."""
+    """TensorBoard files. None: in output_dir."""
     resume: str = ""
     """A checkpoint to go on from; auto: the last one in output_dir, if there is one."""
     start_epoch: int = 0
@@ -179,7 +179,7 @@ class RunConfig:
     """Steps between readings of the loss (each waits for the GPU)."""
     world_size: int = 1
     """Checked against the launcher's (torchrun, SLURM), which sets it."""
-    local_rank: Annotated[int, tyro.conf.arg(aliases=["--local-rank"])] = -1
+    local_rank: int = -1
     """Set by old launchers: the GPU of this process."""
     dist_on_itp: bool = False
     """Take ranks from Open MPI's environment."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fastimae.loaders.base import DataError
 from fastimae.loaders.beton_format import (
     ALLOCATION,
     DESCRIPTOR,
@@ -24,6 +23,7 @@ from fastimae.loaders.beton_format import (
     metadata_dtype,
 )
 from fastimae.loaders.beton_writer import BetonWriter
+from fastimae.loaders.errors import DataError
 
 __all__ = ["BetonReader", "BetonWriter"]
 

@@ -23,11 +23,11 @@ import PIL
 from PIL import features
 from tqdm import tqdm
 
-from fastimae.loaders.base import DataError
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_writer import BetonWriter, part_path
 from fastimae.loaders.convert_options import ConvertOptions
 from fastimae.loaders.encode import PASSED_THROUGH, Encoded, encode_item
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Source
 from fastimae.loaders.journal import Journal, Progress
 from fastimae.loaders.philox import derive_keys

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from fastimae.loaders.base import DataError
 from fastimae.loaders.encode import EncodeSettings
+from fastimae.loaders.errors import DataError
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastimae.loaders.base import DataError
 from fastimae.loaders.beton_format import ROW
+from fastimae.loaders.errors import DataError
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastimae.loaders.base import DataError
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Item, Source
 from fastimae.loaders.source_folders import folder_source
 

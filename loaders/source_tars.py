@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from fastimae.loaders.base import DataError
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Item, SkipImage, Source
 from fastimae.loaders.source_folders import is_image_name
 from fastimae.loaders.source_published import CIFAR_FILES, cifar_source

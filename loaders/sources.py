@@ -7,7 +7,7 @@ import re
 import tarfile
 from pathlib import Path
 
-from fastimae.loaders.base import DataError
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Item, Source
 from fastimae.loaders.source_folders import folder_source
 from fastimae.loaders.source_published import CIFAR_FILES, cifar_source, tiny_imagenet_source

@@ -159,7 +159,7 @@ class Trainer:
             **means,
             "epoch": self.epoch,
             **{name: round(value, 4) for name, value in self.epoch_clock.rates().items()},
-            "bad_samples": len(self.loader.bad),
+            **self.loader.report(),
         }
         if self.world.device.type == "cuda":
             line["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastimae.loaders.base import Batch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -17,7 +19,7 @@ LEAK_NOTE = (
 )
 
 
-def first_pairs(batch, count: int):
+def first_pairs(batch: Batch, count: int) -> Batch:
     """The first `count` rows of a batch and their partners, as a batch of their own."""
     count = min(count, len(batch.images))
     rows = torch.cat([torch.arange(count, device=batch.partner.device), batch.partner[:count]])
@@ -30,7 +32,7 @@ def first_pairs(batch, count: int):
     return dataclasses.replace(batch, **picked)
 
 
-def save_reconstruction(objective, path: Path, batch, rows: int = 8) -> None:
+def save_reconstruction(objective: nn.Module, path: Path, batch: Batch, rows: int = 8) -> None:
     """Draw the objective's pictures of a batch as a grid, one image a row, into a PNG file.
 
     objective: has `reconstruct(batch)`, `picture_note`, `mask_ratio` and `student`.

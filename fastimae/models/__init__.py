@@ -6,8 +6,13 @@ import re
 
 from fastimae.models.mae import MaskedAutoencoder
 
-# MAE, appendix A.1 (base, large, huge); tiny and small are DeiT's, with a decoder to match.
+# MAE, appendix A.1 (base, large, huge); tiny and small are DeiT's, with a decoder to match;
+# nano is ours, for demonstrations and tests.
 SIZES = {
+    "nano": {
+        "embed_dim": 128, "depth": 4, "num_heads": 4,
+        "decoder_embed_dim": 128, "decoder_depth": 1, "decoder_num_heads": 4,
+    },
     "tiny": {
         "embed_dim": 192, "depth": 12, "num_heads": 3,
         "decoder_embed_dim": 192, "decoder_depth": 4, "decoder_num_heads": 3,
@@ -31,7 +36,7 @@ _NAME = re.compile(
 def create_model(name: str, **overrides: object) -> MaskedAutoencoder:
     """Build the masked autoencoder called `name`.
 
-    name: `mae_vit_{tiny,small,base,large,huge}_patchN`, N from 2 to 32, optionally ending in
+    name: `mae_vit_{nano,tiny,small,base,large,huge}_patchN`, N from 2 to 32, optionally ending in
     MAE's `_dec512d8b` (decoder of width 512 and 8 blocks). overrides: keyword arguments of
     `MaskedAutoencoder`; None means the model's own value. Raises ValueError for another name.
     """

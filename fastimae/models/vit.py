@@ -5,6 +5,8 @@ B = batch, N = tokens, M = rows asked for, D = width, h = heads, d = head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ class Block(nn.Module):
         x_BND = x_BND + self.attn(self.norm1(x_BND))
         return x_BND + self.mlp(self.norm2(x_BND))
 
-    def forward_rows(self, x_BND: Tensor, gather) -> Tensor:
+    def forward_rows(self, x_BND: Tensor, gather: Callable[[Tensor], Tensor]) -> Tensor:
         """The rows `gather` picks of what `forward` returns, without computing the others.
 
         gather: function [B, N, D] -> [B, M, D].

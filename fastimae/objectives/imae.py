@@ -6,7 +6,7 @@ s * x[i] + (1 - s) * x[partner[i]] with s <= 0.5: x[i] is subordinate, its partn
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from fastimae.objectives.panels import (
     paste,
     predicted_images,
 )
+
+if TYPE_CHECKING:
+    from fastimae.loaders.base import Batch
 
 BRANCHES = ("subordinate", "dominant")
 Targets = Literal["both", "subordinate", "dominant"]
@@ -67,6 +70,7 @@ class IMAE(nn.Module):
         self.branches = (0, 1) if targets == "both" else (BRANCHES.index(targets),)
         self.teacher_view = teacher_view
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
+        random_masking(torch.zeros(1, dtype=torch.int64), student.grid, mask_ratio, mask_unit)
         self.reciprocal_pairs = reciprocal_pairs
 
     def train(self, mode: bool = True) -> IMAE:
@@ -76,7 +80,7 @@ class IMAE(nn.Module):
             self.teacher.eval()
         return self
 
-    def draw_mask(self, batch) -> Mask:
+    def draw_mask(self, batch: Batch) -> Mask:
         """Mask of each mixture; partners share theirs where `reciprocal_pairs` is on."""
         key = batch.key
         if self.reciprocal_pairs:
@@ -84,7 +88,7 @@ class IMAE(nn.Module):
         return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
 
     def forward(
-        self, batch, mask: Mask | None = None, alpha: Tensor | None = None
+        self, batch: Batch, mask: Mask | None = None, alpha: Tensor | None = None
     ) -> dict[str, Tensor]:
         """batch: `fastimae.loaders.Batch`. alpha: float [B], weight of the subordinate image.
 
@@ -109,7 +113,7 @@ class IMAE(nn.Module):
         return {"loss": loss, **parts}
 
     @torch.no_grad()
-    def reconstruct(self, batch) -> dict[str, Tensor]:
+    def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures to look at, by title, uint8 [B, H, W, C] each; see `picture_note`."""
         student, images = self.student, batch.images
         drawn = self.draw_mask(batch)
@@ -130,7 +134,7 @@ class IMAE(nn.Module):
                 pictures[title] = paste(student, pictures.get(title, shown), shown, mask)
         return pictures
 
-    def _views(self, batch, mask: Mask, alpha: Tensor) -> tuple[Tensor, ...]:
+    def _views(self, batch: Batch, mask: Mask, alpha: Tensor) -> tuple[Tensor, ...]:
         """Visible patches [B, K, P*P*C]: of the mixtures, of the images, of their partners."""
         student = self.student
         return mix_patchify(
@@ -143,7 +147,7 @@ class IMAE(nn.Module):
         heads = self.student.split(self.student.encode(mixed, mask.ids_keep))
         return heads[list(self.branches)]
 
-    def _reconstruction_parts(self, batch, mask: Mask, heads: Tensor) -> dict[str, Tensor]:
+    def _reconstruction_parts(self, batch: Batch, mask: Mask, heads: Tensor) -> dict[str, Tensor]:
         """Both branches are decoded as one batch of 2B."""
         pred = self.student.decode(
             heads.flatten(0, 1), mask.repeat(len(self.branches)), masked_only=True
@@ -158,7 +162,9 @@ class IMAE(nn.Module):
         }
 
     @torch.no_grad()
-    def _teacher_latents(self, batch, mask: Mask, views: tuple[Tensor, ...]) -> dict[int, Tensor]:
+    def _teacher_latents(
+        self, batch: Batch, mask: Mask, views: tuple[Tensor, ...]
+    ) -> dict[int, Tensor]:
         """Latents [B, 1 + K, E] of the frozen teacher for each branch's image."""
         mixed, own, other = views
         if self.teacher_view == "mixed":

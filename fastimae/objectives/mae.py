@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -9,12 +11,15 @@ from fastimae.kernels import Mask, mix_patchify, random_masking
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.panels import mask_out, paste, predicted_images
 
+if TYPE_CHECKING:
+    from fastimae.loaders.base import Batch
+
 
 class MAE(nn.Module):
     """Loss of MAE on a batch of uint8 images.
 
     student: the model to train. mask_ratio: share of patches masked. mask_unit: side, in patches,
-    of the square that is masked as one.
+    of the square that is masked as one. Raises ValueError where no such mask can be drawn.
     """
 
     picture_note = "The reconstruction shows visible patches as they were."
@@ -25,12 +30,13 @@ class MAE(nn.Module):
         super().__init__()
         self.student = student
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
+        random_masking(torch.zeros(1, dtype=torch.int64), student.grid, mask_ratio, mask_unit)
 
     def draw_mask(self, key: Tensor) -> Mask:
         """Mask of each sample, a function of its key int64 [B]."""
         return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
 
-    def forward(self, batch, mask: Mask | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, mask: Mask | None = None) -> dict[str, Tensor]:
         """batch: `fastimae.loaders.Batch`. Returns {"loss": fp32 scalar}."""
         mask = mask or self.draw_mask(batch.key)
         own = torch.arange(len(batch.images), device=batch.images.device)
@@ -39,7 +45,7 @@ class MAE(nn.Module):
         return {"loss": loss}
 
     @torch.no_grad()
-    def reconstruct(self, batch) -> dict[str, Tensor]:
+    def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures to look at, by title, uint8 [B, H, W, C] each; see `picture_note`."""
         student, images = self.student, batch.images
         mask = self.draw_mask(batch.key)

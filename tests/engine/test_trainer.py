@@ -47,6 +47,9 @@ class Counting:
             first = (self.at - 1) * self.batch_size
             yield Samples(torch.arange(first, first + self.batch_size) + 100 * self.epoch)
 
+    def report(self):
+        return {"bad_samples": len(self.bad)}
+
     def set_epoch(self, epoch):
         self.epoch, self.at = epoch, 0
 

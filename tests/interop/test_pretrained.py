@@ -10,7 +10,7 @@ from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.models import create_model
 
-NAME = "mae_vit_tiny_patch8"
+NAME = "mae_vit_nano_patch8"
 
 
 def build(heads=1, name=NAME, **overrides):
@@ -45,7 +45,7 @@ def assert_same_weights(a, b):
         {"bare": True},
         {},
         {"args": argparse.Namespace(model=NAME)},
-        {"args": {"model": NAME, "decoder_num_heads": 6}, "decoder_num_heads": 6},
+        {"args": {"model": NAME, "decoder_num_heads": 8}, "decoder_num_heads": 8},
     ],
 )
 def test_teacher_from_every_layout(saved, layout):
@@ -84,7 +84,7 @@ def test_teachers_that_do_not_fit(saved, tmp_path):
     with pytest.raises(CheckpointError, match="is an i-MAE"):
         load_teacher(path, build(2))
     _, path = saved()
-    with pytest.raises(CheckpointError, match=r"is of another size: .*pos_embed \(1, 17, 192\)"):
+    with pytest.raises(CheckpointError, match=r"is of another size: .*pos_embed \(1, 17, 128\)"):
         load_teacher(path, create_model(NAME, img_size=64, heads=2))
     _, path = saved(embed_dim=24, num_heads=2)
     with pytest.raises(CheckpointError, match=r"--teach_model \(width 24\)"):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastimae.loaders.base import DataError
 from fastimae.loaders.beton import BetonReader, BetonWriter
+from fastimae.loaders.errors import DataError
 
 PAGE = 4096
 SLOW_FIXTURES = [HealthCheck.function_scoped_fixture]

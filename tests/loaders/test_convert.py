@@ -17,9 +17,9 @@ from PIL import Image
 
 from fastimae.loaders import convert as convert_module
 from fastimae.loaders import safe_map as safe_map_module
-from fastimae.loaders.base import DataError
 from fastimae.loaders.beton import BetonReader, BetonWriter
 from fastimae.loaders.convert import ConvertOptions, convert
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.safe_map import safe_map
 
 PAGE = 1 << 16

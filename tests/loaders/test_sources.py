@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastimae.loaders.base import DataError
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.sources import expand_pattern, find_source
 
 

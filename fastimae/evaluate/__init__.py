@@ -1,0 +1,1 @@
+"""What a model has learned: pictures now, probes and metrics to come."""

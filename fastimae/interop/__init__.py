@@ -1,0 +1,1 @@
+"""Other people's files: checkpoints of MAE and i-MAE."""

@@ -1,0 +1,118 @@
+"""From settings to a loader: the one place that knows all back ends, each imported when used."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from fastimae.loaders.base import Loader
+from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.crops import Crops
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.sampler import Sampler
+
+
+def create_loader(
+    *,
+    ffcv: str | Path | None = None,
+    data_path: str | Path | None = None,
+    synthetic: bool = False,
+    synthetic_samples: int = 10000,
+    decoder: Literal["auto", "pillow", "ffcv"] = "auto",
+    input_size: tuple[int, int] = (224, 224),
+    in_chans: int = 3,
+    batch_size: int,
+    accum_iter: int = 1,
+    num_workers: int = 10,
+    min_crop: float = 0.2,
+    max_crop: float = 1.0,
+    hflip: bool = True,
+    mix_group: int = 32,
+    same_class_ratio: float | None = None,
+    reciprocal_pairs: bool = False,
+    max_bad_samples: int = 100,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_mem: bool = True,
+) -> Loader:
+    """The loader for exactly one of `ffcv` (a .beton file), `data_path` (a folder), `synthetic`.
+
+    decoder: what decodes a .beton file: "pillow", the "ffcv" library, or the best there is.
+    input_size: (height, width) in pixels.
+    in_chans: 3 (RGB) or 1 (gray); any number for `synthetic`.
+    batch_size: samples of a micro-batch on one rank; `accum_iter` of them make an optimizer step.
+    min_crop, max_crop: bounds of the share of an image's area that is shown.
+    mix_group: partners come from groups of so many consecutive samples (0: the whole batch).
+    same_class_ratio: share of mixtures of two images with one label (None: as it comes).
+    max_bad_samples: more undecodable samples than this stop the run.
+    pin_mem: batches in pinned memory, where there is CUDA.
+
+    Raises `DataError` for data that is missing or broken and settings that do not fit together.
+    """
+    _check(ffcv, data_path, synthetic, decoder, in_chans, (min_crop, max_crop), num_workers)
+    crops = Crops(size=input_size, channels=in_chans, scale=(min_crop, max_crop), hflip=hflip)
+    make_sampler = partial(
+        Sampler,
+        batch_size=batch_size,
+        accum_iter=accum_iter,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+        mix_group=mix_group,
+        same_class_ratio=same_class_ratio,
+        reciprocal_pairs=reciprocal_pairs,
+    )
+    common = {"max_bad_samples": max_bad_samples, "pin_mem": pin_mem}
+    if synthetic:
+        from fastimae.loaders.synthetic import SyntheticLoader, synthetic_labels
+
+        sampler = make_sampler(synthetic_labels(synthetic_samples))
+        return SyntheticLoader(sampler, shape=crops.shape, **common)
+    if data_path is not None:
+        from fastimae.loaders.imagefolder import FolderLoader, scan_folder
+
+        folder = scan_folder(data_path)
+        sampler = make_sampler(folder.labels)
+        return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
+    if decoder == "ffcv":
+        from fastimae.loaders.ffcv_loader import FFCVLoader as BetonLoader
+    else:
+        from fastimae.loaders.pillow_loader import PillowLoader as BetonLoader
+    with contextlib.ExitStack() as on_error:
+        reader = on_error.enter_context(BetonReader(ffcv))
+        sampler = make_sampler(reader.labels)
+        loader = BetonLoader(reader, sampler, crops, num_workers=num_workers, **common)
+        on_error.pop_all()
+    return loader
+
+
+def _check(
+    ffcv: str | Path | None,
+    data_path: str | Path | None,
+    synthetic: bool,
+    decoder: str,
+    in_chans: int,
+    crop: tuple[float, float],
+    num_workers: int,
+) -> None:
+    sources = (ffcv is not None) + (data_path is not None) + synthetic
+    if sources != 1:
+        raise DataError(
+            f"{'none' if not sources else 'more than one'} of --ffcv FILE.beton, --data_path "
+            "FOLDER and --synthetic is given: choose one"
+        )
+    if decoder not in ("auto", "pillow", "ffcv"):
+        raise DataError(f"--decoder {decoder} is not one of auto, pillow, ffcv")
+    if decoder != "auto" and ffcv is None:
+        raise DataError(f"--decoder {decoder} needs --ffcv FILE.beton")
+    if in_chans not in (1, 3) and not synthetic:
+        raise DataError(f"--in_chans {in_chans}: images have 3 channels (RGB) or 1 (gray)")
+    if not 0 < crop[0] <= crop[1] <= 1:
+        raise DataError(
+            f"--min_crop {crop[0]} and --max_crop {crop[1]} must satisfy 0 < min <= max <= 1"
+        )
+    if num_workers < 0:
+        raise DataError(f"--num_workers {num_workers} must be 0 or more")

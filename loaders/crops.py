@@ -1,0 +1,105 @@
+"""Which part of an image is shown: torchvision's RandomResizedCrop, drawn from a sample's key."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastimae.loaders.philox import philox, uniform
+
+TRIES = 10
+RATIO = (3 / 4, 4 / 3)
+
+_STREAM = 1
+"""Last counter word of crops; masks use 0 with the same sample key."""
+_BLOCKS = 6
+"""Blocks of four words: five with (area, ratio) of ten tries, then (top, left, flip, unused)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crops:
+    """What every sample becomes: a random window, resized to one size."""
+
+    size: tuple[int, int]
+    """(height, width) in pixels after the resize."""
+    channels: int = 3
+    """3 for RGB, 1 for gray."""
+    scale: tuple[float, float] = (0.2, 1.0)
+    """Least and largest share of the image's area in the window."""
+    hflip: bool = True
+    """Whether half of the samples are mirrored."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (*self.size, self.channels)
+
+    def draw(
+        self, key: NDArray[np.int64], heights: NDArray, widths: NDArray
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """`draw_windows` with these settings; without `hflip` no sample is mirrored."""
+        windows, flip = draw_windows(key, heights, widths, self.scale)
+        return windows, flip & self.hflip
+
+
+def draw_windows(
+    key: NDArray[np.int64],
+    heights: NDArray,
+    widths: NDArray,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = RATIO,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Draw a crop window and a mirror flag for each of B images.
+
+    key: int64 [B]; heights, widths: [B], in pixels; ratio: bounds of width / height.
+    Returns windows int64 [B, 4] as (top, left, height, width), and flip bool [B].
+    """
+    counter = np.zeros((_BLOCKS, 4), dtype=np.uint32)
+    counter[:, 0] = np.arange(_BLOCKS)
+    counter[:, 3] = _STREAM
+    draws = uniform(philox(key[:, None], counter)).reshape(len(key), 4 * _BLOCKS)
+    tries = draws[:, : 2 * TRIES].reshape(-1, TRIES, 2)
+    top, left, flip = draws[:, 2 * TRIES : 2 * TRIES + 3].T
+
+    heights, widths = np.asarray(heights, np.int64), np.asarray(widths, np.int64)
+    high, wide = _window_sizes(tries, heights, widths, scale, ratio)
+    fallback = high == 0
+    if fallback.any():
+        high[fallback], wide[fallback] = _central(heights[fallback], widths[fallback], ratio)
+    free_rows, free_columns = heights - high, widths - wide
+    tops = np.where(fallback, free_rows // 2, (top * (free_rows + 1)).astype(np.int64))
+    lefts = np.where(fallback, free_columns // 2, (left * (free_columns + 1)).astype(np.int64))
+    return np.stack([tops, lefts, high, wide], axis=1), flip < 0.5
+
+
+def _window_sizes(
+    tries: NDArray[np.float64],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Heights and widths [B] of the first try that fits inside the image, 0 where none does."""
+    area = (heights * widths)[:, None] * (scale[0] + tries[..., 0] * (scale[1] - scale[0]))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = np.exp(low + tries[..., 1] * (high - low))
+    # np.rint rounds halves to even, as Python's round in torchvision does.
+    wide = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    tall = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (wide > 0) & (wide <= widths[:, None]) & (tall > 0) & (tall <= heights[:, None])
+    rows, first = np.arange(len(fits)), fits.argmax(axis=1)
+    found = fits[rows, first]
+    return np.where(found, tall[rows, first], 0), np.where(found, wide[rows, first], 0)
+
+
+def _central(
+    heights: NDArray[np.int64], widths: NDArray[np.int64], ratio: tuple[float, float]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Heights and widths [B] of the largest windows whose shape is within `ratio`."""
+    shape = widths / heights
+    tall = np.where(shape < ratio[0], np.rint(widths / ratio[0]), heights).astype(np.int64)
+    wide = np.where(shape > ratio[1], np.rint(heights * ratio[1]), widths).astype(np.int64)
+    return tall, wide

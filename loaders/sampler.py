@@ -1,0 +1,171 @@
+"""Which samples a rank sees at each step, and with which random keys.
+
+Everything is a function of (seed, epoch, sample or step), so any step of any rank can be asked
+for on its own: runs resume anywhere, and do not depend on the number of ranks or workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.pairs import cycle, reciprocal, same_class_order
+from fastimae.loaders.philox import (
+    ORDER_STREAM,
+    PAIR_STREAM,
+    SAMPLE_STREAM,
+    STEP_STREAM,
+    derive_keys,
+)
+
+RATIO_TOLERANCE = 0.02
+
+log = logging.getLogger("fastimae")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """One epoch, all ranks together."""
+
+    order: NDArray[np.int64]
+    """The samples in the order shown, none twice. One of an odd number is missing where pairs
+    are drawn by class."""
+    same_class_ratio: float | None
+    """Realised share of mixtures of two images with one label; None where labels are unknown."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one rank shows in one micro step; the fields are those of `Batch`."""
+
+    index: NDArray[np.int64]
+    key: NDArray[np.int64]
+    partner: NDArray[np.int64]
+    step_key: NDArray[np.int64]
+
+
+class Sampler:
+    """Draws the plan of an epoch and its steps; `len` is the number of micro steps.
+
+    An epoch has whole optimizer steps only: other samples are left out of each epoch's end.
+
+    labels: int64 [N], -1 where unknown. The other arguments are the flags of `create_loader`.
+    Raises `DataError` for settings that do not fit together.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        *,
+        batch_size: int,
+        accum_iter: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        mix_group: int = 32,
+        same_class_ratio: float | None = None,
+        reciprocal_pairs: bool = False,
+    ) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.batch_size, self.accum_iter = batch_size, accum_iter
+        self.rank, self.world_size, self.seed = rank, world_size, seed
+        self.group = mix_group or batch_size
+        self.same_class_ratio = same_class_ratio
+        self.in_pairs = reciprocal_pairs or same_class_ratio is not None
+        self._check_sizes()
+        self._check_pairs()
+        self._partner = reciprocal(batch_size) if self.in_pairs else cycle(batch_size, self.group)
+        self._plan: tuple[int, EpochPlan] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels) // self._samples_per_update() * self.accum_iter
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of `epoch`; the last one asked for is kept."""
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = epoch, self._draw_plan(epoch)
+        return self._plan[1]
+
+    def step(self, epoch: int, number: int) -> Step:
+        """Micro step `number` of this rank, in [0, len)."""
+        start = (number * self.world_size + self.rank) * self.batch_size
+        index = self.plan(epoch).order[start : start + self.batch_size]
+        return Step(
+            index=index,
+            key=derive_keys(self.seed, index, epoch, SAMPLE_STREAM),
+            partner=self._partner,
+            step_key=derive_keys(self.seed, [number // self.accum_iter], epoch, STEP_STREAM),
+        )
+
+    def _samples_per_update(self) -> int:
+        return self.batch_size * self.world_size * self.accum_iter
+
+    def _check_sizes(self) -> None:
+        if min(self.batch_size, self.accum_iter) < 1 or self.group < 1:
+            raise DataError(
+                "--batch_size and --accum_iter must be 1 or more, --mix_group 0 or more"
+            )
+        if len(self):
+            return
+        raise DataError(
+            f"{len(self.labels)} samples are fewer than one optimizer step of "
+            f"{self._samples_per_update()} (--batch_size {self.batch_size} x {self.world_size} "
+            f"ranks x --accum_iter {self.accum_iter}): make --batch_size or --accum_iter smaller"
+        )
+
+    def _check_pairs(self) -> None:
+        if self.batch_size % self.group:
+            raise DataError(
+                f"--batch_size {self.batch_size} is not a multiple of --mix_group {self.group} "
+                "(--mix_group 0 mixes across the whole batch)"
+            )
+        ratio = self.same_class_ratio
+        if self.in_pairs and self.group % 2:
+            flag = "--reciprocal_pairs" if ratio is None else "--same_class_ratio"
+            raise DataError(
+                f"{flag} needs an even --mix_group (or an even --batch_size with "
+                f"--mix_group 0), not {self.group}"
+            )
+        if ratio is None:
+            return
+        if not 0 <= ratio <= 1:
+            raise DataError(f"--same_class_ratio {ratio} must be between 0 and 1")
+        if (self.labels < 0).any():
+            raise DataError("--same_class_ratio needs labels, and this data has none or not all")
+
+    def _draw_plan(self, epoch: int) -> EpochPlan:
+        order, reason = self._shuffled(epoch, ORDER_STREAM), ""
+        if self.same_class_ratio is not None:
+            reshuffled = self._shuffled(epoch, PAIR_STREAM)
+            count = len(order) // 2 * 2
+            order, reason = same_class_order(
+                self.labels, order, reshuffled, self.same_class_ratio, count
+            )
+        plan = EpochPlan(order=order, same_class_ratio=self._realised_ratio(order))
+        if self.same_class_ratio is not None and self.rank == 0:
+            self._report(epoch, plan, reason)
+        return plan
+
+    def _shuffled(self, epoch: int, stream: int) -> NDArray[np.int64]:
+        keys = derive_keys(self.seed, np.arange(len(self.labels)), epoch, stream)
+        return np.argsort(keys, kind="stable")
+
+    def _realised_ratio(self, order: NDArray[np.int64]) -> float | None:
+        labels = self.labels[order[: len(order) // self.group * self.group]]
+        if (labels < 0).any():
+            return None
+        labels = labels.reshape(-1, self.group)
+        return float(np.mean(labels == labels[:, self._partner[: self.group]]))
+
+    def _report(self, epoch: int, plan: EpochPlan, reason: str) -> None:
+        asked, realised = self.same_class_ratio, plan.same_class_ratio
+        log.info("epoch %d: %.3f of the mixtures share a class", epoch, realised)
+        if abs(realised - asked) > RATIO_TOLERANCE:
+            log.warning(
+                "epoch %d: --same_class_ratio %g cannot be met (realised %.3f): %s",
+                epoch, asked, realised, reason or "the data set is too small",
+            )  # fmt: skip

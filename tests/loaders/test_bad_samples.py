@@ -1,0 +1,95 @@
+"""Samples that cannot be shown: replaced, counted, named, and too many of them."""
+
+import io
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastimae.loaders import BetonWriter, DataError, create_loader
+
+BACK_ENDS = ["pillow-0", "pillow-3", "folder-0", "folder-2"]
+
+
+NOT_AN_IMAGE = b"\0" * 500
+
+
+def damaged(data) -> dict[int, bytes]:
+    return {3: NOT_AN_IMAGE, 10: data.payloads[10][:-200], 11: b"x", 29: data.payloads[29][:50]}
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_bad_samples_are_replaced_counted_and_named(data, broken, back_end, caplog):
+    damage = damaged(data)
+    files = broken(damage)
+    plan = data.sampler()
+    with caplog.at_level(logging.WARNING, "fastimae"), files.loader(back_end) as loader:
+        for epoch in range(3):
+            loader.set_epoch(epoch)
+            for number, batch in enumerate(loader):
+                step = plan.step(epoch, number)
+                assert np.array_equal(batch.key, step.key)
+                for row, key in enumerate(step.key):
+                    shown = next(i for i in np.roll(step.index, -row) if i not in damage)
+                    assert batch.index[row] == shown and batch.labels[row] == data.labels[shown]
+                    expected = data.reference(step.index[row], key, shown)
+                    assert np.array_equal(batch.images[row], expected)
+        state = loader.state_dict()
+        names = [loader.sample_name(index) for index in damage]
+    assert set(state["bad"]) == set(damage) and all(state["bad"].values())
+    assert all(sum(name in line for line in caplog.messages) == 1 for name in names)
+    with files.loader(back_end) as loader:
+        loader.load_state_dict(state)
+        assert loader.bad == state["bad"]
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("limit", [0, 2])
+def test_too_many_bad_samples_stop_with_the_list(data, broken, back_end, limit, resources):
+    with data.loader(back_end) as loader:
+        next(iter(loader))
+    files, before = broken(damaged(data)), resources.at_rest()
+    with files.loader(back_end, max_bad_samples=limit) as loader:
+        with pytest.raises(DataError, match="--max_bad_samples") as caught:
+            for epoch in range(5):
+                loader.set_epoch(epoch)
+                list(loader)
+        assert len(loader.bad) > limit and "\n" not in str(caught.value)
+        assert all(loader.sample_name(index) in str(caught.value) for index in loader.bad)
+    assert resources.settle_at(before)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_a_batch_of_bad_samples_only(data, broken, back_end):
+    with (
+        broken(dict.fromkeys(range(data.count), NOT_AN_IMAGE)).loader(back_end) as loader,
+        pytest.raises(DataError, match=f"all {data.batch_size} samples of a batch are bad"),
+    ):
+        next(iter(loader))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_huge_images_are_bad(data, back_end, monkeypatch):
+    """Also those that Pillow would only warn of."""
+    sizes = [Image.open(io.BytesIO(payload)).size for payload in data.payloads]
+    areas = np.array([width * height for width, height in sizes])
+    limit = int(np.quantile(areas, 0.8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with data.loader(back_end) as loader:
+        shown = torch.cat([batch.index for batch in loader]).numpy()
+        asked = np.unique(loader.sampler.plan(0).order[: len(shown)])
+    assert set(loader.bad) == set(asked[areas[asked] > limit].tolist())
+    assert (areas[shown] <= limit).all()
+
+
+def test_beton_sample_of_another_size_than_the_table_says(data, tmp_path):
+    with BetonWriter(tmp_path / "f.beton") as writer:
+        for i, payload in enumerate(data.payloads[:4]):
+            width, height = Image.open(io.BytesIO(payload)).size
+            writer.append(payload, height=height + (i == 2), width=width, label=i)
+    with create_loader(ffcv=tmp_path / "f.beton", batch_size=4, mix_group=0) as loader:
+        batch = next(iter(loader))
+    assert 2 not in batch.index and "table" in loader.bad[2]

@@ -1,0 +1,97 @@
+"""What `create_loader` makes of its arguments: sources, layouts, and errors that name a flag."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader
+from fastimae.loaders.crops import draw_windows
+
+
+def test_raw_beton_samples(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 30, 40, 3), dtype=np.uint8)
+    with BetonWriter(tmp_path / "raw.beton") as writer:
+        for image in pixels:
+            writer.append(image.tobytes(), height=30, width=40, mode="raw", label=0)
+    with create_loader(
+        ffcv=tmp_path / "raw.beton", batch_size=4, mix_group=0, input_size=(30, 40),
+        min_crop=1.0, hflip=False,
+    ) as loader:  # fmt: skip
+        batch = next(iter(loader))
+    # Windows of the whole area and of the image's own shape show it as it is.
+    windows, _ = draw_windows(batch.key.numpy(), [30] * 4, [40] * 4, (1.0, 1.0))
+    for row, (top, left, height, width) in enumerate(windows.tolist()):
+        part = Image.fromarray(pixels[batch.index[row]][top : top + height, left : left + width])
+        assert np.array_equal(batch.images[row], part.resize((40, 30), Image.Resampling.BICUBIC))
+
+
+def test_folder_layouts(data, tmp_path):
+    """Class folders under train/ are preferred, and a flat folder has no labels."""
+    (tmp_path / "split").mkdir()
+    (tmp_path / "split" / "train").symlink_to(data.folder)
+    (tmp_path / "split" / "val").mkdir()
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (flat / "notes.txt").write_text("no image")
+    for name, payload in zip(data.names, data.payloads, strict=True):
+        (flat / name.replace("/", "_")).write_bytes(payload)
+    with data.loader("folder-0") as loader:
+        expected = list(loader)
+    with create_loader(data_path=tmp_path / "split", num_workers=0, **data.settings) as loader:
+        assert data.same(list(loader), expected)
+    with create_loader(data_path=flat, num_workers=0, **data.settings) as loader:
+        for batch, labelled in zip(loader, expected, strict=True):
+            assert torch.equal(batch.images, labelled.images)
+            assert (batch.labels == -1).all()
+    with pytest.raises(DataError, match="--same_class_ratio"):
+        create_loader(data_path=flat, same_class_ratio=0.5, **data.settings)
+
+
+def test_synthetic_images_belong_to_samples(data):
+    with data.loader("synthetic-0", in_chans=5, batch_size=20) as loader:
+        batches = list(loader)
+    images = {}
+    for batch in batches:
+        assert (
+            batch.images.shape == (20, *data.settings["input_size"], 5)
+            and batch.images.dtype == torch.uint8
+        )
+        assert torch.equal(batch.labels, batch.index % 10)
+        images |= dict(zip(batch.index.tolist(), batch.images, strict=True))
+    flat = torch.stack(list(images.values())).flatten(1).float()
+    assert (torch.cdist(flat, flat) + 1e9 * torch.eye(len(flat))).min() > 100
+    assert flat.min() < 40 and flat.max() > 215
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        ({}, ["--ffcv", "--data_path", "--synthetic"]),
+        ({"synthetic": True, "data_path": "x"}, ["--ffcv", "--data_path", "--synthetic"]),
+        ({"ffcv": "missing.beton"}, ["missing.beton"]),
+        ({"data_path": "missing"}, ["--data_path", "missing"]),
+        ({"data_path": "."}, ["--data_path"]),
+        ({"synthetic": True, "decoder": "pillow"}, ["--decoder", "--ffcv"]),
+        ({"ffcv": "x.beton", "decoder": "magic"}, ["--decoder", "magic"]),
+        ({"data_path": ".", "in_chans": 4}, ["--in_chans"]),
+        ({"synthetic": True, "min_crop": 0.9, "max_crop": 0.5}, ["--min_crop", "--max_crop"]),
+        ({"synthetic": True, "min_crop": 0.0}, ["--min_crop", "--max_crop"]),
+        ({"synthetic": True, "num_workers": -1}, ["--num_workers"]),
+        ({"synthetic": True, "synthetic_samples": 3}, ["--batch_size", "--accum_iter"]),
+    ],
+)
+def test_wrong_settings_name_the_flag(settings, flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        create_loader(batch_size=8, mix_group=0, **settings)
+    assert all(flag in str(caught.value) for flag in flags) and "\n" not in str(caught.value)
+
+
+def test_reader_is_closed_when_the_settings_do_not_fit(data, resources):
+    before = resources.at_rest()
+    with pytest.raises(DataError, match="--mix_group"):
+        data.loader("pillow-0", mix_group=5)
+    assert resources.settle_at(before)
+    with BetonReader(data.beton) as reader:
+        assert reader.labels.tolist() == data.labels

@@ -1,0 +1,181 @@
+"""The loader protocol, the same tests for every back end, against torchvision on the files."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fastimae.loaders import DataError, pillow_loader
+
+BACK_ENDS = ["pillow-0", "pillow-3", "folder-0", "folder-2"]
+ALL = [*BACK_ENDS, "synthetic-0"]
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_batches_equal_torchvision(data, back_end, channels):
+    plan = data.sampler()
+    with data.loader(back_end, in_chans=channels) as loader:
+        loader.set_epoch(2)
+        batches = list(loader)
+    assert len(batches) == len(plan) == data.count // data.batch_size
+    for number, batch in enumerate(batches):
+        step = plan.step(2, number)
+        for name in ("index", "key", "partner", "step_key"):
+            assert np.array_equal(getattr(batch, name), getattr(step, name))
+        assert batch.labels.tolist() == [data.labels[i] for i in step.index]
+        for pixels, index, key in zip(batch.images.numpy(), step.index, step.key, strict=True):
+            assert np.array_equal(pixels, data.reference(index, key, index, channels))
+
+
+@pytest.mark.parametrize("back_end", ALL)
+def test_epoch_ends_and_set_epoch_starts_another(data, back_end):
+    with data.loader(back_end) as loader:
+        first = list(loader)
+        assert len(first) == len(loader) == data.count // data.batch_size
+        assert list(loader) == []
+        loader.set_epoch(1)
+        second = list(loader)
+        assert loader.epoch == 1 and not data.same(first, second)
+        loader.set_epoch(0)
+        assert data.same(first, list(loader))
+
+
+@pytest.mark.parametrize("back_end", ALL)
+@pytest.mark.parametrize("stop", [0, 1, 3, 5])
+def test_resume_equals_uninterrupted(data, back_end, stop, tmp_path):
+    with data.loader(back_end) as loader:
+        loader.set_epoch(3)
+        expected = list(loader)
+        loader.set_epoch(3)
+        for _, _ in zip(range(stop), loader, strict=False):
+            pass
+        torch.save(loader.state_dict(), tmp_path / "state.pth")
+        rest = list(loader)
+    with data.loader(back_end) as loader:
+        loader.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+        assert loader.epoch == 3
+        resumed = list(loader)
+    assert data.same(rest, expected[stop:]) and data.same(resumed, expected[stop:])
+
+
+def test_resume_with_other_ranks_and_batch(data):
+    """Two ranks of 4 go on where one rank of 8 stopped."""
+    with data.loader("pillow-0") as loader:
+        expected = list(loader)[2:]
+        loader.set_epoch(0)
+        for _, _ in zip(range(2), loader, strict=False):
+            pass
+        state = loader.state_dict()
+    ranks = [data.loader("pillow-0", batch_size=4, world_size=2, rank=r) for r in range(2)]
+    for loader in ranks:
+        loader.load_state_dict(state)
+    for whole, *parts in zip(expected, *ranks, strict=True):
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    with pytest.raises(DataError, match="--batch_size"):
+        data.loader("pillow-0", batch_size=12).load_state_dict(state | {"step": 1})
+    for loader in ranks:
+        loader.close()
+
+
+@pytest.mark.parametrize("back_end", ALL)
+def test_nothing_is_left_running(data, back_end, resources):
+    """A break, a dropped iterator, an error in the loop, the end of an epoch, and close."""
+    with data.loader(back_end) as loader:
+        next(iter(loader))
+    before = resources.at_rest()
+    with data.loader(back_end) as loader:
+        opened = resources.at_rest()
+        for _ in loader:
+            break
+        assert resources.settle_at(opened)
+        iterator = iter(loader)
+        next(iterator)
+        del iterator
+        assert resources.settle_at(opened)
+        with pytest.raises(ZeroDivisionError):
+            for batch in loader:
+                len(batch) / 0
+        assert resources.settle_at(opened)
+        assert len(list(loader)) == len(loader) - 3
+        assert resources.settle_at(opened)
+        loader.set_epoch(1)
+        kept = iter(loader)
+        next(kept)
+    assert resources.settle_at(before)
+    with pytest.raises(ValueError, match="closed"):
+        iter(loader)
+    loader.close()
+
+
+@pytest.mark.parametrize("back_end", ALL)
+def test_two_loaders_at_once_and_kept_batches(data, back_end):
+    """Batches of interleaved loaders are still what they were when the epoch is over."""
+    with data.loader(back_end) as one, data.loader(back_end, seed=6) as two:
+        interleaved = list(zip(one, two, strict=True))
+        copies = [(a.images.clone(), b.images.clone()) for a, b in interleaved]
+        one.set_epoch(0)
+        two.set_epoch(0)
+        assert data.same([a for a, _ in interleaved], list(one))
+        assert data.same([b for _, b in interleaved], list(two))
+    for (a, b), (kept_a, kept_b) in zip(interleaved, copies, strict=True):
+        assert torch.equal(a.images, kept_a) and torch.equal(b.images, kept_b)
+
+
+@pytest.mark.parametrize("back_end", ALL)
+def test_a_second_iteration_ends_the_first(data, back_end):
+    with data.loader(back_end) as loader:
+        first = iter(loader)
+        next(first)
+        assert len(list(loader)) == len(loader) - 1
+        assert next(first, None) is None
+
+
+@pytest.mark.parametrize("back_end", ALL)
+def test_ranks_share_the_batches_of_one_rank(data, back_end):
+    with data.loader(back_end) as loader:
+        expected = list(loader)
+    ranks = [data.loader(back_end, batch_size=4, world_size=2, rank=r) for r in range(2)]
+    for whole, *parts in zip(expected, *ranks, strict=True):
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+    for loader in ranks:
+        loader.close()
+
+
+def test_error_in_a_thread_reaches_the_caller(data, monkeypatch, resources):
+    def fail(*_):
+        raise ZeroDivisionError("in a thread")
+
+    before = resources.at_rest()
+    monkeypatch.setattr(pillow_loader, "decode_rows", fail)
+    with data.loader("pillow-3") as loader, pytest.raises(ZeroDivisionError, match="in a thread"):
+        next(iter(loader))
+    assert resources.settle_at(before)
+
+
+def test_death_of_a_process_is_an_error(data):
+    """A DataError, or torch's own where its signal handler comes first, between two batches."""
+    died = pytest.raises((DataError, RuntimeError), match=r"loading process|DataLoader worker")
+    with data.loader("folder-2", batch_size=2, mix_group=2) as loader, died:
+        iterator = iter(loader)
+        next(iterator)
+        time.sleep(0.5)  # the workers have read ahead and wait
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+        list(iterator)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("back_end", ALL)
+def test_global_random_state_is_not_touched(data, back_end):
+    torch.manual_seed(1)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    with data.loader(back_end) as loader:
+        list(loader)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
