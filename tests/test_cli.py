@@ -1,0 +1,300 @@
+"""The commands end to end, on images made here: train, stop, kill, resume, fail well."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fastimae import cli
+from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.models import create_model
+
+MODEL = "--model mae_vit_nano_patch16 --input_size 32"
+BASE = f"{MODEL} --batch_size 8 --mix_group 8 --warmup_epochs 1 --blr 1e-2 --device cpu"
+
+
+@pytest.fixture(scope="session")
+def beton(image_folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("beton") / "images.beton"
+    assert cli.convert([str(image_folder), str(path), "--workers", "1"]) == 0
+    return path
+
+
+@pytest.fixture
+def source(image_folder, beton):
+    return {"ffcv": f"--ffcv {beton}", "data_path": f"--data_path {image_folder}"}
+
+
+def train(command):
+    return cli.train(command.split())
+
+
+def launch(command):
+    """The command as a process of its own, in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastimae.cli", *command.split()],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path, process, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+
+
+def assert_same_training(a, b):
+    """Equal weights and optimizer state, bit for bit."""
+    first, second = (load_checkpoint(folder / "checkpoint-last.pth") for folder in (a, b))
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+    for number, state in first["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, second["optimizer"]["state"][number][name]), (number, name)
+    assert first["loader"] == second["loader"] and first["epoch"] == second["epoch"]
+
+
+def test_mae_then_imae_with_it_as_teacher(source, tmp_path):
+    mae, imae = tmp_path / "mae", tmp_path / "imae"
+    assert train(f"{source['ffcv']} {BASE} --epochs 6 --output_dir {mae}") == 0
+    teacher = mae / "checkpoint-last.pth"
+    command = f"{source['ffcv']} {BASE} --epochs 6 --output_dir {imae} --objective imae"
+    assert train(f"{command} --teacher {teacher} --same_class_ratio 0.5") == 0
+    first, last = log_of(mae)[0], log_of(mae)[-1]
+    assert last["train_loss"] < 0.9 * first["train_loss"]
+    first, last = log_of(imae)[0], log_of(imae)[-1]
+    parts = ["recon_subordinate", "recon_dominant", "latent_subordinate", "latent_dominant"]
+    for part in parts:
+        assert last[f"train_{part}"] < first[f"train_{part}"], part
+    assert last["train_loss"] == pytest.approx(sum(last[f"train_{part}"] for part in parts))
+    files = {p.name for p in imae.iterdir()}
+    assert {"checkpoint-0.pth", "checkpoint-5.pth", "checkpoint-last.pth"} <= files
+    assert {"log.txt", "reconstruction.png"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+
+
+def test_checkpoint_is_complete_and_plain(source, tmp_path):
+    assert train(f"{source['ffcv']} {BASE} --epochs 1 --output_dir {tmp_path}") == 0
+    content = torch.load(tmp_path / "checkpoint-last.pth", weights_only=True)
+    model = create_model("mae_vit_nano_patch16", img_size=32)
+    model.load_state_dict(content["model"])  # strict: encoder and decoder, nothing else
+    assert type(content["args"]) is dict and content["args"]["model"] == "mae_vit_nano_patch16"
+    assert content["args"]["input_size"] == [32]
+
+
+def test_the_same_command_gives_the_same_weights(source, tmp_path):
+    for name, workers in (("a", 0), ("b", 4)):
+        command = f"{source['ffcv']} {BASE} --epochs 2 --num_workers {workers} --objective imae"
+        assert train(f"{command} --output_dir {tmp_path / name}") == 0
+    assert_same_training(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", ["ffcv", "data_path"])
+@pytest.mark.parametrize("workers", [0, 4])
+def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, workers):
+    command = f"{source[kind]} {BASE} --epochs 5 --num_workers {workers} --objective imae"
+    command += " --save_steps 2 --save_freq 50 --vis_freq 0"
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    process = launch(f"{command} --output_dir {killed}")
+    wait_for(killed / "checkpoint-last.pth", process)
+    time.sleep(random.uniform(0, 0.5))
+    process.kill()
+    process.communicate()
+    position = load_checkpoint(killed / "checkpoint-last.pth")
+    assert position["epoch"] < 4, "killed too late to prove anything"
+    assert train(f"{command} --output_dir {killed} --resume auto") == 0
+    assert train(f"{command} --output_dir {straight} --save_steps 0") == 0
+    assert_same_training(straight, killed)
+    assert [line["epoch"] for line in log_of(killed)] == list(range(5))
+    for a, b in zip(log_of(straight), log_of(killed), strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-12)
+
+
+def test_sigterm_saves_mid_epoch_and_exits_0(source, tmp_path):
+    command = f"{source['ffcv']} {BASE} --epochs 1000 --output_dir {tmp_path} --save_steps 3"
+    process = launch(command)
+    wait_for(tmp_path / "checkpoint-last.pth", process)
+    before = load_checkpoint(tmp_path / "checkpoint-last.pth")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    assert "--resume auto" in output
+    after = load_checkpoint(tmp_path / "checkpoint-last.pth")
+    assert (after["epoch"], after["step"]) > (before["epoch"], before["step"])
+    assert train(f"{command} --resume auto --epochs {after['epoch'] + 2}") == 0
+    assert log_of(tmp_path)[-1]["epoch"] == after["epoch"] + 1
+
+
+def test_two_ranks_train_as_one(source, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    command = f"{source['ffcv']} {MODEL} --mix_group 4 --epochs 2 --warmup_epochs 1 --device cpu"
+    command += " --objective imae"
+    assert train(f"{command} --batch_size 8 --output_dir {one}") == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ranks = f"-m fastimae.cli {command} --batch_size 4 --output_dir {two}"
+    run = subprocess.run([*torchrun, *ranks.split()], capture_output=True, text=True, timeout=150)
+    assert run.returncode == 0, run.stderr[-3000:]
+    for a, b in zip(log_of(one), log_of(two), strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+    first, second = (load_checkpoint(p / "checkpoint-last.pth")["model"] for p in (one, two))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_second_run_moves_the_first_aside(source, tmp_path, capsys):
+    for epochs in (1, 2):
+        assert train(f"{source['ffcv']} {BASE} --epochs {epochs} --output_dir {tmp_path}") == 0
+    assert "previous-1" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "previous-1" / "checkpoint-last.pth")["epoch"] == 0
+    assert load_checkpoint(tmp_path / "checkpoint-last.pth")["epoch"] == 1
+    assert len(log_of(tmp_path)) == 2
+
+
+def test_resuming_with_other_settings_says_so(source, tmp_path, capsys):
+    command = f"{source['ffcv']} {BASE} --output_dir {tmp_path}"
+    assert train(f"{command} --epochs 1") == 0
+    assert train(f"{command} --epochs 2 --resume auto --mask_ratio 0.5 --num_workers 1") == 0
+    warning = capsys.readouterr().err
+    assert "--mask_ratio 0.75 -> 0.5" in warning and "--epochs 1 -> 2" in warning
+    assert "num_workers" not in warning
+
+
+def test_bad_samples_are_replaced_and_counted(image_folder, beton, tmp_path):
+    data = bytearray(beton.read_bytes())
+    start = data.find(b"\xff\xd8\xff")
+    data[start : start + 2] = b"\0\0"  # one sample is no JPEG any more
+    (tmp_path / "bad.beton").write_bytes(data)
+    command = f"--ffcv {tmp_path / 'bad.beton'} {BASE} --epochs 1 --output_dir {tmp_path}"
+    assert train(command) == 0
+    assert log_of(tmp_path)[0]["bad_samples"] == 1
+    assert train(f"{command} --max_bad_samples 0") == 2
+
+
+def test_gray_and_oblong_images(source, tmp_path):
+    command = f"{source['ffcv']} {BASE} --input_size 32 48 --in_chans 1 --epochs 1"
+    assert train(f"{command} --output_dir {tmp_path} --norm_pix_loss --mask_patch_size 16") == 0
+    content = load_checkpoint(tmp_path / "checkpoint-last.pth")
+    assert content["model"]["pos_embed"].shape == (1, 7, 128)
+    assert content["model"]["decoder_pred.weight"].shape == (256, 128)
+
+
+def teacher_of_another_size(tmp_path):
+    other = create_model("mae_vit_tiny_patch16", img_size=32)
+    torch.save({"model": other.state_dict()}, tmp_path / "tiny.pth")
+    return f"--objective imae --teacher {tmp_path / 'tiny.pth'}"
+
+
+def truncated_beton(tmp_path, beton):
+    (tmp_path / "cut.beton").write_bytes(beton.read_bytes()[:-500])
+    return f"--ffcv {tmp_path / 'cut.beton'}"
+
+
+def foreign_beton(tmp_path):
+    (tmp_path / "text.beton").write_text("hello" * 1000)
+    return f"--ffcv {tmp_path / 'text.beton'}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--nope", "--nope"),
+        ("--ffcv missing.beton", "missing.beton"),
+        ("--data_path missing_dir", "missing_dir"),
+        (truncated_beton, "cut.beton"),
+        (foreign_beton, "text.beton"),
+        ("", "--ffcv"),
+        ("--synthetic --batch_size 999999", "--batch_size"),
+        ("--synthetic --objective imae --mix_group 5", "--mix_group"),
+        ("--synthetic --input_size 33", "--input_size"),
+        ("--synthetic --mask_patch_size 24", "--mask_patch_size"),
+        ("--synthetic --mask_ratio 0.99", "mask_ratio"),
+        ("--synthetic --model nothing", "--model"),
+        ("--synthetic --precision fp16", "--precision"),
+        ("--synthetic --device toaster", "--device"),
+        ("--synthetic --init missing.pth", "missing.pth"),
+        ("--synthetic --resume missing.pth", "missing.pth"),
+        ("--synthetic --output_dir /dev/null/x", "--output_dir"),
+        (teacher_of_another_size, "--teacher"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line_and_exit_2(request, tmp_path, capsys, beton, flags, words):
+    if callable(flags):
+        known = {"tmp_path": tmp_path, "beton": beton}
+        names = flags.__code__.co_varnames[: flags.__code__.co_argcount]
+        flags = flags(*(known[name] for name in names))
+        flags += "" if "--ffcv" in flags else " --synthetic"
+    out = tmp_path / "out"
+    assert train(f"{BASE} --output_dir {out} --epochs 1 --synthetic_samples 64 {flags}") == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("fastimae-train: error: ") and words in message
+    assert not list(out.glob("*.pth"))
+
+
+def test_a_failing_save_exits_2_and_keeps_the_earlier_checkpoint(
+    source, tmp_path, monkeypatch, capsys
+):
+    command = f"{source['ffcv']} {BASE} --epochs 3 --output_dir {tmp_path}"
+    saves = []
+    real = torch.save
+
+    def full_disk(content, file):
+        saves.append(1)
+        if len(saves) == 2:
+            raise OSError(28, "No space left on device")
+        real(content, file)
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    assert train(command) == 2
+    error = capsys.readouterr().err
+    assert "No space left" in error and "--output_dir" in error and "Traceback" not in error
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "checkpoint-last.pth")["epoch"] == 0
+    assert train(f"{command} --resume auto") == 0
+    assert [line["epoch"] for line in log_of(tmp_path)] == [0, 1, 2]
+
+
+def test_debug_keeps_the_traceback(source, tmp_path, capsys):
+    command = f"--synthetic --synthetic_samples 64 {BASE} --output_dir {tmp_path} --init no.pth"
+    assert train(command) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert train(f"{command} --debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert "CheckpointError" in (tmp_path / "debug.log").read_text()
+
+
+def test_a_bug_of_ours_is_not_hidden(monkeypatch, tmp_path):
+    monkeypatch.setattr("fastimae.build.build_loader", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(f"--synthetic --output_dir {tmp_path} {MODEL}")
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for words in ("--ffcv", "--mask_ratio", "Share of patches that is masked", "(default: 0.75)"):
+        assert words in text
+
+
+def test_convert_verify_and_doctor(image_folder, tmp_path, capsys):
+    out = tmp_path / "x.beton"
+    assert cli.convert([str(image_folder), str(out), "--workers", "1", "--verify"]) == 0
+    assert "48 images" in capsys.readouterr().err
+    assert cli.convert([str(image_folder), str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert cli.convert([str(tmp_path / "nothing"), str(tmp_path / "y.beton")]) == 2
+    assert "nothing" in capsys.readouterr().err
