@@ -1,0 +1,38 @@
+# `make` alone prints the targets. Variables: PYTHON=python3.12 (another interpreter for setup),
+# DATA=folder (the demo's images), ARGS="-k beton" (passed to pytest).
+
+PYTHON ?= python3
+DATA ?=
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+SOURCES := fastimae kernels loaders benchmarks tests setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## make .venv and install everything (a second call does nothing)
+
+$(READY): setup.py .ci/setup
+	@bash .ci/setup "$(PYTHON)"
+
+demo: $(READY) ## convert, pre-train a small i-MAE, look at the result; DATA=folder for your own images
+	$(BIN)/python -m fastimae.demo $(if $(DATA),--data "$(DATA)")
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## check style and formatting, change nothing
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+format: $(READY) ## fix what the linter can fix, format the rest
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean: ## remove the environment, caches and the demo's output
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist demo_output *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

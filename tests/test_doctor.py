@@ -1,0 +1,157 @@
+"""fastimae-doctor tells the truth about packages that are there, absent, foreign or broken."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from fastimae import doctor, machine
+from fastimae.doctor import Check, check_package
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Puts a fake distribution on sys.path: `install(name, version, {file: text})`."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def add(name: str, version: str, files: dict[str, str]) -> None:
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        for path, text in files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text)
+
+    return add
+
+
+def hide(monkeypatch, name: str) -> None:
+    """Makes `name` look not installed, whatever this environment has."""
+    find_spec = doctor.importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util, "find_spec", lambda part: None if part == name else find_spec(part)
+    )
+
+
+def test_the_apex_of_pypi_is_called_what_it_is(install):
+    install("apex", "0.9.10", {"apex/__init__.py": "", "apex/models.py": "", "apex/views.py": ""})
+    check = doctor.check_apex()
+    assert check.status == "broken"
+    assert "0.9.10 is not NVIDIA's" in check.found
+    assert check.fix == "pip uninstall apex"
+
+
+def test_the_apex_of_nvidia_is_recognised(install):
+    install("apex", "0.1", {"apex/__init__.py": "", "apex/optimizers/__init__.py": ""})
+    check = doctor.check_apex()
+    assert (check.status, check.found) == ("ok", "0.1")
+
+
+def test_no_apex_warns_of_the_trap(monkeypatch):
+    hide(monkeypatch, "apex")
+    check = doctor.check_apex()
+    assert check.status == "missing"
+    assert "another project" in check.fix
+
+
+def test_missing_ffcv_names_the_debian_packages_to_install(monkeypatch):
+    hide(monkeypatch, "ffcv")
+    monkeypatch.setattr(doctor, "missing_build_packages", lambda: ["g++", "libopencv-dev"])
+    check = doctor.check_ffcv()
+    assert (check.status, check.required) == ("missing", False)
+    assert check.fix == "sudo apt-get install g++ libopencv-dev && pip install ffcv"
+
+
+def test_ffcv_is_judged_by_its_metadata_not_by_its_own_wrong_version(install):
+    install("ffcv", "1.0.2", {"ffcv/__init__.py": '__version__ = "0.0.3rc1"'})
+    check = doctor.check_ffcv()
+    assert (check.status, check.found) == ("ok", "1.0.2")
+
+
+def test_build_packages_are_missing_where_the_tools_are_not_found(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = machine.missing_build_packages()
+    assert {"g++", "pkg-config", "libturbojpeg0-dev", "libopencv-dev"} <= set(missing)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise ImportError('libGL.so.1: cannot open')", "ImportError: libGL.so.1: cannot open"),
+        ("import os; os.kill(os.getpid(), 11)", "kills Python (signal 11)"),
+        ("import not_there_at_all", "No module named 'not_there_at_all'"),
+        ("while True: pass", "still importing"),
+    ],
+)
+def test_a_package_that_does_not_import_is_broken_with_its_reason(
+    install, monkeypatch, source, reason
+):
+    monkeypatch.setattr(machine, "IMPORT_SECONDS", 2)
+    install("frail", "3.1", {"frail/__init__.py": source})
+    check = check_package("frail", cost="much")
+    assert check.status == "broken"
+    assert check.found.startswith("3.1: ") and reason in check.found
+
+
+def test_a_package_too_old_is_broken(install):
+    install("relic", "2.9.1", {"relic/__init__.py": ""})
+    assert check_package("relic", cost="", at_least=(2, 10)).status == "broken"
+    assert check_package("relic", cost="", at_least=(2, 9)).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [("2.10.1+cu130", (2, 10)), ("13", (13, 0)), ("2.15.0rc1", (2, 15))]
+)
+def test_release(number, expected):
+    assert machine.release(number) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"amx_bf16", "avx512_bf16"}, "yes"),
+        ({"avx512_bf16"}, "by AVX-512, so"),
+        ({"avx2"}, "no, so"),
+    ],
+)
+def test_the_bf16_of_a_cpu(flags, expected):
+    assert machine.cpu_bf16(frozenset(flags)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("status", "required", "code"),
+    [("ok", True, 0), ("missing", False, 0), ("broken", False, 0), ("missing", True, 1)],
+)
+def test_only_something_required_fails_the_command(monkeypatch, capsys, status, required, code):
+    check = Check(
+        name="part", status=status, found="-", cost="speed", fix="buy it", required=required
+    )
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: check,))
+    assert doctor.doctor() == code
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{status:8} part")
+    assert ("fix:   buy it" in shown) == (status != "ok")
+
+
+@pytest.mark.parametrize(("mebibytes", "status"), [(64, "low"), (8192, "ok")])
+def test_small_shared_memory_is_reported(monkeypatch, tmp_path, mebibytes, status):
+    usage = SimpleNamespace(total=mebibytes * 2**20)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    assert doctor.check_shared_memory(tmp_path).status == status
+
+
+def test_every_name_of_setup_py_that_is_not_installed_is_listed(monkeypatch):
+    monkeypatch.setattr(
+        doctor.importlib.metadata,
+        "requires",
+        lambda _: ["torch>=2.10", "no-such-thing>=1", 'other; extra == "dev"'],
+    )
+    check = doctor.check_requirements()
+    assert (check.status, check.fix) == ("missing", "pip install no-such-thing")
+
+
+def test_the_environment_that_runs_the_tests_has_what_is_required():
+    checks = [doctor.check_python(), doctor.check_torch(), doctor.check_pillow()]
+    assert [check.status for check in checks] == ["ok"] * 3
+    assert "build; " in checks[1].found

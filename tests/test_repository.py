@@ -1,0 +1,264 @@
+"""Guards of the repository itself: import direction, and documents that agree with the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("fastimae", "kernels", "loaders")
+FOLDERS = (*PARTS, "benchmarks", "tests")
+
+# Which part of fastimae may import which others. "" is fastimae/__init__.py, "doctor" a file of
+# its own, "models" a package. Everyone may read the version from the package itself.
+MAY_IMPORT = {
+    "": {"models", "objectives", "kernels", "loaders", "interop"},
+    "cli": {"arguments", "build", "config", "doctor", "engine", "loaders"},
+    "arguments": {"checks", "config", "recipes", "engine", "loaders"},
+    "checks": {"config"},
+    "build": {"config", "models", "objectives", "loaders", "engine", "evaluate", "interop"},
+    "recipes": {"config"},
+    "config": set(),
+    "doctor": {"machine"},
+    "machine": set(),
+    "demo": set(),
+    "models": {"kernels"},
+    "objectives": {"models", "kernels"},
+    "engine": set(),
+    "evaluate": {"models", "objectives", "kernels", "loaders"},
+    "interop": {"models", "kernels", "engine"},
+    "kernels": set(),
+    "loaders": set(),
+}
+# Types of a batch may be named in annotations, at no cost at run time.
+MAY_NAME_TYPES_OF = {"engine": {"loaders"}, "objectives": {"loaders"}, "evaluate": {"engine"}}
+MAY_IMPORT_FROM_OUTSIDE = {
+    "kernels": {"torch", "triton"},
+    "loaders": {"torch", "numpy", "PIL", "tqdm"},
+}
+
+
+def project_files(*folders: str, suffix: str = ".py") -> list[Path]:
+    """Files of the given top-level folders, reached by their real path."""
+    found = [path for folder in folders for path in (ROOT / folder).rglob(f"*{suffix}")]
+    return sorted(path for path in found if not linked(path))
+
+
+def linked(path: Path) -> bool:
+    """Whether a path leads through fastimae/kernels or fastimae/loaders, which are links."""
+    return path.resolve() != path
+
+
+def tracked() -> list[Path]:
+    """What git tracks, and what it would if everything were added."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in done.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+
+def part_of(path: Path) -> str:
+    """The part a file belongs to: "models" for fastimae/models/vit.py, "" for the package file."""
+    first, *rest = path.relative_to(ROOT).with_suffix("").parts
+    if first != "fastimae":
+        return first
+    return "" if rest[0] == "__init__" else rest[0]
+
+
+def imports(tree: ast.AST) -> list[tuple[str, str]]:
+    """(module, where) of each import; where is "top", "function" or "types"."""
+    found = []
+
+    def visit(node: ast.AST, where: str) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            where = "types"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            where = "function"
+        elif isinstance(node, ast.Import):
+            found.extend((alias.name, where) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            found.extend((f"{base}.{alias.name}", where) for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child, where)
+
+    visit(tree, "top")
+    return found
+
+
+def wrong_imports(part: str, source: str) -> list[str]:
+    """The imports of a file of `part` that the direction of imports forbids."""
+    found = imports(ast.parse(source))
+    return [module for module, where in found if is_forbidden(part, module, where)]
+
+
+def is_forbidden(part: str, module: str, where: str) -> bool:
+    """Whether a file of `part` must not import `module` at `where`."""
+    first, *rest = module.split(".")
+    if first == "fastimae":
+        allowed = {part, "__version__"} | MAY_IMPORT[part]
+        if where == "types":
+            allowed |= MAY_NAME_TYPES_OF.get(part, set())
+        return "".join(rest[:1]) not in allowed
+    if first in ("", "kernels", "loaders", "benchmarks", "tests"):  # "": relative
+        return True
+    if part not in MAY_IMPORT_FROM_OUTSIDE or (part == "loaders" and where != "top"):
+        return False
+    return first not in sys.stdlib_module_names | MAY_IMPORT_FROM_OUTSIDE[part]
+
+
+@pytest.mark.parametrize(
+    "path", project_files(*PARTS), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_imports_go_in_the_allowed_direction(path):
+    assert part_of(path) in MAY_IMPORT, "a new part: give it a row in MAY_IMPORT"
+    assert wrong_imports(part_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("engine", "from fastimae.models import create_model"),
+        ("engine", "from fastimae import objectives"),
+        ("engine", "import fastimae.loaders.base"),
+        ("kernels", "import numpy"),
+        ("kernels", "def f():\n    import scipy"),
+        ("loaders", "from fastimae.kernels import random_masking"),
+        ("loaders", "import torchvision"),
+        ("models", "from . import vit"),
+        ("objectives", "from fastimae.loaders import Batch"),
+        ("cli", "import benchmarks.harness"),
+        ("cli", "from loaders import base"),
+        ("cli", "import kernels"),
+    ],
+)
+def test_the_guard_sees_a_forbidden_import(part, source):
+    assert len(wrong_imports(part, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("loaders", "def f():\n    import torchvision"),
+        ("engine", "if TYPE_CHECKING:\n    from fastimae.loaders.base import Batch"),
+        ("engine", "from fastimae.engine.optim import adamw"),
+        ("engine", "from fastimae import __version__"),
+        ("models", "import math\nfrom fastimae.kernels import attention"),
+        ("kernels", "import torch.nn.functional as F"),
+    ],
+)
+def test_the_guard_allows_the_allowed(part, source):
+    assert wrong_imports(part, source) == []
+
+
+@pytest.mark.parametrize("name", ["kernels", "loaders"])
+def test_tests_and_benchmarks_do_not_use_the_bare_spelling(name):
+    """A bare `import kernels` would pick up the PyPI package of that name."""
+    for path in project_files("tests", "benchmarks"):
+        first = {module.split(".")[0] for module, _ in imports(ast.parse(path.read_text()))}
+        assert name not in first, path
+    link = ROOT / "fastimae" / name
+    assert link.is_symlink() and link.resolve() == ROOT / name
+
+
+def readme_tree() -> set[str]:
+    """Paths named in the README's tree: the fenced block whose first line is `fastimae/`."""
+    block = re.search(r"```\n(fastimae/.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(
+        1
+    )
+    named, stack = set(), []
+    for line in block.splitlines():
+        entry = re.match(r"( *)(\S+)", line)
+        if entry is None:
+            continue
+        depth = len(entry[1]) // 2
+        stack[depth:] = [entry[2].rstrip("/")]
+        named.add("/".join(stack))
+    return named
+
+
+def test_readme_tree_is_the_real_tree():
+    """Every folder and module of the three packages has its line, and every line its file."""
+    named = readme_tree()
+    modules = [path for path in project_files(*PARTS) if path.name != "__init__.py"]
+    packages = {path.parent for path in project_files(*PARTS)}
+    real = {str(path.relative_to(ROOT)) for path in (*modules, *packages)}
+    assert real - named == set(), "missing in the README's tree"
+    assert {path for path in named if not (ROOT / path).exists()} == set(), "only in the README"
+    assert set(FOLDERS) <= named
+
+
+def test_readme_names_the_console_scripts_of_setup_py():
+    scripts = set(re.findall(r'"(fastimae-\w+) = ', (ROOT / "setup.py").read_text()))
+    named = set(re.findall(r"\bfastimae-[a-z]+\b", (ROOT / "README.md").read_text()))
+    assert scripts == named
+
+
+def test_console_scripts_lead_to_functions():
+    targets = re.findall(r'"fastimae-\w+ = fastimae\.(\w+):(\w+)"', (ROOT / "setup.py").read_text())
+    assert targets
+    for module, function in targets:
+        tree = ast.parse((ROOT / "fastimae" / f"{module}.py").read_text())
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_version_is_written_once():
+    text = (ROOT / "fastimae/__init__.py").read_text()
+    number = re.search(r'__version__ = "([\d.]+)"', text).group(1)
+    literal = re.compile(rf"[\"']v?{re.escape(number)}[\"']")
+    files = [*project_files(*FOLDERS), ROOT / "setup.py", ROOT / "pyproject.toml"]
+    assert [path.name for path in files if literal.search(path.read_text())] == ["__init__.py"]
+    assert f"## {number}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_large_file_is_tracked():
+    assert [path.name for path in tracked() if path.stat().st_size > 1_000_000] == []
+
+
+def test_no_path_of_one_machine_is_tracked():
+    homes = [f"/{name}/".encode() for name in ("root", "work", "home")]
+    found = [
+        f"{path.relative_to(ROOT)}: {home.decode()}"
+        for path in tracked()
+        for home in homes
+        if re.search(rb"(?<![\w.}])" + home, path.read_bytes())
+    ]
+    assert found == []
+
+
+def links(page: Path) -> list[str]:
+    """Relative targets of a page's links and pictures."""
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    return [target for target in targets if "://" not in target and "mailto:" not in target]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_documents_resolve(page):
+    assert [link for link in links(ROOT / page) if not (ROOT / link).exists()] == []
+
+
+def test_make_alone_prints_every_target():
+    text = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split()
+    shown = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.findall(r"^  make (\w+) +\S", shown, re.MULTILINE) == targets
+
+
+def test_every_package_has_an_init():
+    """Without one, a folder works in a checkout and is missing from the wheel."""
+    folders = {path.parent for path in project_files(*PARTS)}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_no_two_tests_share_a_file_name():
+    names = [path.name for path in project_files("tests") if path.name.startswith("test_")]
+    assert len(names) == len(set(names))
