@@ -1,0 +1,144 @@
+"""The demo draws what it says, and fails loudly when a step does."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastimae import demo
+
+TRAINER = """
+import json, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+
+def stop(*_):
+    if {saves}:
+        (folder / "checkpoint-last.pth").write_text("weights")
+    sys.exit({status})
+
+signal.signal(signal.SIGTERM, stop)
+with (folder / "log.txt").open("a") as log:
+    if "--resume" in sys.argv:
+        log.write(json.dumps({{"train_loss": {last}}}) + "\\n")
+        (folder / "reconstruction.png").write_text("picture")
+        sys.exit(0)
+    for loss in (1.0, 0.9):
+        log.write(json.dumps({{"train_loss": loss}}) + "\\n")
+        log.flush()
+time.sleep({sleep})
+"""
+GOOD = {"saves": True, "status": 0, "last": 0.5, "sleep": 60}
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Puts scripts in the place of the console commands: `commands(trainer_source)`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setattr(demo.sys, "executable", str(folder / "python"))
+    monkeypatch.setattr(demo, "PER_CLASS", 2)
+
+    def install(trainer: str, convert: str = "") -> None:
+        for name, source in (("fastimae-train", trainer), ("fastimae-convert", convert)):
+            (folder / name).write_text(f"#!{PYTHON}\n{source}")
+            (folder / name).chmod(0o755)
+
+    return install
+
+
+PYTHON = sys.executable
+
+
+def test_the_demo_interrupts_resumes_and_names_what_it_made(commands, tmp_path, capfd):
+    commands(TRAINER.format(**GOOD))
+    out = tmp_path / "demo_output"
+    assert demo.main(["--output_dir", str(out)]) == 0
+    shown = capfd.readouterr().out
+    train = f"$ fastimae-train --recipe demo --ffcv {out}/demo.beton --output_dir {out}/run"
+    assert f"$ fastimae-convert {out}/images {out}/demo.beton\n" in shown
+    assert shown.index(f"{train}\n") < shown.index(f"{train} --resume auto\n")
+    assert "the loss fell from 1.000 to 0.500" in shown
+    assert f"{out}/run/reconstruction.png" in shown and f"{out}/run/log.txt" in shown
+    assert len(list(out.glob("images/*/*.jpg"))) == 2 * len(demo.SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"last": 1.5}, "the loss did not fall"),
+        ({"last": "float('nan')"}, "the loss did not fall"),
+        ({"saves": False}, "left no checkpoint-last.pth"),
+        ({"status": 3}, "fastimae-train exited with status 3"),
+        ({"sleep": 0}, "ended (status 0) before it was stopped"),
+    ],
+)
+def test_a_step_that_goes_wrong_fails_the_demo(commands, tmp_path, capfd, change, reason):
+    commands(TRAINER.format(**{**GOOD, **change}))
+    data = tmp_path / "pictures"
+    assert demo.main(["--data", str(data), "--output_dir", str(tmp_path / "out")]) == 1
+    assert reason in capfd.readouterr().err
+
+
+def test_a_failing_conversion_fails_the_demo_before_training(commands, tmp_path, capfd):
+    commands("raise SystemExit('must not run')", convert="raise SystemExit(2)")
+    assert demo.main(["--data", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 1
+    captured = capfd.readouterr()
+    assert "fastimae-convert exited with status 2" in captured.err
+    assert "must not run" not in captured.err
+
+
+def test_a_command_that_hangs_is_ended(commands, monkeypatch):
+    commands("", convert="import time; time.sleep(60)")
+    monkeypatch.setattr(demo, "STEP_SECONDS", 0.5)
+    with pytest.raises(demo.DemoError, match=r"still runs after 0\.5 s"):
+        demo.run(["fastimae-convert"])
+
+
+def test_commands_that_are_not_installed_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(demo.DemoError, match="make setup"):
+        demo.run(["fastimae-convert"])
+
+
+def test_the_last_logged_loss_counts(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("".join(json.dumps({"train_loss": loss}) + "\n" for loss in (3.0, 4.0, 2.0)))
+    assert demo.loss_fell(log) == (3.0, 2.0)
+
+
+def test_pictures_are_the_same_each_time_and_differ_from_each_other(tmp_path):
+    for name in ("one", "two"):
+        demo.draw_dataset(tmp_path / name, per_class=3)
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.jpg"))
+    contents = [(tmp_path / "one" / path).read_bytes() for path in files]
+    assert len(set(contents)) == 3 * len(demo.SHAPES)
+    assert contents == [(tmp_path / "two" / path).read_bytes() for path in files]
+    with Image.open(tmp_path / "one" / files[0]) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (demo.SIDE, demo.SIDE))
+
+
+def test_a_new_set_replaces_an_old_one(tmp_path):
+    stale = tmp_path / "images" / "disc" / "9999.jpg"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"old")
+    demo.draw_dataset(tmp_path / "images", per_class=1)
+    assert not stale.exists()
+
+
+def test_the_colours_of_an_image_tell_its_class():
+    """What lets a small model take a mixture apart: nearest mean colours name the class."""
+    features = [
+        np.quantile(demo.draw_class(label, 40, np.random.default_rng(label)), [0.1, 0.9], (1, 2))
+        .transpose(1, 0, 2)
+        .reshape(40, 6)
+        for label in range(len(demo.SHAPES))
+    ]
+    centres = np.stack([feature[:20].mean(0) for feature in features])
+    for label, feature in enumerate(features):
+        distance = np.linalg.norm(feature[20:, None] - centres, axis=-1)
+        assert (distance.argmin(1) == label).mean() > 0.8
