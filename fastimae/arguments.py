@@ -17,7 +17,8 @@ import tyro
 import yaml
 from tqdm import tqdm
 
-from fastimae.config import ConfigError, TrainConfig, check, flatten, read_yaml, updated
+from fastimae.checks import check
+from fastimae.config import ConfigError, TrainConfig, flatten, read_yaml, updated
 from fastimae.recipes import RECIPES
 
 Options = TypeVar("Options")

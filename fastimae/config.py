@@ -242,53 +242,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return settings
 
 
-def check(config: TrainConfig) -> None:
-    """Raise ConfigError, naming the flag to change, where settings cannot work together."""
-    data, model, objective, optim, run = (
-        config.data, config.model, config.objective, config.optim, config.run,
-    )  # fmt: skip
-    rules = [
-        (len(data.input_size) in (1, 2), "--input_size takes a side, or height and width"),
-        (min(data.input_size, default=0) > 0, "--input_size must be positive"),
-        (0 < model.mask_ratio < 1, f"--mask_ratio {model.mask_ratio} must lie between 0 and 1"),
-        (0 < data.min_crop <= data.max_crop <= 1, "--min_crop and --max_crop: 0 < min <= max <= 1"),
-        (data.num_workers >= 0, "--num_workers must not be negative"),
-        (data.max_bad_samples >= 0, "--max_bad_samples must not be negative"),
-        (objective.mix_group >= 0, "--mix_group must not be negative"),
-        (objective.distill_weight >= 0, "--distill_weight must not be negative"),
-        (
-            model.decoder_depth is None or model.decoder_depth > 0,
-            "--decoder_depth must be positive",
-        ),
-        (optim.clip_grad is None or optim.clip_grad > 0, "--clip_grad must be positive"),
-        (
-            objective.same_class_ratio is None or 0 <= objective.same_class_ratio <= 1,
-            "--same_class_ratio must lie between 0 and 1",
-        ),
-        (
-            objective.teacher is None or objective.objective == "imae",
-            "--teacher has no effect with --objective mae: add --objective imae or drop it",
-        ),
-        (
-            objective.teach_model is None or objective.teacher is not None,
-            "--teach_model has no effect without --teacher",
-        ),
-        (
-            not run.resume or run.start_epoch == 0,
-            "--start_epoch has no effect with --resume: drop one of them",
-        ),
-    ]
-    for name in ("batch_size", "epochs", "accum_iter"):
-        rules.append((getattr(optim, name) > 0, f"--{name} must be positive"))
-    for name in ("save_freq", "log_steps"):
-        rules.append((getattr(run, name) > 0, f"--{name} must be positive"))
-    for name in ("save_steps", "vis_freq", "start_epoch"):
-        rules.append((getattr(run, name) >= 0, f"--{name} must not be negative"))
-    for holds, message in rules:
-        if not holds:
-            raise ConfigError(message)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)

@@ -15,7 +15,8 @@ from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.models import create_model
 
 MODEL = "--model mae_vit_nano_patch16 --input_size 32"
-BASE = f"{MODEL} --batch_size 8 --mix_group 8 --warmup_epochs 1 --blr 1e-2 --device cpu"
+IMAE = "--objective imae --mix_group 8"
+BASE = f"{MODEL} --batch_size 8 --warmup_epochs 1 --blr 1e-2 --device cpu"
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,7 @@ def test_mae_then_imae_with_it_as_teacher(source, tmp_path):
     mae, imae = tmp_path / "mae", tmp_path / "imae"
     assert train(f"{source['ffcv']} {BASE} --epochs 6 --output_dir {mae}") == 0
     teacher = mae / "checkpoint-last.pth"
-    command = f"{source['ffcv']} {BASE} --epochs 6 --output_dir {imae} --objective imae"
+    command = f"{source['ffcv']} {BASE} --epochs 6 --output_dir {imae} {IMAE}"
     assert train(f"{command} --teacher {teacher} --same_class_ratio 0.5") == 0
     first, last = log_of(mae)[0], log_of(mae)[-1]
     assert last["train_loss"] < 0.9 * first["train_loss"]
@@ -95,7 +96,7 @@ def test_checkpoint_is_complete_and_plain(source, tmp_path):
 
 def test_the_same_command_gives_the_same_weights(source, tmp_path):
     for name, workers in (("a", 0), ("b", 4)):
-        command = f"{source['ffcv']} {BASE} --epochs 2 --num_workers {workers} --objective imae"
+        command = f"{source['ffcv']} {BASE} --epochs 2 --num_workers {workers} {IMAE}"
         assert train(f"{command} --output_dir {tmp_path / name}") == 0
     assert_same_training(tmp_path / "a", tmp_path / "b")
 
@@ -103,7 +104,7 @@ def test_the_same_command_gives_the_same_weights(source, tmp_path):
 @pytest.mark.parametrize("kind", ["ffcv", "data_path"])
 @pytest.mark.parametrize("workers", [0, 4])
 def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, workers):
-    command = f"{source[kind]} {BASE} --epochs 5 --num_workers {workers} --objective imae"
+    command = f"{source[kind]} {BASE} --epochs 5 --num_workers {workers} {IMAE}"
     command += " --save_steps 2 --save_freq 50 --vis_freq 0"
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     process = launch(f"{command} --output_dir {killed}")
@@ -139,8 +140,8 @@ def test_sigterm_saves_mid_epoch_and_exits_0(source, tmp_path):
 
 def test_two_ranks_train_as_one(source, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    command = f"{source['ffcv']} {MODEL} --mix_group 4 --epochs 2 --warmup_epochs 1 --device cpu"
-    command += " --objective imae"
+    command = f"{source['ffcv']} {MODEL} --epochs 2 --warmup_epochs 1 --device cpu"
+    command += " --objective imae --mix_group 4"
     assert train(f"{command} --batch_size 8 --output_dir {one}") == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     ranks = f"-m fastimae.cli {command} --batch_size 4 --output_dir {two}"
@@ -193,7 +194,7 @@ def test_gray_and_oblong_images(source, tmp_path):
 def teacher_of_another_size(tmp_path):
     other = create_model("mae_vit_tiny_patch16", img_size=32)
     torch.save({"model": other.state_dict()}, tmp_path / "tiny.pth")
-    return f"--objective imae --teacher {tmp_path / 'tiny.pth'}"
+    return f"{IMAE} --teacher {tmp_path / 'tiny.pth'}"
 
 
 def truncated_beton(tmp_path, beton):
@@ -237,7 +238,7 @@ def test_mistakes_are_one_line_and_exit_2(request, tmp_path, capsys, beton, flag
         flags = flags(*(known[name] for name in names))
         flags += "" if "--ffcv" in flags else " --synthetic"
     out = tmp_path / "out"
-    assert train(f"{BASE} --output_dir {out} --epochs 1 --synthetic_samples 64 {flags}") == 2
+    assert train(f"{BASE} --output_dir {out} --epochs 1 {flags}") == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("fastimae-train: error: ") and words in message
     assert not list(out.glob("*.pth"))

@@ -110,7 +110,8 @@ class Trainer:
                     self.stopped = self.world.any(self.asked_to_stop)
                 elif self.world.size == 1:
                     self.stopped = self.asked_to_stop
-                if self.plan.save_steps and self.update % self.plan.save_steps == 0:
+                within = self.update < self.updates_per_epoch  # the log line comes before its save
+                if within and self.plan.save_steps and self.update % self.plan.save_steps == 0:
                     self._save()
 
     def _step(self, batches: Iterator) -> None:

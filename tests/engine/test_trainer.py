@@ -183,6 +183,20 @@ def test_checkpoints_hold_what_the_readme_says(tmp_path):
     assert set(content["model"]) == {"weight", "bias"}
 
 
+def test_no_checkpoint_is_ahead_of_the_log(tmp_path, monkeypatch):
+    """A kill right after any save must not lose an epoch's line."""
+    saves = []
+
+    def note(path, content, also):
+        log = tmp_path / "log.txt"
+        lines = len(log.read_text().splitlines()) if log.exists() else 0
+        saves.append((content["epoch"], content["step"], lines))
+
+    monkeypatch.setattr("fastimae.engine.trainer.save_checkpoint", note)
+    trainer(tmp_path, epochs=2, save_steps=3).run()
+    assert saves == [(0, 3, 0), (0, 6, 1), (1, 3, 1), (1, 6, 2)]
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_its_samples(tmp_path):
     run = trainer(tmp_path, objective=Squares(poison=109), log_steps=4)
     with pytest.raises(NonFiniteLoss, match=r"nonfinite-rank0\.json"):

@@ -1,0 +1,68 @@
+"""Settings against each other, before anything is built: errors that name the flag to change."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
+
+_POSITIVE = (
+    "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
+    "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "synthetic_samples", "clip_grad",
+    "mix_beta",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "num_workers", "max_bad_samples", "mix_group", "distill_weight", "save_steps", "vis_freq",
+    "start_epoch", "weight_decay", "warmup_epochs", "lr", "blr", "min_lr",
+)  # fmt: skip
+_BETWEEN_0_AND_1 = ("mask_ratio", "mix_lambda")
+_OF_IMAE = tuple(f.name for f in dataclasses.fields(ObjectiveConfig) if f.name != "objective")
+
+
+def check(config: TrainConfig) -> None:
+    """Raise ConfigError where a value is out of range, or would have no effect."""
+    settings = flatten(config)
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in _POSITIVE:
+        _require(given.get(name, 1) > 0, f"--{name} must be positive")
+    for name in _NOT_NEGATIVE:
+        _require(given.get(name, 0) >= 0, f"--{name} must not be negative")
+    for name in _BETWEEN_0_AND_1:
+        value = given.get(name, 0.5)
+        _require(0 < value < 1, f"--{name} {value} must lie between 0 and 1")
+    _require(0 <= given.get("same_class_ratio", 0) <= 1, "--same_class_ratio must lie in 0..1")
+    _require(
+        0 < settings["min_crop"] <= settings["max_crop"] <= 1,
+        "--min_crop and --max_crop: 0 < min <= max <= 1",
+    )
+    size = settings["input_size"]
+    _require(len(size) in (1, 2), "--input_size takes a side, or height and width")
+    _require(min(size) > 0, "--input_size must be positive")
+    _check_idle(settings)
+
+
+def _check_idle(settings: dict[str, Any]) -> None:
+    """A setting that was changed and would do nothing is a mistake, not a wish."""
+    idle = (
+        (settings["objective"] == "mae", _OF_IMAE, "with --objective mae"),
+        (
+            not settings["teacher"],
+            ("teach_model", "teacher_view", "distill_weight"),
+            "without --teacher",
+        ),
+        (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),
+        (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
+        (not settings["ffcv"], ("decoder",), "without --ffcv"),
+        (bool(settings["resume"]), ("start_epoch",), "with --resume"),
+    )
+    defaults = flatten(TrainConfig())
+    for applies, names, why in idle:
+        for name in names:
+            unchanged = settings[name] == defaults[name]
+            _require(not applies or unchanged, f"--{name} has no effect {why}: drop one of them")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
