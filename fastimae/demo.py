@@ -21,6 +21,8 @@ from PIL import Image
 
 SIDE = 96
 PER_CLASS = 400
+LIMIT = 4000
+"""Images of a folder of your own that are used, drawn at random: more would take longer."""
 STEP_SECONDS = 900
 """A command that takes longer than this hangs, and fails the demo."""
 
@@ -55,7 +57,7 @@ def demo(data: Path | None, output: Path) -> None:
         data = output / "images"
         say(f"drawing {PER_CLASS} pictures of each of {len(SHAPES)} kinds into {data}")
         draw_dataset(data, PER_CLASS)
-    run(["fastimae-convert", str(data), str(beton)])
+    run(["fastimae-convert", str(data), str(beton), "--limit", str(LIMIT)])
     train = ["fastimae-train", "--recipe", "demo"]
     train += ["--ffcv", str(beton), "--output_dir", str(run_dir)]
     run_and_interrupt(train, run_dir)
@@ -78,7 +80,7 @@ def run_and_interrupt(command: list[str], run_dir: Path, epochs: int = 2) -> Non
     """Starts a training run and stops it with SIGTERM, as a cluster would, after some epochs."""
     process = start(command)
     wait_until(lambda: len(log_lines(run_dir / "log.txt")) >= epochs, process)
-    into_the_next_epoch = time.monotonic() + 2
+    into_the_next_epoch = time.monotonic() + 1
     wait_until(lambda: time.monotonic() > into_the_next_epoch, process)
     say("stopping it in the middle of an epoch with SIGTERM, as a cluster would")
     process.terminate()

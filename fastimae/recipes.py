@@ -93,23 +93,26 @@ def imae_tiny_imagenet() -> Settings:
 
 
 def demo() -> Settings:
-    """i-MAE small enough for two CPU cores and four minutes, on 64-pixel images.
+    """i-MAE small enough for two CPU cores and three minutes, on 64-pixel pictures.
 
     Command: make demo
-    Expected: reconstruction.png shows both images of each mixture apart.
+    Hardware: 2 CPU cores.
+    Expected: train_loss from above 3 to below 0.8 on the pictures that the demo draws, and both
+              images of each mixture apart in reconstruction.png.
     """
     return {
         "objective": "imae",
-        "model": "mae_vit_tiny_patch8",
+        "model": "mae_vit_nano_patch8",
         "input_size": [64],
+        "min_crop": 0.6,
         "mix_lambda": 0.3,
         "mask_ratio": 0.5,
-        "batch_size": 64,
+        "batch_size": 32,
         "epochs": 12,
         "warmup_epochs": 1,
-        "blr": 4e-3,
+        "lr": 1.5e-3,
+        "clip_grad": 1.0,
         "num_workers": 2,
-        "save_steps": 25,
         "vis_freq": 3,
     }
 

@@ -60,7 +60,7 @@ def test_the_demo_interrupts_resumes_and_names_what_it_made(commands, tmp_path, 
     assert demo.main(["--output_dir", str(out)]) == 0
     shown = capfd.readouterr().out
     train = f"$ fastimae-train --recipe demo --ffcv {out}/demo.beton --output_dir {out}/run"
-    assert f"$ fastimae-convert {out}/images {out}/demo.beton\n" in shown
+    assert f"$ fastimae-convert {out}/images {out}/demo.beton --limit 4000\n" in shown
     assert shown.index(f"{train}\n") < shown.index(f"{train} --resume auto\n")
     assert "the loss fell from 1.000 to 0.500" in shown
     assert f"{out}/run/reconstruction.png" in shown and f"{out}/run/log.txt" in shown
