@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ import tyro
 
 from fastimae.arguments import parse, parse_training, run_safely
 from fastimae.loaders.convert_options import ConvertOptions
+
+# OpenMP's threads spin while they wait for each other. Where cores also decode images, or are
+# shared, long spins take the time that others need. Must be set before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def train(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastimae import cli
 from fastimae.engine.checkpoint import load_checkpoint
@@ -79,6 +80,7 @@ def test_mae_then_imae_with_it_as_teacher(source, tmp_path):
     for part in parts:
         assert last[f"train_{part}"] < first[f"train_{part}"], part
     assert last["train_loss"] == pytest.approx(sum(last[f"train_{part}"] for part in parts))
+    assert last["same_class_ratio"] == pytest.approx(0.5, abs=0.05)
     files = {p.name for p in imae.iterdir()}
     assert {"checkpoint-0.pth", "checkpoint-5.pth", "checkpoint-last.pth"} <= files
     assert {"log.txt", "reconstruction.png"} <= files
@@ -92,6 +94,27 @@ def test_checkpoint_is_complete_and_plain(source, tmp_path):
     model.load_state_dict(content["model"])  # strict: encoder and decoder, nothing else
     assert type(content["args"]) is dict and content["args"]["model"] == "mae_vit_nano_patch16"
     assert content["args"]["input_size"] == [32]
+
+
+def test_bf16_tracks_fp32(source, tmp_path):
+    for precision in ("fp32", "bf16"):
+        command = f"{source['ffcv']} {BASE} --epochs 3 --precision {precision} {IMAE}"
+        assert train(f"{command} --output_dir {tmp_path / precision}") == 0
+    exact, rough = log_of(tmp_path / "fp32"), log_of(tmp_path / "bf16")
+    for a, b in zip(exact, rough, strict=True):
+        assert a["train_loss"] != b["train_loss"]
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=0.01)
+
+
+def test_tensorboard_has_maes_tags_against_epoch_x_1000(source, tmp_path):
+    command = f"{source['ffcv']} {BASE} --epochs 2 --log_steps 3 --output_dir {tmp_path / 'run'}"
+    assert train(f"{command} --log_dir {tmp_path / 'board'}") == 0
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert {"train_loss", "lr", "img_per_s", "data_wait"} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("train_loss")] == [500, 1000, 1500, 2000]
+    logged = [line["train_loss"] for line in log_of(tmp_path / "run")]
+    values = [event.value for event in board.Scalars("train_loss")]
+    assert [sum(values[:2]) / 2, sum(values[2:]) / 2] == pytest.approx(logged, rel=1e-5)
 
 
 def test_the_same_command_gives_the_same_weights(source, tmp_path):

@@ -183,6 +183,14 @@ def test_checkpoints_hold_what_the_readme_says(tmp_path):
     assert set(content["model"]) == {"weight", "bias"}
 
 
+def test_pictures_are_drawn_when_due_and_at_the_end(tmp_path):
+    for vis_freq, epochs in ((2, [0, 2, 3]), (0, [3])):
+        run, drawn = trainer(tmp_path, epochs=4, vis_freq=vis_freq), []
+        run.draw = lambda batch, run=run, drawn=drawn: drawn.append((run.epoch, len(batch)))
+        run.run()
+        assert drawn == [(epoch, 4) for epoch in epochs]
+
+
 def test_no_checkpoint_is_ahead_of_the_log(tmp_path, monkeypatch):
     """A kill right after any save must not lose an epoch's line."""
     saves = []

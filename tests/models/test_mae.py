@@ -66,6 +66,30 @@ def test_masked_rows_equal_the_full_decoder_rows():
         torch.testing.assert_close(rows[b], full[b][mask.mask[b].bool()])
 
 
+@pytest.mark.parametrize(
+    ("patch", "size", "channels"),
+    [
+        (2, (32, 32), 3),
+        (14, (224, 448), 3),
+        (16, (448, 448), 1),
+        (32, (448, 32), 6),
+        (7, (49, 35), 2),
+    ],
+)
+def test_any_patch_and_image_size(patch, size, channels):
+    model = create_model(f"mae_vit_nano_patch{patch}", img_size=size, in_chans=channels)
+    images = torch.randint(0, 256, (1, *size, channels), dtype=torch.uint8)
+    mask = random_masking(torch.tensor([5]), model.grid, 0.75)
+    patches = size[0] // patch * (size[1] // patch)
+    assert mask.ids_keep.shape == (1, int(patches * 0.25))
+    loss, pred, _ = model(images, mask=mask)
+    pixels = torch.stack(
+        oracle.patches_of(oracle.normalised(images[0], model.mean, model.std), patch)
+    )
+    errors = ((pred[0].double() - pixels) ** 2).mean(1)
+    assert loss.item() == pytest.approx(errors[mask.mask[0].bool()].mean().item(), rel=1e-5)
+
+
 def test_reconstruction_depends_on_visible_patches_only():
     model = tiny()
     images = torch.randint(0, 256, (1, 16, 24, 3), dtype=torch.uint8)
