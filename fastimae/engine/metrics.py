@@ -117,19 +117,23 @@ class Reporter:
     """Writes log.txt (a JSON object an epoch, with MAE's keys), TensorBoard and the bar."""
 
     def __init__(
-        self, world: World, output_dir: Path, log_dir: Path, *, total: int, done: int
+        self, world: World, output_dir: Path, log_dir: Path, *, epochs: int, total: int, done: int
     ) -> None:
-        """total, done: optimizer steps of the whole run, and those already taken."""
+        """epochs, total: of the whole run, in optimizer steps. done: steps already taken."""
+        self.epochs = epochs
         self.log_file = output_dir / "log.txt"
-        self.board = SummaryWriter(log_dir) if world.is_main else None
+        self.board = None
+        if world.is_main:  # what an earlier process wrote past its last checkpoint is dropped
+            purge = round(1000 * epochs * done / total) + 1 if done else None
+            self.board = SummaryWriter(log_dir, purge_step=purge)
         self.bar = tqdm(
             total=total, initial=done, unit="step", disable=not world.is_main,
             dynamic_ncols=True, smoothing=0.05, mininterval=0.5,
         )  # fmt: skip
 
-    def step(self, epoch: float, epochs: int, values: dict[str, float]) -> None:
+    def step(self, epoch: float, values: dict[str, float]) -> None:
         """Show values on the bar, and to TensorBoard against epoch x 1000 as MAE does."""
-        self.bar.set_description(f"epoch {math.floor(epoch) + 1}/{epochs}", refresh=False)
+        self.bar.set_description(f"epoch {math.ceil(epoch)}/{self.epochs}", refresh=False)
         self.bar.set_postfix_str(
             f"loss {values['loss']:.4f}, lr {values['lr']:.2e}, "
             f"{values['img_per_s']:.0f} img/s, waiting {values['data_wait']:.0%}"

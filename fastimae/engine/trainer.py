@@ -80,7 +80,10 @@ class Trainer:
         """
         total = self.plan.epochs * self.updates_per_epoch
         done = self.epoch * self.updates_per_epoch + self.update
-        self.reporter = Reporter(self.world, self.output_dir, self.log_dir, total=total, done=done)
+        self.reporter = Reporter(
+            self.world, self.output_dir, self.log_dir,
+            epochs=self.plan.epochs, total=total, done=done,
+        )  # fmt: skip
         self.reporter.forget_from(self.epoch)
         try:
             with self._signals():
@@ -150,7 +153,7 @@ class Trainer:
             point = self.epoch + self.update / self.updates_per_epoch
             lr = self.optimizer.param_groups[0]["lr"]
             values = {**values, "lr": lr, **self.window.rates()}
-            self.reporter.step(point - 1e-9, self.plan.epochs, values)
+            self.reporter.step(point, values)
         self.window.restart()
 
     def _finish_epoch(self) -> None:

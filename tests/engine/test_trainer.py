@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from fastimae.engine.checkpoint import load_checkpoint
@@ -189,6 +190,26 @@ def test_pictures_are_drawn_when_due_and_at_the_end(tmp_path):
         run.draw = lambda batch, run=run, drawn=drawn: drawn.append((run.epoch, len(batch)))
         run.run()
         assert drawn == [(epoch, 4) for epoch in epochs]
+
+
+def test_a_run_may_start_at_a_later_epoch(tmp_path):
+    run = trainer(tmp_path, epochs=3)
+    run.epoch = 2
+    run.run()
+    assert run.objective.seen[0] == [200, 201, 202, 203] and len(run.objective.seen) == 6
+    assert load_checkpoint(tmp_path / "checkpoint-last.pth")["epoch"] == 2
+
+
+def test_tensorboard_forgets_what_a_resumed_run_writes_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    for epochs in (2, 3):  # the second process resumes from the first one's epoch 1
+        run = trainer(tmp_path / "run", epochs=epochs, log_steps=6)
+        if epochs == 3:
+            last = tmp_path / "run" / "checkpoint-0.pth"
+            run.load_state_dict(load_checkpoint(last), last)
+        run.run()
+    board = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [event.step for event in board.Scalars("train_loss")] == [1000, 2000, 3000]
 
 
 def test_no_checkpoint_is_ahead_of_the_log(tmp_path, monkeypatch):
