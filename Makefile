@@ -6,7 +6,6 @@ DATA ?=
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
-SOURCES := fastimae kernels loaders benchmarks tests setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format clean
@@ -26,12 +25,12 @@ test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## check style and formatting, change nothing
-	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 format: $(READY) ## fix what the linter can fix, format the rest
-	$(BIN)/ruff check --fix $(SOURCES)
-	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean: ## remove the environment, caches and the demo's output
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist demo_output *.egg-info

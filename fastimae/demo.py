@@ -44,14 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
     except DemoError as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
 def demo(data: Path | None, output: Path) -> None:
     """Every step in turn. Raises DemoError at the first that fails."""
-    start = time.monotonic()
+    begin = time.monotonic()
     beton, run_dir = output / "demo.beton", output / "run"
-    beton.unlink(missing_ok=True)
+    for stale in output.glob(f"{beton.name}*"):
+        stale.unlink()
     shutil.rmtree(run_dir, ignore_errors=True)
     if data is None:
         data = output / "images"
@@ -66,9 +69,11 @@ def demo(data: Path | None, output: Path) -> None:
     picture = run_dir / "reconstruction.png"
     if not picture.is_file():
         raise DemoError(f"{picture} was not made")
-    say(f"done in {time.monotonic() - start:.0f} s; the loss fell from {first:.3f} to {last:.3f}")
-    say(f"log:     {run_dir / 'log.txt'}")
-    say(f"picture: {picture} (two images, their mixture, and what i-MAE makes of it)")
+    say(
+        f"done in {time.monotonic() - begin:.0f} s; the loss fell from {first:.3f} to {last:.3f}\n"
+        f"    log:     {run_dir / 'log.txt'}\n"
+        f"    picture: {picture} (two images, their mixture, and what i-MAE makes of it)"
+    )
 
 
 def run(command: list[str]) -> None:
@@ -114,7 +119,8 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
     deadline = time.monotonic() + STEP_SECONDS
     while not holds():
         if process.poll() is not None:
-            raise DemoError(f"the run ended (status {process.returncode}) before it was stopped")
+            few = ": it needs more images" if process.returncode == 0 else ""
+            raise DemoError(f"the run ended (status {process.returncode}) before its stop{few}")
         if time.monotonic() > deadline:
             process.kill()
             raise DemoError(f"the run made no progress in {STEP_SECONDS} s")
@@ -217,3 +223,7 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
     "checker": lambda x, y: edge(0.25 * np.sin(4 * x) * np.sin(4 * y)),
     "waves": lambda x, y: 0.5 + 0.5 * np.sin(4 * np.hypot(x, y) + 1),
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

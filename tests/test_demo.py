@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,7 +76,7 @@ def test_the_demo_interrupts_resumes_and_names_what_it_made(commands, tmp_path, 
         ({"last": "float('nan')"}, "the loss did not fall"),
         ({"saves": False}, "left no checkpoint-last.pth"),
         ({"status": 3}, "fastimae-train exited with status 3"),
-        ({"sleep": 0}, "ended (status 0) before it was stopped"),
+        ({"sleep": 0}, "ended (status 0) before its stop: it needs more images"),
     ],
 )
 def test_a_step_that_goes_wrong_fails_the_demo(commands, tmp_path, capfd, change, reason):
@@ -103,6 +105,21 @@ def test_commands_that_are_not_installed_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
     with pytest.raises(demo.DemoError, match="make setup"):
         demo.run(["fastimae-convert"])
+
+
+def test_make_demo_reaches_the_demo_and_fails_where_it_fails(tmp_path):
+    """As the Makefile calls it, where the commands fail: the folder of images is not there."""
+    arguments = ["--data", "no_such_folder", "--output_dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastimae.demo", *arguments],
+        cwd=Path(demo.__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "$ fastimae-convert no_such_folder" in done.stdout
+    assert "demo failed: fastimae-convert " in done.stderr
 
 
 def test_the_last_logged_loss_counts(tmp_path):

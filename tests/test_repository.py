@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fastimae.arguments import parse, parse_training
+from fastimae.cli import ConvertArguments
+
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("fastimae", "kernels", "loaders")
 FOLDERS = (*PARTS, "benchmarks", "tests")
@@ -192,13 +195,32 @@ def test_readme_tree_is_the_real_tree():
     real = {str(path.relative_to(ROOT)) for path in (*modules, *packages)}
     assert real - named == set(), "missing in the README's tree"
     assert {path for path in named if not (ROOT / path).exists()} == set(), "only in the README"
-    assert set(FOLDERS) <= named
+    assert {path.relative_to(ROOT).parts[0] for path in project_files(*FOLDERS)} <= named
 
 
 def test_readme_names_the_console_scripts_of_setup_py():
     scripts = set(re.findall(r'"(fastimae-\w+) = ', (ROOT / "setup.py").read_text()))
     named = set(re.findall(r"\bfastimae-[a-z]+\b", (ROOT / "README.md").read_text()))
     assert scripts == named
+
+
+def readme_commands(program: str) -> list[list[str]]:
+    """The arguments of each call of a console script in the README, in blocks and in tables."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    calls = re.findall(rf"{program} ((?:[^`\n#])+)", text)
+    return [call.split() for call in calls]
+
+
+@pytest.mark.parametrize("arguments", readme_commands("fastimae-train"), ids=" ".join)
+def test_training_commands_of_the_readme_are_understood(arguments, capsys):
+    assert parse_training("fastimae-train", [*arguments, "--print_config"]) is None
+    assert "batch_size:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", readme_commands("fastimae-convert"), ids=" ".join)
+def test_converting_commands_of_the_readme_are_understood(arguments):
+    options = parse("fastimae-convert", ConvertArguments, arguments)
+    assert options.verify or options.out.suffix == ".beton"
 
 
 def test_console_scripts_lead_to_functions():
