@@ -63,8 +63,10 @@ def demo(data: Path | None, output: Path) -> None:
     run(["fastimae-convert", str(data), str(beton), "--limit", str(LIMIT)])
     train = ["fastimae-train", "--recipe", "demo"]
     train += ["--ffcv", str(beton), "--output_dir", str(run_dir)]
-    run_and_interrupt(train, run_dir)
-    run([*train, "--resume", "auto"])
+    if run_and_interrupt(train, run_dir):
+        run([*train, "--resume", "auto"])
+    else:
+        say("so few images that the run was over before it could be stopped: nothing to resume")
     first, last = loss_fell(run_dir / "log.txt")
     picture = run_dir / "reconstruction.png"
     if not picture.is_file():
@@ -81,17 +83,23 @@ def run(command: list[str]) -> None:
     finish(start(command), command)
 
 
-def run_and_interrupt(command: list[str], run_dir: Path, epochs: int = 2) -> None:
-    """Starts a training run and stops it with SIGTERM, as a cluster would, after some epochs."""
+def run_and_interrupt(command: list[str], run_dir: Path, epochs: int = 2) -> bool:
+    """Starts a training run and stops it with SIGTERM, as a cluster would, after some epochs.
+
+    False where it was done before that. Raises DemoError if it fails or saves nothing.
+    """
     process = start(command)
     wait_until(lambda: len(log_lines(run_dir / "log.txt")) >= epochs, process)
     into_the_next_epoch = time.monotonic() + 1
     wait_until(lambda: time.monotonic() > into_the_next_epoch, process)
-    say("stopping it in the middle of an epoch with SIGTERM, as a cluster would")
-    process.terminate()
+    stopped = process.poll() is None
+    if stopped:
+        say("stopping it in the middle of an epoch with SIGTERM, as a cluster would")
+        process.terminate()
     finish(process, command)
     if not (run_dir / "checkpoint-last.pth").is_file():
         raise DemoError("the stopped run left no checkpoint-last.pth")
+    return stopped
 
 
 def start(command: list[str]) -> subprocess.Popen:
@@ -115,12 +123,9 @@ def finish(process: subprocess.Popen, command: list[str]) -> None:
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Returns once `holds()`. Raises DemoError if the process ends before, or time runs out."""
+    """Returns once `holds()` or the process has ended. Raises DemoError if time runs out."""
     deadline = time.monotonic() + STEP_SECONDS
-    while not holds():
-        if process.poll() is not None:
-            few = ": it needs more images" if process.returncode == 0 else ""
-            raise DemoError(f"the run ended (status {process.returncode}) before its stop{few}")
+    while not holds() and process.poll() is None:
         if time.monotonic() > deadline:
             process.kill()
             raise DemoError(f"the run made no progress in {STEP_SECONDS} s")

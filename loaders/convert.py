@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import sys
@@ -46,6 +47,8 @@ _SHUFFLE_STREAM = 4
 """Keeps the order in the file apart from what training draws from the same seed."""
 _CHUNK_BYTES = 2 << 20
 _SAMPLED = 64
+_METADATA_BYTES, _TABLE_BYTES = 21, 24
+"""Of each sample: in the whole pages before the first image, and behind the last."""
 
 
 def convert(options: ConvertOptions) -> ConvertReport:
@@ -160,7 +163,9 @@ def _announce_size(source: Source, order: list[int], out: Path, options: Convert
     tried = list(_encoded(source, order[:_SAMPLED], 4, options))
     sizes = [len(result.payload) for result in tried if not isinstance(result, str)]
     mean = sum(sizes) / max(1, len(sizes))
-    needed, free = mean * len(order), shutil.disk_usage(out.parent).free
+    pages_of_metadata = math.ceil(len(order) * _METADATA_BYTES / options.page_size)
+    needed = pages_of_metadata * options.page_size + len(order) * (mean + _TABLE_BYTES)
+    free = shutil.disk_usage(out.parent).free
     log.info(
         "about %s to write for %d images; %s free at %s",
         format_bytes(needed),

@@ -16,11 +16,9 @@ import pytest
 from PIL import Image
 
 from fastimae.loaders import convert as convert_module
-from fastimae.loaders import safe_map as safe_map_module
 from fastimae.loaders.beton import BetonReader, BetonWriter
 from fastimae.loaders.convert import ConvertOptions, convert
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.safe_map import safe_map
 
 PAGE = 1 << 16
 
@@ -59,6 +57,14 @@ def test_bytes_and_labels_arrive(tmp_path):
     assert manifest["passed_through"] == 40
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"src", "a.beton", "a.beton.json"}
+
+
+def test_the_size_told_beforehand_is_the_size_of_the_file(tmp_path, monkeypatch):
+    """Also where a few small images make less than the page of metadata before them."""
+    told = []
+    monkeypatch.setattr(convert_module, "format_bytes", lambda size: told.append(size) or "?")
+    run(make_tree(tmp_path / "src", count=120), tmp_path / "a.beton", workers=1)
+    assert told[0] == pytest.approx((tmp_path / "a.beton").stat().st_size, rel=0.15)
 
 
 @pytest.mark.parametrize("mode", ["jpg", "raw"])
@@ -315,56 +321,6 @@ def test_verify_of_a_foreign_file(tmp_path):
     (tmp_path / "a.beton").write_bytes(bytes(9999))
     with pytest.raises(DataError, match=r"a\.beton"):
         convert(ConvertOptions(src=str(tmp_path / "a.beton"), verify=True))
-
-
-def square_or_die(number):
-    if number in (5, 17):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number * number
-
-
-def test_crashes_cost_only_the_items_that_crash():
-    results = list(safe_map(square_or_die, range(30), workers=2, chunk=4, crashed=None))
-    assert results == [None if n in (5, 17) else n * n for n in range(30)]
-
-
-def square_or_hang(number):
-    if number == 5:
-        signal.alarm(1)  # instead of the two minutes of patience
-        time.sleep(60)
-    return number * number
-
-
-def test_hanging_items_are_given_up():
-    results = list(safe_map(square_or_hang, range(9), workers=2, chunk=3, crashed=None))
-    assert results == [None if n == 5 else n * n for n in range(9)]
-
-
-def test_patience_is_set_for_each_item():
-    assert (
-        list(safe_map(time_left, range(3), workers=1, chunk=3, crashed=None))
-        == [pytest.approx(safe_map_module.PATIENCE_SECONDS, abs=2)] * 3
-    )
-
-
-def time_left(_):
-    time.sleep(0.01)
-    return signal.getitimer(signal.ITIMER_REAL)[0]
-
-
-def test_slow_consumer_holds_the_workers_back():
-    taken = []
-
-    def items():
-        for number in range(1000):
-            taken.append(number)
-            yield number
-
-    results = safe_map(abs, items(), workers=2, chunk=5, crashed=None)
-    assert next(results) == 0
-    time.sleep(0.3)
-    assert len(taken) <= 2 * 3 * 5
-    results.close()
 
 
 def test_unguarded_script_gets_an_explanation(tmp_path):
