@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fastimae.models.mae import MaskedAutoencoder
+from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD, MaskedAutoencoder
 
 # MAE, appendix A.1 (base, large, huge); tiny and small are DeiT's, with a decoder to match;
 # nano is ours, for demonstrations and tests.
@@ -59,4 +59,4 @@ def parse_name(name: str) -> dict[str, int]:
     return sizes
 
 
-__all__ = ["create_model", "parse_name", "MaskedAutoencoder"]
+__all__ = ["create_model", "parse_name", "MaskedAutoencoder", "IMAGENET_MEAN", "IMAGENET_STD"]

@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks.gpu_suite`. Nothing of fastimae imports this package."""
