@@ -36,7 +36,6 @@ _FREE = {
 def build_loader(config: TrainConfig, world: World) -> Loader:
     """The loader that the settings ask for. Raises DataError."""
     data, objective, optim = config.data, config.objective, config.optim
-    mixes = objective.objective == "imae"
     return create_loader(
         ffcv=data.ffcv,
         data_path=data.data_path,
@@ -51,9 +50,9 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
         min_crop=data.min_crop,
         max_crop=data.max_crop,
         hflip=data.hflip,
-        mix_group=objective.mix_group if mixes else 0,
-        same_class_ratio=objective.same_class_ratio if mixes else None,
-        reciprocal_pairs=objective.reciprocal_pairs and mixes,
+        mix_group=objective.mix_group if objective.objective == "imae" else 0,
+        same_class_ratio=objective.same_class_ratio,
+        reciprocal_pairs=objective.reciprocal_pairs,
         max_bad_samples=data.max_bad_samples,
         seed=config.run.seed,
         rank=world.rank,
@@ -144,6 +143,11 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         draw=functools.partial(save_reconstruction, objective, run.output_dir / PICTURE),
     )
     trainer.epoch = run.start_epoch
+    if optim.warmup_epochs >= optim.epochs:
+        log.warning(
+            "--warmup_epochs %g is not below --epochs %d: the learning rate never reaches %.3g",
+            optim.warmup_epochs, optim.epochs, lr,
+        )  # fmt: skip
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(
         "%s, %.1f M parameters, on %s in %s; effective batch %d, lr %.3g, %d steps an epoch",

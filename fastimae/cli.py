@@ -52,6 +52,8 @@ def _train(argv: Sequence[str]) -> int:
             dist_on_itp=run.dist_on_itp,
             dist_url=run.dist_url,
         )
+    if not world.is_main:
+        logging.getLogger("fastimae").setLevel(logging.WARNING)
     try:
         build.prepare_output(run.output_dir)
         with build.build_loader(config, world) as loader:

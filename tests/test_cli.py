@@ -195,6 +195,14 @@ def test_resuming_with_other_settings_says_so(source, tmp_path, capsys):
     assert "num_workers" not in warning
 
 
+def test_a_warm_up_longer_than_the_run_is_pointed_out(source, tmp_path, capsys):
+    command = f"{source['ffcv']} {BASE} --epochs 1 --output_dir {tmp_path}"
+    assert train(f"{command} --warmup_epochs 40") == 0
+    assert "--warmup_epochs 40 is not below --epochs 1" in capsys.readouterr().err
+    assert train(f"{command} --warmup_epochs 0.5") == 0
+    assert "--warmup_epochs" not in capsys.readouterr().err
+
+
 def test_bad_samples_are_replaced_and_counted(image_folder, beton, tmp_path):
     data = bytearray(beton.read_bytes())
     start = data.find(b"\xff\xd8\xff")
