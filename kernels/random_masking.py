@@ -39,10 +39,7 @@ class Mask(NamedTuple):
     @property
     def ids_masked(self) -> Tensor:
         """int32 [B, L - K], masked patches in ascending order."""
-        rows = self.ids_restore.long()
-        patches = torch.arange(rows.shape[1], dtype=torch.int32, device=rows.device)
-        by_row = torch.empty_like(self.ids_restore).scatter_(1, rows, patches.expand_as(rows))
-        return by_row[:, self.ids_keep.shape[1] :]
+        return _patches_by_row(self.ids_restore)[:, self.ids_keep.shape[1] :]
 
     def repeat(self, times: int) -> Mask:
         """The same mask for `times` stacked copies of the batch."""
@@ -82,11 +79,15 @@ def _from_bool(masked: Tensor, keep: int) -> Mask:
     visible_rank = (~masked).cumsum(1) - 1
     masked_rank = masked.cumsum(1) - 1 + keep
     ids_restore = torch.where(masked, masked_rank, visible_rank).to(torch.int32)
-    patches = torch.arange(masked.shape[1], dtype=torch.int32, device=masked.device)
-    by_row = torch.empty_like(ids_restore).scatter_(
-        1, ids_restore.long(), patches.expand_as(ids_restore)
-    )
-    return Mask(by_row[:, :keep].contiguous(), ids_restore, masked.float())
+    ids_keep = _patches_by_row(ids_restore)[:, :keep].contiguous()
+    return Mask(ids_keep, ids_restore, masked.float())
+
+
+def _patches_by_row(ids_restore: Tensor) -> Tensor:
+    """The inverse permutation of each row of ids_restore, int32 [B, L]."""
+    patches = torch.arange(ids_restore.shape[1], dtype=torch.int32, device=ids_restore.device)
+    empty = torch.empty_like(ids_restore)
+    return empty.scatter_(1, ids_restore.long(), patches.expand_as(ids_restore))
 
 
 def _uniform_words(key: Tensor, count: int) -> Tensor:
