@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import tempfile
 from pathlib import Path
 
 import torch
@@ -179,9 +180,8 @@ def prepare_output(path: Path) -> None:
     """Make sure that output_dir can be written. Raises ConfigError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        # A name of its own: all ranks of a run do this at the same moment.
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise ConfigError(f"--output_dir {path} cannot be written: {error.strerror}") from error
 
