@@ -6,24 +6,16 @@ import contextlib
 import mmap
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from fastimae.loaders.beton_format import (
-    ALLOCATION,
-    DESCRIPTOR,
-    FLOAT_FIELD,
-    HEADER,
-    IMAGE_FIELD,
-    INT_FIELD,
-    METADATA,
-    MODES,
-    ROW,
-    VERSION,
-    metadata_dtype,
-)
+from fastimae.loaders.beton_format import HEADER, MODES, ROW
+from fastimae.loaders.beton_table import read_table
 from fastimae.loaders.beton_writer import BetonWriter
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.ram_cache import keep_in_memory
+from fastimae.loaders.trailer import Trailer, read_trailer
 
 __all__ = ["BetonReader", "BetonWriter"]
 
@@ -31,10 +23,15 @@ __all__ = ["BetonReader", "BetonWriter"]
 class BetonReader:
     """The samples of a `.beton` file, read through a memory map without copying.
 
-    Opening checks all of the file but the pixels. Picklable: the copy opens the file again.
+    Opening checks all of the file but the pixels and the trailers. Picklable: the copy opens the
+    file again.
+
+    Args:
+        cache: "ram" reads the file into memory, where it stays until `close`.
 
     Raises:
-        DataError: the file is missing, truncated, foreign or damaged, or holds no images.
+        DataError: the file is missing, truncated, foreign or damaged, holds no images, or is
+            larger than the memory it should be kept in.
     """
 
     labels: np.ndarray
@@ -45,14 +42,20 @@ class BetonReader:
     """int64 [N], pixels."""
     is_jpeg: np.ndarray
     """bool [N]; False means raw uint8 pixels [height, width, 3]."""
+    trailer_positions: np.ndarray
+    """int64 [N], bytes from the start of the file; 0 where a sample has no trailer."""
+    trailer_sizes: np.ndarray
+    """int64 [N], bytes."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, cache: Literal["none", "ram"] = "none") -> None:
         self.path = Path(path)
         self._map = _map_file(self.path)
         self._view = memoryview(self._map)
         try:
-            rows = _parse(self.path, self._view)
-        except DataError:
+            rows = read_table(self.path, self._view)
+            if cache == "ram":
+                keep_in_memory(self.path, np.frombuffer(self._view, np.uint8))
+        except BaseException:
             self.close()
             raise
         columns = {name: np.ascontiguousarray(rows[name]) for name in ROW.names}
@@ -61,6 +64,8 @@ class BetonReader:
         )
         self.is_jpeg = columns["mode"] == MODES["jpg"]
         self._positions, self._sizes = columns["ptr"], columns["size"]
+        self.trailer_sizes = columns["trailer"]
+        self.trailer_positions = (self._positions + self._sizes) * (self.trailer_sizes > 0)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,6 +78,39 @@ class BetonReader:
     def region(self, index: int) -> tuple[int, int]:
         """Where sample `index` lies in the file: position and size in bytes."""
         return int(self._positions[index]), int(self._sizes[index])
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """All that the file holds, uncopied, for compiled code: contiguous arrays.
+
+        `file` uint8 [bytes]; int64 [N]: `positions`, `sizes`, `heights`, `widths`,
+        `trailer_positions`, `trailer_sizes`; `is_jpeg` bool [N]. The file stays mapped as long as
+        they are held.
+        """
+        return {
+            "file": np.frombuffer(self._view, np.uint8),
+            "positions": self._positions,
+            "sizes": self._sizes,
+            "heights": self.heights,
+            "widths": self.widths,
+            "is_jpeg": self.is_jpeg,
+            "trailer_positions": self.trailer_positions,
+            "trailer_sizes": self.trailer_sizes,
+        }
+
+    def trailer(self, index: int) -> Trailer | None:
+        """Sample `index`'s trailer, its rows uncopied; None if it has none.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        size = int(self.trailer_sizes[index])
+        if not size:
+            return None
+        position = int(self.trailer_positions[index])
+        try:
+            return read_trailer(self._view[position : position + size], int(self._sizes[index]))
+        except ValueError as error:
+            raise DataError(f"{self.path}: sample {index}: {error}") from error
 
     def close(self) -> None:
         """Unmap the file. What `read` returned and is still held keeps it mapped until dropped."""
@@ -98,77 +136,3 @@ def _map_file(path: Path) -> mmap.mmap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _parse(path: Path, view: memoryview) -> np.ndarray:
-    """ROW [N], the samples, after checking everything that is not pixels."""
-    header = np.frombuffer(view, HEADER, 1)[0]
-    if header["version"] != VERSION:
-        raise DataError(f"{path}: not a .beton file of version {VERSION}")
-    fields, count = int(header["num_fields"]), int(header["num_samples"])
-    start, end = HEADER.itemsize + fields * DESCRIPTOR.itemsize, int(header["alloc_table_ptr"])
-    if not start < end < len(view) or (len(view) - end) % ALLOCATION.itemsize:
-        raise DataError(f"{path}: truncated or damaged, its allocation table is not whole")
-    types = _field_types(path, np.frombuffer(view, DESCRIPTOR, fields, HEADER.itemsize))
-    dtype = metadata_dtype(types)
-    first_byte = start + count * dtype.itemsize
-    if count == 0 or first_byte > end:
-        raise DataError(f"{path}: damaged, it cannot hold the {count} samples of its header")
-    metadata = np.frombuffer(view, dtype, count, start)
-    image = metadata[f"f{types.index(IMAGE_FIELD)}"]
-    rows = np.empty(count, ROW)
-    for name in ("height", "width", "mode"):
-        rows[name] = image[name]
-    rows["label"] = _labels(metadata, types)
-    rows["ptr"] = image["data_ptr"]
-    rows["size"] = _sizes(path, np.frombuffer(view, ALLOCATION, -1, end), rows, first_byte, end)
-    _check_shapes(path, rows)
-    return rows
-
-
-def _field_types(path: Path, descriptors: np.ndarray) -> list[int]:
-    types = descriptors["type_id"].tolist()
-    for type_id, name in zip(types, descriptors["name"], strict=True):
-        if type_id not in METADATA:
-            raise DataError(
-                f"{path}: field {name.decode('ascii', 'replace')!r} is of a custom type; "
-                "write the file again without it"
-            )
-    if IMAGE_FIELD not in types:
-        raise DataError(f"{path}: has no RGB image field")
-    return types
-
-
-def _sizes(
-    path: Path, table: np.ndarray, rows: np.ndarray, first_byte: int, end: int
-) -> np.ndarray:
-    """int64 [N], bytes of each image: the entry of the allocation table at its position."""
-    order = np.argsort(table["ptr"], kind="stable")
-    positions = table["ptr"][order].astype(np.int64)
-    sizes = table["size"][order].astype(np.int64)
-    place = np.searchsorted(positions, rows["ptr"]).clip(max=len(table) - 1)
-    # Beyond 2**63 the numbers turn negative, which fails one of these tests as it should.
-    inside = (positions[place] == rows["ptr"]) & (rows["ptr"] >= first_byte)
-    inside &= (sizes[place] > 0) & (sizes[place] <= end - rows["ptr"])
-    if not inside.all():
-        raise DataError(f"{path}: damaged, the data of sample {np.argmin(inside)} is not in it")
-    return sizes[place]
-
-
-def _labels(metadata: np.ndarray, types: list[int]) -> np.ndarray:
-    """int64 [N]: the first integer field, else the first float field if all are whole numbers."""
-    if INT_FIELD in types:
-        return metadata[f"f{types.index(INT_FIELD)}"]
-    if FLOAT_FIELD in types:
-        values = metadata[f"f{types.index(FLOAT_FIELD)}"]
-        if np.all((np.abs(values) < 2**53) & (values == np.trunc(values))):
-            return values.astype(np.int64)
-    return np.full(len(metadata), -1)
-
-
-def _check_shapes(path: Path, rows: np.ndarray) -> None:
-    raw = rows["mode"] == MODES["raw"]
-    good = (raw | (rows["mode"] == MODES["jpg"])) & (rows["height"] > 0) & (rows["width"] > 0)
-    good &= ~raw | (rows["size"] == rows["height"] * rows["width"] * 3)
-    if not good.all():
-        raise DataError(f"{path}: damaged, sample {np.argmin(good)} cannot be an image")

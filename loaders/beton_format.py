@@ -5,7 +5,8 @@ Little-endian, in this order:
     header | field descriptors | metadata [N] | zeros | pages | allocation table (to the end)
 
 Pages start at multiples of the page size, and a sample's bytes lie inside one page. Its metadata
-gives their position, the allocation table gives their length.
+gives their position, the allocation table gives their length. In files written here a trailer
+follows in the same page (trailer.py).
 """
 
 from __future__ import annotations
@@ -45,11 +46,16 @@ METADATA = {
 MODES = {"jpg": 0, "raw": 1}
 
 ROW = np.dtype(
-    [(name, "<i8") for name in ("ptr", "size", "height", "width", "mode", "label")],
+    [(name, "<i8") for name in ("ptr", "size", "trailer", "height", "width", "mode", "label")],
 )
-"""One sample as reader and writer hold it in memory."""
+"""One sample as reader and writer hold it in memory; `trailer`: its bytes, 0 if there is none."""
 
 
 def metadata_dtype(type_ids: list[int]) -> np.dtype:
     """The structured type of one sample's metadata: field k of the file is named `fk`."""
     return np.dtype([("", METADATA[type_id]) for type_id in type_ids], align=True)
+
+
+def end_of(rows: np.ndarray) -> int:
+    """Position behind the last of ROW [N] and its trailer."""
+    return int(rows[-1]["ptr"] + rows[-1]["size"] + rows[-1]["trailer"]) if len(rows) else 0

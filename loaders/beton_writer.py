@@ -20,8 +20,10 @@ from fastimae.loaders.beton_format import (
     MODES,
     ROW,
     VERSION,
+    end_of,
     metadata_dtype,
 )
+from fastimae.loaders.trailer import make_trailer
 
 _BUFFER_BYTES = 4 << 20
 
@@ -34,8 +36,8 @@ class BetonWriter:
 
     Args:
         has_labels: whether the file gets a label field.
-        page_size: a power of two, in bytes; no sample may be larger. The ffcv library asks for
-            2 MiB to 2 GiB.
+        page_size: a power of two, in bytes; no sample with its trailer may be larger. The ffcv
+            library asks for 2 MiB to 2 GiB.
         capacity: how many samples there is room for; by default as many as fit before the
             second page (349,000 for pages of 8 MiB).
         rows: ROW [N], `rows` of an earlier writer with the same arguments, to go on after these.
@@ -73,7 +75,7 @@ class BetonWriter:
         if rows is not None and len(rows):
             self._count = len(rows)
             self._rows[: self._count] = rows
-            self._position = int(rows[-1]["ptr"] + rows[-1]["size"])
+            self._position = end_of(rows)
             if self.part.stat().st_size < self._position:
                 raise ValueError(f"{self.part} is shorter than its samples")
         self._file = self.part.open("r+b" if self._count else "w+b", buffering=_BUFFER_BYTES)
@@ -93,25 +95,36 @@ class BetonWriter:
         width: int,
         mode: Literal["jpg", "raw"] = "jpg",
         label: int = -1,
+        trailer: bytes | None = None,
     ) -> None:
-        """Add a sample: a JPEG file's bytes, or raw uint8 [height, width, 3]."""
-        size = len(payload)
+        """Add a sample: a JPEG file's bytes, or raw uint8 [height, width, 3].
+
+        trailer: from `make_trailer`; by default one with the checksum alone, b"" for none.
+        """
+        if trailer is None:
+            trailer = make_trailer(payload)
+        size, whole = len(payload), len(payload) + len(trailer)
         if self._count == len(self._rows):
             raise ValueError(f"there is room for {self._count} samples only; raise capacity")
-        if not 0 < size <= self.page_size:
-            raise ValueError(f"{size} bytes do not fit a page of {self.page_size}")
+        if not size or whole > self.page_size:
+            raise ValueError(
+                f"{size} bytes and a trailer of {len(trailer)} do not fit a page of "
+                f"{self.page_size}"
+            )
         if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
             raise ValueError(f"{height} x {width}: sides must be 1 to {MAX_SIDE}")
         if mode == "raw" and size != height * width * 3:
             raise ValueError(f"{height} x {width} raw pixels are not {size} bytes")
         room = -self._position % self.page_size or self.page_size
-        if size > room:
+        if whole > room:
             self._file.write(bytes(room))
             self._position += room
         self._file.write(payload)
-        self._rows[self._count] = (self._position, size, height, width, MODES[mode], label)
+        self._file.write(trailer)
+        row = (self._position, size, len(trailer), height, width, MODES[mode], label)
+        self._rows[self._count] = row
         self._count += 1
-        self._position += size
+        self._position += whole
 
     def sync(self) -> None:
         """Return when everything appended so far is on the disk."""
@@ -164,10 +177,12 @@ class BetonWriter:
         return metadata
 
     def _allocation_table(self) -> np.ndarray:
-        table = np.empty(self._count, ALLOCATION)
+        """ALLOCATION: first of trailers, then of samples, so that a cut table lacks a sample."""
+        rows, table = self.rows, np.empty((2, self._count), ALLOCATION)
         table["sample_id"] = np.arange(self._count)
-        table["ptr"], table["size"] = self.rows["ptr"], self.rows["size"]
-        return table
+        table["ptr"] = rows["ptr"] + rows["size"], rows["ptr"]
+        table["size"] = rows["trailer"], rows["size"]
+        return table[table["size"] > 0]
 
     def __enter__(self) -> BetonWriter:
         return self

@@ -24,7 +24,9 @@ import PIL
 from PIL import features
 from tqdm import tqdm
 
+from fastimae.loaders import native_library
 from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.beton_format import ALLOCATION, end_of
 from fastimae.loaders.beton_writer import BetonWriter, part_path
 from fastimae.loaders.convert_options import ConvertOptions
 from fastimae.loaders.encode import PASSED_THROUGH, Encoded, encode_item
@@ -47,8 +49,9 @@ _SHUFFLE_STREAM = 4
 """Keeps the order in the file apart from what training draws from the same seed."""
 _CHUNK_BYTES = 2 << 20
 _SAMPLED = 64
-_METADATA_BYTES, _TABLE_BYTES = 21, 24
+_METADATA_BYTES, _TABLE_BYTES = 21, 2 * ALLOCATION.itemsize
 """Of each sample: in the whole pages before the first image, and behind the last."""
+_WITHOUT_NATIVE = "without the native library damaged JPEG data may go unnoticed"
 
 
 def convert(options: ConvertOptions) -> ConvertReport:
@@ -81,8 +84,9 @@ def _verify_only(options: ConvertOptions) -> ConvertReport:
     path = Path(options.src)
     with BetonReader(path) as reader:
         samples, classes = len(reader), len(np.unique(reader.labels[reader.labels >= 0]))
-    bad = verify_beton(path, options.worker_count())
-    return ConvertReport(path=path, samples=samples, class_count=classes, bad=bad)
+    report = ConvertReport(path=path, samples=samples, class_count=classes, notes=_notes())
+    report.verified = verify_beton(path, options.worker_count())
+    return report
 
 
 def _convert_to(out: Path, options: ConvertOptions) -> ConvertReport:
@@ -96,7 +100,7 @@ def _convert_to(out: Path, options: ConvertOptions) -> ConvertReport:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if options.verify and report.samples:
-        report.bad = verify_beton(out, options.worker_count())
+        report.verified = verify_beton(out, options.worker_count())
     return report
 
 
@@ -123,6 +127,7 @@ def _convert_source(source: Source, out: Path, options: ConvertOptions) -> Conve
                 class_count=len(set(progress.rows["label"].tolist()) - {-1}),
                 how=dict(progress.how),
                 skipped=source.skipped + progress.skipped,
+                notes=_notes(),
             )
             write_json(manifest_path(out), _manifest(report, source, options))
             if not report.samples:
@@ -135,11 +140,10 @@ def _open_journal(source: Source, out: Path, options: ConvertOptions) -> Journal
     """The journal of this very task, its progress backed by the `.part` file."""
     fingerprint = _fingerprint(source, options)
     journal = Journal(out.with_name(out.name + ".journal"), fingerprint)
-    rows, part = journal.progress.rows, part_path(out)
-    end = int(rows[-1]["ptr"] + rows[-1]["size"]) if len(rows) else 0
+    part = part_path(out)
     if journal.was_stale:
         log.warning("source or options changed since %s was begun: starting anew", part)
-    elif not part.exists() or part.stat().st_size < end:
+    elif not part.exists() or part.stat().st_size < end_of(journal.progress.rows):
         journal.restart(fingerprint)
     elif journal.progress.done:
         log.info("going on after %d images", journal.progress.done)
@@ -161,7 +165,8 @@ def _fingerprint(source: Source, options: ConvertOptions) -> str:
 def _announce_size(source: Source, order: list[int], out: Path, options: ConvertOptions) -> int:
     """Log the size to expect, from a few images; returns how many make a handy chunk of work."""
     tried = list(_encoded(source, order[:_SAMPLED], 4, options))
-    sizes = [len(result.payload) for result in tried if not isinstance(result, str)]
+    samples = [result for result in tried if not isinstance(result, str)]
+    sizes = [len(sample.payload) + len(sample.trailer) for sample in samples]
     mean = sum(sizes) / max(1, len(sizes))
     pages_of_metadata = math.ceil(len(order) * _METADATA_BYTES / options.page_size)
     needed = pages_of_metadata * options.page_size + len(order) * (mean + _TABLE_BYTES)
@@ -174,7 +179,7 @@ def _announce_size(source: Source, order: list[int], out: Path, options: Convert
         out.parent,
     )
     if needed > free:
-        log.warning("that does not fit: --max_resolution or --limit make it smaller")
+        log.warning("that does not fit: --max_resolution, --reencode or --limit make it smaller")
     return int(min(256, max(1, _CHUNK_BYTES // max(1, mean))))
 
 
@@ -198,10 +203,16 @@ def _write_samples(
             if isinstance(result, str):
                 stretch.skipped.append((source.items[index].name, result))
             else:
-                payload, height, width, mode, how = result
                 label = source.labels[index] if source.labels is not None else -1
-                writer.append(payload, height=height, width=width, mode=mode, label=label)
-                stretch.how[how] += 1
+                writer.append(
+                    result.payload,
+                    height=result.height,
+                    width=result.width,
+                    mode=result.mode,
+                    label=label,
+                    trailer=result.trailer,
+                )
+                stretch.how[result.how] += 1
             stretch.done += 1
             bar.update()
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
@@ -230,8 +241,18 @@ def _encoded(
 
 
 def _versions() -> dict[str, str]:
-    """What re-encoded bytes depend on."""
-    return {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version("libjpeg_turbo"))}
+    """What re-encoded bytes, trailers and the choice of sound images depend on."""
+    library = native_library.load()
+    found = "missing" if library is None else "row index" if library.own_entropy() else "built"
+    return {
+        "pillow": PIL.__version__,
+        "libjpeg_turbo": str(features.version("libjpeg_turbo")),
+        "native_library": found,
+    }
+
+
+def _notes() -> list[str]:
+    return [_WITHOUT_NATIVE] if native_library.load() is None else []
 
 
 def _manifest(report: ConvertReport, source: Source, options: ConvertOptions) -> dict[str, Any]:

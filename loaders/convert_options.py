@@ -25,6 +25,8 @@ class ConvertOptions:
     """Shrink images whose longer side exceeds this (pixels)."""
     jpeg_quality: int = 90
     """Of images that have to be encoded; a JPEG that fits is passed through untouched."""
+    reencode: bool = False
+    """Encode every image anew, also those that fit: lossy, but smaller and faster to load."""
     mode: Literal["jpg", "raw"] = "jpg"
     """raw: pixels, lossless and large, fast to load."""
     workers: int | None = None
@@ -34,9 +36,9 @@ class ConvertOptions:
     seed: int = 0
     """Of the order of the samples in the file."""
     page_size: int = 8 << 20
-    """Bytes, a power of two; no sample may be larger."""
+    """Bytes, a power of two; no sample with its checksum and index may be larger."""
     verify: bool = False
-    """Decode every sample of the file when it is written, or of SRC if there is no OUT."""
+    """Check and decode every sample of the file when it is written, or of SRC without OUT."""
     strict: bool = False
     """Exit with an error if an image was skipped."""
     overwrite: bool = False
@@ -47,6 +49,8 @@ class ConvertOptions:
             raise DataError(f"--jpeg_quality must be 1 to 100, not {self.jpeg_quality}")
         if not 1 << 12 <= self.page_size < 1 << 32 or self.page_size & (self.page_size - 1):
             raise DataError(f"--page_size must be a power of two below 4 GiB, not {self.page_size}")
+        if self.reencode and self.mode == "raw":
+            raise DataError("--reencode has no effect with --mode raw: leave out one of them")
         for name in ("max_resolution", "workers", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,7 +1,7 @@
 """One image file's bytes become one `.beton` sample.
 
-A JPEG that any decoder reads is passed through untouched. Everything else is decoded to 8-bit RGB
-and encoded again, by the rules of torchvision's ImageFolder: the alpha channel is dropped, EXIF
+A sound JPEG that any decoder reads is passed through untouched. Everything else is decoded to 8-bit
+RGB and encoded again, by the rules of torchvision's ImageFolder: the alpha channel is dropped, EXIF
 orientation is not applied, of an animation the first frame is taken. Unlike there, 16-bit gray is
 scaled to 8 bits, not clipped. Files are judged by their content, never by their name.
 """
@@ -17,10 +17,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from fastimae.loaders import native_library
 from fastimae.loaders.items import Item, SkipImage
-from fastimae.loaders.jpeg import read_jpeg_info
+from fastimae.loaders.jpeg import JpegInfo, read_jpeg_info
+from fastimae.loaders.trailer import ROW_START, largest_trailer, make_trailer
 
 PASSED_THROUGH = "passed through"
+REENCODED = "--reencode"
 MAX_JPEG_SIDE = 65500
 """libjpeg encodes no larger sides."""
 
@@ -28,8 +31,9 @@ Image.init()  # registers the formats
 # Named, because Pillow would start Ghostscript for an EPS file.
 _WANTED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 _FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
-_JPEG_FORMATS = ("JPEG", "MPO")
+JPEG_FORMATS = ("JPEG", "MPO")
 """Pillow calls a JPEG file MPO if further pictures follow the first."""
+_UNKNOWN = native_library.Inspection(native_library.UNSUPPORTED, None, np.empty(0, ROW_START))
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -42,7 +46,9 @@ class EncodeSettings:
     """Cap of the longer side, pixels."""
     jpeg_quality: int = 90
     page_size: int = 8 << 20
-    """Cap of a sample, bytes."""
+    """Cap of a sample with its trailer, bytes."""
+    reencode: bool = False
+    """Encode what could be passed through, too."""
 
 
 class Encoded(NamedTuple):
@@ -55,6 +61,7 @@ class Encoded(NamedTuple):
     mode: Literal["jpg", "raw"]
     how: str
     """`PASSED_THROUGH`, or why it had to be encoded: "PNG", "CMYK JPEG", "too large" ..."""
+    trailer: bytes
 
 
 def encode_item(item: Item, settings: EncodeSettings) -> Encoded | str:
@@ -73,33 +80,52 @@ def encode(data: bytes, settings: EncodeSettings) -> Encoded:
     Raises:
         SkipImage: not an image, damaged, or too large to be decoded safely.
     """
-    image = _decode(data)
-    cause = _cause(data, image, settings)
-    if cause is None:
-        return Encoded(data, image.height, image.width, "jpg", PASSED_THROUGH)
+    image = decode_image(data)
+    sound = check_jpeg(data) if image.format in JPEG_FORMATS else None
+    cause = _cause(len(data), image, sound and sound.info, settings)
+    if sound is not None and cause is None:
+        trailer = make_trailer(data, sound.rows, sound.info.channels)
+        return Encoded(data, image.height, image.width, "jpg", PASSED_THROUGH, trailer)
     return _fit_page(_shrink(_to_rgb(image), _max_side(settings)), settings, cause)
 
 
-def check_sample(sample: tuple[Item, int, int, bool]) -> str | None:
-    """What is wrong with a written sample, or None. Decodes it completely.
+class SoundJpeg(NamedTuple):
+    """What is known of a JPEG file in which no damage was found."""
 
-    sample: its bytes, height, width, and whether it is a JPEG (else raw pixels).
+    info: JpegInfo
+    rows: np.ndarray
+    """ROW_START [R], where its rows of MCUs start; empty if that is unknown."""
+
+
+def check_jpeg(data: bytes) -> SoundJpeg:
+    """Look for damage in a JPEG file that Pillow decodes.
+
+    Raises:
+        SkipImage: it is damaged. Pillow decodes a file whose second half was never written, or is
+            another's, as if it were whole.
     """
-    item, height, width, is_jpeg = sample
-    try:
-        data = item.read()
-        if not is_jpeg:
-            return None
-        image = _decode(data)
-    except SkipImage as reason:
-        return str(reason)
-    if image.format not in _JPEG_FORMATS or image.size != (width, height):
-        return f"a {image.format} of {image.height} x {image.width}, not {height} x {width} JPEG"
-    return None
+    info = read_jpeg_info(data)
+    if info is None or not info.complete:
+        raise SkipImage("damaged JPEG: no end marker")
+    # A larger one is shrunk, or left to the loader's own limit.
+    small = info.height * info.width <= native_library.max_pixels()
+    status, problem, rows = _inspect(data) if info.is_plain and small else _UNKNOWN
+    if status == native_library.DAMAGED:
+        raise SkipImage(f"damaged JPEG: {problem.removeprefix('Corrupt JPEG data: ')}")
+    return SoundJpeg(info, rows)
 
 
-def _decode(data: bytes) -> Image.Image:
-    """The first frame, completely decoded."""
+def _inspect(data: bytes) -> native_library.Inspection:
+    """What the native library, if there is one, has to say of a JPEG file."""
+    return _UNKNOWN if native_library.load() is None else native_library.inspect_jpeg(data)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """The first frame of an image file, completely decoded.
+
+    Raises:
+        SkipImage: it cannot be decoded.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large, or odd metadata: all that counts is decoding
@@ -113,23 +139,23 @@ def _decode(data: bytes) -> Image.Image:
     return image
 
 
-def _cause(data: bytes, image: Image.Image, settings: EncodeSettings) -> str | None:
-    """Why an image cannot be passed through, or None if it can."""
+def _cause(
+    size: int, image: Image.Image, info: JpegInfo | None, settings: EncodeSettings
+) -> str | None:
+    """Why an image file of `size` bytes cannot be passed through, or None if it can."""
     if settings.mode == "raw":
         return "raw pixels"
-    if image.format not in _JPEG_FORMATS:
+    if info is None:
         return str(image.format)
-    info = read_jpeg_info(data)
-    if info is None or not info.complete:
-        # Pillow decodes a file whose second half was never written as if it were whole.
-        raise SkipImage("damaged JPEG: no end marker")
     if image.mode not in ("RGB", "L"):
         return f"{image.mode} JPEG"
     if not info.is_plain or image.size != (info.width, info.height):
         return "unusual JPEG"
     if max(image.size) > _max_side(settings):
         return "too large"
-    return "too many bytes" if len(data) > settings.page_size else None
+    if size + largest_trailer(image.height) > settings.page_size:
+        return "too many bytes"
+    return REENCODED if settings.reencode else None
 
 
 def _max_side(settings: EncodeSettings) -> int:
@@ -167,11 +193,13 @@ def _shrink(image: Image.Image, max_side: int) -> Image.Image:
 def _fit_page(image: Image.Image, settings: EncodeSettings, cause: str) -> Encoded:
     """Encode, with a smaller image where the sample would not fit a page."""
     payload = _to_bytes(image, settings)
-    while len(payload) > settings.page_size:
-        scale = 0.98 * math.sqrt(settings.page_size / len(payload))
+    while (size := len(payload) + largest_trailer(image.height)) > settings.page_size:
+        scale = 0.98 * math.sqrt(settings.page_size / size)
         image = _shrink(image, max(1, int(max(image.size) * scale)))
         payload = _to_bytes(image, settings)
-    return Encoded(payload, image.height, image.width, settings.mode, cause)
+    rows = _inspect(payload).rows if settings.mode == "jpg" else None
+    trailer = make_trailer(payload, rows, len(image.getbands()))
+    return Encoded(payload, image.height, image.width, settings.mode, cause, trailer)
 
 
 def _to_bytes(image: Image.Image, settings: EncodeSettings) -> bytes:

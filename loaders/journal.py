@@ -105,7 +105,7 @@ def _replay(lines: list[bytes], fingerprint: str) -> Progress | None:
             progress.how.update(stretch["how"])
             progress.skipped += map(tuple, stretch["skipped"])
             rows += map(tuple, stretch["rows"])
+        progress.rows = np.array(rows, ROW)
     except (ValueError, KeyError, TypeError):
         return None
-    progress.rows = np.array(rows, ROW)
     return progress

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from fastimae.loaders.encode import PASSED_THROUGH
+from fastimae.loaders.verify import Verification
 
 _NAMED_IN_SUMMARY = 20
 
@@ -24,8 +25,15 @@ class ConvertReport:
     """How many samples were passed through, or encoded for which reason."""
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Images left out: name and reason."""
-    bad: list[tuple[str, str]] | None = None
-    """Samples of the written file that do not decode; None: not checked."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What the user should know about how it was done."""
+    verified: Verification | None = None
+    """What a look at the whole file found; None: not checked."""
+
+    @property
+    def bad(self) -> list[tuple[str, str]] | None:
+        """Samples of the file that are not whole; None: not checked."""
+        return None if self.verified is None else self.verified.bad
 
     @property
     def passed_through(self) -> int:
@@ -44,16 +52,25 @@ class ConvertReport:
     def summary(self) -> str:
         """A few lines for the terminal."""
         lines = [self._headline()]
-        if self.how:
+        if self.passed_through:
             lines.append(f"  {self.passed_through} passed through untouched")
         if self.encoded:
             causes = sorted(self.how.items(), key=lambda pair: (-pair[1], pair[0]))
             shown = ", ".join(f"{why}: {count}" for why, count in causes if why != PASSED_THROUGH)
             lines.append(f"  {self.encoded} encoded ({shown})")
         lines += _named("skipped", self.skipped)
-        if self.bad is not None:
-            lines += _named("bad", self.bad) or ["  every sample decodes"]
+        if self.verified is not None:
+            lines += _named("bad", self.verified.bad) or ["  every sample decodes"]
+            lines += self._checksums(self.verified.without_checksum)
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
+
+    def _checksums(self, missing: int) -> list[str]:
+        if not missing:
+            return [] if self.bad else ["  every checksum is right"]
+        none = missing == self.samples
+        which = "the file has no checksums" if none else f"{missing} samples have no checksum"
+        return [f"  {which}: damage that still decodes goes unnoticed"]
 
     def _headline(self) -> str:
         if not self.samples:

@@ -30,7 +30,7 @@ def pixels(number):
 
 
 def read(path):
-    """All images and labels by both of the library's ways to read a file."""
+    """All images and labels by both of the library's ways to read a file, and page by page."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -38,20 +38,26 @@ def read(path):
 
     pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
     pipelines = {name: pipelines[name] for name in Reader(str(path)).field_names}
-    found = {}
-    for os_cache in (True, False):
+
+    def everything(order, os_cache):
         loader = Loader(
             str(path),
             batch_size=COUNT // 2,
             num_workers=1,
             os_cache=os_cache,
-            order=OrderOption.SEQUENTIAL,
+            order=order,
             pipelines=pipelines,
             drop_last=False,
         )
         batches = [[np.array(part) for part in batch] for batch in loader]
         parts = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        found |= {f"{name}{os_cache:d}": part for name, part in zip(pipelines, parts, strict=True)}
+        return dict(zip(pipelines, parts, strict=True))
+
+    found = {}
+    for os_cache in (True, False):
+        parts = everything(OrderOption.SEQUENTIAL, os_cache)
+        found |= {f"{name}{os_cache:d}": part for name, part in parts.items()}
+    found["quasi"] = everything(OrderOption.QUASI_RANDOM, False)["image"]
     np.savez(path.with_suffix(".npz"), **found)
 
 

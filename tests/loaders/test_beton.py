@@ -3,6 +3,7 @@
 import pickle
 import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -65,22 +66,29 @@ def test_layout_is_the_documented_one(tmp_path):
     names = [(data[24], data[25:41]), (data[24 + 1041], data[1066:1082])]
     assert names == [(2, b"image".ljust(16, b"\0")), (1, b"label".ljust(16, b"\0"))]
     start = 24 + 2 * 1041
+    assert len(data) == table + 2 * 48
     for number, (payload, height, width, mode, label) in enumerate(samples):
         at = start + 24 * number
         kind, w, h, ptr = struct.unpack_from("<BHHQ", data, at)
         assert (kind, h, w) == (["jpg", "raw"].index(mode), height, width)
         assert struct.unpack_from("<q", data, at + 16) == (label,)
         assert data[ptr : ptr + len(payload)] == payload
-        assert struct.unpack_from("<QQQ", data, table + 24 * number) == (number, ptr, len(payload))
-    assert len(data) == table + 48
+        end = ptr + len(payload)
+        assert struct.unpack_from("<QQQ", data, table + 24 * number) == (number, end, 20)
+        entry = struct.unpack_from("<QQQ", data, table + 24 * (2 + number))
+        assert entry == (number, ptr, len(payload))
+        trailer = struct.pack("<4sIII", b"FMT1", zlib.crc32(payload), 0, 0)
+        assert data[end : end + 20] == trailer + struct.pack("<I", zlib.crc32(trailer))
 
 
 def test_no_sample_crosses_a_page(tmp_path):
-    samples = [raw_sample(20, 20, i) for i in range(15)] + [(bytes(PAGE), 1, 1, "jpg", 0)]
+    samples = [raw_sample(20, 20, i) for i in range(15)] + [(bytes(PAGE - 20), 1, 1, "jpg", 0)]
+    # Three such samples fit a page, with their trailers only two.
+    samples += [(bytes(PAGE // 3), 1, 1, "jpg", 0)] * 3
     with BetonReader(write(tmp_path / "a.beton", samples)) as reader:
         for index in range(len(reader)):
             first, size = reader.region(index)
-            assert first // PAGE == (first + size - 1) // PAGE
+            assert first // PAGE == (first + size + reader.trailer_sizes[index] - 1) // PAGE
 
 
 def test_resumed_writer_makes_the_same_file(tmp_path):
@@ -109,7 +117,7 @@ def test_exception_leaves_the_old_file(tmp_path):
     ("payload", "height", "width", "mode"),
     [
         (b"", 1, 1, "jpg"),
-        (bytes(PAGE + 1), 1, 1, "jpg"),
+        (bytes(PAGE - 19), 1, 1, "jpg"),
         (b"x", 0, 1, "jpg"),
         (b"x", 1, 65536, "jpg"),
         (bytes(11), 2, 2, "raw"),
@@ -168,10 +176,11 @@ def open_and_read(path):
         for index in range(len(reader)):
             shape = int(reader.heights[index]), int(reader.widths[index]), 3
             assert reader.is_jpeg[index] or len(reader.read(index)) == np.prod(shape)
+            reader.trailer(index)
 
 
 # Positions of what is not padding: header, descriptors' first bytes, metadata, allocation table.
-_MEANINGFUL = [*range(41), *range(1065, 1082), *range(2106, 2106 + 6 * 24), *range(-6 * 24, 0)]
+_MEANINGFUL = [*range(41), *range(1065, 1082), *range(2106, 2106 + 6 * 24), *range(-12 * 24, 0)]
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=SLOW_FIXTURES)
@@ -207,6 +216,8 @@ def test_damaged_bytes_give_a_data_error_at_worst(tmp_path_factory, small_file, 
         (2106 + 48 + 5, "<Q", 2**64 - 1, "data of sample 2"),
         (2106 + 48 + 5, "<Q", 16, "data of sample 2"),
         (-8, "<Q", 2**64 - 1, "data of sample 5"),
+        (-6 * 24 - 8, "<Q", 2**64 - 1, "trailer of sample 5"),
+        (-6 * 24 - 8, "<Q", 10**9, "trailer of sample 5"),
     ],
 )
 def test_message_says_what_is_damaged(small_file, offset, code, value, message):

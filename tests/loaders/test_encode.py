@@ -2,23 +2,23 @@
 
 import io
 import os
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fastimae.loaders.encode import (
-    PASSED_THROUGH,
-    EncodeSettings,
-    check_sample,
-    encode,
-    encode_item,
-)
+from fastimae.loaders import native_library
+from fastimae.loaders.encode import PASSED_THROUGH, EncodeSettings, encode, encode_item
 from fastimae.loaders.items import Item, SkipImage
 from fastimae.loaders.jpeg import read_jpeg_info
+from fastimae.loaders.native_library import DAMAGED, OK, UNSUPPORTED, Inspection
+from fastimae.loaders.trailer import ROW_START, largest_trailer, read_trailer
 
 SETTINGS = EncodeSettings()
 RAW = EncodeSettings(mode="raw")
+REENCODE = EncodeSettings(reencode=True)
+needs_native = pytest.mark.skipif(native_library.load() is None, reason="it is not built")
 
 
 def picture(height=40, width=60, mode="RGB"):
@@ -160,6 +160,7 @@ def test_sample_is_shrunk_until_it_fits_a_page(mode):
     data = file_bytes(Image.fromarray(noise), quality=95)
     sample = encode(data, EncodeSettings(mode=mode, page_size=8192))
     assert 4000 < len(sample.payload) <= 8192
+    assert len(sample.payload) + len(sample.trailer) <= 8192
     assert sample.height / sample.width == pytest.approx(2, rel=0.05)
     decoded(sample)
 
@@ -170,6 +171,15 @@ def test_truncated_file_is_skipped(kind, share):
     data = file_bytes(picture(mode="P" if kind == "GIF" else "RGB"), kind)
     with pytest.raises(SkipImage):
         encode(data[: int(len(data) * share)], SETTINGS)
+
+
+@pytest.mark.parametrize(("height", "side"), [(4000, 4), (4000, 40)])
+def test_the_trailer_has_room_beside_the_sample(height, side):
+    """Of a tall image the index alone could fill a page."""
+    data = file_bytes(picture(height, side))
+    sample = encode(data, EncodeSettings(page_size=4096))
+    assert len(sample.payload) + largest_trailer(sample.height) <= 4096
+    decoded(sample)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -215,14 +225,6 @@ def test_files_that_cannot_be_read_have_reasons(tmp_path):
         assert encode_item(item, SETTINGS) == reason
 
 
-def test_check_sample_notices_wrong_sizes_and_damage():
-    data = file_bytes(picture())
-    assert check_sample((Item("", inline=data), 40, 60, True)) is None
-    assert "not 60 x 40" in check_sample((Item("", inline=data), 60, 40, True))
-    assert "truncated" in check_sample((Item("", inline=data[:-40]), 40, 60, True))
-    assert check_sample((Item("", inline=bytes(12)), 2, 2, False)) is None
-
-
 @pytest.mark.parametrize(
     ("mode", "options", "channels"),
     [("RGB", {}, 3), ("L", {"progressive": True}, 1), ("CMYK", {}, 4)],
@@ -240,3 +242,122 @@ def test_jpeg_header(mode, options, channels):
 def test_no_jpeg_has_no_header():
     assert read_jpeg_info(b"") is None
     assert read_jpeg_info(b"\xff\xd8\xff\xd9") is None
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """A function that sets what the native library says to any JPEG; returns those it was given."""
+
+    def install(status, problem=None, rows=()):
+        seen = []
+
+        def inspect(data):
+            seen.append(data)
+            return Inspection(status, problem, np.array(list(rows), ROW_START))
+
+        monkeypatch.setattr(native_library, "load", object)
+        monkeypatch.setattr(native_library, "inspect_jpeg", inspect)
+        return seen
+
+    return install
+
+
+ROWS = [(5000, (0, 0, 0, 0)), (6001, (3, -4, 5, 0))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "settings", "components"),
+    [
+        ("JPEG", "RGB", SETTINGS, 3),
+        ("JPEG", "L", SETTINGS, 1),
+        ("JPEG", "L", REENCODE, 3),
+        ("PNG", "RGB", SETTINGS, 3),
+        ("JPEG", "CMYK", SETTINGS, 3),
+        ("PNG", "RGB", RAW, 0),
+    ],
+)
+def test_trailer_holds_checksum_and_rows_of_the_sample(found, kind, mode, settings, components):
+    seen = found(OK, rows=ROWS)
+    sample = encode(file_bytes(picture(mode=mode), kind), settings)
+    trailer = read_trailer(sample.trailer, len(sample.payload) + 10_000)
+    assert trailer.crc == zlib.crc32(sample.payload)
+    assert trailer.components == components
+    if settings is RAW:
+        assert len(trailer.rows) == 0
+    else:
+        assert seen[-1] == sample.payload, "the rows of another file"
+        assert trailer.rows.tobytes() == np.array(ROWS, ROW_START).tobytes()
+
+
+def test_trailer_without_native_library_or_rows(found, monkeypatch):
+    data = file_bytes(picture())
+    found(UNSUPPORTED, "neither gray nor RGB")
+    unsupported = encode(data, SETTINGS)
+    monkeypatch.setattr(native_library, "load", lambda: None)
+    unknown = encode(data, SETTINGS)
+    for sample in (unsupported, unknown):
+        trailer = read_trailer(sample.trailer, len(data))
+        assert (trailer.crc, trailer.components, len(trailer.rows)) == (zlib.crc32(data), 0, 0)
+        assert sample.how == PASSED_THROUGH
+
+
+@pytest.mark.parametrize(
+    "settings", [SETTINGS, RAW, REENCODE, EncodeSettings(max_resolution=20)], ids=repr
+)
+def test_damaged_jpeg_is_skipped_whatever_becomes_of_it(found, settings):
+    found(DAMAGED, "Corrupt JPEG data: premature end of data segment")
+    with pytest.raises(SkipImage, match=r"^damaged JPEG: premature end of data segment$"):
+        encode(file_bytes(picture()), settings)
+
+
+def test_image_over_the_pixel_limit_is_shrunk_all_the_same(found, monkeypatch):
+    found(DAMAGED, "100 x 100 pixels, over the limit of 9000")
+    monkeypatch.setattr(native_library, "max_pixels", lambda: 9000)
+    assert encode(file_bytes(picture(100, 100)), SETTINGS).how == PASSED_THROUGH
+
+
+@needs_native
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("settings", [SETTINGS, REENCODE], ids=["pass", "reencode"])
+def test_jpeg_cut_before_an_end_marker_is_skipped(options, settings):
+    """Pillow decodes it without a word."""
+    data = file_bytes(picture(150, 200), quality=95, **options)
+    encode(data, settings)
+    cut = data[: len(data) * 2 // 3] + b"\xff\xd9"
+    Image.open(io.BytesIO(cut)).load()
+    with pytest.raises(SkipImage, match=r"^damaged JPEG: "):
+        encode(cut, settings)
+
+
+@pytest.mark.skipif(
+    native_library.load() is None or not native_library.load().own_entropy(),
+    reason="the native library is not built, or has no Huffman decoder of its own",
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_native_rows_fit_the_room_kept_for_them(mode, subsampling):
+    data = file_bytes(picture(333, 77, mode), subsampling=subsampling)
+    trailer = encode(data, SETTINGS).trailer
+    assert len(trailer) <= largest_trailer(333)
+    mcu = 16 if mode == "RGB" and subsampling == 2 else 8
+    assert len(read_trailer(trailer, len(data)).rows) == -(-333 // mcu)
+
+
+def test_reencode_encodes_what_would_be_passed_through():
+    data = file_bytes(picture(200, 200), quality=100, subsampling=0, comment=b"x" * 99)
+    sample = encode(data, REENCODE)
+    assert (sample.how, sample.height, sample.width) == ("--reencode", 200, 200)
+    assert len(sample.payload) < len(data)
+    assert mean_difference(sample, picture(200, 200)) < 2
+    assert encode(file_bytes(picture(), "PNG"), REENCODE).how == "PNG"
+    small = EncodeSettings(reencode=True, max_resolution=100)
+    assert encode(data, small).how == "too large"
+    low = EncodeSettings(reencode=True, jpeg_quality=30)
+    assert len(encode(data, low).payload) < len(sample.payload)
+
+
+def test_encoded_colour_is_subsampled_as_pillow_does_by_default():
+    payload = encode(file_bytes(picture(), "PNG"), SETTINGS).payload
+    frame = payload.index(b"\xff\xc0")
+    sampling = payload[frame + 11 : frame + 20 : 3]
+    assert sampling == bytes([0x22, 0x11, 0x11]), "not 4:2:0"

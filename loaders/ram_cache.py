@@ -1,0 +1,120 @@
+"""Keeps a mapped file in memory for as long as it is mapped (`--cache ram`).
+
+The memory is the page cache's: all processes of a machine that map the file share it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import resource
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fastimae.loaders.errors import DataError
+
+log = logging.getLogger("fastimae")
+
+CHUNK_BYTES = 64 << 20
+"""Read at a time by each thread; a multiple of the size of a page."""
+THREADS = 4
+"""Enough for a fast disk to have work at all times."""
+RESERVE_BYTES = 1 << 30
+"""Memory that must remain for everything else."""
+_MEMINFO, _OWN_CGROUP = Path("/proc/meminfo"), Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_PAGE = 4096
+_PROBES = 256
+_MADV_POPULATE_READ = 22
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def keep_in_memory(path: Path, content: NDArray[np.uint8]) -> None:
+    """Read a mapped file and lock it into memory; where that is not allowed, log how to allow it.
+
+    path: the file, by whose name messages call it; content: uint8 [bytes], its mapping.
+
+    Raises:
+        DataError: it is larger than the memory that is available.
+    """
+    if not _is_in_memory(path, content.size):
+        _check_room(path, content.size)
+    _populate(path, content)
+    if _call(_libc.mlock, content):
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        log.warning(
+            "--cache ram: %s is in memory, but may be evicted: this process must not lock more "
+            "than %d KiB of it; `ulimit -l unlimited`, or docker's --ulimit memlock=-1, allows it",
+            path,
+            limit // 1024,
+        )
+
+
+def _check_room(path: Path, size: int) -> None:
+    room = available_bytes() - RESERVE_BYTES
+    if size > room:
+        raise DataError(
+            f"--cache ram: {path} has {size / 1e9:.1f} GB, and there is memory for "
+            f"{max(0, room) / 1e9:.1f} GB: leave out --cache, or convert to a smaller file "
+            "(fastimae-convert --max_resolution, --reencode)"
+        )
+
+
+def available_bytes() -> int:
+    """Memory that this process can have without swapping."""
+    lines = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+    return min([int(lines["MemAvailable"].split()[0]) * 1024, *_cgroup_limits()])
+
+
+def _cgroup_limits() -> list[int]:
+    """Of the control groups (version 2) that this process is in, bytes."""
+    own = [line for line in _OWN_CGROUP.read_text().splitlines() if line.startswith("0::/")]
+    folder = _CGROUPS / "".join(own[:1]).removeprefix("0::/")
+    files = [group / "memory.max" for group in (folder, *folder.parents)]
+    limits = [file.read_text().strip() for file in files if file.is_file()]
+    return [int(limit) for limit in limits if limit != "max"]
+
+
+def _is_in_memory(path: Path, size: int) -> bool:
+    """Whether all of a file is in the page cache already, judged by some of its pages.
+
+    Then it fits, and if another process has locked it, it no longer counts as available memory.
+    """
+    with path.open("rb", buffering=0) as file:
+        try:
+            for position in range(0, size, max(1, size // _PROBES)):
+                os.preadv(file.fileno(), [bytearray(1)], position, os.RWF_NOWAIT)
+        except OSError:  # it is not there, or the file system cannot tell
+            return False
+    return True
+
+
+def _populate(path: Path, content: NDArray[np.uint8]) -> None:
+    """Read all of it, in large pieces by several threads."""
+    pieces = [content[at : at + CHUNK_BYTES] for at in range(0, content.size, CHUNK_BYTES)]
+    bar = tqdm(total=content.size, desc=f"{path.name} to memory", unit="B", unit_scale=True)
+    pool = ThreadPoolExecutor(THREADS, "fastimae-cache")
+    try:
+        with bar:
+            for size in pool.map(_read, pieces):
+                bar.update(size)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(piece: NDArray[np.uint8]) -> int:
+    """Bring a piece into memory; returns its bytes. Does not hold the GIL."""
+    if _call(_libc.madvise, piece, _MADV_POPULATE_READ):  # before Linux 5.14
+        piece[::_PAGE].max()
+    return piece.size
+
+
+def _call(function: Callable[..., int], memory: NDArray[np.uint8], *arguments: int) -> int:
+    """The status of a system call about a stretch of memory; 0 is success."""
+    return function(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.size), *arguments)
