@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fastimae/__init__.py").read_text()).group(1)
@@ -21,6 +21,26 @@ EXTRAS = {
     ],
 }
 
+# The decode engine. Where it cannot be built the rest is installed without it.
+SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "loaders/csrc").glob("*.cc"))
+HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "loaders/csrc").glob("*.h"))
+NATIVE = Extension(
+    "fastimae.loaders._native",
+    SOURCES,
+    depends=HEADERS,
+    libraries=["jpeg"],
+    language="c++",
+    extra_compile_args=[
+        "-std=c++17",
+        "-O3",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        "-ffp-contract=off",
+    ],
+    optional=True,
+)
+
 setup(
     name="fastimae",
     version=VERSION,
@@ -31,6 +51,7 @@ setup(
     python_requires=">=3.11",
     # fastimae/kernels and fastimae/loaders are links to the top-level folders of those names.
     packages=find_packages(include=["fastimae", "fastimae.*"]),
+    ext_modules=[NATIVE],
     install_requires=[
         "matplotlib>=3.8",
         "numpy>=1.26",

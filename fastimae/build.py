@@ -18,7 +18,7 @@ from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.reconstruct import save_reconstruction
 from fastimae.interop.pretrained import load_init, load_teacher
-from fastimae.loaders import Loader, create_loader
+from fastimae.loaders import DevicePrefetch, Loader, create_loader
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
 
@@ -43,6 +43,7 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
         synthetic=data.synthetic,
         synthetic_samples=data.synthetic_samples,
         decoder=data.decoder,
+        cache=data.cache,
         input_size=config.image_size,
         in_chans=data.in_chans,
         batch_size=optim.batch_size,
@@ -51,6 +52,7 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
         min_crop=data.min_crop,
         max_crop=data.max_crop,
         hflip=data.hflip,
+        repeated_aug=data.repeated_aug,
         mix_group=objective.mix_group if objective.objective == "imae" else 0,
         same_class_ratio=objective.same_class_ratio,
         reciprocal_pairs=objective.reciprocal_pairs,
@@ -122,7 +124,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     lr = optim.lr if optim.lr is not None else scaled_lr(optim.blr, effective)
     trainer = Trainer(
         objective=objective,
-        loader=loader,
+        loader=DevicePrefetch(loader, world.device),
         optimizer=build_adamw(objective, lr, optim.weight_decay),
         schedule=Schedule(
             lr=lr, min_lr=optim.min_lr, warmup_epochs=optim.warmup_epochs, epochs=optim.epochs

@@ -10,7 +10,7 @@ from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
 _POSITIVE = (
     "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
     "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "synthetic_samples", "clip_grad",
-    "mix_beta",
+    "mix_beta", "repeated_aug",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "num_workers", "max_bad_samples", "mix_group", "distill_weight", "save_steps", "vis_freq",
@@ -39,7 +39,17 @@ def check(config: TrainConfig) -> None:
     size = settings["input_size"]
     _require(len(size) in (1, 2), "--input_size takes a side, or height and width")
     _require(min(size) > 0, "--input_size must be positive")
+    _check_mixing(settings)
     _check_idle(settings)
+
+
+def _check_mixing(settings: dict[str, Any]) -> None:
+    group = settings["mix_group"] or settings["batch_size"] // settings["repeated_aug"]
+    _require(
+        settings["objective"] == "mae" or group != 1,
+        "an image would be mixed with itself: make --mix_group 2 or more (with --mix_group 0: "
+        "--batch_size at least 2 x --repeated_aug)",
+    )
 
 
 def _check_idle(settings: dict[str, Any]) -> None:
@@ -53,7 +63,7 @@ def _check_idle(settings: dict[str, Any]) -> None:
         ),
         (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),
         (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
-        (not settings["ffcv"], ("decoder",), "without --ffcv"),
+        (not settings["ffcv"], ("decoder", "cache"), "without --ffcv"),
         (bool(settings["resume"]), ("start_epoch",), "with --resume"),
     )
     defaults = flatten(TrainConfig())

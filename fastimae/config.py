@@ -35,8 +35,10 @@ class DataConfig:
 
     ffcv: Path | None = None
     """A .beton file, made by fastimae-convert or the ffcv library."""
-    decoder: Literal["auto", "pillow", "ffcv"] = "auto"
-    """Who decodes the .beton: Pillow threads, or the ffcv library's pipeline."""
+    decoder: Literal["auto", "native", "pillow", "ffcv"] = "auto"
+    """Who decodes the .beton: our engine (the default where it is built), Pillow, or ffcv's."""
+    cache: Literal["none", "ram"] = "none"
+    """ram: read all of the .beton first and keep it in memory, once for all ranks of a machine."""
     data_path: Path | None = None
     """A folder of images, by class or flat; its train/ is taken where it has one."""
     synthetic: bool = False
@@ -57,6 +59,8 @@ class DataConfig:
     """Largest share."""
     hflip: bool = True
     """Flip half of the crops."""
+    repeated_aug: int = 1
+    """Crops of each image in a batch. An epoch shows the data so often: divide --epochs by it."""
     num_workers: int = 10
     """Threads (--ffcv) or processes (--data_path) that decode; 0 decodes in the main thread."""
     pin_mem: bool = True

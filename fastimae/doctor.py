@@ -38,6 +38,15 @@ print(json.dumps({"cuda": torch.version.cuda, "gpus": gpus, "bf16": bf16}))
 """
 
 
+NATIVE_FACTS = """
+from fastimae.loaders.native_library import load, why_missing
+library = load()
+if library is None:
+    raise SystemExit(why_missing())
+print(library.description())
+"""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
     """One row of the report."""
@@ -136,6 +145,18 @@ def check_requirements() -> Check:
 def check_torchvision() -> Check:
     """torchvision, which reads `--data_path`."""
     return check_package("torchvision", required=True, cost="--data_path does not work")
+
+
+def check_native() -> Check:
+    """The compiled engine that decodes .beton files."""
+    found, reason = run_python(NATIVE_FACTS)
+    return Check(
+        name="native engine",
+        status="missing" if reason else "ok",
+        found=reason or found.strip(),
+        cost="--ffcv decodes with Pillow: the same pixels, several times slower",
+        fix="sudo apt-get install g++ python3-dev libjpeg-dev && pip install -e .",
+    )
 
 
 def check_triton() -> Check:
@@ -262,6 +283,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_pillow,
     check_requirements,
     check_triton,
+    check_native,
     check_ffcv,
     check_dali,
     check_timm,

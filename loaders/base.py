@@ -38,7 +38,7 @@ class Batch:
     index: Tensor
     """int64 [B], position in the dataset of the sample really shown."""
     key: Tensor
-    """int64 [B], random key of (seed, epoch, sample)."""
+    """int64 [B], random key of (seed, epoch, sample, which of its copies)."""
     partner: Tensor
     """int64 [B], a permutation: row `partner[i]` is mixed into row i."""
     step_key: Tensor
@@ -127,13 +127,13 @@ class Loader(abc.ABC):
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: plain numbers and strings, safe to load with weights_only.
 
-        "step" counts the micro steps already yielded, "stride" is the samples of one micro step
-        over all ranks.
+        "step" counts the micro steps already yielded, "stride" is the samples drawn for one
+        micro step by all ranks.
         """
         return {
             "epoch": self._epoch,
             "step": self._step,
-            "stride": self._stride(),
+            "stride": self.sampler.stride,
             "bad": dict(self.bad),
         }
 
@@ -143,11 +143,12 @@ class Loader(abc.ABC):
         Raises `DataError` if no step of this loader starts there.
         """
         self._stop()
-        step, rest = divmod(state["step"] * state["stride"], self._stride())
+        step, rest = divmod(state["step"] * state["stride"], self.sampler.stride)
         if rest or step > len(self):
             raise DataError(
                 f"cannot resume after {state['step']} steps of {state['stride']} samples with "
-                f"--batch_size {self.sampler.batch_size} and {self.sampler.world_size} ranks"
+                f"--batch_size {self.sampler.batch_size}, --repeated_aug "
+                f"{self.sampler.repeated_aug} and {self.sampler.world_size} ranks"
             )
         self._epoch, self._step, self.bad = state["epoch"], step, dict(state["bad"])
 
@@ -169,9 +170,6 @@ class Loader(abc.ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _stride(self) -> int:
-        return self.sampler.batch_size * self.sampler.world_size
 
     def _stop(self) -> None:
         running = self._running() if self._running else None
@@ -213,7 +211,7 @@ class Loader(abc.ABC):
         if len(self.bad) > self.max_bad_samples:
             limit = f"--max_bad_samples is {self.max_bad_samples}"
             raise DataError(f"{len(self.bad)} bad samples, {limit}: {self._listed(self.bad)}")
-        if len(shown.bad) == len(shown.index):
+        if set(shown.index.tolist()) <= shown.bad.keys():
             count, listed = len(shown.bad), self._listed(shown.bad)
             raise DataError(f"all {count} samples of a batch are bad: {listed}")
 

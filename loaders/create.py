@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.sampler import Sampler
+
+Decoder = Literal["auto", "native", "pillow", "ffcv"]
+Cache = Literal["none", "ram"]
+
+log = logging.getLogger("fastimae")
 
 
 def create_loader(
@@ -20,7 +26,8 @@ def create_loader(
     data_path: str | Path | None = None,
     synthetic: bool = False,
     synthetic_samples: int = 10000,
-    decoder: Literal["auto", "pillow", "ffcv"] = "auto",
+    decoder: Decoder = "auto",
+    cache: Cache = "none",
     input_size: tuple[int, int] = (224, 224),
     in_chans: int = 3,
     batch_size: int,
@@ -32,6 +39,7 @@ def create_loader(
     mix_group: int = 32,
     same_class_ratio: float | None = None,
     reciprocal_pairs: bool = False,
+    repeated_aug: int = 1,
     max_bad_samples: int = 100,
     seed: int = 0,
     rank: int = 0,
@@ -40,19 +48,22 @@ def create_loader(
 ) -> Loader:
     """The loader for exactly one of `ffcv` (a .beton file), `data_path` (a folder), `synthetic`.
 
-    decoder: what decodes a .beton file: "pillow", the "ffcv" library, or the best there is.
+    decoder: what decodes a .beton file: our "native" engine, "pillow", the "ffcv" library, or
+        "auto": the engine where it was built, else Pillow; their pixels are equal.
+    cache: "ram" reads all of the .beton file first and keeps it in memory, once for all ranks.
     input_size: (height, width) in pixels.
     in_chans: 3 (RGB) or 1 (gray); any number for `synthetic`.
     batch_size: samples of a micro-batch on one rank; `accum_iter` of them make an optimizer step.
     min_crop, max_crop: bounds of the share of an image's area that is shown.
     mix_group: partners come from groups of so many consecutive samples (0: the whole batch).
     same_class_ratio: share of mixtures of two images with one label (None: as it comes).
+    repeated_aug: crops of each image drawn, all in one batch; an epoch is so many times as long.
     max_bad_samples: more undecodable samples than this stop the run.
     pin_mem: batches in pinned memory, where there is CUDA.
 
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
-    _check(ffcv, data_path, synthetic, decoder, in_chans, (min_crop, max_crop), num_workers)
+    _check(ffcv, data_path, synthetic, decoder, cache, in_chans, (min_crop, max_crop), num_workers)
     crops = Crops(size=input_size, channels=in_chans, scale=(min_crop, max_crop), hflip=hflip)
     make_sampler = partial(
         Sampler,
@@ -64,6 +75,7 @@ def create_loader(
         mix_group=mix_group,
         same_class_ratio=same_class_ratio,
         reciprocal_pairs=reciprocal_pairs,
+        repeated_aug=repeated_aug,
     )
     common = {"max_bad_samples": max_bad_samples, "pin_mem": pin_mem}
     if synthetic:
@@ -77,16 +89,34 @@ def create_loader(
         folder = scan_folder(data_path)
         sampler = make_sampler(folder.labels)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
-    if decoder == "ffcv":
-        from fastimae.loaders.ffcv_loader import FFCVLoader as BetonLoader
-    else:
-        from fastimae.loaders.pillow_loader import PillowLoader as BetonLoader
+    beton_loader = _beton_loader(decoder)
     with contextlib.ExitStack() as on_error:
-        reader = on_error.enter_context(BetonReader(ffcv))
+        reader = on_error.enter_context(BetonReader(ffcv, cache=cache))
         sampler = make_sampler(reader.labels)
-        loader = BetonLoader(reader, sampler, crops, num_workers=num_workers, **common)
+        loader = beton_loader(reader, sampler, crops, num_workers=num_workers, **common)
         on_error.pop_all()
     return loader
+
+
+def _beton_loader(decoder: Decoder) -> type[Loader]:
+    """The class of loaders that reads .beton files with `decoder`."""
+    if decoder == "ffcv":
+        from fastimae.loaders.ffcv_loader import FFCVLoader
+
+        return FFCVLoader
+    if decoder == "auto":
+        from fastimae.loaders.native_library import load, why_missing
+
+        decoder = "native" if load() else "pillow"
+        if decoder == "pillow":
+            log.warning("%s; Pillow decodes instead, slower", why_missing())
+    if decoder == "pillow":
+        from fastimae.loaders.pillow_loader import PillowLoader
+
+        return PillowLoader
+    from fastimae.loaders.native import NativeLoader
+
+    return NativeLoader
 
 
 def _check(
@@ -94,6 +124,7 @@ def _check(
     data_path: str | Path | None,
     synthetic: bool,
     decoder: str,
+    cache: str,
     in_chans: int,
     crop: tuple[float, float],
     num_workers: int,
@@ -104,8 +135,10 @@ def _check(
             f"{'none' if not sources else 'more than one'} of --ffcv FILE.beton, --data_path "
             "FOLDER and --synthetic is given: choose one"
         )
-    if decoder not in ("auto", "pillow", "ffcv"):
-        raise DataError(f"--decoder {decoder} is not one of auto, pillow, ffcv")
+    if cache not in get_args(Cache):
+        raise DataError(f"--cache {cache} is not one of {', '.join(get_args(Cache))}")
+    if decoder not in get_args(Decoder):
+        raise DataError(f"--decoder {decoder} is not one of {', '.join(get_args(Decoder))}")
     if decoder != "auto" and ffcv is None:
         raise DataError(f"--decoder {decoder} needs --ffcv FILE.beton")
     if in_chans not in (1, 3) and not synthetic:

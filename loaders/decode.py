@@ -79,13 +79,24 @@ def replace_failures(
     index, key: int64 [B]; out: uint8 [B, H, W, C]. Returns int64 [B], the sample shown in each
     row: `index` itself where nothing failed, or everything.
     """
-    shown = index[stand_ins(len(index), failures)]
+    shown = index[stand_ins(len(index), all_copies(index, failures))]
     rows = np.flatnonzero(shown != index)
     pixels = np.empty((len(rows), *crops.shape), dtype=np.uint8)
     if again := decode_rows(open_image, crops, shown[rows], key[rows], pixels):
         raise OSError(f"a good sample cannot be read a second time: {again.popitem()[1]}")
     out[rows] = pixels
     return shown
+
+
+def all_copies(index: NDArray[np.int64], failures: Failures) -> Failures:
+    """`failures` of all rows of the samples that failed in one; index: int64 [B].
+
+    A decoder may see the damage in one crop of a sample and not in another.
+    """
+    reasons = {int(index[row]): reason for row, reason in failures.items()}
+    if not reasons:
+        return failures
+    return {row: reasons[i] for row, i in enumerate(index.tolist()) if i in reasons}
 
 
 def stand_ins(count: int, failures: Failures) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from PIL import Image
 from fastimae.loaders.base import Loader, Shown
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.crops import Crops
-from fastimae.loaders.decode import Failures, stand_ins
+from fastimae.loaders.decode import Failures, all_copies, stand_ins
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.ffcv_pipeline import NOT_DECODED, Pipeline
 from fastimae.loaders.read_ahead import started_ahead, threads
@@ -77,7 +77,7 @@ class FFCVLoader(Loader):
         count = len(step.index)
         images = torch.empty((count, *self.crops.shape), dtype=torch.uint8, pin_memory=self.pin)
         out = images.numpy()
-        failures = self._fill(step.index, step.key, out)
+        failures = all_copies(step.index, self._fill(step.index, step.key, out))
         shown = step.index[stand_ins(count, failures)]
         rows = np.flatnonzero(shown != step.index)
         if len(rows):

@@ -4,7 +4,8 @@ The order is random, so fixed patterns of positions give random pairs:
 
 - `cycle`: each sample is mixed with the next one of its group, the last with the first. Since the
   group's order is random, this is a uniformly random cycle through the group: nobody is their own
-  partner, and everybody is the main image of one mixture and the added image of one.
+  partner, and everybody is the main image of one mixture and the added image of one. Where the
+  group is shown several times, the second showing mixes with the next but one, and so on.
 - `reciprocal`: samples 2i and 2i + 1 are each other's partners.
 
 How many pairs share a class is set through the order: `same_class_order` lays samples out so that
@@ -19,11 +20,12 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 
-def cycle(count: int, group: int) -> Indices:
-    """Partner positions int64 [count]; `count` is a multiple of `group`."""
+def cycle(count: int, group: int, showings: int = 1) -> Indices:
+    """Partner positions int64 [count], a multiple of `group` x `showings` (of each group)."""
     position = np.arange(count)
     start = position // group * group
-    return start + (position - start + 1) % group
+    step = 1 + position // group % showings % max(1, group - 1)
+    return start + (position - start + step) % group
 
 
 def reciprocal(count: int) -> Indices:

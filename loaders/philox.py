@@ -4,8 +4,8 @@ A counter-based generator is a pure function of (key, counter): there is no stat
 between workers or restore, and any number can be drawn on its own. Algorithm: Salmon et al.,
 "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
-Keys are derived from the user's seed by a counter (n_lo, n_hi, epoch, stream); the streams keep
-the uses apart.
+Keys are derived from the user's seed by a counter (n_lo, n_hi, epoch, stream + 256 copy); the
+streams keep the uses apart, the copies those of one image.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _KEY_STEPS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _PIECE = 1 << 14
+_COPY_SHIFT = 8  # copies are counted above the streams, in the same counter word
 
 
 def philox(key: int | NDArray, counter: ArrayLike) -> NDArray[np.uint32]:
@@ -48,12 +49,16 @@ def philox(key: int | NDArray, counter: ArrayLike) -> NDArray[np.uint32]:
     return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
 
 
-def derive_keys(seed: int, numbers: ArrayLike, epoch: int, stream: int) -> NDArray[np.int64]:
+def derive_keys(
+    seed: int, numbers: ArrayLike, epoch: int, stream: int, copies: ArrayLike = 0
+) -> NDArray[np.int64]:
     """One 64-bit key for each of `numbers` (sample indices or step numbers, >= 0).
 
+    copies: which of its copies each number stands for, in [0, 2**24); copy 0 is the number itself.
     Returns int64 of the same shape: words 0 (low half) and 1 (high half) of a Philox block.
     """
     numbers = np.asarray(numbers, dtype=np.uint64)
+    streams = stream + (np.broadcast_to(copies, numbers.shape).reshape(-1) << _COPY_SHIFT)
     keys = np.empty(numbers.shape, dtype=np.uint64)
     flat_numbers, flat_keys = numbers.reshape(-1), keys.reshape(-1)
     # Pieces that stay in the processor's cache: nine times faster for a million numbers.
@@ -63,7 +68,7 @@ def derive_keys(seed: int, numbers: ArrayLike, epoch: int, stream: int) -> NDArr
         counter[:, 0] = piece & _LOW
         counter[:, 1] = piece >> _HALF
         counter[:, 2] = epoch
-        counter[:, 3] = stream
+        counter[:, 3] = streams[start : start + _PIECE]
         words = philox(seed, counter).astype(np.uint64)
         flat_keys[start : start + _PIECE] = words[:, 0] | words[:, 1] << _HALF
     return keys.view(np.int64)

@@ -32,7 +32,7 @@ class EpochPlan:
     """One epoch, all ranks together."""
 
     order: NDArray[np.int64]
-    """The samples in the order shown, none twice. One of an odd number is missing where pairs
+    """The samples in the order drawn, none twice. One of an odd number is missing where pairs
     are drawn by class."""
     same_class_ratio: float | None
     """Realised share of mixtures of two images with one label; None where labels are unknown."""
@@ -53,6 +53,10 @@ class Sampler:
 
     An epoch has whole optimizer steps only: other samples are left out of each epoch's end.
 
+    With `repeated_aug` > 1 the order is cut into blocks of one mix group, and each block is shown
+    so many times in a row, with other random keys each time. Partners are of the same showing, so
+    they are different images, and a batch holds all the showings of its blocks.
+
     labels: int64 [N], -1 where unknown. The other arguments are the flags of `create_loader`.
     Raises `DataError` for settings that do not fit together.
     """
@@ -69,20 +73,36 @@ class Sampler:
         mix_group: int = 32,
         same_class_ratio: float | None = None,
         reciprocal_pairs: bool = False,
+        repeated_aug: int = 1,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
         self.batch_size, self.accum_iter = batch_size, accum_iter
         self.rank, self.world_size, self.seed = rank, world_size, seed
-        self.group = mix_group or batch_size
+        self.repeated_aug = repeated_aug
         self.same_class_ratio = same_class_ratio
         self.in_pairs = reciprocal_pairs or same_class_ratio is not None
+        self._check_positive(mix_group)
+        self.group = mix_group or max(1, batch_size // repeated_aug)
         self._check_sizes()
         self._check_pairs()
-        self._partner = reciprocal(batch_size) if self.in_pairs else cycle(batch_size, self.group)
+        # Of the rows of a batch: where in its part of the order they are from, and which copy.
+        row, block = np.arange(batch_size), self.group * repeated_aug
+        self._position = row // block * self.group + row % self.group
+        self._copy = row // self.group % repeated_aug
+        self._partner = (
+            reciprocal(batch_size)
+            if self.in_pairs
+            else cycle(batch_size, self.group, showings=repeated_aug)
+        )
         self._plan: tuple[int, EpochPlan] | None = None
 
     def __len__(self) -> int:
         return len(self.labels) // self._samples_per_update() * self.accum_iter
+
+    @property
+    def stride(self) -> int:
+        """Samples that all ranks together draw for one micro step, each shown in every copy."""
+        return self.batch_size * self.world_size // self.repeated_aug
 
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of `epoch`; the last one asked for is kept."""
@@ -92,43 +112,52 @@ class Sampler:
 
     def step(self, epoch: int, number: int) -> Step:
         """Micro step `number` of this rank, in [0, len)."""
-        start = (number * self.world_size + self.rank) * self.batch_size
-        index = self.plan(epoch).order[start : start + self.batch_size]
+        start = (number * self.world_size + self.rank) * self.batch_size // self.repeated_aug
+        index = self.plan(epoch).order[start + self._position]
         return Step(
             index=index,
-            key=derive_keys(self.seed, index, epoch, SAMPLE_STREAM),
+            key=derive_keys(self.seed, index, epoch, SAMPLE_STREAM, self._copy),
             partner=self._partner,
             step_key=derive_keys(self.seed, [number // self.accum_iter], epoch, STEP_STREAM),
         )
 
     def _samples_per_update(self) -> int:
-        return self.batch_size * self.world_size * self.accum_iter
+        return self.stride * self.accum_iter
+
+    def _check_positive(self, mix_group: int) -> None:
+        if min(self.batch_size, self.accum_iter, self.repeated_aug, mix_group + 1) < 1:
+            raise DataError(
+                "--batch_size, --accum_iter and --repeated_aug must be 1 or more, "
+                "--mix_group 0 or more"
+            )
 
     def _check_sizes(self) -> None:
-        if min(self.batch_size, self.accum_iter) < 1 or self.group < 1:
+        copies = f"--repeated_aug {self.repeated_aug}"
+        if self.batch_size % self.repeated_aug:
+            raise DataError(f"--batch_size {self.batch_size} is not a multiple of {copies}")
+        if self.batch_size % (self.group * self.repeated_aug):
             raise DataError(
-                "--batch_size and --accum_iter must be 1 or more, --mix_group 0 or more"
+                f"--batch_size {self.batch_size} is not a multiple of --mix_group {self.group}"
+                + (f" x {copies}" if self.repeated_aug > 1 else "")
+                + " (--mix_group 0 mixes across the whole batch)"
             )
         if len(self):
             return
         raise DataError(
             f"{len(self.labels)} samples are fewer than one optimizer step of "
             f"{self._samples_per_update()} (--batch_size {self.batch_size} x {self.world_size} "
-            f"ranks x --accum_iter {self.accum_iter}): make --batch_size or --accum_iter smaller"
+            f"ranks x --accum_iter {self.accum_iter}"
+            + (f" / {copies}" if self.repeated_aug > 1 else "")
+            + "): make --batch_size or --accum_iter smaller"
         )
 
     def _check_pairs(self) -> None:
-        if self.batch_size % self.group:
-            raise DataError(
-                f"--batch_size {self.batch_size} is not a multiple of --mix_group {self.group} "
-                "(--mix_group 0 mixes across the whole batch)"
-            )
         ratio = self.same_class_ratio
         if self.in_pairs and self.group % 2:
             flag = "--reciprocal_pairs" if ratio is None else "--same_class_ratio"
             raise DataError(
-                f"{flag} needs an even --mix_group (or an even --batch_size with "
-                f"--mix_group 0), not {self.group}"
+                f"{flag} needs an even --mix_group (or an even --batch_size / --repeated_aug "
+                f"with --mix_group 0), not {self.group}"
             )
         if ratio is None:
             return
@@ -159,7 +188,8 @@ class Sampler:
         if (labels < 0).any():
             return None
         labels = labels.reshape(-1, self.group)
-        return float(np.mean(labels == labels[:, self._partner[: self.group]]))
+        showings = self._partner[: self.group * self.repeated_aug].reshape(-1, self.group)
+        return float(np.mean([np.mean(labels == labels[:, row % self.group]) for row in showings]))
 
     def _report(self, epoch: int, plan: EpochPlan, reason: str) -> None:
         asked, realised = self.same_class_ratio, plan.same_class_ratio

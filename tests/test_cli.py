@@ -179,6 +179,16 @@ def test_two_ranks_train_as_one(source, tmp_path):
         torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_repeated_augmentation_lengthens_the_epoch(source, tmp_path):
+    command = f"{source['ffcv']} {BASE} --objective imae --mix_group 4 --epochs 1"
+    assert train(f"{command} --output_dir {tmp_path / 'once'}") == 0
+    assert train(f"{command} --output_dir {tmp_path / 'twice'} --repeated_aug 2") == 0
+    once, twice = (load_checkpoint(tmp_path / n / "checkpoint-last.pth") for n in ("once", "twice"))
+    assert twice["step"] == 2 * once["step"]
+    for content in (once, twice):
+        assert content["loader"]["step"] * content["loader"]["stride"] == 48  # images
+
+
 def test_a_second_run_moves_the_first_aside(source, tmp_path, capsys):
     for epochs in (1, 2):
         assert train(f"{source['ffcv']} {BASE} --epochs {epochs} --output_dir {tmp_path}") == 0

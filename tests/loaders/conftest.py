@@ -18,6 +18,7 @@ from torchvision.transforms.functional import hflip, resized_crop
 from fastimae.loaders import Batch, BetonWriter, Loader, create_loader
 from fastimae.loaders.crops import draw_windows
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.trailer import make_trailer
 
 COUNT, CLASSES, BATCH, SIZE = 42, 3, 8, (24, 32)
 SETTINGS = {"batch_size": BATCH, "input_size": SIZE, "mix_group": 4, "seed": 5}
@@ -47,7 +48,7 @@ class Data:
         self.payloads = [jpeg(i) for i in range(COUNT)]
 
     def write(self, broken: dict[int, bytes] | None = None) -> Self:
-        """Write both forms, with other bytes for the samples in `broken`."""
+        """Write both forms, with other bytes for the samples in `broken`: damaged since then."""
         with BetonWriter(self.beton) as writer:
             for i, good in enumerate(self.payloads):
                 data = (broken or {}).get(i, good)
@@ -55,7 +56,10 @@ class Data:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(data)
                 width, height = Image.open(io.BytesIO(good)).size
-                writer.append(data, height=height, width=width, label=self.labels[i])
+                writer.append(
+                    data, height=height, width=width, label=self.labels[i],
+                    trailer=make_trailer(good),
+                )  # fmt: skip
         return self
 
     def loader(self, back_end: str, **settings) -> Loader:
@@ -63,14 +67,16 @@ class Data:
         name, workers = back_end.split("-")
         source = {
             "pillow": {"ffcv": self.beton, "decoder": "pillow"},
+            "native": {"ffcv": self.beton, "decoder": "native"},
             "folder": {"data_path": self.folder},
             "synthetic": {"synthetic": True, "synthetic_samples": COUNT},
         }[name]
         return create_loader(**source, num_workers=int(workers), **{**SETTINGS, **settings})
 
-    def sampler(self) -> Sampler:
-        """What a loader without further settings draws from."""
-        return Sampler(np.array(self.labels), batch_size=BATCH, mix_group=4, seed=5)
+    def sampler(self, **settings) -> Sampler:
+        """What a loader with these settings of a sampler draws from."""
+        defaults = {"batch_size": BATCH, "mix_group": 4, "seed": 5}
+        return Sampler(np.array(self.labels), **{**defaults, **settings})
 
     @staticmethod
     def same(first: list[Batch], second: list[Batch]) -> bool:

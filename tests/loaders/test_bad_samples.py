@@ -6,12 +6,12 @@ import logging
 import numpy as np
 import pytest
 import torch
+from back_ends import DECODING
 from PIL import Image
 
 from fastimae.loaders import BetonWriter, DataError, create_loader
-
-BACK_ENDS = ["pillow-0", "pillow-3", "folder-0", "folder-2"]
-
+from fastimae.loaders.crops import Crops
+from fastimae.loaders.decode import replace_failures
 
 NOT_AN_IMAGE = b"\0" * 500
 
@@ -20,12 +20,16 @@ def damaged(data) -> dict[int, bytes]:
     return {3: NOT_AN_IMAGE, 10: data.payloads[10][:-200], 11: b"x", 29: data.payloads[29][:50]}
 
 
-@pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_bad_samples_are_replaced_counted_and_named(data, broken, back_end, caplog):
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("back_end", DECODING)
+def test_bad_samples_are_replaced_counted_and_named(data, broken, back_end, copies, caplog):
     damage = damaged(data)
     files = broken(damage)
-    plan = data.sampler()
-    with caplog.at_level(logging.WARNING, "fastimae"), files.loader(back_end) as loader:
+    plan = data.sampler(repeated_aug=copies)
+    with (
+        caplog.at_level(logging.WARNING, "fastimae"),
+        files.loader(back_end, repeated_aug=copies) as loader,
+    ):
         for epoch in range(3):
             loader.set_epoch(epoch)
             for number, batch in enumerate(loader):
@@ -45,7 +49,7 @@ def test_bad_samples_are_replaced_counted_and_named(data, broken, back_end, capl
         assert loader.bad == state["bad"]
 
 
-@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("back_end", DECODING)
 @pytest.mark.parametrize("limit", [0, 2])
 def test_too_many_bad_samples_stop_with_the_list(data, broken, back_end, limit, resources):
     with data.loader(back_end) as loader:
@@ -61,17 +65,36 @@ def test_too_many_bad_samples_stop_with_the_list(data, broken, back_end, limit, 
     assert resources.settle_at(before)
 
 
-@pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_a_batch_of_bad_samples_only(data, broken, back_end):
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("back_end", DECODING)
+def test_a_batch_of_bad_samples_only(data, broken, back_end, copies):
+    files = broken(dict.fromkeys(range(data.count), NOT_AN_IMAGE))
+    count = data.batch_size // copies
     with (
-        broken(dict.fromkeys(range(data.count), NOT_AN_IMAGE)).loader(back_end) as loader,
-        pytest.raises(DataError, match=f"all {data.batch_size} samples of a batch are bad"),
+        files.loader(back_end, repeated_aug=copies) as loader,
+        pytest.raises(DataError, match=f"all {count} samples of a batch are bad"),
     ):
         next(iter(loader))
 
 
+def test_a_sample_that_fails_in_one_crop_is_replaced_in_all_its_rows(data):
+    """Damage may lie in one crop and not in another, but the sample is bad."""
+    index, key = np.array([5, 6, 5, 6]), np.array([1, 2, 3, 4])
+    out = np.zeros((4, *data.settings["input_size"], 3), np.uint8)
+
+    def open_good(i):
+        assert i != 5
+        return Image.open(io.BytesIO(data.payloads[i]))
+
+    crops = Crops(size=data.settings["input_size"])
+    shown = replace_failures(open_good, crops, index, key, out, {0: "damaged"})
+    assert shown.tolist() == [6, 6, 6, 6]
+    for row in (0, 2):
+        assert np.array_equal(out[row], data.reference(6, key[row], 6))
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("back_end", DECODING)
 def test_huge_images_are_bad(data, back_end, monkeypatch):
     """Also those that Pillow would only warn of."""
     sizes = [Image.open(io.BytesIO(payload)).size for payload in data.payloads]

@@ -8,15 +8,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from back_ends import ALL, DECODING
 
 from fastimae.loaders import DataError, pillow_loader
 
-BACK_ENDS = ["pillow-0", "pillow-3", "folder-0", "folder-2"]
-ALL = [*BACK_ENDS, "synthetic-0"]
-
 
 @pytest.mark.parametrize("channels", [3, 1])
-@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("back_end", DECODING)
 def test_batches_equal_torchvision(data, back_end, channels):
     plan = data.sampler()
     with data.loader(back_end, in_chans=channels) as loader:
@@ -30,6 +28,19 @@ def test_batches_equal_torchvision(data, back_end, channels):
         assert batch.labels.tolist() == [data.labels[i] for i in step.index]
         for pixels, index, key in zip(batch.images.numpy(), step.index, step.key, strict=True):
             assert np.array_equal(pixels, data.reference(index, key, index, channels))
+
+
+@pytest.mark.parametrize("back_end", DECODING)
+def test_repeated_augmentation_shows_crops_of_their_own(data, back_end):
+    plan = data.sampler(repeated_aug=2)
+    with data.loader(back_end, repeated_aug=2) as loader:
+        batches = list(loader)
+    assert len(batches) == len(plan) == data.count // (data.batch_size // 2)
+    for number, batch in enumerate(batches):
+        step = plan.step(0, number)
+        assert np.array_equal(batch.index, np.tile(step.index[:4], 2))
+        for pixels, index, key in zip(batch.images.numpy(), step.index, step.key, strict=True):
+            assert np.array_equal(pixels, data.reference(index, key, index))
 
 
 @pytest.mark.parametrize("back_end", ALL)
@@ -80,6 +91,20 @@ def test_resume_with_other_ranks_and_batch(data):
         data.loader("pillow-0", batch_size=12).load_state_dict(state | {"step": 1})
     for loader in ranks:
         loader.close()
+
+
+def test_resume_with_other_repeated_augmentation(data):
+    """A state says how many images were drawn, whatever the number of their copies."""
+    with data.loader("synthetic-0", batch_size=4) as loader:
+        next(iter(loader))
+        state, rest = loader.state_dict(), list(loader)
+    with data.loader("synthetic-0", repeated_aug=2) as loader:
+        loader.load_state_dict(state)
+        for once, twice in zip(rest, loader, strict=True):
+            assert torch.equal(twice.index, once.index.repeat(2))
+    loader = data.loader("synthetic-0", batch_size=16, repeated_aug=2)
+    with loader, pytest.raises(DataError, match="--repeated_aug 2"):
+        loader.load_state_dict(state)
 
 
 @pytest.mark.parametrize("back_end", ALL)

@@ -55,11 +55,19 @@ def test_array_keys_equal_single_keys(keys):
                                  for k in keys]  # fmt: skip
 
 
-@given(seed=st.integers(-5, 2**64 - 1), number=st.integers(0, 2**40), epoch=st.integers(0, 10**6))
-def test_derived_key_packs_words_low_first(seed, number, epoch):
-    key = int(derive_keys(seed, number, epoch, ORDER_STREAM))
+@given(
+    seed=st.integers(-5, 2**64 - 1),
+    number=st.integers(0, 2**40),
+    epoch=st.integers(0, 10**6),
+    copy=st.integers(0, 2**24 - 1),
+)
+def test_derived_key_packs_words_low_first(seed, number, epoch, copy):
     expected = philox_by_hand(seed % 2**64, [number & ONES, number >> 32, epoch, 2])
+    again = philox_by_hand(seed % 2**64, [number & ONES, number >> 32, epoch, 2 + 256 * copy])
+    key = int(derive_keys(seed, number, epoch, ORDER_STREAM))
+    keys = derive_keys(seed, [number, number], epoch, ORDER_STREAM, [0, copy]).tolist()
     assert [key & ONES, key >> 32 & ONES] == expected[:2]
+    assert [[k & ONES, k >> 32 & ONES] for k in keys] == [expected[:2], again[:2]]
 
 
 def test_streams_epochs_and_seeds_differ():

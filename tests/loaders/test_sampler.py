@@ -65,16 +65,19 @@ def test_ranks_are_disjoint_and_cover_whole_updates(
 
 
 @pytest.mark.parametrize("ratio", [None, 0.5])
+@pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize(("world_size", "accum_iter"), [(2, 1), (1, 4), (2, 2)])
-def test_optimizer_steps_do_not_depend_on_ranks_or_accumulation(ratio, world_size, accum_iter):
+def test_optimizer_steps_do_not_depend_on_ranks_or_accumulation(
+    ratio, copies, world_size, accum_iter
+):
     """Each optimizer step shows the same samples, keys and pairs, however it is cut up."""
     labels = np.arange(100) % 7
-    settings = {"mix_group": 4, "same_class_ratio": ratio, "seed": 3}
-    whole = make(labels, batch_size=16, **settings)
+    settings = {"mix_group": 4, "same_class_ratio": ratio, "seed": 3, "repeated_aug": copies}
+    whole = make(labels, batch_size=32, **settings)
     parts = [
         make(
             labels,
-            batch_size=16 // world_size // accum_iter,
+            batch_size=32 // world_size // accum_iter,
             world_size=world_size,
             rank=rank,
             accum_iter=accum_iter,
@@ -99,6 +102,60 @@ def test_order_and_keys_are_the_published_functions_of_the_seed():
     assert np.array_equal(step.index, order[24:32])
     assert np.array_equal(step.key, derive_keys(11, order[24:32], 2, stream=0))
     assert np.array_equal(step.step_key, derive_keys(11, [3], 2, stream=1))
+
+
+@given(
+    copies=st.integers(1, 4),
+    group=st.integers(1, 6),
+    blocks=st.integers(1, 3),
+    steps=st.integers(1, 3),
+    left_over=st.integers(0, 5),
+    mix_across_batch=st.booleans(),
+)
+def test_repeated_augmentation_shows_each_block_so_many_times_in_a_row(
+    copies, group, blocks, steps, left_over, mix_across_batch
+):
+    """The order is that of one showing; the first copies have the keys of a run without others."""
+    if mix_across_batch:
+        group, blocks = group * blocks, 1
+    images = group * blocks
+    labels = np.arange(images * steps + min(left_over, images - 1)) % 3
+    settings = {"mix_group": 0 if mix_across_batch else group, "seed": 9}
+    plain = make(labels, batch_size=images, **settings)
+    sampler = make(labels, batch_size=images * copies, repeated_aug=copies, **settings)
+    assert len(sampler) == len(plain) == steps
+    for number in range(steps):
+        once, step = plain.step(4, number), sampler.step(4, number)
+        shape = (blocks, copies, group)
+        index, key = step.index.reshape(shape), step.key.reshape(shape)
+        assert np.array_equal(index[:, 0].ravel(), once.index)
+        assert np.array_equal(key[:, 0].ravel(), once.key)
+        assert (index == index[:, :1]).all()
+        assert len(np.unique(key)) == key.size
+        partner = step.partner.reshape(shape)
+        start = np.arange(len(step.index)).reshape(shape)[..., :1]
+        assert np.array_equal(np.sort(partner), start + np.arange(group))
+        if group > 1:
+            assert (step.index[step.partner] != step.index).all()
+
+
+def test_copies_meet_different_partners():
+    sampler = make(UNLABELLED, batch_size=24, mix_group=4, repeated_aug=3)
+    step = sampler.step(0, 0)
+    partners = step.index[step.partner].reshape(2, 3, 4)
+    for block in np.moveaxis(partners, 1, 2).reshape(-1, 3):
+        assert len(set(block)) == 3
+
+
+@pytest.mark.parametrize("ratio", [None, 0.5])
+def test_ratio_counts_all_copies(ratio):
+    labels = np.arange(96) % 3
+    sampler = make(
+        labels, batch_size=32, mix_group=8, repeated_aug=2, same_class_ratio=ratio, seed=1
+    )
+    same = [labels[s.index] == labels[s.index[s.partner]] for s in epoch_of(sampler)]
+    assert sampler.plan(0).same_class_ratio == pytest.approx(np.mean(same))
+    assert ratio is None or np.mean(same) == pytest.approx(ratio, abs=0.02)
 
 
 def test_order_changes_with_epoch_and_seed():
@@ -223,6 +280,18 @@ def test_ratio_of_unlabelled_data_is_unknown():
         ({"batch_size": 0}, ["--batch_size"]),
         ({"batch_size": 8, "mix_group": 3}, ["--batch_size", "--mix_group"]),
         ({"batch_size": 8, "mix_group": 16}, ["--batch_size", "--mix_group"]),
+        ({"batch_size": 8, "repeated_aug": 0}, ["--repeated_aug"]),
+        ({"batch_size": 1, "repeated_aug": 2}, ["--batch_size", "--repeated_aug"]),
+        ({"batch_size": 8, "repeated_aug": 3}, ["--batch_size", "--repeated_aug"]),
+        (
+            {"batch_size": 8, "mix_group": 4, "repeated_aug": 4},
+            ["--batch_size", "--mix_group", "--repeated_aug"],
+        ),
+        (
+            {"batch_size": 6, "repeated_aug": 2, "reciprocal_pairs": True},
+            ["--reciprocal_pairs", "--mix_group"],
+        ),
+        ({"batch_size": 88, "repeated_aug": 2}, ["--batch_size", "--repeated_aug"]),
         ({"batch_size": 9, "reciprocal_pairs": True}, ["--reciprocal_pairs", "--mix_group"]),
         ({"batch_size": 8, "same_class_ratio": 0.5}, ["--same_class_ratio", "labels"]),
         ({"batch_size": 8, "same_class_ratio": 1.5}, ["--same_class_ratio"]),

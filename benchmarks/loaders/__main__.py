@@ -1,0 +1,153 @@
+"""`python -m benchmarks.loaders`: sections, threads, tables."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.loaders.contestant import CROPS, Job
+from benchmarks.loaders.contestants import (
+    CONTESTANTS,
+    IN_BETON,
+    NEED_CUDA,
+    ON_ORIGINALS,
+    OVER_THREADS,
+)
+from benchmarks.loaders.images import ImageSet, image_set, original_images
+from benchmarks.loaders.markdown import markdown
+from benchmarks.loaders.measure import Measured, measure
+from benchmarks.loaders.options import Options
+from benchmarks.loaders.plot import plot_sweep
+from benchmarks.loaders.results import head, results, simd
+from benchmarks.loaders.targets import ratios, targets
+from fastimae.arguments import parse, run_safely
+from fastimae.loaders.errors import DataError
+
+PROG = "python -m benchmarks.loaders"
+SWEEP_ROUNDS = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 if all went well, 1 if a contestant failed or was asked for and is missing, 2 for errors
+    in the command line or the data."""
+    return run_safely(PROG, _benchmark, sys.argv[1:] if argv is None else argv)
+
+
+def _benchmark(argv: Sequence[str]) -> int:
+    options = parse(PROG, Options, argv)
+    report = head(f"{PROG} {shlex.join(argv)}")
+    report["settings"] = settings(options)
+    report |= {key: {} for key in ("sets", "missing", "failed")}
+    report |= {key: [] for key in ("results", "originals", "ratios", "sweep")}
+    with tempfile.TemporaryDirectory(prefix="fastimae-benchmark-") as scratch:
+        images = image_set("beton", options.data, Path(scratch), options.images, options.seed)
+        found = _section(report, "results", images, IN_BETON, options)
+        if options.folder is not None:
+            write(report, options.out)
+            originals = original_images(options.folder, Path(scratch), options.images, options.seed)
+            _section(report, "originals", originals, ON_ORIGINALS, options)
+        if options.sweep:
+            write(report, options.out)
+            _sweep(report, images, found, options)
+    write(report, options.out)
+    print(markdown(report))
+    return int(bool(report["failed"]) or bool(set(options.only) & set(report["missing"])))
+
+
+def _section(
+    report: dict, key: str, images: ImageSet, names: Sequence[str], options: Options
+) -> dict[str, Measured]:
+    """Measure with the threads asked for, and add what was found to the report."""
+    chosen = _chosen(names, options)
+    found = measure(
+        {name: CONTESTANTS[name] for name in chosen},
+        _job(images, options, options.workers),
+        rounds=options.rounds,
+        seconds=options.seconds,
+        say=_say,
+    )
+    goals = targets(avx512=simd() == "AVX-512 VNNI")
+    report["sets"][images.section] = images.facts
+    report[key] += results(found)
+    report["ratios"] += ratios(images.section, found, goals)
+    _note_absent(report, images.section, found)
+    return found
+
+
+def _sweep(report: dict, images: ImageSet, found: Mapping[str, Measured], options: Options) -> None:
+    """Measure with fewer threads; those of the section are taken from it."""
+    chosen = [name for name in _chosen(OVER_THREADS, options) if found[name].rounds]
+    count = 1
+    while count < options.workers and chosen:
+        fewer = measure(
+            {name: CONTESTANTS[name] for name in chosen},
+            _job(images, options, count),
+            rounds=min(SWEEP_ROUNDS, options.rounds),
+            seconds=options.seconds,
+            thorough=False,
+            say=_say,
+        )
+        report["sweep"] += results(fewer)
+        _note_absent(report, f"{count} threads", fewer)
+        count *= 2
+    report["sweep"] += [row for row in report["results"] if row["backend"] in chosen]
+
+
+def _chosen(names: Sequence[str], options: Options) -> list[str]:
+    import torch
+
+    if options.only:
+        return [name for name in names if name in options.only]
+    return [name for name in names if name not in NEED_CUDA or torch.cuda.is_available()]
+
+
+def _job(images: ImageSet, options: Options, workers: int) -> Job:
+    if len(images.subset) < options.batch_size:
+        count, asked = len(images.subset), options.batch_size
+        raise DataError(f"{count} images of {images.facts['source']} are no --batch_size {asked}")
+    return Job(images=images, batch_size=options.batch_size, num_workers=workers, seed=options.seed)
+
+
+def _note_absent(report: dict, where: str, found: Mapping[str, Measured]) -> None:
+    for name, one in found.items():
+        if one.missing:
+            report["missing"][name] = one.missing
+        if one.failed:
+            report["failed"][f"{name} ({where})"] = one.failed
+
+
+def settings(options: Options) -> dict[str, object]:
+    """What the command leaves open."""
+    return {
+        "num_workers": options.workers,
+        "batch_size": options.batch_size,
+        "input_size": CROPS.size,
+        "crop_scale": CROPS.scale,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "seed": options.seed,
+    }
+
+
+def write(report: dict, out: Path | None) -> None:
+    """The report so far as JSON and Markdown, and the plot if there is something to plot."""
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
+    out.with_suffix(".md").write_text(markdown(report))
+    if len({row["num_workers"] for row in report["sweep"]}) > 1:
+        plot_sweep(report["sweep"], str(report["device"]), out.with_suffix(".png"))
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

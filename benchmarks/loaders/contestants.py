@@ -1,0 +1,30 @@
+"""All contestants by name, in the order of the table. Adding one: a class, and a line here."""
+
+from __future__ import annotations
+
+from benchmarks.loaders.contestant import Contestant
+from benchmarks.loaders.dali import Dali, DaliLinear
+from benchmarks.loaders.ffcv_library import FFCVLibrary
+from benchmarks.loaders.ours import FFCV, Native, NativeOnDevice, Pillow
+from benchmarks.loaders.torchvision_folder import (
+    Torchvision,
+    TorchvisionFloat,
+    TorchvisionTensor,
+)
+
+CONTESTANTS: dict[str, type[Contestant]] = {
+    "native": Native,
+    "native_cuda": NativeOnDevice,
+    "ffcv": FFCV,
+    "ffcv_library": FFCVLibrary,
+    "pillow": Pillow,
+    "torchvision": Torchvision,
+    "torchvision_float32": TorchvisionFloat,
+    "torchvision_tensor": TorchvisionTensor,
+    "dali": Dali,
+    "dali_linear": DaliLinear,
+}
+IN_BETON = tuple(CONTESTANTS)
+NEED_CUDA = ("native_cuda",)
+ON_ORIGINALS = ("native", "torchvision", "dali")
+OVER_THREADS = ("native", "ffcv", "torchvision", "dali")

@@ -1,0 +1,137 @@
+"""What was measured, for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from benchmarks.harness import table
+
+STAGES = {
+    "read": "read, checksum",
+    "entropy": "entropy decoding",
+    "pixels": "IDCT, upsampling, colour",
+    "resize": "resize",
+}
+DEMAND = {"mae_vit_base_patch16": 6866, "imae_vit_base_patch16": 3695}
+"""Images a second that one H100 takes in pre-training if it computes half of the time (a model:
+58.1 and 108.0 GFLOP an image, at 50 % of 798 TFLOP/s)."""
+
+
+def markdown(report: Mapping) -> str:
+    """The report as tables."""
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    parts = [
+        f"# {report['device']}\n",
+        f"{report['date']}, commit {report['commit']}, {versions}\n",
+    ]
+    parts.append(f"`{report['command']}`\n")
+    for section in ("beton", "originals"):
+        rows = [row for row in report["results"] + report["originals"] if row["section"] == section]
+        if section in report["sets"]:
+            parts += _section(report["sets"][section], rows)
+    parts += ["## Speed of native over the others\n", table(list(map(_ratio, report["ratios"])))]
+    if report["sweep"]:
+        parts += ["## Over threads\n", table(sweep_rows(report["sweep"]))]
+    parts += _demand(report["results"])
+    for name, line in report["missing"].items():
+        parts.append(f"- missing: {name}: {line}")
+    for name, text in report["failed"].items():
+        parts.append(f"## FAILED: {name}\n\n```\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def _section(facts: Mapping, rows: list[dict]) -> list[str]:
+    size = f"{facts['mean_width']:.0f} x {facts['mean_height']:.0f} pixels"
+    text = [
+        f"## {facts['source']}: {facts['images']} JPEGs, {facts['mean_bytes'] / 1e3:.0f} kB and "
+        f"{size} in the mean\n",
+        table([_row(row) for row in rows]),
+        *[f"- {row['backend']}: {row['what']}" for row in rows],
+        "- first epoch: from the first batch on; memory: peak of what is not a file's (PSS, "
+        "children included) above torch alone; difference: from Pillow, of 255\n",
+    ]
+    for row in rows:
+        if row["stages_us_per_img"]:
+            text += [f"### {row['backend']}: where the time goes\n", table(_stage_rows(row))]
+    return text
+
+
+def _row(row: Mapping) -> dict[str, object]:
+    told = row["pixel_mean_abs_diff"] is not None
+    return {
+        "back end": row["backend"],
+        "img/s": round(row["img_per_s"]),
+        "min..max": f"{row['img_per_s_min']:.0f}..{row['img_per_s_max']:.0f}",
+        "per core": round(row["img_per_s_per_core"]),
+        "first epoch": _number(row["img_per_s_first_epoch"]),
+        "first batch, ms": _number(row["first_batch_ms"]),
+        "CPU us/img": round(1e6 * row["cpu_seconds_per_img"]),
+        "memory, MB": _number(row["peak_memory_mb"]),
+        "mean difference": f"{row['pixel_mean_abs_diff']:.3g}" if told else "not told",
+        "unequal pixels": f"{row['pixels_unequal']:.1%}" if told else "not told",
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+def _stage_rows(row: Mapping) -> list[dict[str, object]]:
+    """Wall time of the threads: on a busy machine they wait, and it exceeds the CPU time."""
+    first, later = row["stages_us_per_img_first_epoch"] or {}, row["stages_us_per_img"]
+    whole = sum(later.values())
+    rows = [
+        {
+            "stage": STAGES.get(name, name),
+            "us/img of a thread": f"{spent:.1f}",
+            "share": f"{spent / whole:.0%}",
+            "first epoch": f"{first[name]:.1f}" if name in first else "",
+        }
+        for name, spent in later.items()
+    ]
+    totals = {
+        "sum": (f"{whole:.1f}", f"{sum(first.values()):.1f}" if first else ""),
+        "CPU time of the process": (f"{1e6 * row['cpu_seconds_per_img']:.1f}", ""),
+    }
+    for name, (spent, once) in totals.items():
+        rows.append({"stage": name, "us/img of a thread": spent, "share": "", "first epoch": once})
+    return rows
+
+
+def _ratio(row: Mapping) -> dict[str, object]:
+    met = {True: "met", False: "MISSED", None: ""}[row["met"]]
+    return {
+        "section": row["section"],
+        "against": row["against"],
+        "times as fast": f"{row['ratio']:.2f}",
+        "min..max": f"{row['min']:.2f}..{row['max']:.2f}",
+        "less CPU time": f"{row['cpu_ratio']:.2f}",
+        "target": "" if row["target"] is None else f"{row['target']:g}",
+        "": f"{met} {row['note']}".strip(),
+    }
+
+
+def sweep_rows(sweep: list[dict]) -> list[dict[str, object]]:
+    """A row for each number of threads, a column for each contestant."""
+    names = list(dict.fromkeys(row["backend"] for row in sweep))
+    speeds = {(row["num_workers"], row["backend"]): row["img_per_s"] for row in sweep}
+    return [
+        {"threads": count, **{name: _number(speeds.get((count, name))) for name in names}}
+        for count in sorted({count for count, _ in speeds})
+    ]
+
+
+def _demand(rows: list[dict]) -> list[str]:
+    """What pre-training would take, where images were brought to a GPU."""
+    speed = next((row["img_per_s"] for row in rows if row["backend"] == "native_cuda"), math.nan)
+    if math.isnan(speed):
+        return []
+    lines = [
+        {"model": name, "img/s of one H100": need, "native_cuda over that": speed / need}
+        for name, need in DEMAND.items()
+    ]
+    return [
+        "## Against what pre-training takes (a model, at half of the GPU's peak)\n",
+        table(lines),
+    ]

@@ -1,0 +1,118 @@
+"""The loaders of `create_loader`, which tell themselves what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from benchmarks.loaders.contestant import Contestant, EndlessSteps, Job, Missing, Pixels
+from fastimae.loaders import Batch, create_loader
+
+
+class BetonLoader(Contestant):
+    """`create_loader(ffcv=..., decoder=...)`."""
+
+    decoder: ClassVar[str]
+    pin_mem: ClassVar[bool] = False
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.loader = create_loader(
+            ffcv=job.images.beton,
+            decoder=self.decoder,
+            input_size=job.crops.size,
+            min_crop=job.crops.scale[0],
+            max_crop=job.crops.scale[1],
+            batch_size=job.batch_size,
+            mix_group=0,
+            num_workers=job.num_workers,
+            max_bad_samples=0,
+            pin_mem=self.pin_mem,
+        )
+        self.loader.sampler = EndlessSteps(job, self.loader.sampler.labels)
+
+    def batches(self) -> Iterator[Batch]:
+        return iter(self.loader)
+
+    def pixels(self, batches: Iterator[Batch]) -> Iterator[Pixels]:
+        for batch in batches:
+            yield Pixels(
+                images=batch.images.cpu().numpy(),
+                index=batch.index.cpu().numpy(),
+                key=batch.key.cpu().numpy(),
+            )
+
+    def close(self) -> None:
+        self.loader.close()
+
+
+class Native(BetonLoader):
+    """Our engine."""
+
+    what = "our engine, threads"
+    exact = True
+    decoder = "native"
+
+    @classmethod
+    def prepare(cls) -> None:
+        from fastimae.loaders import native_library
+
+        if native_library.load() is None:
+            raise Missing(native_library.why_missing())
+
+    def stage_times(self) -> dict[str, float] | None:
+        return self.loader.stage_times()
+
+
+class NativeOnDevice(Native):
+    """Our engine, up to images in the GPU's memory."""
+
+    what = "our engine, images copied to the GPU ahead of use"
+    pin_mem = True
+
+    @classmethod
+    def prepare(cls) -> None:
+        super().prepare()
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Missing("needs a CUDA device")
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        from fastimae.loaders.prefetch import DevicePrefetch
+
+        self.prefetch = DevicePrefetch(self.loader, "cuda")
+
+    def batches(self) -> Iterator[Batch]:
+        return iter(self.prefetch)
+
+    def close(self) -> None:
+        self.prefetch.close()
+
+
+class Pillow(BetonLoader):
+    """Pillow in threads."""
+
+    what = "our loader with Pillow, threads"
+    exact = True
+    decoder = "pillow"
+
+
+class FFCV(BetonLoader):
+    """The ffcv library's decoder, given our windows."""
+
+    what = "our loader with the ffcv library's pipeline (its resize is INTER_AREA), threads"
+    decoder = "ffcv"
+
+    @classmethod
+    def prepare(cls) -> None:
+        from fastimae.loaders.ffcv_loader import FFCVLoader  # noqa: F401
+
+        try:
+            import ffcv  # noqa: F401
+        except (ImportError, OSError) as error:
+            raise Missing(
+                f"no ffcv library ({error}): pip install 'fastimae[ffcv]' after apt-get install "
+                "g++ pkg-config python3-dev libturbojpeg0-dev libopencv-dev libgl1"
+            ) from error

@@ -1,0 +1,262 @@
+#include "jpeg_crop.h"
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstring>
+
+#include "entropy.h"
+#include "pixel_buffer.h"
+
+extern "C" {
+#include <jerror.h>
+}
+
+namespace fastimae {
+namespace {
+
+// The chroma upsampling treats the crop's sides as the image's, which changes this many columns.
+constexpr int kColumnMargin = 2;
+// It reads one row of chroma, two of pixels, above and below.
+constexpr int kRowMargin = 2;
+// A progressive file may repeat its scans without end.
+constexpr int kMaxScans = 200;
+constexpr int kRowsAtOnce = 16;
+
+// libjpeg's error handling: back to the caller on an error, notes the first sign of damage.
+struct ErrorManager {
+  jpeg_error_mgr base;  // must be the first
+  std::jmp_buf back;
+  char message[JMSG_LENGTH_MAX];
+  bool damaged;
+  const uint8_t *begin, *end;  // of the file
+};
+
+[[noreturn]] void on_error(j_common_ptr info) {
+  auto* errors = reinterpret_cast<ErrorManager*>(info->err);
+  if (!errors->damaged) errors->base.format_message(info, errors->message);
+  errors->damaged = true;
+  std::longjmp(errors->back, 1);
+}
+
+// Whether the bytes that libjpeg passed over to find a marker are data. It should have decoded
+// them: the bits of a damaged scan rarely end where they should. Padding is of one value.
+bool skips_data(j_common_ptr info) {
+  const auto* errors = reinterpret_cast<ErrorManager*>(info->err);
+  const auto* decompress = reinterpret_cast<j_decompress_ptr>(info);
+  const ptrdiff_t count = info->err->msg_parm.i[0];
+  const JOCTET* end = decompress->src->next_input_byte;
+  if (decompress->input_scan_number == 0) return false;
+  if (end > errors->end || end - count < errors->begin) return true;
+  return std::any_of(end - count, end, [=](JOCTET byte) { return byte != end[-1]; });
+}
+
+// Whether a warning means that pixels are lost. Others tell of odd headers and padding.
+bool is_damage(j_common_ptr info) {
+  switch (info->err->msg_code) {
+    case JWRN_EXTRANEOUS_DATA:
+      return skips_data(info);
+    case JWRN_ARITH_BAD_CODE:
+    case JWRN_BOGUS_PROGRESSION:
+    case JWRN_HIT_MARKER:
+    case JWRN_HUFF_BAD_CODE:
+    case JWRN_JPEG_EOF:
+    case JWRN_MUST_RESYNC:
+    case JWRN_NOT_SEQUENTIAL:
+      return true;
+    default:
+      return false;
+  }
+}
+
+void on_message(j_common_ptr info, int level) {
+  auto* errors = reinterpret_cast<ErrorManager*>(info->err);
+  if (level >= 0 || errors->damaged || !is_damage(info)) return;
+  errors->base.format_message(info, errors->message);
+  errors->damaged = true;
+}
+
+void on_progress(j_common_ptr info) {
+  auto* decompress = reinterpret_cast<j_decompress_ptr>(info);
+  if (decompress->input_scan_number > kMaxScans) {
+    auto* errors = reinterpret_cast<ErrorManager*>(info->err);
+    std::snprintf(errors->message, sizeof errors->message, "more than %d scans", kMaxScans);
+    errors->damaged = true;
+    std::longjmp(errors->back, 1);
+  }
+}
+
+}  // namespace
+
+struct JpegDecoder::Impl {
+  Impl(bool own_entropy, int64_t max_pixels) : own_entropy(own_entropy), max_pixels(max_pixels) {
+    info.err = jpeg_std_error(&errors.base);
+    errors.base.error_exit = on_error;
+    errors.base.emit_message = on_message;
+    if (setjmp(errors.back)) throw std::bad_alloc();
+    jpeg_create_decompress(&info);
+    progress.progress_monitor = on_progress;
+    info.progress = &progress;
+  }
+
+  ~Impl() { jpeg_destroy_decompress(&info); }
+
+  Status fail(Status status, const std::string& why) {
+    problem = why;
+    return status;
+  }
+
+  Status abandon(Status status) {
+    jpeg_abort_decompress(&info);
+    return status;
+  }
+
+  bool has_size(int height, int width) const {
+    return static_cast<int>(info.image_height) == height &&
+           static_cast<int>(info.image_width) == width;
+  }
+
+  std::string dimensions() const {
+    return std::to_string(info.image_height) + " x " + std::to_string(info.image_width);
+  }
+
+  // libjpeg's errors lead back to `errors.back`, so these must be called below a setjmp.
+  Status read_header(const uint8_t* data, size_t size);
+  void start(const JpegRequest& request, std::vector<RowStart>* starts);
+  void read_rows(int count);
+
+  Status finish();
+
+  const bool own_entropy;
+  const int64_t max_pixels;
+  jpeg_decompress_struct info{};
+  jpeg_progress_mgr progress{};
+  ErrorManager errors{};
+  EntropyDecoder entropy;
+  bool attached = false;
+  PixelBuffer pixels;
+  int first_column = 0;  // of the image, in the buffer
+  std::string problem;
+};
+
+Status JpegDecoder::Impl::read_header(const uint8_t* data, size_t size) {
+  errors.damaged = false;
+  errors.begin = data;
+  errors.end = data + size;
+  attached = false;
+  jpeg_mem_src(&info, const_cast<uint8_t*>(data), size);
+  jpeg_read_header(&info, TRUE);
+  const int64_t count = int64_t{info.image_height} * info.image_width;
+  if (count > max_pixels)
+    return fail(Status::kDamaged, dimensions() + " pixels, over the limit of " +
+                                      std::to_string(max_pixels));
+  switch (info.jpeg_color_space) {
+    case JCS_GRAYSCALE:
+      info.out_color_space = JCS_GRAYSCALE;
+      break;
+    case JCS_YCbCr:
+    case JCS_RGB:
+      info.out_color_space = JCS_RGB;
+      break;
+    default:
+      return fail(Status::kUnsupported, "its colours are neither gray nor YCbCr nor RGB");
+  }
+  info.dct_method = JDCT_ISLOW;
+  info.do_fancy_upsampling = TRUE;
+  return Status::kOk;
+}
+
+// Goes to the first row of the window.
+void JpegDecoder::Impl::start(const JpegRequest& request, std::vector<RowStart>* starts) {
+  const Window& window = request.window;
+  const int right = std::min(request.width, window.left + window.width + kColumnMargin);
+  const int bottom = std::min(request.height, window.top + window.height + kRowMargin);
+  JDIMENSION left = std::max(0, window.left - kColumnMargin);
+  JDIMENSION width = right - left;
+  // The margin was found enough for the usual arrangements; others are rare enough.
+  if (info.max_h_samp_factor > 2 || info.arith_code) {
+    left = 0;
+    width = request.width;
+  }
+
+  jpeg_start_decompress(&info);
+  if (width < info.output_width) jpeg_crop_scanline(&info, &left, &width);
+  first_column = left;
+  if (own_entropy) {
+    const int mcu_height = info.max_v_samp_factor * DCTSIZE;
+    const int mcu_width = info.max_h_samp_factor * DCTSIZE;
+    attached = entropy.attach(&info, request.data, request.size,
+                              std::max(0, window.top - kRowMargin) / mcu_height,
+                              (bottom - 1) / mcu_height, (right - 1) / mcu_width, starts);
+  }
+  if (window.top > 0) jpeg_skip_scanlines(&info, window.top);
+}
+
+void JpegDecoder::Impl::read_rows(int count) {
+  pixels.reserve(count, size_t{info.output_width} * info.output_components);
+  for (int done = 0; done < count;) {
+    JSAMPROW rows[kRowsAtOnce];
+    const int wanted = std::min(kRowsAtOnce, count - done);
+    for (int i = 0; i < wanted; ++i) rows[i] = pixels.row(done + i);
+    done += jpeg_read_scanlines(&info, rows, wanted);
+  }
+}
+
+Status JpegDecoder::Impl::finish() {
+  jpeg_abort_decompress(&info);
+  if (errors.damaged) return fail(Status::kDamaged, errors.message);
+  if (attached && entropy.problem()) return fail(Status::kDamaged, entropy.problem());
+  return Status::kOk;
+}
+
+JpegDecoder::JpegDecoder(bool own_entropy, int64_t max_pixels)
+    : impl_(std::make_unique<Impl>(own_entropy, max_pixels)) {}
+
+JpegDecoder::~JpegDecoder() = default;
+
+const std::string& JpegDecoder::problem() const { return impl_->problem; }
+
+uint64_t JpegDecoder::entropy_nanoseconds() const {
+  return impl_->attached ? impl_->entropy.nanoseconds() : 0;
+}
+
+Status JpegDecoder::decode(const JpegRequest& request, std::vector<RowStart>* starts, View* view) {
+  Impl& impl = *impl_;
+  if (setjmp(impl.errors.back)) return impl.finish();
+  const Status status = impl.read_header(request.data, request.size);
+  if (status != Status::kOk) return impl.abandon(status);
+  if (!impl.has_size(request.height, request.width))
+    return impl.abandon(impl.fail(Status::kMismatch, impl.dimensions() + " pixels, but " +
+                                                        "the file's table says otherwise"));
+  impl.start(request, starts);
+  impl.read_rows(request.window.height);
+
+  const int channels = impl.info.output_components;
+  const int skipped = (request.window.left - impl.first_column) * channels;
+  *view = View{impl.pixels.row(0) + skipped, request.window.height, request.window.width, channels,
+               impl.pixels.stride()};
+  return impl.finish();
+}
+
+Status JpegDecoder::inspect(const uint8_t* data, size_t size, std::vector<RowStart>* starts) {
+  Impl& impl = *impl_;
+  starts->clear();
+  if (setjmp(impl.errors.back)) return impl.finish();
+  Status status = impl.read_header(data, size);
+  if (status != Status::kOk) return impl.abandon(status);
+  const int height = impl.info.image_height, width = impl.info.image_width;
+  jpeg_start_decompress(&impl.info);
+  impl.pixels.reserve(1, size_t{impl.info.output_width} * impl.info.output_components);
+  JSAMPROW row = impl.pixels.row(0);
+  while (impl.info.output_scanline < impl.info.output_height)
+    jpeg_read_scanlines(&impl.info, &row, 1);
+  jpeg_finish_decompress(&impl.info);  // reads the end marker
+  status = impl.finish();
+  if (status != Status::kOk || !impl.own_entropy) return status;
+
+  // Our decoder has to pass all rows to reach the last pixel.
+  View view;
+  const JpegRequest last{data, size, height, width, Window{height - 1, width - 1, 1, 1}};
+  return decode(last, starts, &view);
+}
+
+}  // namespace fastimae

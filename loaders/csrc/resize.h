@@ -1,0 +1,33 @@
+// Antialiased bicubic resampling, bit-equal to Pillow >= 13 (`Image.resize(size, BICUBIC)`).
+#pragma once
+
+#include <memory>
+
+#include "image.h"
+
+namespace fastimae {
+
+// A processor that has one of these has those before it.
+enum class Simd { kPlain, kAvx2, kAvx512Vnni };
+
+// The best that this processor has.
+Simd best_simd();
+
+// Resizes images, one at a time; keeps its tables and buffers. One per thread.
+class Resizer {
+ public:
+  explicit Resizer(Simd simd = best_simd());
+  ~Resizer();
+  Resizer(const Resizer&) = delete;
+  Resizer& operator=(const Resizer&) = delete;
+
+  // Writes uint8 [height, width, channels], mirrored left to right if `flip`. `channels` is
+  // in.channels, or 3 for a gray image whose value is written three times. Throws std::bad_alloc.
+  void resize(const View& in, uint8_t* out, int height, int width, int channels, bool flip);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fastimae

@@ -1,0 +1,70 @@
+// What one thread needs to turn a sample into pixels.
+#pragma once
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "dataset.h"
+#include "image.h"
+#include "jpeg_crop.h"
+#include "pixel_buffer.h"
+#include "resize.h"
+
+namespace fastimae {
+
+// What every sample becomes.
+struct Output {
+  int height, width;   // pixels
+  int channels;        // 3 (RGB) or 1 (gray)
+  int64_t max_pixels;  // larger images are refused
+  bool own_entropy;    // use our Huffman decoder
+
+  size_t bytes() const { return size_t(height) * width * channels; }
+};
+
+// Nanoseconds, and images decoded.
+struct StageTimes {
+  uint64_t read = 0;     // checksums, and so the reading of the file
+  uint64_t entropy = 0;  // Huffman decoding, where ours does it
+  uint64_t pixels = 0;   // the rest of decoding: IDCT, upsampling, colour
+  uint64_t resize = 0;
+  uint64_t images = 0;
+};
+
+// One crop of a sample.
+struct Crop {
+  Window window;
+  bool flip;
+  uint8_t* out;
+};
+
+class Worker {
+ public:
+  Worker(Dataset& dataset, const Output& output);
+
+  // Makes all `crops` of one sample from one decoding. Throws std::bad_alloc.
+  Status show(int64_t sample, const std::vector<Crop>& crops);
+
+  // Why the last sample could not be shown.
+  const std::string& problem() const { return problem_; }
+
+  // So far; may be called by any thread.
+  StageTimes times() const;
+
+ private:
+  Status decode(int64_t index, const Sample& sample, const Window& window, View* view);
+  void copy_raw(const Sample& sample, const Window& window, View* view);
+  void to_gray(View* view);
+
+  Dataset& dataset_;
+  const Output output_;
+  JpegDecoder jpeg_;
+  Resizer resizer_;
+  std::vector<RowStart> starts_;
+  PixelBuffer raw_, gray_;
+  std::string problem_;
+  std::atomic<uint64_t> read_{0}, entropy_{0}, pixels_{0}, resize_{0}, images_{0};
+};
+
+}  // namespace fastimae
