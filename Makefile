@@ -15,7 +15,7 @@ help: ## print this list
 
 setup: $(READY) ## make .venv and install everything (a second call does nothing)
 
-$(READY): setup.py .ci/setup
+$(READY): setup.py .ci/setup $(wildcard loaders/csrc/*)
 	@bash .ci/setup "$(PYTHON)"
 
 demo: $(READY) ## convert, pre-train a small i-MAE, look at the result; DATA=folder for your own images

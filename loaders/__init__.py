@@ -16,6 +16,7 @@ _HOMES = {
     "create_loader": "create",
     "Batch": "base",
     "Loader": "base",
+    "DevicePrefetch": "prefetch",
     "DataError": "errors",
     "BetonReader": "beton",
     "BetonWriter": "beton_writer",

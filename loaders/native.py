@@ -128,16 +128,21 @@ class NativeLoader(Loader):
     ) -> NDArray[np.int64]:
         """Fill the rows that failed with the next good sample, cropped by the row's key.
 
+        A sample that turns out to be damaged in the other's window is added to `failures`.
         Returns int64 [B], the sample shown in each row.
         """
-        shown = index[stand_ins(len(index), all_copies(index, failures))]
-        rows = np.flatnonzero(shown != index)
-        pixels = np.empty((len(rows), *self.crops.shape), np.uint8)
-        job = self._submit(shown[rows], key[rows], pixels)
-        if again := self._outcome(job, shown[rows], key[rows], pixels):
-            raise OSError(f"a good sample cannot be read a second time: {again.popitem()[1]}")
-        out[rows] = pixels
-        return shown
+        while True:
+            failures |= all_copies(index, failures)
+            shown = index[stand_ins(len(index), failures)]
+            rows = np.flatnonzero(shown != index)
+            pixels = np.empty((len(rows), *self.crops.shape), np.uint8)
+            job = self._submit(shown[rows], key[rows], pixels)
+            again = self._outcome(job, shown[rows], key[rows], pixels)
+            if not again:
+                out[rows] = pixels
+                return shown
+            for row, reason in again.items():
+                failures[int(np.flatnonzero(index == shown[rows[row]])[0])] = reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,6 @@ class NativeLibrary:
 _WRAPPED = frozenset({"inspect", "decode", "resize"})
 
 
-@functools.cache
 def load() -> NativeLibrary | None:
     """The library, or None where it was not built."""
     return _load()[0]

@@ -41,7 +41,8 @@ class Trainer:
     """Trains an objective on a loader's batches. Knows neither what they are nor where from.
 
     objective: maps a batch to a dict with "loss"; its `student` is what checkpoints hold.
-    loader: see `fastimae.loaders.Loader`. args: plain settings to keep in checkpoints.
+    loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device.
+    args: plain settings to keep in checkpoints.
     draw: called with a batch when a picture is due.
     """
 
@@ -119,19 +120,19 @@ class Trainer:
 
     def _step(self, batches: Iterator) -> None:
         """One optimizer step: the gradients of accum_iter batches, then AdamW."""
-        plan, device = self.plan, self.world.device
+        plan = self.plan
         lr = self.schedule.at(self.epoch + self.update / self.updates_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         for micro in range(plan.accum_iter):
-            samples = next(batches)
-            self.batch = samples.to(device)
-            with self._no_sync(micro < plan.accum_iter - 1), autocast(plan.precision, device):
+            self.batch = next(batches)
+            more = micro < plan.accum_iter - 1
+            with self._no_sync(more), autocast(plan.precision, self.world.device):
                 parts = self.parallel(self.batch)
                 self.scaler.scale(parts["loss"] / plan.accum_iter).backward()
-            self.meter.add(parts, self.epoch, self.update, samples.index)
+            self.meter.add(parts, self.epoch, self.update, self.batch.index)
             for clock in (self.window, self.epoch_clock):
-                clock.images += len(samples) * self.world.size
+                clock.images += len(self.batch) * self.world.size
         if plan.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.objective.parameters(), plan.clip_grad)

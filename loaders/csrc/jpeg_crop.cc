@@ -121,10 +121,12 @@ struct JpegDecoder::Impl {
 
   // libjpeg's errors lead back to `errors.back`, so these must be called below a setjmp.
   Status read_header(const uint8_t* data, size_t size);
+  // starts: nullptr to leave the entropy decoding to libjpeg.
   void start(const JpegRequest& request, std::vector<RowStart>* starts);
   void read_rows(int count);
 
   Status finish();
+  Status decode(const JpegRequest& request, std::vector<RowStart>* starts, View* view);
 
   const bool own_entropy;
   const int64_t max_pixels;
@@ -139,6 +141,7 @@ struct JpegDecoder::Impl {
 };
 
 Status JpegDecoder::Impl::read_header(const uint8_t* data, size_t size) {
+  problem.clear();
   errors.damaged = false;
   errors.begin = data;
   errors.end = data + size;
@@ -181,7 +184,7 @@ void JpegDecoder::Impl::start(const JpegRequest& request, std::vector<RowStart>*
   jpeg_start_decompress(&info);
   if (width < info.output_width) jpeg_crop_scanline(&info, &left, &width);
   first_column = left;
-  if (own_entropy) {
+  if (starts) {
     const int mcu_height = info.max_v_samp_factor * DCTSIZE;
     const int mcu_width = info.max_h_samp_factor * DCTSIZE;
     attached = entropy.attach(&info, request.data, request.size,
@@ -220,21 +223,30 @@ uint64_t JpegDecoder::entropy_nanoseconds() const {
 }
 
 Status JpegDecoder::decode(const JpegRequest& request, std::vector<RowStart>* starts, View* view) {
-  Impl& impl = *impl_;
-  if (setjmp(impl.errors.back)) return impl.finish();
-  const Status status = impl.read_header(request.data, request.size);
-  if (status != Status::kOk) return impl.abandon(status);
-  if (!impl.has_size(request.height, request.width))
-    return impl.abandon(impl.fail(Status::kMismatch, impl.dimensions() + " pixels, but " +
-                                                        "the file's table says otherwise"));
-  impl.start(request, starts);
-  impl.read_rows(request.window.height);
+  Status status = impl_->decode(request, impl_->own_entropy ? starts : nullptr, view);
+  if (status == Status::kDamaged && impl_->attached) {
+    starts->clear();  // they may be what is wrong
+    status = impl_->decode(request, nullptr, view);
+  }
+  return status;
+}
 
-  const int channels = impl.info.output_components;
-  const int skipped = (request.window.left - impl.first_column) * channels;
-  *view = View{impl.pixels.row(0) + skipped, request.window.height, request.window.width, channels,
-               impl.pixels.stride()};
-  return impl.finish();
+Status JpegDecoder::Impl::decode(const JpegRequest& request, std::vector<RowStart>* starts,
+                                 View* view) {
+  if (setjmp(errors.back)) return finish();
+  const Status status = read_header(request.data, request.size);
+  if (status != Status::kOk) return abandon(status);
+  if (!has_size(request.height, request.width))
+    return abandon(fail(Status::kMismatch,
+                        dimensions() + " pixels, but the file's table says otherwise"));
+  start(request, starts);
+  read_rows(request.window.height);
+
+  const int channels = info.output_components;
+  const int skipped = (request.window.left - first_column) * channels;
+  *view = View{pixels.row(0) + skipped, request.window.height, request.window.width, channels,
+               pixels.stride()};
+  return finish();
 }
 
 Status JpegDecoder::inspect(const uint8_t* data, size_t size, std::vector<RowStart>* starts) {

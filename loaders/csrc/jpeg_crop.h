@@ -30,7 +30,7 @@ class JpegDecoder {
 
   // Decodes the window to RGB, or to gray if the file is gray: the pixels are those of a full
   // decode, bit for bit. `view` is valid until the next call. `starts`: where MCU rows start, as
-  // far as known; may be empty, and grows.
+  // far as known; may be empty, and grows. What our Huffman decoder complains of, libjpeg judges.
   // Damage outside of what is decoded goes unnoticed.
   Status decode(const JpegRequest& request, std::vector<RowStart>* starts, View* view);
 
@@ -41,7 +41,8 @@ class JpegDecoder {
   // Why the last call did not return kOk.
   const std::string& problem() const;
 
-  // Spent in entropy decoding by our decoder during the last call; libjpeg's cannot be told apart.
+  // Spent in entropy decoding during the last call, if our decoder did it; libjpeg's cannot be told
+  // apart.
   uint64_t entropy_nanoseconds() const;
 
  private:

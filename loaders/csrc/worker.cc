@@ -55,6 +55,11 @@ Status Worker::show(int64_t index, const std::vector<Crop>& crops) {
     problem_ = "a window outside of the image was asked for";
     return Status::kMismatch;
   }
+  if (int64_t{sample.height} * sample.width > output_.max_pixels) {
+    problem_ = std::to_string(sample.height) + " x " + std::to_string(sample.width) +
+               " pixels, over the limit of " + std::to_string(output_.max_pixels);
+    return Status::kDamaged;
+  }
   auto start = Clock::now();
   const bool whole = dataset_.is_whole(index);
   add(read_, nanoseconds_since(start));

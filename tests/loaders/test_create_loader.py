@@ -1,12 +1,15 @@
 """What `create_loader` makes of its arguments: sources, layouts, and errors that name a flag."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader
+from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader, native_library
 from fastimae.loaders.crops import draw_windows
+from fastimae.loaders.native import NativeLoader
 
 
 def test_raw_beton_samples(tmp_path):
@@ -74,6 +77,7 @@ def test_synthetic_images_belong_to_samples(data):
         ({"data_path": "."}, ["--data_path"]),
         ({"synthetic": True, "decoder": "pillow"}, ["--decoder", "--ffcv"]),
         ({"ffcv": "x.beton", "decoder": "magic"}, ["--decoder", "magic"]),
+        ({"ffcv": "x.beton", "cache": "disk"}, ["--cache", "disk"]),
         ({"data_path": ".", "in_chans": 4}, ["--in_chans"]),
         ({"synthetic": True, "min_crop": 0.9, "max_crop": 0.5}, ["--min_crop", "--max_crop"]),
         ({"synthetic": True, "min_crop": 0.0}, ["--min_crop", "--max_crop"]),
@@ -95,3 +99,26 @@ def test_reader_is_closed_when_the_settings_do_not_fit(data, resources):
     assert resources.settle_at(before)
     with BetonReader(data.beton) as reader:
         assert reader.labels.tolist() == data.labels
+
+
+def test_without_the_engine_pillow_decodes_and_says_so(data, monkeypatch, caplog):
+    with data.loader("pillow-0") as loader:
+        expected = list(loader)
+    monkeypatch.setattr(native_library, "_load", lambda: (None, "not built: install g++"))
+    settings = {"ffcv": data.beton, "num_workers": 0, **data.settings}
+    with caplog.at_level(logging.WARNING, "fastimae"), create_loader(**settings) as loader:
+        assert data.same(list(loader), expected)
+    assert caplog.text.count("install g++") == 1
+    with pytest.raises(DataError, match=r"--decoder native: not built: install g\+\+"):
+        create_loader(decoder="native", **settings)
+
+
+@pytest.mark.skipif(native_library.load() is None, reason=native_library.why_missing())
+def test_with_the_engine_it_decodes_unless_told_otherwise(data):
+    with create_loader(ffcv=data.beton, num_workers=0, **data.settings) as loader:
+        assert isinstance(loader, NativeLoader)
+
+
+def test_cache_ram_shows_the_same(data):
+    with data.loader("pillow-0") as loader, data.loader("pillow-0", cache="ram") as cached:
+        assert data.same(list(loader), list(cached))

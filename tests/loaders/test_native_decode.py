@@ -151,7 +151,7 @@ def test_what_is_cut_off_below_the_window_does_not_matter():
     assert "premature" in problem.lower()
 
 
-def test_wrong_rows_give_a_problem_or_another_picture_never_a_crash():
+def test_a_file_is_sound_whatever_its_index_says():
     rng = np.random.default_rng(4)
     data = jpeg("4:2:0", rng, 120, 120)
     rows = library.inspect_jpeg(data).rows
@@ -159,9 +159,8 @@ def test_wrong_rows_give_a_problem_or_another_picture_never_a_crash():
         wrong = rows.copy()
         wrong["bit"] = rng.integers(0, 2**32, len(rows), dtype=np.uint32)
         wrong["dc"] = rng.integers(-(2**15), 2**15, wrong["dc"].shape)
-        status, _, pixels = library.decode(data, (120, 120), (40, 40, 50, 50), rows=wrong)
-        assert status in (OK, DAMAGED)
-        assert (pixels is None) == (status == DAMAGED)
+        status, problem, _ = library.decode(data, (120, 120), (40, 40, 50, 50), rows=wrong)
+        assert (status, problem) == (OK, "")
 
 
 def test_another_size_than_expected():

@@ -1,0 +1,82 @@
+// Small JPEG files of all kinds, made here, to start from.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include <jpeglib.h>
+
+struct SeedKind {
+  int height, width;
+  J_COLOR_SPACE space;  // of the file: JCS_YCbCr, JCS_GRAYSCALE, JCS_RGB, JCS_CMYK
+  int h, v;             // sampling factors of the first component
+  bool progressive, arithmetic;
+  int restart;  // interval in MCUs, 0 for none
+  int quality;
+};
+
+inline const std::vector<SeedKind>& seed_kinds() {
+  constexpr auto kColour = JCS_YCbCr, kGray = JCS_GRAYSCALE;
+  static const std::vector<SeedKind> kinds = {
+      {37, 53, kColour, 2, 2, false, false, 0, 90},
+      {40, 64, kColour, 1, 1, false, false, 0, 95},
+      {33, 70, kColour, 2, 1, false, false, 3, 80},
+      {61, 29, kColour, 1, 2, false, false, 1, 70},
+      {24, 90, kColour, 4, 1, false, false, 0, 60},
+      {50, 41, kGray, 1, 1, false, false, 0, 90},
+      {48, 48, kGray, 2, 2, false, false, 5, 30},
+      {35, 35, JCS_RGB, 1, 1, false, false, 0, 90},
+      {30, 45, JCS_CMYK, 1, 1, false, false, 0, 80},
+      {45, 60, kColour, 2, 2, true, false, 0, 85},
+      {31, 47, kGray, 1, 1, true, false, 2, 85},
+      {42, 39, kColour, 2, 2, false, true, 0, 85},
+      {1, 1, kColour, 2, 2, false, false, 0, 90},
+      {160, 120, kColour, 2, 2, false, false, 8, 100},
+  };
+  return kinds;
+}
+
+// A picture with smooth and rough parts.
+inline std::vector<uint8_t> make_jpeg(const SeedKind& kind, unsigned seed) {
+  const int channels = kind.space == JCS_GRAYSCALE ? 1 : kind.space == JCS_CMYK ? 4 : 3;
+  std::mt19937 random(seed);
+  std::vector<uint8_t> pixels(size_t(kind.height) * kind.width * channels);
+  for (int y = 0, i = 0; y < kind.height; ++y)
+    for (int x = 0; x < kind.width; ++x)
+      for (int c = 0; c < channels; ++c, ++i)
+        pixels[i] = x < kind.width / 2 ? random() % 256 : (3 * x + 5 * y + 60 * c) % 256;
+
+  jpeg_compress_struct info{};
+  jpeg_error_mgr errors;
+  info.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&info);
+  unsigned char* memory = nullptr;
+  unsigned long size = 0;
+  jpeg_mem_dest(&info, &memory, &size);
+  info.image_height = kind.height;
+  info.image_width = kind.width;
+  info.input_components = channels;
+  info.in_color_space = channels == 1 ? JCS_GRAYSCALE : channels == 4 ? JCS_CMYK : JCS_RGB;
+  jpeg_set_defaults(&info);
+  jpeg_set_colorspace(&info, kind.space);
+  jpeg_set_quality(&info, kind.quality, TRUE);
+  info.comp_info[0].h_samp_factor = kind.h;
+  info.comp_info[0].v_samp_factor = kind.v;
+  info.arith_code = kind.arithmetic;
+  info.optimize_coding = seed % 2 && !kind.arithmetic;
+  info.restart_interval = kind.restart;
+  if (kind.progressive) jpeg_simple_progression(&info);
+  jpeg_start_compress(&info, TRUE);
+  while (info.next_scanline < info.image_height) {
+    JSAMPROW row = pixels.data() + size_t(info.next_scanline) * kind.width * channels;
+    jpeg_write_scanlines(&info, &row, 1);
+  }
+  jpeg_finish_compress(&info);
+  std::vector<uint8_t> file(memory, memory + size);
+  std::free(memory);
+  jpeg_destroy_compress(&info);
+  return file;
+}
