@@ -3,7 +3,8 @@
 import os
 
 # Two test processes on two cores must not fight over threads; one is also enough for tiny models.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Runs that are compared bit for bit need the same number, whatever the user has set.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
