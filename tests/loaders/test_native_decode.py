@@ -114,6 +114,10 @@ def test_tiny_images(kind):
             assert_window_is_exact(data, whole, random_window(rng, *whole.shape[:2]))
 
 
+def test_our_huffman_decoder_is_in_use():
+    assert library.own_entropy()
+
+
 def test_inspect_finds_the_rows_of_baseline_files_only():
     rng = np.random.default_rng(0)
     found = library.inspect_jpeg(jpeg("4:2:0", rng, 100, 70))
