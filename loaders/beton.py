@@ -28,6 +28,7 @@ class BetonReader:
 
     Args:
         cache: "ram" reads the file into memory, where it stays until `close`.
+        quiet: without a progress bar.
 
     Raises:
         DataError: the file is missing, truncated, foreign or damaged, holds no images, or is
@@ -47,14 +48,16 @@ class BetonReader:
     trailer_sizes: np.ndarray
     """int64 [N], bytes."""
 
-    def __init__(self, path: str | Path, cache: Literal["none", "ram"] = "none") -> None:
+    def __init__(
+        self, path: str | Path, cache: Literal["none", "ram"] = "none", *, quiet: bool = False
+    ) -> None:
         self.path = Path(path)
         self._map = _map_file(self.path)
         self._view = memoryview(self._map)
         try:
             rows = read_table(self.path, self._view)
             if cache == "ram":
-                keep_in_memory(self.path, np.frombuffer(self._view, np.uint8))
+                keep_in_memory(self.path, np.frombuffer(self._view, np.uint8), quiet=quiet)
         except BaseException:
             self.close()
             raise

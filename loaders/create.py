@@ -91,7 +91,7 @@ def create_loader(
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
     beton_loader = _beton_loader(decoder)
     with contextlib.ExitStack() as on_error:
-        reader = on_error.enter_context(BetonReader(ffcv, cache=cache))
+        reader = on_error.enter_context(BetonReader(ffcv, cache=cache, quiet=rank > 0))
         sampler = make_sampler(reader.labels)
         loader = beton_loader(reader, sampler, crops, num_workers=num_workers, **common)
         on_error.pop_all()

@@ -35,18 +35,19 @@ _MADV_POPULATE_READ = 22
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def keep_in_memory(path: Path, content: NDArray[np.uint8]) -> None:
+def keep_in_memory(path: Path, content: NDArray[np.uint8], *, quiet: bool = False) -> None:
     """Read a mapped file and lock it into memory; where that is not allowed, log how to allow it.
 
     path: the file, by whose name messages call it; content: uint8 [bytes], its mapping.
+    quiet: no progress bar and no advice, as for all ranks but one.
 
     Raises:
         DataError: it is larger than the memory that is available.
     """
     if not _is_in_memory(path, content.size):
         _check_room(path, content.size)
-    _populate(path, content)
-    if _call(_libc.mlock, content):
+    _populate(path, content, quiet)
+    if _call(_libc.mlock, content) and not quiet:
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
         log.warning(
             "--cache ram: %s is in memory, but may be evicted: this process must not lock more "
@@ -95,10 +96,11 @@ def _is_in_memory(path: Path, size: int) -> bool:
     return True
 
 
-def _populate(path: Path, content: NDArray[np.uint8]) -> None:
+def _populate(path: Path, content: NDArray[np.uint8], quiet: bool) -> None:
     """Read all of it, in large pieces by several threads."""
     pieces = [content[at : at + CHUNK_BYTES] for at in range(0, content.size, CHUNK_BYTES)]
-    bar = tqdm(total=content.size, desc=f"{path.name} to memory", unit="B", unit_scale=True)
+    name = f"{path.name} to memory"
+    bar = tqdm(total=content.size, desc=name, unit="B", unit_scale=True, disable=quiet)
     pool = ThreadPoolExecutor(THREADS, "fastimae-cache")
     try:
         with bar:

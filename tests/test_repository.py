@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -196,6 +197,22 @@ def test_readme_tree_is_the_real_tree():
     assert real - named == set(), "missing in the README's tree"
     assert {path for path in named if not (ROOT / path).exists()} == set(), "only in the README"
     assert {path.relative_to(ROOT).parts[0] for path in project_files(*FOLDERS)} <= named
+
+
+def test_readmes_loader_table_is_the_committed_result():
+    file = next((ROOT / "benchmarks/results").glob("loaders_*.json"))
+    report = json.loads(file.read_text())
+    original = {row["backend"]: f"{row['img_per_s']:.0f}" for row in report["originals"]}
+    expected = {}
+    for row in report["results"]:
+        speeds = [f"{row['img_per_s']:.0f}", original.get(row["backend"], "")]
+        rest = [f"{1e6 * row['cpu_seconds_per_img']:.0f}", f"{row['first_batch_ms']:.0f}"]
+        expected[row["backend"]] = [*speeds, *rest, f"{row['peak_memory_mb']:.0f}"]
+    section = (ROOT / "README.md").read_text().split("## Loading\n")[1].split("\n## ")[0]
+    table = re.findall(r"^\| (\w+)(?: \(.*?\))? \| (\d.*) \|$", section, re.MULTILINE)
+    assert {name for name, _ in table} >= {"native", "ffcv", "torchvision", "dali"}
+    for name, cells in table:
+        assert [cell.strip() for cell in cells.split("|")][:-1] == expected[name]
 
 
 def test_readme_names_the_console_scripts_of_setup_py():

@@ -119,6 +119,9 @@ def test_with_the_engine_it_decodes_unless_told_otherwise(data):
         assert isinstance(loader, NativeLoader)
 
 
-def test_cache_ram_shows_the_same(data):
+def test_cache_ram_shows_the_same_and_one_rank_talks(data, capsys):
     with data.loader("pillow-0") as loader, data.loader("pillow-0", cache="ram") as cached:
         assert data.same(list(loader), list(cached))
+    assert "to memory" in capsys.readouterr().err
+    data.loader("pillow-0", cache="ram", batch_size=4, rank=1, world_size=2).close()
+    assert "to memory" not in capsys.readouterr().err
