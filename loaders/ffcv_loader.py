@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastimae.loaders.base import Loader, Shown
+from fastimae.loaders.base import Shown
 from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, all_copies, stand_ins
 from fastimae.loaders.errors import DataError
@@ -32,38 +33,25 @@ from fastimae.loaders.sampler import Sampler, Step
 BATCHES_AHEAD = 2
 
 
-class FFCVLoader(Loader):
-    """Reads a `.beton` file, which it closes, with `num_workers` numba threads.
+class FFCVLoader(BetonLoader):
+    """A loader with `num_workers` numba threads.
 
     `DataError` if the library is missing or asked for gray images. The first batch waits some
     seconds for the compiler.
     """
 
     def __init__(
-        self,
-        reader: BetonReader,
-        sampler: Sampler,
-        crops: Crops,
-        *,
-        num_workers: int,
-        max_bad_samples: int,
-        pin_mem: bool,
+        self, reader: BetonReader, sampler: Sampler, crops: Crops, **settings: int
     ) -> None:
-        super().__init__(sampler, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
+        super().__init__(reader, sampler, crops, **settings)
         if crops.channels != 3:
             raise DataError(f"--decoder ffcv shows RGB only, not --in_chans {crops.channels}")
-        self.reader, self.crops, self.num_workers = reader, crops, num_workers
         limit = Image.MAX_IMAGE_PIXELS or np.inf
         self._too_large = reader.heights * reader.widths > limit
         largest = int((reader.heights * reader.widths)[~self._too_large].max(initial=1))
-        self._pipeline = Pipeline(reader.path, crops.size, largest, sampler.batch_size, num_workers)
-
-    def sample_name(self, index: int) -> str:
-        return f"sample {index} of {self.reader.path}"
-
-    def close(self) -> None:
-        super().close()
-        self.reader.close()
+        self._pipeline = Pipeline(
+            reader.path, crops.size, largest, sampler.batch_size, self.num_workers
+        )
 
     def _show(self, steps: Iterable[Step]) -> Iterator[Shown]:
         ahead = BATCHES_AHEAD if self.num_workers else 0

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastimae.loaders.base import Loader, Shown
+from fastimae.loaders.base import Shown
 from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.buffers import BufferPool
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, all_copies, decode_rows, stand_ins
@@ -28,36 +29,25 @@ from fastimae.loaders.sampler import Sampler, Step
 BATCHES_AHEAD = 3
 
 
-class NativeLoader(Loader):
-    """Reads a `.beton` file, which it closes, with `num_workers` threads (0: the calling one).
+class NativeLoader(BetonLoader):
+    """A loader with `num_workers` native threads (0: the calling one).
 
     In memory are the batch asked for, `BATCHES_AHEAD` more, and one decoded window a thread; the
     file itself is mapped. `DataError` if the engine was not built.
     """
 
     def __init__(
-        self,
-        reader: BetonReader,
-        sampler: Sampler,
-        crops: Crops,
-        *,
-        num_workers: int,
-        max_bad_samples: int,
-        pin_mem: bool,
+        self, reader: BetonReader, sampler: Sampler, crops: Crops, **settings: int
     ) -> None:
-        super().__init__(sampler, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
-        self.reader, self.crops, self.num_workers = reader, crops, num_workers
-        self._engine = Engine(reader, crops, num_workers)
+        super().__init__(reader, sampler, crops, **settings)
+        self._engine = Engine(reader, crops, self.num_workers)
         self._buffers = BufferPool((sampler.batch_size, *crops.shape), pin=self.pin)
         self._open = functools.partial(open_sample, reader)
 
-    def sample_name(self, index: int) -> str:
-        return f"sample {index} of {self.reader.path}"
-
     def close(self) -> None:
+        self._stop()
+        self._engine.close()  # it reads from the file that the next line closes
         super().close()
-        self._engine.close()
-        self.reader.close()
 
     def stage_times(self) -> dict[str, float]:
         """Seconds since the start by stage, summed over threads, and "images", how many came out.

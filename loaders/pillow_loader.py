@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 
@@ -12,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastimae.loaders.base import Loader, Shown
+from fastimae.loaders.base import Shown
 from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, decode_rows, replace_failures
 from fastimae.loaders.read_ahead import started_ahead, threads
@@ -24,42 +26,30 @@ MAX_ROWS_PER_TASK = 16
 
 
 def open_sample(reader: BetonReader, index: int) -> Image.Image:
-    """Sample `index` as an image. Raises if it is not what the file's table says."""
+    """Sample `index` as an image. Raises if it is not what the file's table and checksum say."""
     size = int(reader.widths[index]), int(reader.heights[index])
+    data, trailer = reader.read(index), reader.trailer(index)
+    if trailer and zlib.crc32(data) != trailer.crc:
+        raise ValueError("its bytes are not those that were written: the checksum differs")
     if not reader.is_jpeg[index]:
-        return Image.frombytes("RGB", size, reader.read(index))
-    image = Image.open(io.BytesIO(reader.read(index)), formats=["JPEG"])
+        return Image.frombytes("RGB", size, data)
+    image = Image.open(io.BytesIO(data), formats=["JPEG"])
     if image.size != size:
         raise ValueError(f"it has {image.size} pixels, the file's table says {size}")
     return image
 
 
-class PillowLoader(Loader):
-    """Reads a `.beton` file, which it closes, with `num_workers` threads (0: the calling one).
+class PillowLoader(BetonLoader):
+    """A loader with `num_workers` Python threads (0: the calling one).
 
     In memory are the batch asked for, `BATCHES_AHEAD` more, and one decoded image a thread.
     """
 
     def __init__(
-        self,
-        reader: BetonReader,
-        sampler: Sampler,
-        crops: Crops,
-        *,
-        num_workers: int,
-        max_bad_samples: int,
-        pin_mem: bool,
+        self, reader: BetonReader, sampler: Sampler, crops: Crops, **settings: int
     ) -> None:
-        super().__init__(sampler, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
-        self.reader, self.crops, self.num_workers = reader, crops, num_workers
+        super().__init__(reader, sampler, crops, **settings)
         self._open = functools.partial(open_sample, reader)
-
-    def sample_name(self, index: int) -> str:
-        return f"sample {index} of {self.reader.path}"
-
-    def close(self) -> None:
-        super().close()
-        self.reader.close()
 
     def _show(self, steps: Iterable[Step]) -> Iterator[Shown]:
         ahead = BATCHES_AHEAD if self.num_workers else 0

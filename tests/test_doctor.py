@@ -8,6 +8,7 @@ import pytest
 
 from fastimae import doctor, machine
 from fastimae.doctor import Check, check_package
+from fastimae.loaders import native_library
 
 
 @pytest.fixture
@@ -155,3 +156,15 @@ def test_the_environment_that_runs_the_tests_has_what_is_required():
     checks = [doctor.check_python(), doctor.check_torch(), doctor.check_pillow()]
     assert [check.status for check in checks] == ["ok"] * 3
     assert "build; " in checks[1].found
+
+
+def test_native_engine_missing_or_described(monkeypatch):
+    monkeypatch.setattr(doctor, "run_python", lambda code: ("", "the native engine was not built"))
+    check = doctor.check_native()
+    assert (check.status, check.found) == ("missing", "the native engine was not built")
+    assert "libjpeg-dev" in check.fix and "Pillow" in check.cost
+    monkeypatch.undo()
+    library = native_library.load()
+    check = doctor.check_native()
+    assert check.status == ("ok" if library else "missing")
+    assert check.found == (library.description() if library else native_library.why_missing())

@@ -138,3 +138,14 @@ def test_a_stand_in_may_be_damaged_too(data, tmp_path):
             assert not loader.bad.keys() & set(batch.index.tolist())
             seen |= loader.bad.keys()
     assert seen == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("back_end", [name for name in DECODING if "folder" not in str(name)])
+def test_a_flipped_bit_is_noticed_whatever_the_crop_shows(data, broken, back_end):
+    payload = bytearray(data.payloads[4])
+    payload[-20] ^= 1
+    with broken({4: bytes(payload)}).loader(back_end) as loader:
+        for epoch in range(4):
+            loader.set_epoch(epoch)
+            assert all(4 not in batch.index for batch in loader)
+    assert "checksum" in loader.bad[4]
