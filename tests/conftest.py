@@ -1,6 +1,7 @@
 """Settings and small data that all tests share. Nothing is downloaded; images are made here."""
 
 import os
+import signal
 
 # Two test processes on two cores must not fight over threads; one is also enough for tiny models.
 # Runs that are compared bit for bit need the same number, whatever the user has set.
@@ -14,6 +15,8 @@ from PIL import Image
 from fastimae.loaders.base import Batch
 
 torch.set_num_threads(1)
+# A shell's background job ignores Ctrl-C, and so would the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
