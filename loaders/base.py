@@ -68,6 +68,27 @@ class Shown:
     """Index of each bad sample asked for -> why it cannot be shown."""
 
 
+class Running:
+    """The one iteration under way, if there is one.
+
+    It is held weakly, so that dropping the iterator (a `break` in a for loop) ends it at once.
+    """
+
+    def __init__(self) -> None:
+        self._batches: weakref.ref[Generator[Batch, None, None]] | None = None
+
+    def start(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+        """Remember `batches`, and return it."""
+        self._batches = weakref.ref(batches)
+        return batches
+
+    def stop(self) -> None:
+        """Close the iteration, and with it what it started."""
+        batches = self._batches() if self._batches else None
+        if batches is not None:
+            batches.close()
+
+
 class Loader(abc.ABC):
     """Base of all loaders: iterates one epoch from where it stands, and can be resumed anywhere.
 
@@ -85,7 +106,7 @@ class Loader(abc.ABC):
         """Bad samples met so far on this rank: index -> reason."""
         self._epoch = 0
         self._step = 0
-        self._running: weakref.ref[Generator[Batch, None, None]] | None = None
+        self._running = Running()
         self._closed = False
 
     @abc.abstractmethod
@@ -113,15 +134,12 @@ class Loader(abc.ABC):
         """The rest of the epoch. Raises `DataError` if too many samples are bad."""
         if self._closed:
             raise ValueError("this loader is closed")
-        self._stop()
-        running = self._batches()
-        # Weak, so that dropping the iterator (a `break` in a for loop) stops its workers at once.
-        self._running = weakref.ref(running)
-        return running
+        self._running.stop()
+        return self._running.start(self._batches())
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`."""
-        self._stop()
+        self._running.stop()
         self._epoch, self._step = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,7 +160,7 @@ class Loader(abc.ABC):
 
         Raises `DataError` if no step of this loader starts there.
         """
-        self._stop()
+        self._running.stop()
         step, rest = divmod(state["step"] * state["stride"], self.sampler.stride)
         if rest or step > len(self):
             raise DataError(
@@ -162,7 +180,7 @@ class Loader(abc.ABC):
 
     def close(self) -> None:
         """Stop workers and release files. May be called twice."""
-        self._stop()
+        self._running.stop()
         self._closed = True
 
     def __enter__(self) -> Self:
@@ -170,11 +188,6 @@ class Loader(abc.ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _stop(self) -> None:
-        running = self._running() if self._running else None
-        if running is not None:
-            running.close()
 
     def _batches(self) -> Generator[Batch, None, None]:
         numbers = range(self._step, len(self))

@@ -15,8 +15,8 @@ KEPT = 4
 class BufferPool:
     """Gives out uint8 tensors of one shape, their content undefined.
 
-    Memory fresh from the system costs a page fault for every 4 KiB, 5 % of a batch's time. torch
-    itself keeps pinned memory, and waits for copies that are under way.
+    Memory fresh from the system costs a page fault for every 4 KiB. torch itself keeps pinned
+    memory, and waits for copies that are under way.
     """
 
     def __init__(self, shape: tuple[int, ...], *, pin: bool) -> None:

@@ -45,7 +45,7 @@ class NativeLoader(BetonLoader):
         self._open = functools.partial(open_sample, reader)
 
     def close(self) -> None:
-        self._stop()
+        self._running.stop()
         self._engine.close()  # it reads from the file that the next line closes
         super().close()
 

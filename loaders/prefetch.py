@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import weakref
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Self
@@ -12,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fastimae.loaders.base import Batch, Loader
+from fastimae.loaders.base import Batch, Loader, Running
 
 Event = Any
 Stream = Any
@@ -37,7 +36,7 @@ class DevicePrefetch:
         if self.device.type == "cuda":
             self._copies = Copies(Cuda(self.device))
         self._state: dict[str, Any] | None = None  # of the loader, while it is ahead
-        self._running: weakref.ref[Generator[Batch, None, None]] | None = None
+        self._running = Running()
 
     @property
     def epoch(self) -> int:
@@ -48,29 +47,27 @@ class DevicePrefetch:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._stop()
+        self._running.stop()
         if self._copies is None:
             return iter(self.loader)
-        running = self._batches(self._copies)
-        self._running = weakref.ref(running)  # weak: see `Loader.__iter__`
-        return running
+        return self._running.start(self._batches(self._copies))
 
     def set_epoch(self, epoch: int) -> None:
-        self._stop()
+        self._running.stop()
         self.loader.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         return self._state or self.loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._stop()
+        self._running.stop()
         self.loader.load_state_dict(state)
 
     def report(self) -> dict[str, int | float]:
         return self.loader.report()
 
     def close(self) -> None:
-        self._stop()
+        self._running.stop()
         self.loader.close()
         if self._copies:
             self._copies.finish()
@@ -80,11 +77,6 @@ class DevicePrefetch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _stop(self) -> None:
-        running = self._running() if self._running else None
-        if running is not None:
-            running.close()
 
     def _batches(self, copies: Copies) -> Generator[Batch, None, None]:
         ahead: deque[tuple[Copy, dict[str, Any]]] = deque()

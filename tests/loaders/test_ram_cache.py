@@ -89,7 +89,8 @@ def test_file_larger_than_the_memory_is_refused(path, monkeypatch):
 def test_file_that_another_process_keeps_in_memory_needs_no_more(path, monkeypatch):
     monkeypatch.setattr(ram_cache, "available_bytes", lambda: 0)
     monkeypatch.setattr(ram_cache.os, "preadv", lambda *_: 1)
-    BetonReader(path, cache="ram").close()
+    with BetonReader(path, cache="ram") as cached, BetonReader(path) as reader:
+        assert bytes(cached.read(7)) == bytes(reader.read(7))
 
 
 def test_copy_in_another_process_shares_the_memory(path, monkeypatch):
