@@ -39,11 +39,14 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
     data, objective, optim = config.data, config.objective, config.optim
     return create_loader(
         ffcv=data.ffcv,
+        dali=data.dali,
         data_path=data.data_path,
         synthetic=data.synthetic,
         synthetic_samples=data.synthetic_samples,
         decoder=data.decoder,
         cache=data.cache,
+        device=world.device,
+        hw_decoder_load=data.hw_decoder_load,
         input_size=config.image_size,
         in_chans=data.in_chans,
         batch_size=optim.batch_size,

@@ -31,7 +31,7 @@ def config_errors() -> Iterator[None]:
 
 @dataclasses.dataclass(kw_only=True)
 class DataConfig:
-    """Where images come from. Give one of --ffcv, --data_path, --synthetic."""
+    """Where images come from. Give one of --ffcv, --dali, --data_path, --synthetic."""
 
     ffcv: Path | None = None
     """A .beton file, made by fastimae-convert or the ffcv library."""
@@ -39,6 +39,10 @@ class DataConfig:
     """Who decodes the .beton: our engine (the default where it is built), Pillow, or ffcv's."""
     cache: Literal["none", "ram"] = "none"
     """ram: read all of the .beton first and keep it in memory, once for all ranks of a machine."""
+    dali: str | None = None
+    """A .beton, a folder, or shards-{000..146}.tar: NVIDIA DALI decodes, on the GPU if any."""
+    hw_decoder_load: float = 0.65
+    """Share of the JPEGs of --dali that the GPU's own JPEG engine decodes, where it has one."""
     data_path: Path | None = None
     """A folder of images, by class or flat; its train/ is taken where it has one."""
     synthetic: bool = False
@@ -62,7 +66,7 @@ class DataConfig:
     repeated_aug: int = 1
     """Crops of each image in a batch. An epoch shows the data so often: divide --epochs by it."""
     num_workers: int = 10
-    """Threads (--ffcv) or processes (--data_path) that decode; 0 decodes in the main thread."""
+    """Threads (processes with --data_path) that decode; 0 decodes in the main thread."""
     pin_mem: bool = True
     """Page-locked batches, for faster copies to a GPU."""
     max_bad_samples: int = 100

@@ -61,7 +61,8 @@ class Shown:
     """What a back end made of one step."""
 
     images: Tensor
-    """uint8 [B, H, W, C], in memory of its own; pinned if the back end can cheaply do so."""
+    """uint8 [B, H, W, C], in memory of its own: on the GPU if the back end decodes there, else
+    pinned if it can cheaply do so."""
     index: NDArray[np.int64]
     """int64 [B], the samples really shown: those asked for, or good ones in place of bad ones."""
     bad: dict[int, str]
@@ -211,7 +212,8 @@ class Loader(abc.ABC):
         )
         if self.pin:
             for field in dataclasses.fields(batch):
-                setattr(batch, field.name, getattr(batch, field.name).pin_memory())
+                tensor = getattr(batch, field.name)
+                setattr(batch, field.name, tensor if tensor.is_cuda else tensor.pin_memory())
         return batch
 
     def _note_bad(self, shown: Shown) -> None:

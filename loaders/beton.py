@@ -17,7 +17,10 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.ram_cache import keep_in_memory
 from fastimae.loaders.trailer import Trailer, read_trailer
 
-__all__ = ["BetonReader", "BetonWriter"]
+__all__ = ["BETON_SUFFIXES", "BetonReader", "BetonWriter"]
+
+BETON_SUFFIXES = (".beton", ".ffcv")
+"""How such files are called."""
 
 
 class BetonReader:

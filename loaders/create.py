@@ -6,13 +6,16 @@ import contextlib
 import logging
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fastimae.loaders.base import Loader
-from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.sampler import Sampler
+
+if TYPE_CHECKING:
+    import torch
 
 Decoder = Literal["auto", "native", "pillow", "ffcv"]
 Cache = Literal["none", "ram"]
@@ -23,11 +26,14 @@ log = logging.getLogger("fastimae")
 def create_loader(
     *,
     ffcv: str | Path | None = None,
+    dali: str | Path | None = None,
     data_path: str | Path | None = None,
     synthetic: bool = False,
     synthetic_samples: int = 10000,
     decoder: Decoder = "auto",
     cache: Cache = "none",
+    device: torch.device | str = "cpu",
+    hw_decoder_load: float = 0.65,
     input_size: tuple[int, int] = (224, 224),
     in_chans: int = 3,
     batch_size: int,
@@ -46,11 +52,14 @@ def create_loader(
     world_size: int = 1,
     pin_mem: bool = True,
 ) -> Loader:
-    """The loader for exactly one of `ffcv` (a .beton file), `data_path` (a folder), `synthetic`.
+    """The loader for one of `ffcv` (a .beton file), `dali`, `data_path` (a folder), `synthetic`.
 
+    dali: a .beton file, a folder, or tar shards, for DALI to decode.
     decoder: what decodes a .beton file: our "native" engine, "pillow", the "ffcv" library, or
         "auto": the engine where it was built, else Pillow; their pixels are equal.
     cache: "ram" reads all of the .beton file first and keeps it in memory, once for all ranks.
+    device: where `dali` decodes; on CUDA the batches' images are there. Others make CPU tensors.
+    hw_decoder_load: share of the JPEGs that `dali` gives to the GPU's decoder engine.
     input_size: (height, width) in pixels.
     in_chans: 3 (RGB) or 1 (gray); any number for `synthetic`.
     batch_size: samples of a micro-batch on one rank; `accum_iter` of them make an optimizer step.
@@ -63,7 +72,8 @@ def create_loader(
 
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
-    _check(ffcv, data_path, synthetic, decoder, cache, in_chans, (min_crop, max_crop), num_workers)
+    _check_source(ffcv, dali, data_path, synthetic, decoder, cache)
+    _check_numbers(in_chans, synthetic, (min_crop, max_crop), num_workers, hw_decoder_load)
     crops = Crops(size=input_size, channels=in_chans, scale=(min_crop, max_crop), hflip=hflip)
     make_sampler = partial(
         Sampler,
@@ -89,11 +99,19 @@ def create_loader(
         folder = scan_folder(data_path)
         sampler = make_sampler(folder.labels)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
-    beton_loader = _beton_loader(decoder)
+    if dali is not None:
+        from fastimae.loaders.dali_loader import DaliLoader
+        from fastimae.loaders.encoded import find_encoded
+
+        opened: Any = find_encoded(dali, cache=cache, quiet=rank > 0)
+        make = partial(DaliLoader, device=device, hw_decoder_load=hw_decoder_load)
+    else:
+        make = _beton_loader(decoder)
+        opened = BetonReader(ffcv, cache=cache, quiet=rank > 0)
     with contextlib.ExitStack() as on_error:
-        reader = on_error.enter_context(BetonReader(ffcv, cache=cache, quiet=rank > 0))
-        sampler = make_sampler(reader.labels)
-        loader = beton_loader(reader, sampler, crops, num_workers=num_workers, **common)
+        on_error.callback(opened.close)
+        sampler = make_sampler(opened.labels)
+        loader = make(opened, sampler, crops, num_workers=num_workers, **common)
         on_error.pop_all()
     return loader
 
@@ -119,28 +137,37 @@ def _beton_loader(decoder: Decoder) -> type[Loader]:
     return NativeLoader
 
 
-def _check(
+def _check_source(
     ffcv: str | Path | None,
+    dali: str | Path | None,
     data_path: str | Path | None,
     synthetic: bool,
     decoder: str,
     cache: str,
-    in_chans: int,
-    crop: tuple[float, float],
-    num_workers: int,
 ) -> None:
-    sources = (ffcv is not None) + (data_path is not None) + synthetic
+    sources = sum(given is not None for given in (ffcv, dali, data_path)) + synthetic
     if sources != 1:
         raise DataError(
-            f"{'none' if not sources else 'more than one'} of --ffcv FILE.beton, --data_path "
-            "FOLDER and --synthetic is given: choose one"
+            f"{'none' if not sources else 'more than one'} of --ffcv FILE.beton, --dali SOURCE, "
+            "--data_path FOLDER and --synthetic is given: choose one"
         )
     if cache not in get_args(Cache):
         raise DataError(f"--cache {cache} is not one of {', '.join(get_args(Cache))}")
+    if cache != "none" and ffcv is None and Path(dali or "").suffix not in BETON_SUFFIXES:
+        raise DataError(f"--cache {cache} keeps a .beton file in memory: --ffcv FILE.beton")
     if decoder not in get_args(Decoder):
         raise DataError(f"--decoder {decoder} is not one of {', '.join(get_args(Decoder))}")
     if decoder != "auto" and ffcv is None:
         raise DataError(f"--decoder {decoder} needs --ffcv FILE.beton")
+
+
+def _check_numbers(
+    in_chans: int,
+    synthetic: bool,
+    crop: tuple[float, float],
+    num_workers: int,
+    hw_decoder_load: float,
+) -> None:
     if in_chans not in (1, 3) and not synthetic:
         raise DataError(f"--in_chans {in_chans}: images have 3 channels (RGB) or 1 (gray)")
     if not 0 < crop[0] <= crop[1] <= 1:
@@ -149,3 +176,5 @@ def _check(
         )
     if num_workers < 0:
         raise DataError(f"--num_workers {num_workers} must be 0 or more")
+    if not 0 <= hw_decoder_load <= 1:
+        raise DataError(f"--hw_decoder_load {hw_decoder_load} must be between 0 and 1")

@@ -54,15 +54,18 @@ class Folder:
         return Image.open(io.BytesIO(Path(self.path(index)).read_bytes()))
 
 
-def scan_folder(path: str | Path) -> Folder:
-    """List the images in `path`/train if there is one, else in `path`; `DataError` if none."""
+def scan_folder(path: str | Path, flag: str = "--data_path") -> Folder:
+    """List the images in `path`/train if there is one, else in `path`; `DataError` if none.
+
+    flag: where the path came from, for messages.
+    """
     # torchvision takes a second to import, which other back ends need not wait for.
     from torchvision.datasets import ImageFolder
     from torchvision.datasets.folder import is_image_file
 
     root = Path(path)
     if not root.is_dir():
-        raise DataError(f"--data_path {root}: there is no such folder")
+        raise DataError(f"{flag} {root}: there is no such folder")
     if (root / "train").is_dir():
         root = root / "train"
     entries = sorted(root.iterdir())
@@ -71,7 +74,7 @@ def scan_folder(path: str | Path) -> Folder:
     if not samples:
         samples = [(str(file), -1) for file in entries if is_image_file(file.name)]
     if not samples:
-        raise DataError(f"--data_path {root}: no images, neither there nor in class folders")
+        raise DataError(f"{flag} {root}: no images, neither there nor in class folders")
     files, labels = zip(*samples, strict=True)
     return Folder(
         files=np.array([os.fsencode(file) for file in files]),

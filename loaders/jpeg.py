@@ -15,7 +15,7 @@ _MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
 class JpegInfo(NamedTuple):
-    """The frame header, and whether the file goes on to its end marker."""
+    """The frame header, and whether the file is whole."""
 
     huffman: bool
     """Baseline or progressive, not lossless or arithmetic."""
@@ -25,6 +25,7 @@ class JpegInfo(NamedTuple):
     width: int
     channels: int
     complete: bool
+    """Whether the end marker is where it should be."""
 
     @property
     def is_plain(self) -> bool:
@@ -34,6 +35,16 @@ class JpegInfo(NamedTuple):
 
 def read_jpeg_info(data: bytes) -> JpegInfo | None:
     """Walk the markers of a JPEG file; None if there is no frame header."""
+    return _walk(data, scans=True)
+
+
+def read_jpeg_header(data: bytes | memoryview) -> JpegInfo | None:
+    """As `read_jpeg_info`, but the scans are not read: the end marker is looked for in the last
+    two bytes."""
+    return _walk(data, scans=False)
+
+
+def _walk(data: bytes | memoryview, scans: bool) -> JpegInfo | None:
     frame = None
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
@@ -48,6 +59,9 @@ def read_jpeg_info(data: bytes) -> JpegInfo | None:
         if marker in _START_OF_FRAME and len(body) >= 6:
             frame = marker, body
         position += 2 + length
+        if marker == _START_OF_SCAN and not scans:
+            position = len(data) - 2
+            break
         if marker == _START_OF_SCAN:
             found = _MARKER_IN_SCAN.search(data, position)
             position = found.end() - 2 if found else len(data)

@@ -22,8 +22,8 @@ class DevicePrefetch:
 
     On CUDA the next `depth` batches are copied on a stream of their own while the caller works
     on the present one. The caller's stream waits for the copy, the host never does. A batch is
-    the caller's as if `Batch.to` had made it; `depth` more are in the GPU's memory. On the CPU
-    `loader`'s batches pass through.
+    the caller's as if `Batch.to` had made it; `depth` more are in the GPU's memory. What `loader`
+    has put there itself stays where it is. On the CPU its batches pass through.
 
     `state_dict` speaks of the batches handed out, not of those read ahead. An iteration that is
     left early puts `loader` back to the first batch not handed out.
@@ -128,14 +128,18 @@ class Copies:
         while self._unfinished and self._unfinished[0][0].query():
             self._unfinished.popleft()
         owner, copying = self.cuda.current(), self.cuda.copying
-        target = Batch(**{name: self.cuda.empty_like(t) for name, t in _tensors(source)})
+        target = Batch(**{name: self._place_for(tensor) for name, tensor in _tensors(source)})
         copying.wait_stream(owner)  # which may still be using the memory for something else
         for (_, into), (_, tensor) in zip(_tensors(target), _tensors(source), strict=True):
-            self.cuda.copy(into, tensor)
+            if into is not tensor:
+                self.cuda.copy(into, tensor)
         done = copying.record_event()
         # Pinned memory that torch does not know of must not be written while it is being read.
         self._unfinished.append((done, source))
         return Copy(target=target, owner=owner, done=done)
+
+    def _place_for(self, tensor: Tensor) -> Tensor:
+        return tensor if self.cuda.holds(tensor) else self.cuda.empty_like(tensor)
 
     def hand_out(self, copy: Copy) -> Batch:
         """The batch, for the caller's present stream."""
@@ -164,6 +168,9 @@ class Cuda:
 
     def current(self) -> Stream:
         return torch.cuda.current_stream(self.device)
+
+    def holds(self, tensor: Tensor) -> bool:
+        return tensor.is_cuda
 
     def empty_like(self, tensor: Tensor) -> Tensor:
         return torch.empty_like(tensor, device=self.device)

@@ -23,7 +23,7 @@ from fastimae.loaders.source_published import CIFAR_FILES, cifar_source
 _DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 
 
-def tar_source(paths: list[Path], scratch: Path) -> Source:
+def tar_source(paths: list[Path], scratch: Path | None) -> Source:
     """The images of one or more tar files, read where they lie.
 
     Labels are WebDataset's `.cls` members if there are any, else the folders of the images. Of
@@ -32,6 +32,7 @@ def tar_source(paths: list[Path], scratch: Path) -> Source:
 
     Args:
         scratch: a folder to unpack compressed files to, because images are read in random order.
+            None: they are an error.
 
     Raises:
         DataError: a file is not a tar file, or is damaged where it is compressed.
@@ -41,7 +42,7 @@ def tar_source(paths: list[Path], scratch: Path) -> Source:
     published: dict[str, Item] = {}
     skipped: list[tuple[str, str]] = []
     for number, path in enumerate(tqdm(paths, "reading tar directories", disable=len(paths) < 2)):
-        plain = _uncompressed(path, scratch / f"{number}.tar")
+        plain = _uncompressed(path, scratch and scratch / f"{number}.tar")
         try:
             with plain.open("rb") as file:
                 for member, offset, size in _members(file):
@@ -78,13 +79,15 @@ def _members(file: BinaryIO, start: int = 0, prefix: str = "") -> Iterator[tuple
             raise tarfile.ReadError("invalid header")
 
 
-def _uncompressed(path: Path, target: Path) -> Path:
+def _uncompressed(path: Path, target: Path | None) -> Path:
     """The file itself, or `target` with its content if it is compressed."""
     try:
         with path.open("rb") as file:
             opener = _DECOMPRESSORS.get(file.read(2))
         if opener is None:
             return path
+        if target is None:
+            raise DataError(f"{path} is compressed: unpack it, or convert it with fastimae-convert")
         target.parent.mkdir(parents=True, exist_ok=True)
         with opener(path, "rb") as packed, target.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)

@@ -18,12 +18,12 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-def find_source(src: str, scratch: Path) -> Source:
+def find_source(src: str, scratch: Path | None) -> Source:
     """List the images of SRC, in an order that depends on their names alone.
 
     Args:
         src: a folder, a tar file, a pattern of tar files (`*`, `{000..146}`), or a list file.
-        scratch: a folder for what has to be unpacked; made if needed.
+        scratch: a folder for what has to be unpacked; made if needed. None: that is an error.
 
     Raises:
         DataError: SRC does not exist, is none of these, or has no images.
@@ -75,7 +75,7 @@ def _expand_braces(pattern: str) -> list[str]:
     return [name for choice in choices for name in _expand_braces(before + choice + after)]
 
 
-def _from_folder(root: Path, scratch: Path) -> Source:
+def _from_folder(root: Path, scratch: Path | None) -> Source:
     for folder in (root, root / "cifar-10-batches-py", root / "cifar-100-python"):
         files = {name: folder / name for name in CIFAR_FILES if (folder / name).is_file()}
         cifar = cifar_source({name: Item(str(path)) for name, path in files.items()})

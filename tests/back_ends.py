@@ -1,12 +1,20 @@
 """The loaders that the same tests run on: back end and number of workers."""
 
+from importlib import metadata
+
 import pytest
 
 from fastimae.loaders import native_library
 
+INSTALLED = {name.partition("-cuda")[0] for part in metadata.distributions() if (name := part.name)}
+"""Distributions, without the version of CUDA in a name."""
+
 _BUILT = pytest.mark.skipif(native_library.load() is None, reason=native_library.why_missing())
+_DALI = pytest.mark.skipif("nvidia-dali" not in INSTALLED, reason="DALI is not installed")
+DALI = [pytest.param(name, marks=_DALI) for name in ("dali-0", "dali-3", "dalifolder-2")]
 DECODING = [
     *(pytest.param(name, marks=_BUILT) for name in ("native-0", "native-3")),
     *("pillow-0", "pillow-3", "folder-0", "folder-2"),
+    *DALI,
 ]
 ALL = [*DECODING, "synthetic-0"]

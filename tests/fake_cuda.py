@@ -97,6 +97,9 @@ class FakeCuda:
     def current(self):
         return self.main
 
+    def holds(self, tensor):
+        return tensor.data_ptr() in self.device.at
+
     def empty_like(self, tensor):
         return self.device.tensor()
 

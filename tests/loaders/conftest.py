@@ -68,6 +68,8 @@ class Data:
         source = {
             "pillow": {"ffcv": self.beton, "decoder": "pillow"},
             "native": {"ffcv": self.beton, "decoder": "native"},
+            "dali": {"dali": self.beton},
+            "dalifolder": {"dali": self.folder},
             "folder": {"data_path": self.folder},
             "synthetic": {"synthetic": True, "synthetic_samples": COUNT},
         }[name]
@@ -86,6 +88,13 @@ class Data:
             for a, b in zip(first, second, strict=True)
             for field in dataclasses.fields(Batch)
         )
+
+    @staticmethod
+    def shows(back_end: str, pixels: torch.Tensor, expected: np.ndarray) -> bool:
+        """Whether `pixels` are as expected: to the bit, but for the rounding of DALI's resize."""
+        if not back_end.startswith("dali"):
+            return np.array_equal(pixels, expected)
+        return np.abs(pixels.numpy().astype(int) - expected).mean() < 0.5
 
     def reference(self, index: int, key: int, shown: int, channels: int = 3) -> np.ndarray:
         """Sample `shown` cropped by `key`, by torchvision."""

@@ -39,7 +39,7 @@ def test_bad_samples_are_replaced_counted_and_named(data, broken, back_end, copi
                     shown = next(i for i in np.roll(step.index, -row) if i not in damage)
                     assert batch.index[row] == shown and batch.labels[row] == data.labels[shown]
                     expected = data.reference(step.index[row], key, shown)
-                    assert np.array_equal(batch.images[row], expected)
+                    assert data.shows(back_end, batch.images[row], expected)
         state = loader.state_dict()
         names = [loader.sample_name(index) for index in damage]
     assert set(state["bad"]) == set(damage) and all(state["bad"].values())

@@ -137,6 +137,23 @@ def test_the_model_notices_a_missing_order(mistake):
     assert any(values_seen(seed, cuda=mistake) != expected() for seed in range(20))
 
 
+def test_what_is_on_the_device_already_stays_where_it_is():
+    prefetch, gpu = prefetching()
+    make = prefetch.loader._batch
+    there = [gpu.device.tensor() for _ in range(prefetch.loader.count)]
+
+    def batch(value):
+        gpu.device.raw(there[value - 1])[:] = -value
+        return dataclasses.replace(make(value), images=there[value - 1])
+
+    prefetch.loader._batch = batch
+    for number, got in enumerate(prefetch, 1):
+        assert got.images is there[number - 1] and gpu.holds(got.labels)
+        assert gpu.finish()
+        assert gpu.device.raw(got.images).tolist() == [-number] * SIZE
+        assert gpu.device.raw(got.labels).tolist() == [number] * SIZE
+
+
 def test_the_next_copy_runs_while_the_step_does():
     prefetch, gpu = prefetching()
     batches = iter(prefetch)

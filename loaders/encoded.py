@@ -1,0 +1,167 @@
+"""The image files of a data set, undecoded, for a decoder that takes JPEGs and nothing else."""
+
+from __future__ import annotations
+
+import abc
+import io
+import logging
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.imagefolder import Folder, scan_folder
+from fastimae.loaders.items import SkipImage, Source
+from fastimae.loaders.jpeg import read_jpeg_header
+from fastimae.loaders.pillow_loader import open_sample
+from fastimae.loaders.sources import find_source
+
+log = logging.getLogger("fastimae")
+
+
+class Jpeg(NamedTuple):
+    """A JPEG that every decoder reads alike: 8 bits, gray or YCbCr, not cut short."""
+
+    data: bytes | memoryview
+    height: int
+    width: int
+
+
+class Encoded(abc.ABC):
+    """Samples by index: by `jpeg` those that are one, by `open` any of them, for Pillow."""
+
+    labels: NDArray[np.int64]
+    """[N], -1 where there are none."""
+
+    @abc.abstractmethod
+    def jpeg(self, index: int) -> Jpeg | None:
+        """The sample's bytes; None if it is another format, damaged, or over Pillow's limit."""
+
+    @abc.abstractmethod
+    def open(self, index: int) -> Image.Image:
+        """The sample for Pillow. Raises if it is broken."""
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """How messages call the sample."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release files."""
+
+
+class EncodedBeton(Encoded):
+    """The samples of a `.beton` file, which it closes.
+
+    A checksum is compared when a sample is first used. Without one, as in files of the ffcv
+    library, damage between the header and the end marker is not seen here.
+    """
+
+    def __init__(self, reader: BetonReader) -> None:
+        self.reader, self.labels = reader, reader.labels
+        self._good = np.zeros(len(reader), bool)
+
+    def jpeg(self, index: int) -> Jpeg | None:
+        if not self.reader.is_jpeg[index]:
+            return None
+        data = self.reader.read(index)
+        height, width = int(self.reader.heights[index]), int(self.reader.widths[index])
+        if not self._good[index]:
+            self._good[index] = self._check(index, data, height, width)
+        return Jpeg(data, height, width) if self._good[index] else None
+
+    def _check(self, index: int, data: memoryview, height: int, width: int) -> bool:
+        found = _plain_jpeg(data)
+        if found is None or (found.height, found.width) != (height, width):
+            return False
+        try:
+            trailer = self.reader.trailer(index)
+        except DataError:
+            return False
+        return trailer is None or trailer.crc == zlib.crc32(data)
+
+    def open(self, index: int) -> Image.Image:
+        return open_sample(self.reader, index)
+
+    def name(self, index: int) -> str:
+        return f"sample {index} of {self.reader.path}"
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+class EncodedFiles(Encoded):
+    """Image files, each read when it is needed."""
+
+    @abc.abstractmethod
+    def read(self, index: int) -> bytes:
+        """The whole file. Raises OSError or SkipImage."""
+
+    def jpeg(self, index: int) -> Jpeg | None:
+        try:
+            return _plain_jpeg(self.read(index))
+        except (OSError, SkipImage):
+            return None
+
+    def open(self, index: int) -> Image.Image:
+        return Image.open(io.BytesIO(self.read(index)))
+
+
+class EncodedFolder(EncodedFiles):
+    """The files of a folder, the same and in the same order as those of `--data_path`."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.labels = folder, folder.labels
+
+    def read(self, index: int) -> bytes:
+        return Path(self.name(index)).read_bytes()
+
+    def name(self, index: int) -> str:
+        return self.folder.path(index)
+
+
+class EncodedItems(EncodedFiles):
+    """What fastimae-convert finds in tars and lists, in the same order."""
+
+    def __init__(self, source: Source) -> None:
+        self.items = source.items
+        labels = source.labels or np.full(len(source.items), -1)
+        self.labels = np.asarray(labels, np.int64)
+
+    def read(self, index: int) -> bytes:
+        return self.items[index].read()
+
+    def name(self, index: int) -> str:
+        return self.items[index].name
+
+
+def find_encoded(src: str | Path, **beton_settings: Any) -> Encoded:
+    """The samples of a .beton file, a folder, tar shards (one, or a pattern) or a list file.
+
+    beton_settings: see `BetonReader`. Raises `DataError` if there are none.
+    """
+    path = Path(src)
+    if path.is_dir():
+        return EncodedFolder(scan_folder(path, flag="--dali"))
+    if path.suffix in BETON_SUFFIXES:
+        return EncodedBeton(BetonReader(path, **beton_settings))
+    try:
+        source = find_source(str(src), scratch=None)
+    except DataError as error:
+        raise DataError(f"--dali: {str(error).removeprefix('SRC: ')}") from error
+    for name, reason in source.skipped:
+        log.warning("--dali: %s is left out: %s", name, reason)
+    return EncodedItems(source)
+
+
+def _plain_jpeg(data: bytes | memoryview) -> Jpeg | None:
+    info = read_jpeg_header(data) if bytes(data[:2]) == b"\xff\xd8" else None
+    if info is None or not info.is_plain or not info.complete:
+        return None
+    if info.height * info.width > (Image.MAX_IMAGE_PIXELS or np.inf):
+        return None
+    return Jpeg(data, info.height, info.width)

@@ -1,0 +1,182 @@
+"""What only the DALI loader does: sources, zero copies, files that DALI refuses, its errors.
+
+The protocol itself is tested with that of all other back ends.
+"""
+
+import io
+import logging
+import sys
+import tarfile
+from importlib import metadata
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastimae.loaders import BetonWriter, DataError, create_loader
+from fastimae.loaders.encoded import find_encoded
+
+INSTALLED = any(part.name.startswith("nvidia-dali") for part in metadata.distributions())
+needs_dali = pytest.mark.skipif(not INSTALLED, reason="DALI is not installed")
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def shards(data, tmp_path):
+    """The data as two WebDataset shards."""
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"shard-{shard}.tar", "w") as tar:
+            for i in range(shard * data.count // 2, (shard + 1) * data.count // 2):
+                add(tar, f"{i:03d}.jpg", data.payloads[i])
+                add(tar, f"{i:03d}.cls", str(data.labels[i]).encode())
+    return str(tmp_path / "shard-{0..1}.tar")
+
+
+@needs_dali
+def test_every_source_gives_the_same_run(data, shards):
+    with data.loader("dali-2") as loader:
+        expected = list(loader)
+    for source in (data.folder, shards):
+        with create_loader(dali=source, num_workers=2, **data.settings) as loader:
+            assert data.same(expected, list(loader))
+
+
+@needs_dali
+def test_memory_is_dalis_own(data, monkeypatch):
+    """No copy on the way to torch."""
+    addresses = []
+    import_tensor = torch.from_dlpack
+
+    def remember(tensor):
+        addresses.append(tensor.data_ptr())
+        return import_tensor(tensor)
+
+    with data.loader("dali-2") as loader:
+        monkeypatch.setattr(torch, "from_dlpack", remember)
+        kept = list(loader)
+    assert [batch.images.data_ptr() for batch in kept] == addresses
+    assert len(set(addresses)) == len(kept)
+
+
+@needs_dali
+def test_other_formats_are_pillows(data, tmp_path):
+    """PNG, CMYK and a file with an EXIF rotation, among plain JPEGs."""
+    rng = np.random.default_rng(0)
+    rough = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    picture = rough.resize((60, 45), Image.Resampling.BILINEAR)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    (tmp_path / "c").mkdir()
+    for i, payload in enumerate(data.payloads[:5]):
+        (tmp_path / f"c/plain{i}.jpg").write_bytes(payload)
+    picture.save(tmp_path / "c/a.png")
+    picture.convert("CMYK").save(tmp_path / "c/b.jpg")
+    picture.save(tmp_path / "c/d.jpg", exif=rotated)
+    settings = {**data.settings, "batch_size": 8, "mix_group": 0}
+    with (
+        create_loader(dali=tmp_path, num_workers=1, **settings) as ours,
+        create_loader(data_path=tmp_path, num_workers=0, **settings) as exact,
+    ):
+        (a,), (b,) = list(ours), list(exact)
+    assert torch.equal(a.index, b.index)
+    for row, index in enumerate(a.index.tolist()):
+        host = ours.sample_name(index).endswith(("a.png", "b.jpg"))
+        assert torch.equal(a.images[row], b.images[row]) or not host
+        assert data.shows("dali", a.images[row], b.images[row].numpy())
+
+
+@needs_dali
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_dali_refuses_goes_to_pillow(data, monkeypatch, workers, caplog):
+    """And to nobody else: the rest of its batch, and the batches behind it, stay DALI's."""
+    refused = {4, 5, 30}
+    with data.loader(f"dalifolder-{workers}") as loader:
+        expected = list(loader)
+        jpeg = loader.encoded.jpeg
+
+        def cut_short(index):
+            found = jpeg(index)
+            return found._replace(data=found.data[:-200]) if index in refused else found
+
+        monkeypatch.setattr(loader.encoded, "jpeg", cut_short)
+        loader.set_epoch(0)
+        with caplog.at_level(logging.DEBUG, "fastimae"):
+            batches = list(loader)
+        assert loader.bad == {}
+        names = {loader.sample_name(index) for index in refused}
+    shown = set()
+    for batch, before in zip(batches, expected, strict=True):
+        assert torch.equal(batch.index, before.index)
+        for row, (index, key) in enumerate(zip(batch.index.tolist(), batch.key, strict=True)):
+            if index in refused:
+                shown.add(loader.sample_name(index))
+                assert np.array_equal(batch.images[row], data.reference(index, int(key), index))
+            else:
+                assert torch.equal(batch.images[row], before.images[row])
+    assert shown == {n for n in names if any(n in line for line in caplog.messages)} != set()
+
+
+@needs_dali
+def test_a_dali_that_refuses_everything_is_an_error(data, monkeypatch):
+    with data.loader("dalifolder-2") as loader:
+        jpeg = loader.encoded.jpeg
+        monkeypatch.setattr(
+            loader.encoded, "jpeg", lambda i: jpeg(i)._replace(data=b"\xff\xd8\xff")
+        )
+        with pytest.raises(DataError, match=r"--dali: DALI refuses batch after batch: \S"):
+            list(loader)
+
+
+@needs_dali
+def test_stand_ins_for_samples_that_only_pillow_finds_bad(data, tmp_path):
+    """Without checksums: a file whose quantisation tables are comments now."""
+    broken = data.payloads[2].replace(b"\xff\xdb", b"\xff\xfe")
+    with BetonWriter(tmp_path / "f.beton") as writer:
+        for i, payload in enumerate(data.payloads[:8]):
+            width, height = Image.open(io.BytesIO(payload)).size
+            writer.append(
+                broken if i == 2 else payload, height=height, width=width, label=i, trailer=b""
+            )
+    with create_loader(dali=tmp_path / "f.beton", num_workers=2, **data.settings) as loader:
+        (batch,) = list(loader)
+    assert loader.bad.keys() == {2} and 2 not in batch.index
+    for row, shown in enumerate(batch.index.tolist()):
+        expected = data.reference(shown, int(batch.key[row]), shown)
+        assert data.shows("dali", batch.images[row], expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("nothing.beton", "nothing.beton"),
+        ("nothing", "--dali: there is no file or folder"),
+        ("empty", "--dali .*empty: no images"),
+        ("packed.tar.gz", "is compressed: unpack it"),
+    ],
+)
+def test_sources_that_cannot_be_read(tmp_path, source, words):
+    (tmp_path / "empty").mkdir()
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as tar:
+        add(tar, "0.jpg", b"x")
+    with pytest.raises(DataError, match=words):
+        find_encoded(tmp_path / source)
+
+
+def test_missing_library_is_named(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(DataError, match=r"--dali needs NVIDIA DALI .*fastimae\[dali\]"):
+        data.loader("dali-0")
+
+
+@needs_dali
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_gpu_that_is_not_there_is_one_error(data):
+    with pytest.raises(DataError, match=r"--dali: DALI does not start: \S") as caught:
+        data.loader("dali-0", device="cuda")
+    assert "\n" not in str(caught.value)
