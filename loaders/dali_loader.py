@@ -100,6 +100,7 @@ class DaliLoader(Loader):
                 yield self._shown(decoded)
 
     def _decoded(self, steps: Iterable[Step], readers: Executor) -> Generator[_Decoded, None, None]:
+        self._pipeline.restore()
         under_way: deque[_Started] = deque()
         try:
             for step in steps:
@@ -205,13 +206,11 @@ class DaliLoader(Loader):
         )
 
     def _give_up(self, under_way: deque[_Started]) -> None:
-        """Wait for batches that nobody wants any more."""
-        try:
+        """Wait for batches that nobody wants any more; an error of theirs is nobody's either."""
+        with contextlib.suppress(Exception):
             for started in under_way:
                 if len(started.rows):
                     self._pipeline.take()
-        except Exception:
-            self._pipeline.rebuild()
 
     def _shown(self, decoded: _Decoded) -> Shown:
         """The images as torch sees them: DALI's memory itself, unless Pillow had to help."""

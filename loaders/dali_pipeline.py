@@ -99,6 +99,11 @@ class DaliPipeline:
             raise
         return images
 
+    def restore(self) -> None:
+        """Start anew if an error has ended it."""
+        if self._error:
+            self.rebuild()
+
     def rebuild(self) -> None:
         """Start anew, without the batches under way."""
         self._pipeline, self._error = None, None

@@ -18,3 +18,11 @@ DECODING = [
     *DALI,
 ]
 ALL = [*DECODING, "synthetic-0"]
+
+AVAILABLE = [
+    *(["native-2"] if native_library.load() else []),
+    *("pillow-2", "folder-1", "synthetic-0"),
+    *(["dali-1"] if "nvidia-dali" in INSTALLED else []),
+    *(["ffcv-1"] if "ffcv" in INSTALLED else []),
+]
+"""One of each kind that can be used here."""

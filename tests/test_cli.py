@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from back_ends import AVAILABLE
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastimae import cli
 from fastimae.build import prepare_output
 from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.loaders import BetonWriter
 from fastimae.models import create_model
 
 MODEL = "--model mae_vit_nano_patch16 --input_size 32"
@@ -31,7 +34,11 @@ def beton(image_folder, tmp_path_factory):
 
 @pytest.fixture
 def source(image_folder, beton):
-    return {"ffcv": f"--ffcv {beton}", "data_path": f"--data_path {image_folder}"}
+    return {
+        "ffcv": f"--ffcv {beton}",
+        "dali": f"--dali {beton}",
+        "data_path": f"--data_path {image_folder}",
+    }
 
 
 def train(command):
@@ -126,9 +133,35 @@ def test_the_same_command_gives_the_same_weights(source, tmp_path):
     assert_same_training(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("kind", ["ffcv", "data_path"])
+@pytest.mark.parametrize("name", sorted({*AVAILABLE} - {"pillow-2", "synthetic-0"}))
+def test_every_back_end_trains_to_the_same_curve(image_folder, tmp_path, name):
+    """To the bit where decoding is exact; DALI and ffcv resize a little differently."""
+    kind, workers = name.split("-")
+    beton = tmp_path / "in_order.beton"  # fastimae-convert would shuffle
+    with BetonWriter(beton) as writer:
+        for file in sorted(image_folder.rglob("*.jpg")):
+            width, height = Image.open(file).size
+            label = int(file.parent.name[-1])
+            writer.append(file.read_bytes(), height=height, width=width, label=label)
+    flags = {"folder": f"--data_path {image_folder}", "dali": f"--dali {beton}"}
+    flags = {"a": f"--ffcv {beton} --decoder pillow"} | {
+        "b": flags.get(kind, f"--ffcv {beton} --decoder {kind}") + f" --num_workers {workers}"
+    }
+    curves = []
+    for run, source in flags.items():
+        command = f"{source} {BASE} --epochs 8 --vis_freq 0 --save_freq 50 {IMAE}"
+        assert train(f"{command} --output_dir {tmp_path / run}") == 0
+        curves.append([line["train_loss"] for line in log_of(tmp_path / run)])
+    assert curves[0][-1] < 0.95 * curves[0][0]
+    tolerance = {"dali": 2e-3, "ffcv": 2e-2}.get(kind, 0)
+    assert curves[1] == pytest.approx(curves[0], rel=tolerance, abs=0)
+
+
+@pytest.mark.parametrize("kind", ["ffcv", "dali", "data_path"])
 @pytest.mark.parametrize("workers", [0, 4])
 def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, workers):
+    if kind == "dali" and "dali-1" not in AVAILABLE:
+        pytest.skip("DALI is not installed")
     command = f"{source[kind]} {BASE} --epochs 5 --num_workers {workers} {IMAE}"
     command += " --save_steps 2 --save_freq 50 --vis_freq 0"
     straight, killed = tmp_path / "straight", tmp_path / "killed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.loaders.contestant import Contestant
-from benchmarks.loaders.dali import Dali, DaliLinear
+from benchmarks.loaders.dali import Dali, DaliCuda, DaliEngine, DaliLinear, DaliMixed
 from benchmarks.loaders.ffcv_library import FFCVLibrary
 from benchmarks.loaders.ours import FFCV, Native, NativeOnDevice, Pillow
 from benchmarks.loaders.torchvision_folder import (
@@ -23,8 +23,11 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "torchvision_tensor": TorchvisionTensor,
     "dali": Dali,
     "dali_linear": DaliLinear,
+    "dali_mixed": DaliMixed,
+    "dali_mixed_hw0": DaliCuda,
+    "dali_mixed_hw1": DaliEngine,
 }
 IN_BETON = tuple(CONTESTANTS)
-NEED_CUDA = ("native_cuda",)
+NEED_CUDA = ("native_cuda", "dali_mixed", "dali_mixed_hw0", "dali_mixed_hw1")
 ON_ORIGINALS = ("native", "torchvision", "dali")
 OVER_THREADS = ("native", "ffcv", "torchvision", "dali")

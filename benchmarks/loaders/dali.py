@@ -1,23 +1,21 @@
-"""NVIDIA DALI on the CPU, given our windows and the bytes from the .beton."""
+"""NVIDIA DALI through our loader: on the CPU, with the cheaper filter, and on the GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from benchmarks.loaders.contestant import Contestant, EndlessSteps, Job, Missing, Pixels
+from benchmarks.loaders.contestant import EndlessSteps, Job, Missing
+from benchmarks.loaders.ours import Ours
 from fastimae.loaders.beton import BetonReader
 
 
-class Dali(Contestant):
+class Dali(Ours):
     """Decodes the window only, as our engine does; antialiased bicubic resize."""
 
-    what = "on the CPU: image_slice, antialiased cubic resize, our windows, threads"
-    interpolation: ClassVar[str] = "INTERP_CUBIC"
+    what = "our loader with DALI on the CPU, antialiased cubic resize, threads"
+    interpolation: ClassVar[Literal["cubic", "linear"]] = "cubic"
+    device: ClassVar[str] = "cpu"
+    hw_decoder_load: ClassVar[float] = 0.65
 
     @classmethod
     def prepare(cls) -> None:
@@ -27,80 +25,55 @@ class Dali(Contestant):
             raise Missing(f"no DALI ({error}): pip install 'fastimae[dali]'") from error
 
     def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        from nvidia.dali import pipeline_def
+        from fastimae.loaders.dali_loader import DaliLoader
+        from fastimae.loaders.encoded import EncodedBeton
 
-        self.reader = BetonReader(job.images.beton)
-        self.steps = iter(EndlessSteps(job))
-        settings = {
-            "batch_size": job.batch_size,
-            "num_threads": job.num_workers,
-            "device_id": None,
-            "prefetch_queue_depth": 2,
-            "seed": job.seed,
-        }
-        self.pipeline = pipeline_def(self.graph, **settings)()
-        self.pipeline.build()
-
-    def graph(self) -> Any:
-        """uint8 images [B, H, W, 3], and of each its sample and key."""
-        from nvidia.dali import fn, types
-
-        data, start, shape, flip, index, key = fn.external_source(
-            self.next_step,
-            num_outputs=6,
-            batch=True,
-            dtype=[types.UINT8, *[types.INT32] * 3, *[types.INT64] * 2],
+        encoded = EncodedBeton(BetonReader(job.images.beton))
+        loader = DaliLoader(
+            encoded,
+            EndlessSteps(job, encoded.labels),
+            job.crops,
+            device=self.device,
+            num_workers=job.num_workers,
+            max_bad_samples=0,
+            pin_mem=False,
+            hw_decoder_load=self.hw_decoder_load,
+            interpolation=self.interpolation,
         )
-        window = fn.decoders.image_slice(
-            data,
-            start=start,
-            shape=shape,
-            axes=[0, 1],
-            output_type=types.RGB,
-            adjust_orientation=False,
-        )
-        small = fn.resize(
-            window,
-            size=self.job.crops.size,
-            interp_type=getattr(types, self.interpolation),
-            antialias=True,
-        )
-        return fn.flip(small, horizontal=flip), index, key
-
-    def next_step(self) -> tuple[list[np.ndarray], ...]:
-        """The inputs of a batch, called by the pipeline."""
-        step = next(self.steps)
-        heights, widths = self.reader.heights[step.index], self.reader.widths[step.index]
-        windows, flips = self.job.crops.draw(step.key, heights, widths)
-        windows = windows.astype(np.int32)
-        return (
-            [np.frombuffer(self.reader.read(i), np.uint8) for i in step.index.tolist()],
-            list(windows[:, :2]),
-            list(windows[:, 2:]),
-            list(flips.astype(np.int32)),
-            list(step.index),
-            list(step.key),
-        )
-
-    def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        while True:
-            yield tuple(torch.from_dlpack(part.as_tensor()) for part in self.pipeline.run())
-
-    def pixels(self, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[Pixels]:
-        for images, index, key in batches:
-            yield Pixels(
-                images=images.numpy(),
-                index=index.numpy().reshape(-1),
-                key=key.numpy().reshape(-1),
-            )
-
-    def close(self) -> None:
-        self.reader.close()
+        super().__init__(job, loader)
 
 
 class DaliLinear(Dali):
     """A cheaper filter, another picture."""
 
-    what = "on the CPU: image_slice, antialiased linear resize, our windows, threads"
-    interpolation = "INTERP_LINEAR"
+    what = "our loader with DALI on the CPU, antialiased linear resize, threads"
+    interpolation = "linear"
+
+
+class DaliMixed(Dali):
+    """The GPU decodes and resizes; its JPEG engine takes DALI's default share."""
+
+    what = "our loader with DALI on the GPU, 65 % of the images by its JPEG engine"
+    device = "cuda"
+
+    @classmethod
+    def prepare(cls) -> None:
+        super().prepare()
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Missing("needs a CUDA device")
+
+
+class DaliCuda(DaliMixed):
+    """The GPU decodes without its JPEG engine."""
+
+    what = "our loader with DALI on the GPU, no image by its JPEG engine"
+    hw_decoder_load = 0.0
+
+
+class DaliEngine(DaliMixed):
+    """The GPU's JPEG engine decodes whatever it can."""
+
+    what = "our loader with DALI on the GPU, all images by its JPEG engine"
+    hw_decoder_load = 1.0

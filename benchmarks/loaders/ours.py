@@ -6,30 +6,15 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from benchmarks.loaders.contestant import Contestant, EndlessSteps, Job, Missing, Pixels
-from fastimae.loaders import Batch, create_loader
+from fastimae.loaders import Batch, Loader, create_loader
 
 
-class BetonLoader(Contestant):
-    """`create_loader(ffcv=..., decoder=...)`."""
+class Ours(Contestant):
+    """A loader that is given: its sampler must be `EndlessSteps`."""
 
-    decoder: ClassVar[str]
-    pin_mem: ClassVar[bool] = False
-
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, loader: Loader) -> None:
         super().__init__(job)
-        self.loader = create_loader(
-            ffcv=job.images.beton,
-            decoder=self.decoder,
-            input_size=job.crops.size,
-            min_crop=job.crops.scale[0],
-            max_crop=job.crops.scale[1],
-            batch_size=job.batch_size,
-            mix_group=0,
-            num_workers=job.num_workers,
-            max_bad_samples=0,
-            pin_mem=self.pin_mem,
-        )
-        self.loader.sampler = EndlessSteps(job, self.loader.sampler.labels)
+        self.loader = loader
 
     def batches(self) -> Iterator[Batch]:
         return iter(self.loader)
@@ -44,6 +29,29 @@ class BetonLoader(Contestant):
 
     def close(self) -> None:
         self.loader.close()
+
+
+class BetonLoader(Ours):
+    """`create_loader(ffcv=..., decoder=...)`."""
+
+    decoder: ClassVar[str]
+    pin_mem: ClassVar[bool] = False
+
+    def __init__(self, job: Job) -> None:
+        loader = create_loader(
+            ffcv=job.images.beton,
+            decoder=self.decoder,
+            input_size=job.crops.size,
+            min_crop=job.crops.scale[0],
+            max_crop=job.crops.scale[1],
+            batch_size=job.batch_size,
+            mix_group=0,
+            num_workers=job.num_workers,
+            max_bad_samples=0,
+            pin_mem=self.pin_mem,
+        )
+        loader.sampler = EndlessSteps(job, loader.sampler.labels)
+        super().__init__(job, loader)
 
 
 class Native(BetonLoader):

@@ -68,6 +68,7 @@ class Data:
         source = {
             "pillow": {"ffcv": self.beton, "decoder": "pillow"},
             "native": {"ffcv": self.beton, "decoder": "native"},
+            "ffcv": {"ffcv": self.beton, "decoder": "ffcv"},
             "dali": {"dali": self.beton},
             "dalifolder": {"dali": self.folder},
             "folder": {"data_path": self.folder},

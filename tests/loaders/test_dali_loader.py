@@ -92,9 +92,13 @@ def test_other_formats_are_pillows(data, tmp_path):
 
 
 @needs_dali
+@pytest.mark.parametrize("stops", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_dali_refuses_goes_to_pillow(data, monkeypatch, workers, caplog):
-    """And to nobody else: the rest of its batch, and the batches behind it, stay DALI's."""
+def test_what_dali_refuses_goes_to_pillow(data, monkeypatch, workers, stops, caplog):
+    """And to nobody else: the rest of its batch, and the batches behind it, stay DALI's.
+
+    stops: leave the iteration after each batch, while others are under way.
+    """
     refused = {4, 5, 30}
     with data.loader(f"dalifolder-{workers}") as loader:
         expected = list(loader)
@@ -107,7 +111,7 @@ def test_what_dali_refuses_goes_to_pillow(data, monkeypatch, workers, caplog):
         monkeypatch.setattr(loader.encoded, "jpeg", cut_short)
         loader.set_epoch(0)
         with caplog.at_level(logging.DEBUG, "fastimae"):
-            batches = list(loader)
+            batches = [next(iter(loader)) for _ in expected] if stops else list(loader)
         assert loader.bad == {}
         names = {loader.sample_name(index) for index in refused}
     shown = set()

@@ -1,0 +1,72 @@
+"""Every back end under torchrun with 1, 2 and 4 processes: one run, whoever feeds it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from back_ends import AVAILABLE
+
+from fastimae.loaders.sampler import Sampler
+
+SCRIPT = Path(__file__).with_name("rank.py")
+WORLDS = (2, 1, 4)  # the others go on from where two stopped
+BATCH, EPOCH, STOP = 8, 1, 2
+
+
+@pytest.fixture(scope="module")
+def seen(data, tmp_path_factory):
+    """{number of ranks: what each rank saw, see rank.py}."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for source in (data.folder, data.beton):
+        (folder / source.name).symlink_to(source)
+    for world in WORLDS:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc_per_node={world}", str(SCRIPT), str(folder), *AVAILABLE]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=170)
+        assert run.returncode == 0, run.stderr[-3000:]
+    return {world: torch.load(folder / f"seen_{world}.pth") for world in WORLDS}
+
+
+def global_batches(ranks, back_end, part):
+    """Step by step the rows of all ranks, in the order of ranks."""
+    steps = zip(*(rank[back_end][part] for rank in ranks), strict=True)  # equally many
+    return [[row for rows in step for row in rows] for step in steps]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("back_end", AVAILABLE)
+def test_global_batches_are_the_same_for_any_number_of_ranks(seen, back_end):
+    expected = global_batches(seen[1], back_end, "epoch")
+    assert {len(batch) for batch in expected} == {BATCH}
+    for world in (2, 4):
+        assert global_batches(seen[world], back_end, "epoch") == expected
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("back_end", AVAILABLE)
+def test_ranks_are_disjoint_and_their_union_is_the_epoch(data, seen, back_end, world):
+    shares = [{row[0] for step in rank[back_end]["epoch"] for row in step} for rank in seen[world]]
+    sampler = Sampler(torch.tensor(data.labels).numpy(), batch_size=BATCH, mix_group=2, seed=5)
+    whole = sampler.plan(EPOCH).order[: data.count // BATCH * BATCH]
+    assert sum(map(len, shares)) == len(whole) and set().union(*shares) == set(whole.tolist())
+
+
+@pytest.mark.parametrize("world", [1, 4])
+@pytest.mark.parametrize("back_end", AVAILABLE)
+def test_other_numbers_of_ranks_go_on_where_two_stopped(seen, back_end, world):
+    whole = global_batches(seen[2], back_end, "epoch")
+    assert global_batches(seen[world], back_end, "resumed") == whole[STOP:]
+
+
+def test_all_back_ends_show_the_same_samples(seen):
+    """And the same pixels, where they decode exactly."""
+    pictures = [name for name in AVAILABLE if name != "synthetic-0"]
+    alone = seen[1][0]
+    rows = {name: [row for step in alone[name]["epoch"] for row in step] for name in pictures}
+    reference = rows["pillow-2"]
+    for name in pictures:
+        assert [row[:3] for row in rows[name]] == [row[:3] for row in reference]
+    exact = {name for name in pictures if rows[name] == reference}
+    assert exact == {"native-2", "pillow-2", "folder-1"}.intersection(AVAILABLE)
