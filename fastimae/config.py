@@ -40,7 +40,7 @@ class DataConfig:
     cache: Literal["none", "ram"] = "none"
     """ram: read all of the .beton first and keep it in memory, once for all ranks of a machine."""
     dali: str | None = None
-    """A .beton, a folder, or shards-{000..146}.tar: NVIDIA DALI decodes, on the GPU if any."""
+    """A .beton, a folder, or shards-{000..146}.tar (in quotes): DALI decodes, on the GPU if any."""
     hw_decoder_load: float = 0.65
     """Share of the JPEGs of --dali that the GPU's own JPEG engine decodes, where it has one."""
     data_path: Path | None = None

@@ -169,7 +169,8 @@ def check_dali() -> Check:
     return check_package(
         "nvidia.dali",
         distribution="nvidia-dali-cuda130",
-        cost="nothing yet: no loader of this version uses it",
+        cost="no --dali (decoding on the GPU)",
+        fix="pip install 'fastimae[dali]', or nvidia-dali-cuda120 for a driver of CUDA 12",
     )
 
 
