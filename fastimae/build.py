@@ -46,6 +46,7 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
         decoder=data.decoder,
         cache=data.cache,
         device=world.device,
+        dali_share=data.dali_share,
         hw_decoder_load=data.hw_decoder_load,
         input_size=config.image_size,
         in_chans=data.in_chans,

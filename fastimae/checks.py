@@ -32,6 +32,7 @@ def check(config: TrainConfig) -> None:
         value = given.get(name, 0.5)
         _require(0 < value < 1, f"--{name} {value} must lie between 0 and 1")
     _require(0 <= settings["hw_decoder_load"] <= 1, "--hw_decoder_load must lie in 0..1")
+    _require(0 <= settings["dali_share"] < 1, "--dali_share must be 0 or more, and below 1")
     _require(0 <= given.get("same_class_ratio", 0) <= 1, "--same_class_ratio must lie in 0..1")
     _require(
         0 < settings["min_crop"] <= settings["max_crop"] <= 1,
@@ -64,9 +65,13 @@ def _check_idle(settings: dict[str, Any]) -> None:
         ),
         (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),
         (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
-        (not settings["ffcv"], ("decoder",), "without --ffcv"),
+        (not settings["ffcv"], ("decoder", "dali_share"), "without --ffcv"),
         (not settings["ffcv"] and not settings["dali"], ("cache",), "without --ffcv or --dali"),
-        (not settings["dali"], ("hw_decoder_load",), "without --dali"),
+        (
+            not settings["dali"] and not settings["dali_share"],
+            ("hw_decoder_load",),
+            "without --dali or --dali_share",
+        ),
         (bool(settings["resume"]), ("start_epoch",), "with --resume"),
     )
     defaults = flatten(TrainConfig())

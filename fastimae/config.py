@@ -41,8 +41,10 @@ class DataConfig:
     """ram: read all of the .beton first and keep it in memory, once for all ranks of a machine."""
     dali: str | None = None
     """A .beton, a folder, or shards-{000..146}.tar (in quotes): DALI decodes, on the GPU if any."""
+    dali_share: float = 0.0
+    """Share of the samples of --ffcv that DALI decodes, for CPUs that cannot feed the GPU alone."""
     hw_decoder_load: float = 0.65
-    """Share of the JPEGs of --dali that the GPU's own JPEG engine decodes, where it has one."""
+    """Share of DALI's JPEGs that the GPU's own JPEG engine decodes, where it has one."""
     data_path: Path | None = None
     """A folder of images, by class or flat; its train/ is taken where it has one."""
     synthetic: bool = False

@@ -33,6 +33,7 @@ def create_loader(
     decoder: Decoder = "auto",
     cache: Cache = "none",
     device: torch.device | str = "cpu",
+    dali_share: float = 0.0,
     hw_decoder_load: float = 0.65,
     input_size: tuple[int, int] = (224, 224),
     in_chans: int = 3,
@@ -58,8 +59,9 @@ def create_loader(
     decoder: what decodes a .beton file: our "native" engine, "pillow", the "ffcv" library, or
         "auto": the engine where it was built, else Pillow; their pixels are equal.
     cache: "ram" reads all of the .beton file first and keeps it in memory, once for all ranks.
-    device: where `dali` decodes; on CUDA the batches' images are there. Others make CPU tensors.
-    hw_decoder_load: share of the JPEGs that `dali` gives to the GPU's decoder engine.
+    dali_share: share of the samples of `ffcv` that DALI decodes, beside `decoder`.
+    device: where DALI decodes; on CUDA the batches' images are there. Others make CPU tensors.
+    hw_decoder_load: share of the JPEGs that DALI gives to the GPU's JPEG engine.
     input_size: (height, width) in pixels.
     in_chans: 3 (RGB) or 1 (gray); any number for `synthetic`.
     batch_size: samples of a micro-batch on one rank; `accum_iter` of them make an optimizer step.
@@ -73,7 +75,8 @@ def create_loader(
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
     _check_source(ffcv, dali, data_path, synthetic, decoder, cache)
-    _check_numbers(in_chans, synthetic, (min_crop, max_crop), num_workers, hw_decoder_load)
+    _check_numbers(in_chans, synthetic, (min_crop, max_crop), num_workers)
+    _check_dali(ffcv, dali_share, hw_decoder_load)
     crops = Crops(size=input_size, channels=in_chans, scale=(min_crop, max_crop), hflip=hflip)
     make_sampler = partial(
         Sampler,
@@ -99,14 +102,19 @@ def create_loader(
         folder = scan_folder(data_path)
         sampler = make_sampler(folder.labels)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
+    on_gpu = {"device": device, "hw_decoder_load": hw_decoder_load}
     if dali is not None:
         from fastimae.loaders.dali_loader import DaliLoader
         from fastimae.loaders.encoded import find_encoded
 
         opened: Any = find_encoded(dali, cache=cache, quiet=rank > 0)
-        make = partial(DaliLoader, device=device, hw_decoder_load=hw_decoder_load)
+        make = partial(DaliLoader, **on_gpu)
     else:
         make = _beton_loader(decoder)
+        if dali_share:
+            from fastimae.loaders.shared_loader import SharedLoader
+
+            make = partial(SharedLoader, first=make, dali_share=dali_share, **on_gpu)
         opened = BetonReader(ffcv, cache=cache, quiet=rank > 0)
     with contextlib.ExitStack() as on_error:
         on_error.callback(opened.close)
@@ -166,7 +174,6 @@ def _check_numbers(
     synthetic: bool,
     crop: tuple[float, float],
     num_workers: int,
-    hw_decoder_load: float,
 ) -> None:
     if in_chans not in (1, 3) and not synthetic:
         raise DataError(f"--in_chans {in_chans}: images have 3 channels (RGB) or 1 (gray)")
@@ -176,5 +183,12 @@ def _check_numbers(
         )
     if num_workers < 0:
         raise DataError(f"--num_workers {num_workers} must be 0 or more")
+
+
+def _check_dali(ffcv: str | Path | None, dali_share: float, hw_decoder_load: float) -> None:
     if not 0 <= hw_decoder_load <= 1:
         raise DataError(f"--hw_decoder_load {hw_decoder_load} must be between 0 and 1")
+    if not 0 <= dali_share < 1:
+        raise DataError(f"--dali_share {dali_share} must be 0 or more, and below 1 (--dali: all)")
+    if dali_share and ffcv is None:
+        raise DataError(f"--dali_share {dali_share} needs --ffcv FILE.beton")

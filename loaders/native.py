@@ -72,7 +72,7 @@ class NativeLoader(BetonLoader):
                 started.job.close()
 
     def _start(self, step: Step) -> _Started:
-        images = self._buffers.take()
+        images = self._buffers.take()[: len(step.index)]
         job = self._submit(step.index, step.key, images.numpy())
         return _Started(step=step, images=images, job=job)
 

@@ -11,7 +11,11 @@ INSTALLED = {name.partition("-cuda")[0] for part in metadata.distributions() if 
 
 _BUILT = pytest.mark.skipif(native_library.load() is None, reason=native_library.why_missing())
 _DALI = pytest.mark.skipif("nvidia-dali" not in INSTALLED, reason="DALI is not installed")
-DALI = [pytest.param(name, marks=_DALI) for name in ("dali-0", "dali-3", "dalifolder-2")]
+DALI = [
+    pytest.param(name, marks=_DALI)
+    for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2", "dalishare-0")
+    for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2", "dalishare-0")
+]
 DECODING = [
     *(pytest.param(name, marks=_BUILT) for name in ("native-0", "native-3")),
     *("pillow-0", "pillow-3", "folder-0", "folder-2"),
@@ -22,7 +26,7 @@ ALL = [*DECODING, "synthetic-0"]
 AVAILABLE = [
     *(["native-2"] if native_library.load() else []),
     *("pillow-2", "folder-1", "synthetic-0"),
-    *(["dali-1"] if "nvidia-dali" in INSTALLED else []),
+    *(["dali-1", "dalishare-1"] if "nvidia-dali" in INSTALLED else []),
     *(["ffcv-1"] if "ffcv" in INSTALLED else []),
 ]
 """One of each kind that can be used here."""

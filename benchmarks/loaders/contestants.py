@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from benchmarks.loaders.contestant import Contestant
-from benchmarks.loaders.dali import Dali, DaliCuda, DaliEngine, DaliLinear, DaliMixed
+from benchmarks.loaders.dali import (
+    Dali,
+    DaliCuda,
+    DaliEngine,
+    DaliLinear,
+    DaliMixed,
+    NativeAndDali,
+)
 from benchmarks.loaders.ffcv_library import FFCVLibrary
 from benchmarks.loaders.ours import FFCV, Native, NativeOnDevice, Pillow
 from benchmarks.loaders.torchvision_folder import (
@@ -26,8 +33,9 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "dali_mixed": DaliMixed,
     "dali_mixed_hw0": DaliCuda,
     "dali_mixed_hw1": DaliEngine,
+    "native_and_dali": NativeAndDali,
 }
 IN_BETON = tuple(CONTESTANTS)
-NEED_CUDA = ("native_cuda", "dali_mixed", "dali_mixed_hw0", "dali_mixed_hw1")
+NEED_CUDA = (*("native_cuda", "dali_mixed", "dali_mixed_hw0", "dali_mixed_hw1", "native_and_dali"),)
 ON_ORIGINALS = ("native", "torchvision", "dali")
 OVER_THREADS = ("native", "ffcv", "torchvision", "dali")

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from benchmarks.loaders.contestant import EndlessSteps, Job, Missing
 from benchmarks.loaders.ours import Ours
+from fastimae.loaders import Loader
 from fastimae.loaders.beton import BetonReader
 
 
@@ -25,13 +26,17 @@ class Dali(Ours):
             raise Missing(f"no DALI ({error}): pip install 'fastimae[dali]'") from error
 
     def __init__(self, job: Job) -> None:
+        reader = BetonReader(job.images.beton)
+        super().__init__(job, self.make(reader, EndlessSteps(job, reader.labels), job))
+
+    def make(self, reader: BetonReader, steps: EndlessSteps, job: Job) -> Loader:
+        """The loader to measure."""
         from fastimae.loaders.dali_loader import DaliLoader
         from fastimae.loaders.encoded import EncodedBeton
 
-        encoded = EncodedBeton(BetonReader(job.images.beton))
-        loader = DaliLoader(
-            encoded,
-            EndlessSteps(job, encoded.labels),
+        return DaliLoader(
+            EncodedBeton(reader),
+            steps,
             job.crops,
             device=self.device,
             num_workers=job.num_workers,
@@ -40,7 +45,6 @@ class Dali(Ours):
             hw_decoder_load=self.hw_decoder_load,
             interpolation=self.interpolation,
         )
-        super().__init__(job, loader)
 
 
 class DaliLinear(Dali):
@@ -77,3 +81,27 @@ class DaliEngine(DaliMixed):
 
     what = "our loader with DALI on the GPU, all images by its JPEG engine"
     hw_decoder_load = 1.0
+
+
+class NativeAndDali(DaliMixed):
+    """Our engine on the CPU and DALI on the GPU make parts of the same batches."""
+
+    what = "our engine and, for 30 % of the images, DALI on the GPU"
+    dali_share: ClassVar[float] = 0.3
+
+    def make(self, reader: BetonReader, steps: EndlessSteps, job: Job) -> Loader:
+        from fastimae.loaders.native import NativeLoader
+        from fastimae.loaders.shared_loader import SharedLoader
+
+        return SharedLoader(
+            reader,
+            steps,
+            job.crops,
+            first=NativeLoader,
+            dali_share=self.dali_share,
+            device=self.device,
+            hw_decoder_load=self.hw_decoder_load,
+            num_workers=job.num_workers,
+            max_bad_samples=0,
+            pin_mem=True,
+        )

@@ -71,6 +71,7 @@ class Data:
             "ffcv": {"ffcv": self.beton, "decoder": "ffcv"},
             "dali": {"dali": self.beton},
             "dalifolder": {"dali": self.folder},
+            "dalishare": {"ffcv": self.beton, "dali_share": 0.4},
             "folder": {"data_path": self.folder},
             "synthetic": {"synthetic": True, "synthetic_samples": COUNT},
         }[name]

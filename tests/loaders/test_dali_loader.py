@@ -155,6 +155,28 @@ def test_stand_ins_for_samples_that_only_pillow_finds_bad(data, tmp_path):
         assert data.shows("dali", batch.images[row], expected)
 
 
+@needs_dali
+def test_two_decoders_share_the_samples(data):
+    """DALI makes its share of the rows, whoever else's neighbours they are; the rest is exact."""
+    with data.loader("dalishare-2") as shared, data.loader("dali-2") as dali:
+        pairs = [pair for epoch in range(12) for pair in epochs_of(shared, dali, epoch)]
+    by_dali = 0
+    for ours, theirs in pairs:
+        for row, (index, key) in enumerate(zip(ours.index.tolist(), ours.key, strict=True)):
+            if np.array_equal(ours.images[row], data.reference(index, int(key), index)):
+                continue
+            by_dali += 1
+            assert torch.equal(ours.images[row], theirs.images[row])
+    share = by_dali / sum(len(batch) for batch, _ in pairs)
+    assert abs(share - 0.4) < 0.08  # 480 samples: 3.5 standard deviations
+
+
+def epochs_of(first, second, epoch):
+    first.set_epoch(epoch)
+    second.set_epoch(epoch)
+    return list(zip(first, second, strict=True))
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
