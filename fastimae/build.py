@@ -44,6 +44,7 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
         synthetic=data.synthetic,
         synthetic_samples=data.synthetic_samples,
         decoder=data.decoder,
+        ffcv_ops=data.ffcv_ops,
         cache=data.cache,
         device=world.device,
         dali_share=data.dali_share,

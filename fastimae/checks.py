@@ -66,6 +66,7 @@ def _check_idle(settings: dict[str, Any]) -> None:
         (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),
         (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
         (not settings["ffcv"], ("decoder", "dali_share"), "without --ffcv"),
+        (settings["decoder"] != "ffcv", ("ffcv_ops",), "without --decoder ffcv"),
         (not settings["ffcv"] and not settings["dali"], ("cache",), "without --ffcv or --dali"),
         (
             not settings["dali"] and not settings["dali_share"],

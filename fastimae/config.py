@@ -37,6 +37,8 @@ class DataConfig:
     """A .beton file, made by fastimae-convert or the ffcv library."""
     decoder: Literal["auto", "native", "pillow", "ffcv"] = "auto"
     """Who decodes the .beton: our engine (the default where it is built), Pillow, or ffcv's."""
+    ffcv_ops: str | None = None
+    """module:function that returns operations of the ffcv library, for --decoder ffcv to run."""
     cache: Literal["none", "ram"] = "none"
     """ram: read all of the .beton first and keep it in memory, once for all ranks of a machine."""
     dali: str | None = None

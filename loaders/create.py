@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -31,6 +32,7 @@ def create_loader(
     synthetic: bool = False,
     synthetic_samples: int = 10000,
     decoder: Decoder = "auto",
+    ffcv_ops: str | None = None,
     cache: Cache = "none",
     device: torch.device | str = "cpu",
     dali_share: float = 0.0,
@@ -58,6 +60,8 @@ def create_loader(
     dali: a .beton file, a folder, or tar shards, for DALI to decode.
     decoder: what decodes a .beton file: our "native" engine, "pillow", the "ffcv" library, or
         "auto": the engine where it was built, else Pillow; their pixels are equal.
+    ffcv_ops: "module:function", a function that returns operations of the ffcv library, to run after
+        its decoder.
     cache: "ram" reads all of the .beton file first and keeps it in memory, once for all ranks.
     dali_share: share of the samples of `ffcv` that DALI decodes, beside `decoder`.
     device: where DALI decodes; on CUDA the batches' images are there. Others make CPU tensors.
@@ -75,6 +79,8 @@ def create_loader(
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
     _check_source(ffcv, dali, data_path, synthetic, decoder, cache)
+    if ffcv_ops is not None and decoder != "ffcv":
+        raise DataError(f"--ffcv_ops {ffcv_ops} needs --decoder ffcv")
     _check_numbers(in_chans, synthetic, (min_crop, max_crop), num_workers)
     _check_dali(ffcv, dali_share, hw_decoder_load)
     crops = Crops(size=input_size, channels=in_chans, scale=(min_crop, max_crop), hflip=hflip)
@@ -110,7 +116,7 @@ def create_loader(
         opened: Any = find_encoded(dali, cache=cache, quiet=rank > 0)
         make = partial(DaliLoader, **on_gpu)
     else:
-        make = _beton_loader(decoder)
+        make = _beton_loader(decoder, ffcv_ops)
         if dali_share:
             from fastimae.loaders.shared_loader import SharedLoader
 
@@ -124,12 +130,14 @@ def create_loader(
     return loader
 
 
-def _beton_loader(decoder: Decoder) -> type[Loader]:
-    """The class of loaders that reads .beton files with `decoder`."""
+def _beton_loader(decoder: Decoder, ffcv_ops: str | None) -> Callable[..., Loader]:
+    """What makes a loader that reads .beton files with `decoder`."""
     if decoder == "ffcv":
         from fastimae.loaders.ffcv_loader import FFCVLoader
+        from fastimae.loaders.ffcv_operations import load_operations
 
-        return FFCVLoader
+        operations = load_operations(ffcv_ops) if ffcv_ops else []
+        return partial(FFCVLoader, operations=operations)
     if decoder == "auto":
         from fastimae.loaders.native_library import load, why_missing
 

@@ -1,19 +1,29 @@
-"""A `.beton` file decoded by the ffcv library (`--decoder ffcv`), for comparison.
+"""A `.beton` file decoded by the ffcv library (`--decoder ffcv`), for users' own operations.
 
 JPEG decoding and resizing are the library's, compiled by its pipeline. Order, windows, flips and
 labels are ours, so a run is reproducible and shows what the other back ends show, but for the
 decoder: the library decodes with the fast inverse DCT and resizes with OpenCV's INTER_AREA
-instead of antialiased bicubic (about 1.4 of 255 away from Pillow in the mean).
+instead of antialiased bicubic (about 1.4 of 255 away from Pillow in the mean). Random numbers
+inside an operation are the operation's own: nobody seeds numba's generators, one a thread.
 
-Of the library's own loop only the pipeline is used, in a thread of ours: an error reaches the
-caller instead of stopping the loop for ever, each batch has memory of its own, and a damaged JPEG
-is noticed. libjpeg-turbo's warnings count as damage, some of which Pillow would show.
+Of the library's own loop only the pipeline is used, in a thread of ours: an error or a hang
+reaches the caller instead of stopping the loop for ever, each batch has memory of its own, and a
+damaged JPEG is noticed. libjpeg-turbo's warnings count as damage, some of which Pillow would show.
+
+Two things cannot be noticed: an operation that never lets go of Python's lock stops the whole
+process, and numba loses errors of functions called inside a parallel loop (with
+`num_workers` below 2 there are none).
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,23 +36,43 @@ from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, all_copies, stand_ins
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.ffcv_pipeline import NOT_DECODED, Pipeline
-from fastimae.loaders.read_ahead import started_ahead, threads
+from fastimae.loaders.ffcv_operations import NOT_BEGUN, NOT_DECODED, UNDER_WAY, in_one_line
+from fastimae.loaders.ffcv_pipeline import Pipeline, Run, Worker
+from fastimae.loaders.read_ahead import started_ahead
 from fastimae.loaders.sampler import Sampler, Step
 
+if TYPE_CHECKING:
+    from ffcv.pipeline.operation import Operation
+
 BATCHES_AHEAD = 2
+TIMEOUT = 300.0
+GRACE_SECONDS = 1.0
+"""Added when time is up, for a process that was itself stopped for a while."""
+
+log = logging.getLogger("fastimae")
 
 
 class FFCVLoader(BetonLoader):
-    """A loader with `num_workers` numba threads.
+    """A loader with `num_workers` numba threads, at least one, and one that gives them work.
 
-    `DataError` if the library is missing or asked for gray images. The first batch waits some
-    seconds for the compiler.
+    The first batch of each loader waits 5 to 30 seconds for the compiler, in every process.
+    `DataError` if the library is missing or asked for gray images, and where a batch fails or
+    hangs; it names the samples.
     """
 
     def __init__(
-        self, reader: BetonReader, sampler: Sampler, crops: Crops, **settings: int
+        self,
+        reader: BetonReader,
+        sampler: Sampler,
+        crops: Crops,
+        *,
+        operations: Sequence[Operation] = (),
+        timeout: float = TIMEOUT,
+        **settings: Any,
     ) -> None:
+        """operations: run on the crops, uint8 [n, H, W, 3], and give such an array or CPU tensor;
+        rows of bad samples are black at first, then all rows run again with their stand-ins;
+        timeout: seconds that a batch may take, the compiler aside."""
         super().__init__(reader, sampler, crops, **settings)
         if crops.channels != 3:
             raise DataError(f"--decoder ffcv shows RGB only, not --in_chans {crops.channels}")
@@ -50,16 +80,66 @@ class FFCVLoader(BetonLoader):
         self._too_large = reader.heights * reader.widths > limit
         largest = int((reader.heights * reader.widths)[~self._too_large].max(initial=1))
         self._pipeline = Pipeline(
-            reader.path, crops.size, largest, sampler.batch_size, self.num_workers
+            reader.path,
+            crops.size,
+            largest,
+            sampler.batch_size,
+            self.num_workers,
+            operations,
+            timeout,
         )
+        self._flag = "--ffcv_ops" if operations else "--decoder ffcv"
+        self._hang = ""
 
     def _show(self, steps: Iterable[Step]) -> Iterator[Shown]:
         ahead = BATCHES_AHEAD if self.num_workers else 0
-        # One thread gives out the work; inside a batch the pipeline has threads of its own.
-        with threads(min(1, self.num_workers)) as pool:
-            start = functools.partial(pool.submit, self._decode)
+        with self._worker() as worker:
+            start = functools.partial(worker.submit, self._decode)
             for decoded in started_ahead(start, steps, ahead):
+                self._wait(decoded)
                 yield decoded.result()
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        """A thread, joined on leaving unless it hangs."""
+        if self._hang:
+            raise DataError(self._hang)
+        worker = Worker()
+        # Python does not wait for such a thread, but while it runs numba's code must stay.
+        atexit.register(self._running.stop)
+        try:
+            yield worker
+        finally:
+            atexit.unregister(self._running.stop)
+            idle = worker.stop()
+            if not self._hang:
+                try:
+                    self._wait(idle)
+                    worker.join()
+                except DataError as hang:
+                    log.warning("%s", hang)
+
+    def _wait(self, work: Future[Any]) -> None:
+        """Wait until `work` is done. `DataError` if the pipeline hangs."""
+        while not work.done():
+            run = self._pipeline.run
+            left = self._pipeline.seconds_left(run)
+            wait([work], max(left, GRACE_SECONDS))
+            if left <= 0 and run is self._pipeline.run and not work.done():
+                self._hang = self._describe(run)
+                raise DataError(self._hang)
+
+    def _describe(self, run: Run) -> str:
+        rows = run.status == UNDER_WAY
+        decoding = rows.any() or (run.status == NOT_BEGUN).any()
+        names = self._names(run.index[rows] if rows.any() else run.index)
+        what = "decoding" if decoding else "the operations on"
+        return f"{self._flag} hangs: {what} {names} took over {self._pipeline.limit:g} s"
+
+    def _names(self, index: NDArray[np.int64]) -> str:
+        if len(index) == 1:
+            return self.sample_name(int(index[0]))
+        return f"samples {', '.join(map(str, index.tolist()))} of {self.reader.path}"
 
     def _decode(self, step: Step) -> Shown:
         count = len(step.index)
@@ -67,11 +147,8 @@ class FFCVLoader(BetonLoader):
         out = images.numpy()
         failures = all_copies(step.index, self._fill(step.index, step.key, out))
         shown = step.index[stand_ins(count, failures)]
-        rows = np.flatnonzero(shown != step.index)
-        if len(rows):
-            again = np.empty((len(rows), *self.crops.shape), dtype=np.uint8)
-            self._fill(shown[rows], step.key[rows], again)
-            out[rows] = again
+        if (shown != step.index).any():
+            self._fill(shown, step.key, out)
         bad = {int(step.index[row]): reason for row, reason in failures.items()}
         return Shown(images=images, index=shown, bad=bad)
 
@@ -81,8 +158,31 @@ class FFCVLoader(BetonLoader):
         heights, widths = self.reader.heights[index], self.reader.widths[index]
         windows, flip = self.crops.draw(key, heights, widths)
         windows[self._too_large[index]] = 0
-        status = self._pipeline(np.column_stack([index, windows, flip]).astype(np.int64), out)
+        run = Run(index=index, windows=np.column_stack([windows, flip]).astype(np.int64))
+        try:
+            self._pipeline(run, out)
+        except DataError:
+            raise
+        except Exception as error:
+            raise self._blamed(error, run) from error
         return {
-            row: "over Pillow's limit of pixels" if status[row] == NOT_DECODED else "damaged JPEG"
-            for row in np.flatnonzero(status).tolist()
+            row: "over Pillow's limit of pixels" if reason == NOT_DECODED else "damaged JPEG"
+            for row, reason in enumerate(run.status.tolist())
+            if reason
         }
+
+    def _blamed(self, error: Exception, run: Run) -> DataError:
+        """The error that names the first sample that fails like this on its own, or all."""
+        from numba.core.errors import NumbaError
+
+        if isinstance(error, NumbaError):
+            return DataError(f"{self._flag}: numba cannot compile it: {in_one_line(error)}")
+        out = np.empty((1, *self.crops.shape), dtype=np.uint8)
+        for row in range(len(run.index)):
+            try:
+                self._pipeline(run.row(row), out)
+            except Exception as alone:
+                if type(alone) is type(error):
+                    name = self._names(run.index[row : row + 1])
+                    return DataError(f"{self._flag} failed at {name}: {in_one_line(alone)}")
+        return DataError(f"{self._flag} failed at {self._names(run.index)}: {in_one_line(error)}")

@@ -1,12 +1,13 @@
-"""Users' own operations in the ffcv library's pipeline (`--ffcv_ops module:function`)."""
+"""Operations of the ffcv library's pipeline: our decoder, and users' own (`--ffcv_ops`)."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,92 @@ from fastimae.loaders.errors import DataError
 
 if TYPE_CHECKING:
     from ffcv.pipeline.operation import Operation
+
+NOT_DECODED, UNDER_WAY, NOT_BEGUN = 1, 2, 3
+"""Status of a row whose window has no height, and of those that the decoder is not done with.
+0 is a decoded row; libjpeg-turbo's errors are negative."""
+
+
+class WindowDecoder:
+    """The library's resized-crop decoder with windows from the caller, in the place of indices.
+
+    Has the methods of an ffcv `Operation`, which cannot be a base class as long as the library is
+    optional.
+    """
+
+    def __init__(self, size: tuple[int, int], largest: int) -> None:
+        self.size, self.largest = size, largest
+
+    def accept_field(self, field: Any) -> None:
+        """The library tells which field is decoded; nothing depends on it."""
+
+    def accept_globals(self, metadata: Any, memory_read: Callable[..., Any]) -> None:
+        """Take the compiled function that reads a sample's bytes."""
+        self.read = memory_read
+
+    def declare_shared_memory(self, previous: Any) -> None:
+        """There is none."""
+
+    def generate_code_for_shared_state(self) -> None:
+        """There is none."""
+
+    def declare_state_and_memory(self, previous: Any) -> tuple[Any, None]:
+        """The pipeline's state after this operation; `Pipeline` brings the memory."""
+        state = dataclasses.replace(
+            previous, jit_mode=True, shape=(*self.size, 3), dtype=np.dtype("u1")
+        )
+        return state, None
+
+    def generate_code(self) -> Callable[..., NDArray[np.uint8]]:
+        """The function that the library compiles."""
+        from ffcv.fields.rgb_image import IMAGE_MODES
+        from ffcv.libffcv import ctypes_imdecode, ctypes_resize
+        from ffcv.pipeline.compiler import Compiler
+        from numba import get_thread_id
+
+        read, each = self.read, Compiler.get_iterator()
+        jpg, workers = IMAGE_MODES["jpg"], Compiler.num_threads
+        largest, (out_height, out_width) = self.largest, self.size
+
+        def decode(index, memory, metadata, storage):
+            out, status, windows = memory
+            scratch = np.empty((workers, largest * 3), np.uint8)
+            unmirrored = np.empty((workers, out_height, out_width, 3), np.uint8)
+            for i in each(len(index)):
+                status[i] = UNDER_WAY
+                top, left, crop_height = windows[i, 0], windows[i, 1], windows[i, 2]
+                crop_width, mirrored = windows[i, 3], windows[i, 4]
+                if crop_height == 0:
+                    out[i] = 0
+                    status[i] = NOT_DECODED
+                    continue
+                field = metadata[index[i]]
+                height, width = np.uint32(field["height"]), np.uint32(field["width"])
+                pixels = data = read(field["data_ptr"], storage)
+                if field["mode"] == jpg:
+                    pixels = scratch[get_thread_id()][: 3 * height * width]
+                    error = ctypes_imdecode(
+                        data.ctypes.data, data.size, height, width,
+                        pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False,
+                    )  # fmt: skip
+                    if error != 0:
+                        out[i] = 0
+                        status[i] = error
+                        continue
+                image = pixels.reshape(height, width, 3)
+                target = unmirrored[get_thread_id()] if mirrored else out[i]
+                ctypes_resize(
+                    0, image.ctypes.data, height, width,
+                    top, top + crop_height, left, left + crop_width,
+                    target.ctypes.data, out_height, out_width,
+                )  # fmt: skip
+                if mirrored:
+                    out[i] = target[:, ::-1]
+                status[i] = 0
+            return out
+
+        decode.is_parallel = True
+        return decode
 
 
 def load_operations(spec: str) -> list[Operation]:
@@ -101,12 +188,13 @@ def torch_threads_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _current_directory_first() -> Iterator[None]:
-    directory = os.getcwd()
+    directory = str(Path.cwd())
     sys.path.insert(0, directory)
     try:
         yield
     finally:
-        sys.path.remove(directory)
+        with contextlib.suppress(ValueError):
+            sys.path.remove(directory)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -35,9 +35,9 @@ _STREAM = 3
 
 
 class SharedLoader(BetonLoader):
-    """Shows crops made by a loader of class `first` and by `DaliLoader`.
+    """Shows crops made by the loader that `first` makes and by `DaliLoader`.
 
-    DALI has its share of `num_workers` threads, `first` has as many as if it were alone.
+    DALI has its share of `num_workers` threads, the other as many as if it were alone.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SharedLoader(BetonLoader):
         sampler: Sampler,
         crops: Crops,
         *,
-        first: type[BetonLoader],
+        first: Callable[..., BetonLoader],
         dali_share: float,
         device: torch.device | str,
         hw_decoder_load: float,

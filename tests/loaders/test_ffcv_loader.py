@@ -8,6 +8,7 @@ import io
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from PIL import Image
 
 from fastimae.loaders import BetonWriter, DataError, create_loader
 from fastimae.loaders.crops import draw_windows
+from fastimae.loaders.sampler import Sampler
 
-COUNT, BATCH, SIZE = 24, 6, (24, 32)
+COUNT, BATCH, SIZE = 40, 8, (24, 32)
 RAW = set(range(0, COUNT, 3))
 ZEROED, TRUNCATED = 7, 16
 
@@ -143,14 +145,87 @@ def test_leaves_threads_and_global_settings_alone(loaders):
 def test_an_error_in_the_pipeline_reaches_the_caller(loaders, workers, monkeypatch):
     """The library's own loop would wait for ever."""
 
-    def fail(*_):
-        raise ZeroDivisionError("in the pipeline")
+    def fail(number, index, *_):
+        if third in index:
+            raise ZeroDivisionError("in the pipeline")
 
     loader = loaders[workers]
     loader.set_epoch(0)
+    third = loader.sampler.step(0, 0).index[2]
     monkeypatch.setattr(loader._pipeline._epoch, "run_pipeline", fail)
-    with pytest.raises(ZeroDivisionError, match="in the pipeline"):
+    with pytest.raises(DataError, match="in the pipeline") as caught:
         next(iter(loader))
+    assert f"--decoder ffcv failed at sample {third} of {loader.reader.path}" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@needs_ffcv
+def test_loaders_leave_no_threads(path, resources):
+    """Neither Python's, which `resources` counts, nor numba's."""
+    counts = []
+    for _ in range(5):
+        with make(path, num_workers=1) as loader:
+            next(iter(loader))
+        counts.append((resources.at_rest()[0], len(list(Path("/proc/self/task").iterdir()))))
+    assert counts == counts[:1] * 5
+
+
+def rank_of(loader, rank, world):
+    """Make `loader` the one of `rank`; its pipeline takes batches smaller than it was made for."""
+    labels = loader.sampler.labels
+    settings = {"batch_size": BATCH // world, "mix_group": 2, "seed": 3}
+    loader.sampler = Sampler(labels, rank=rank, world_size=world, **settings)
+    return loader
+
+
+def joined(ranks, rows=("index", "key", "images")):
+    """The global batches of the epochs of several ranks."""
+    return [
+        [torch.cat([getattr(part, name) for part in parts]) for name in rows]
+        for parts in zip(*ranks, strict=True)
+    ]
+
+
+@pytest.fixture
+def one_rank(loaders):
+    """A loader whose sampler a test may replace."""
+    sampler = loaders[2].sampler
+    yield loaders[2]
+    loaders[2].sampler = sampler
+
+
+@needs_ffcv
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_batches_of_one(one_rank, world):
+    """Pixels are of the sample asked for, except where a damaged one's stand-in depends on the
+    batch of the rank."""
+    whole = joined([epoch_of(one_rank, 2)], ("key", "index", "images"))
+    ranks = [epoch_of(rank_of(one_rank, rank, world), 2) for rank in range(world)]
+    asked = [set(torch.cat([batch.key for batch in rank]).tolist()) for rank in ranks]
+    assert sum(map(len, asked)) == len(set().union(*asked)) == len(whole) * BATCH == COUNT
+    replaced = 0
+    for expected, found in zip(whole, joined(ranks, ("key", "index", "images")), strict=True):
+        same_sample = expected[1] == found[1]
+        replaced += int((~same_sample).sum())
+        assert torch.equal(expected[0], found[0])
+        assert torch.equal(expected[2][same_sample], found[2][same_sample])
+    assert replaced <= len((ZEROED, TRUNCATED))
+
+
+@needs_ffcv
+@pytest.mark.parametrize("before, after", [(1, 4), (4, 2), (2, 1)])
+def test_resumes_with_another_number_of_ranks(one_rank, before, after):
+    rank_of(one_rank, 0, 1)
+    expected = [batch.key for batch in epoch_of(one_rank, 5)][2:]
+    rank_of(one_rank, before - 1, before).set_epoch(5)
+    for _ in zip(range(2), one_rank, strict=False):
+        pass
+    state, ranks = one_rank.state_dict(), []
+    for rank in range(after):
+        rank_of(one_rank, rank, after).load_state_dict(state)
+        ranks.append(list(one_rank))
+    for keys, (found,) in zip(expected, joined(ranks, ("key",)), strict=True):
+        assert torch.equal(keys, found)
 
 
 @needs_ffcv
