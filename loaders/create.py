@@ -60,8 +60,7 @@ def create_loader(
     dali: a .beton file, a folder, or tar shards, for DALI to decode.
     decoder: what decodes a .beton file: our "native" engine, "pillow", the "ffcv" library, or
         "auto": the engine where it was built, else Pillow; their pixels are equal.
-    ffcv_ops: "module:function", a function that returns operations of the ffcv library, to run after
-        its decoder.
+    ffcv_ops: "module:function", which returns operations of the ffcv library to run after decoding.
     cache: "ram" reads all of the .beton file first and keeps it in memory, once for all ranks.
     dali_share: share of the samples of `ffcv` that DALI decodes, beside `decoder`.
     device: where DALI decodes; on CUDA the batches' images are there. Others make CPU tensors.
