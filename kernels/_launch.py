@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 try:
@@ -48,8 +50,16 @@ def use_triton(op: str, impl: Impl, *tensors: Tensor, obstacle: str = "") -> boo
         return True
     if impl == "triton":
         raise ValueError(f"{op}: impl='triton' cannot run: {obstacle}")
-    _say_once(op, obstacle)
+    if not torch.compiler.is_compiling():  # which has no place for messages
+        _say_once(op, obstacle)
     return False
+
+
+def launch(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
+    """Run a kernel on the GPU of its tensors, which need not be the current one."""
+    device = next(x.device for x in arguments.values() if isinstance(x, Tensor))
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[grid](**arguments)
 
 
 def interpreted() -> bool:
