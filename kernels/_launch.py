@@ -59,7 +59,8 @@ def launch(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
     """Run a kernel on the GPU of its tensors, which need not be the current one."""
     device = next(x.device for x in arguments.values() if isinstance(x, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[grid](**arguments)
+        # Triton's default changes with its version, and it would warn of that.
+        kernel[grid](**arguments, enable_fp_fusion=True)
 
 
 def interpreted() -> bool:
