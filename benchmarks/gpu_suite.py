@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import ROOT, conditions, table
-from benchmarks.ops import measure_ops
+from benchmarks.kernel_cases import SHAPES, SMOKE_SHAPES
+from benchmarks.kernels import measure_all
 from benchmarks.steps import CASES, SMOKE_CASES, measure_case, train_a_little
 
 Rows = list[dict[str, object]]
@@ -55,7 +56,7 @@ def parts(device: torch.device, smoke: bool) -> dict[str, Callable[[], Rows]]:
     found["trains"] = lambda: train_a_little(cases, device)
     for case in cases:
         found[f"step {case.name}"] = lambda case=case: measure_case(case, device)
-    found["ops"] = lambda: measure_ops(device, batch=16 if smoke else 1024)
+    found["kernels"] = lambda: measure_kernels(device, smoke)
     return found
 
 
@@ -86,6 +87,16 @@ def run_tests() -> Rows:
     if done.returncode:
         raise RuntimeError("\n".join(lines[-30:]))
     return [{"tests/gpu": lines[-1]}]
+
+
+def measure_kernels(device: torch.device, smoke: bool) -> Rows:
+    """The ops at one shape. Raises RuntimeError if one is wrong."""
+    shapes = SMOKE_SHAPES if smoke else SHAPES[:1]
+    rows, failed = measure_all(device, shapes, compiled=not smoke)
+    if failed:
+        raise RuntimeError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
+    columns = list(dict.fromkeys(key for row in rows[1:] for key in row))
+    return [{column: row.get(column, "") for column in columns} for row in rows]
 
 
 def write(report: dict, folder: Path) -> None:

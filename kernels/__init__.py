@@ -1,11 +1,15 @@
-"""The six ops of a masked-autoencoder step, usable alone.
+"""The six ops of a masked-autoencoder step, usable alone: docs/kernels.md.
 
-This version runs each in torch; `reference` is their specification.
+Each has a specification in `reference`, an implementation in torch and one in Triton. `impl` says
+which runs: "auto" is Triton on CUDA and torch elsewhere.
 """
 
-from fastimae.kernels.attention import attention, cross_attention
+from fastimae.kernels.assemble_tokens import assemble_tokens
+from fastimae.kernels.attention import attention
+from fastimae.kernels.latent_l2 import latent_l2
+from fastimae.kernels.masked_l2 import masked_l2
+from fastimae.kernels.mix_patchify import mix_patchify
 from fastimae.kernels.random_masking import Mask, random_masking
-from fastimae.kernels.reference import assemble_tokens, latent_l2, masked_l2, mix_patchify
 
 __all__ = [
     "random_masking",
@@ -14,6 +18,5 @@ __all__ = [
     "masked_l2",
     "latent_l2",
     "attention",
-    "cross_attention",
     "Mask",
 ]

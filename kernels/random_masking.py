@@ -1,6 +1,7 @@
 """Random masking: which patches stay visible, as a function of the sample's key alone.
 
-L = patches of an image, K = visible patches, B = batch.
+L = patches of an image, K = visible patches, M = L - K masked patches, B = batch. A mask unit is
+a square of u x u patches; patches of a unit share its noise.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_MAX_PATCHES = 4096  # one program holds a sample
 
 
 class Mask(NamedTuple):
-    """A drawn mask. Rows of both id tensors are ascending, so the boolean mask says it all."""
+    """A drawn mask. Rows of all id tensors are ascending, so the boolean mask says it all."""
 
     ids_keep: Tensor
     """int32 [B, K], visible patches in ascending order."""
@@ -24,6 +28,8 @@ class Mask(NamedTuple):
     """int32 [B, L], row of each patch in (visible patches, then masked patches)."""
     mask: Tensor
     """float32 [B, L], 0 where the patch is visible and 1 where it is masked, as in MAE."""
+    ids_masked: Tensor
+    """int32 [B, M], masked patches in ascending order."""
 
     @classmethod
     def from_bool(cls, masked: Tensor) -> Mask:
@@ -36,26 +42,168 @@ class Mask(NamedTuple):
             raise ValueError("every image of a batch must have the same number of masked patches")
         return _from_bool(masked, int(keep[0]) if len(keep) else 0)
 
-    @property
-    def ids_masked(self) -> Tensor:
-        """int32 [B, L - K], masked patches in ascending order."""
-        return _patches_by_row(self.ids_restore)[:, self.ids_keep.shape[1] :]
-
     def repeat(self, times: int) -> Mask:
         """The same mask for `times` stacked copies of the batch."""
         return Mask(*(part.repeat(times, 1) for part in self))
 
 
-def random_masking(key: Tensor, grid: tuple[int, int], mask_ratio: float, unit: int = 1) -> Mask:
+@jit
+def _random_masking_kernel(
+    key_ptr,
+    key_stride,
+    ids_keep_ptr,
+    ids_restore_ptr,
+    mask_ptr,
+    ids_masked_ptr,
+    keep,
+    PATCHES: tl.constexpr,
+    ACROSS: tl.constexpr,
+    UNIT: tl.constexpr,
+    BITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The keep patches of least noise stay visible; noise = (Philox word of the unit, unit).
+
+    key [B]; ids_keep [B, keep], ids_restore and mask [B, PATCHES], ids_masked [B, PATCHES - keep],
+    contiguous. BITS: bits of the number of a unit. Grid: one program a sample.
+
+    No sort: the keep-th least noise is found bit by bit, as the largest number that fewer than
+    keep patches lie below. The ids of visible and masked patches go to their ranks, one by one.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    patch = tl.arange(0, BLOCK)
+    inside = patch < PATCHES
+    unit = patch // ACROSS // UNIT * (ACROSS // UNIT) + patch % ACROSS // UNIT
+    word_0, word_1, word_2, word_3 = tl.randint4x(tl.load(key_ptr + row * key_stride), unit // 4)
+    low = tl.where(unit % 2 == 0, word_0, word_1)
+    high = tl.where(unit % 2 == 0, word_2, word_3)
+    word = tl.where(unit % 4 < 2, low, high).to(tl.uint32, bitcast=True).to(tl.int64)
+    noise = tl.where(inside, word << BITS | unit, 1 << 62)
+
+    cut = tl.zeros((), tl.int64)
+    bit = tl.full((), 1 << (31 + BITS), tl.int64)
+    for _ in range(32 + BITS):
+        below = tl.sum((noise < (cut | bit)).to(tl.int32), 0)
+        cut = tl.where(below < keep, cut | bit, cut)
+        bit = bit >> 1
+
+    visible = noise <= cut
+    seen = tl.cumsum(visible.to(tl.int32), 0)
+    rank = tl.where(visible, seen - 1, keep + patch - seen)
+    tl.store(ids_restore_ptr + row * PATCHES + patch, rank, mask=inside)
+    tl.store(mask_ptr + row * PATCHES + patch, (noise > cut).to(tl.float32), mask=inside)
+    tl.store(ids_keep_ptr + row * keep + rank, patch, mask=visible)
+    tl.store(
+        ids_masked_ptr + row * (PATCHES - keep) + rank - keep, patch, mask=inside & (noise > cut)
+    )
+
+
+def _settings(patches: int) -> dict[str, int]:
+    """Block size and warps: 8 patches a thread."""
+    block = triton.next_power_of_2(patches)
+    return {"BLOCK": block, "num_warps": max(block // 256, 1)}
+
+
+@torch.library.custom_op("fastimae::random_masking", mutates_args=())
+def _random_masking(
+    key: Tensor, down: int, across: int, unit: int, keep: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The parts of a `Mask` with `keep` visible patches."""
+    parts = _empty_parts(key, down, across, unit, keep)
+    ids_keep, ids_restore, mask, ids_masked = parts
+    if len(key):
+        launch(
+            _random_masking_kernel,
+            (len(key),),
+            key_ptr=key,
+            key_stride=key.stride(0),
+            ids_keep_ptr=ids_keep,
+            ids_restore_ptr=ids_restore,
+            mask_ptr=mask,
+            ids_masked_ptr=ids_masked,
+            keep=keep,
+            PATCHES=down * across,
+            ACROSS=across,
+            UNIT=unit,
+            BITS=(down * across // unit**2 - 1).bit_length(),
+            **_settings(down * across),
+        )
+    return parts
+
+
+@_random_masking.register_fake
+def _empty_parts(
+    key: Tensor, down: int, across: int, unit: int, keep: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ids = [key.new_empty(len(key), n, dtype=torch.int32) for n in (keep, down * across)]
+    mask = torch.empty_like(ids[1], dtype=torch.float32)
+    return *ids, mask, key.new_empty(len(key), down * across - keep, dtype=torch.int32)
+
+
+def _random_masking_torch(key: Tensor, down: int, across: int, unit: int, keep: int) -> Mask:
+    units = (down // unit, across // unit)
+    count, keep_units = units[0] * units[1], keep // unit**2
+    order = torch.arange(count, device=key.device)
+    noise = (_uniform_words(key, count) << 31) | order  # unique: ties fall to the lower index
+    least = noise.topk(keep_units, dim=1, largest=False, sorted=False).values
+    masked = (noise > least.amax(1, keepdim=True)).view(-1, *units)
+    if unit > 1:
+        masked = masked.repeat_interleave(unit, 1).repeat_interleave(unit, 2)
+    return _from_bool(masked.flatten(1), keep)
+
+
+def _from_bool(masked: Tensor, keep: int) -> Mask:
+    """Mask from bool [B, L], true where masked, with `keep` visible patches in every row."""
+    patches = torch.arange(masked.shape[1], dtype=torch.int32, device=masked.device)
+    seen = (~masked).cumsum(1, dtype=torch.int32)
+    ids_restore = torch.where(masked, keep + patches - seen, seen - 1)
+    order = torch.empty_like(ids_restore)
+    order.scatter_(1, ids_restore.long(), patches.expand_as(ids_restore))
+    ids_keep, ids_masked = order[:, :keep].contiguous(), order[:, keep:].contiguous()
+    return Mask(ids_keep, ids_restore, masked.float(), ids_masked)
+
+
+def _uniform_words(key: Tensor, count: int) -> Tensor:
+    """int64 [B, count] of uniform 32-bit words: lane i % 4 of Philox block i // 4."""
+    blocks = torch.arange((count + 3) // 4, device=key.device)
+    return torch.stack(philox(key[:, None], blocks), dim=-1).flatten(1)[:, :count]
+
+
+def philox(key: Tensor, counter: Tensor, stream: int = 0) -> tuple[Tensor, ...]:
+    """Philox4x32-10 (Salmon et al., 2011) at (counter, 0, 0, stream).
+
+    key: int64, all 64 bits used. counter: int64 in [0, 2^32), broadcast with key. Returns four
+    int64 tensors with words in [0, 2^32), bit-equal to Triton's `randint4x` for stream 0.
+    """
+    words = [counter, torch.zeros_like(counter), torch.zeros_like(counter)]
+    words.append(torch.full_like(counter, stream))
+    keys = [key & _WORD, (key >> 32) & _WORD]
+    for _ in range(10):
+        product_0, product_1 = words[0] * _MULTIPLIERS[0], words[2] * _MULTIPLIERS[1]
+        words = [  # words 1 and 3 keep the upper half of their product until the next round
+            ((product_1 >> 32) ^ words[1] ^ keys[0]) & _WORD,
+            product_1,
+            ((product_0 >> 32) ^ words[3] ^ keys[1]) & _WORD,
+            product_0,
+        ]
+        keys = [(k + w) & _WORD for k, w in zip(keys, _WEYL, strict=True)]
+    return words[0], words[1] & _WORD, words[2], words[3] & _WORD
+
+
+def random_masking(
+    key: Tensor, grid: tuple[int, int], mask_ratio: float, unit: int = 1, *, impl: Impl = "auto"
+) -> Mask:
     """Draw a uniform random subset of visible patches for each sample (MAE, section 3).
 
     key: int64 [B], one random key a sample. grid: patches (down, across). mask_ratio: share of
     patches masked; int(L * (1 - mask_ratio)) stay visible. unit: side of the square of patches
-    that is masked as one (hierarchical latent variables: mask patch apart from ViT patch).
+    that is masked as one (hierarchical latent variables: mask patch apart from ViT patch). impl:
+    "triton", "torch", or "auto" for the faster that runs.
 
-    Returns a `Mask`. The same key gives the same mask on every device and in every batch.
-    Raises ValueError where the grid is not a multiple of `unit` or no patch would be visible
-    or masked.
+    Returns a `Mask`. The same key gives the same mask on every device, in every batch and by
+    every implementation.
+    Raises ValueError where the grid is not a multiple of `unit`, where no patch would be visible
+    or masked, and where impl="triton" cannot run.
     """
     down, across = grid
     if down % unit or across % unit:
@@ -67,52 +215,7 @@ def random_masking(key: Tensor, grid: tuple[int, int], mask_ratio: float, unit: 
             f"mask_ratio {mask_ratio} leaves {keep} of {units} mask units visible: "
             "change mask_ratio or the mask patch size"
         )
-    order = torch.arange(units, device=key.device)
-    noise = (_uniform_words(key, units) << 31) | order  # unique: ties fall to the lower index
-    cut = noise.kthvalue(keep, dim=1, keepdim=True).values if len(key) else noise[:, :1]
-    masked = (noise > cut).view(-1, down // unit, across // unit)
-    masked = masked.repeat_interleave(unit, 1).repeat_interleave(unit, 2).flatten(1)
-    return _from_bool(masked, keep * unit * unit)
-
-
-def _from_bool(masked: Tensor, keep: int) -> Mask:
-    visible_rank = (~masked).cumsum(1) - 1
-    masked_rank = masked.cumsum(1) - 1 + keep
-    ids_restore = torch.where(masked, masked_rank, visible_rank).to(torch.int32)
-    ids_keep = _patches_by_row(ids_restore)[:, :keep].contiguous()
-    return Mask(ids_keep, ids_restore, masked.float())
-
-
-def _patches_by_row(ids_restore: Tensor) -> Tensor:
-    """The inverse permutation of each row of ids_restore, int32 [B, L]."""
-    patches = torch.arange(ids_restore.shape[1], dtype=torch.int32, device=ids_restore.device)
-    empty = torch.empty_like(ids_restore)
-    return empty.scatter_(1, ids_restore.long(), patches.expand_as(ids_restore))
-
-
-def _uniform_words(key: Tensor, count: int) -> Tensor:
-    """int64 [B, count] of uniform 32-bit words: lane i % 4 of Philox block i // 4."""
-    blocks = torch.arange((count + 3) // 4, device=key.device)
-    words = philox(key[:, None].expand(-1, len(blocks)), blocks.expand(len(key), -1))
-    return torch.stack(words, dim=-1).flatten(1)[:, :count]
-
-
-def philox(key: Tensor, counter: Tensor, stream: int = 0) -> tuple[Tensor, ...]:
-    """Philox4x32-10 (Salmon et al., 2011) at (counter, 0, 0, stream).
-
-    key: int64, all 64 bits used. counter: int64 in [0, 2^32), same shape. Returns four int64
-    tensors of that shape with words in [0, 2^32), bit-equal to Triton's `randint4x` for stream 0.
-    """
-    words = [counter, torch.zeros_like(counter), torch.zeros_like(counter)]
-    words.append(torch.full_like(counter, stream))
-    keys = [key & _WORD, (key >> 32) & _WORD]
-    for _ in range(10):
-        product_0, product_1 = words[0] * _MULTIPLIERS[0], words[2] * _MULTIPLIERS[1]
-        words = [
-            ((product_1 >> 32) & _WORD) ^ words[1] ^ keys[0],
-            product_1 & _WORD,
-            ((product_0 >> 32) & _WORD) ^ words[3] ^ keys[1],
-            product_0 & _WORD,
-        ]
-        keys = [(k + w) & _WORD for k, w in zip(keys, _WEYL, strict=True)]
-    return tuple(words)
+    many = f"more than {_MAX_PATCHES} patches" if down * across > _MAX_PATCHES else ""
+    if use_triton("random_masking", impl, key, obstacle=many):
+        return Mask(*_random_masking(key, down, across, unit, keep * unit**2))
+    return _random_masking_torch(key, down, across, unit, keep * unit**2)

@@ -6,7 +6,7 @@ B = batch, L = patches of an image, K = visible, M = masked, D = encoder width, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -115,13 +115,24 @@ class MaskedAutoencoder(nn.Module):
         if mask is None:
             key = torch.randint(2**62, (len(images),), device=images.device)
             mask = random_masking(key, self.grid, mask_ratio)
-        (patches,) = mix_patchify(images, mask.ids_keep, self.patch_size, self.mean, self.std)
+        (patches,) = self.visible_patches(images, mask)
         pred = self.decode(self.split(self.encode(patches, mask.ids_keep))[0], mask)
         own = torch.arange(len(images), device=images.device)
         loss = self.reconstruction_loss(
             gather_rows(pred, mask.ids_masked), images, own, mask.ids_masked
         )
         return loss, pred, mask.mask
+
+    def visible_patches(self, images: Tensor, mask: Mask, **mixture: Any) -> tuple[Tensor, ...]:
+        """`mix_patchify` in the number format that the encoder computes in; mixture: its partner,
+        alpha and clean."""
+        device = images.device.type
+        dtype = self.patch_embed.proj.weight.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        return mix_patchify(
+            images, mask.ids_keep, self.patch_size, self.mean, self.std, dtype=dtype, **mixture
+        )
 
     def encode(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
         """Visible patches [B, K, P*P*C] -> normalised latents [B, 1 + K, D], class token first."""
@@ -159,12 +170,18 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder_pred(self.decoder_norm(x))
 
     def reconstruction_loss(
-        self, pred: Tensor, images: Tensor, target: Tensor, ids_masked: Tensor
+        self,
+        pred: Tensor,
+        images: Tensor,
+        target: Tensor,
+        ids_masked: Tensor,
+        branches: int | None = None,
     ) -> Tensor:
-        """Mean squared error of pred [B, M, P*P*C] to the masked patches of images[target]."""
+        """Mean squared error of pred [B, M, P*P*C] to the masked patches of images[target]; with
+        `branches` stacked in pred and target, one for each."""
         return masked_l2(
             pred, images, target, ids_masked, self.patch_size, self.mean, self.std,
-            self.norm_pix_loss,
+            self.norm_pix_loss, branches=branches,
         )  # fmt: skip
 
     def patchify(self, imgs: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastimae.kernels import attention, cross_attention
+from fastimae.kernels import attention
+from fastimae.kernels.attention import cross_attention
 
 LAYER_NORM_EPS = 1e-6
 

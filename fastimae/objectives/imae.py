@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from fastimae.kernels import Mask, latent_l2, mix_patchify, random_masking
+from fastimae.kernels import Mask, latent_l2, random_masking
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.mixing import MixRatio
 from fastimae.objectives.panels import (
@@ -67,7 +67,8 @@ class IMAE(nn.Module):
             _check_teacher(student, teacher)
             teacher.requires_grad_(False).eval()
         self.distill_weight = distill_weight
-        self.branches = (0, 1) if targets == "both" else (BRANCHES.index(targets),)
+        self.targets = BRANCHES if targets == "both" else (targets,)
+        self.branches = tuple(BRANCHES.index(name) for name in self.targets)
         self.teacher_view = teacher_view
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
         random_masking(torch.zeros(1, dtype=torch.int64), student.grid, mask_ratio, mask_unit)
@@ -100,16 +101,14 @@ class IMAE(nn.Module):
         alpha = self.ratio(batch.key, batch.step_key) if alpha is None else alpha
         views = self._views(batch, mask, alpha)
         heads = self._heads(views[0], mask)
-        parts = self._reconstruction_parts(batch, mask, heads)
-        loss = sum(parts.values())
+        recon = self._reconstruction(batch, mask, heads)
+        parts = dict(zip((f"recon_{name}" for name in self.targets), recon, strict=True))
+        loss = recon.sum()
         if self.teacher is not None:
-            latents = self._teacher_latents(batch, mask, views)
-            distances = {
-                f"latent_{BRANCHES[branch]}": latent_l2(head, latents[branch])
-                for branch, head in zip(self.branches, heads, strict=True)
-            }
-            loss = loss + self.distill_weight * sum(distances.values())
-            parts.update(distances)
+            teacher = self._teacher_latents(batch, mask, views)
+            latent = latent_l2(heads.flatten(0, 1), teacher, branches=len(self.branches))
+            parts |= zip((f"latent_{name}" for name in self.targets), latent, strict=True)
+            loss = loss + self.distill_weight * latent.sum()
         return {"loss": loss, **parts}
 
     @torch.no_grad()
@@ -135,53 +134,49 @@ class IMAE(nn.Module):
         return pictures
 
     def _views(self, batch: Batch, mask: Mask, alpha: Tensor) -> tuple[Tensor, ...]:
-        """Visible patches [B, K, P*P*C]: of the mixtures, of the images, of their partners."""
-        student = self.student
-        return mix_patchify(
-            batch.images, mask.ids_keep, student.patch_size, student.mean, student.std,
-            batch.partner, alpha,
-        )  # fmt: skip
+        """Visible patches [B, K, P*P*C] of the mixtures; for a teacher also of the images and of
+        their partners."""
+        clean = self.teacher is not None and self.teacher_view == "clean"
+        return self.student.visible_patches(
+            batch.images, mask, partner=batch.partner, alpha=alpha, clean=clean
+        )
 
     def _heads(self, mixed: Tensor, mask: Mask) -> Tensor:
-        """Outputs of the heads that have a target, [branches, B, 1 + K, E]."""
+        """Outputs of the heads that have a target, [n branches, B, 1 + K, E]."""
         heads = self.student.split(self.student.encode(mixed, mask.ids_keep))
-        return heads[list(self.branches)]
+        return heads[self.branches[0] : self.branches[-1] + 1]
 
-    def _reconstruction_parts(self, batch: Batch, mask: Mask, heads: Tensor) -> dict[str, Tensor]:
-        """Both branches are decoded as one batch of 2B."""
-        pred = self.student.decode(
-            heads.flatten(0, 1), mask.repeat(len(self.branches)), masked_only=True
-        )
+    def _reconstruction(self, batch: Batch, mask: Mask, heads: Tensor) -> Tensor:
+        """Losses of the branches, fp32 [n], which are decoded as one batch of n B."""
+        count = len(self.branches)
+        pred = self.student.decode(heads.flatten(0, 1), mask.repeat(count), masked_only=True)
         own = torch.arange(len(batch.images), device=batch.images.device)
-        targets = (own, batch.partner)
-        return {
-            f"recon_{BRANCHES[branch]}": self.student.reconstruction_loss(
-                rows, batch.images, targets[branch], mask.ids_masked
-            )
-            for branch, rows in zip(self.branches, pred.chunk(len(self.branches)), strict=True)
-        }
+        target = torch.cat([(own, batch.partner)[branch] for branch in self.branches])
+        return self.student.reconstruction_loss(
+            pred, batch.images, target, mask.ids_masked, branches=count
+        )
 
-    @torch.no_grad()
-    def _teacher_latents(
-        self, batch: Batch, mask: Mask, views: tuple[Tensor, ...]
-    ) -> dict[int, Tensor]:
-        """Latents [B, 1 + K, E] of the frozen teacher for each branch's image."""
-        mixed, own, other = views
+    def _teacher_latents(self, batch: Batch, mask: Mask, views: tuple[Tensor, ...]) -> Tensor:
+        """Latents [n B, 1 + K, E] of the frozen teacher for the images of the branches."""
+        count = len(self.branches)
         if self.teacher_view == "mixed":
-            return dict.fromkeys(self.branches, self._teacher_latent(mixed, mask))
+            return self._teacher_latent(views[0], mask).repeat(count, 1, 1)
+        _, own, other = views
         if self.reciprocal_pairs:
             latent = self._teacher_latent(own, mask)
-            return {0: latent, 1: latent[batch.partner]}
+            both = latent, latent[batch.partner]
+            return torch.cat([both[branch] for branch in self.branches])
         wanted = torch.cat([(own, other)[branch] for branch in self.branches])
-        count = len(self.branches)
-        latents = self._teacher_latent(wanted, mask.repeat(count)).chunk(count)
-        return dict(zip(self.branches, latents, strict=True))
+        return self._teacher_latent(wanted, mask.repeat(count))
 
     def _teacher_latent(self, patches: Tensor, mask: Mask) -> Tensor:
-        latent = self.teacher.encode(patches, mask.ids_keep)
-        if self.student.head_space == "encoder":
-            return latent
-        return self.teacher.split(latent)[0]
+        # torch.compile does not take inference mode, and needs it no more than no_grad.
+        compiling = torch.compiler.is_compiling()
+        with torch.no_grad() if compiling else torch.inference_mode():
+            latent = self.teacher.encode(patches, mask.ids_keep)
+            if self.student.head_space == "encoder":
+                return latent
+            return self.teacher.split(latent)[0]
 
 
 def _check_teacher(student: MaskedAutoencoder, teacher: MaskedAutoencoder) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fastimae.kernels import Mask, mix_patchify, random_masking
+from fastimae.kernels import Mask, random_masking
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.panels import mask_out, paste, predicted_images
 
@@ -58,8 +58,6 @@ class MAE(nn.Module):
 
     def _predict(self, images: Tensor, mask: Mask, masked_only: bool) -> Tensor:
         student = self.student
-        (patches,) = mix_patchify(
-            images, mask.ids_keep, student.patch_size, student.mean, student.std
-        )
+        (patches,) = student.visible_patches(images, mask)
         (head,) = student.split(student.encode(patches, mask.ids_keep))
         return student.decode(head, mask, masked_only)

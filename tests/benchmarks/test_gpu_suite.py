@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import gpu_suite
 from benchmarks.harness import interleaved, summarise, table
+from fastimae import kernels
 
 
 def test_smoke_run_measures_every_part(tmp_path):
@@ -21,18 +22,19 @@ def test_smoke_run_measures_every_part(tmp_path):
     }
     for row in report["results"]:
         assert row["img_per_s"] == pytest.approx(1e3 * row["batch_size"] / row["ms"])
-    ops = {row["op"] for row in report["parts"]["ops"]["rows"]}
-    assert ops == {"copy", "random_masking", "mix_patchify", "assemble_tokens", "masked_l2"}
+    ops = {row["op"] for row in report["parts"]["kernels"]["rows"]}
+    assert ops == {"copy", *kernels.__all__} - {"Mask"}
     text = (tmp_path / "gpu_suite.md").read_text()
     assert "imae_vit_nano_patch8" in text and "failed" not in text
 
 
 def test_a_failing_part_is_named_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu_suite, "measure_ops", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(gpu_suite, "measure_all", lambda *_, **__: 1 / 0)
     assert gpu_suite.main(["--out", str(tmp_path), "--device", "cpu", "--smoke"]) == 1
     report = json.loads((tmp_path / "gpu_suite.json").read_text())
-    assert list(report["failed"]) == ["ops"] and "ZeroDivisionError" in report["failed"]["ops"]
-    assert len(report["results"]) == 6 and "failed: ops" in capsys.readouterr().out
+    assert list(report["failed"]) == ["kernels"]
+    assert "ZeroDivisionError" in report["failed"]["kernels"]
+    assert len(report["results"]) == 6 and "failed: kernels" in capsys.readouterr().out
 
 
 def test_a_wrong_loss_fails_the_case(monkeypatch):

@@ -1,4 +1,4 @@
-"""Masks: right sizes, uniform, a function of the key alone, and Philox itself."""
+"""Masks: right sizes, uniform, a function of the key alone in every implementation, and Philox."""
 
 import pytest
 import torch
@@ -10,6 +10,20 @@ from fastimae.kernels import Mask, random_masking
 from fastimae.kernels.random_masking import philox
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=6)
+IMPLS = ["torch", "triton"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_memory_is_nan():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def assert_equal(mask, other):
+    for name, a, b in zip(Mask._fields, mask, other, strict=True):
+        assert a.dtype == b.dtype and a.is_contiguous() and b.is_contiguous()
+        assert torch.equal(a, b), name
 
 
 @pytest.mark.parametrize(
@@ -69,16 +83,45 @@ def test_mask_is_consistent(keys, units, unit, ratio):
         squares = mask.mask[row].view(units[0], unit, units[1], unit).transpose(1, 2).flatten(2)
         assert (squares.min(-1).values == squares.max(-1).values).all()
     again = Mask.from_bool(mask.mask.bool())
-    assert all(torch.equal(a, b) for a, b in zip(mask, again, strict=True))
+    assert_equal(mask, again)
 
 
-@given(keys=KEYS)
+@settings(max_examples=50, deadline=None)
+@given(
+    keys=KEYS,
+    units=st.tuples(st.integers(1, 16), st.integers(2, 16)),
+    unit=st.integers(1, 4),
+    ratio=st.floats(0.05, 0.95),
+)
+def test_triton_draws_the_same_mask(keys, units, unit, ratio):
+    if not 0 < int(units[0] * units[1] * (1 - ratio)) < units[0] * units[1]:
+        return
+    args = torch.tensor(keys), (units[0] * unit, units[1] * unit), ratio, unit
+    assert_equal(random_masking(*args, impl="triton"), random_masking(*args, impl="torch"))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_ties_fall_to_the_lower_unit(impl):
+    # Units 927 and 3221 of key 444 draw one word, the 982nd and 983rd of 4096 in order.
+    mask = random_masking(torch.tensor([444]), (64, 64), 1 - 982.5 / 4096, impl=impl)
+    assert mask.ids_keep.shape == (1, 982)
+    assert mask.mask[0, 927] == 0 and mask.mask[0, 3221] == 1
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@given(keys=KEYS, split=st.integers(0, 6))
 @settings(max_examples=20, deadline=None)
-def test_a_sample_has_its_mask_in_any_batch(keys):
-    together = random_masking(torch.tensor(keys), (4, 4), 0.75)
-    for row, key in enumerate(keys):
-        alone = random_masking(torch.tensor([key]), (4, 4), 0.75)
-        assert torch.equal(alone.ids_keep[0], together.ids_keep[row])
+def test_a_sample_has_its_mask_in_any_batch(impl, keys, split):
+    together = random_masking(torch.tensor(keys), (4, 4), 0.75, impl=impl)
+    key = torch.tensor(keys * 2)[::2]  # strided
+    parts = [random_masking(k, (4, 4), 0.75, impl=impl) for k in (key[:split], key[split:])]
+    order = [keys.index(k) for k in key.tolist()]
+    assert_equal(Mask(*map(torch.cat, zip(*parts, strict=True))), [p[order] for p in together])
+
+
+def test_repeat_stacks_copies():
+    mask = random_masking(torch.arange(3), (4, 4), 0.75)
+    assert_equal(mask.repeat(2), random_masking(torch.arange(3).repeat(2), (4, 4), 0.75))
 
 
 def test_every_subset_is_equally_likely():
@@ -96,11 +139,10 @@ def test_sizes_are_maes():
     assert mask.ids_keep.shape == (2, 49) and mask.mask.sum(1).tolist() == [147, 147]
 
 
-def test_empty_batch():
-    assert random_masking(torch.empty(0, dtype=torch.int64), (4, 4), 0.75).ids_restore.shape == (
-        0,
-        16,
-    )
+@pytest.mark.parametrize("impl", IMPLS)
+def test_empty_batch(impl):
+    mask = random_masking(torch.empty(0, dtype=torch.int64), (4, 4), 0.75, impl=impl)
+    assert [part.shape for part in mask] == [(0, 4), (0, 16), (0, 16), (0, 12)]
 
 
 @pytest.mark.parametrize(
@@ -119,3 +161,21 @@ def test_impossible_masks_are_refused(grid, ratio, unit, words):
 def test_ragged_masks_are_refused():
     with pytest.raises(ValueError, match="same number of masked patches"):
         Mask.from_bool(torch.tensor([[True, False], [True, True]]))
+
+
+def test_large_grids_have_no_kernel():
+    key = torch.arange(1)
+    assert random_masking(key, (65, 64), 0.75).ids_keep.shape == (1, 1040)
+    with pytest.raises(ValueError, match="cannot run: more than 4096 patches"):
+        random_masking(key, (65, 64), 0.75, impl="triton")
+
+
+def test_registration():
+    torch.library.opcheck(torch.ops.fastimae.random_masking, (torch.arange(3), 4, 6, 2, 8))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_compiled(impl):
+    compiled = torch.compile(random_masking, fullgraph=True, backend="aot_eager")
+    args = torch.arange(5), (4, 6), 0.5, 2
+    assert_equal(compiled(*args, impl=impl), random_masking(*args, impl="torch"))

@@ -1,0 +1,243 @@
+"""Every Triton kernel compiled ahead of time, without a GPU: `python -m benchmarks.aot`.
+
+Cases call the ops on CPU tensors of real shapes. Their launches are caught before they reach a
+driver, specialised as Triton itself would, and compiled for each architecture. So launch settings
+under test are those in use. Prints a table and exits 1 if a kernel falls short. The rule:
+
+- no spilled registers (local memory), and no more shared memory than a block may have;
+- every instruction that loads or stores a bulk tensor moves at least 8 bytes a thread. Bulk is a
+  tensor with a tenth or more of the bytes of all tensors that the kernel was given. Where data
+  are aligned or ordered for fewer bytes, the case says for how many, and those it must be: more
+  would reach over the end of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from unittest import mock
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from benchmarks.aot_cases import Case, cases
+from benchmarks.harness import conditions, table
+from fastimae.kernels import _launch
+
+WIDE, BULK = 8, 0.1
+UNKNOWN = "a tensor unknown"  # its address went through shared memory
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """A launch that was caught: the kernel, and what it was called with, options included."""
+
+    kernel: JITFunction
+    args: tuple[object, ...]
+    options: Mapping[str, object]
+
+    def bulk(self) -> set[str]:
+        """Names of the pointers to tensors with a considerable share of all bytes."""
+        signature = self.kernel.signature
+        named = {k: v for k, v in self.options.items() if k in signature.parameters}
+        given = signature.bind(*self.args, **named).arguments
+        sizes = {name: x.nbytes for name, x in given.items() if isinstance(x, Tensor)}
+        return {name for name, size in sizes.items() if size >= BULK * sum(sizes.values())}
+
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """A kind of global memory instruction: whether it loads, through which pointer, its width."""
+
+    loads: bool
+    pointer: str
+    width: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compile the cases; 0 if no kernel falls short."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__)
+    parser.add_argument("--out", type=Path, help="file for the table as JSON")
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], metavar="N")
+    parser.add_argument("--only", default="", help="cases with this text in 'op name'")
+    options = parser.parse_args(argv)
+    os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # or seconds are those of Triton's cache
+    chosen = [case for case in cases() if options.only in f"{case.op} {case.name}"]
+    rows = compile_cases(chosen, options.arch)
+    print(table(rows))
+    if options.out:
+        command = f"python -m benchmarks.aot {' '.join(argv or sys.argv[1:])}"
+        report = conditions(torch.device("cpu"), command) | {"rows": rows}
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    short = [row for row in rows if row["falls short"]]
+    print(f"{len(rows)} kernels compiled, {len(short)} fall short")
+    return int(bool(short) or not rows)
+
+
+def compile_cases(cases: list[Case], archs: list[int]) -> list[dict[str, object]]:
+    """A row for each kernel, specialisation and architecture, the first case that needs it."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise SystemExit("benchmarks.aot compiles kernels: unset TRITON_INTERPRET")
+    rows, seen = [], set()
+    for case in cases:
+        with caught_launches() as launches:
+            _backward(case.call())
+        if not launches:
+            raise RuntimeError(f"{case.op} {case.name} launched no kernel")
+        for launch in launches:
+            for arch in archs:
+                source, options = specialise(launch, arch)
+                key = (source.hash(), str(options), arch, str(case.narrow))
+                if key not in seen:
+                    seen.add(key)
+                    rows.append(_row(case, launch, source, options, arch))
+    return rows
+
+
+@contextlib.contextmanager
+def caught_launches() -> Iterator[list[Launch]]:
+    """A list that receives every launch instead of the GPU. Ops take CPU tensors meanwhile."""
+    launches: list[Launch] = []
+
+    def run(self, *args, grid, warmup, **options):
+        launches.append(Launch(self, args, options))
+
+    with (
+        mock.patch.object(JITFunction, "run", run),
+        mock.patch.object(_launch, "interpreted", lambda: True),
+    ):
+        yield launches
+
+
+def _backward(outputs: object) -> None:
+    for out in outputs if isinstance(outputs, tuple) else (outputs,):
+        if isinstance(out, Tensor) and out.requires_grad:
+            out.backward(torch.empty_like(out), retain_graph=True)
+
+
+def specialise(launch: Launch, arch: int) -> tuple[ASTSource, dict[str, object]]:
+    """What Triton's just-in-time compiler would compile for a launch, and with which options."""
+    kernel, target = launch.kernel, GPUTarget("cuda", arch, 32)
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialisation, options = bind(*launch.args, **launch.options)
+    given = {**launch.options, "debug": False}
+    options, signature, constants, attributes = kernel._pack_args(
+        backend, given, bound, specialisation, options
+    )
+    return ASTSource(kernel, signature, constants, attributes), options.__dict__
+
+
+def _row(
+    case: Case, launch: Launch, source: ASTSource, options: Mapping[str, object], arch: int
+) -> dict[str, object]:
+    start = time.perf_counter()
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    seconds = time.perf_counter() - start
+    registers, local = _resources(compiled.asm["cubin"])
+    pointers = [name for name, kind in source.signature.items() if kind != "constexpr"]
+    accesses = memory_accesses(compiled.asm["ptx"], pointers)
+    accesses = {access for access in accesses if access.pointer in launch.bulk() | {UNKNOWN}}
+    short = [f"{local} bytes spilled"] * (local > 0)
+    if compiled.metadata.shared > SHARED_MEMORY.get(arch, 2**20):
+        short.append("too much shared memory")
+    for access in sorted(accesses, key=str):
+        expected = case.narrow.get(access.pointer, WIDE)
+        if access.width < expected or access.width > expected < WIDE:
+            verb = "loads" if access.loads else "stores"
+            short.append(f"{verb} {access.width} bytes of {access.pointer}")
+    return {
+        "op": case.op,
+        "kernel": launch.kernel.__name__,
+        "case": case.name,
+        "arch": f"sm_{arch}",
+        "warps": options["num_warps"],
+        "registers": registers,
+        "local": local,
+        "shared": compiled.metadata.shared,
+        "load": _widths(accesses, loads=True),
+        "store": _widths(accesses, loads=False),
+        "seconds": round(seconds, 2),
+        "falls short": ", ".join(short),
+    }
+
+
+def _widths(accesses: set[Access], loads: bool) -> str:
+    """Widest and narrowest access to bulk tensors, bytes a thread."""
+    widths = [access.width for access in accesses if access.loads == loads]
+    return f"{max(widths)}/{min(widths)}" if widths else "-"
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers, and bytes of local memory a thread: spilled registers are on its stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [CUOBJDUMP, "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pattern = r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)"
+    registers, stack, local = (int(number) for number in re.search(pattern, text).groups())
+    return registers, stack + local
+
+
+def memory_accesses(ptx: str, parameters: list[str]) -> set[Access]:
+    """Kinds of global memory accesses, each traced from its address back to a kernel parameter."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    found = []
+    for name, operands in re.findall(r"^\s*(?:@!?%p\d+ )?\s*([a-z][\w.:]+)\s+(.*?);", ptx, re.M):
+        if ".global" in name and name.startswith(("ld.", "st.", "cp.async")):
+            address = re.findall(r"\[\s*(%\w+)", operands)[-1]
+            found.append((not name.startswith("st."), address, _width(name, operands)))
+        elif name.startswith("ld.param"):
+            number = int(re.search(r"_param_(\d+)", operands)[1])
+            sources[re.search(r"%\w+", operands)[0]].update(parameters[number : number + 1])
+        elif not name.startswith("ld."):  # what a load brings is an index, never an address
+            result, *rest = re.findall(r"%\w+", operands) or ["%none"]
+            sources[result].update(rest)
+    return {
+        Access(loads, pointer, width)
+        for loads, address, width in found
+        for pointer in {x for x in _roots(address, sources) if x.endswith("_ptr")} or {UNKNOWN}
+    }
+
+
+def _width(name: str, operands: str) -> int:
+    """Bytes that one thread moves with an instruction."""
+    if name.startswith("cp.async"):
+        return int(operands.split("]", 2)[2].strip(" ,").split(",")[0], 0)
+    vector = re.search(r"\.v(\d)", name)
+    return int(re.search(r"\.[busf](\d+)$", name)[1]) // 8 * (int(vector[1]) if vector else 1)
+
+
+def _roots(register: str, sources: Mapping[str, set[str]]) -> set[str]:
+    """Parameters that a register was computed from."""
+    roots, seen, pending = set(), set(), [register]
+    while pending:
+        name = pending.pop()
+        if not name.startswith("%"):
+            roots.add(name)
+        elif name not in seen:
+            seen.add(name)
+            pending.extend(sources.get(name, ()))
+    return roots
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,256 @@
+"""The ops at the shapes of training, with the bytes that each has to move.
+
+B = batch, K, M, L = visible, masked, all patches, V = P*P*C values of a patch, E = width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastimae import kernels
+from fastimae.kernels import reference
+from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
+
+STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
+U8, BF16, INT, FLOAT = 1, 2, 4, 4
+"""Bytes of a value."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One op at one shape.
+
+    `call(op, inputs)` runs an implementation, `spec(inputs)` the specification; both return a
+    tensor or several. Bytes are those of a perfect kernel: inputs read once, outputs written once.
+    """
+
+    op: str
+    shape: str
+    inputs: Callable[[torch.device], dict[str, Tensor]]
+    call: Callable[[Callable[..., Any], dict[str, Tensor]], Any]
+    spec: Callable[[dict[str, Tensor]], Any]
+    forward_bytes: int
+    both_bytes: int = 0
+    """Of forward and backward together; 0 where there is no backward."""
+    forward_flops: int = 0
+    tolerance: float = 2e-2
+    """Largest relative distance of results, as a norm."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A model's sizes at a batch size."""
+
+    name: str
+    batch: int
+    side: int
+    patch: int
+    width: int
+    heads: int
+    decoder_width: int
+    decoder_heads: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.side // self.patch, self.side // self.patch
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] ** 2
+
+    @property
+    def keep(self) -> int:
+        return self.patches // 4
+
+    @property
+    def masked(self) -> int:
+        return self.patches - self.keep
+
+    @property
+    def values(self) -> int:
+        return self.patch**2 * 3
+
+
+SHAPES = (
+    Shape("ViT-B/16 224", 1024, 224, 16, 768, 12, 512, 16),
+    Shape("ViT-L/16 224", 1024, 224, 16, 1024, 16, 512, 16),
+    Shape("ViT-H/14 224", 512, 224, 14, 1280, 16, 512, 16),
+    Shape("ViT-Ti/4 32", 4096, 32, 4, 192, 3, 128, 4),
+)
+SMOKE_SHAPES = (Shape("smoke", 4, 32, 8, 48, 3, 32, 2),)
+
+
+def cases(shape: Shape) -> list[Case]:
+    """All six ops; what only i-MAE asks for counts two branches."""
+    make = (random_masking, patchify, mix_patchify, assemble_tokens, masked_l2, latent_l2)
+    encoder = attention(shape, "encoder", shape.keep + 1, shape.heads, shape.width)
+    decoder = attention(
+        shape, "decoder", shape.patches + 1, shape.decoder_heads, shape.decoder_width
+    )
+    return [*(one(shape) for one in make), encoder, decoder]
+
+
+def random_masking(s: Shape) -> Case:
+    return Case(
+        op="random_masking",
+        shape=s.name,
+        inputs=lambda device: {"key": torch.arange(s.batch, device=device) * 7919},
+        call=lambda op, x: op(x["key"], s.grid, 0.75),
+        spec=lambda x: kernels.random_masking(x["key"], s.grid, 0.75, impl="torch"),
+        # A key in; ids of visible, of masked and of all patches out, and a float for each patch.
+        forward_bytes=s.batch * (8 + INT * (s.keep + s.masked + s.patches) + FLOAT * s.patches),
+        tolerance=0,
+    )
+
+
+def patchify(s: Shape) -> Case:
+    def spec(x: dict[str, Tensor]) -> Tensor:
+        (clean,) = reference.mix_patchify(x["images"], x["ids"], s.patch, *STATISTICS)
+        return clean.bfloat16()
+
+    return Case(
+        op="mix_patchify",
+        shape=f"{s.name} MAE",
+        inputs=lambda device: _pictures(s, device),
+        call=lambda op, x: op(x["images"], x["ids"], s.patch, *STATISTICS, dtype=torch.bfloat16),
+        spec=spec,
+        # Visible bytes and ids in, tokens out.
+        forward_bytes=s.batch * s.keep * (s.values * (U8 + BF16) + INT),
+    )
+
+
+def mix_patchify(s: Shape) -> Case:
+    def mixture(x: dict[str, Tensor]) -> tuple:
+        return x["images"], x["ids"], s.patch, *STATISTICS, x["partner"], x["alpha"]
+
+    return Case(
+        op="mix_patchify",
+        shape=f"{s.name} i-MAE",
+        inputs=lambda device: _pictures(s, device),
+        call=lambda op, x: op(*mixture(x), dtype=torch.bfloat16),
+        spec=lambda x: [y.bfloat16() for y in reference.mix_patchify(*mixture(x))],
+        # Visible bytes of two images and ids in; the mixture and both images out.
+        forward_bytes=s.batch * s.keep * (s.values * (2 * U8 + 3 * BF16) + INT),
+    )
+
+
+def assemble_tokens(s: Shape) -> Case:
+    width, dtype = s.decoder_width, torch.bfloat16
+
+    def inputs(device: torch.device) -> dict[str, Tensor]:
+        mask = _mask(s, device)
+        return {
+            "x": _leaf(s.batch, 1 + s.keep, width, device=device, dtype=dtype),
+            "token": _leaf(1, 1, width, device=device),
+            "positions": torch.randn(1, 1 + s.patches, width, device=device),
+            "ids": mask.ids_restore,
+        }
+
+    visible, every = s.batch * (1 + s.keep) * width, s.batch * (1 + s.patches) * width
+    return Case(
+        op="assemble_tokens",
+        shape=s.name,
+        inputs=inputs,
+        call=lambda op, x: op(x["x"], x["token"], x["positions"], x["ids"]),
+        spec=lambda x: reference.assemble_tokens(x["x"], x["token"], x["positions"], x["ids"]),
+        # Forward: visible tokens in, all out. Backward: all gradients in, those of visible out.
+        forward_bytes=BF16 * (visible + every) + INT * s.batch * s.patches,
+        both_bytes=2 * (BF16 * (visible + every) + INT * s.batch * s.patches),
+    )
+
+
+def masked_l2(s: Shape) -> Case:
+    def inputs(device: torch.device) -> dict[str, Tensor]:
+        own = torch.arange(s.batch, device=device)
+        return _pictures(s, device) | {
+            "pred": _leaf(2 * s.batch, s.masked, s.values, device=device, dtype=torch.bfloat16),
+            "target": torch.cat([own, own.roll(1)]),
+            "masked": _mask(s, device).ids_masked,
+        }
+
+    def call(op: Callable[..., Any], x: dict[str, Tensor]) -> Tensor:
+        args = x["images"], x["target"], x["masked"], s.patch, *STATISTICS, True
+        return op(x["pred"], *args, branches=2)
+
+    def spec(x: dict[str, Tensor]) -> Tensor:
+        args = x["masked"], s.patch, *STATISTICS, True
+        parts = zip(x["pred"].chunk(2), x["target"].chunk(2), strict=True)
+        return torch.stack([reference.masked_l2(p, x["images"], t, *args) for p, t in parts])
+
+    values = 2 * s.batch * s.masked * s.values
+    return Case(
+        op="masked_l2",
+        shape=f"{s.name} i-MAE",
+        inputs=inputs,
+        call=call,
+        spec=spec,
+        # Predictions and bytes in. With a gradient the difference goes out, is read again, and
+        # the gradient goes out.
+        forward_bytes=values * (BF16 + U8),
+        both_bytes=values * (BF16 + U8 + 3 * BF16),
+    )
+
+
+def latent_l2(s: Shape) -> Case:
+    shape = (2 * s.batch, 1 + s.keep, s.decoder_width)
+
+    def spec(x: dict[str, Tensor]) -> Tensor:
+        parts = zip(x["student"].chunk(2), x["teacher"].chunk(2), strict=True)
+        return torch.stack([reference.latent_l2(*part) for part in parts])
+
+    values = shape[0] * shape[1] * shape[2]
+    return Case(
+        op="latent_l2",
+        shape=f"{s.name} i-MAE",
+        inputs=lambda device: {
+            "student": _leaf(*shape, device=device, dtype=torch.bfloat16),
+            "teacher": torch.randn(shape, device=device, dtype=torch.bfloat16),
+        },
+        call=lambda op, x: op(x["student"], x["teacher"], branches=2),
+        spec=spec,
+        # Both latents in; with a gradient the difference goes out and in, the gradient out.
+        forward_bytes=values * 2 * BF16,
+        both_bytes=values * 5 * BF16,
+    )
+
+
+def attention(s: Shape, where: str, tokens: int, heads: int, width: int) -> Case:
+    d = width // heads
+    values = s.batch * tokens * width
+    return Case(
+        op="attention",
+        shape=f"{s.name} {where}, {tokens} x {d}",
+        inputs=lambda device: {
+            "qkv": _leaf(s.batch, tokens, 3, heads, d, device=device, dtype=torch.bfloat16)
+        },
+        call=lambda op, x: op(x["qkv"]),
+        spec=lambda x: reference.attention(x["qkv"]),
+        # q, k, v in, one out; backward: those and a gradient in, three out.
+        forward_bytes=values * 4 * BF16,
+        both_bytes=values * (4 + 4 + 3) * BF16,
+        forward_flops=4 * s.batch * heads * tokens * tokens * d,
+        tolerance=3e-2,
+    )
+
+
+def _pictures(s: Shape, device: torch.device) -> dict[str, Tensor]:
+    size = (s.batch, s.side, s.side, 3)
+    return {
+        "images": torch.randint(0, 256, size, dtype=torch.uint8, device=device),
+        "ids": _mask(s, device).ids_keep,
+        "partner": torch.arange(s.batch, device=device).roll(1),
+        "alpha": torch.full((s.batch,), 0.3, device=device),
+    }
+
+
+def _mask(s: Shape, device: torch.device) -> kernels.Mask:
+    return kernels.random_masking(torch.arange(s.batch, device=device), s.grid, 0.75)
+
+
+def _leaf(*size: int, **options: Any) -> Tensor:
+    return torch.randn(size, **options).requires_grad_()

@@ -1,0 +1,274 @@
+"""Decoder input: visible tokens put back in place, mask tokens elsewhere, positions added.
+
+B = batch, L = patches of an image, K = visible patches, E = token width. Row 0 of a sample is its
+class token. ids_restore[b, l] = rank of patch l: below K, row 1 + rank of x holds its token; the
+other patches are masked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@jit
+def _forward_kernel(
+    x_ptr,
+    mask_token_ptr,
+    positions_ptr,
+    ids_restore_ptr,
+    out_ptr,
+    batch,
+    keep,
+    PATCHES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out[b, n] = (x[b, 1 + rank] if visible else mask_token) + positions[n].
+
+    x [batch, 1 + keep, WIDTH], mask_token [WIDTH], positions [1 + PATCHES, WIDTH], ids_restore
+    [batch, PATCHES], out [batch, 1 + PATCHES, WIDTH], all contiguous. mask_token and positions
+    are rounded to the dtype of x first. Grid: (row n of ROWS samples, columns); the samples of
+    a program share its position.
+    """
+    program = tl.program_id(0)
+    row = program % (PATCHES + 1)
+    sample = (program // (PATCHES + 1)).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside, wide = sample < batch, column < WIDTH
+    ranked = sample < tl.where(row > 0, batch, 0)  # class tokens have no rank: -1 leads to them
+    rank = tl.load(ids_restore_ptr + sample * PATCHES + row - 1, mask=ranked, other=-1)
+    visible = (rank < keep)[:, None]
+    tokens = tl.load(
+        x_ptr + (sample * (keep + 1) + rank + 1)[:, None] * WIDTH + column[None, :],
+        mask=inside[:, None] & visible & wide[None, :],
+        other=0.0,
+    )
+    fill = tl.load(mask_token_ptr + column, mask=wide, other=0.0)
+    position = tl.load(positions_ptr + row * WIDTH + column, mask=wide, other=0.0)
+    fill = fill.to(tokens.dtype).to(tl.float32)[None, :]
+    position = position.to(tokens.dtype).to(tl.float32)[None, :]
+    out = tl.where(visible, tokens.to(tl.float32), fill) + position
+    tl.store(
+        out_ptr + (sample * (PATCHES + 1) + row)[:, None] * WIDTH + column[None, :],
+        out.to(tokens.dtype),
+        mask=inside[:, None] & wide[None, :],
+    )
+
+
+@jit
+def _backward_kernel(
+    grad_ptr,
+    ids_restore_ptr,
+    grad_x_ptr,
+    partial_ptr,
+    rows,
+    keep,
+    PATCHES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TILES: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """grad_x[b, 1 + rank] = grad[b, n] where visible; partial[program] = sum of masked rows.
+
+    grad [rows = batch * (1 + PATCHES), WIDTH], grad_x [batch * (1 + keep), WIDTH], partial fp32
+    [programs, WIDTH], contiguous. Grid: (TILES * ROWS rows of grad, columns). Each row of grad is
+    read once and names the row of grad_x that it is, so no inverse of ids_restore is needed.
+    """
+    program = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    wide = column < WIDTH
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    for tile in range(TILES):
+        row = (program * TILES + tile) * ROWS + tl.arange(0, ROWS)
+        inside = row < rows
+        sample, patch = (row // (PATCHES + 1)).to(tl.int64), row % (PATCHES + 1) - 1
+        rank = tl.load(
+            ids_restore_ptr + sample * PATCHES + patch, mask=inside & (patch >= 0), other=-1
+        )
+        visible = (rank < keep)[:, None]
+        mask = inside[:, None] & wide[None, :]
+        grad = tl.load(
+            grad_ptr + row.to(tl.int64)[:, None] * WIDTH + column[None, :], mask=mask, other=0.0
+        )
+        tl.store(
+            grad_x_ptr + (sample * (keep + 1) + rank + 1)[:, None] * WIDTH + column[None, :],
+            grad,
+            mask=mask & visible,
+        )
+        total += tl.where(visible, 0.0, grad.to(tl.float32))
+    tl.store(partial_ptr + program.to(tl.int64) * WIDTH + column, tl.sum(total, axis=0), mask=wide)
+
+
+def _settings(width: int) -> dict[str, int]:
+    """Tiles of 8 rows by at most 512 columns, 32 elements a thread: as wide as loads can be."""
+    block = min(triton.next_power_of_2(width), 512)
+    return {"ROWS": 8, "BLOCK": block, "num_warps": max(block // 128, 1)}
+
+
+def _tiles_per_program(tiles: int) -> int:
+    """Tiles that one program of the backward sums up, a power of two: few kernels to compile,
+    and 2048 to 4096 programs, which fill a GPU."""
+    return 1 << (max(tiles // 2048, 1).bit_length() - 1)
+
+
+@torch.library.custom_op("fastimae::assemble_tokens", mutates_args=())
+def _assemble_tokens(
+    x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor, on_triton: bool
+) -> Tensor:
+    if not on_triton:
+        return _forward_torch(x, mask_token, positions, ids_restore)
+    out = _empty_out(x, mask_token, positions, ids_restore, on_triton)
+    batch, rows, width = out.shape
+    if not batch:
+        return out
+    settings = _settings(width)
+    samples, columns = triton.cdiv(batch, settings["ROWS"]), triton.cdiv(width, settings["BLOCK"])
+    launch(
+        _forward_kernel,
+        (rows * samples, columns),
+        x_ptr=x.contiguous(),
+        mask_token_ptr=mask_token.contiguous(),
+        positions_ptr=positions.contiguous(),
+        ids_restore_ptr=ids_restore.contiguous(),
+        out_ptr=out,
+        batch=batch,
+        keep=x.shape[1] - 1,
+        PATCHES=rows - 1,
+        WIDTH=width,
+        **settings,
+    )
+    return out
+
+
+@_assemble_tokens.register_fake
+def _empty_out(
+    x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor, on_triton: bool
+) -> Tensor:
+    return x.new_empty(len(x), ids_restore.shape[1] + 1, x.shape[2])
+
+
+@torch.library.custom_op("fastimae::assemble_tokens_backward", mutates_args=())
+def _assemble_tokens_backward(
+    grad: Tensor, ids_restore: Tensor, keep: int, on_triton: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x [B, 1 + keep, E], in its dtype, and of the mask token [E], at least fp32."""
+    if not on_triton:
+        return _backward_torch(grad, ids_restore, keep)
+    grad_x, grad_token = _empty_grads(grad, ids_restore, keep, on_triton)
+    batch, rows, width = grad.shape
+    if not batch:
+        return grad_x, grad_token.zero_()
+    settings = _settings(width)
+    tiles = _tiles_per_program(triton.cdiv(batch * rows, settings["ROWS"]))
+    programs = triton.cdiv(batch * rows, settings["ROWS"] * tiles)
+    partial = grad_token.new_empty(programs, width)
+    launch(
+        _backward_kernel,
+        (programs, triton.cdiv(width, settings["BLOCK"])),
+        grad_ptr=grad.contiguous(),
+        ids_restore_ptr=ids_restore.contiguous(),
+        grad_x_ptr=grad_x,
+        partial_ptr=partial,
+        rows=batch * rows,
+        keep=keep,
+        PATCHES=rows - 1,
+        WIDTH=width,
+        TILES=tiles,
+        **settings,
+    )
+    return grad_x, partial.sum(0)
+
+
+@_assemble_tokens_backward.register_fake
+def _empty_grads(
+    grad: Tensor, ids_restore: Tensor, keep: int, on_triton: bool
+) -> tuple[Tensor, Tensor]:
+    batch, _, width = grad.shape
+    return grad.new_empty(batch, keep + 1, width), grad.new_empty(width, dtype=_sum_dtype(grad))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, mask_token, positions, ids_restore, ctx.on_triton = inputs
+    ctx.keep, ctx.dtypes = x.shape[1] - 1, (mask_token.dtype, positions.dtype)
+    ctx.save_for_backward(ids_restore)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (ids_restore,) = ctx.saved_tensors
+    grad_x, grad_token = _assemble_tokens_backward(grad, ids_restore, ctx.keep, ctx.on_triton)
+    grad_positions = None
+    if ctx.needs_input_grad[2]:  # learned positions; those of MAE are fixed
+        grad_positions = grad.sum(0, True, dtype=_sum_dtype(grad)).to(ctx.dtypes[1])
+    return grad_x, grad_token.to(ctx.dtypes[0])[None, None], grad_positions, None, None
+
+
+_assemble_tokens.register_autograd(_gradients, setup_context=_save)
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _forward_torch(x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor) -> Tensor:
+    positions = positions.to(x.dtype)
+    out = (mask_token.to(x.dtype) + positions).repeat(len(x), 1, 1)
+    rows = _rows_by_rank(ids_restore)[:, : x.shape[1]].flatten()
+    tokens = x.flatten(0, 1) + positions[0].index_select(0, rows % positions.shape[1])
+    out.flatten(0, 1).index_copy_(0, rows, tokens)
+    return out
+
+
+def _backward_torch(grad: Tensor, ids_restore: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    batch, _, width = grad.shape
+    flat, rows = grad.flatten(0, 1), _rows_by_rank(ids_restore)
+    grad_x = flat.index_select(0, rows[:, : keep + 1].flatten())
+    masked = rows[:, keep + 1 :]
+    starts = torch.arange(batch, device=grad.device) * masked.shape[1]
+    sums = F.embedding_bag(masked.flatten(), flat, starts, mode="sum")  # copies no row
+    return grad_x.view(batch, keep + 1, width), sums.sum(0, dtype=_sum_dtype(grad))
+
+
+def _rows_by_rank(ids_restore: Tensor) -> Tensor:
+    """int64 [B, 1 + L], rows of the flat output: class token, visible patches, masked patches."""
+    batch, patches = ids_restore.shape
+    row = torch.arange(1, 1 + patches, device=ids_restore.device).expand(batch, -1)
+    rows = row.new_zeros(batch, 1 + patches).scatter_(1, ids_restore.long() + 1, row)
+    return rows + torch.arange(batch, device=rows.device)[:, None] * (1 + patches)
+
+
+def assemble_tokens(
+    x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor, *, impl: Impl = "auto"
+) -> Tensor:
+    """Decoder input: visible tokens put back, mask tokens elsewhere, positions added (MAE,
+    section 3).
+
+    x: [B, 1 + K, E], class token first. mask_token: [1, 1, E]. positions: [1, 1 + L, E]. Any
+    float dtype; the latter two are rounded to that of x. ids_restore: integer [B, L], each row a
+    permutation (`Mask.ids_restore`). impl: "triton", "torch", or "auto" for the faster that runs.
+
+    Returns [B, 1 + L, E] in the dtype of x. Gradients flow to x, mask_token and positions; sums
+    over the batch are at least fp32, and the same in every run.
+    Raises ValueError where shapes do not fit together, and where impl="triton" cannot run.
+    """
+    (batch, patches), width = ids_restore.shape, x.shape[-1]
+    expected = (1, 1, width), (1, 1 + patches, width)
+    fits = len(x) == batch and x.shape[1] <= 1 + patches
+    if not fits or (tuple(mask_token.shape), tuple(positions.shape)) != expected:
+        shapes = [tuple(part.shape) for part in (x, mask_token, positions, ids_restore)]
+        raise ValueError(
+            "assemble_tokens: shapes {}, {}, {}, {} of x, mask_token, positions and ids_restore "
+            "do not fit together".format(*shapes)
+        )
+    wide = "" if x.dtype in _DTYPES else f"its tokens are {x.dtype}"
+    tensors = (x, mask_token, positions, ids_restore)
+    return _assemble_tokens(*tensors, use_triton("assemble_tokens", impl, *tensors, obstacle=wide))

@@ -1,0 +1,54 @@
+"""Three methods for a foreign MAE, under the names and with the signatures of facebookresearch/mae.
+
+The model has `patch_embed.patch_size` (a side, or a pair) and `norm_pix_loss`. See docs/kernels.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastimae.kernels import reference
+from fastimae.kernels.masked_l2 import masked_l2 as _masked_l2
+from fastimae.kernels.random_masking import Mask
+from fastimae.kernels.random_masking import random_masking as _random_masking
+
+
+def patchify(self: Any, imgs: Tensor) -> Tensor:
+    """imgs [B, C, H, W] -> [B, L, P*P*C], pixels ordered (row, column, channel)."""
+    return reference.patchify(imgs.permute(0, 2, 3, 1), _patch_size(self))
+
+
+def random_masking(self: Any, x: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep a random share of the rows of x [B, L, D], drawn from torch's generator of its device.
+
+    Returns the kept rows [B, int(L * (1 - mask_ratio)), D] in ascending order, mask float32 [B, L]
+    (1 where removed), and ids_restore int64 [B, L].
+    """
+    key = torch.randint(2**62, (len(x),), device=x.device)
+    drawn = _random_masking(key, (1, x.shape[1]), mask_ratio)
+    self._fastimae_mask = drawn
+    return reference.gather_rows(x, drawn.ids_keep), drawn.mask, drawn.ids_restore.long()
+
+
+def forward_loss(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error on removed patches (MAE, section 3), fp32.
+
+    imgs: float [B, C, H, W], normalised. pred: [B, L, P*P*C]. mask: [B, L], 1 where removed; where
+    it is not the one that `random_masking` gave last, the host waits to count it.
+    """
+    drawn = getattr(self, "_fastimae_mask", None)
+    if drawn is None or drawn.mask is not mask:
+        drawn = Mask.from_bool(mask.bool())
+    images = imgs.permute(0, 2, 3, 1)
+    rows = reference.gather_rows(pred, drawn.ids_masked)
+    own = torch.arange(len(imgs), device=imgs.device)
+    patch, norm_pix = _patch_size(self), bool(self.norm_pix_loss)
+    return _masked_l2(rows, images, own, drawn.ids_masked, patch, (), (), norm_pix)
+
+
+def _patch_size(model: Any) -> int:
+    size = model.patch_embed.patch_size
+    return size if isinstance(size, int) else int(size[0])

@@ -1,0 +1,291 @@
+"""Mean squared error on masked patches, targets made on the fly from the pixels.
+
+N = images, H, W, C = their rows, columns, channels, P = patch size, D = P*P*C values of a patch,
+M = masked patches of an image, n = branches, B = rows of a branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+from fastimae.kernels._pixels import (
+    check_images,
+    dense_rows,
+    gather_patches,
+    normalise,
+    pixel_offsets,
+    scale_and_bias,
+)
+from fastimae.kernels.latent_l2 import MeanSquare, check_branches, keep_difference, scale_branches
+from fastimae.kernels.reference import NORM_PIX_EPS
+
+_MAX_VALUES = 24576  # of a patch, held in registers
+
+
+@jit
+def _masked_l2_kernel(
+    pred_ptr,
+    images_ptr,
+    stride_n,
+    stride_h,
+    stride_w,
+    stride_c,
+    target_ptr,
+    ids_ptr,
+    stride_ids,
+    scale_bias_ptr,
+    difference_ptr,
+    sums_ptr,
+    patches,
+    masked,
+    ids_rows,
+    across,
+    eps,
+    PATCH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DENSE: tl.constexpr,
+    NORM_PIX: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """difference = pred - target, and the sum of its squares over each patch.
+
+    target = pixels * scale + bias, then with NORM_PIX (target - mean) / sqrt(var + eps) over the
+    patch, var unbiased and from a second pass over registers: one pass is negative on flat patches.
+
+    pred: [patches = n*B*M, D], contiguous. images: [N, H, W, C]. target: [n*B]. ids:
+    [ids_rows, M], repeated over branches. difference: as pred, for backward. sums: fp32 [patches].
+    Pointers that are None: scale_bias for float images, difference where pred needs no gradient.
+    Grid: ROWS patches a program, as chunks of [ROWS, CHUNK].
+    """
+    SIZE: tl.constexpr = PATCH * PATCH * CHANNELS
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    valid = row < patches
+    batch = row // masked
+    image = tl.load(target_ptr + batch, mask=valid, other=0).to(tl.int64)
+    ids_row = (batch % ids_rows).to(tl.int64)
+    patch = tl.load(ids_ptr + ids_row * stride_ids + row % masked, mask=valid, other=0)
+    patch = patch.to(tl.int32)
+    start = row.to(tl.int64) * SIZE
+
+    masks, targets, preds = (), (), ()
+    total = tl.zeros([ROWS, CHUNK], tl.float32)
+    for first in tl.static_range(0, SIZE, CHUNK):
+        value = first + tl.arange(0, CHUNK)[None, :]
+        inside = valid & (value < SIZE) if first + CHUNK > SIZE else valid
+        pixel = pixel_offsets(
+            patch, value, across, stride_h, stride_w, stride_c, PATCH, CHANNELS, DENSE
+        )
+        if DENSE and PATCH * CHANNELS % 8 == 0:
+            # Or else a thread takes 16 pixels, and with them 32 bytes of pred, in two halves.
+            pixel = tl.max_contiguous(pixel, (1, 8))
+        x = tl.load(images_ptr + (image * stride_n + pixel), mask=inside, other=0).to(tl.float32)
+        pred = tl.load(pred_ptr + (start + value), mask=inside, other=0)
+        if scale_bias_ptr is not None:
+            place = value % (PATCH * CHANNELS)
+            scale = tl.load(scale_bias_ptr + place)
+            x = x * scale + tl.load(scale_bias_ptr + PATCH * CHANNELS + place)
+        if first + CHUNK > SIZE:
+            x = tl.where(inside, x, 0.0)
+        total += x
+        masks += (inside,)
+        targets += (x,)
+        preds += (pred,)
+
+    if NORM_PIX:
+        mean = tl.sum(total, 1, keep_dims=True) / SIZE
+        total = tl.zeros([ROWS, CHUNK], tl.float32)
+        for first in tl.static_range(0, SIZE, CHUNK):
+            centred = targets[first // CHUNK] - mean
+            if first + CHUNK > SIZE:
+                centred = tl.where(masks[first // CHUNK], centred, 0.0)
+            total += centred * centred
+        inverse = 1 / tl.sqrt(tl.sum(total, 1, keep_dims=True) / (SIZE - 1) + eps)
+
+    total = tl.zeros([ROWS, CHUNK], tl.float32)
+    for first in tl.static_range(0, SIZE, CHUNK):
+        value = first + tl.arange(0, CHUNK)[None, :]
+        inside, x = masks[first // CHUNK], targets[first // CHUNK]
+        if NORM_PIX:
+            x = (x - mean) * inverse
+        difference = tl.where(inside, preds[first // CHUNK].to(tl.float32) - x, 0.0)
+        total += difference * difference
+        if difference_ptr is not None:
+            emitted = difference.to(difference_ptr.dtype.element_ty)
+            tl.store(difference_ptr + (start + value), emitted, mask=inside)
+    tl.store(sums_ptr + row, tl.sum(total, 1, keep_dims=True), mask=valid)
+
+
+def _settings(size: int) -> dict[str, int]:
+    """Tile and warps for patches of `size` values: three chunks or fewer, about 48 values a thread.
+
+    Up to 256 values of a chunk one warp holds whole patches, so that sums need no barrier. More
+    rows than threads would send addresses through shared memory.
+    """
+    chunk = max(4, triton.next_power_of_2(triton.cdiv(size, 3)))
+    warps = min(max(1, chunk // 256), 16)
+    rows = min(max(1, 512 * warps // chunk), 32)
+    return {"ROWS": rows, "CHUNK": chunk, "num_warps": warps}
+
+
+@torch.library.custom_op("fastimae::masked_l2", mutates_args=())
+def _masked_l2(
+    pred: Tensor,
+    images: Tensor,
+    target: Tensor,
+    ids_masked: Tensor,
+    patch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    norm_pix: bool,
+    branches: int,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """(fp32 [n] means, pred - target if `save` else an empty tensor)."""
+    loss, difference = _empty_outputs(pred, branches, save)
+    rows, masked, size = pred.shape
+    if not pred.numel():
+        return loss.fill_(torch.nan), difference
+    pred, target = pred.contiguous(), target.contiguous()
+    if ids_masked.stride(1) != 1:
+        ids_masked = ids_masked.contiguous()
+    table = None
+    if images.dtype == torch.uint8:
+        table = scale_and_bias(tuple(mean), tuple(std), patch_size, images.device)
+    settings = _settings(size)
+    sums = pred.new_empty(branches, rows * masked // branches, dtype=torch.float32)
+    launch(
+        _masked_l2_kernel,
+        (triton.cdiv(rows * masked, settings["ROWS"]),),
+        pred_ptr=pred,
+        images_ptr=images,
+        stride_n=images.stride(0),
+        stride_h=images.stride(1),
+        stride_w=images.stride(2),
+        stride_c=images.stride(3),
+        target_ptr=target,
+        ids_ptr=ids_masked,
+        stride_ids=ids_masked.stride(0),
+        scale_bias_ptr=table,
+        difference_ptr=difference if save else None,
+        sums_ptr=sums,
+        patches=rows * masked,
+        masked=masked,
+        ids_rows=len(ids_masked),
+        across=images.shape[2] // patch_size,
+        eps=NORM_PIX_EPS,
+        PATCH=patch_size,
+        CHANNELS=images.shape[3],
+        DENSE=dense_rows(images),
+        NORM_PIX=norm_pix,
+        **settings,
+    )
+    return torch.div(sums.sum(1), pred.numel() // branches, out=loss), difference
+
+
+@_masked_l2.register_fake
+def _empty_outputs(pred: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    *_, branches, save = rest
+    loss = pred.new_empty(branches, dtype=torch.float32)
+    return loss, pred.new_empty(pred.shape if save else 0)
+
+
+def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return scale_branches(ctx.saved_tensors[0], grad), *[None] * 9
+
+
+_masked_l2.register_autograd(_backward, setup_context=keep_difference)
+
+
+def _masked_l2_torch(
+    pred: Tensor,
+    images: Tensor,
+    target: Tensor,
+    ids_masked: Tensor,
+    patch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    norm_pix: bool,
+    branches: int,
+) -> Tensor:
+    if len(ids_masked) < len(pred):
+        ids_masked = ids_masked.repeat(branches, 1)
+    images = images.detach().contiguous()  # or each gather would copy them
+    patches = normalise(gather_patches(images, ids_masked, patch_size, target), mean, std)
+    size = patches.shape[-1]
+    if norm_pix:
+        # layer_norm makes one pass, but divides by D where an unbiased variance divides by D - 1.
+        share = (size - 1) / size
+        weight = torch.full((size,), share**0.5, device=images.device)
+        patches = F.layer_norm(patches, (size,), weight, eps=NORM_PIX_EPS * share)
+    return MeanSquare.apply(pred, patches, branches)
+
+
+def _check_rest(
+    pred: Tensor,
+    images: Tensor,
+    target: Tensor,
+    ids_masked: Tensor,
+    patch_size: int,
+    branches: int | None,
+) -> None:
+    check_branches("masked_l2", pred, branches)
+    size = patch_size**2 * images.shape[3]
+    if pred.ndim != 3 or pred.shape[2] != size:
+        raise ValueError(f"pred must be [B, M, {size}], not {list(pred.shape)}")
+    rows, masked, _ = pred.shape
+    if target.shape != (rows,):
+        raise ValueError(f"target must be [{rows}], not {list(target.shape)}")
+    if ids_masked.shape not in {(rows, masked), (rows // (branches or 1), masked)}:
+        raise ValueError(f"ids_masked must be [{rows}, {masked}], not {list(ids_masked.shape)}")
+    for name, ids in (("target", target), ("ids_masked", ids_masked)):
+        if ids.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{name} must be int32 or int64, not {ids.dtype}")
+
+
+def masked_l2(
+    pred: Tensor,
+    images: Tensor,
+    target: Tensor,
+    ids_masked: Tensor,
+    patch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    norm_pix: bool,
+    *,
+    branches: int | None = None,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Mean squared error on masked patches (MAE, section 3; `norm_pix`: its normalised target).
+
+    pred: [B, M, P*P*C] of any float dtype, rows in the order of ids_masked. images: uint8
+    [N, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float, taken as
+    normalised. Any strides; rows whose W*C values are contiguous are read fastest. target: integer
+    [B], image that row b of pred reconstructs. ids_masked: integer [B, M], patch numbers. Neither
+    is checked to lie within the images.
+    norm_pix: scale each target patch to mean 0 and variance 1. branches: pred and target are n
+    branches stacked, [n*B, ...], with a mean each; ids_masked may then be [B, M], shared by all.
+    impl: "auto" takes Triton on CUDA and torch elsewhere.
+
+    Returns a fp32 scalar, or fp32 [n] with `branches`; NaN where there is no value. The gradient
+    reaches pred alone, in its dtype.
+    Raises ValueError or TypeError naming the argument that does not fit.
+    """
+    check_images(images, patch_size, mean, std)
+    _check_rest(pred, images, target, ids_masked, patch_size, branches)
+    count, size = branches or 1, pred.shape[-1]
+    obstacle = f"a patch has over {_MAX_VALUES} values" if size > _MAX_VALUES else ""
+    if use_triton("masked_l2", impl, pred, images, target, ids_masked, obstacle=obstacle):
+        save = pred.requires_grad and torch.is_grad_enabled()
+        args = (images, target, ids_masked, patch_size, list(mean), list(std), norm_pix)
+        loss, _ = torch.ops.fastimae.masked_l2(pred, *args, count, save)
+    else:
+        loss = _masked_l2_torch(
+            pred, images, target, ids_masked, patch_size, mean, std, norm_pix, count
+        )
+    return loss.view(()) if branches is None else loss

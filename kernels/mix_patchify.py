@@ -1,0 +1,297 @@
+"""Visible patches of images, normalised, alone or mixed with a partner image.
+
+B = batch, H, W, C = image rows, columns, channels, P = patch size, L = patches of an image,
+K = visible patches. The P*P*C pixels of a patch are ordered (row, column, channel).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+from fastimae.kernels._pixels import (
+    check_images,
+    dense_rows,
+    gather_patches,
+    normalise,
+    pixel_offsets,
+    scale_and_bias,
+)
+
+OUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@jit
+def _mix_patchify_kernel(
+    images_ptr,
+    stride_b,
+    stride_h,
+    stride_w,
+    stride_c,
+    ids_ptr,
+    scale_bias_ptr,
+    partner_ptr,
+    alpha_ptr,
+    mixed_ptr,
+    own_ptr,
+    other_ptr,
+    tokens,
+    keep,
+    across,
+    PATCH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DENSE: tl.constexpr,
+    UNIT: tl.constexpr,
+    PARTS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """own = images[b] * scale + bias, mixed = alpha[b] * own + (1 - alpha[b]) * other.
+
+    A token is a row of the outputs, [tokens = B * keep, P*P*C]. It is cut into PARTS of equal
+    length, and these into chunks of VECTOR pixels. Grid: the chunks of all first parts, CHUNKS a
+    program, one a thread; the thread does the same chunk of the other parts, so that ids,
+    addresses, scale and bias serve PARTS * VECTOR pixels.
+    stride_b and stride_h count units of UNIT elements (see `pixel_offsets`).
+    Absent pointers are None: scale_bias for float images; partner, alpha, mixed and other without
+    partner; own and other where only mixtures are wanted. Nothing is saved for backward.
+    """
+    PART: tl.constexpr = PATCH * PATCH * CHANNELS // PARTS
+    STEPS: tl.constexpr = PART // VECTOR
+    first = tl.program_id(0).to(tl.int64) * CHUNKS
+    chunk = (first % STEPS).to(tl.int32) + tl.arange(0, CHUNKS)[:, None]
+    # The launcher sees to tokens < 2^31: 64-bit division would cost more than the rest.
+    token = (first // STEPS).to(tl.int32) + chunk // STEPS
+    valid = token < tokens
+    sample = token // keep
+    patch = tl.load(ids_ptr + token, mask=valid, other=0)
+    pixel = chunk % STEPS * VECTOR + tl.arange(0, VECTOR)[None, :]
+    own_start = sample.to(tl.int64) * stride_b * UNIT
+    if partner_ptr is not None:
+        other_start = tl.load(partner_ptr + sample, mask=valid, other=0) * stride_b * UNIT
+        alpha = tl.load(alpha_ptr + sample, mask=valid, other=0).to(tl.float32)
+
+    # All loads come before the first store, which the compiler could not move them across.
+    own, other = (), ()
+    for part in tl.static_range(PARTS):
+        inner = pixel_offsets(
+            patch,
+            pixel + part * PART,
+            across,
+            stride_h,
+            stride_w,
+            stride_c,
+            PATCH=PATCH,
+            CHANNELS=CHANNELS,
+            DENSE=DENSE,
+            UNIT=UNIT,
+        )
+        own += (tl.load(images_ptr + (own_start + inner), mask=valid, other=0),)
+        if partner_ptr is not None:
+            other += (tl.load(images_ptr + (other_start + inner), mask=valid, other=0),)
+    if scale_bias_ptr is not None:
+        # One row of the table serves all rows of a patch, and so all parts.
+        place = pixel % (PATCH * CHANNELS)
+        scale = tl.load(scale_bias_ptr + place)
+        bias = tl.load(scale_bias_ptr + PATCH * CHANNELS + place)
+
+    out = token.to(tl.int64) * (PART * PARTS) + pixel
+    for part in tl.static_range(PARTS):
+        x = own[part].to(tl.float32)
+        if scale_bias_ptr is not None:
+            x = x * scale + bias
+        if own_ptr is not None:
+            tl.store(own_ptr + out, x.to(own_ptr.dtype.element_ty), mask=valid)
+        if partner_ptr is not None:
+            y = other[part].to(tl.float32)
+            if scale_bias_ptr is not None:
+                y = y * scale + bias
+            mixed = alpha * x + (1 - alpha) * y
+            tl.store(mixed_ptr + out, mixed.to(mixed_ptr.dtype.element_ty), mask=valid)
+            if own_ptr is not None:
+                tl.store(other_ptr + out, y.to(other_ptr.dtype.element_ty), mask=valid)
+        out += PART
+
+
+class Tile(NamedTuple):
+    """How a launch cuts the outputs, in the words of the kernel's docstring."""
+
+    parts: int
+    chunks: int
+    vector: int
+
+
+def tile(patch_size: int, channels: int, dense: bool, item_size: int) -> Tile:
+    """Launch settings for images of `item_size` bytes a value.
+
+    Eight bf16 results a thread make a 16-byte store, but eight bytes are a short load, and few to
+    share the arithmetic of addresses: a token of bytes is cut into parts, of whole rows.
+    """
+    pixels = patch_size * patch_size * channels
+    vector = min(8, pixels & -pixels)
+    parts = [d for d in range(2, 9) if patch_size % d == 0 and pixels // d % vector == 0]
+    return Tile(parts[0] if parts and dense and item_size == 1 else 1, 128, vector)
+
+
+@torch.library.custom_op("fastimae::mix_patchify", mutates_args=())
+def _mix_patchify_op(
+    images: Tensor,
+    ids_keep: Tensor,
+    patch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    partner: Tensor | None,
+    alpha: Tensor | None,
+    clean: bool,
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    outputs = _outputs(images, ids_keep, patch_size, mean, std, partner, alpha, clean, dtype)
+    tokens, channels = ids_keep.numel(), images.shape[3]
+    if tokens == 0:
+        return outputs
+    if tokens >= 2**31:
+        raise ValueError(f"ids_keep has {tokens} entries: at most 2^31 - 1 are served")
+    stride_b, stride_h, stride_w, stride_c = images.stride()
+    table = None
+    if images.dtype == torch.uint8:
+        table = scale_and_bias(tuple(mean), tuple(std), patch_size, images.device)
+    dense = dense_rows(images)
+    unit = math.gcd(stride_b, stride_h, 16)
+    parts, chunks, vector = tile(patch_size, channels, dense, images.element_size())
+    first = (None,) if partner is None else ()  # there is no mixed stream
+    mixed, own, other = (*first, *outputs, None, None)[:3]
+    launch(
+        _mix_patchify_kernel,
+        (triton.cdiv(outputs[0].numel(), parts * vector * chunks),),
+        images_ptr=images,
+        stride_b=stride_b // unit,
+        stride_h=stride_h // unit,
+        stride_w=stride_w,
+        stride_c=stride_c,
+        ids_ptr=ids_keep.contiguous(),
+        scale_bias_ptr=table,
+        partner_ptr=None if partner is None else partner.contiguous(),
+        alpha_ptr=None if alpha is None else alpha.contiguous(),
+        mixed_ptr=mixed,
+        own_ptr=own,
+        other_ptr=other,
+        tokens=tokens,
+        keep=ids_keep.shape[1],
+        across=images.shape[2] // patch_size,
+        PATCH=patch_size,
+        CHANNELS=channels,
+        DENSE=dense,
+        UNIT=unit,
+        PARTS=parts,
+        CHUNKS=chunks,
+        VECTOR=vector,
+        num_warps=chunks // 32,
+    )
+    return outputs
+
+
+@_mix_patchify_op.register_fake
+def _outputs(
+    images: Tensor,
+    ids_keep: Tensor,
+    patch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    partner: Tensor | None,
+    alpha: Tensor | None,
+    clean: bool,
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """The tensors to fill: (own,), (mixed, own, other) or (mixed,)."""
+    shape = (*ids_keep.shape, patch_size * patch_size * images.shape[3])
+    streams = 3 if partner is not None and clean else 1
+    return [images.new_empty(shape, dtype=dtype) for _ in range(streams)]
+
+
+def _mix_patchify_torch(
+    images: Tensor,
+    ids_keep: Tensor,
+    patch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    partner: Tensor | None,
+    alpha: Tensor | None,
+    clean: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, ...]:
+    images = images.contiguous()  # or each gather would copy them
+    own = normalise(gather_patches(images, ids_keep, patch_size), mean, std)
+    if partner is None:
+        return (own.to(dtype),)
+    other = normalise(gather_patches(images, ids_keep, patch_size, partner), mean, std)
+    mixed = torch.lerp(other, own, alpha.float()[:, None, None])
+    streams = (mixed, own, other) if clean else (mixed,)
+    return tuple(stream.to(dtype) for stream in streams)
+
+
+def mix_patchify(
+    images: Tensor,
+    ids_keep: Tensor,
+    patch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    partner: Tensor | None = None,
+    alpha: Tensor | None = None,
+    *,
+    clean: bool = True,
+    dtype: torch.dtype = torch.float32,
+    impl: Impl = "auto",
+) -> tuple[Tensor, ...]:
+    """Visible patches of the images and, with a partner, of the mixtures (i-MAE, section 3.1).
+
+    images: uint8 [B, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float32,
+    bfloat16, float16, taken as normalised. Any strides (NCHW images come as
+    `images.permute(0, 2, 3, 1)`); rows whose W*C values are contiguous are read fastest.
+    ids_keep: int32 or int64 [B, K], patch numbers in [0, L), not checked.
+    partner: int64 [B], image mixed into each, in [0, B), not checked. alpha: float [B], weight of
+    the image itself; its partner has 1 - alpha.
+    clean: with a partner, return the unmixed patches too, for a teacher.
+
+    Returns `dtype` [B, K, P*P*C] each: (clean,) without partner, (mixed, clean, clean partner)
+    with one, or (mixed,) with one and clean=False. The torch implementation is differentiable in
+    float images and alpha, and "auto" takes it where either requires a gradient.
+    Raises ValueError or TypeError naming the argument that does not fit.
+    """
+    check_images(images, patch_size, mean, std)
+    _check_ids(images, ids_keep, partner, alpha)
+    if dtype not in OUT_DTYPES:
+        raise TypeError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
+    tensors = [x for x in (images, ids_keep, partner, alpha) if x is not None]
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    obstacle = "images or alpha require a gradient" if needs_grad else ""
+    args = (images, ids_keep, patch_size, mean, std, partner, alpha, clean, dtype)
+    if use_triton("mix_patchify", impl, *tensors, obstacle=obstacle):
+        return tuple(_mix_patchify_op(*args))
+    return _mix_patchify_torch(*args)
+
+
+def _check_ids(
+    images: Tensor, ids_keep: Tensor, partner: Tensor | None, alpha: Tensor | None
+) -> None:
+    """TypeError or ValueError unless the other tensors fit images."""
+    batch = images.shape[0]
+    if ids_keep.ndim != 2 or len(ids_keep) != batch:
+        raise ValueError(f"ids_keep must be [{batch}, K], not {list(ids_keep.shape)}")
+    if ids_keep.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"ids_keep must be int32 or int64, not {ids_keep.dtype}")
+    if partner is None and alpha is None:
+        return
+    if partner is None or alpha is None:
+        raise ValueError("partner and alpha go together: give both or none")
+    for name, x in (("partner", partner), ("alpha", alpha)):
+        if x.shape != (batch,):
+            raise ValueError(f"{name} must be [{batch}], not {list(x.shape)}")
+    if partner.dtype != torch.int64:
+        raise TypeError(f"partner must be int64, not {partner.dtype}")
+    if not alpha.is_floating_point():
+        raise TypeError(f"alpha must be a float tensor, not {alpha.dtype}")

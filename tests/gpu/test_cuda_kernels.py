@@ -1,0 +1,215 @@
+"""The Triton kernels on a real GPU: against their specification, at real and at ragged shapes."""
+
+import functools
+
+import pytest
+import torch
+
+from fastimae import kernels
+from fastimae.kernels import reference
+from fastimae.models import MaskedAutoencoder
+from fastimae.objectives import IMAE
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+STATISTICS = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+SIZES = [(224, 16, 8), (224, 14, 3), (32, 2, 5), (36, 4, 7), (64, 32, 2)]
+"""Side, patch, batch."""
+NORMS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""Relative distance, as a norm, that rounding explains."""
+
+
+def close(got, expected, dtype):
+    distance = (got.double() - expected.double()).norm()
+    assert got.isfinite().all() and distance <= NORMS[dtype] * expected.double().norm()
+
+
+def drawn(batch, side, patch):
+    grid = (side // patch, side // patch)
+    return kernels.random_masking(torch.arange(batch, device="cuda") * 7919, grid, 0.75)
+
+
+def images(batch, side):
+    return torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device="cuda")
+
+
+@pytest.fixture
+def no_sync():
+    """Any operation that makes the host wait raises."""
+    torch.zeros(1, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("grid", "unit"), [((14, 14), 1), ((8, 12), 2), ((64, 64), 1)])
+def test_masks_are_the_cpus(grid, unit):
+    keys = torch.randint(-(2**62), 2**62, (300,))
+    expected = kernels.random_masking(keys, grid, 0.75, unit)
+    got = kernels.random_masking(keys.cuda(), grid, 0.75, unit, impl="triton")
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(expected, got, strict=True))
+
+
+@pytest.mark.parametrize("dtype", NORMS)
+@pytest.mark.parametrize(("side", "patch", "batch"), SIZES)
+def test_mix_patchify(side, patch, batch, dtype):
+    ids, pictures = drawn(batch, side, patch).ids_keep, images(batch, side)
+    mixing = torch.arange(batch, device="cuda").roll(1), torch.rand(batch, device="cuda")
+    for source in (pictures, pictures.to(dtype) / 99, (pictures.float() / 99).permute(0, 2, 1, 3)):
+        args = source, ids, patch, *STATISTICS, *mixing
+        got = kernels.mix_patchify(*args, dtype=dtype, impl="triton")
+        for one, expected in zip(got, reference.mix_patchify(*args), strict=True):
+            close(one, expected, dtype)
+
+
+def test_pixels_beyond_two_gigabytes():
+    """Addresses are 64 bits wide."""
+    count = 2**31 // (224 * 224 * 3) + 2
+    pictures = torch.zeros(count, 224, 224, 3, dtype=torch.uint8, device="cuda")
+    pictures[-1] = images(1, 224)[0]
+    ids = drawn(count, 224, 16).ids_keep
+    (got,) = kernels.mix_patchify(pictures, ids, 16, *STATISTICS, impl="triton")
+    (expected,) = reference.mix_patchify(pictures[-1:], ids[-1:], 16, *STATISTICS)
+    close(got[-1:], expected, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", NORMS)
+@pytest.mark.parametrize("norm_pix", [False, True])
+@pytest.mark.parametrize(("side", "patch", "batch"), SIZES)
+def test_masked_l2(side, patch, batch, norm_pix, dtype):
+    ids, pictures = drawn(batch, side, patch).ids_masked, images(batch, side)
+    own = torch.arange(batch, device="cuda")
+    target = torch.cat([own, own.roll(1)])
+    pred = torch.randn(2 * batch, ids.shape[1], patch**2 * 3, device="cuda", dtype=dtype)
+    pred.requires_grad_()
+    args = ids, patch, *STATISTICS, norm_pix
+    got = kernels.masked_l2(pred, pictures, target, *args, branches=2, impl="triton")
+    weights = torch.tensor([1.0, 3.0], device="cuda")
+    (gradient,) = torch.autograd.grad(got, pred, weights)
+    parts = zip(pred.chunk(2), target.chunk(2), strict=True)
+    expected = torch.stack([reference.masked_l2(p, pictures, t, *args) for p, t in parts])
+    close(got, expected, torch.float32)
+    close(gradient, torch.autograd.grad(expected, pred, weights)[0], dtype)
+
+
+@pytest.mark.parametrize("dtype", NORMS)
+@pytest.mark.parametrize("width", [512, 100])
+def test_assemble_tokens(width, dtype):
+    mask = drawn(9, 224, 16)
+    keep, patches = mask.ids_keep.shape[1], mask.mask.shape[1]
+    x = torch.randn(9, 1 + keep, width, device="cuda", dtype=dtype, requires_grad=True)
+    token = torch.randn(1, 1, width, device="cuda", requires_grad=True)
+    positions = torch.randn(1, 1 + patches, width, device="cuda", requires_grad=True)
+    leaves = x, token, positions
+    got = kernels.assemble_tokens(*leaves, mask.ids_restore, impl="triton")
+    expected = reference.assemble_tokens(*leaves, mask.ids_restore)
+    close(got, expected, dtype)
+    weights = torch.randn_like(got)
+    pair = [torch.autograd.grad(out, leaves, weights) for out in (got, expected)]
+    for one, other in zip(*pair, strict=True):
+        close(one, other, dtype)
+
+
+@pytest.mark.parametrize("dtype", NORMS)
+def test_latent_l2(dtype):
+    student = torch.randn(8, 50, 512, device="cuda", dtype=dtype, requires_grad=True)
+    teacher = torch.randn(8, 50, 512, device="cuda", dtype=torch.bfloat16)
+    got = kernels.latent_l2(student[:, 1:], teacher[:, 1:], impl="triton")
+    expected = reference.latent_l2(student[:, 1:], teacher[:, 1:])
+    close(got, expected, torch.float32)
+    pair = [torch.autograd.grad(loss, student)[0] for loss in (got, expected)]
+    close(*pair, dtype)
+
+
+@pytest.mark.parametrize("dtype", NORMS)
+@pytest.mark.parametrize("impl", ["triton", "auto"])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "width"),
+    [
+        (50, 12, 64),
+        (197, 16, 32),
+        (257, 4, 80),
+        (65, 3, 64),
+        (17, 3, 64),
+        (1, 1, 16),
+        (300, 2, 128),
+    ],
+)
+def test_attention(tokens, heads, width, impl, dtype):
+    qkv = torch.randn(5, tokens, 3, heads, width, device="cuda", dtype=dtype, requires_grad=True)
+    exact = qkv.detach().double().requires_grad_()
+    q, k, v = exact.permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-2, -1) / width**0.5).softmax(-1)
+    expected = (weights @ v).transpose(1, 2).flatten(2)
+    got = kernels.attention(qkv, impl=impl)
+    close(got, expected, dtype)
+    gradient = torch.randn_like(got)
+    ours = torch.autograd.grad(got, qkv, gradient)[0]
+    close(ours, torch.autograd.grad(expected, exact, gradient.double())[0], dtype)
+    if impl == "triton":
+        again = torch.autograd.grad(kernels.attention(qkv, impl=impl), qkv, gradient)[0]
+        assert torch.equal(ours, again)
+
+
+def small_imae():
+    make = functools.partial(
+        MaskedAutoencoder, img_size=64, patch_size=8, embed_dim=128, depth=2, num_heads=2,
+        decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=2, norm_pix_loss=True,
+    )  # fmt: skip
+    return IMAE(make(heads=2), make()).cuda()
+
+
+def losses_and_gradients(call, objective, batch):
+    objective.zero_grad(set_to_none=True)
+    with torch.autocast("cuda", torch.bfloat16):
+        parts = call(batch)
+    parts["loss"].backward()
+    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    return torch.stack(list(parts.values())).detach(), gradients
+
+
+def test_a_step_never_waits_for_the_gpu(make_batch, no_sync):
+    objective = small_imae()
+    torch.cuda.set_sync_debug_mode("default")
+    batch = make_batch(16, (64, 64)).to("cuda")
+    losses_and_gradients(objective, objective, batch)  # tables are copied to the GPU once
+    torch.cuda.set_sync_debug_mode("error")
+    losses_and_gradients(objective, objective, batch)
+
+
+def test_a_compiled_step_is_the_same(make_batch):
+    objective, batch = small_imae(), make_batch(16, (64, 64)).to("cuda")
+    expected, wanted = losses_and_gradients(objective, objective, batch)
+    compiled = torch.compile(objective, fullgraph=True)
+    got, found = losses_and_gradients(compiled, objective, batch)
+    close(got, expected, torch.bfloat16)
+    for one, other in zip(found, wanted, strict=True):
+        close(one, other, torch.bfloat16)
+
+
+def test_a_step_in_a_cuda_graph_is_the_same(make_batch):
+    objective, batch = small_imae(), make_batch(16, (64, 64)).to("cuda")
+    expected, _ = losses_and_gradients(objective, objective, batch)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            losses_and_gradients(objective, objective, batch)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    objective.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        got, _ = losses_and_gradients(objective, objective, batch)
+    graph.replay()
+    torch.cuda.synchronize()
+    close(got, expected, torch.bfloat16)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_tensors_of_a_gpu_that_is_not_the_current_one():
+    key = torch.arange(3)
+    expected = kernels.random_masking(key, (4, 4), 0.5)
+    got = kernels.random_masking(key.to("cuda:1"), (4, 4), 0.5)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(expected, got, strict=True))

@@ -1,0 +1,113 @@
+"""Training with the fused ops is training with their specification, compiled or not."""
+
+import copy
+import functools
+
+import pytest
+import torch
+
+from fastimae import kernels
+from fastimae.kernels import reference
+from fastimae.models import MaskedAutoencoder
+from fastimae.models import mae as model_module
+from fastimae.objectives import IMAE, MAE
+from fastimae.objectives import imae as imae_module
+from fastimae.objectives import mae as mae_module
+
+STEPS = 200
+SIZES = {
+    "img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3,
+    "decoder_embed_dim": 32, "decoder_depth": 2, "decoder_num_heads": 2,
+}  # fmt: skip
+
+
+def build(kind, norm_pix=True):
+    student = MaskedAutoencoder(heads=2 if kind == "imae" else 1, norm_pix_loss=norm_pix, **SIZES)
+    return IMAE(student, MaskedAutoencoder(**SIZES)) if kind == "imae" else MAE(student)
+
+
+def specification(monkeypatch):
+    """The models and objectives on `kernels.reference` alone."""
+
+    def mix_patchify(*args, clean=True, dtype=torch.float32, **mixture):
+        streams = reference.mix_patchify(*args, **mixture)
+        return tuple(stream.to(dtype) for stream in (streams if clean else streams[:1]))
+
+    def masked_l2(pred, images, target, ids, *args, branches=None):
+        parts = zip(pred.chunk(branches or 1), target.chunk(branches or 1), strict=True)
+        losses = [reference.masked_l2(p, images, t, ids, *args) for p, t in parts]
+        return losses[0] if branches is None else torch.stack(losses)
+
+    def latent_l2(student, teacher, branches):
+        parts = zip(student.chunk(branches), teacher.chunk(branches), strict=True)
+        return torch.stack([reference.latent_l2(*part) for part in parts])
+
+    monkeypatch.setattr(model_module, "mix_patchify", mix_patchify)
+    monkeypatch.setattr(model_module, "masked_l2", masked_l2)
+    monkeypatch.setattr(model_module, "assemble_tokens", reference.assemble_tokens)
+    monkeypatch.setattr(imae_module, "latent_l2", latent_l2)
+    monkeypatch.setattr("fastimae.models.vit.attention", reference.attention)
+
+
+def train(objective, make_batch, steps=STEPS, precision=None):
+    """Losses of some steps on a few batches."""
+    torch.manual_seed(1)
+    batches = [make_batch(8) for _ in range(4)]
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95)), []
+    for step in range(steps):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = objective(batches[step % 4])["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("kind", ["mae", "imae"])
+def test_200_steps_lose_what_the_specification_loses(kind, make_batch, monkeypatch):
+    objective = build(kind)
+    again = copy.deepcopy(objective)
+    fused = train(objective, make_batch)
+    bf16 = train(copy.deepcopy(again), make_batch, precision="bf16")
+    specification(monkeypatch)
+    plain = train(again, make_batch)
+    assert plain[-1] < 0.9 * plain[0]
+    assert fused == pytest.approx(plain, rel=1e-3)  # rounding, grown over 200 steps
+    assert fused[:10] == pytest.approx(plain[:10], rel=1e-5)
+    assert bf16 == pytest.approx(plain, rel=3e-2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without")
+@pytest.mark.parametrize("kind", ["mae", "imae"])
+def test_the_triton_kernels_lose_the_same(kind, make_batch, monkeypatch):
+    """In the interpreter, all six of them."""
+    objective = build(kind)
+    expected = train(copy.deepcopy(objective), make_batch, steps=3)
+    for module in (model_module, imae_module, mae_module):
+        for name in set(kernels.__all__) & set(vars(module)) - {"Mask"}:
+            op = functools.partial(getattr(kernels, name), impl="triton")
+            monkeypatch.setattr(module, name, op)
+    monkeypatch.setattr(
+        "fastimae.models.vit.attention", functools.partial(kernels.attention, impl="triton")
+    )
+    assert train(objective, make_batch, steps=3) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mae", "imae"])
+def test_a_step_compiles_as_one_graph(kind, make_batch):
+    objective = build(kind)
+    again, batch = copy.deepcopy(objective), make_batch(8)
+    compiled = torch.compile(again, fullgraph=True, backend="aot_eager")
+    for call in (objective, compiled):
+        for _ in range(2):
+            parts = call(batch)
+            parts["loss"].backward()
+    expected = objective(batch)
+    assert compiled(batch).keys() == expected.keys()
+    for name, value in compiled(batch).items():
+        assert value.item() == pytest.approx(expected[name].item(), rel=1e-6), name
+    for (name, a), b in zip(objective.named_parameters(), again.parameters(), strict=True):
+        if a.requires_grad:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
