@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint format aot clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ lint: $(READY) ## check style and formatting, change nothing
 format: $(READY) ## fix what the linter can fix, format the rest
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+aot: $(READY) ## compile every Triton kernel for sm_80, sm_90 and sm_100; no GPU needed
+	$(BIN)/python -m benchmarks.aot
 
 clean: ## remove the environment, caches and the demo's output
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist demo_output *.egg-info
