@@ -18,6 +18,7 @@ from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.reconstruct import save_reconstruction
 from fastimae.interop.pretrained import load_init, load_teacher
+from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
@@ -71,6 +72,7 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
 
 def build_model(config: TrainConfig, heads: int) -> MaskedAutoencoder:
     """The student, with fresh weights that follow from --seed. Raises ValueError."""
+    prefer(config.optim.kernels)
     torch.manual_seed(config.run.seed)
     model = config.model
     return create_model(

@@ -1,9 +1,10 @@
 """The six ops of a masked-autoencoder step, usable alone: docs/kernels.md.
 
 Each has a specification in `reference`, an implementation in torch and one in Triton. `impl` says
-which runs: "auto" is Triton on CUDA and torch elsewhere.
+which runs: "auto" is Triton on CUDA and torch elsewhere, or what `prefer` was told.
 """
 
+from fastimae.kernels._launch import prefer
 from fastimae.kernels.assemble_tokens import assemble_tokens
 from fastimae.kernels.attention import attention
 from fastimae.kernels.latent_l2 import latent_l2
@@ -19,4 +20,5 @@ __all__ = [
     "latent_l2",
     "attention",
     "Mask",
+    "prefer",
 ]

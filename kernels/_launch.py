@@ -22,6 +22,19 @@ Impl = Literal["auto", "triton", "torch"]
 
 log = logging.getLogger("fastimae")
 
+_preferred: Literal["auto", "torch"] = "auto"
+
+
+def prefer(impl: Literal["auto", "torch"]) -> None:
+    """What impl="auto" means in this process: "auto" is Triton where it can run, "torch" never.
+
+    Raises ValueError for anything else.
+    """
+    global _preferred
+    if impl not in ("auto", "torch"):
+        raise ValueError(f"kernels {impl!r} are not one of auto, torch")
+    _preferred = impl
+
 
 def jit(kernel: Callable[..., None]) -> Any:
     """`triton.jit`, or the function as it is, never to be called, where there is no triton."""
@@ -39,6 +52,8 @@ def use_triton(op: str, impl: Impl, *tensors: Tensor, obstacle: str = "") -> boo
     """
     if impl not in ("auto", "triton", "torch"):
         raise ValueError(f"{op}: impl={impl!r} is not one of auto, triton, torch")
+    if impl == "auto":
+        impl = _preferred
     on_cuda = all(tensor.is_cuda for tensor in tensors)
     if impl == "torch" or (impl == "auto" and not on_cuda):
         return False

@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "cli": {"arguments", "build", "config", "doctor", "engine", "loaders"},
     "arguments": {"checks", "config", "recipes", "engine", "loaders"},
     "checks": {"config"},
-    "build": {"config", "models", "objectives", "loaders", "engine", "evaluate", "interop"},
+    "build": {
+        *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
+    },
     "recipes": {"config"},
     "config": set(),
     "doctor": {"machine"},

@@ -23,7 +23,7 @@ def test_smoke_run_measures_every_part(tmp_path):
     for row in report["results"]:
         assert row["img_per_s"] == pytest.approx(1e3 * row["batch_size"] / row["ms"])
     ops = {row["op"] for row in report["parts"]["kernels"]["rows"]}
-    assert ops == {"copy", *kernels.__all__} - {"Mask"}
+    assert ops == {"copy", *kernels.__all__} - {"Mask", "prefer"}
     text = (tmp_path / "gpu_suite.md").read_text()
     assert "imae_vit_nano_patch8" in text and "failed" not in text
 

@@ -1,0 +1,64 @@
+"""Who runs an op: what was asked for, what can, and what is said of it."""
+
+import logging
+
+import pytest
+import torch
+
+from fastimae.arguments import parse_training
+from fastimae.build import build_objective
+from fastimae.kernels import _launch, latent_l2, prefer
+
+CPU = torch.zeros(2)
+
+
+class OnCuda:
+    is_cuda = True
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    _launch._say_once.cache_clear()
+    yield
+    prefer("auto")
+
+
+def test_auto_takes_the_kernel_on_cuda_alone():
+    assert _launch.use_triton("op", "auto", OnCuda(), OnCuda())
+    assert not _launch.use_triton("op", "auto", OnCuda(), CPU)
+    assert not _launch.use_triton("op", "torch", OnCuda())
+    assert _launch.use_triton("op", "triton", CPU)  # in the interpreter
+
+
+def test_torch_can_be_preferred():
+    prefer("torch")
+    assert not _launch.use_triton("op", "auto", OnCuda())
+    assert _launch.use_triton("op", "triton", OnCuda())
+    with pytest.raises(ValueError, match="kernels 'cuda' are not one of auto, torch"):
+        prefer("cuda")
+
+
+def test_the_flag_prefers_torch():
+    flags = "--synthetic --model mae_vit_nano_patch16 --input_size 32 --kernels"
+    build_objective(parse_training("fastimae-train", [*flags.split(), "torch"]))
+    assert not _launch.use_triton("op", "auto", OnCuda())
+    build_objective(parse_training("fastimae-train", [*flags.split(), "auto"]))
+    assert _launch.use_triton("op", "auto", OnCuda())
+
+
+def test_an_obstacle_is_said_once_or_raised(caplog):
+    with caplog.at_level(logging.WARNING, "fastimae"):
+        for _ in range(3):
+            assert not _launch.use_triton("op", "auto", OnCuda(), obstacle="too odd")
+    assert caplog.messages == ["op runs in torch instead of Triton: too odd"]
+    with pytest.raises(ValueError, match="op: impl='triton' cannot run: too odd"):
+        _launch.use_triton("op", "triton", CPU, obstacle="too odd")
+
+
+def test_what_cannot_run_is_said(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match="not on a CUDA device"):
+        latent_l2(CPU, CPU, impl="triton")
+    monkeypatch.setattr(_launch, "triton", None)
+    with pytest.raises(ValueError, match="triton is not installed"):
+        latent_l2(CPU, CPU, impl="triton")
