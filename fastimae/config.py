@@ -158,7 +158,7 @@ class OptimConfig:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 on GPUs that have it and on CPUs with AMX, else fp32."""
     kernels: Literal["auto", "torch"] = "auto"
-    """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare or to rule out."""
+    """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
 
 
 @dataclasses.dataclass(kw_only=True)
