@@ -28,7 +28,7 @@ from torch import Tensor
 from fastimae.loaders.base import Loader, Shown
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.dali_pipeline import DEPTH, DaliPipeline, Work, one_line
-from fastimae.loaders.decode import all_copies, decode_rows, stand_ins
+from fastimae.loaders.decode import decode_rows, decode_stand_ins
 from fastimae.loaders.encoded import Encoded, Jpeg
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.read_ahead import started_ahead, threads
@@ -126,7 +126,7 @@ class DaliLoader(Loader):
         return started
 
     def _read(self, index: NDArray[np.int64]) -> list[Jpeg | None]:
-        return [None if i in self.bad else self.encoded.jpeg(i) for i in index.tolist()]
+        return [self.encoded.jpeg(i) for i in index.tolist()]
 
     def _feed(self, started: _Started) -> None:
         if len(started.rows):
@@ -180,21 +180,16 @@ class DaliLoader(Loader):
 
     def _with_pillow(self, step: Step, rows: NDArray[np.int64], images: Any) -> _Decoded:
         """Add the rows that are not in `rows`, and stand-ins for bad samples."""
-        index, shape = step.index, self.crops.shape
+        index = step.index
         host_rows = np.setdiff1d(np.arange(len(index)), rows)
-        pixels = np.empty((len(host_rows), *shape), np.uint8)
+        pixels = np.empty((len(host_rows), *self.crops.shape), np.uint8)
         failed = decode_rows(
             self.encoded.open, self.crops, index[host_rows], step.key[host_rows], pixels
         )
         failures = {int(host_rows[i]): reason for i, reason in failed.items()}
-        shown = index[stand_ins(len(index), all_copies(index, failures))]
-        changed = np.flatnonzero(shown != index)
-        others = np.empty((len(changed), *shape), np.uint8)
-        again = decode_rows(
-            self.encoded.open, self.crops, shown[changed], step.key[changed], others
+        shown, changed, others = decode_stand_ins(
+            self.encoded.open, self.crops, index, step.key, failures
         )
-        if again:
-            raise OSError(f"a good sample cannot be read a second time: {again.popitem()[1]}")
         kept = np.isin(host_rows, changed, invert=True)
         return _Decoded(
             index=shown,

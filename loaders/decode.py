@@ -76,16 +76,38 @@ def replace_failures(
 ) -> NDArray[np.int64]:
     """Fill the rows that failed with the next good sample of the batch, cropped by the row's key.
 
-    index, key: int64 [B]; out: uint8 [B, H, W, C]. Returns int64 [B], the sample shown in each
-    row: `index` itself where nothing failed, or everything.
+    index, key: int64 [B]; out: uint8 [B, H, W, C]; see `decode_stand_ins`. Returns int64 [B], the
+    sample shown in each row: `index` itself where nothing failed, or everything.
     """
-    shown = index[stand_ins(len(index), all_copies(index, failures))]
-    rows = np.flatnonzero(shown != index)
-    pixels = np.empty((len(rows), *crops.shape), dtype=np.uint8)
-    if again := decode_rows(open_image, crops, shown[rows], key[rows], pixels):
-        raise OSError(f"a good sample cannot be read a second time: {again.popitem()[1]}")
+    shown, rows, pixels = decode_stand_ins(open_image, crops, index, key, failures)
     out[rows] = pixels
     return shown
+
+
+def decode_stand_ins(
+    open_image: OpenImage,
+    crops: Crops,
+    index: NDArray[np.int64],
+    key: NDArray[np.int64],
+    failures: Failures,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+    """What is shown in place of the samples that failed in one of their rows: in all of them.
+
+    index, key: int64 [B]. A sample that fails only now is added to `failures`: another decoder may
+    have shown a part of it that is whole.
+    Returns the sample shown in each row, int64 [B], the rows where that is another one, [n], and
+    their crops, uint8 [n, H, W, C].
+    """
+    while True:
+        failures |= all_copies(index, failures)
+        shown = index[stand_ins(len(index), failures)]
+        rows = np.flatnonzero(shown != index)
+        pixels = np.empty((len(rows), *crops.shape), dtype=np.uint8)
+        again = decode_rows(open_image, crops, shown[rows], key[rows], pixels)
+        if not again:
+            return shown, rows, pixels
+        for row, reason in again.items():
+            failures[int(np.flatnonzero(index == shown[rows[row]])[0])] = reason
 
 
 def all_copies(index: NDArray[np.int64], failures: Failures) -> Failures:

@@ -24,7 +24,7 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.dali_loader import DaliLoader
-from fastimae.loaders.decode import decode_rows, stand_ins
+from fastimae.loaders.decode import decode_stand_ins
 from fastimae.loaders.encoded import EncodedBeton
 from fastimae.loaders.philox import philox, uniform
 from fastimae.loaders.pillow_loader import open_sample
@@ -95,27 +95,19 @@ class SharedLoader(BetonLoader):
 
     def _joined(self, step: Step, parts: list[tuple[NDArray[np.int64], Shown]]) -> Shown:
         """One batch, with stand-ins for bad samples as if it had never been two."""
-        index, made, bad = step.index, step.index.copy(), {}
+        index, key, bad = step.index, step.key, {}
         shape = len(index), *self.crops.shape
         images = torch.empty(shape, dtype=torch.uint8, device=self.device)
         for rows, part in parts:
             self._put(images, rows, part.images)
-            made[rows] = part.index
             bad |= part.bad
         failures = {row: bad[i] for row, i in enumerate(index.tolist()) if i in bad}
-        shown = index[stand_ins(len(index), failures)]
-        changed = np.flatnonzero(shown != made)
-        if len(failures) < len(index):
-            self._put(images, changed, self._with_pillow(shown[changed], step.key[changed]))
+        open_image = functools.partial(open_sample, self.reader)
+        shown, rows, pixels = decode_stand_ins(open_image, self.crops, index, key, failures)
+        self._put(images, rows, torch.from_numpy(pixels))
+        bad = {int(index[row]): reason for row, reason in failures.items()}
         return Shown(images=images, index=shown, bad=bad)
 
     def _put(self, images: Tensor, rows: NDArray[np.int64], pixels: Tensor) -> None:
         at = torch.from_numpy(rows).to(self.device)
         images.index_copy_(0, at, pixels.to(self.device, non_blocking=True))
-
-    def _with_pillow(self, index: NDArray[np.int64], key: NDArray[np.int64]) -> Tensor:
-        pixels = np.empty((len(index), *self.crops.shape), np.uint8)
-        open_image = functools.partial(open_sample, self.reader)
-        if failed := decode_rows(open_image, self.crops, index, key, pixels):
-            raise OSError(f"a good sample cannot be read a second time: {failed.popitem()[1]}")
-        return torch.from_numpy(pixels)

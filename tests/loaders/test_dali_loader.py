@@ -156,6 +156,28 @@ def test_stand_ins_for_samples_that_only_pillow_finds_bad(data, tmp_path):
 
 
 @needs_dali
+def test_a_stand_in_may_be_one_that_pillow_cannot_read(data, monkeypatch):
+    """DALI may have shown a part of it that is whole. The run goes on with the next one."""
+    index = data.sampler().step(0, 0).index.tolist()
+    with data.loader("dalifolder-2") as loader:
+        jpeg, open_image = loader.encoded.jpeg, loader.encoded.open
+
+        def fail_for_two(i):
+            if i in index[:2]:
+                raise OSError("damaged")
+            return open_image(i)
+
+        monkeypatch.setattr(loader.encoded, "open", fail_for_two)
+        monkeypatch.setattr(loader.encoded, "jpeg", lambda i: jpeg(i) if i != index[0] else None)
+        batch = next(iter(loader))
+    assert batch.index.tolist() == [index[2], index[2], *index[2:]]
+    assert loader.bad.keys() == set(index[:2])
+    for row in range(2):
+        expected = data.reference(index[row], int(batch.key[row]), index[2])
+        assert np.array_equal(batch.images[row], expected)
+
+
+@needs_dali
 def test_two_decoders_share_the_samples(data):
     """DALI makes its share of the rows, whoever else's neighbours they are; the rest is exact."""
     with data.loader("dalishare-2") as shared, data.loader("dali-2") as dali:
