@@ -12,7 +12,7 @@ from benchmarks.loaders.dali import (
     NativeAndDali,
 )
 from benchmarks.loaders.ffcv_library import FFCVLibrary
-from benchmarks.loaders.ours import FFCV, Native, NativeOnDevice, Pillow
+from benchmarks.loaders.ours import FFCV, Folder, Native, NativeOnDevice, Pillow
 from benchmarks.loaders.torchvision_folder import (
     Torchvision,
     TorchvisionFloat,
@@ -25,6 +25,7 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "ffcv": FFCV,
     "ffcv_library": FFCVLibrary,
     "pillow": Pillow,
+    "folder": Folder,
     "torchvision": Torchvision,
     "torchvision_float32": TorchvisionFloat,
     "torchvision_tensor": TorchvisionTensor,
@@ -37,5 +38,5 @@ CONTESTANTS: dict[str, type[Contestant]] = {
 }
 IN_BETON = tuple(CONTESTANTS)
 NEED_CUDA = (*("native_cuda", "dali_mixed", "dali_mixed_hw0", "dali_mixed_hw1", "native_and_dali"),)
-ON_ORIGINALS = ("native", "torchvision", "dali")
+ON_ORIGINALS = ("native", "folder", "torchvision", "dali")
 OVER_THREADS = ("native", "ffcv", "torchvision", "dali")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import ClassVar
+
+import numpy as np
 
 from benchmarks.loaders.contestant import Contestant, EndlessSteps, Job, Missing, Pixels
 from fastimae.loaders import Batch, Loader, create_loader
@@ -124,3 +127,35 @@ class FFCV(BetonLoader):
                 f"no ffcv library ({error}): pip install 'fastimae[ffcv]' after apt-get install "
                 "g++ pkg-config python3-dev libturbojpeg0-dev libopencv-dev libgl1"
             ) from error
+
+
+class Folder(Ours):
+    """`create_loader(data_path=...)`: the same JPEGs as files."""
+
+    what = "our loader of folders with Pillow, worker processes"
+    exact = True
+    whole_batches = True
+
+    def __init__(self, job: Job) -> None:
+        files = np.arange(len(job.images.subset))  # numbered from 0, whatever the .beton's numbers
+        steps = EndlessSteps(
+            dataclasses.replace(job, images=dataclasses.replace(job.images, subset=files))
+        )
+        loader = create_loader(
+            data_path=job.images.folder,
+            input_size=job.crops.size,
+            min_crop=job.crops.scale[0],
+            max_crop=job.crops.scale[1],
+            batch_size=job.batch_size,
+            mix_group=0,
+            num_workers=job.num_workers,
+            max_bad_samples=0,
+            pin_mem=False,
+        )
+        steps.labels = loader.sampler.labels
+        loader.sampler = steps
+        super().__init__(job, loader)
+
+    def pixels(self, batches: Iterator[Batch]) -> Iterator[Pixels]:
+        for shown in super().pixels(batches):
+            yield dataclasses.replace(shown, index=self.job.images.subset[shown.index])

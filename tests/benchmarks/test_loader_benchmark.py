@@ -106,7 +106,7 @@ def test_a_single_wrong_value_is_seen(job):
     assert seen.mean == pytest.approx(2 / values / 3) and seen.unequal == pytest.approx(2 / values)
 
 
-@pytest.mark.parametrize("name", ["pillow", "torchvision", "torchvision_tensor", "dali"])
+@pytest.mark.parametrize("name", ["pillow", "folder", "torchvision", "torchvision_tensor", "dali"])
 def test_contestants_show_the_windows_they_tell(job, name):
     """The checked images are those of the set, and only the decoder makes a difference."""
     if name == "dali":
