@@ -43,6 +43,12 @@ def test_a_wrong_loss_fails_the_case(monkeypatch):
         gpu_suite.measure_case(gpu_suite.SMOKE_CASES[1], torch.device("cpu"))
 
 
+def test_some_parts_only(tmp_path):
+    options = ["--out", str(tmp_path), "--device", "cpu", "--smoke", "--only", "trains"]
+    assert gpu_suite.main(options) == 0
+    assert list(json.loads((tmp_path / "gpu_suite.json").read_text())["parts"]) == ["trains"]
+
+
 def test_time_over_is_said(tmp_path):
     options = ["--out", str(tmp_path), "--device", "cpu", "--smoke", "--seconds", "0"]
     assert gpu_suite.main(options) == 1
