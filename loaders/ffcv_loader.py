@@ -3,7 +3,7 @@
 JPEG decoding and resizing are the library's, compiled by its pipeline. Order, windows, flips and
 labels are ours, so a run is reproducible and shows what the other back ends show, but for the
 decoder: the library decodes with the fast inverse DCT and resizes with OpenCV's INTER_AREA
-instead of antialiased bicubic (about 1.4 of 255 away from Pillow in the mean). Random numbers
+instead of antialiased bicubic (about 1.8 of 255 away from Pillow in the mean). Random numbers
 inside an operation are the operation's own: nobody seeds numba's generators, one a thread.
 
 Of the library's own loop only the pipeline is used, in a thread of ours: an error or a hang

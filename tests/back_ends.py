@@ -13,8 +13,8 @@ _BUILT = pytest.mark.skipif(native_library.load() is None, reason=native_library
 _DALI = pytest.mark.skipif("nvidia-dali" not in INSTALLED, reason="DALI is not installed")
 DALI = [
     pytest.param(name, marks=_DALI)
-    for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2", "dalishare-0")
-    for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2", "dalishare-0")
+    for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2")
+    for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2")
 ]
 DECODING = [
     *(pytest.param(name, marks=_BUILT) for name in ("native-0", "native-3")),

@@ -174,8 +174,9 @@ def test_every_back_end_trains_to_the_same_curve(
     assert curve == pytest.approx(exact_curve, rel=tolerance, abs=0)
 
 
-@pytest.mark.parametrize("kind", ["ffcv", "dali", "data_path"])
-@pytest.mark.parametrize("workers", [0, 4])
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("ffcv", 0), ("ffcv", 4), ("dali", 4), ("data_path", 4)]
+)
 def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, workers):
     if kind == "dali" and "dali-1" not in AVAILABLE:
         pytest.skip("DALI is not installed")

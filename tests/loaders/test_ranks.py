@@ -15,6 +15,11 @@ WORLDS = (2, 1, 4)  # the others go on from where two stopped
 BATCH, EPOCH, STOP = 8, 1, 2
 
 
+def shown_by(world):
+    """ffcv compiles for seconds in each process: four ranks of it are in test_ffcv_loader."""
+    return [name for name in AVAILABLE if world < 4 or not name.startswith("ffcv")]
+
+
 @pytest.fixture(scope="module")
 def seen(data, tmp_path_factory):
     """{number of ranks: what each rank saw, see rank.py}."""
@@ -23,7 +28,7 @@ def seen(data, tmp_path_factory):
         (folder / source.name).symlink_to(source)
     for world in WORLDS:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={world}", str(SCRIPT), str(folder), *AVAILABLE]
+        command += [f"--nproc_per_node={world}", str(SCRIPT), str(folder), *shown_by(world)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=170)
         assert run.returncode == 0, run.stderr[-3000:]
     return {world: torch.load(folder / f"seen_{world}.pth") for world in WORLDS}
@@ -41,11 +46,13 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(seen, back_end):
     expected = global_batches(seen[1], back_end, "epoch")
     assert {len(batch) for batch in expected} == {BATCH}
     for world in (2, 4):
-        assert global_batches(seen[world], back_end, "epoch") == expected
+        if back_end in shown_by(world):
+            assert global_batches(seen[world], back_end, "epoch") == expected
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("back_end", AVAILABLE)
+@pytest.mark.parametrize(
+    ("world", "back_end"), [(world, name) for world in WORLDS for name in shown_by(world)]
+)
 def test_ranks_are_disjoint_and_their_union_is_the_epoch(data, seen, back_end, world):
     shares = [{row[0] for step in rank[back_end]["epoch"] for row in step} for rank in seen[world]]
     sampler = Sampler(torch.tensor(data.labels).numpy(), batch_size=BATCH, mix_group=2, seed=5)
@@ -53,8 +60,9 @@ def test_ranks_are_disjoint_and_their_union_is_the_epoch(data, seen, back_end, w
     assert sum(map(len, shares)) == len(whole) and set().union(*shares) == set(whole.tolist())
 
 
-@pytest.mark.parametrize("world", [1, 4])
-@pytest.mark.parametrize("back_end", AVAILABLE)
+@pytest.mark.parametrize(
+    ("world", "back_end"), [(world, name) for world in (1, 4) for name in shown_by(world)]
+)
 def test_other_numbers_of_ranks_go_on_where_two_stopped(seen, back_end, world):
     whole = global_batches(seen[2], back_end, "epoch")
     assert global_batches(seen[world], back_end, "resumed") == whole[STOP:]
