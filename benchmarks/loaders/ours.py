@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,19 @@ class Ours(Contestant):
         self.loader.close()
 
 
+def settings(job: Job) -> dict[str, Any]:
+    """What a job means for `create_loader`."""
+    return {
+        "input_size": job.crops.size,
+        "min_crop": job.crops.scale[0],
+        "max_crop": job.crops.scale[1],
+        "batch_size": job.batch_size,
+        "mix_group": 0,
+        "num_workers": job.num_workers,
+        "max_bad_samples": 0,
+    }
+
+
 class BetonLoader(Ours):
     """`create_loader(ffcv=..., decoder=...)`."""
 
@@ -44,14 +57,8 @@ class BetonLoader(Ours):
         loader = create_loader(
             ffcv=job.images.beton,
             decoder=self.decoder,
-            input_size=job.crops.size,
-            min_crop=job.crops.scale[0],
-            max_crop=job.crops.scale[1],
-            batch_size=job.batch_size,
-            mix_group=0,
-            num_workers=job.num_workers,
-            max_bad_samples=0,
             pin_mem=self.pin_mem,
+            **settings(job),
         )
         loader.sampler = EndlessSteps(job, loader.sampler.labels)
         super().__init__(job, loader)
@@ -143,14 +150,8 @@ class Folder(Ours):
         )
         loader = create_loader(
             data_path=job.images.folder,
-            input_size=job.crops.size,
-            min_crop=job.crops.scale[0],
-            max_crop=job.crops.scale[1],
-            batch_size=job.batch_size,
-            mix_group=0,
-            num_workers=job.num_workers,
-            max_bad_samples=0,
             pin_mem=False,
+            **settings(job),
         )
         steps.labels = loader.sampler.labels
         loader.sampler = steps

@@ -35,15 +35,6 @@ def images(batch, side):
     return torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device="cuda")
 
 
-@pytest.fixture
-def no_sync():
-    """Any operation that makes the host wait raises."""
-    torch.zeros(1, device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.parametrize(("grid", "unit"), [((14, 14), 1), ((8, 12), 2), ((64, 64), 1)])
 def test_masks_are_the_cpus(grid, unit):
     keys = torch.randint(-(2**62), 2**62, (300,))

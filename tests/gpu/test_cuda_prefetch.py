@@ -18,15 +18,6 @@ def make_loader(**settings):
     return create_loader(synthetic=True, **{**defaults, **settings})
 
 
-@pytest.fixture
-def no_sync():
-    """Any operation that makes the host wait raises."""
-    torch.zeros(1, device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.parametrize("depth", [1, 2])
 def test_steps_see_their_batches(depth, no_sync):
     with make_loader() as loader:
