@@ -102,7 +102,9 @@ def test_ops_at_the_shapes_of_imae(tmp_path):
     for row in rows:
         assert row["arch"] == "sm_90" and row["local"] == 0 and 8 < row["registers"] <= 128
     losses = [row for row in rows if row["kernel"] == "_masked_l2_kernel"]
-    assert [(row["load"], row["store"]) for row in losses] == [("16/8", "16/16")]
+    # Triton 3.6 loads the bytes of pixels by 16, 3.9 by 8.
+    assert [row["store"] for row in losses] == ["16/16"]
+    assert losses[0]["load"] in ("16/8", "16/16")
 
 
 def test_the_interpreter_compiles_nothing(monkeypatch):
