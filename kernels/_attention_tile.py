@@ -56,51 +56,61 @@ def _forward_kernel(
     qkv_ptr, stride_b, stride_n, stride_part, stride_h, out_ptr, lse_ptr, batch, scale,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     SLOT: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr, OPERAND: tl.constexpr,
+    GROUP: tl.constexpr,
 ):  # fmt: skip
     """out = softmax(scale q k^T) v of one head of the KEYS / SLOT samples in a tile.
 
     qkv: [B, N, 3, h, d], strides in units of 8 elements, so that the compiler knows that rows
     are aligned. out: [B, N, h * d]. lse: fp32 [tiles, h, KEYS], saved for backward: log2 of the
-    sum of exp(scale q k^T), for each row of the tile. Grid: tiles * h, heads first, since they
-    are neighbours in memory.
+    sum of exp(scale q k^T), for each row of the tile. Grid: tiles * h / GROUP, heads first,
+    since they are neighbours in memory; a program does GROUP heads, one after another.
     """
     stride_b, stride_n = stride_b * 8, stride_n * 8
     stride_part, stride_h = stride_part * 8, stride_h * 8
-    tile, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
-    q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
-    k_ptr, v_ptr = q_ptr + stride_part, q_ptr + 2 * stride_part
-    out_ptr, lse_ptr = out_ptr + head * WIDTH, lse_ptr + tl.program_id(0).to(tl.int64) * KEYS
+    tile, first = tl.program_id(0) // (HEADS // GROUP), tl.program_id(0) % (HEADS // GROUP) * GROUP
     WHOLE: tl.constexpr = HEADS * WIDTH
     scale_log2 = scale * 1.4426950408889634
 
     key = tl.arange(0, KEYS)
     key_sample, key_token, there = _rows_of_tile(tile, key, batch, TOKENS, SLOT, KEYS)
-    k = load_rows(k_ptr, stride_b, stride_n, key_sample, key_token, there, WIDTH, PADDED, OPERAND)
-    v = load_rows(v_ptr, stride_b, stride_n, key_sample, key_token, there, WIDTH, PADDED, OPERAND)
-    # Without LICM, which would move k and v to registers before the loop, where they do not fit.
-    for start in tl.range(0, KEYS if SLOT < KEYS else TOKENS, QUERIES, disable_licm=True):
-        row = start + tl.arange(0, QUERIES)
-        sample, token, inside = _rows_of_tile(tile, row, batch, TOKENS, SLOT, KEYS)
-        q = load_rows(q_ptr, stride_b, stride_n, sample, token, inside, WIDTH, PADDED, OPERAND)
-        same = (row // SLOT)[:, None] == (key // SLOT)[None, :]
-        mask = same & (key % SLOT < TOKENS)[None, :]
-        if QUERIES == KEYS:
-            score = tl.dot(q, tl.trans(k), input_precision="ieee")
-            score = tl.where(mask, score, float("-inf")) if TOKENS < KEYS else score
-            top = tl.max(score, 1) * scale_log2
-            p = tl.exp2(score * scale_log2 - top[:, None])
-            total = tl.sum(p, 1)
-            out = tl.dot(p.to(OPERAND), v, input_precision="ieee") / total[:, None]
-        else:  # keys divided among warps, so that none of them holds all
-            score = tl.dot(k, tl.trans(q), input_precision="ieee")
-            score = tl.where(tl.trans(mask), score, float("-inf")) if TOKENS < KEYS else score
-            top = tl.max(score, 0) * scale_log2
-            p = tl.exp2(score * scale_log2 - top[None, :])
-            total = tl.sum(p, 0)
-            p = (p * (1.0 / total)[None, :]).to(OPERAND)
-            out = tl.dot(tl.trans(p), v, input_precision="ieee")
-        tl.store(lse_ptr + row, top + tl.log2(total))
-        store_rows(out_ptr, TOKENS * WHOLE, WHOLE, sample, token, inside, out, WIDTH, PADDED)
+    for member in tl.range(0, GROUP, disable_licm=True):
+        head = first + member
+        q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
+        k_ptr, v_ptr = q_ptr + stride_part, q_ptr + 2 * stride_part
+        head_out_ptr = out_ptr + head * WIDTH
+        head_lse_ptr = lse_ptr + (tile * HEADS + head).to(tl.int64) * KEYS
+        k = load_rows(
+            k_ptr, stride_b, stride_n, key_sample, key_token, there, WIDTH, PADDED, OPERAND
+        )
+        v = load_rows(
+            v_ptr, stride_b, stride_n, key_sample, key_token, there, WIDTH, PADDED, OPERAND
+        )
+        # Without LICM, which would move k and v to registers before the loop: they do not fit.
+        for start in tl.range(0, KEYS if SLOT < KEYS else TOKENS, QUERIES, disable_licm=True):
+            row = start + tl.arange(0, QUERIES)
+            sample, token, inside = _rows_of_tile(tile, row, batch, TOKENS, SLOT, KEYS)
+            q = load_rows(q_ptr, stride_b, stride_n, sample, token, inside, WIDTH, PADDED, OPERAND)
+            same = (row // SLOT)[:, None] == (key // SLOT)[None, :]
+            mask = same & (key % SLOT < TOKENS)[None, :]
+            if QUERIES == KEYS:
+                score = tl.dot(q, tl.trans(k), input_precision="ieee")
+                score = tl.where(mask, score, float("-inf")) if TOKENS < KEYS else score
+                top = tl.max(score, 1) * scale_log2
+                p = tl.exp2(score * scale_log2 - top[:, None])
+                total = tl.sum(p, 1)
+                out = tl.dot(p.to(OPERAND), v, input_precision="ieee") / total[:, None]
+            else:  # keys divided among warps, so that none of them holds all
+                score = tl.dot(k, tl.trans(q), input_precision="ieee")
+                score = tl.where(tl.trans(mask), score, float("-inf")) if TOKENS < KEYS else score
+                top = tl.max(score, 0) * scale_log2
+                p = tl.exp2(score * scale_log2 - top[None, :])
+                total = tl.sum(p, 0)
+                p = (p * (1.0 / total)[None, :]).to(OPERAND)
+                out = tl.dot(tl.trans(p), v, input_precision="ieee")
+            tl.store(head_lse_ptr + row, top + tl.log2(total))
+            store_rows(
+                head_out_ptr, TOKENS * WHOLE, WHOLE, sample, token, inside, out, WIDTH, PADDED
+            )
 
 
 @jit
@@ -109,6 +119,7 @@ def _backward_kernel(
     batch, scale,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     SLOT: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr, OPERAND: tl.constexpr,
+    GROUP: tl.constexpr,
 ):  # fmt: skip
     """The gradient of `_forward_kernel` in one pass over the queries, on the same grid.
 
@@ -120,44 +131,51 @@ def _backward_kernel(
     """
     stride_b, stride_n = stride_b * 8, stride_n * 8
     stride_part, stride_h = stride_part * 8, stride_h * 8
-    tile, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
-    q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
-    k_ptr, v_ptr = q_ptr + stride_part, q_ptr + 2 * stride_part
-    grad_ptr, lse_ptr = grad_ptr + head * WIDTH, lse_ptr + tl.program_id(0).to(tl.int64) * KEYS
+    tile, first = tl.program_id(0) // (HEADS // GROUP), tl.program_id(0) % (HEADS // GROUP) * GROUP
     WHOLE: tl.constexpr = HEADS * WIDTH
-    grad_q_ptr = grad_qkv_ptr + head * WIDTH
-    grad_k_ptr, grad_v_ptr = grad_q_ptr + WHOLE, grad_q_ptr + 2 * WHOLE
     out_n, out_b = 3 * WHOLE, TOKENS * 3 * WHOLE
     scale_log2 = scale * 1.4426950408889634
 
     key = tl.arange(0, KEYS)
     key_sample, key_token, there = _rows_of_tile(tile, key, batch, TOKENS, SLOT, KEYS)
-    k = load_rows(k_ptr, stride_b, stride_n, key_sample, key_token, there, WIDTH, PADDED, OPERAND)
-    v = load_rows(v_ptr, stride_b, stride_n, key_sample, key_token, there, WIDTH, PADDED, OPERAND)
-    grad_k = tl.zeros((KEYS, PADDED), tl.float32)
-    grad_v = tl.zeros((KEYS, PADDED), tl.float32)
-    for start in tl.range(0, KEYS if SLOT < KEYS else TOKENS, QUERIES, disable_licm=True):
-        row = start + tl.arange(0, QUERIES)
-        sample, token, inside = _rows_of_tile(tile, row, batch, TOKENS, SLOT, KEYS)
-        q = load_rows(q_ptr, stride_b, stride_n, sample, token, inside, WIDTH, PADDED, OPERAND)
-        grad = load_rows(
-            grad_ptr, TOKENS * WHOLE, WHOLE, sample, token, inside, WIDTH, PADDED, OPERAND
+    for member in tl.range(0, GROUP, disable_licm=True):
+        head = first + member
+        q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
+        k_ptr, v_ptr = q_ptr + stride_part, q_ptr + 2 * stride_part
+        head_grad_ptr = grad_ptr + head * WIDTH
+        head_lse_ptr = lse_ptr + (tile * HEADS + head).to(tl.int64) * KEYS
+        grad_q_ptr = grad_qkv_ptr + head * WIDTH
+        grad_k_ptr, grad_v_ptr = grad_q_ptr + WHOLE, grad_q_ptr + 2 * WHOLE
+        k = load_rows(
+            k_ptr, stride_b, stride_n, key_sample, key_token, there, WIDTH, PADDED, OPERAND
         )
-        score = tl.dot(k, tl.trans(q), input_precision="ieee")
-        if TOKENS < KEYS:
-            same = (row // SLOT)[None, :] == (key // SLOT)[:, None]
-            score = tl.where(same & (key % SLOT < TOKENS)[:, None], score, float("-inf"))
-        p = tl.exp2(score * scale_log2 - tl.load(lse_ptr + row)[None, :])
-        grad_v = tl.dot(p.to(OPERAND), grad, grad_v, input_precision="ieee")
-        grad_p = tl.dot(v, tl.trans(grad), input_precision="ieee")
-        delta = tl.sum(p * grad_p, 0)
-        grad_score = (p * (grad_p - delta[None, :])).to(OPERAND)
-        grad_k = tl.dot(grad_score, q, grad_k, input_precision="ieee")
-        grad_q = tl.dot(tl.trans(grad_score), k, input_precision="ieee") * scale
-        store_rows(grad_q_ptr, out_b, out_n, sample, token, inside, grad_q, WIDTH, PADDED)
-    grad_k *= scale
-    store_rows(grad_k_ptr, out_b, out_n, key_sample, key_token, there, grad_k, WIDTH, PADDED)
-    store_rows(grad_v_ptr, out_b, out_n, key_sample, key_token, there, grad_v, WIDTH, PADDED)
+        v = load_rows(
+            v_ptr, stride_b, stride_n, key_sample, key_token, there, WIDTH, PADDED, OPERAND
+        )
+        grad_k = tl.zeros((KEYS, PADDED), tl.float32)
+        grad_v = tl.zeros((KEYS, PADDED), tl.float32)
+        for start in tl.range(0, KEYS if SLOT < KEYS else TOKENS, QUERIES, disable_licm=True):
+            row = start + tl.arange(0, QUERIES)
+            sample, token, inside = _rows_of_tile(tile, row, batch, TOKENS, SLOT, KEYS)
+            q = load_rows(q_ptr, stride_b, stride_n, sample, token, inside, WIDTH, PADDED, OPERAND)
+            grad = load_rows(
+                head_grad_ptr, TOKENS * WHOLE, WHOLE, sample, token, inside, WIDTH, PADDED, OPERAND
+            )
+            score = tl.dot(k, tl.trans(q), input_precision="ieee")
+            if TOKENS < KEYS:
+                same = (row // SLOT)[None, :] == (key // SLOT)[:, None]
+                score = tl.where(same & (key % SLOT < TOKENS)[:, None], score, float("-inf"))
+            p = tl.exp2(score * scale_log2 - tl.load(head_lse_ptr + row)[None, :])
+            grad_v = tl.dot(p.to(OPERAND), grad, grad_v, input_precision="ieee")
+            grad_p = tl.dot(v, tl.trans(grad), input_precision="ieee")
+            delta = tl.sum(p * grad_p, 0)
+            grad_score = (p * (grad_p - delta[None, :])).to(OPERAND)
+            grad_k = tl.dot(grad_score, q, grad_k, input_precision="ieee")
+            grad_q = tl.dot(tl.trans(grad_score), k, input_precision="ieee") * scale
+            store_rows(grad_q_ptr, out_b, out_n, sample, token, inside, grad_q, WIDTH, PADDED)
+        grad_k *= scale
+        store_rows(grad_k_ptr, out_b, out_n, key_sample, key_token, there, grad_k, WIDTH, PADDED)
+        store_rows(grad_v_ptr, out_b, out_n, key_sample, key_token, there, grad_v, WIDTH, PADDED)
 
 
 class Tile(NamedTuple):
@@ -183,6 +201,11 @@ def settings(tokens: int, width: int, dtype: torch.dtype) -> Tile | None:
     return Tile(slot, keys, queries=64 if keys == 64 else 32, num_warps=warps)
 
 
+def group(heads: int, tile: Tile) -> int:
+    """Heads of a program, one after another: two of 64 tokens or fewer, which are little work."""
+    return 2 if tile.slot <= 64 and heads % 2 == 0 else 1
+
+
 def pad(width: int) -> int:
     """D: the power of two that a head's width takes in a tile."""
     return next(power for power in (16, 32, 64, 128) if width <= power)
@@ -201,7 +224,7 @@ def forward(qkv: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
     lse = qkv.new_empty(lse_shape(qkv, tile), dtype=torch.float32)
     launch(
         _forward_kernel,
-        (lse.shape[0] * heads,),
+        (lse.shape[0] * heads // group(heads, tile),),
         **strided(qkv),
         out_ptr=out,
         lse_ptr=lse,
@@ -215,7 +238,7 @@ def backward(grad: Tensor, qkv: Tensor, lse: Tensor, tile: Tile) -> Tensor:
     grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     launch(
         _backward_kernel,
-        (lse.shape[0] * qkv.shape[3],),
+        (lse.shape[0] * qkv.shape[3] // group(qkv.shape[3], tile),),
         **strided(qkv),
         grad_ptr=grad,
         lse_ptr=lse,
@@ -253,6 +276,7 @@ def _common(qkv: Tensor, tile: Tile) -> dict[str, object]:
         "KEYS": tile.keys,
         "QUERIES": tile.queries,
         "OPERAND": operand(qkv.dtype),
+        "GROUP": group(heads, tile),
         "num_warps": tile.num_warps,
         "num_stages": 1,
     }
