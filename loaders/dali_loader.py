@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 from collections import deque
@@ -183,13 +184,10 @@ class DaliLoader(Loader):
         index = step.index
         host_rows = np.setdiff1d(np.arange(len(index)), rows)
         pixels = np.empty((len(host_rows), *self.crops.shape), np.uint8)
-        failed = decode_rows(
-            self.encoded.open, self.crops, index[host_rows], step.key[host_rows], pixels
-        )
+        decode = functools.partial(decode_rows, self.encoded.open, self.crops)
+        failed = decode(index[host_rows], step.key[host_rows], pixels)
         failures = {int(host_rows[i]): reason for i, reason in failed.items()}
-        shown, changed, others = decode_stand_ins(
-            self.encoded.open, self.crops, index, step.key, failures
-        )
+        shown, changed, others = decode_stand_ins(decode, self.crops, index, step.key, failures)
         kept = np.isin(host_rows, changed, invert=True)
         return _Decoded(
             index=shown,

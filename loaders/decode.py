@@ -9,6 +9,7 @@ and is not used: it gives another picture.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ OpenImage = Callable[[int], Image.Image]
 
 Failures = dict[int, str]
 """Row of a batch -> why its sample cannot be shown."""
+
+DecodeRows = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]], Failures]
+"""Writes the crops of some samples: `decode_rows` of a given opener and crops, or its like."""
 
 
 def crop_and_resize(
@@ -79,13 +83,14 @@ def replace_failures(
     index, key: int64 [B]; out: uint8 [B, H, W, C]; see `decode_stand_ins`. Returns int64 [B], the
     sample shown in each row: `index` itself where nothing failed, or everything.
     """
-    shown, rows, pixels = decode_stand_ins(open_image, crops, index, key, failures)
+    decode = functools.partial(decode_rows, open_image, crops)
+    shown, rows, pixels = decode_stand_ins(decode, crops, index, key, failures)
     out[rows] = pixels
     return shown
 
 
 def decode_stand_ins(
-    open_image: OpenImage,
+    decode: DecodeRows,
     crops: Crops,
     index: NDArray[np.int64],
     key: NDArray[np.int64],
@@ -93,17 +98,19 @@ def decode_stand_ins(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
     """What is shown in place of the samples that failed in one of their rows: in all of them.
 
-    index, key: int64 [B]. A sample that fails only now is added to `failures`: another decoder may
-    have shown a part of it that is whole.
+    index, key: int64 [B]. A sample that fails only now is added to `failures`: another decoder, or
+    another window, may have shown a part of it that is whole.
     Returns the sample shown in each row, int64 [B], the rows where that is another one, [n], and
     their crops, uint8 [n, H, W, C].
     """
+    if not failures:
+        return index, np.empty(0, np.int64), np.empty((0, *crops.shape), np.uint8)
     while True:
         failures |= all_copies(index, failures)
         shown = index[stand_ins(len(index), failures)]
         rows = np.flatnonzero(shown != index)
         pixels = np.empty((len(rows), *crops.shape), dtype=np.uint8)
-        again = decode_rows(open_image, crops, shown[rows], key[rows], pixels)
+        again = decode(shown[rows], key[rows], pixels)
         if not again:
             return shown, rows, pixels
         for row, reason in again.items():

@@ -20,7 +20,7 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.buffers import BufferPool
 from fastimae.loaders.crops import Crops
-from fastimae.loaders.decode import Failures, all_copies, decode_rows, stand_ins
+from fastimae.loaders.decode import Failures, decode_rows, decode_stand_ins
 from fastimae.loaders.native_engine import Engine, Job
 from fastimae.loaders.native_library import UNSUPPORTED
 from fastimae.loaders.pillow_loader import open_sample
@@ -81,7 +81,8 @@ class NativeLoader(BetonLoader):
         index, key, out = started.step.index, started.step.key, started.images.numpy()
         failures = self._outcome(started.job, index, key, out)
         del under_way[0]
-        shown = self._replace(index, key, out, failures) if failures else index
+        shown, rows, pixels = decode_stand_ins(self._decode, self.crops, index, key, failures)
+        out[rows] = pixels
         bad = {int(index[row]): reason for row, reason in failures.items()}
         return Shown(images=started.images, index=shown, bad=bad)
 
@@ -109,30 +110,11 @@ class NativeLoader(BetonLoader):
                     failures[row] = again[i]
         return failures
 
-    def _replace(
-        self,
-        index: NDArray[np.int64],
-        key: NDArray[np.int64],
-        out: NDArray[np.uint8],
-        failures: Failures,
-    ) -> NDArray[np.int64]:
-        """Fill the rows that failed with the next good sample, cropped by the row's key.
-
-        A sample that turns out to be damaged in the other's window is added to `failures`.
-        Returns int64 [B], the sample shown in each row.
-        """
-        while True:
-            failures |= all_copies(index, failures)
-            shown = index[stand_ins(len(index), failures)]
-            rows = np.flatnonzero(shown != index)
-            pixels = np.empty((len(rows), *self.crops.shape), np.uint8)
-            job = self._submit(shown[rows], key[rows], pixels)
-            again = self._outcome(job, shown[rows], key[rows], pixels)
-            if not again:
-                out[rows] = pixels
-                return shown
-            for row, reason in again.items():
-                failures[int(np.flatnonzero(index == shown[rows[row]])[0])] = reason
+    def _decode(
+        self, index: NDArray[np.int64], key: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> Failures:
+        """Decode rows and wait for them."""
+        return self._outcome(self._submit(index, key, out), index, key, out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

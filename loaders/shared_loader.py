@@ -24,7 +24,7 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.dali_loader import DaliLoader
-from fastimae.loaders.decode import decode_stand_ins
+from fastimae.loaders.decode import decode_rows, decode_stand_ins
 from fastimae.loaders.encoded import EncodedBeton
 from fastimae.loaders.philox import philox, uniform
 from fastimae.loaders.pillow_loader import open_sample
@@ -103,7 +103,8 @@ class SharedLoader(BetonLoader):
             bad |= part.bad
         failures = {row: bad[i] for row, i in enumerate(index.tolist()) if i in bad}
         open_image = functools.partial(open_sample, self.reader)
-        shown, rows, pixels = decode_stand_ins(open_image, self.crops, index, key, failures)
+        decode = functools.partial(decode_rows, open_image, self.crops)
+        shown, rows, pixels = decode_stand_ins(decode, self.crops, index, key, failures)
         self._put(images, rows, torch.from_numpy(pixels))
         bad = {int(index[row]): reason for row, reason in failures.items()}
         return Shown(images=images, index=shown, bad=bad)
