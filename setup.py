@@ -11,13 +11,21 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fastimae/__init__.py").rea
 EXTRAS = {
     "ffcv": ["ffcv>=1.0.2"],
     "dali": ["nvidia-dali-cuda130>=2.0; platform_system == 'Linux'"],
+    "eval": [
+        "piq>=0.8",
+        "scikit-learn>=1.4",
+        "timm>=1.0.20",
+        "torchmetrics>=1.4",
+    ],
     "dev": [
         "hypothesis>=6.100",
         "pre-commit>=3.7",
         "pytest>=8.0",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff==0.17.5",
         "timm>=1.0.20",
+        "transformers>=4.57",
     ],
 }
 
@@ -56,7 +64,9 @@ setup(
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pillow>=13.0",
+        "psutil>=5.9",
         "pyyaml>=6.0",
+        "safetensors>=0.4",
         "scipy>=1.11",
         "tensorboard>=2.16",
         "torch>=2.10",
@@ -71,6 +81,10 @@ setup(
             "fastimae-train = fastimae.cli:train",
             "fastimae-convert = fastimae.cli:convert",
             "fastimae-doctor = fastimae.cli:doctor",
+            "fastimae-bench = fastimae.cli:bench",
+            "fastimae-eval = fastimae.cli:evaluate",
+            "fastimae-export = fastimae.cli:export",
+            "fastimae-import = fastimae.cli:import_",
         ]
     },
 )

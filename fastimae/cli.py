@@ -35,6 +35,26 @@ def doctor(argv: Sequence[str] | None = None) -> int:
     return run_safely("fastimae-doctor", _doctor, sys.argv[1:] if argv is None else argv)
 
 
+def bench(argv: Sequence[str] | None = None) -> int:
+    """fastimae-bench: how fast this machine loads and trains, and what holds it back."""
+    return run_safely("fastimae-bench", _bench, sys.argv[1:] if argv is None else argv)
+
+
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """fastimae-eval: what a checkpoint has learned, one task a call."""
+    return run_safely("fastimae-eval", _evaluate, sys.argv[1:] if argv is None else argv)
+
+
+def export(argv: Sequence[str] | None = None) -> int:
+    """fastimae-export: a checkpoint in the layout of timm, Hugging Face or MAE."""
+    return run_safely("fastimae-export", _export, sys.argv[1:] if argv is None else argv)
+
+
+def import_(argv: Sequence[str] | None = None) -> int:
+    """fastimae-import: other people's checkpoints in our layout."""
+    return run_safely("fastimae-import", _import, sys.argv[1:] if argv is None else argv)
+
+
 def _train(argv: Sequence[str]) -> int:
     config = parse_training("fastimae-train", argv)
     if config is None:  # --print_config
@@ -82,6 +102,30 @@ def _doctor(argv: Sequence[str]) -> int:
 
     parse("fastimae-doctor", DoctorOptions, argv)
     return doctor()
+
+
+def _bench(argv: Sequence[str]) -> int:
+    from fastimae.bench import bench
+
+    return bench(argv)
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    from fastimae.evaluate.command import evaluate
+
+    return evaluate(argv)
+
+
+def _export(argv: Sequence[str]) -> int:
+    from fastimae.interop.command import export
+
+    return export(argv)
+
+
+def _import(argv: Sequence[str]) -> int:
+    from fastimae.interop.command import import_
+
+    return import_(argv)
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -22,7 +22,10 @@ FOLDERS = (*PARTS, "benchmarks", "tests")
 # its own, "models" a package. Everyone may read the version from the package itself.
 MAY_IMPORT = {
     "": {"models", "objectives", "kernels", "loaders", "interop"},
-    "cli": {"arguments", "build", "config", "doctor", "engine", "loaders"},
+    "cli": {
+        *("arguments", "bench", "build", "config", "doctor", "engine", "evaluate", "interop"),
+        "loaders",
+    },
     "arguments": {"checks", "config", "recipes", "engine", "loaders"},
     "checks": {"config"},
     "build": {
@@ -36,13 +39,16 @@ MAY_IMPORT = {
     "models": {"kernels"},
     "objectives": {"models", "kernels"},
     "engine": set(),
-    "evaluate": {"models", "objectives", "kernels", "loaders"},
-    "interop": {"models", "kernels", "engine"},
+    "bench": {"arguments", "build", "config", "engine", "loaders", "models", "objectives"},
+    "evaluate": {
+        *("arguments", "config", "engine", "interop", "kernels", "loaders", "models", "objectives"),
+    },
+    "interop": {"arguments", "engine", "kernels", "models"},
     "kernels": set(),
     "loaders": set(),
 }
 # Types of a batch may be named in annotations, at no cost at run time.
-MAY_NAME_TYPES_OF = {"engine": {"loaders"}, "objectives": {"loaders"}, "evaluate": {"engine"}}
+MAY_NAME_TYPES_OF = {"engine": {"loaders"}, "objectives": {"loaders"}}
 MAY_IMPORT_FROM_OUTSIDE = {
     "kernels": {"torch", "triton"},
     "loaders": {"torch", "numpy", "PIL", "tqdm"},
