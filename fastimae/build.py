@@ -13,7 +13,7 @@ from torch import nn
 from fastimae.config import ConfigError, TrainConfig, flatten
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
 from fastimae.engine.distributed import World
-from fastimae.engine.optim import Schedule, build_adamw, scaled_lr
+from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.reconstruct import save_reconstruction
@@ -132,7 +132,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     trainer = Trainer(
         objective=objective,
         loader=DevicePrefetch(loader, world.device),
-        optimizer=build_adamw(objective, lr, optim.weight_decay),
+        optimizer=build_optimizer(objective, lr, optim.weight_decay),
         schedule=Schedule(
             lr=lr, min_lr=optim.min_lr, warmup_epochs=optim.warmup_epochs, epochs=optim.epochs
         ),

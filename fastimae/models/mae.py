@@ -163,8 +163,7 @@ class MaskedAutoencoder(nn.Module):
         for block in blocks:
             x = block(x)
         if masked_only:
-            rows = mask.ids_masked + 1  # the class token is row 0
-            x = last.forward_rows(x, lambda tokens: gather_rows(tokens, rows))
+            x = last(x, mask.ids_masked + 1)  # the class token is row 0
         else:
             x = last(x)[:, 1:]
         return self.decoder_pred(self.decoder_norm(x))

@@ -13,8 +13,7 @@ from torch import nn
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import Clock, LossMeter, NonFiniteLoss
-from fastimae.engine.optim import Schedule, build_adamw
-from fastimae.engine.precision import autocast, resolve_precision
+from fastimae.engine.optim import Schedule, build_optimizer
 from fastimae.engine.trainer import Plan, Trainer
 
 CPU = World(0, 1, torch.device("cpu"))
@@ -80,7 +79,7 @@ def trainer(path, *, batch_size=4, objective=None, **plan):
     return Trainer(
         objective=objective,
         loader=Counting(batch_size),
-        optimizer=build_adamw(objective, 0.1, 0.05),
+        optimizer=build_optimizer(objective, 0.1, 0.05),
         schedule=Schedule(lr=0.1, min_lr=0, warmup_epochs=1, epochs=plan.epochs),
         plan=plan,
         world=CPU,
@@ -257,15 +256,3 @@ def test_waiting_share_is_measured(monkeypatch):
         now[0] += 1.0
         clock.images += 6
     assert clock.rates() == {"img_per_s": pytest.approx(2.0), "data_wait": pytest.approx(2 / 3)}
-
-
-def test_precision_of_devices():
-    cpu = torch.device("cpu")
-    assert resolve_precision("fp32", cpu) == "fp32" and resolve_precision("bf16", cpu) == "bf16"
-    assert resolve_precision("auto", cpu) in ("bf16", "fp32")
-    with pytest.raises(ValueError, match="--precision fp16 needs a CUDA device"):
-        resolve_precision("fp16", cpu)
-    with autocast("bf16", cpu):
-        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16
-    with autocast("fp32", cpu):
-        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.float32
