@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from torch import nn
 
 from fastimae.engine.optim import (
     Schedule,

@@ -25,7 +25,7 @@ def test_precision_of_devices(monkeypatch):
 
 def test_masters_stay_and_get_the_gradient_of_their_casts():
     layer, x = nn.Linear(8, 4), torch.randn(16, 8, dtype=torch.bfloat16)
-    before = {name: p for name, p in layer.named_parameters()}
+    before = dict(layer.named_parameters())
     with in_format(layer, torch.bfloat16):
         assert {p.dtype for p in layer._parameters.values()} == {torch.bfloat16}
         layer(x).float().square().mean().backward()
