@@ -14,6 +14,7 @@ from fastimae.config import ConfigError, TrainConfig, flatten
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
+from fastimae.engine.parallel import parallelise
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.reconstruct import save_reconstruction
@@ -31,7 +32,8 @@ PICTURE = "reconstruction.png"
 _FREE = {
     "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
     "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
-    "start_epoch", "max_bad_samples", "init", "device", "world_size",
+    "start_epoch", "max_bad_samples", "init", "device", "world_size", "parallel", "dist_timeout",
+    "preempt_signal",
 }  # fmt: skip
 
 
@@ -127,8 +129,11 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     optim, run = config.optim, config.run
     precision = resolve_precision(optim.precision, world.device)
     objective = build_objective(config).to(world.device)
+    with world.watched():
+        parallel = parallelise(objective, world, optim.parallel, precision)
     effective = optim.batch_size * optim.accum_iter * world.size
     lr = optim.lr if optim.lr is not None else scaled_lr(optim.blr, effective)
+    picture = run.output_dir / PICTURE if world.is_main else None
     trainer = Trainer(
         objective=objective,
         loader=DevicePrefetch(loader, world.device),
@@ -141,6 +146,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
             accum_iter=optim.accum_iter,
             clip_grad=optim.clip_grad,
             precision=precision,
+            preempt_signal=run.preempt_signal,
             log_steps=run.log_steps,
             save_steps=run.save_steps,
             save_freq=run.save_freq,
@@ -150,7 +156,8 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         output_dir=run.output_dir,
         log_dir=run.log_dir,
         args=flatten(config),
-        draw=functools.partial(save_reconstruction, objective, run.output_dir / PICTURE),
+        draw=functools.partial(save_reconstruction, objective, picture),
+        parallel=parallel,
     )
     trainer.epoch = run.start_epoch
     if optim.warmup_epochs >= optim.epochs:

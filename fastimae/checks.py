@@ -10,7 +10,7 @@ from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
 _POSITIVE = (
     "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
     "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "synthetic_samples", "clip_grad",
-    "mix_beta", "repeated_aug",
+    "mix_beta", "repeated_aug", "dist_timeout",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "num_workers", "max_bad_samples", "mix_group", "distill_weight", "save_steps", "vis_freq",

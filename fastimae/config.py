@@ -157,6 +157,8 @@ class OptimConfig:
     """Largest norm of the gradient. None: no clipping."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 on GPUs that have it and on CPUs with AMX, else fp32."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What GPUs share: ddp, the batch only; fsdp, also weights and optimizer, to fit more."""
     kernels: Literal["auto", "torch"] = "auto"
     """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
 
@@ -199,6 +201,10 @@ class RunConfig:
     """Take ranks from Open MPI's environment."""
     dist_url: str = "env://"
     """Where processes meet."""
+    dist_timeout: float = 600
+    """Seconds that processes wait for each other before they give up."""
+    preempt_signal: Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"] = "SIGUSR1"
+    """Asks to save and stop, as SIGTERM does: what the scheduler sends before it takes a node."""
     debug: bool = False
     """Show tracebacks, and keep them in output_dir/debug.log."""
 

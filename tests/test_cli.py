@@ -214,22 +214,6 @@ def test_sigterm_saves_mid_epoch_and_exits_0(source, tmp_path):
     assert log_of(tmp_path)[-1]["epoch"] == after["epoch"] + 1
 
 
-def test_two_ranks_train_as_one(source, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    command = f"{source['ffcv']} {MODEL} --epochs 2 --warmup_epochs 1 --device cpu --precision fp32"
-    command += " --objective imae --mix_group 4"
-    assert train(f"{command} --batch_size 8 --output_dir {one}") == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    ranks = f"-m fastimae.cli {command} --batch_size 4 --output_dir {two}"
-    run = subprocess.run([*torchrun, *ranks.split()], capture_output=True, text=True, timeout=150)
-    assert run.returncode == 0, run.stderr[-3000:]
-    for a, b in zip(log_of(one), log_of(two), strict=True):
-        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
-    first, second = (load_checkpoint(p / "checkpoint-last.pth")["model"] for p in (one, two))
-    for name, value in first.items():
-        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-4, msg=name)
-
-
 def test_repeated_augmentation_lengthens_the_epoch(source, tmp_path):
     command = f"{source['ffcv']} {BASE} --objective imae --mix_group 4 --epochs 1"
     assert train(f"{command} --output_dir {tmp_path / 'once'}") == 0

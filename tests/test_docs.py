@@ -1,10 +1,16 @@
-"""The code in docs/ runs, block after block, and does what the text says."""
+"""The code in docs/ runs, block after block, and does what the text says; commands are understood."""
 
 import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
+
+from fastimae.arguments import parse_training
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -74,3 +80,50 @@ def test_a_foreign_mae_with_our_methods():
                 for loss, model in zip(losses, (plain, ours), strict=True)
             ]
             torch.testing.assert_close(*pair)
+
+
+def commands(name):
+    """Shell lines of a page that start a training run, each in one line."""
+    shell = re.findall(r"```bash\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+    lines = "\n".join(shell).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if "fastimae-train" in line]
+
+
+@pytest.mark.parametrize("command", commands("launch.md"))
+def test_launch_lines_are_understood(command, capsys):
+    launcher, settings = command.split("fastimae-train ")
+    settings = settings.removesuffix(" &").split()
+    assert parse_training("fastimae-train", [*settings, "--print_config"]) is None
+    assert "recipe: " not in capsys.readouterr().out
+    if launcher.startswith("torchrun"):
+        from torch.distributed.run import parse_args
+
+        options = parse_args([*launcher.split()[1:], "fastimae-train", *settings])
+        assert options.no_python and options.training_script == "fastimae-train"
+        assert options.training_script_args == settings
+
+
+def test_the_slurm_script_saves_and_queues_itself_again(tmp_path):
+    """With stand-ins for SLURM's commands, and the signal that it sends."""
+    (script,) = [
+        block
+        for block in re.findall(r"```bash\n(.*?)```", (DOCS / "launch.md").read_text(), re.DOTALL)
+        if "#SBATCH" in block
+    ]
+    stand_ins = {
+        "srun": "trap 'echo saved; exit 0' USR1; touch started; while :; do sleep 0.05; done",
+        "scontrol": "[ $1 = show ] && echo node0 || echo $@",
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    process = subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    assert process.communicate(timeout=20)[0].splitlines() == ["saved", "requeue 7"]

@@ -1,19 +1,18 @@
-"""Checkpoints: written whole or not at all, read without running code."""
+"""Checkpoints: found, read, and put into models."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import logging
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastimae.engine.files import CheckpointError, read, write
+from fastimae.engine.sharded import FILES, forget_shards, join, laid_out
 
 log = logging.getLogger("fastimae")
 
@@ -22,52 +21,20 @@ FORMAT = 1
 _LISTED = 8
 
 
-class CheckpointError(Exception):
-    """A checkpoint cannot be written, read or used. The message says which and what to do."""
-
-
 def save_checkpoint(path: Path, content: Mapping[str, Any], also: Path | None = None) -> None:
-    """Write `content` to `path`, and to `also`, atomically: a crash leaves the old file or the new.
+    """Write `content` to `path`, and to `also`, as one file each: see `files.write`.
 
-    Raises CheckpointError where the disk does not take it; files that were there stay as they are.
+    Shards of an earlier checkpoint-last.pth are removed.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        if also:
-            _copy(partial, also)
-        partial.replace(path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 1e9 if path.parent.is_dir() else 0
-        raise CheckpointError(
-            f"cannot save {path} ({_one_line(error)}; {free:.1f} GB free): make room or change "
-            "--output_dir; earlier checkpoints are untouched"
-        ) from error
+    write(path, content, also)
+    if path.name == LAST:
+        forget_shards(path.parent)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU with weights_only=True (argparse.Namespace is let through).
-
-    Raises CheckpointError where the file is missing, damaged or holds anything but data.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {path}") from error
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        raise CheckpointError(
-            f"{path} is not a checkpoint that can be read safely ({_one_line(error)})"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
+    """Read a checkpoint, in one file or in shards, onto the CPU. Raises CheckpointError."""
+    content = read(path)
+    return join(content, path.parent) if FILES in content else content
 
 
 def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -114,7 +81,8 @@ def load_weights(
         if not allow_partial:
             raise CheckpointError(f"{message}; --allow_partial loads it all the same")
         log.warning(message)
-    module.load_state_dict(dict(weights), strict=False)
+    fitting = {name: laid_out(weights[name], own[name]) for name in own if name in weights}
+    module.load_state_dict(fitting, strict=False)
 
 
 def find_resume(resume: str, output_dir: Path) -> Path | None:
@@ -131,7 +99,10 @@ def find_resume(resume: str, output_dir: Path) -> Path | None:
 
 def set_aside(output_dir: Path) -> Path | None:
     """Move an earlier run's files from output_dir into output_dir/previous-N; None if none."""
-    patterns = ("checkpoint-*.pth", "log.txt", "*.png", "events.out.tfevents.*", "nonfinite*.json")
+    patterns = (
+        *("checkpoint-*.pth", "shards-*", "log.txt", "*.png", "events.out.tfevents.*"),
+        "nonfinite*.json",
+    )
     files = [file for pattern in patterns for file in output_dir.glob(pattern)]
     for leftover in output_dir.glob("*.partial"):
         leftover.unlink()
@@ -144,30 +115,6 @@ def set_aside(output_dir: Path) -> Path | None:
     for file in files:
         file.rename(folder / file.name)
     return folder
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A second name for the file where the disk can do that, else a second file."""
-    partial = target.with_name(target.name + ".copy.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    partial.replace(target)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _listed(names: list[str]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,6 +19,43 @@ _LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
 )
 _OPEN_MPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
+# Groups that were left. DistributedDataParallel holds one, too, and must not be the last to let go:
+# torch would then wait, with the interpreter's lock, for gloo's threads, which wait for that lock.
+_LEFT: list[dist.ProcessGroup] = []
+
+# What gloo, NCCL and the store say of a process that they cannot reach.
+_OF_PEERS = re.compile(
+    "gloo|nccl|closed by peer|reset by peer|broken pipe|remote peer", re.IGNORECASE
+)
+
+
+class ProcessLost(ConnectionError):
+    """Another process of the run is gone or does not answer. The message says how to go on."""
+
+
+class StopVote:
+    """How processes agree before which step to stop, without waiting for each other or a device.
+
+    The store holds the number of the latest step that a process has begun, or "stop N". Changes
+    are atomic, so that nobody has begun step N when it is written, and everybody finds it there.
+    """
+
+    def __init__(self, store: dist.Store) -> None:
+        self.store, self.step = store, 0
+        self._change("", "0")
+
+    def __call__(self, asked: bool) -> bool:
+        """Whether to stop now; called before every step, by all. asked: this process wants to."""
+        self.step += 1
+        stop = "stop " if asked else ""
+        found = self._change(str(self.step - 1), f"{stop}{self.step}")
+        while asked and not found.startswith("stop"):  # others are ahead
+            found = self._change(found, f"stop {int(found) + 1}")
+        return found == f"stop {self.step}"
+
+    def _change(self, before: str, after: str) -> str:
+        """Put `after` in the place of `before` if that is there; what is there now."""
+        return self.store.compare_set("fastimae/step", before, after).decode()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +65,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    vote: StopVote | None = None
 
     @property
     def is_main(self) -> bool:
@@ -39,17 +80,41 @@ class World:
             values /= self.size
         return values
 
+    def max(self, number: int) -> int:
+        """Largest number of all processes."""
+        if self.size == 1:
+            return number
+        largest = torch.tensor(number, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest.item())
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is up in any process."""
-        if self.size == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return bool(flags.item())
+        return bool(self.max(int(flag)))
+
+    def stops(self, asked: bool) -> bool:
+        """Whether all stop before the step to come, as one was asked to; waits for nobody."""
+        return self.vote(asked) if self.vote else asked
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Raise ProcessLost where something fails for want of another process."""
+        try:
+            yield
+        except RuntimeError as error:
+            of_peers = isinstance(error, dist.DistError) or _OF_PEERS.search(str(error))
+            if self.size == 1 or not of_peers:
+                raise
+            raise ProcessLost(
+                f"process {self.rank} lost another process of the run ({_short(error)}), which may "
+                "say why: start all of them again with --resume auto to go on from the last "
+                "checkpoint"
+            ) from error
 
     def close(self) -> None:
         """Leave the group of processes."""
         if self.size > 1:
+            _LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 
@@ -60,11 +125,13 @@ def join_world(
     local_rank: int = -1,
     dist_on_itp: bool = False,
     dist_url: str = "env://",
+    timeout: float = 600,
 ) -> World:
     """Join the processes that torchrun, SLURM or Open MPI started; alone where none did.
 
-    Raises ValueError, naming the flag, where the device is missing or the launcher started
-    another number of processes than world_size says.
+    timeout: seconds that a process waits for another, here and in every exchange. Raises
+    ValueError, naming the flag, where the device is missing, the launcher started another number
+    of processes than world_size says, or they do not find each other.
     """
     ranks = _ranks(os.environ, dist_on_itp)
     rank, size, local = ranks or (0, 1, 0)
@@ -74,10 +141,10 @@ def join_world(
             f"use torchrun --nproc_per_node={world_size} --no-python fastimae-train ..."
         )
     chosen = _device(device, local if ranks and local >= 0 else max(local_rank, 0))
-    if size > 1:
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method=dist_url, rank=rank, world_size=size)
-    return World(rank, size, chosen)
+    if size == 1:
+        return World(rank, size, chosen)
+    store = _meet(dist_url, rank, size, chosen, timedelta(seconds=timeout))
+    return World(rank, size, chosen, StopVote(store))
 
 
 def _ranks(env: Mapping[str, str], open_mpi: bool) -> tuple[int, int, int] | None:
@@ -87,6 +154,25 @@ def _ranks(env: Mapping[str, str], open_mpi: bool) -> tuple[int, int, int] | Non
         if names[0] in env and names[1] in env:
             return int(env[names[0]]), int(env[names[1]]), int(env.get(names[2], -1))
     return None
+
+
+def _meet(url: str, rank: int, size: int, device: torch.device, timeout: timedelta) -> dist.Store:
+    """Found the group of processes; returns the store that they share."""
+    try:
+        store, _, _ = next(dist.rendezvous(url, rank, size, timeout=timeout))
+        store.set_timeout(timeout)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        group_store = dist.PrefixStore("group", store)
+        dist.init_process_group(
+            backend, store=group_store, rank=rank, world_size=size, timeout=timeout
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"process {rank} of {size} did not meet the others at --dist_url {url} within "
+            f"--dist_timeout {timeout.total_seconds():g} s ({_short(error)}): are all started, "
+            "with one MASTER_ADDR and MASTER_PORT?"
+        ) from error
+    return store
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -105,3 +191,9 @@ def _device(name: str, local_rank: int) -> torch.device:
             raise ValueError(f"--device {device}: there are {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(device)
     return device
+
+
+def _short(error: RuntimeError) -> str:
+    """The first sentence of an error of torch's, without the place in its source."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"^\[\S*\] ", "", line).split(". ")[0]

@@ -28,10 +28,10 @@ def computing(
 ) -> contextlib.AbstractContextManager:
     """Context for a forward pass of the module *and* its backward pass.
 
-    bf16: all of it, weights and the residual stream too (`in_format`). fp16: autocast, as plain
-    fp16 has too short a range. fp32: nothing.
+    bf16: all of it, weights and the residual stream too (`in_format`; a sharded module does so
+    itself). fp16: autocast, as plain fp16 has too short a range. fp32: nothing.
     """
-    if precision == "bf16":
+    if precision == "bf16" and not hasattr(module, "unshard"):
         return in_format(module, torch.bfloat16)
     if precision == "fp16":
         return torch.autocast(device.type, torch.float16)

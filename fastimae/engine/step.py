@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastimae.engine.optim import set_lr
+from fastimae.engine.parallel import averaging
 from fastimae.engine.precision import computing
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ class Step:
     """One optimizer step: the gradients of accum_iter batches, then the update.
 
     Nothing in it waits for the device. objective: maps a batch to a dict with "loss", on the
-    device. parallel: what is called in its place, where several processes train (it may have
-    `no_sync`, as DistributedDataParallel has). precision: see `computing`.
+    device. parallel: what is called in its place, where several processes train (see
+    `parallelise`). precision: see `computing`.
     """
 
     def __init__(
@@ -61,10 +62,8 @@ class Step:
 
         Returns the parts of the loss, scalars on the device, to be read before the next call.
         """
-        if hasattr(self.called, "no_sync") and not last:
-            with self.called.no_sync():
-                return self._forward_backward(batch)
-        return self._forward_backward(batch)
+        with averaging(self.called, last):
+            return self._forward_backward(batch)
 
     def update(self, lr: float) -> None:
         """Take the optimizer's step along the gradients, and clear them."""

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fastimae.engine.checkpoint import FORMAT, LAST, load_weights, save_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
 from fastimae.engine.optim import Schedule, load_optimizer
+from fastimae.engine.parallel import is_sharded
+from fastimae.engine.sharded import laid_out_state, save_sharded
 from fastimae.engine.step import GraphedStep, Step
 
 log = logging.getLogger("fastimae")
@@ -32,6 +33,7 @@ class Plan:
     clip_grad: float | None = None
     precision: str = "fp32"
     cuda_graph: bool = False
+    preempt_signal: str = "SIGUSR1"
     log_steps: int = 20
     save_steps: int = 0
     save_freq: int = 20
@@ -44,7 +46,8 @@ class Trainer:
     objective: maps a batch to a dict with "loss"; its `student` is what checkpoints hold.
     loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device.
     args: plain settings to keep in checkpoints.
-    draw: called with a batch when a picture is due.
+    draw: called with a batch when a picture is due, in all processes if the objective is sharded.
+    parallel: what is called in the objective's place (see `parallelise`).
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Trainer:
         log_dir: Path | None = None,
         args: dict[str, Any] | None = None,
         draw: Callable[[Any], None] | None = None,
+        parallel: nn.Module | None = None,
     ) -> None:
         self.objective, self.loader, self.optimizer = objective, loader, optimizer
         self.schedule, self.plan, self.world = schedule, plan, world
@@ -68,12 +72,7 @@ class Trainer:
         self.meter, self.window, self.epoch_clock = LossMeter(world, output_dir), Clock(), Clock()
         self.updates_per_epoch = len(loader) // plan.accum_iter
         self.epoch, self.update = 0, 0
-        self.asked_to_stop = self.stopped = False  # processes agree when they read losses
-        parallel = objective
-        if world.size > 1:
-            parallel = DistributedDataParallel(
-                objective, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+        self.asked_to_stop = self.stopped = False
         kind = GraphedStep if plan.cuda_graph else Step
         self.step = kind(
             objective,
@@ -88,8 +87,8 @@ class Trainer:
     def run(self) -> bool:
         """Train to the end of the plan. Returns False where a signal ended it early.
 
-        SIGTERM and Ctrl-C save checkpoint-last.pth after the step under way. Raises
-        NonFiniteLoss, CheckpointError, or what the loader raises.
+        Signals save checkpoint-last.pth after the step under way. Raises NonFiniteLoss,
+        CheckpointError, ProcessLost, or what the loader raises.
         """
         total = self.plan.epochs * self.updates_per_epoch
         done = self.epoch * self.updates_per_epoch + self.update
@@ -99,13 +98,14 @@ class Trainer:
         )  # fmt: skip
         self.reporter.forget_from(self.epoch)
         try:
-            with self._signals():
+            with self._signals(), self.world.watched():
                 while self.epoch < self.plan.epochs and not self.stopped:
                     self._train_epoch()
                     if self.update == self.updates_per_epoch:
                         self._finish_epoch()
                     else:
                         self._save()
+                self.world.any(False)  # the main process, which has the store, leaves last
         finally:
             self.reporter.close()
         return self.epoch == self.plan.epochs
@@ -123,9 +123,7 @@ class Trainer:
                 self._train_step(timed)
                 if self.update % self.plan.log_steps == 0 or self.update == self.updates_per_epoch:
                     self._read_losses()
-                    self.stopped = self.world.any(self.asked_to_stop)
-                elif self.world.size == 1:
-                    self.stopped = self.asked_to_stop
+                self.stopped = self.world.stops(self.asked_to_stop)
                 within = self.update < self.updates_per_epoch  # the log line comes before its save
                 if within and self.plan.save_steps and self.update % self.plan.save_steps == 0:
                     self._save()
@@ -168,7 +166,8 @@ class Trainer:
         keep = last or self.epoch % self.plan.save_freq == 0
         self._save(self.output_dir / f"checkpoint-{self.epoch}.pth" if keep else None)
         picture_due = self.plan.vis_freq and self.epoch % self.plan.vis_freq == 0
-        if self.draw and self.world.is_main and (last or picture_due):
+        drawing = self.world.is_main or is_sharded(self.objective)
+        if self.draw and drawing and (last or picture_due):
             self.objective.eval()
             with torch.compiler.set_stance("force_eager"):  # other shapes are not worth compiling
                 self.draw(self.batch)
@@ -176,10 +175,13 @@ class Trainer:
         self.epoch, self.update = self.epoch + 1, 0
 
     def _save(self, also: Path | None = None) -> None:
-        """Write checkpoint-last.pth, and the same under another name, from the main process."""
+        """Write checkpoint-last.pth, and a copy to keep under another name."""
         self._read_losses()
-        if self.world.is_main:
-            save_checkpoint(self.output_dir / LAST, self.state_dict(), also)
+        path = self.output_dir / LAST
+        if is_sharded(self.objective):
+            save_sharded(path, self.state_dict(), self.world, also)
+        elif self.world.is_main:
+            save_checkpoint(path, self.state_dict(), also)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs; plain data and tensors only."""
@@ -202,7 +204,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint's content. Raises CheckpointError where it does not fit."""
         load_weights(self.objective.student, state["model"], path)
-        load_optimizer(self.optimizer, state["optimizer"])
+        load_optimizer(self.optimizer, laid_out_state(state["optimizer"], self.optimizer))
         self.step.scaler.load_state_dict(state["scaler"])
         self.loader.load_state_dict(state["loader"])
         self.meter.load_state_dict(state["metrics"])
@@ -217,14 +219,15 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C ask for a stop; a second one stops at once."""
+        """SIGTERM, Ctrl-C and plan.preempt_signal ask for a stop; a second one stops at once."""
 
         def ask(number: int, frame: Any) -> None:
             signal.signal(number, before[number])
             self.asked_to_stop = True
             log.warning("stopping after this step and saving (again to stop at once)")
 
-        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+        numbers = {signal.SIGTERM, signal.SIGINT, signal.Signals[self.plan.preempt_signal]}
+        before = {n: signal.getsignal(n) for n in numbers}
         for number in before:
             signal.signal(number, ask)
         try:

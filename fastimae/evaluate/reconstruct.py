@@ -32,13 +32,17 @@ def first_pairs(batch: Batch, count: int) -> Batch:
     return dataclasses.replace(batch, **picked)
 
 
-def save_reconstruction(objective: nn.Module, path: Path, batch: Batch, rows: int = 8) -> None:
+def save_reconstruction(
+    objective: nn.Module, path: Path | None, batch: Batch, rows: int = 8
+) -> None:
     """Draw the objective's pictures of a batch as a grid, one image a row, into a PNG file.
 
     objective: has `reconstruct(batch)`, `picture_note`, `mask_ratio` and `student`.
-    batch: `fastimae.loaders.Batch`.
+    batch: `fastimae.loaders.Batch`. path: None to only do this process's part of the computation.
     """
     pictures = objective.reconstruct(first_pairs(batch, rows))
+    if path is None:
+        return
     pictures = {title: images[:rows].cpu() for title, images in pictures.items()}
     note = f"mask ratio {objective.mask_ratio:g}. {objective.picture_note}"
     if objective.student.norm_pix_loss:

@@ -1,10 +1,16 @@
-"""Who starts the processes, and that two ranks train as one."""
+"""Who starts the processes, how they meet, and how they agree to stop."""
+
+import random
+import signal
+import socket
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fastimae.engine import distributed
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import ProcessLost, StopVote, World, join_world
 
 
 @pytest.fixture
@@ -14,7 +20,16 @@ def launched(monkeypatch):
         for name in names:
             monkeypatch.delenv(name, raising=False)
     joined = []
-    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *a, **k: joined.append(k))
+
+    def meet(url, rank, size, timeout):
+        joined.append({"url": url, "timeout": timeout})
+        return iter([(dist.HashStore(), rank, size)])
+
+    def found(backend, store, **settings):
+        joined.append({"backend": backend, **settings})
+
+    monkeypatch.setattr(distributed.dist, "rendezvous", meet)
+    monkeypatch.setattr(distributed.dist, "init_process_group", found)
 
     def pretend(**variables):
         for name, value in variables.items():
@@ -34,9 +49,13 @@ def launched(monkeypatch):
 )
 def test_launchers(launched, variables, flags):
     joined = launched(**variables)
-    world = join_world("cpu", world_size=4, dist_url="file:///x", **flags)
+    world = join_world("cpu", world_size=4, dist_url="file:///x", timeout=9, **flags)
     assert (world.rank, world.size, world.is_main) == (3, 4, False)
-    assert joined == [{"init_method": "file:///x", "rank": 3, "world_size": 4}]
+    wait = timedelta(seconds=9)
+    assert joined == [
+        {"url": "file:///x", "timeout": wait},
+        {"backend": "gloo", "rank": 3, "world_size": 4, "timeout": wait},
+    ]
 
 
 def test_alone_where_nobody_launched(launched):
@@ -65,3 +84,70 @@ def test_a_missing_gpu_is_named(launched):
     launched()
     with pytest.raises(ValueError, match="--device cuda: torch sees no CUDA device"):
         join_world("cuda")
+
+
+def test_who_waits_in_vain_is_told_for_whom(launched, monkeypatch):
+    launched(RANK=0, WORLD_SIZE=2)
+    monkeypatch.undo()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(ValueError, match=r"process 0 of 2 .* --dist_timeout 1 s"):
+        join_world("cpu", dist_url=f"tcp://127.0.0.1:{port}", timeout=1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_all_stop_before_the_same_step_soon_after_one_was_asked(seed):
+    """However far ahead of each other they are."""
+    draw, store, size = random.Random(seed), dist.HashStore(), 4
+    votes = [StopVote(store) for _ in range(size)]
+    asked_at, stopped = {draw.randrange(size): draw.randrange(1, 30)}, {}
+    if seed % 2:
+        asked_at[draw.randrange(size)] = draw.randrange(1, 30)
+    latest = None  # step that the first of all had begun when one of them was asked
+    while len(stopped) < size:
+        rank = draw.choice([r for r in range(size) if r not in stopped])
+        step = votes[rank].step + 1
+        asked = step >= asked_at.get(rank, step + 1)
+        if asked and latest is None:
+            latest = max(vote.step for vote in votes)
+        if votes[rank](asked):
+            stopped[rank] = step
+    assert set(stopped.values()) == {max(latest + 1, min(asked_at.values()))}
+
+
+def test_alone_one_stops_when_asked():
+    world = World(0, 1, torch.device("cpu"))
+    assert world.stops(True) and not world.stops(False) and world.max(3) == 3
+
+
+def test_a_signal_to_one_process_stops_all_after_its_step(ranks):
+    """SIGUSR1 came before the first of three steps; the other may have begun the second."""
+    assert ranks.report["stopped"]["codes"] == [0, 0]
+    assert "stopped and saved" in ranks.output("stopped", 0)
+    assert "stopping after this step" in ranks.output("stopped", 1)
+    index = torch.load(ranks.folder / "stopped" / "checkpoint-last.pth", weights_only=True)
+    assert index["epoch"] == 1 and index["step"] in (1, 2)
+    assert signal.Signals[index["args"]["preempt_signal"]] == signal.SIGUSR1
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[/src/gloo/pair.cc:561] Connection closed by peer [::1]:1. More"), True),
+        (dist.DistBackendError("NCCL error in: x, remote process exited"), True),
+        (dist.DistNetworkError("Broken pipe"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (KeyError("gloo"), False),
+    ],
+    ids=str,
+)
+def test_errors_for_want_of_another_process_are_told_from_ours(error, lost):
+    several, alone = (World(1, size, torch.device("cpu")) for size in (2, 1))
+    with pytest.raises(ProcessLost if lost else type(error)) as raised, several.watched():
+        raise error
+    assert not lost or "--resume auto" in str(raised.value)
+    assert "/src/" not in str(raised.value)
+    with pytest.raises(type(error)), alone.watched():
+        raise error

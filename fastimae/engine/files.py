@@ -1,0 +1,86 @@
+"""Files that are written whole or not at all, and read without running code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be written, read or used. The message says which and what to do."""
+
+
+def write(path: Path, content: Mapping[str, Any], also: Path | None = None) -> None:
+    """Write `content` to `path`, and to `also`, atomically: a crash leaves the old file or the new.
+
+    Raises CheckpointError where the disk does not take it; files that were there stay as they are.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        if also:
+            _copy(partial, also)
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 1e9 if path.parent.is_dir() else 0
+        raise CheckpointError(
+            f"cannot save {path} ({_one_line(error)}; {free:.1f} GB free): make room or change "
+            "--output_dir; earlier checkpoints are untouched"
+        ) from error
+
+
+def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a file onto the CPU with weights_only=True (argparse.Namespace is let through).
+
+    mmap: leave tensors on the disk until they are looked at. Raises CheckpointError where the
+    file is missing, damaged or holds anything but data.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}") from error
+    except Exception as error:  # torch raises many kinds for damaged and foreign files
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely ({_one_line(error)})"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A second name for the file where the disk can do that, else a second file."""
+    partial = target.with_name(target.name + ".copy.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,214 @@
+"""Runs of one, two and three processes for the tests beside it: as a launcher would start them.
+
+    ranks.py FOLDER
+
+One process imports torch and is forked into the processes of each run, which costs seconds less
+than starting each. What they print is in FOLDER/NAME-RANK.txt; FOLDER/report.json has their exit
+statuses and what `inside` saw.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastimae import build, cli
+from fastimae.engine import sharded
+from fastimae.engine.distributed import World, join_world
+from fastimae.engine.files import CheckpointError
+from fastimae.engine.optim import build_optimizer
+from fastimae.engine.parallel import parallelise
+from fastimae.engine.step import Step
+from fastimae.engine.trainer import Trainer
+from fastimae.loaders import create_loader
+from fastimae.models import MaskedAutoencoder
+from fastimae.objectives import IMAE
+
+assert build  # imported before the forks
+GLOBAL_BATCH, CLIP = 12, 0.1
+SETTINGS = (
+    "--synthetic --synthetic_samples 72 --num_workers 0 --device cpu --precision fp32 "
+    "--model mae_vit_nano_patch16 --input_size 32 --objective imae --mix_group 2 "
+    "--epochs 2 --warmup_epochs 1 --blr 3e-2 --accum_iter 2 --clip_grad 0.5 --save_steps 1 "
+    "--save_freq 9 --dist_timeout 60"
+)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    report = {}
+
+    def train(name: str, size: int, flags: str = "", at_step: Callable = lambda *_: None) -> None:
+        batch = f"--batch_size {GLOBAL_BATCH // size} --output_dir {folder / name}"
+        command = f"{SETTINGS} {batch} {flags}".split()
+        report[name] = launch(folder, name, size, lambda: run(command, at_step))
+
+    train("alone", 1)
+    train("ddp", 2)
+    train("stopped", 2, "--parallel fsdp", signal_one)
+    for name in ("on_1", "on_2", "on_3"):
+        shutil.copytree(folder / "stopped", folder / name)
+    train("on_1", 1, "--resume auto")
+    train("on_2", 2, "--resume auto")
+    train("on_3", 3, "--resume auto --parallel fsdp")
+    train("killed", 2, "--parallel fsdp", kill_main)
+    shutil.copytree(folder / "killed", folder / "revived")
+    train("revived", 1, "--resume auto")
+    report["inside"] = launch(folder, "inside", 2, lambda: inside(folder))
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+def launch(folder: Path, name: str, size: int, work: Callable[[], int]) -> dict:
+    """Fork `size` ranks with the environment of a launcher; their exit statuses, and seconds."""
+    started, children = time.monotonic(), []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for rank in range(size):
+        child = os.fork()
+        if not child:
+            output = (folder / f"{name}-{rank}.txt").open("w")
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            leave = sys.exit if name == "ddp" else os._exit  # as programs do, and faster
+            leave(finish(work))
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return {"codes": codes, "seconds": time.monotonic() - started}
+
+
+def finish(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def run(command: list[str], at_step: Callable[[Trainer], None]) -> int:
+    """fastimae-train, with something happening before each of its steps."""
+    real = Trainer._train_step
+
+    def step(self: Trainer, batches: object) -> None:
+        at_step(self)
+        real(self, batches)
+
+    Trainer._train_step = step
+    return cli.train(command)
+
+
+def signal_one(trainer: Trainer) -> None:
+    """One process of two is asked to stop, in the first of the second epoch's three steps."""
+    if trainer.world.rank == 1 and trainer.epoch == 1 and not trainer.asked_to_stop:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def kill_main(trainer: Trainer) -> None:
+    """The process that others meet at is gone, without a word."""
+    if trainer.world.is_main and trainer.epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def inside(folder: Path) -> int:
+    """What collectives a step needs, what is clipped, and what becomes of a failing save."""
+    world = join_world("cpu", timeout=60)
+    seen = {}
+    for kind in ("ddp", "fsdp"):
+        for precision in ("fp32", "bf16"):
+            seen[f"{kind} {precision}"] = take_steps(world, kind, precision)
+    seen["save"] = fail_to_save(world, folder)
+    (folder / f"inside-{world.rank}.json").write_text(json.dumps(seen))
+    world.any(False)
+    world.close()
+    return 0
+
+
+def take_steps(world: World, kind: str, precision: str) -> dict:
+    """Of a step of one batch and one of three: reductions, the gradient's clipped norm, losses."""
+    torch.manual_seed(0)
+    objective = IMAE(tiny(heads=2), tiny(heads=1), mask_ratio=0.5)
+    called = parallelise(objective, world, kind, precision)
+    optimizer = build_optimizer(objective, 1e-3, 0.05)
+    seen = {"norms": [], "reductions": [], "losses": []}
+    optimizer.register_step_pre_hook(
+        lambda *_: seen["norms"].append(norm_of_gradients(world, objective))
+    )
+    for accum_iter in (1, 3):
+        step = Step(
+            objective, optimizer, precision=precision, device=world.device,
+            accum_iter=accum_iter, clip_grad=CLIP, parallel=called,
+        )  # fmt: skip
+        with create_loader(
+            synthetic=True, synthetic_samples=24, input_size=(16, 16), batch_size=4, mix_group=2,
+            accum_iter=accum_iter, rank=world.rank, world_size=world.size, num_workers=0,
+        ) as loader:  # fmt: skip
+            batches = [batch for batch, _ in zip(loader, range(accum_iter), strict=False)]
+        with Reductions() as reductions:
+            parts = step(batches, 1e-3)
+        seen["reductions"].append(reductions.count)
+        seen["losses"] += world.mean(torch.stack([p["loss"] for p in parts])).tolist()
+    return seen
+
+
+class Reductions(TorchDispatchMode):
+    """Counts all-reduces and reduce-scatters."""
+
+    count = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.count += op.namespace == "c10d" and "reduce" in str(op)
+        return op(*args, **(kwargs or {}))
+
+
+def tiny(heads: int) -> MaskedAutoencoder:
+    return MaskedAutoencoder(
+        img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, heads=heads,
+        decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2,
+    )  # fmt: skip
+
+
+def norm_of_gradients(world: World, objective: nn.Module) -> float:
+    """Of the whole gradient, from each process's rows where it is sharded."""
+    grads = [p.grad for p in objective.parameters() if p.grad is not None]
+    rows = hasattr(grads[0], "to_local")
+    squares = sum((g.to_local() if rows else g).double().square().sum() for g in grads)
+    return float((world.mean(squares) * (world.size if rows else 1)).sqrt())
+
+
+def fail_to_save(world: World, folder: Path) -> str:
+    """The error of each process where the second cannot write its part of a second checkpoint."""
+    torch.manual_seed(0)
+    objective = IMAE(tiny(heads=2), mask_ratio=0.5)
+    parallelise(objective, world, "fsdp", "fp32")
+    path, content = folder / "saved" / "checkpoint-last.pth", objective.student.state_dict()
+    path.parent.mkdir(exist_ok=True)
+    sharded.save_sharded(path, {"model": content, "epoch": 1}, world)
+
+    def full_disk(*_: object) -> None:
+        raise CheckpointError("No space left")
+
+    if world.rank == 1:
+        sharded.write = full_disk
+    try:
+        sharded.save_sharded(path, {"model": content, "epoch": 2}, world)
+    except CheckpointError as error:
+        return str(error)
+    return "saved"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,69 @@
+"""Several processes train as one does, whole or sharded, and exchange no more than they must."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.engine.distributed import World
+from fastimae.engine.parallel import parallelise
+
+ALONE = World(0, 1, torch.device("cpu"))
+CLIP = 0.1  # of ranks.py
+
+
+@pytest.mark.parametrize("name", ["ddp", "on_1", "on_2", "on_3"])
+def test_any_number_of_processes_gives_the_same_losses(ranks, name):
+    """With accumulation and clipping; on_N: begun by two that shard, resumed by N."""
+    assert set(ranks.report[name]["codes"]) == {0}, ranks.output(name, 0)
+    losses = [[line["train_loss"] for line in ranks.log(run)] for run in ("alone", name)]
+    assert len(losses[0]) == 2 and losses[0][-1] < 0.9 * losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddp", "on_1", "on_2", "on_3"])
+def test_any_number_of_processes_gives_the_same_weights(ranks, name):
+    alone, several = (
+        load_checkpoint(ranks.folder / run / "checkpoint-last.pth") for run in ("alone", name)
+    )
+    for key, value in alone["model"].items():
+        torch.testing.assert_close(several["model"][key], value, rtol=1e-3, atol=1e-4, msg=key)
+    for number, state in alone["optimizer"]["state"].items():
+        for key, value in state.items():
+            torch.testing.assert_close(
+                several["optimizer"]["state"][number][key], value, rtol=1e-2, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_sharding_changes_no_step(ranks, precision):
+    seen = ranks.inside(0)
+    whole, sharded = (seen[f"{kind} {precision}"]["losses"] for kind in ("ddp", "fsdp"))
+    assert whole == pytest.approx(sharded, rel=1e-6)
+    assert seen["ddp fp32"]["losses"] != seen["ddp bf16"]["losses"]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_accumulated_batches_cost_no_reduction(ranks, kind):
+    """Gradients are averaged once a step, however many batches it has."""
+    of_one, of_three = ranks.inside(0)[f"{kind} fp32"]["reductions"]
+    assert of_one == of_three > 0
+
+
+@pytest.mark.parametrize("run", ["ddp fp32", "fsdp fp32", "fsdp bf16"])
+def test_clipping_takes_the_norm_over_all_processes(ranks, run):
+    assert ranks.inside(0)[run]["norms"] == pytest.approx([CLIP, CLIP], rel=1e-4)
+
+
+def test_the_main_process_draws_for_all(ranks):
+    for name in ("ddp", "on_3"):
+        assert (ranks.folder / name / "reconstruction.png").exists()
+
+
+def test_what_cannot_be_sharded_is_named():
+    with pytest.raises(ValueError, match="--parallel fsdp .* there is one"):
+        parallelise(nn.Linear(2, 2), ALONE, "fsdp", "fp32")
+    with pytest.raises(ValueError, match="--precision fp16"):
+        parallelise(nn.Linear(2, 2), World(0, 2, ALONE.device), "fsdp", "fp16")
+    layer = nn.Linear(2, 2)
+    assert parallelise(layer, ALONE, "ddp", "fp32") is layer
