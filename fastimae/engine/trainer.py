@@ -15,9 +15,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastimae.engine.checkpoint import FORMAT, LAST, load_weights, save_checkpoint
+from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
 from fastimae.engine.optim import Schedule, load_optimizer
+from fastimae.engine.profile import Profile
 from fastimae.engine.step import GraphedStep, Step
 
 log = logging.getLogger("fastimae")
@@ -36,6 +38,7 @@ class Plan:
     save_steps: int = 0
     save_freq: int = 20
     vis_freq: int = 20
+    profile: bool = False
 
 
 class Trainer:
@@ -44,7 +47,7 @@ class Trainer:
     objective: maps a batch to a dict with "loss"; its `student` is what checkpoints hold.
     loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device.
     args: plain settings to keep in checkpoints.
-    draw: called with a batch when a picture is due.
+    draw: called with a batch when a picture is due. cores: of a CPU, for computing and loading.
     """
 
     def __init__(
@@ -60,11 +63,13 @@ class Trainer:
         log_dir: Path | None = None,
         args: dict[str, Any] | None = None,
         draw: Callable[[Any], None] | None = None,
+        cores: Cores = SHARED,
     ) -> None:
         self.objective, self.loader, self.optimizer = objective, loader, optimizer
         self.schedule, self.plan, self.world = schedule, plan, world
         self.output_dir, self.log_dir = output_dir, log_dir or output_dir
-        self.args, self.draw = args or {}, draw
+        self.args, self.draw, self.cores = args or {}, draw, cores
+        self.profile = Profile(output_dir, world.rank) if plan.profile else None
         self.meter, self.window, self.epoch_clock = LossMeter(world, output_dir), Clock(), Clock()
         self.updates_per_epoch = len(loader) // plan.accum_iter
         self.epoch, self.update = 0, 0
@@ -98,6 +103,7 @@ class Trainer:
             epochs=self.plan.epochs, total=total, done=done,
         )  # fmt: skip
         self.reporter.forget_from(self.epoch)
+        self.cores.pin()
         try:
             with self._signals():
                 while self.epoch < self.plan.epochs and not self.stopped:
@@ -108,6 +114,8 @@ class Trainer:
                         self._save()
         finally:
             self.reporter.close()
+            if self.profile:
+                self.profile.close()
         return self.epoch == self.plan.epochs
 
     def _train_epoch(self) -> None:
@@ -118,7 +126,7 @@ class Trainer:
         self.window.restart()
         self.epoch_clock.restart()
         with contextlib.closing(iter(self.loader)) as batches:
-            timed = self.epoch_clock.timed(self.window.timed(batches))
+            timed = self.epoch_clock.timed(self.window.timed(self.cores.batches(batches)))
             while self.update < self.updates_per_epoch and not self.stopped:
                 self._train_step(timed)
                 if self.update % self.plan.log_steps == 0 or self.update == self.updates_per_epoch:
@@ -143,6 +151,8 @@ class Trainer:
         self.step.update(self.lr)
         self.update += 1
         self.reporter.bar.update()
+        if self.profile:
+            self.profile.step()
 
     def _read_losses(self) -> None:
         values = self.meter.read()
