@@ -84,6 +84,7 @@ def test_an_fp8_teachers_error_is_reported_and_the_loader_is_where_it_was(
     real = quantise_and_compare
     monkeypatch.setattr(speedups, "quantise_and_compare", lambda m, f: real(m, f, add_noise))
     logging.getLogger("fastimae").propagate = True
+    caplog.set_level(logging.INFO, "fastimae")
     flags = config("--objective imae --teacher t.pth --teacher_precision fp8")
     prepare_objective(imae(), flags, CPU, "bf16", loader)
     moved = float(caplog.text.split("move by ")[1].split()[0])
