@@ -14,7 +14,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastimae.engine.checkpoint import FORMAT, LAST, load_weights, save_checkpoint
+from fastimae.engine.checkpoint import (
+    FORMAT,
+    LAST,
+    CheckpointError,
+    load_weights,
+    save_checkpoint,
+)
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
@@ -211,6 +217,12 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint's content. Raises CheckpointError where it does not fit."""
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise CheckpointError(
+                f"{path} cannot be resumed, it has no {', '.join(missing)}: "
+                "to start from its weights use --init"
+            )
         load_weights(self.objective.student, state["model"], path)
         load_optimizer(self.optimizer, state["optimizer"])
         self.step.scaler.load_state_dict(state["scaler"])
