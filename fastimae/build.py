@@ -12,6 +12,7 @@ from torch import nn
 
 from fastimae.config import ConfigError, TrainConfig, flatten
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
+from fastimae.engine.cores import cores_here
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.parallel import parallelise
@@ -23,6 +24,7 @@ from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
+from fastimae.speedups import prepare_objective, wants_graph
 
 log = logging.getLogger("fastimae")
 
@@ -32,7 +34,8 @@ PICTURE = "reconstruction.png"
 _FREE = {
     "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
     "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
-    "start_epoch", "max_bad_samples", "init", "device", "world_size", "parallel", "dist_timeout",
+    "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
+    "grad_checkpointing", "kernels", "profile", "nan_check", "parallel", "dist_timeout",
     "preempt_signal",
 }  # fmt: skip
 
@@ -128,7 +131,9 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     """Everything, ready to run; resumed where --resume says so, else in a cleared output_dir."""
     optim, run = config.optim, config.run
     precision = resolve_precision(optim.precision, world.device)
+    graph = wants_graph(config, world, precision)
     objective = build_objective(config).to(world.device)
+    prepare_objective(objective, config, world.device, precision, loader)
     with world.watched():
         parallel = parallelise(objective, world, optim.parallel, precision)
     effective = optim.batch_size * optim.accum_iter * world.size
@@ -137,7 +142,9 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     trainer = Trainer(
         objective=objective,
         loader=DevicePrefetch(loader, world.device),
-        optimizer=build_optimizer(objective, lr, optim.weight_decay),
+        optimizer=build_optimizer(
+            objective, lr, optim.weight_decay, opt=optim.opt, for_graph=graph
+        ),
         schedule=Schedule(
             lr=lr, min_lr=optim.min_lr, warmup_epochs=optim.warmup_epochs, epochs=optim.epochs
         ),
@@ -147,10 +154,12 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
             clip_grad=optim.clip_grad,
             precision=precision,
             preempt_signal=run.preempt_signal,
+            cuda_graph=graph,
             log_steps=run.log_steps,
             save_steps=run.save_steps,
             save_freq=run.save_freq,
             vis_freq=run.vis_freq,
+            profile=run.profile,
         ),
         world=world,
         output_dir=run.output_dir,
@@ -158,6 +167,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         args=flatten(config),
         draw=functools.partial(save_reconstruction, objective, picture),
         parallel=parallel,
+        cores=cores_here(world.device, config.data.num_workers),
     )
     trainer.epoch = run.start_epoch
     if optim.warmup_epochs >= optim.epochs:

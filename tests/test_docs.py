@@ -1,4 +1,4 @@
-"""The code in docs/ runs, block after block, and does what the text says; commands are understood."""
+"""The code in docs/ runs, block after block, and does what the text says; so do commands."""
 
 import re
 import signal

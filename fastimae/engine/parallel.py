@@ -56,9 +56,10 @@ def averaging(called: nn.Module, last: bool) -> Iterator[None]:
 
 
 def _shard(objective: nn.Module, world: World, precision: str) -> nn.Module:
-    """Shard the student, block by block; everything else is frozen and stays in every process.
+    """Shard the student, block by block; everything else is frozen, and stays as it is.
 
     bf16: weights are gathered as bf16 casts of the fp32 shards, gradients are averaged in fp32.
+    What is frozen must be in the format that it is to compute in.
     """
     if world.size == 1:
         raise ValueError(
@@ -76,8 +77,6 @@ def _shard(objective: nn.Module, world: World, precision: str) -> nn.Module:
 
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # only read
     frozen = set(objective.parameters()) - set(objective.student.parameters())
-    for parameter in frozen:
-        parameter.data = parameter.data.to(DTYPES[precision])
     policy = MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in blocks(objective.student):

@@ -13,11 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastimae.engine.checkpoint import FORMAT, LAST, load_weights, save_checkpoint
+from fastimae.engine.checkpoint import (
+    FORMAT,
+    LAST,
+    CheckpointError,
+    load_weights,
+    save_checkpoint,
+)
+from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
 from fastimae.engine.optim import Schedule, load_optimizer
 from fastimae.engine.parallel import is_sharded
+from fastimae.engine.profile import Profile
 from fastimae.engine.sharded import laid_out_state, save_sharded
 from fastimae.engine.step import GraphedStep, Step
 
@@ -38,6 +46,7 @@ class Plan:
     save_steps: int = 0
     save_freq: int = 20
     vis_freq: int = 20
+    profile: bool = False
 
 
 class Trainer:
@@ -48,6 +57,7 @@ class Trainer:
     args: plain settings to keep in checkpoints.
     draw: called with a batch when a picture is due, in all processes if the objective is sharded.
     parallel: what is called in the objective's place (see `parallelise`).
+    cores: of a CPU, for computing and loading.
     """
 
     def __init__(
@@ -64,11 +74,13 @@ class Trainer:
         args: dict[str, Any] | None = None,
         draw: Callable[[Any], None] | None = None,
         parallel: nn.Module | None = None,
+        cores: Cores = SHARED,
     ) -> None:
         self.objective, self.loader, self.optimizer = objective, loader, optimizer
         self.schedule, self.plan, self.world = schedule, plan, world
         self.output_dir, self.log_dir = output_dir, log_dir or output_dir
-        self.args, self.draw = args or {}, draw
+        self.args, self.draw, self.cores = args or {}, draw, cores
+        self.profile = Profile(output_dir, world.rank) if plan.profile else None
         self.meter, self.window, self.epoch_clock = LossMeter(world, output_dir), Clock(), Clock()
         self.updates_per_epoch = len(loader) // plan.accum_iter
         self.epoch, self.update = 0, 0
@@ -97,6 +109,7 @@ class Trainer:
             epochs=self.plan.epochs, total=total, done=done,
         )  # fmt: skip
         self.reporter.forget_from(self.epoch)
+        self.cores.pin()
         try:
             with self._signals(), self.world.watched():
                 while self.epoch < self.plan.epochs and not self.stopped:
@@ -108,6 +121,8 @@ class Trainer:
                 self.world.any(False)  # the main process, which has the store, leaves last
         finally:
             self.reporter.close()
+            if self.profile:
+                self.profile.close()
         return self.epoch == self.plan.epochs
 
     def _train_epoch(self) -> None:
@@ -118,7 +133,7 @@ class Trainer:
         self.window.restart()
         self.epoch_clock.restart()
         with contextlib.closing(iter(self.loader)) as batches:
-            timed = self.epoch_clock.timed(self.window.timed(batches))
+            timed = self.epoch_clock.timed(self.window.timed(self.cores.batches(batches)))
             while self.update < self.updates_per_epoch and not self.stopped:
                 self._train_step(timed)
                 if self.update % self.plan.log_steps == 0 or self.update == self.updates_per_epoch:
@@ -141,6 +156,8 @@ class Trainer:
         self.step.update(self.lr)
         self.update += 1
         self.reporter.bar.update()
+        if self.profile:
+            self.profile.step()
 
     def _read_losses(self) -> None:
         values = self.meter.read()
@@ -203,6 +220,12 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint's content. Raises CheckpointError where it does not fit."""
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise CheckpointError(
+                f"{path} cannot be resumed, it has no {', '.join(missing)}: "
+                "to start from its weights use --init"
+            )
         load_weights(self.objective.student, state["model"], path)
         load_optimizer(self.optimizer, laid_out_state(state["optimizer"], self.optimizer))
         self.step.scaler.load_state_dict(state["scaler"])

@@ -28,6 +28,7 @@ from fastimae.engine.distributed import World, join_world
 from fastimae.engine.files import CheckpointError
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.parallel import parallelise
+from fastimae.engine.precision import DTYPES
 from fastimae.engine.step import Step
 from fastimae.engine.trainer import Trainer
 from fastimae.loaders import create_loader
@@ -140,7 +141,7 @@ def inside(folder: Path) -> int:
 def take_steps(world: World, kind: str, precision: str) -> dict:
     """Of a step of one batch and one of three: reductions, the gradient's clipped norm, losses."""
     torch.manual_seed(0)
-    objective = IMAE(tiny(heads=2), tiny(heads=1), mask_ratio=0.5)
+    objective = IMAE(tiny(heads=2), tiny(heads=1).to(DTYPES[precision]), mask_ratio=0.5)
     called = parallelise(objective, world, kind, precision)
     optimizer = build_optimizer(objective, 1e-3, 0.05)
     seen = {"norms": [], "reductions": [], "losses": []}

@@ -1,4 +1,4 @@
-"""A process that is killed ends the run soon and clearly, and the run goes on from where it saved."""
+"""A process that is killed ends the run soon and clearly; it resumes from where it saved."""
 
 import logging
 import os

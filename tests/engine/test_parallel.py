@@ -61,7 +61,7 @@ def test_the_main_process_draws_for_all(ranks):
 
 
 def test_what_cannot_be_sharded_is_named():
-    with pytest.raises(ValueError, match="--parallel fsdp .* there is one"):
+    with pytest.raises(ValueError, match=r"--parallel fsdp .* there is one"):
         parallelise(nn.Linear(2, 2), ALONE, "fsdp", "fp32")
     with pytest.raises(ValueError, match="--precision fp16"):
         parallelise(nn.Linear(2, 2), World(0, 2, ALONE.device), "fsdp", "fp16")

@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import Clock, LossMeter, NonFiniteLoss
 from fastimae.engine.optim import Schedule, build_optimizer
@@ -155,6 +155,13 @@ def test_a_resumed_run_is_the_uninterrupted_run_from_any_checkpoint(tmp_path):
             for p in (straight, path)
         ]
         assert logs[0] == pytest.approx(logs[1], rel=1e-12)
+
+
+def test_weights_alone_are_no_run_to_resume(tmp_path):
+    run = trainer(tmp_path)
+    weights = {"model": run.objective.student.state_dict(), "epoch": 3}
+    with pytest.raises(CheckpointError, match=r"has no args, .*optimizer.*--init"):
+        run.load_state_dict(weights, tmp_path / "mae.pth")
 
 
 def test_log_lines_after_the_checkpoint_are_written_anew(tmp_path):
