@@ -26,26 +26,42 @@ class Task(NamedTuple):
 
 TASKS = {
     "finetune": Task(
-        "fastimae.evaluate.finetune", "FinetuneOptions", "train all of the encoder with labels"
+        "fastimae.evaluate.classify.finetune",
+        "FinetuneOptions",
+        "train all of the encoder with labels",
     ),
-    "linear": Task("fastimae.evaluate.linear", "LinearOptions", "a linear probe of the features"),
-    "knn": Task("fastimae.evaluate.knn", "KnnOptions", "weighted nearest neighbours"),
-    "fewshot": Task("fastimae.evaluate.fewshot", "FewshotOptions", "a probe with few labels"),
+    "linear": Task(
+        "fastimae.evaluate.classify.linear", "LinearOptions", "a linear probe of the features"
+    ),
+    "knn": Task("fastimae.evaluate.classify.knn", "KnnOptions", "weighted nearest neighbours"),
+    "fewshot": Task(
+        "fastimae.evaluate.classify.fewshot", "FewshotOptions", "a probe with few labels"
+    ),
     "separability": Task(
-        "fastimae.evaluate.separability", "SeparabilityOptions", "M_ls of the i-MAE paper"
+        "fastimae.evaluate.imae.separability", "SeparabilityOptions", "M_ls of the i-MAE paper"
     ),
-    "msem": Task("fastimae.evaluate.msem", "MsemOptions", "M_sem of the i-MAE paper"),
+    "msem": Task("fastimae.evaluate.imae.msem", "MsemOptions", "M_sem of the i-MAE paper"),
     "semantics": Task(
-        "fastimae.evaluate.semantics", "SemanticsOptions", "a study over same-class ratios"
+        "fastimae.evaluate.imae.semantics", "SemanticsOptions", "a study over same-class ratios"
     ),
     "reconstruct": Task(
-        "fastimae.evaluate.grids", "ReconstructOptions", "pictures and their quality, over ratios"
+        "fastimae.evaluate.figures.grids",
+        "ReconstructOptions",
+        "pictures and their quality, over ratios",
     ),
-    "attention": Task("fastimae.evaluate.attention_maps", "AttentionOptions", "attention maps"),
-    "weights": Task("fastimae.evaluate.weights", "WeightsOptions", "distributions of weights"),
-    "tsne": Task("fastimae.evaluate.tsne", "TsneOptions", "features of images in the plane"),
-    "report": Task("fastimae.evaluate.page", "ReportOptions", "an HTML page of a run"),
-    "compare": Task("fastimae.evaluate.compare", "CompareOptions", "several runs side by side"),
+    "attention": Task(
+        "fastimae.evaluate.figures.attention_maps", "AttentionOptions", "attention maps"
+    ),
+    "weights": Task(
+        "fastimae.evaluate.figures.weights", "WeightsOptions", "distributions of weights"
+    ),
+    "tsne": Task(
+        "fastimae.evaluate.figures.tsne", "TsneOptions", "features of images in the plane"
+    ),
+    "report": Task("fastimae.evaluate.report.page", "ReportOptions", "an HTML page of a run"),
+    "compare": Task(
+        "fastimae.evaluate.report.compare", "CompareOptions", "several runs side by side"
+    ),
 }
 """Imported when asked for: a task's libraries are needed by that task alone."""
 

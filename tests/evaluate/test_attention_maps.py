@@ -9,7 +9,8 @@ from PIL import Image
 from tiny import save_run, tiny_model
 
 from fastimae.config import ConfigError
-from fastimae.evaluate.attention_maps import (
+from fastimae.evaluate.encoder import latents
+from fastimae.evaluate.figures.attention_maps import (
     AttentionOptions,
     attention_maps,
     chosen_layers,
@@ -19,7 +20,6 @@ from fastimae.evaluate.attention_maps import (
     run,
     token_number,
 )
-from fastimae.evaluate.encoder import latents
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from fastimae.evaluate.classification import ClassBatch, Classification
+from fastimae.evaluate.classify.classification import ClassBatch, Classification
 from fastimae.evaluate.encoder import features, latents
 from fastimae.models import create_model
 
 pytest.importorskip("timm")
-from fastimae.evaluate.classifier import build_classifier, layer_decay_groups
+from fastimae.evaluate.classify.classifier import build_classifier, layer_decay_groups
 
 
 @pytest.fixture(scope="module")

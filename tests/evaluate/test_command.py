@@ -43,7 +43,7 @@ def test_every_task_runs_options_of_its_own(name, tmp_path, capsys):
 def test_a_missing_library_is_named_with_its_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setitem(sys.modules, "timm.optim", None)
-    monkeypatch.delitem(sys.modules, "fastimae.evaluate.linear", raising=False)
+    monkeypatch.delitem(sys.modules, "fastimae.evaluate.classify.linear", raising=False)
     assert evaluate(["linear", "--checkpoint", "x"]) == 2
     assert "linear needs timm" in (error := capsys.readouterr().err)
     assert "pip install 'fastimae[eval]'" in error

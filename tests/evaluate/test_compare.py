@@ -6,8 +6,8 @@ import pytest
 from tiny import save_run, tiny_model
 
 from fastimae.config import ConfigError
-from fastimae.evaluate.compare import CompareOptions, aligned, compare, differing, run
-from fastimae.evaluate.runs import read_run
+from fastimae.evaluate.report.compare import CompareOptions, aligned, compare, differing, run
+from fastimae.evaluate.report.runs import read_run
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 from toy_images import save_colours, save_mae
 
 from fastimae.engine.distributed import World
-from fastimae.evaluate import feature_cache
+from fastimae.evaluate.classify import feature_cache
+from fastimae.evaluate.classify.feature_cache import FeatureStore, encoder_digest
 from fastimae.evaluate.encoder import extract, features, latents, load_encoder
-from fastimae.evaluate.feature_cache import FeatureStore, encoder_digest
 from fastimae.evaluate.images import center_batches, open_images
 from fastimae.loaders.errors import DataError
 from fastimae.models import create_model
@@ -37,7 +37,7 @@ def noise(count=3, size=(32, 32), channels=3):
 @pytest.mark.parametrize("size", [(32, 32), (16, 40)])
 def test_features_are_those_of_timms_vision_transformer(size):
     pytest.importorskip("timm")
-    from fastimae.evaluate.classifier import build_classifier
+    from fastimae.evaluate.classify.classifier import build_classifier
 
     model = create_model("mae_vit_nano_patch8", img_size=size).eval()
     twin = build_classifier(model, 7, global_pool=False).eval()

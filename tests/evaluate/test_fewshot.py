@@ -8,11 +8,11 @@ import torch
 from toy_images import save_colours, save_mae
 
 from fastimae.cli import evaluate
-from fastimae.evaluate.feature_cache import Features
-from fastimae.evaluate.probe import ProbeData
+from fastimae.evaluate.classify.feature_cache import Features
+from fastimae.evaluate.classify.probe import ProbeData
 
 linear_model = pytest.importorskip("sklearn.linear_model")
-from fastimae.evaluate.fewshot import FewshotOptions, choose, fewshot  # noqa: E402
+from fastimae.evaluate.classify.fewshot import FewshotOptions, choose, fewshot  # noqa: E402
 
 
 def options(tmp_path, **changes):

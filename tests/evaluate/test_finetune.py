@@ -18,8 +18,8 @@ from fastimae.evaluate.images import open_images
 from fastimae.loaders.errors import DataError
 
 pytest.importorskip("timm")
-from fastimae.evaluate import finetune
-from fastimae.evaluate.classification import Classification
+from fastimae.evaluate.classify import finetune
+from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.encoder import load_encoder
 
 CPU = torch.device("cpu")

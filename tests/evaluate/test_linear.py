@@ -13,8 +13,8 @@ from toy_images import save_colours, save_mae
 from fastimae.cli import evaluate
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
-from fastimae.evaluate.feature_cache import Features
-from fastimae.evaluate.probe import ProbeData
+from fastimae.evaluate.classify.feature_cache import Features
+from fastimae.evaluate.classify.probe import ProbeData
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 pytest.importorskip("timm")

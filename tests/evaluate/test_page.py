@@ -12,10 +12,10 @@ from PIL import Image
 from tiny import save_run, tiny_model
 
 from fastimae.config import ConfigError
-from fastimae.evaluate.page import ReportOptions, run
-from fastimae.evaluate.runs import is_finished, read_run
-from fastimae.evaluate.svg import line_chart, ticks
-from fastimae.evaluate.tables import markdown, shown
+from fastimae.evaluate.report.page import ReportOptions, run
+from fastimae.evaluate.report.runs import is_finished, read_run
+from fastimae.evaluate.report.svg import line_chart, ticks
+from fastimae.evaluate.report.tables import markdown, shown
 
 LOSSES = [3.0, 2.5, 2.25]
 NASTY = '<script>alert("&")</script>'

@@ -10,16 +10,16 @@ from tiny import save_run, tiny_model
 
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from fastimae.evaluate.figures.reconstruct import draw_grid, first_pairs, save_reconstruction
+from fastimae.evaluate.imae.mixtures import pairs
 from fastimae.evaluate.images import open_images
-from fastimae.evaluate.mixtures import pairs
-from fastimae.evaluate.reconstruct import draw_grid, first_pairs, save_reconstruction
 from fastimae.kernels.reference import patchify
 from fastimae.models import create_model
 from fastimae.objectives import IMAE
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("piq")
-from fastimae.evaluate.grids import ReconstructOptions, reconstruct, run
+from fastimae.evaluate.figures.grids import ReconstructOptions, reconstruct, run
 
 
 def test_first_pairs_keep_their_partners(make_batch):
@@ -54,7 +54,7 @@ def test_grid_shows_the_images_in_order(tmp_path):
 def test_picture_says_what_norm_pix_leaks(tmp_path, make_batch, monkeypatch):
     notes = []
     monkeypatch.setattr(
-        "fastimae.evaluate.reconstruct.draw_grid",
+        "fastimae.evaluate.figures.reconstruct.draw_grid",
         lambda pictures, path, note: notes.append((list(pictures), note)),
     )
     for norm_pix in (False, True):

@@ -16,14 +16,14 @@ pytest.importorskip("sklearn")
 
 from fastimae.arguments import parse, parse_training
 from fastimae.config import ConfigError
-from fastimae.evaluate import cells, msem, semantics
-from fastimae.evaluate.cells import Cell, run_cell
 from fastimae.evaluate.checkpoints import load_contestants
 from fastimae.evaluate.command import TASKS
+from fastimae.evaluate.imae import cells, msem, semantics
+from fastimae.evaluate.imae.cells import Cell, run_cell
+from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
+from fastimae.evaluate.imae.msem import Labelled, MsemOptions, accuracy
+from fastimae.evaluate.imae.semantics import SemanticsOptions
 from fastimae.evaluate.images import open_images
-from fastimae.evaluate.mixtures import mixture_latents, pairs
-from fastimae.evaluate.msem import Labelled, MsemOptions, accuracy
-from fastimae.evaluate.semantics import SemanticsOptions
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,10 @@ from tiny import save_run, tiny_model
 
 from fastimae.config import ConfigError
 from fastimae.evaluate.checkpoints import frozen, names_of
+from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
+from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
+from fastimae.evaluate.imae.separability import SeparabilityOptions, run
 from fastimae.evaluate.images import open_images
-from fastimae.evaluate.mixtures import clean_latents, mixture_latents, pairs
-from fastimae.evaluate.regression import Affine, Moments, gradient_descent, least_squares
-from fastimae.evaluate.separability import SeparabilityOptions, run
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 

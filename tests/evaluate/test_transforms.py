@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageOps
 
 pytest.importorskip("timm")
-from fastimae.evaluate.finetune_options import FinetuneOptions
-from fastimae.evaluate.transforms import build_mixup, training_transform
+from fastimae.evaluate.classify.finetune_options import FinetuneOptions
+from fastimae.evaluate.classify.transforms import build_mixup, training_transform
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

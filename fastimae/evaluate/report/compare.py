@@ -14,10 +14,10 @@ import tyro
 from fastimae import __version__
 from fastimae.config import ConfigError
 from fastimae.evaluate.checkpoints import names_of
-from fastimae.evaluate.page_parts import document, table
-from fastimae.evaluate.runs import Run, last_losses, read_run, scalars, tables
-from fastimae.evaluate.svg import line_chart
-from fastimae.evaluate.tables import markdown
+from fastimae.evaluate.report.page_parts import document, table
+from fastimae.evaluate.report.runs import Run, last_losses, read_run, scalars, tables
+from fastimae.evaluate.report.svg import line_chart
+from fastimae.evaluate.report.tables import markdown
 
 log = logging.getLogger("fastimae")
 

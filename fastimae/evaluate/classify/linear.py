@@ -15,18 +15,18 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fastimae.engine.distributed import World
-from fastimae.evaluate.classification import ClassBatch, Classification, EpochLoader, Step
-from fastimae.evaluate.feature_cache import Features
-from fastimae.evaluate.options import joined, plain
-from fastimae.evaluate.probe import ProbeData, ProbeOptions, probe_data
-from fastimae.evaluate.results import save_results
-from fastimae.evaluate.training import (
+from fastimae.evaluate.classify.classification import ClassBatch, Classification, EpochLoader, Step
+from fastimae.evaluate.classify.feature_cache import Features
+from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
+from fastimae.evaluate.classify.training import (
     TrainingOptions,
     check_training,
     train,
     training_numbers,
 )
-from fastimae.evaluate.validation import Validated
+from fastimae.evaluate.classify.validation import Validated
+from fastimae.evaluate.options import joined, plain
+from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")
 

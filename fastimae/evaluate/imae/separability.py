@@ -25,13 +25,13 @@ from tqdm import tqdm
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import join_world
 from fastimae.evaluate.checkpoints import Contestant, frozen, load_contestants
+from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
+from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
+from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
 from fastimae.evaluate.images import Images
-from fastimae.evaluate.mixtures import clean_latents, mixture_latents, pairs
 from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.plots import COLORS, plain_style, plt, save_figure
-from fastimae.evaluate.regression import Affine, Moments, gradient_descent, least_squares
+from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import save_results
-from fastimae.evaluate.tables import markdown
 from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")

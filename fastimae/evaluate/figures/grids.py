@@ -20,13 +20,13 @@ from tqdm import tqdm
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import join_world
 from fastimae.evaluate.checkpoints import frozen
-from fastimae.evaluate.grid_figures import draw_all
-from fastimae.evaluate.mixtures import Pairs, clean_latents, mixture_latents, pairs
+from fastimae.evaluate.figures.grid_figures import draw_all
+from fastimae.evaluate.figures.quality import quality
+from fastimae.evaluate.figures.reconstruct import LEAK_NOTE
+from fastimae.evaluate.imae.mixtures import Pairs, clean_latents, mixture_latents, pairs
 from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.quality import quality
-from fastimae.evaluate.reconstruct import LEAK_NOTE
+from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import save_results
-from fastimae.evaluate.tables import markdown
 from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.imae import BRANCHES

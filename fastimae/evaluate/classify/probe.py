@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fastimae.engine.distributed import World
+from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
 from fastimae.evaluate.encoder import Pool, Precision, load_encoder
-from fastimae.evaluate.feature_cache import Features, FeatureStore
 from fastimae.evaluate.images import check_classes
 from fastimae.evaluate.options import EvalOptions
 

@@ -15,10 +15,10 @@ from fastimae.engine.checkpoint import find_resume, load_checkpoint, set_aside
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.trainer import Plan, Trainer
-from fastimae.evaluate.classification import Classification
+from fastimae.evaluate.classify.classification import Classification
+from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import EvalOptions, plain
 from fastimae.evaluate.results import RESULTS
-from fastimae.evaluate.validation import Validated
 
 log = logging.getLogger("fastimae")
 

@@ -19,11 +19,11 @@ import tyro
 
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import LAST
-from fastimae.evaluate.cells import Cell, run_cell
-from fastimae.evaluate.plots import COLORS, plain_style, plt, save_figure
+from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
+from fastimae.evaluate.imae.cells import Cell, run_cell
+from fastimae.evaluate.report.runs import is_finished, read_log
+from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import RESULTS, read_results, save_results
-from fastimae.evaluate.runs import is_finished, read_log
-from fastimae.evaluate.tables import markdown
 
 log = logging.getLogger("fastimae")
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from timm.data import Mixup, create_transform
 from timm.data.auto_augment import AugmentOp
 
-from fastimae.evaluate.finetune_options import FinetuneOptions
+from fastimae.evaluate.classify.finetune_options import FinetuneOptions
 
 
 def training_transform(

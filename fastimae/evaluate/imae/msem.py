@@ -29,13 +29,13 @@ from tqdm import tqdm
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import join_world
 from fastimae.evaluate.checkpoints import Contestant, load_contestants
+from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
+from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
+from fastimae.evaluate.imae.separability import check_ratios
 from fastimae.evaluate.images import Images, check_classes
-from fastimae.evaluate.mixtures import mixture_latents, pairs
 from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.plots import COLORS, plain_style, plt, save_figure
+from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import save_results
-from fastimae.evaluate.separability import check_ratios
-from fastimae.evaluate.tables import markdown
 from fastimae.objectives.imae import BRANCHES
 
 log = logging.getLogger("fastimae")

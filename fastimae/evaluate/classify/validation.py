@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastimae.engine.checkpoint import FORMAT, save_checkpoint
 from fastimae.engine.distributed import World
-from fastimae.evaluate.accuracy import hits, percentages
+from fastimae.evaluate.classify.accuracy import hits, percentages
 from fastimae.evaluate.encoder import Precision, inference
 
 BEST = "checkpoint-best.pth"

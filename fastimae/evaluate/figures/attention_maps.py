@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import join_world
 from fastimae.evaluate.encoder import load_encoder
+from fastimae.evaluate.figures.picture_table import displayable
+from fastimae.evaluate.figures.plots import plt, save_figure
 from fastimae.evaluate.images import center_batches
 from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.picture_table import displayable
-from fastimae.evaluate.plots import plt, save_figure
 from fastimae.evaluate.results import save_results
 from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder

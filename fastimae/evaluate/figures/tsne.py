@@ -16,9 +16,9 @@ from sklearn.metrics import silhouette_score
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import join_world
 from fastimae.evaluate.encoder import Pool, extract, load_encoder
+from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
 from fastimae.evaluate.images import center_batches
 from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.plots import plain_style, plt, save_figure
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")

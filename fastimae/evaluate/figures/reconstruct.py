@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastimae.evaluate.picture_table import displayable
-from fastimae.evaluate.plots import plt, save_figure
+from fastimae.evaluate.figures.picture_table import displayable
+from fastimae.evaluate.figures.plots import plt, save_figure
 from fastimae.loaders.base import Batch
 
 LEAK_NOTE = (

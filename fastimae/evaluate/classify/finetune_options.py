@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastimae.config import ConfigError
+from fastimae.evaluate.classify.training import TrainingOptions, check_training
 from fastimae.evaluate.encoder import Precision
-from fastimae.evaluate.training import TrainingOptions, check_training
 
 Settings = dict[str, Any]
 

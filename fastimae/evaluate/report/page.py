@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from fastimae import __version__
-from fastimae.evaluate.page_parts import cards, curves, document, picture, settings, spaced, table
-from fastimae.evaluate.runs import Evaluation, Run, last_losses, read_run, scalars, tables
+from fastimae.evaluate.report.page_parts import (
+    cards,
+    curves,
+    document,
+    picture,
+    settings,
+    spaced,
+    table,
+)
+from fastimae.evaluate.report.runs import Evaluation, Run, last_losses, read_run, scalars, tables
 
 log = logging.getLogger("fastimae")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastimae.engine.distributed import World
-from fastimae.evaluate.classification import ClassBatch, EpochLoader, Step
+from fastimae.evaluate.classify.classification import ClassBatch, EpochLoader, Step
 from fastimae.evaluate.images import Images
 from fastimae.loaders.errors import DataError
 

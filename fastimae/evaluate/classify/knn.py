@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastimae.evaluate.accuracy import hits, percentages
+from fastimae.evaluate.classify.accuracy import hits, percentages
+from fastimae.evaluate.classify.probe import ProbeOptions, probe_data
 from fastimae.evaluate.options import joined
-from fastimae.evaluate.probe import ProbeOptions, probe_data
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fastimae.evaluate.plots import plt, save_figure
+from fastimae.evaluate.figures.plots import plt, save_figure
 
 CELL_INCHES = 1.1
 

@@ -1,4 +1,4 @@
-"""Figures of reconstructions over ratios: see `fastimae.evaluate.grids`."""
+"""Figures of reconstructions over ratios: see `fastimae.evaluate.figures.grids`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fastimae.evaluate.picture_table import draw_picture_table
-from fastimae.evaluate.plots import plain_style, plt, save_figure
+from fastimae.evaluate.figures.picture_table import draw_picture_table
+from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
 
 if TYPE_CHECKING:
-    from fastimae.evaluate.grids import Ratios, Reconstruction
+    from fastimae.evaluate.figures.grids import Ratios, Reconstruction
 
 USUAL_MASK, USUAL_MIX = 0.75, 0.3
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "fsim": "FSIM", "mse": "MSE"}

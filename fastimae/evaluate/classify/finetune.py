@@ -16,17 +16,17 @@ from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import load_checkpoint, load_weights, model_weights
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
-from fastimae.evaluate.augment import AugmentedLoader
-from fastimae.evaluate.classification import Classification
-from fastimae.evaluate.classifier import build_classifier, classes_of, layer_decay_groups
+from fastimae.evaluate.classify.augment import AugmentedLoader
+from fastimae.evaluate.classify.classification import Classification
+from fastimae.evaluate.classify.classifier import build_classifier, classes_of, layer_decay_groups
+from fastimae.evaluate.classify.finetune_options import RECIPES, FinetuneOptions, check_finetune
+from fastimae.evaluate.classify.training import train, training_numbers
+from fastimae.evaluate.classify.transforms import build_mixup, training_transform
+from fastimae.evaluate.classify.validation import BEST, Validated, validate
 from fastimae.evaluate.encoder import load_encoder
-from fastimae.evaluate.finetune_options import RECIPES, FinetuneOptions, check_finetune
 from fastimae.evaluate.images import Images, center_batches, check_classes
 from fastimae.evaluate.options import joined, plain
 from fastimae.evaluate.results import save_results
-from fastimae.evaluate.training import train, training_numbers
-from fastimae.evaluate.transforms import build_mixup, training_transform
-from fastimae.evaluate.validation import BEST, Validated, validate
 from fastimae.models import MaskedAutoencoder
 
 __all__ = ["RECIPES", "FinetuneOptions", "run"]

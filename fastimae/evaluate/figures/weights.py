@@ -15,8 +15,8 @@ from scipy import stats
 from torch import Tensor
 
 from fastimae.evaluate.encoder import load_encoder
+from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
 from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.plots import plain_style, plt, save_figure
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")

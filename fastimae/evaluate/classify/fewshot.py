@@ -15,9 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from fastimae.evaluate.accuracy import accuracy
+from fastimae.evaluate.classify.accuracy import accuracy
+from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
 from fastimae.evaluate.options import joined
-from fastimae.evaluate.probe import ProbeData, ProbeOptions, probe_data
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastimae.evaluate.page_style import CSS
-from fastimae.evaluate.svg import line_chart
-from fastimae.evaluate.tables import columns_of, shown
+from fastimae.evaluate.report.page_style import CSS
+from fastimae.evaluate.report.svg import line_chart
+from fastimae.evaluate.report.tables import columns_of, shown
 
 LONG_TABLE = 14
 """Rows; longer tables are folded away until asked for."""
