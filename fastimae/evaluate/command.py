@@ -17,51 +17,40 @@ PROG = "fastimae-eval"
 
 
 class Task(NamedTuple):
-    """Where a task lives: its module, which has `run(options)`, and its options class."""
+    """Where a task lives: its module here, which has `run(options)`, and its options class."""
 
-    module: str
+    place: str
     options: str
     about: str
+
+    @property
+    def module(self) -> str:
+        """Full name of the module."""
+        return f"fastimae.evaluate.{self.place}"
 
 
 TASKS = {
     "finetune": Task(
-        "fastimae.evaluate.classify.finetune",
+        "classify.finetune",
         "FinetuneOptions",
         "train all of the encoder with labels",
     ),
-    "linear": Task(
-        "fastimae.evaluate.classify.linear", "LinearOptions", "a linear probe of the features"
-    ),
-    "knn": Task("fastimae.evaluate.classify.knn", "KnnOptions", "weighted nearest neighbours"),
-    "fewshot": Task(
-        "fastimae.evaluate.classify.fewshot", "FewshotOptions", "a probe with few labels"
-    ),
-    "separability": Task(
-        "fastimae.evaluate.imae.separability", "SeparabilityOptions", "M_ls of the i-MAE paper"
-    ),
-    "msem": Task("fastimae.evaluate.imae.msem", "MsemOptions", "M_sem of the i-MAE paper"),
-    "semantics": Task(
-        "fastimae.evaluate.imae.semantics", "SemanticsOptions", "a study over same-class ratios"
-    ),
+    "linear": Task("classify.linear", "LinearOptions", "a linear probe of the features"),
+    "knn": Task("classify.knn", "KnnOptions", "weighted nearest neighbours"),
+    "fewshot": Task("classify.fewshot", "FewshotOptions", "a probe with few labels"),
+    "separability": Task("imae.separability", "SeparabilityOptions", "M_ls of the i-MAE paper"),
+    "msem": Task("imae.msem", "MsemOptions", "M_sem of the i-MAE paper"),
+    "semantics": Task("imae.semantics", "SemanticsOptions", "a study over same-class ratios"),
     "reconstruct": Task(
-        "fastimae.evaluate.figures.grids",
+        "figures.grids",
         "ReconstructOptions",
         "pictures and their quality, over ratios",
     ),
-    "attention": Task(
-        "fastimae.evaluate.figures.attention_maps", "AttentionOptions", "attention maps"
-    ),
-    "weights": Task(
-        "fastimae.evaluate.figures.weights", "WeightsOptions", "distributions of weights"
-    ),
-    "tsne": Task(
-        "fastimae.evaluate.figures.tsne", "TsneOptions", "features of images in the plane"
-    ),
-    "report": Task("fastimae.evaluate.report.page", "ReportOptions", "an HTML page of a run"),
-    "compare": Task(
-        "fastimae.evaluate.report.compare", "CompareOptions", "several runs side by side"
-    ),
+    "attention": Task("figures.attention_maps", "AttentionOptions", "attention maps"),
+    "weights": Task("figures.weights", "WeightsOptions", "distributions of weights"),
+    "tsne": Task("figures.tsne", "TsneOptions", "features of images in the plane"),
+    "report": Task("report.page", "ReportOptions", "an HTML page of a run"),
+    "compare": Task("report.compare", "CompareOptions", "several runs side by side"),
 }
 """Imported when asked for: a task's libraries are needed by that task alone."""
 

@@ -18,7 +18,7 @@ from fastimae.evaluate.classify.probe import ProbeData
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 pytest.importorskip("timm")
-from fastimae.evaluate import linear  # noqa: E402
+from fastimae.evaluate.classify import linear  # noqa: E402
 
 
 def features(count, classes=5, width=24, seed=0):
