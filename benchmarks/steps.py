@@ -11,8 +11,9 @@ from torch import Tensor
 
 from benchmarks.harness import Timing, interleaved
 from benchmarks.reference import PlainMAE, plain_imae_loss, plain_step
-from fastimae.engine.optim import build_adamw
-from fastimae.engine.precision import autocast, resolve_precision
+from fastimae.engine.optim import build_optimizer
+from fastimae.engine.precision import resolve_precision
+from fastimae.engine.step import Step
 from fastimae.kernels.reference import normalise
 from fastimae.loaders import Batch
 from fastimae.models import MaskedAutoencoder, create_model, parse_name
@@ -93,20 +94,14 @@ def check_same_loss(case: Case, device: torch.device) -> None:
 def our_step(case: Case, device: torch.device) -> Callable[[], None]:
     """FastIMAE's step on a uint8 batch in host memory."""
     objective = make_objective(case).to(device)
-    optimizer = build_adamw(objective, 1e-4, 0.05)
+    optimizer = build_optimizer(objective, 1e-4, 0.05)
     precision = resolve_precision("auto", device)
     host = make_batch(case)
     if device.type == "cuda":
         host.images = host.images.pin_memory()
 
-    def step() -> None:
-        with autocast(precision, device):
-            loss = objective(host.to(device))["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+    step = Step(objective, optimizer, precision=precision, device=device)
+    return lambda: step([host.to(device)], 1e-4)
 
 
 def reference_step(case: Case, device: torch.device, *, sdpa: bool) -> Callable[[], None]:
@@ -156,15 +151,9 @@ def train_a_little(cases: tuple[Case, ...], device: torch.device) -> list[dict[s
         torch.manual_seed(0)
         module, batch = make_objective(case).to(device), make_batch(case).to(device)
         batch.images = smooth(batch.images)
-        optimizer = build_adamw(module, 1e-3, 0.05)
-        losses = []
-        for _ in range(TRAINING_STEPS):
-            with autocast(resolve_precision("auto", device), device):
-                loss = module(batch)["loss"]
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.detach())
+        optimizer = build_optimizer(module, 1e-3, 0.05)
+        step = Step(module, optimizer, precision=resolve_precision("auto", device), device=device)
+        losses = [step([batch], 1e-3)[0]["loss"] for _ in range(TRAINING_STEPS)]
         first, last = losses[0].item(), losses[-1].item()
         if not last < 0.8 * first:
             raise RuntimeError(f"{case.name}: the loss went from {first} to {last}")

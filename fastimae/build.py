@@ -12,8 +12,9 @@ from torch import nn
 
 from fastimae.config import ConfigError, TrainConfig, flatten
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
+from fastimae.engine.cores import cores_here
 from fastimae.engine.distributed import World
-from fastimae.engine.optim import Schedule, build_adamw, scaled_lr
+from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
@@ -22,6 +23,7 @@ from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
+from fastimae.speedups import prepare_objective, wants_graph
 
 log = logging.getLogger("fastimae")
 
@@ -31,7 +33,8 @@ PICTURE = "reconstruction.png"
 _FREE = {
     "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
     "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
-    "start_epoch", "max_bad_samples", "init", "device", "world_size",
+    "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
+    "grad_checkpointing", "kernels", "profile", "nan_check",
 }  # fmt: skip
 
 
@@ -126,13 +129,17 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     """Everything, ready to run; resumed where --resume says so, else in a cleared output_dir."""
     optim, run = config.optim, config.run
     precision = resolve_precision(optim.precision, world.device)
+    graph = wants_graph(config, world, precision)
     objective = build_objective(config).to(world.device)
+    prepare_objective(objective, config, world.device, precision, loader)
     effective = optim.batch_size * optim.accum_iter * world.size
     lr = optim.lr if optim.lr is not None else scaled_lr(optim.blr, effective)
     trainer = Trainer(
         objective=objective,
         loader=DevicePrefetch(loader, world.device),
-        optimizer=build_adamw(objective, lr, optim.weight_decay),
+        optimizer=build_optimizer(
+            objective, lr, optim.weight_decay, opt=optim.opt, for_graph=graph
+        ),
         schedule=Schedule(
             lr=lr, min_lr=optim.min_lr, warmup_epochs=optim.warmup_epochs, epochs=optim.epochs
         ),
@@ -141,16 +148,19 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
             accum_iter=optim.accum_iter,
             clip_grad=optim.clip_grad,
             precision=precision,
+            cuda_graph=graph,
             log_steps=run.log_steps,
             save_steps=run.save_steps,
             save_freq=run.save_freq,
             vis_freq=run.vis_freq,
+            profile=run.profile,
         ),
         world=world,
         output_dir=run.output_dir,
         log_dir=run.log_dir,
         args=flatten(config),
         draw=functools.partial(save_reconstruction, objective, run.output_dir / PICTURE),
+        cores=cores_here(world.device, config.data.num_workers),
     )
     trainer.epoch = run.start_epoch
     if optim.warmup_epochs >= optim.epochs:

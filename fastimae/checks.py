@@ -41,6 +41,11 @@ def check(config: TrainConfig) -> None:
     size = settings["input_size"]
     _require(len(size) in (1, 2), "--input_size takes a side, or height and width")
     _require(min(size) > 0, "--input_size must be positive")
+    for name in ("compile", "cuda_graph"):
+        _require(
+            not settings["nan_check"] or settings[name] != "on",
+            f"--nan_check looks into every step: drop --{name} on",
+        )
     _check_mixing(settings)
     _check_idle(settings)
 
@@ -60,7 +65,7 @@ def _check_idle(settings: dict[str, Any]) -> None:
         (settings["objective"] == "mae", _OF_IMAE, "with --objective mae"),
         (
             not settings["teacher"],
-            ("teach_model", "teacher_view", "distill_weight"),
+            ("teach_model", "teacher_view", "teacher_precision", "distill_weight"),
             "without --teacher",
         ),
         (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),

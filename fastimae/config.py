@@ -129,6 +129,8 @@ class ObjectiveConfig:
     """Weight of the distillation."""
     teacher_view: Literal["clean", "mixed"] = "clean"
     """What the teacher sees: each image alone (the paper) or the mixture (its released code)."""
+    teacher_precision: Literal["auto", "fp8"] = "auto"
+    """fp8: the teacher multiplies in 8 bits (torchao, GPUs from 8.9 on); its error is reported."""
     head_space: Literal["decoder", "encoder"] = "decoder"
     """Where the two heads and the distillation live."""
 
@@ -156,7 +158,15 @@ class OptimConfig:
     clip_grad: float | None = None
     """Largest norm of the gradient. None: no clipping."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """auto: bf16 on GPUs that have it and on CPUs with AMX, else fp32."""
+    """auto: bf16 on GPUs that have it and on CPUs with AMX or AVX512-bf16, else fp32."""
+    opt: Literal["adamw", "apex_adam"] = "adamw"
+    """adamw: torch's fused AdamW. apex_adam: FusedAdam of NVIDIA apex, if that is installed."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile for the transformer blocks; auto: on a GPU. Its first steps take a minute."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Record the step as CUDA graphs and replay them; auto: on one GPU, in bf16 or fp32."""
+    grad_checkpointing: bool = False
+    """Keep only the inputs of blocks, and compute the rest again: less memory, a third slower."""
     kernels: Literal["auto", "torch"] = "auto"
     """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
 
@@ -199,6 +209,10 @@ class RunConfig:
     """Take ranks from Open MPI's environment."""
     dist_url: str = "env://"
     """Where processes meet."""
+    profile: bool = False
+    """Write a trace of steps 20 to 30 to output_dir, for ui.perfetto.dev."""
+    nan_check: bool = False
+    """Check every module for NaN, forward and backward, and name the first. Slow."""
     debug: bool = False
     """Show tracebacks, and keep them in output_dir/debug.log."""
 

@@ -56,9 +56,10 @@ def cpu_flags() -> frozenset[str]:
 
 def cpu_bf16(flags: frozenset[str]) -> str:
     """Whether the CPU computes in bf16, and what `--precision auto` makes of it."""
-    if "amx_bf16" in flags:
-        return "yes, by AMX"
-    return f"{'by AVX-512' if 'avx512_bf16' in flags else 'no'}, so --precision auto is fp32"
+    for flag, unit in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512")):
+        if flag in flags:
+            return f"yes, by {unit}"
+    return "no, so --precision auto is fp32"
 
 
 def missing_build_packages() -> list[str]:

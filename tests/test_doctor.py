@@ -111,8 +111,8 @@ def test_release(number, expected):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"amx_bf16", "avx512_bf16"}, "yes"),
-        ({"avx512_bf16"}, "by AVX-512, so"),
+        ({"amx_bf16", "avx512_bf16"}, "yes, by AMX"),
+        ({"avx512_bf16"}, "yes, by AVX-512"),
         ({"avx2"}, "no, so"),
     ],
 )

@@ -30,8 +30,10 @@ MAY_IMPORT = {
     "checks": {"config"},
     "build": {
         *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
+        "speedups",
     },
     "recipes": {"config"},
+    "speedups": {"config", "engine", "loaders"},
     "config": set(),
     "doctor": {"machine"},
     "machine": set(),

@@ -14,11 +14,19 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastimae.engine.checkpoint import FORMAT, LAST, load_weights, save_checkpoint
+from fastimae.engine.checkpoint import (
+    FORMAT,
+    LAST,
+    CheckpointError,
+    load_weights,
+    save_checkpoint,
+)
+from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
-from fastimae.engine.optim import Schedule
-from fastimae.engine.precision import autocast
+from fastimae.engine.optim import Schedule, load_optimizer
+from fastimae.engine.profile import Profile
+from fastimae.engine.step import GraphedStep, Step
 
 log = logging.getLogger("fastimae")
 
@@ -31,10 +39,12 @@ class Plan:
     accum_iter: int = 1
     clip_grad: float | None = None
     precision: str = "fp32"
+    cuda_graph: bool = False
     log_steps: int = 20
     save_steps: int = 0
     save_freq: int = 20
     vis_freq: int = 20
+    profile: bool = False
 
 
 class Trainer:
@@ -43,7 +53,7 @@ class Trainer:
     objective: maps a batch to a dict with "loss"; its `student` is what checkpoints hold.
     loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device.
     args: plain settings to keep in checkpoints.
-    draw: called with a batch when a picture is due.
+    draw: called with a batch when a picture is due. cores: of a CPU, for computing and loading.
     """
 
     def __init__(
@@ -59,19 +69,32 @@ class Trainer:
         log_dir: Path | None = None,
         args: dict[str, Any] | None = None,
         draw: Callable[[Any], None] | None = None,
+        cores: Cores = SHARED,
     ) -> None:
         self.objective, self.loader, self.optimizer = objective, loader, optimizer
         self.schedule, self.plan, self.world = schedule, plan, world
         self.output_dir, self.log_dir = output_dir, log_dir or output_dir
-        self.args, self.draw = args or {}, draw
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=plan.precision == "fp16")
+        self.args, self.draw, self.cores = args or {}, draw, cores
+        self.profile = Profile(output_dir, world.rank) if plan.profile else None
         self.meter, self.window, self.epoch_clock = LossMeter(world, output_dir), Clock(), Clock()
         self.updates_per_epoch = len(loader) // plan.accum_iter
         self.epoch, self.update = 0, 0
         self.asked_to_stop = self.stopped = False  # processes agree when they read losses
-        self.parallel = objective
+        parallel = objective
         if world.size > 1:
-            self.parallel = DistributedDataParallel(objective)
+            parallel = DistributedDataParallel(
+                objective, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        kind = GraphedStep if plan.cuda_graph else Step
+        self.step = kind(
+            objective,
+            optimizer,
+            precision=plan.precision,
+            device=world.device,
+            accum_iter=plan.accum_iter,
+            clip_grad=plan.clip_grad,
+            parallel=parallel,
+        )
 
     def run(self) -> bool:
         """Train to the end of the plan. Returns False where a signal ended it early.
@@ -86,6 +109,7 @@ class Trainer:
             epochs=self.plan.epochs, total=total, done=done,
         )  # fmt: skip
         self.reporter.forget_from(self.epoch)
+        self.cores.pin()
         try:
             with self._signals():
                 while self.epoch < self.plan.epochs and not self.stopped:
@@ -96,19 +120,21 @@ class Trainer:
                         self._save()
         finally:
             self.reporter.close()
+            if self.profile:
+                self.profile.close()
         return self.epoch == self.plan.epochs
 
     def _train_epoch(self) -> None:
         """Train from where the epoch stands to its end, or to a signal's stop."""
-        self.parallel.train()
+        self.objective.train()
         if self.loader.epoch != self.epoch:
             self.loader.set_epoch(self.epoch)
         self.window.restart()
         self.epoch_clock.restart()
         with contextlib.closing(iter(self.loader)) as batches:
-            timed = self.epoch_clock.timed(self.window.timed(batches))
+            timed = self.epoch_clock.timed(self.window.timed(self.cores.batches(batches)))
             while self.update < self.updates_per_epoch and not self.stopped:
-                self._step(timed)
+                self._train_step(timed)
                 if self.update % self.plan.log_steps == 0 or self.update == self.updates_per_epoch:
                     self._read_losses()
                     self.stopped = self.world.any(self.asked_to_stop)
@@ -118,49 +144,34 @@ class Trainer:
                 if within and self.plan.save_steps and self.update % self.plan.save_steps == 0:
                     self._save()
 
-    def _step(self, batches: Iterator) -> None:
-        """One optimizer step: the gradients of accum_iter batches, then AdamW."""
-        plan = self.plan
-        lr = self.schedule.at(self.epoch + self.update / self.updates_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        for micro in range(plan.accum_iter):
+    def _train_step(self, batches: Iterator) -> None:
+        """One optimizer step on the next accum_iter batches."""
+        count = self.plan.accum_iter
+        for micro in range(count):
             self.batch = next(batches)
-            more = micro < plan.accum_iter - 1
-            with self._no_sync(more), autocast(plan.precision, self.world.device):
-                parts = self.parallel(self.batch)
-                self.scaler.scale(parts["loss"] / plan.accum_iter).backward()
+            parts = self.step.accumulate(self.batch, last=micro == count - 1)
             self.meter.add(parts, self.epoch, self.update, self.batch.index)
             for clock in (self.window, self.epoch_clock):
                 clock.images += len(self.batch) * self.world.size
-        if plan.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.objective.parameters(), plan.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.lr = self.schedule.at(self.epoch + self.update / self.updates_per_epoch)
+        self.step.update(self.lr)
         self.update += 1
         self.reporter.bar.update()
-
-    def _no_sync(self, more_to_come: bool) -> contextlib.AbstractContextManager:
-        """Gradients are averaged over processes with the last batch of a step only."""
-        if more_to_come and self.world.size > 1:
-            return self.parallel.no_sync()
-        return contextlib.nullcontext()
+        if self.profile:
+            self.profile.step()
 
     def _read_losses(self) -> None:
         values = self.meter.read()
         if values:
             point = self.epoch + self.update / self.updates_per_epoch
-            lr = self.optimizer.param_groups[0]["lr"]
-            values = {**values, "lr": lr, **self.window.rates()}
+            values = {**values, "lr": self.lr, **self.window.rates()}
             self.reporter.step(point, values)
         self.window.restart()
 
     def _finish_epoch(self) -> None:
         means = {f"train_{name}": value for name, value in self.meter.epoch_means().items()}
         line = {
-            "train_lr": self.optimizer.param_groups[0]["lr"],
+            "train_lr": self.lr,
             **means,
             "epoch": self.epoch,
             **{name: round(value, 4) for name, value in self.epoch_clock.rates().items()},
@@ -175,7 +186,7 @@ class Trainer:
         picture_due = self.plan.vis_freq and self.epoch % self.plan.vis_freq == 0
         if self.draw and self.world.is_main and (last or picture_due):
             self.objective.eval()
-            with autocast(self.plan.precision, self.world.device):
+            with torch.compiler.set_stance("force_eager"):  # other shapes are not worth compiling
                 self.draw(self.batch)
         self.meter.reset()
         self.epoch, self.update = self.epoch + 1, 0
@@ -194,7 +205,7 @@ class Trainer:
         return {
             "model": self.objective.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
             "epoch": self.epoch,
             "step": self.update,
             "args": self.args,
@@ -206,9 +217,15 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint's content. Raises CheckpointError where it does not fit."""
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise CheckpointError(
+                f"{path} cannot be resumed, it has no {', '.join(missing)}: "
+                "to start from its weights use --init"
+            )
         load_weights(self.objective.student, state["model"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.step.scaler.load_state_dict(state["scaler"])
         self.loader.load_state_dict(state["loader"])
         self.meter.load_state_dict(state["metrics"])
         torch.set_rng_state(state["rng"]["torch"])

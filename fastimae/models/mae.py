@@ -162,11 +162,8 @@ class MaskedAutoencoder(nn.Module):
         *blocks, last = self.decoder_blocks
         for block in blocks:
             x = block(x)
-        if masked_only:
-            rows = mask.ids_masked + 1  # the class token is row 0
-            x = last.forward_rows(x, lambda tokens: gather_rows(tokens, rows))
-        else:
-            x = last(x)[:, 1:]
+        # The class token is row 0.
+        x = last(x, mask.ids_masked + 1) if masked_only else last(x)[:, 1:]
         return self.decoder_pred(self.decoder_norm(x))
 
     def reconstruction_loss(

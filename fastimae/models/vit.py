@@ -5,14 +5,13 @@ B = batch, N = tokens, M = rows asked for, D = width, h = heads, d = head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.kernels import attention
 from fastimae.kernels.attention import cross_attention
+from fastimae.kernels.reference import gather_rows
 
 LAYER_NORM_EPS = 1e-6
 
@@ -75,18 +74,16 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        x_BND = x_BND + self.attn(self.norm1(x_BND))
-        return x_BND + self.mlp(self.norm2(x_BND))
-
-    def forward_rows(self, x_BND: Tensor, gather: Callable[[Tensor], Tensor]) -> Tensor:
-        """The rows `gather` picks of what `forward` returns, without computing the others.
-
-        gather: function [B, N, D] -> [B, M, D].
-        """
+    def forward(self, x_BND: Tensor, rows_BM: Tensor | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; with rows_BM, an int tensor, those rows of it, [B, M, D], without
+        computing the others past keys and values."""
         normed = self.norm1(x_BND)
-        rows = gather(x_BND) + self.attn.forward_rows(normed, gather(normed))
-        return rows + self.mlp(self.norm2(rows))
+        if rows_BM is None:
+            x = x_BND + self.attn(normed)
+        else:
+            x = gather_rows(x_BND, rows_BM)
+            x = x + self.attn.forward_rows(normed, gather_rows(normed, rows_BM))
+        return x + self.mlp(self.norm2(x))
 
 
 def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:

@@ -133,6 +133,11 @@ class IMAE(nn.Module):
                 pictures[title] = paste(student, pictures.get(title, shown), shown, mask)
         return pictures
 
+    def teacher_latents(self, batch: Batch) -> Tensor:
+        """What `forward` distils from the teacher, [n branches x B, 1 + K, E]."""
+        mask, alpha = self.draw_mask(batch), self.ratio(batch.key, batch.step_key)
+        return self._teacher_latents(batch, mask, self._views(batch, mask, alpha))
+
     def _views(self, batch: Batch, mask: Mask, alpha: Tensor) -> tuple[Tensor, ...]:
         """Visible patches [B, K, P*P*C] of the mixtures; for a teacher also of the images and of
         their partners."""

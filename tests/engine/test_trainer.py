@@ -10,11 +10,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import Clock, LossMeter, NonFiniteLoss
-from fastimae.engine.optim import Schedule, build_adamw
-from fastimae.engine.precision import autocast, resolve_precision
+from fastimae.engine.optim import Schedule, build_optimizer
 from fastimae.engine.trainer import Plan, Trainer
 
 CPU = World(0, 1, torch.device("cpu"))
@@ -80,7 +79,7 @@ def trainer(path, *, batch_size=4, objective=None, **plan):
     return Trainer(
         objective=objective,
         loader=Counting(batch_size),
-        optimizer=build_adamw(objective, 0.1, 0.05),
+        optimizer=build_optimizer(objective, 0.1, 0.05),
         schedule=Schedule(lr=0.1, min_lr=0, warmup_epochs=1, epochs=plan.epochs),
         plan=plan,
         world=CPU,
@@ -156,6 +155,13 @@ def test_a_resumed_run_is_the_uninterrupted_run_from_any_checkpoint(tmp_path):
             for p in (straight, path)
         ]
         assert logs[0] == pytest.approx(logs[1], rel=1e-12)
+
+
+def test_weights_alone_are_no_run_to_resume(tmp_path):
+    run = trainer(tmp_path)
+    weights = {"model": run.objective.student.state_dict(), "epoch": 3}
+    with pytest.raises(CheckpointError, match=r"has no args, .*optimizer.*--init"):
+        run.load_state_dict(weights, tmp_path / "mae.pth")
 
 
 def test_log_lines_after_the_checkpoint_are_written_anew(tmp_path):
@@ -257,15 +263,3 @@ def test_waiting_share_is_measured(monkeypatch):
         now[0] += 1.0
         clock.images += 6
     assert clock.rates() == {"img_per_s": pytest.approx(2.0), "data_wait": pytest.approx(2 / 3)}
-
-
-def test_precision_of_devices():
-    cpu = torch.device("cpu")
-    assert resolve_precision("fp32", cpu) == "fp32" and resolve_precision("bf16", cpu) == "bf16"
-    assert resolve_precision("auto", cpu) in ("bf16", "fp32")
-    with pytest.raises(ValueError, match="--precision fp16 needs a CUDA device"):
-        resolve_precision("fp16", cpu)
-    with autocast("bf16", cpu):
-        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16
-    with autocast("fp32", cpu):
-        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.float32

@@ -1,0 +1,52 @@
+"""--profile: what the host and the GPU did in a few steps, as a trace to look at."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+log = logging.getLogger("fastimae")
+
+FIRST, LAST = 20, 30
+_ROWS = 30
+
+
+class Profile:
+    """Records steps FIRST to LAST of a process; earlier ones warm up, compile and record graphs."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder, self.rank = folder, rank
+        self.steps = 0
+        self.profiler: profile | None = None
+
+    def step(self) -> None:
+        """Call after each step."""
+        self.steps += 1
+        if self.steps == FIRST - 1:
+            activities = [ProfilerActivity.CPU]
+            if torch.cuda.is_available():
+                activities.append(ProfilerActivity.CUDA)
+            self.profiler = profile(activities=activities)
+            self.profiler.start()
+        elif self.steps == LAST:
+            self.close()
+
+    def close(self) -> None:
+        """Write what was recorded, if anything was: profile-rank0.json.gz and a table beside it."""
+        if self.profiler is None:
+            if self.steps < FIRST:
+                log.warning(
+                    "--profile records steps %d to %d: there were %d", FIRST, LAST, self.steps
+                )
+            return
+        profiler, self.profiler = self.profiler, None
+        profiler.stop()
+        path = self.folder / f"profile-rank{self.rank}.json.gz"
+        profiler.export_chrome_trace(str(path))
+        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = profiler.key_averages().table(sort_by=order, row_limit=_ROWS)
+        path.with_name(f"profile-rank{self.rank}.txt").write_text(table + "\n")
+        log.info("profile: %s (open it at ui.perfetto.dev), and as a table beside it", path)

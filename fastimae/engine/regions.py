@@ -1,0 +1,34 @@
+"""Repeated blocks of a model, which are compiled or computed again one by one.
+
+A block is an item of an nn.ModuleList: all blocks of a kind share one compilation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The items of every nn.ModuleList below the module."""
+    for part in module.modules():
+        if isinstance(part, nn.ModuleList):
+            yield from part
+
+
+def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
+    """Have torch.compile fuse each block's elementwise work, forward and backward."""
+    for block in blocks(module):
+        block.compile(fullgraph=True, dynamic=False, backend=backend)
+
+
+def recompute_blocks(module: nn.Module) -> None:
+    """Keep only what enters each block; the backward pass computes the rest again.
+
+    Memory falls to about one block's, for a third more work.
+    """
+    for block in blocks(module):
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,0 +1,69 @@
+"""Which ways of going faster a run takes: formats, compiled blocks, CUDA graphs."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from fastimae.config import ConfigError, TrainConfig
+from fastimae.engine.distributed import World
+from fastimae.engine.fp8 import quantise_and_compare
+from fastimae.engine.nan_check import check_modules
+from fastimae.engine.precision import computing
+from fastimae.engine.regions import compile_blocks, recompute_blocks
+from fastimae.loaders import Loader
+
+log = logging.getLogger("fastimae")
+
+
+def prepare_objective(
+    objective: nn.Module,
+    config: TrainConfig,
+    device: torch.device,
+    precision: str,
+    loader: Loader,
+) -> None:
+    """The objective as --precision, --teacher_precision, --compile, --grad_checkpointing and
+    --nan_check want it. Raises ValueError."""
+    optim = config.optim
+    teacher = getattr(objective, "teacher", None)
+    if teacher is not None and precision == "bf16":
+        teacher.bfloat16()  # for good: it is never trained
+    if config.objective.teacher_precision == "fp8":
+        _teach_in_fp8(objective, device, precision, loader)
+    if optim.grad_checkpointing:
+        recompute_blocks(objective)
+    if config.run.nan_check:
+        check_modules(objective)
+    elif optim.compile == "on" or (optim.compile == "auto" and device.type == "cuda"):
+        compile_blocks(objective)
+
+
+def wants_graph(config: TrainConfig, world: World, precision: str) -> bool:
+    """Whether the step is recorded as CUDA graphs. Raises ConfigError where that cannot be."""
+    obstacles = {
+        "a CUDA device": world.device.type != "cuda",
+        "one process": world.size > 1,
+        "--precision bf16 or fp32": precision == "fp16",
+        "--opt adamw": config.optim.opt != "adamw",
+    }
+    missing = [name for name, there in obstacles.items() if there]
+    if config.optim.cuda_graph == "on" and missing:
+        raise ConfigError(f"--cuda_graph on needs {', '.join(missing)}")
+    return config.optim.cuda_graph != "off" and not missing and not config.run.nan_check
+
+
+def _teach_in_fp8(
+    objective: nn.Module, device: torch.device, precision: str, loader: Loader
+) -> None:
+    """Quantise the teacher, and say how far that moves its latents of the first images."""
+    if precision != "bf16":
+        raise ConfigError("--teacher_precision fp8 needs --precision bf16")
+    state = loader.state_dict()
+    batch = next(iter(loader)).to(device)
+    loader.load_state_dict(state)
+    with computing(objective, precision, device):
+        error = quantise_and_compare(objective.teacher, lambda: objective.teacher_latents(batch))
+    log.info("the teacher computes in fp8: its latents move by %.2f %% (l2)", 100 * error)

@@ -1,0 +1,105 @@
+"""Which ways of going faster a run takes, and errors where it cannot."""
+
+import logging
+
+import pytest
+import torch
+
+from fastimae import speedups
+from fastimae.arguments import parse_training
+from fastimae.config import ConfigError
+from fastimae.engine.distributed import World
+from fastimae.engine.fp8 import quantise, quantise_and_compare
+from fastimae.loaders import create_loader
+from fastimae.models import create_model
+from fastimae.objectives import IMAE
+from fastimae.speedups import prepare_objective, wants_graph
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+MODEL = {"name": "mae_vit_nano_patch8", "img_size": 32}
+
+
+def config(flags=""):
+    return parse_training("fastimae-train", f"--synthetic {flags}".split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "world", "precision", "expected"),
+    [
+        ("", World(0, 1, GPU), "bf16", True),
+        ("", World(0, 1, GPU), "fp16", False),
+        ("", World(0, 2, GPU), "bf16", False),
+        ("", World(0, 1, CPU), "bf16", False),
+        ("--nan_check", World(0, 1, GPU), "bf16", False),
+        ("--opt apex_adam", World(0, 1, GPU), "bf16", False),
+        ("--cuda_graph off", World(0, 1, GPU), "bf16", False),
+        ("--cuda_graph on", World(0, 1, GPU), "fp32", True),
+    ],
+)
+def test_when_the_step_is_recorded(flags, world, precision, expected):
+    assert wants_graph(config(flags), world, precision) is expected
+
+
+@pytest.mark.parametrize(
+    ("world", "precision", "words"),
+    [
+        (World(0, 1, CPU), "bf16", "needs a CUDA device"),
+        (World(0, 2, GPU), "fp16", "needs one process, --precision bf16 or fp32"),
+    ],
+)
+def test_what_was_asked_for_and_cannot_be_is_an_error(world, precision, words):
+    with pytest.raises(ConfigError, match=f"--cuda_graph on {words}"):
+        wants_graph(config("--cuda_graph on"), world, precision)
+    with pytest.raises(ConfigError, match="drop --compile on"):
+        config("--nan_check --compile on")
+
+
+def imae():
+    return IMAE(create_model(**MODEL, heads=2), create_model(**MODEL))
+
+
+@pytest.fixture
+def loader():
+    with create_loader(
+        synthetic=True, synthetic_samples=16, input_size=(32, 32), batch_size=4, mix_group=2
+    ) as made:
+        yield made
+
+
+def test_a_teacher_is_bf16_for_good_and_a_student_is_not(loader):
+    objective = imae()
+    prepare_objective(objective, config(), CPU, "bf16", loader)
+    assert {p.dtype for p in objective.teacher.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in objective.student.parameters()} == {torch.float32}
+
+
+def test_an_fp8_teachers_error_is_reported_and_the_loader_is_where_it_was(
+    loader, monkeypatch, caplog
+):
+    def add_noise(teacher):
+        for p in teacher.parameters():
+            p.mul_(1 + 2**-4)
+
+    before = loader.state_dict()
+    real = quantise_and_compare
+    monkeypatch.setattr(speedups, "quantise_and_compare", lambda m, f: real(m, f, add_noise))
+    logging.getLogger("fastimae").propagate = True
+    caplog.set_level(logging.INFO, "fastimae")
+    flags = config("--objective imae --teacher t.pth --teacher_precision fp8")
+    prepare_objective(imae(), flags, CPU, "bf16", loader)
+    moved = float(caplog.text.split("move by ")[1].split()[0])
+    assert 1 < moved < 30 and loader.state_dict() == before
+    with pytest.raises(ConfigError, match="--teacher_precision fp8 needs --precision bf16"):
+        prepare_objective(imae(), flags, CPU, "fp32", loader)
+
+
+def test_the_distance_is_relative():
+    layer = torch.nn.Linear(4, 4, bias=False)
+    x = torch.randn(8, 4)
+    error = quantise_and_compare(layer, lambda: layer(x), lambda m: m.weight.mul_(1.25))
+    assert error == pytest.approx(0.25)
+
+
+def test_fp8_needs_a_gpu_that_has_it():
+    with pytest.raises(ValueError, match=r"--teacher_precision fp8 needs a GPU"):
+        quantise(torch.nn.Linear(4, 4))
