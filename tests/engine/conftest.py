@@ -1,6 +1,7 @@
 """Runs of several processes, made once for all tests that look at them."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
@@ -34,11 +35,22 @@ class Ranks:
 
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # which all test processes share
+    folder, report = root / "ranks", root / "ranks" / "report.json"
+    with (root / "ranks.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not report.exists():
+            folder.mkdir(exist_ok=True)
+            start(folder)
+    return Ranks(folder, json.loads(report.read_text()))
+
+
+def start(folder: Path) -> None:
     script = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(folder)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(
         script, env=environment, capture_output=True, text=True, timeout=170, check=False
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    return Ranks(folder, json.loads((folder / "report.json").read_text()))

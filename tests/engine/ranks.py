@@ -35,7 +35,6 @@ from fastimae.loaders import create_loader
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import IMAE
 
-assert build  # imported before the forks
 GLOBAL_BATCH, CLIP = 12, 0.1
 SETTINGS = (
     "--synthetic --synthetic_samples 72 --num_workers 0 --device cpu --precision fp32 "
@@ -47,6 +46,8 @@ SETTINGS = (
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    drawing = sys.modules[build.save_reconstruction.__module__]
+    drawing.draw_grid = lambda pictures, path, note: path.touch()  # to draw takes a second
     report = {}
 
     def train(name: str, size: int, flags: str = "", at_step: Callable = lambda *_: None) -> None:
