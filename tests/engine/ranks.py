@@ -2,8 +2,8 @@
 
     ranks.py FOLDER
 
-One process imports torch and is forked into the processes of each run, which costs seconds less
-than starting each. What they print is in FOLDER/NAME-RANK.txt; FOLDER/report.json has their exit
+One process imports all that is needed and is forked into the processes of each run, which costs
+seconds less than starting each. What they print is in FOLDER/NAME-RANK.txt; FOLDER/report.json has their exit
 statuses and what `inside` saw.
 """
 
@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo
+import torch.distributed.fsdp
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
