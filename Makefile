@@ -21,8 +21,9 @@ $(READY): setup.py .ci/setup $(wildcard loaders/csrc/*)
 demo: $(READY) ## convert, pre-train a small i-MAE, look at the result; DATA=folder for your own images
 	$(BIN)/python -m fastimae.demo $(if $(DATA),--data "$(DATA)")
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+# A process a core, up to 8 (each takes 1 to 2 GB); a file whole to one, for what its tests share.
+test: $(READY) ## run the tests, on all cores
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(READY) ## check style and formatting, change nothing
 	$(BIN)/ruff check .

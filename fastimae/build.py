@@ -17,7 +17,7 @@ from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
-from fastimae.evaluate.reconstruct import save_reconstruction
+from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader

@@ -12,9 +12,7 @@ INSTALLED = {name.partition("-cuda")[0] for part in metadata.distributions() if 
 _BUILT = pytest.mark.skipif(native_library.load() is None, reason=native_library.why_missing())
 _DALI = pytest.mark.skipif("nvidia-dali" not in INSTALLED, reason="DALI is not installed")
 DALI = [
-    pytest.param(name, marks=_DALI)
-    for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2")
-    for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2")
+    pytest.param(name, marks=_DALI) for name in ("dali-0", "dali-3", "dalifolder-2", "dalishare-2")
 ]
 DECODING = [
     *(pytest.param(name, marks=_BUILT) for name in ("native-0", "native-3")),

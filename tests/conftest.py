@@ -1,11 +1,14 @@
 """Settings and small data that all tests share. Nothing is downloaded; images are made here."""
 
+import contextlib
 import os
 import signal
 
 # Two test processes on two cores must not fight over threads; one is also enough for tiny models.
 # Runs that are compared bit for bit need the same number, whatever the user has set.
 os.environ["OMP_NUM_THREADS"] = "1"
+# The ffcv library compiles its loops anew in every process; LLVM's optimiser is a third of that.
+os.environ["NUMBA_OPT"] = "0"
 
 import numpy as np
 import pytest
@@ -21,6 +24,14 @@ from fastimae.loaders.base import Batch
 torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# How long an example takes says nothing where processes share the cores.
+with contextlib.suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("shared cores")
 
 
 @pytest.fixture(autouse=True)

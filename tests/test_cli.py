@@ -1,7 +1,6 @@
 """The commands end to end, on images made here: train, stop, kill, resume, fail well."""
 
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -17,12 +16,28 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastimae import cli
 from fastimae.build import prepare_output
 from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.evaluate import reconstruct
+from fastimae.evaluate.reconstruct import draw_grid
 from fastimae.loaders import BetonWriter
 from fastimae.models import create_model
 
 MODEL = "--model mae_vit_nano_patch16 --input_size 32"
 IMAE = "--objective imae --mix_group 8"
 BASE = f"{MODEL} --batch_size 8 --warmup_epochs 1 --blr 1e-2 --device cpu"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    """A picture has 48 parts: drawing it takes as long as 100 steps of these models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruct, "draw_grid", lambda pictures, path, note: None)
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """Runs of this process draw their pictures after all."""
+    monkeypatch.setattr(reconstruct, "draw_grid", draw_grid)
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +68,18 @@ def launch(command):
     )  # fmt: skip
 
 
-def wait_for(path, process, seconds=90):
+def wait_for_step(step, path, process, seconds=90):
+    """Until a checkpoint is there that was saved after `step` (epoch, step) of its run."""
     deadline = time.monotonic() + seconds
-    while not path.exists():
+    while not path.exists() or step_of(path) <= step:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.02)
+
+
+def step_of(path):
+    content = load_checkpoint(path)
+    return content["epoch"], content["step"]
 
 
 def log_of(folder):
@@ -76,7 +97,7 @@ def assert_same_training(a, b):
     assert first["loader"] == second["loader"] and first["epoch"] == second["epoch"]
 
 
-def test_mae_then_imae_with_it_as_teacher(source, tmp_path):
+def test_mae_then_imae_with_it_as_teacher(source, tmp_path, pictures):
     mae, imae = tmp_path / "mae", tmp_path / "imae"
     assert train(f"{source['ffcv']} {BASE} --epochs 6 --output_dir {mae}") == 0
     teacher = mae / "checkpoint-last.pth"
@@ -174,6 +195,26 @@ def test_every_back_end_trains_to_the_same_curve(
     assert curve == pytest.approx(exact_curve, rel=tolerance, abs=0)
 
 
+KILLED = """
+import os, random, signal, sys, threading
+import torch
+from fastimae import cli
+
+last, save, saved = random.randrange(2, 9), torch.save, []
+
+def counting(*args):
+    save(*args)
+    saved.append(1)
+    if len(saved) == last:
+        wait = random.uniform(0, 0.05)
+        threading.Timer(wait, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+torch.save = counting
+cli.train(sys.argv[1:])
+"""
+"""Trains, and is killed at some moment after one of its first saves, however slow the machine."""
+
+
 @pytest.mark.parametrize(
     ("kind", "workers"), [("ffcv", 0), ("ffcv", 4), ("dali", 4), ("data_path", 4)]
 )
@@ -183,13 +224,10 @@ def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, wor
     command = f"{source[kind]} {BASE} --epochs 5 --num_workers {workers} {IMAE}"
     command += " --save_steps 2 --save_freq 50 --vis_freq 0"
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    process = launch(f"{command} --output_dir {killed}")
-    wait_for(killed / "checkpoint-last.pth", process)
-    time.sleep(random.uniform(0, 0.5))
-    process.kill()
-    process.communicate()
-    position = load_checkpoint(killed / "checkpoint-last.pth")
-    assert position["epoch"] < 4, "killed too late to prove anything"
+    program = [sys.executable, "-c", KILLED, *command.split(), "--output_dir", str(killed)]
+    run = subprocess.run(program, capture_output=True, text=True, timeout=150)
+    assert run.returncode == -signal.SIGKILL, run.stderr[-3000:]
+    assert step_of(killed / "checkpoint-last.pth") < (4, 0), "too late to prove anything"
     assert train(f"{command} --output_dir {killed} --resume auto") == 0
     assert train(f"{command} --output_dir {straight} --save_steps 0") == 0
     assert_same_training(straight, killed)
@@ -201,15 +239,16 @@ def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, wor
 def test_sigterm_saves_mid_epoch_and_exits_0(source, tmp_path):
     command = f"{source['ffcv']} {BASE} --epochs 1000 --output_dir {tmp_path} --save_steps 3"
     process = launch(command)
-    wait_for(tmp_path / "checkpoint-last.pth", process)
-    before = load_checkpoint(tmp_path / "checkpoint-last.pth")
-    time.sleep(0.5)
+    last = tmp_path / "checkpoint-last.pth"
+    wait_for_step((0, 0), last, process)
+    before = step_of(last)
+    wait_for_step(before, last, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0, output
     assert "--resume auto" in output
-    after = load_checkpoint(tmp_path / "checkpoint-last.pth")
-    assert (after["epoch"], after["step"]) > (before["epoch"], before["step"])
+    after = load_checkpoint(last)
+    assert (after["epoch"], after["step"]) > before
     assert train(f"{command} --resume auto --epochs {after['epoch'] + 2}") == 0
     assert log_of(tmp_path)[-1]["epoch"] == after["epoch"] + 1
 
@@ -323,7 +362,7 @@ def foreign_beton(tmp_path):
         ("--synthetic --output_dir /dev/null/x", "--output_dir"),
         (teacher_of_another_size, "--teacher"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_mistakes_are_one_line_and_exit_2(request, tmp_path, capsys, beton, flags, words):
     if callable(flags):

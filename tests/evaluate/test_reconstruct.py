@@ -1,11 +1,25 @@
-"""The picture file: what is in it, and where."""
+"""Reconstructions: the picture files, what is in them, and the numbers beside them."""
+
+import dataclasses
+import json
 
 import matplotlib.image
+import pytest
 import torch
+from tiny import save_run, tiny_model
 
-from fastimae.evaluate.reconstruct import draw_grid, first_pairs, save_reconstruction
+from fastimae.config import ConfigError
+from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from fastimae.evaluate.figures.reconstruct import draw_grid, first_pairs, save_reconstruction
+from fastimae.evaluate.imae.mixtures import pairs
+from fastimae.evaluate.images import open_images
+from fastimae.kernels.reference import patchify
 from fastimae.models import create_model
 from fastimae.objectives import IMAE
+
+pytest.importorskip("torchmetrics")
+pytest.importorskip("piq")
+from fastimae.evaluate.figures.grids import ReconstructOptions, reconstruct, run
 
 
 def test_first_pairs_keep_their_partners(make_batch):
@@ -40,7 +54,7 @@ def test_grid_shows_the_images_in_order(tmp_path):
 def test_picture_says_what_norm_pix_leaks(tmp_path, make_batch, monkeypatch):
     notes = []
     monkeypatch.setattr(
-        "fastimae.evaluate.reconstruct.draw_grid",
+        "fastimae.evaluate.figures.reconstruct.draw_grid",
         lambda pictures, path, note: notes.append((list(pictures), note)),
     )
     for norm_pix in (False, True):
@@ -53,3 +67,121 @@ def test_picture_says_what_norm_pix_leaks(tmp_path, make_batch, monkeypatch):
     ]  # fmt: skip
     assert "norm_pix_loss" not in plain and "norm_pix_loss" in notes[1][1]
     assert "mask ratio 0.75" in plain and "masked" in plain
+
+
+def pairs_of(image_folder, model, **changes):
+    settings = {"samples": 12, "batch_size": 12, "workers": 0, "device": torch.device("cpu")}
+    return next(iter(pairs(open_images(image_folder), model, **{**settings, **changes})))
+
+
+def patches(images):
+    return patchify(images, 8)
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+def test_mae_is_shown_as_the_model_predicts(image_folder, norm_pix):
+    model = tiny_model(norm_pix_loss=norm_pix)
+    batch = pairs_of(image_folder, model)
+    result = reconstruct(model, batch, 0.75)
+    mask = batch.mask(model, 0.75)
+    with torch.no_grad():
+        _, pred, masked = model(batch.images, mask=mask)
+    if norm_pix:  # back from each patch's own mean and deviation
+        mean, std = (torch.tensor(values).repeat(64) for values in (model.mean, model.std))
+        truth = (patches(batch.images).float() / 255 - mean) / std
+        pred = pred * (truth.var(-1, keepdim=True) + 1e-6).sqrt() + truth.mean(-1, keepdim=True)
+    pixels = pred * torch.tensor(model.std).repeat(64) + torch.tensor(model.mean).repeat(64)
+    pixels = (255 * pixels).clamp(0, 255)
+    hidden = masked.bool()
+    pasted, whole = (patches(view["image"]) for view in (result.pasted, result.whole))
+    assert (pasted[hidden].float() - pixels[hidden]).abs().max() < 0.51
+    assert torch.equal(pasted[~hidden], patches(batch.images)[~hidden])
+    assert torch.equal(whole[hidden], pasted[hidden])
+    assert patches(result.masked)[hidden].eq(128).all()
+    # A visible patch is taken from another pass, in which it was masked.
+    assert not torch.equal(whole[~hidden], pasted[~hidden])
+
+
+def test_whole_predictions_never_saw_their_patch(image_folder):
+    """Another picture in one patch changes nothing of what is predicted for it."""
+    model = tiny_model()
+    batch = pairs_of(image_folder, model)
+    changed = batch.images.clone()
+    changed[:, :8, :8] = 255 - changed[:, :8, :8]
+    other = dataclasses.replace(batch, images=changed)
+    first, second = (reconstruct(model, b, 0.5).whole["image"] for b in (batch, other))
+    assert torch.equal(first[:, :8, :8], second[:, :8, :8])
+    assert not torch.equal(first[:, 8:], second[:, 8:])
+
+
+def test_imae_shows_each_image_from_its_own_head(image_folder):
+    model = tiny_model(heads=2)
+    batch = pairs_of(image_folder, model)
+    result = reconstruct(model, batch, 0.75, 0.2)
+    mixed = 0.2 * batch.images.float() + 0.8 * batch.images[batch.partner].float()
+    assert (result.given.float() - mixed).abs().max() < 0.51
+    assert torch.equal(result.truths["subordinate"], batch.images)
+    assert torch.equal(result.truths["dominant"], batch.images[batch.partner])
+    swapped = tiny_model(heads=2)
+    weights = model.state_dict()
+    for kind in ("weight", "bias"):
+        one, two = f"decoder_embed1.{kind}", f"decoder_embed2.{kind}"
+        weights[one], weights[two] = weights[two], weights[one]
+    swapped.load_state_dict(weights)
+    other = reconstruct(swapped, batch, 0.75, 0.2)
+    assert torch.equal(result.whole["subordinate"], other.whole["dominant"])
+    assert not torch.equal(result.whole["subordinate"], result.whole["dominant"])
+
+
+def grid_options(checkpoint, image_folder, **changes):
+    return ReconstructOptions(
+        **{
+            "checkpoint": checkpoint, "data_path": image_folder, "device": "cpu",
+            "num_workers": 0, "batch_size": 8, "samples": 16, "mix_ratios": (0.1, 0.4),
+            "mask_ratios": (0.5, 0.75), "pictures": 2, **changes,
+        }
+    )  # fmt: skip
+
+
+def test_numbers_of_the_grid_are_means_over_all_images(tmp_path, image_folder):
+    model = tiny_model(heads=2, norm_pix_loss=True)
+    run(grid_options(save_run(tmp_path, model), image_folder))
+    folder = tmp_path / "eval-reconstruct"
+    numbers = json.loads((folder / "results.json").read_text())["numbers"]
+    assert numbers["images"] == 16 and "norm_pix_loss" in numbers["note"]
+    assert len(numbers["table"]) == 2 * 2 * 2 * 2
+    names = ("every_ratio", "over_mask_ratio", "over_mix_ratio", "quality")
+    assert sorted(p.stem for p in folder.glob("*.png")) == sorted(names)
+    wanted = {"mask_ratio": 0.75, "mix_ratio": 0.1, "branch": "dominant", "view": "whole"}
+    (row,) = [r for r in numbers["table"] if wanted.items() <= r.items()]
+    errors = []
+    for batch in pairs(
+        open_images(image_folder), model, samples=16, batch_size=8, workers=0,
+        device=torch.device("cpu"),
+    ):  # fmt: skip
+        result = reconstruct(model, batch, 0.75, 0.1)
+        shown, truth = (view["dominant"].double() / 255 for view in (result.whole, result.truths))
+        errors.append((shown - truth).square().mean((1, 2, 3)))
+    errors = torch.cat(errors)
+    assert row["mse"] == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert row["psnr"] == pytest.approx((-10 * errors.log10()).mean().item(), rel=1e-5)
+    assert {"ssim", "fsim"} <= row.keys()
+
+
+def test_an_encoder_alone_is_refused(tmp_path, image_folder):
+    path = save_run(tmp_path, tiny_model())
+    content = load_checkpoint(path)
+    content["model"] = {
+        name: weight
+        for name, weight in content["model"].items()
+        if not name.startswith(("decoder_", "mask_token"))
+    }
+    save_checkpoint(path, content)
+    with pytest.raises(CheckpointError, match="no decoder, only an encoder"):
+        run(grid_options(path, image_folder))
+
+
+def test_ratios_that_mean_nothing_are_refused(tmp_path, image_folder):
+    for changes in ({"mask_ratios": (1.0,)}, {"mix_ratios": (0.7,)}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(changes))}"):
+            run(grid_options(tmp_path / "x.pth", image_folder, **changes))

@@ -66,7 +66,7 @@ def test_output_and_gradients_are_the_references(shape, dtype, impl):
     check(args, torch.randn(shape[0], 1 + shape[1], shape[3]).to(dtype), impl)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 12), st.integers(1, 40))
 def test_any_shape(batch, patches, keep, width):
     args = inputs(batch, patches, min(keep, patches), width)

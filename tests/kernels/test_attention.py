@@ -89,7 +89,7 @@ def test_dtypes(tokens, width, dtype):
     check(*sample(2, tokens, 1, width, dtype))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.sampled_from([8, 16, 40, 72]))
 def test_any_shape(tokens, batch, heads, width):
     check(*sample(batch, tokens, heads, width, torch.float16))

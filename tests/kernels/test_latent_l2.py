@@ -67,7 +67,7 @@ def test_strided_views(impl, view):
     check(view(student).contiguous(), view(teacher), impl, branches=2)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(shape=st.lists(st.integers(1, 70), min_size=0, max_size=3))
 def test_any_shape(shape):
     for impl in IMPLS:

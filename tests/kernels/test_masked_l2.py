@@ -75,7 +75,7 @@ def test_dtypes_and_channels(impl, dtype):
         check((pred.to(dtype), *rest), impl, branches=2)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     patch=st.integers(2, 9),
     grid=st.tuples(st.integers(1, 5), st.integers(1, 5)),

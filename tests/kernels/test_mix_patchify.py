@@ -130,7 +130,7 @@ def test_extreme_pixels(impl):
     assert_streams(mix_patchify(*args, impl=impl), loop(*args))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     patch=st.integers(2, 9),
     channels=st.integers(1, 5),

@@ -58,7 +58,7 @@ def test_philox_equals_integer_arithmetic(key, counter, stream):
     assert [int(word) for word in got] == words
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     keys=KEYS,
     units=st.tuples(st.integers(1, 6), st.integers(2, 6)),
@@ -86,7 +86,7 @@ def test_mask_is_consistent(keys, units, unit, ratio):
     assert_equal(mask, again)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     keys=KEYS,
     units=st.tuples(st.integers(1, 16), st.integers(2, 16)),
@@ -110,7 +110,7 @@ def test_ties_fall_to_the_lower_unit(impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 @given(keys=KEYS, split=st.integers(0, 6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_sample_has_its_mask_in_any_batch(impl, keys, split):
     together = random_masking(torch.tensor(keys), (4, 4), 0.75, impl=impl)
     key = torch.tensor(keys * 2)[::2]  # strided

@@ -3,8 +3,9 @@
 In a process of its own because the library waits for ever where it fails, and because numba
 raises from finalizers long after.
 
-    python ffcv_side.py read FILE.beton ...          writes FILE.npz beside each
-    python ffcv_side.py write FOLDER                 writes MODE-FIELD-FIELD.beton of WRITTEN
+    python ffcv_side.py FOLDER FILE.beton ...
+
+writes MODE-FIELD-FIELD.beton of WRITTEN into the folder, and FILE.npz beside each file.
 """
 
 import itertools
@@ -35,29 +36,30 @@ def read(path):
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.reader import Reader
+    from ffcv.traversal_order import QuasiRandom
 
     pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
     pipelines = {name: pipelines[name] for name in Reader(str(path)).field_names}
 
-    def everything(order, os_cache):
-        loader = Loader(
-            str(path),
-            batch_size=COUNT // 2,
-            num_workers=1,
-            os_cache=os_cache,
-            order=order,
-            pipelines=pipelines,
-            drop_last=False,
-        )
+    def everything(loader):
         batches = [[np.array(part) for part in batch] for batch in loader]
         parts = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return dict(zip(pipelines, parts, strict=True))
 
     found = {}
     for os_cache in (True, False):
-        parts = everything(OrderOption.SEQUENTIAL, os_cache)
-        found |= {f"{name}{os_cache:d}": part for name, part in parts.items()}
-    found["quasi"] = everything(OrderOption.QUASI_RANDOM, False)["image"]
+        loader = Loader(
+            str(path),
+            batch_size=COUNT // 2,
+            num_workers=1,
+            os_cache=os_cache,
+            order=OrderOption.SEQUENTIAL,
+            pipelines=pipelines,
+            drop_last=False,
+        )
+        found |= {f"{name}{os_cache:d}": part for name, part in everything(loader).items()}
+    loader.traversal_order = QuasiRandom(loader)  # a loader of its own would compile again
+    found["quasi"] = everything(loader)["image"]
     np.savez(path.with_suffix(".npz"), **found)
 
 
@@ -98,9 +100,8 @@ def write(folder, mode, names):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "read":
-        for name in sys.argv[2:]:
-            read(Path(name))
-    else:
-        for mode, names in itertools.product(MODES, WRITTEN):
-            write(Path(sys.argv[2]), mode, names)
+    folder, *files = map(Path, sys.argv[1:])
+    for mode, names in itertools.product(MODES, WRITTEN):
+        write(folder, mode, names)
+    for file in files:
+        read(file)

@@ -42,7 +42,7 @@ sample_lists = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=40, suppress_health_check=SLOW_FIXTURES)
 @given(sample_lists, st.booleans())
 def test_reads_what_was_written(tmp_path, shapes, has_labels):
     samples = [raw_sample(h, w, label, fill) for h, w, fill, label in shapes]
@@ -183,7 +183,7 @@ def open_and_read(path):
 _MEANINGFUL = [*range(41), *range(1065, 1082), *range(2106, 2106 + 6 * 24), *range(-12 * 24, 0)]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW_FIXTURES)
+@settings(max_examples=300, suppress_health_check=SLOW_FIXTURES)
 @given(
     flips=st.lists(
         st.tuples(st.sampled_from(_MEANINGFUL), st.integers(0, 255)), min_size=1, max_size=6
@@ -234,7 +234,7 @@ def test_large_table_opens_fast(tmp_path):
     with BetonWriter(path, page_size=1 << 16, capacity=200_000) as writer:
         for index in range(200_000):
             writer.append(b"x", height=1, width=1, label=index)
-    start = time.perf_counter()
+    start = time.process_time()
     with BetonReader(path) as reader:
         assert reader.labels[-1] == 199_999
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

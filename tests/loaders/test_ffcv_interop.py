@@ -28,14 +28,13 @@ LABEL_FACTOR = dict(zip(WRITTEN, (3, 3, 1, None), strict=True))
 """What the number of a picture is multiplied by to give the label to expect."""
 
 
-def run_ffcv(*arguments):
-    subprocess.run([sys.executable, SIDE, *map(str, arguments)], check=True, timeout=120)
-
-
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory):
-    """Files of ours, one picture gray, one CMYK, one PNG, and beside each what ffcv made of it."""
-    root = tmp_path_factory.mktemp("ours")
+def exchanged(tmp_path_factory):
+    """Folders: files of ours, beside each what ffcv made of it; and files of ffcv.
+
+    One picture of ours is gray, one CMYK, one PNG.
+    """
+    root, theirs = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("theirs")
     kinds = {1: ("L", "JPEG"), 2: ("CMYK", "JPEG"), 3: ("RGB", "PNG")}
     for number in range(COUNT):
         mode, kind = kinds.get(number, ("RGB", "JPEG"))
@@ -49,15 +48,18 @@ def ours(tmp_path_factory):
             # Small pages, so that there is more than one.
             options = {"mode": mode, "page_size": 1 << 12, "workers": 1}
             convert(ConvertOptions(src=str(src), out=paths[-1], **options))
-    run_ffcv("read", *paths)
-    return root
+    subprocess.run([sys.executable, SIDE, theirs, *paths], check=True, timeout=150)
+    return root, theirs
 
 
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("theirs")
-    run_ffcv("write", folder)
-    return folder
+@pytest.fixture
+def ours(exchanged):
+    return exchanged[0]
+
+
+@pytest.fixture
+def theirs(exchanged):
+    return exchanged[1]
 
 
 def own_pixels(reader, index):

@@ -149,6 +149,7 @@ def shared(damaged, module):
     operations = load_operations(f"{module}:operations")
     with make(damaged, operations, num_workers=2) as loader:
         loader.hook = operations[1]
+        list(loader)  # compiles, which a test with a short timeout would take for a hang
         yield loader
 
 
@@ -267,7 +268,7 @@ def hanging(loader, monkeypatch, resources):
 
 
 @needs_ffcv
-def test_a_hang_after_decoding_names_the_batch_and_stays(loader, hanging):
+def test_a_hang_after_decoding_names_the_batch_and_stays(loader, hanging, monkeypatch):
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
         next(hanging)
@@ -275,10 +276,11 @@ def test_a_hang_after_decoding_names_the_batch_and_stays(loader, hanging):
     names = f"samples {names} of {loader.reader.path}"
     assert str(caught.value) == f"--ffcv_ops hangs: the operations on {names} took over 0.5 s"
     assert time.monotonic() - start < 10
+    monkeypatch.setattr(loader._pipeline, "_timeout", 60.0)  # is not waited for again
     start = time.monotonic()
     with pytest.raises(DataError, match=r"--ffcv_ops hangs: .* took over 0.5 s"):
         next(iter(loader))
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 20
 
 
 @needs_ffcv

@@ -34,7 +34,8 @@ def can_run(sanitizer: str, tmp_path: Path) -> bool:
 def test_nothing_is_found(target, sanitizer, seconds, tmp_path):
     if not can_run(sanitizer, tmp_path):
         pytest.skip(f"a program with libjpeg and -fsanitize={sanitizer} does not run here")
-    settings = [f"SECONDS={seconds}", f"BUILD={BUILD}", "CXX=g++", "INPUT="]
+    # A folder for each: make reads what another make, at the same time, has half written there.
+    settings = [f"SECONDS={seconds}", f"BUILD={BUILD / target}", "CXX=g++", "INPUT="]
     command = ["make", "-C", FUZZ, f"-j{os.cpu_count()}", target, *settings]
     # A `make test` around this has flags and a job server of its own.
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}

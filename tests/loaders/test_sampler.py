@@ -309,7 +309,7 @@ def test_plan_of_imagenet_size_is_quick(ratio, limit):
     count = 1_281_167
     labels = np.random.default_rng(0).integers(0, 1000, count)
     sampler = make(labels, batch_size=4096, mix_group=32, same_class_ratio=ratio)
-    start = time.perf_counter()
+    start = time.process_time()
     plan = sampler.plan(0)
-    assert time.perf_counter() - start < limit
+    assert time.process_time() - start < limit
     assert plan.same_class_ratio == pytest.approx(0.001 if ratio is None else ratio, abs=0.001)

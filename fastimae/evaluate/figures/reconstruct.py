@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import matplotlib
 import torch
 from torch import Tensor, nn
 
+from fastimae.evaluate.figures.picture_table import displayable
+from fastimae.evaluate.figures.plots import plt, save_figure
 from fastimae.loaders.base import Batch
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 LEAK_NOTE = (
     "norm_pix_loss: each predicted patch is shown with the mean and deviation of the true patch"
@@ -57,15 +55,7 @@ def draw_grid(pictures: dict[str, Tensor], path: Path, note: str = "") -> None:
     for column, (title, images) in enumerate(pictures.items()):
         axes[0, column].set_title(title, fontsize=9)
         for row, image in enumerate(images):
-            axes[row, column].imshow(_displayable(image))
+            axes[row, column].imshow(displayable(image))
             axes[row, column].axis("off")
     figure.supxlabel(note, fontsize=7)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
-    plt.close(figure)
-
-
-def _displayable(image: Tensor):
-    """RGB as it is; else the first channel in gray, three times."""
-    return image.numpy() if image.shape[-1] == 3 else image[..., :1].expand(-1, -1, 3).numpy()
+    save_figure(figure, path)

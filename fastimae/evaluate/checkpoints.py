@@ -1,0 +1,69 @@
+"""Checkpoints to compare: the model of each, a short name, and how it was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastimae.interop.files import read
+from fastimae.interop.load import load_model
+from fastimae.models import MaskedAutoencoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A checkpoint that is measured beside others."""
+
+    name: str
+    """Short, and different from the others'."""
+    path: Path
+    model: MaskedAutoencoder
+    args: dict[str, Any]
+    """Settings of its training where the file has them, else empty."""
+
+    @property
+    def kind(self) -> str:
+        """MAE, or i-MAE with or without distillation where the file says."""
+        if self.model.heads == 1:
+            return "MAE"
+        if not self.args:
+            return "i-MAE"
+        return "i-MAE, distilled" if self.args.get("teacher") else "i-MAE, not distilled"
+
+
+def load_contestants(
+    paths: Sequence[Path], device: torch.device, name: str | None = None
+) -> list[Contestant]:
+    """Models with their decoders, frozen, on the device.
+
+    name: of the model in the first file, where that does not tell. Raises CheckpointError.
+    """
+    models = [frozen(path, device, None if i else name) for i, path in enumerate(paths)]
+    return [
+        Contestant(name=title, path=path, model=model, args=dict(read(path).args))
+        for title, path, model in zip(names_of(paths), paths, models, strict=True)
+    ]
+
+
+def frozen(path: Path, device: torch.device, name: str | None = None) -> MaskedAutoencoder:
+    """The whole model of a checkpoint in eval mode, without gradients.
+
+    name: of the model, where the file does not tell. Raises CheckpointError, also for a file that
+    holds an encoder only.
+    """
+    return load_model(path, name=name, device=device).eval().requires_grad_(False)
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A name for each path: its folder's, with as much of the path as tells them apart."""
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    by_folder = (["/".join(part[-n:-1]) for part in parts] for n in (2, 3))
+    by_file = (["/".join(part[-n:]) for part in parts] for n in (1, 2, 3, 4))
+    for names in (*by_folder, *by_file):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [f"{part[-1]} ({number})" for number, part in enumerate(parts, 1)]

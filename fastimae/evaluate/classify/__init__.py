@@ -1,0 +1,1 @@
+"""Accuracy: probes of frozen features, and fine-tuning."""

@@ -1,0 +1,141 @@
+"""Training with labels, in the terms of the engine's trainer: batches, objective, loader.
+
+B = batch, K = classes.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastimae.config import ConfigError
+from fastimae.engine.distributed import World
+from fastimae.loaders.errors import DataError
+
+
+@dataclasses.dataclass(kw_only=True)
+class ClassBatch:
+    """What a classifier is shown in a step of one rank."""
+
+    inputs: Tensor
+    """float [B, ...], what the classifier takes."""
+    targets: Tensor
+    """int64 [B], or float [B, K] where labels are mixed."""
+    index: Tensor
+    """int64 [B], position in the data set of the sample really shown."""
+
+    def to(self, device) -> ClassBatch:
+        """The batch on `device`, copied without waiting where the memory is pinned."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> ClassBatch:
+        """The batch in page-locked memory."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change) -> ClassBatch:
+        fields = (field.name for field in dataclasses.fields(self))
+        return ClassBatch(**{name: change(getattr(self, name)) for name in fields})
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+class Classification(nn.Module):
+    """Cross entropy of a classifier, the `student`. smoothing: of labels that are not mixed."""
+
+    def __init__(self, student: nn.Module, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.student, self.smoothing = student, smoothing
+
+    def forward(self, batch: ClassBatch) -> dict[str, Tensor]:
+        """Returns {"loss": fp32 scalar}."""
+        # A trainer may have put bf16 casts in the place of the weights.
+        inputs = batch.inputs.to(next(self.student.parameters()).dtype)
+        logits = self.student(inputs).float()
+        return {"loss": F.cross_entropy(logits, batch.targets, label_smoothing=self.smoothing)}
+
+
+class Step(NamedTuple):
+    """Which samples this rank shows in a step."""
+
+    epoch: int
+    number: int
+    index: NDArray[np.int64]
+    """int64 [B]"""
+
+
+class EpochLoader(abc.ABC):
+    """Batches in an order that is a function of (seed, epoch), resumable after any of them.
+
+    Ranks share the order, step by step; what does not fill a step of all ranks is left out. Has
+    what `Trainer` asks of a loader; a subclass implements `_show`.
+    """
+
+    def __init__(self, count: int, *, batch_size: int, world: World, seed: int) -> None:
+        """count: samples. batch_size: of one rank. Raises ConfigError if that is too many."""
+        self.count, self.batch_size, self.world, self.seed = count, batch_size, world, seed
+        self.stride = batch_size * world.size
+        if not 0 < self.stride <= count:
+            raise ConfigError(
+                f"--batch_size {batch_size} on {world.size} ranks does not fit {count} images"
+            )
+        self._epoch, self._step = 0, 0
+
+    @abc.abstractmethod
+    def _show(self, steps: Iterable[Step]) -> Generator[ClassBatch, None, None]:
+        """Yield the batch of each step, on the device."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that `__iter__` draws from."""
+        return self._epoch
+
+    def __len__(self) -> int:
+        return self.count // self.stride
+
+    def __iter__(self) -> Iterator[ClassBatch]:
+        """The rest of the epoch."""
+        order = np.random.default_rng((self.seed, self._epoch)).permutation(self.count)
+        numbers = range(self._step, len(self))
+        steps = (Step(self._epoch, number, self._rows(order, number)) for number in numbers)
+        with contextlib.closing(self._show(steps)) as batches:
+            for number, batch in zip(numbers, batches, strict=True):
+                self._step = number + 1
+                yield batch
+
+    def _rows(self, order: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+        first = number * self.stride + self.world.rank * self.batch_size
+        return order[first : first + self.batch_size]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of `epoch`."""
+        self._epoch, self._step = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands: "step" counts the batches yielded, of "stride" samples each."""
+        return {"epoch": self._epoch, "step": self._step, "stride": self.stride}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go where `state` was taken. Raises DataError if no step of this loader starts there."""
+        step, rest = divmod(state["step"] * state["stride"], self.stride)
+        if rest or step > len(self):
+            raise DataError(
+                f"cannot resume after {state['step']} steps of {state['stride']} samples with "
+                f"--batch_size {self.batch_size} on {self.world.size} ranks"
+            )
+        self._epoch, self._step = state["epoch"], step
+
+    def report(self) -> dict[str, Any]:
+        """What a log line should say of the epoch."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 - nothing to do is what most need
+        """Nothing is held between iterations."""

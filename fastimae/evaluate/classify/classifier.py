@@ -1,0 +1,110 @@
+"""A classifier around a pre-trained encoder: timm's vision transformer with our weights.
+
+D = encoder width.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models import VisionTransformer
+from torch import nn
+
+from fastimae.models import MaskedAutoencoder
+from fastimae.models.vit import LAYER_NORM_EPS
+
+HEAD_STD = 2e-5  # MAE's: the first logits are all but equal
+
+_NO_ENCODER = ("decoder", "mask_token")
+
+
+def build_classifier(
+    encoder: MaskedAutoencoder,
+    classes: int,
+    *,
+    global_pool: bool = True,
+    img_size: tuple[int, int] | None = None,
+    drop_path: float = 0.0,
+) -> VisionTransformer:
+    """A classifier of images, float [B, C, H, W] normalised -> [B, classes], that starts from an
+    encoder.
+
+    global_pool: classify the mean of the patches, under a fresh `fc_norm`, which takes the place
+    of the encoder's last norm; else the class token, under that norm. img_size: (height, width);
+    for another than the encoder's, positions are interpolated. They are trained like all else.
+    Raises ValueError where patches do not fill it.
+    """
+    img_size, patch = img_size or encoder.img_size, encoder.patch_size
+    if img_size[0] % patch or img_size[1] % patch:
+        raise ValueError(
+            f"--input_size {img_size[0]}x{img_size[1]} is not a multiple of the patch size {patch}"
+        )
+    model = VisionTransformer(
+        img_size=img_size,
+        patch_size=patch,
+        in_chans=encoder.in_chans,
+        num_classes=classes,
+        global_pool="avg" if global_pool else "token",
+        embed_dim=encoder.pos_embed.shape[-1],
+        depth=len(encoder.blocks),
+        num_heads=encoder.blocks[0].attn.num_heads,
+        mlp_ratio=encoder.blocks[0].mlp.fc1.out_features / encoder.pos_embed.shape[-1],
+        norm_layer=functools.partial(nn.LayerNorm, eps=LAYER_NORM_EPS),
+        drop_path_rate=drop_path,
+    )
+    _load_encoder(model, encoder)
+    nn.init.trunc_normal_(model.head.weight, std=HEAD_STD)
+    nn.init.zeros_(model.head.bias)
+    return model
+
+
+def _load_encoder(model: VisionTransformer, encoder: MaskedAutoencoder) -> None:
+    """Copy the encoder; every weight has a place, and what stays fresh is known."""
+    weights = {k: v for k, v in encoder.state_dict().items() if not k.startswith(_NO_ENCODER)}
+    grid = model.patch_embed.grid_size
+    if grid != encoder.grid:
+        weights["pos_embed"] = resample_abs_pos_embed(
+            weights["pos_embed"], new_size=list(grid), old_size=list(encoder.grid)
+        )
+    fresh = {"head.weight", "head.bias"}
+    if model.global_pool == "avg":
+        fresh |= {"fc_norm.weight", "fc_norm.bias"}
+        del weights["norm.weight"], weights["norm.bias"]
+    result = model.load_state_dict(weights, strict=False)
+    if set(result.missing_keys) != fresh or result.unexpected_keys:
+        raise RuntimeError(f"timm's vision transformer has other parts than ours: {result}")
+
+
+def layer_decay_groups(
+    model: VisionTransformer, weight_decay: float, layer_decay: float
+) -> list[dict]:
+    """Parameter groups with "lr_scale" = layer_decay ** (depth + 1 - layer), as in BEiT and MAE.
+
+    Layer 0 is what comes before the blocks, layer i block number i, layer depth + 1 what comes
+    after them. 1-d parameters, the class token and the positions do not decay.
+    """
+    last = len(model.blocks) + 1
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in model.named_parameters():
+        layer = _layer(name, last)
+        decays = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
+        group = {
+            "params": [],
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr_scale": layer_decay ** (last - layer),
+        }
+        groups.setdefault((layer, decays), group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer(name: str, last: int) -> int:
+    if name.startswith(("cls_token", "pos_embed", "patch_embed.")):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else last
+
+
+def classes_of(weights: dict[str, torch.Tensor]) -> int:
+    """The number of classes that a classifier's weights are for."""
+    return len(weights["head.bias"])

@@ -1,0 +1,148 @@
+"""Features on disk: linear, knn and fewshot of one checkpoint compute them once.
+
+N = images, D = encoder width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastimae.engine.distributed import World
+from fastimae.engine.precision import resolve_precision
+from fastimae.evaluate.encoder import Pool, Precision, extract
+from fastimae.evaluate.images import Images, center_batches
+from fastimae.loaders.errors import DataError
+from fastimae.models import MaskedAutoencoder
+
+log = logging.getLogger("fastimae")
+
+_ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+    """What an encoder makes of a data set, on the CPU."""
+
+    rows: Tensor
+    """float32 [N, D]"""
+    labels: Tensor
+    """int64 [N]"""
+    bad: int = 0
+    """Images left out because they could not be read."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureStore:
+    """Makes the features of one model, and keeps them in files."""
+
+    model: MaskedAutoencoder
+    folder: Path
+    """Made if needed."""
+    world: World
+    """Each process computes its share."""
+    pool: Pool
+    precision: Precision
+    batch_size: int
+    workers: int
+
+    def features(self, images: Images) -> Features:
+        """The features of all images that can be read, in order.
+
+        The file's name follows from the encoder's weights, the images, their size, the pool and
+        the precision. Raises DataError where no image can be read.
+        """
+        path = self.folder / f"{self._key(images)}.safetensors"
+        kept = read_features(path)
+        if self.world.any(kept is None):
+            kept = self._compute(images, path)
+            if self.world.is_main:
+                write_features(path, kept)
+                log.info("the features of %s are kept in %s", images.source, path)
+        if not len(kept):
+            raise DataError(f"{images.source}: none of its {kept.bad} images can be read")
+        return kept
+
+    def _key(self, images: Images) -> str:
+        height, width = self.model.img_size
+        precision = resolve_precision(self.precision, self.world.device)
+        weights = encoder_digest(self.model)
+        return f"{weights}-{images.fingerprint}-{height}x{width}-{self.pool}-{precision}"
+
+    def _compute(self, images: Images, path: Path) -> Features:
+        """All features; other processes' shares come through files beside `path`."""
+        world = self.world
+        shares = np.array_split(np.arange(len(images)), world.size)
+        mine = self._share(images, shares[world.rank])
+        if world.size == 1:
+            return mine
+        parts = [path.with_suffix(f".part{rank}") for rank in range(world.size)]
+        write_features(parts[world.rank], mine)
+        world.any(False)  # all parts are there
+        every = [part for part in map(read_features, parts) if part]
+        world.any(False)  # all have read them
+        parts[world.rank].unlink()
+        return Features(
+            rows=torch.cat([part.rows for part in every]),
+            labels=torch.cat([part.labels for part in every]),
+            bad=sum(part.bad for part in every),
+        )
+
+    def _share(self, images: Images, indices: NDArray[np.int64]) -> Features:
+        batches = center_batches(
+            images, self.model.img_size, batch_size=self.batch_size, workers=self.workers,
+            channels=self.model.in_chans, indices=indices,
+        )  # fmt: skip
+        rows, labels = extract(
+            self.model, batches, self.world.device, self.pool,
+            precision=self.precision, quiet=not self.world.is_main,
+        )  # fmt: skip
+        return Features(rows=rows, labels=labels, bad=len(batches.bad))
+
+
+def encoder_digest(model: MaskedAutoencoder) -> str:
+    """A hash of all that features depend on in a model: the encoder's weights, mean and std."""
+    heads = [block.attn.num_heads for block in model.blocks]
+    digest = hashlib.sha256(repr((model.grid, model.mean, model.std, heads)).encode())
+    for name, value in sorted(model.state_dict().items()):
+        if name.startswith(_ENCODER):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_features(path: Path, features: Features) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    tensors = {"rows": features.rows.contiguous(), "labels": features.labels.contiguous()}
+    save_file(tensors, partial, {"bad": str(features.bad)})
+    partial.replace(path)
+
+
+def read_features(path: Path) -> Features | None:
+    """What `write_features` wrote; None where there is no such file, or it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return Features(
+                rows=file.get_tensor("rows"),
+                labels=file.get_tensor("labels"),
+                bad=int(file.metadata()["bad"]),
+            )
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, TypeError) as error:
+        log.warning("%s is damaged and made anew (%s)", path, error)
+        return None

@@ -1,0 +1,72 @@
+"""What the probes of frozen features share: options, and features to train and test on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fastimae.engine.distributed import World
+from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
+from fastimae.evaluate.encoder import Pool, Precision, load_encoder
+from fastimae.evaluate.images import check_classes
+from fastimae.evaluate.options import EvalOptions
+
+MAX_BATCH = 512
+"""Images whose features are computed at once, however large a probe's batch is."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ProbeOptions(EvalOptions):
+    """Options of linear, knn and fewshot."""
+
+    pool: Pool = "cls"
+    """cls: the class token's latent, as MAE's linear probe. avg: the mean of the patches'."""
+    precision: Precision = "auto"
+    """Of the encoder. auto: bf16 where it pays, as in pre-training; the probe itself is in fp32."""
+    random_init: bool = False
+    """Probe the same architecture with fresh weights: what pre-training must beat."""
+    feature_dir: Path | None = None
+    """Where features are kept between probes. None: eval-features beside the checkpoint."""
+
+    def folder(self, task: str) -> Path:
+        """As of `EvalOptions`; the baseline has a folder of its own."""
+        return super().folder(f"{task}-random" if self.random_init else task)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeData:
+    """Features to train a probe on, and to test it on."""
+
+    train: Features
+    val: Features
+    classes: int
+
+    def sizes(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "classes": self.classes,
+            "train_images": len(self.train),
+            "val_images": len(self.val),
+            "bad_images": self.train.bad + self.val.bad,
+        }
+
+
+def probe_data(options: ProbeOptions, world: World) -> ProbeData:
+    """Load the encoder and make, or find, its features. Raises DataError, CheckpointError."""
+    train, val = options.train_images(), options.val_images()
+    classes = check_classes(train, val)
+    model = load_encoder(
+        options.checkpoint, world.device,
+        name=options.model, random_init=options.random_init, seed=options.seed,
+    )  # fmt: skip
+    store = FeatureStore(
+        model=model,
+        folder=options.feature_dir or options.checkpoint.parent / "eval-features",
+        world=world,
+        pool=options.pool,
+        precision=options.precision,
+        batch_size=min(options.batch_size, MAX_BATCH),
+        workers=options.num_workers,
+    )
+    return ProbeData(train=store.features(train), val=store.features(val), classes=classes)

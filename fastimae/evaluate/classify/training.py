@@ -1,0 +1,151 @@
+"""Training a classifier with the engine's trainer: options, resume, and the run itself."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastimae.config import ConfigError
+from fastimae.engine.checkpoint import find_resume, load_checkpoint, set_aside
+from fastimae.engine.distributed import World
+from fastimae.engine.optim import Schedule, scaled_lr
+from fastimae.engine.trainer import Plan, Trainer
+from fastimae.evaluate.classify.classification import Classification
+from fastimae.evaluate.classify.validation import Validated
+from fastimae.evaluate.options import EvalOptions, plain
+from fastimae.evaluate.results import RESULTS
+
+log = logging.getLogger("fastimae")
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingOptions(EvalOptions):
+    """Options of the tasks that train with labels; names are MAE's."""
+
+    epochs: int = 50
+    """Passes over the training images."""
+    accum_iter: int = 1
+    """Batches whose gradients are added up before a step."""
+    weight_decay: float = 0.05
+    """On matrices only."""
+    lr: float | None = None
+    """Absolute learning rate. None: blr x effective batch / 256."""
+    blr: float = 1e-3
+    """Base learning rate, of an effective batch of 256."""
+    min_lr: float = 0.0
+    """Where the half-cosine ends."""
+    warmup_epochs: float = 5
+    """Epochs of linear warm-up."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient. None: no clipping."""
+    resume: str = ""
+    """A checkpoint to go on from; auto: the last one in output_dir, if there is one."""
+    start_epoch: int = 0
+    """First epoch of a run that does not resume."""
+    save_freq: int = 20
+    """Epochs between checkpoint-N.pth files; the last and the best epoch are always kept."""
+    save_steps: int = 0
+    """Steps between saves of checkpoint-last.pth within an epoch; 0: each epoch only."""
+    log_steps: int = 20
+    """Steps between readings of the loss (each waits for the GPU)."""
+    log_dir: Path | None = None
+    """TensorBoard files. None: in output_dir."""
+    world_size: int = 1
+    """Checked against the launcher's (torchrun, SLURM), which sets it."""
+    local_rank: int = -1
+    """Set by old launchers: the GPU of this process."""
+    dist_on_itp: bool = False
+    """Take ranks from Open MPI's environment."""
+    dist_url: str = "env://"
+    """Where processes meet."""
+
+    def launch(self) -> dict[str, Any]:
+        """How processes find each other: arguments of `join_world`."""
+        names = ("world_size", "local_rank", "dist_on_itp", "dist_url")
+        return {name: getattr(self, name) for name in names}
+
+    def peak_lr(self, world: World) -> float:
+        """The learning rate after warm-up."""
+        effective = self.batch_size * self.accum_iter * world.size
+        return self.lr if self.lr is not None else scaled_lr(self.blr, effective)
+
+
+def check_training(options: TrainingOptions) -> None:
+    """Raise ConfigError where a value is out of range."""
+    for name in ("batch_size", "epochs", "accum_iter", "save_freq", "log_steps"):
+        if getattr(options, name) <= 0:
+            raise ConfigError(f"--{name} must be positive")
+    for name in ("num_workers", "weight_decay", "warmup_epochs", "min_lr", "start_epoch"):
+        if getattr(options, name) < 0:
+            raise ConfigError(f"--{name} must not be negative")
+
+
+def train(
+    options: TrainingOptions,
+    objective: Classification,
+    loader: Validated,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+    folder: Path,
+    *,
+    precision: str,
+    args: dict[str, Any] | None = None,
+) -> bool:
+    """Train to the end, from where --resume says. Returns False where a signal ended it early.
+
+    args: settings for checkpoints, the options unless given. Raises CheckpointError,
+    NonFiniteLoss.
+    """
+    trainer = Trainer(
+        objective=objective,
+        loader=loader,
+        optimizer=optimizer,
+        schedule=Schedule(
+            lr=options.peak_lr(world), min_lr=options.min_lr,
+            warmup_epochs=options.warmup_epochs, epochs=options.epochs,
+        ),
+        plan=Plan(
+            epochs=options.epochs, accum_iter=options.accum_iter, clip_grad=options.clip_grad,
+            precision=precision, log_steps=options.log_steps, save_steps=options.save_steps,
+            save_freq=options.save_freq, vis_freq=0,
+        ),
+        world=world,
+        output_dir=folder,
+        log_dir=options.log_dir,
+        args=args or plain(options),
+    )  # fmt: skip
+    trainer.epoch = options.start_epoch
+    _resume_or_begin(trainer, options.resume, folder)
+    if trainer.run():
+        return True
+    log.info("stopped and saved: add --resume auto to go on from %s", folder)
+    return False
+
+
+def training_numbers(loader: Validated) -> dict[str, Any]:
+    """acc1 and acc5 of the last epoch, which is what papers report, and the best one's."""
+    last, best = loader.last, loader.best
+    return {
+        "acc1": last["test_acc1"],
+        "acc5": last["test_acc5"],
+        "loss": last["test_loss"],
+        "epochs": last["epoch"] + 1,
+        "best_acc1": best["test_acc1"],
+        "best_epoch": best["epoch"],
+    }
+
+
+def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
+    path = find_resume(resume, folder)
+    if path is not None:
+        trainer.load_state_dict(load_checkpoint(path), path)
+        log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
+    elif trainer.world.is_main and (old := set_aside(folder)):
+        with contextlib.suppress(FileNotFoundError):  # of a run that was stopped
+            (folder / RESULTS).rename(old / RESULTS)
+        log.warning("%s held an earlier run: its files are in %s now", folder, old)

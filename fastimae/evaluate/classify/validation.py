@@ -1,0 +1,125 @@
+"""Accuracy on validation images after each epoch, in the log, with the best weights kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastimae.engine.checkpoint import FORMAT, save_checkpoint
+from fastimae.engine.distributed import World
+from fastimae.evaluate.classify.accuracy import hits, percentages
+from fastimae.evaluate.encoder import Precision, inference
+
+BEST = "checkpoint-best.pth"
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def validate(
+    student: nn.Module, batches: Batches, world: World, precision: Precision
+) -> dict[str, float]:
+    """{"test_loss", "test_acc1", "test_acc5"}, accuracies in percent, over all ranks' batches.
+
+    batches: (inputs, int64 labels) of this rank, on its device. The student is in eval mode then.
+    """
+    student.eval()
+    counts = torch.zeros(4, dtype=torch.float64, device=world.device)
+    for inputs, labels in batches:
+        with inference(world.device, precision):
+            logits = student(inputs).float()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        counts[0] += loss
+        counts[1:3] += hits(logits, labels)
+        counts[3] += len(labels)
+    loss, *found, total = world.mean(counts) * world.size
+    accuracies = percentages(torch.stack(found), int(total))
+    return {
+        "test_loss": float(loss / total.clamp(min=1)),
+        **{f"test_{name}": value for name, value in accuracies.items()},
+    }
+
+
+class Validated:
+    """A loader that validates: its `report`, which ends an epoch, says how well `student` does.
+
+    `last` and `best` are the reports of the last and of the best epoch, {} before the first; the
+    best one's weights are in `checkpoint-best.pth`.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        student: nn.Module,
+        batches: Callable[[], Batches],
+        world: World,
+        *,
+        precision: Precision,
+        output_dir: Path,
+        args: dict[str, Any],
+    ) -> None:
+        """batches: makes this rank's validation batches. args: settings for the checkpoint."""
+        self.loader, self.student, self.batches = loader, student, batches
+        self.world, self.precision = world, precision
+        self.output_dir, self.args = output_dir, args
+        self.last: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}
+
+    def report(self) -> dict[str, Any]:
+        """The loader's own line, and `validate`'s."""
+        self._share_statistics()
+        result = validate(self.student, self.batches(), self.world, self.precision)
+        self.last = {"epoch": self.loader.epoch, **result}
+        if result["test_acc1"] > self.best.get("test_acc1", -1.0):
+            self.best = self.last
+            self._keep()
+        return {**self.loader.report(), **result}
+
+    def _share_statistics(self) -> None:
+        """Make one of the ranks' running means and variances."""
+        for buffer in self.student.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self.world.mean(buffer))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loader's, and the reports so far."""
+        return {**self.loader.state_dict(), "last": self.last, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.loader.load_state_dict(state)
+        self.last, self.best = dict(state["last"]), dict(state["best"])
+
+    @property
+    def epoch(self) -> int:
+        """The loader's."""
+        return self.loader.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """The loader's."""
+        self.loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+    def close(self) -> None:
+        """The loader's."""
+        self.loader.close()
+
+    def _keep(self) -> None:
+        if self.world.is_main:
+            content = {
+                "model": self.student.state_dict(),
+                "args": self.args,
+                "metrics": self.best,
+                "epoch": self.best["epoch"],
+                "fastimae_format": FORMAT,
+            }
+            save_checkpoint(self.output_dir / BEST, content)

@@ -1,0 +1,109 @@
+"""fastimae-eval TASK: finds the task, reads its options, runs it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tyro
+
+from fastimae.arguments import UsageError, parse
+from fastimae.config import config_errors
+
+PROG = "fastimae-eval"
+
+
+class Task(NamedTuple):
+    """Where a task lives: its module here, which has `run(options)`, and its options class."""
+
+    place: str
+    options: str
+    about: str
+
+    @property
+    def module(self) -> str:
+        """Full name of the module."""
+        return f"fastimae.evaluate.{self.place}"
+
+
+TASKS = {
+    "finetune": Task(
+        "classify.finetune",
+        "FinetuneOptions",
+        "train all of the encoder with labels",
+    ),
+    "linear": Task("classify.linear", "LinearOptions", "a linear probe of the features"),
+    "knn": Task("classify.knn", "KnnOptions", "weighted nearest neighbours"),
+    "fewshot": Task("classify.fewshot", "FewshotOptions", "a probe with few labels"),
+    "separability": Task("imae.separability", "SeparabilityOptions", "M_ls of the i-MAE paper"),
+    "msem": Task("imae.msem", "MsemOptions", "M_sem of the i-MAE paper"),
+    "semantics": Task("imae.semantics", "SemanticsOptions", "a study over same-class ratios"),
+    "reconstruct": Task(
+        "figures.grids",
+        "ReconstructOptions",
+        "pictures and their quality, over ratios",
+    ),
+    "attention": Task("figures.attention_maps", "AttentionOptions", "attention maps"),
+    "weights": Task("figures.weights", "WeightsOptions", "distributions of weights"),
+    "tsne": Task("figures.tsne", "TsneOptions", "features of images in the plane"),
+    "report": Task("report.page", "ReportOptions", "an HTML page of a run"),
+    "compare": Task("report.compare", "CompareOptions", "several runs side by side"),
+}
+"""Imported when asked for: a task's libraries are needed by that task alone."""
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Run the task that argv[0] names with the options after it. Returns 0.
+
+    Raises UsageError, ConfigError, DataError or CheckpointError for what the user can mend.
+    """
+    name, *rest = argv or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name not in TASKS:
+        raise UsageError(f"there is no task {name}: use one of {', '.join(TASKS)}")
+    task = TASKS[name]
+    module = _import(name, task.module)
+    options_class = getattr(module, task.options)
+    recipe = _recipe(options_class, getattr(module, "RECIPES", {}), rest)
+    options = parse(f"{PROG} {name}", options_class, rest, recipe)
+    with config_errors():
+        module.run(options)
+    return 0
+
+
+def _import(name: str, module: str):
+    """The task's module. Raises UsageError with the line to type where a library is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fastimae"):
+            raise
+        raise UsageError(
+            f"{name} needs {error.name}, which is not installed: pip install 'fastimae[eval]'"
+        ) from error
+
+
+def _recipe(options: type, recipes: dict, argv: Sequence[str]) -> Any:
+    """Defaults by the recipe that argv names, None where it names none. Raises UsageError."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--recipe")
+    with contextlib.suppress(argparse.ArgumentError):  # the full parser words it
+        name = first.parse_known_args(argv)[0].recipe
+        if name is None or not recipes:
+            return None
+        if name not in recipes:
+            raise UsageError(f"--recipe {name} is not one of: {', '.join(recipes)}")
+        return options(checkpoint=tyro.MISSING, **recipes[name]())
+    return None
+
+
+def _help() -> str:
+    width = max(map(len, TASKS))
+    lines = [f"  {name:{width}}  {task.about}" for name, task in TASKS.items()]
+    usage = f"usage: {PROG} TASK --checkpoint FILE ... ({PROG} TASK --help: its options)"
+    return "\n".join([usage, "", "What a checkpoint has learned.", "", *lines])

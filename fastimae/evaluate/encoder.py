@@ -1,0 +1,96 @@
+"""Features: what an encoder makes of whole images.
+
+B = batch, N = images, H, W, C = height, width, channels, L = patches, D = encoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fastimae.engine.precision import DTYPES, resolve_precision
+from fastimae.interop import load_model
+from fastimae.kernels import Mask
+from fastimae.models import MaskedAutoencoder
+
+Pool = Literal["cls", "avg"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+def load_encoder(
+    path: Path,
+    device: torch.device,
+    *,
+    name: str | None = None,
+    random_init: bool = False,
+    seed: int = 0,
+) -> MaskedAutoencoder:
+    """The model of a checkpoint in eval mode. Its decoder is of use only where the file has one.
+
+    name: of the model, where the file does not tell. random_init: fresh weights of that
+    architecture, a function of `seed`. Raises CheckpointError.
+    """
+    model = load_model(path, name=name, encoder_only=True)
+    if random_init:
+        torch.manual_seed(seed)
+        model.reset_parameters()
+    return model.to(device).eval().requires_grad_(False)
+
+
+def inference(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+    """Context for a forward in a number format; auto is bf16 where that pays, else fp32."""
+    precision = resolve_precision(precision, device)
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+@torch.no_grad()
+def latents(model: MaskedAutoencoder, images: Tensor, precision: Precision = "auto") -> Tensor:
+    """Normalised latents of the class token and of all patches, float32 [B, 1 + L, D].
+
+    images: uint8 [B, H, W, C], of the model's size, on its device. precision: what it is
+    computed in; auto is bf16 where that pays.
+    """
+    shape = len(images), model.grid[0] * model.grid[1]
+    mask = Mask.from_bool(torch.zeros(shape, dtype=torch.bool, device=images.device))
+    with inference(images.device, precision):
+        (patches,) = model.visible_patches(images, mask)
+        return model.encode(patches, mask.ids_keep).float()
+
+
+def features(
+    model: MaskedAutoencoder, images: Tensor, pool: Pool, precision: Precision = "auto"
+) -> Tensor:
+    """One vector an image, float32 [B, D], from all patches unmasked.
+
+    images, precision: see `latents`. pool: "cls" is the latent of the class token, "avg" the mean
+    of the patches' latents, both after the encoder's last norm.
+    """
+    tokens = latents(model, images, precision)
+    return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(1)
+
+
+def extract(
+    model: MaskedAutoencoder,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    pool: Pool,
+    *,
+    precision: Precision = "auto",
+    quiet: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Features float32 [N, D] and labels int64 [N] of all batches, on the CPU.
+
+    quiet: without a progress bar.
+    """
+    rows, labels = [], []
+    for images, label in tqdm(batches, desc="features", unit="batch", disable=quiet):
+        rows.append(features(model, images.to(device), pool, precision).cpu())
+        labels.append(label)
+    width = model.pos_embed.shape[-1]
+    empty = torch.empty(0, width), torch.empty(0, dtype=torch.int64)
+    return torch.cat([empty[0], *rows]), torch.cat([empty[1], *labels])

@@ -1,0 +1,42 @@
+"""How close pictures are to the truth: MSE, PSNR, SSIM (torchmetrics) and FSIM (piq)."""
+
+from __future__ import annotations
+
+import piq
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+PSNR_OF_EQUALS = 100.0
+"""Decibels that stand for the infinity of two equal pictures, and the most that is counted."""
+SSIM_WINDOW = 11
+FSIM_SIDE = 16
+"""Below this many pixels FSIM's bands of frequencies are empty."""
+
+
+@torch.no_grad()
+def quality(shown: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Quality of each picture, float32 [B] by name.
+
+    shown, truth: uint8 [B, H, W, C]. "mse": mean squared error of values in 0..1. "psnr":
+    decibels. "ssim": Gaussian window of 11 pixels, borders mirrored. "fsim": in colour (FSIMc) for
+    three channels. Measures that pictures are too small for, or have too many channels for, are
+    left out.
+    """
+    x, y = (images.permute(0, 3, 1, 2).float() / 255 for images in (shown, truth))
+    psnr = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    measures = {
+        "mse": (x - y).square().mean((1, 2, 3)),
+        "psnr": psnr.clamp(max=PSNR_OF_EQUALS),
+    }
+    side, channels = min(x.shape[2:]), x.shape[1]
+    if side >= SSIM_WINDOW:
+        ssim = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+        measures["ssim"] = ssim.reshape(len(x))
+    if side >= FSIM_SIDE and channels in (1, 3):
+        fsim = piq.fsim(x, y, reduction="none", data_range=1.0, chromatic=channels == 3)
+        measures["fsim"] = fsim.reshape(len(x))
+    return measures

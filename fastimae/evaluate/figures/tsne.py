@@ -1,0 +1,118 @@
+"""Features of images in the plane: t-SNE (van der Maaten and Hinton, 2008) after PCA."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE, trustworthiness
+from sklearn.metrics import silhouette_score
+
+from fastimae.config import ConfigError
+from fastimae.engine.distributed import join_world
+from fastimae.evaluate.encoder import Pool, extract, load_encoder
+from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
+from fastimae.evaluate.images import center_batches
+from fastimae.evaluate.options import EvalOptions
+from fastimae.evaluate.results import save_results
+
+log = logging.getLogger("fastimae")
+
+COMPONENTS = 50
+NEIGHBOURS = 12
+NAMED_CLASSES = 20
+LEAST = 16
+
+
+@dataclasses.dataclass(kw_only=True)
+class TsneOptions(EvalOptions):
+    """Features of images as points in the plane, coloured by class."""
+
+    samples: int = 2000
+    """Images, drawn at random."""
+    pool: Pool = "avg"
+    """The class token (cls) or the mean of the patches (avg)."""
+    perplexity: float = 30.0
+    """t-SNE's: about how many neighbours a point has; lowered for few images."""
+
+
+def run(options: TsneOptions) -> None:
+    """Draws tsne.png; writes its quality to results.json and the points to points.npz."""
+    device = join_world(options.device).device
+    model = load_encoder(options.checkpoint, device, name=options.model)
+    images = options.val_images() if options.val else options.train_images()
+    order = np.random.default_rng(options.seed).permutation(len(images))[: options.samples]
+    batches = center_batches(
+        images, model.img_size, batch_size=options.batch_size, workers=options.num_workers,
+        channels=model.in_chans, indices=np.sort(order),
+    )  # fmt: skip
+    tensors = extract(model, batches, device, options.pool)
+    features, labels = (tensor.numpy() for tensor in tensors)
+    if len(features) < LEAST:
+        raise ConfigError(f"t-SNE needs {LEAST} images or more, not {len(features)}: --samples")
+    points, numbers = embed(features, labels, options.perplexity, options.seed)
+    folder = options.folder("tsne")
+    draw(points, labels, images.classes, folder / "tsne.png")
+    np.savez_compressed(folder / "points.npz", points=points, labels=labels)
+    path = save_results(folder, "tsne", numbers, options)
+    log.info("%s and tsne.png beside it", path)
+
+
+def embed(
+    features: NDArray[np.float32], labels: NDArray[np.int64], perplexity: float, seed: int
+) -> tuple[NDArray[np.float32], dict[str, float | int]]:
+    """Points [N, 2] of features [N, D], and what they are worth.
+
+    "trustworthiness": share of neighbourhoods kept, 0..1. "silhouette_features",
+    "silhouette_points": how far classes are apart (-1..1) before and after, where there are two
+    or more of them.
+    """
+    reduced = principal_components(features)
+    perplexity = min(perplexity, (len(features) - 1) / 3)
+    model = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    points = model.fit_transform(reduced)
+    neighbours = min(NEIGHBOURS, len(features) // 2 - 1)
+    numbers = {
+        "images": len(points),
+        "perplexity": perplexity,
+        "kl_divergence": float(model.kl_divergence_),
+        "trustworthiness": float(trustworthiness(features, points, n_neighbors=neighbours)),
+    }
+    if 2 <= len(np.unique(labels)) < len(labels):
+        numbers["silhouette_features"] = float(silhouette_score(features, labels))
+        numbers["silhouette_points"] = float(silhouette_score(points, labels))
+    return points, numbers
+
+
+def principal_components(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first 50 (or as many as there are) principal components [N, 50]."""
+    count = min(COMPONENTS, *features.shape)
+    return PCA(count, svd_solver="full").fit_transform(features)
+
+
+def draw(
+    points: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: Sequence[str] | None,
+    path: Path,
+) -> None:
+    """points: [N, 2]. Classes are named where they are few."""
+    present = np.unique(labels)
+    colors = plt.get_cmap("tab10" if len(present) <= 10 else "tab20" if len(present) <= 20
+                          else "gist_rainbow")  # fmt: skip
+    with plain_style():
+        figure, axis = plt.subplots(figsize=(7, 5.4), layout="constrained")
+        for place, label in enumerate(present):
+            named = classes[label] if classes and 0 <= label < len(classes) else f"class {label}"
+            share = place if len(present) <= NAMED_CLASSES else place / len(present)
+            own = points[labels == label]
+            axis.scatter(own[:, 0], own[:, 1], s=7, color=colors(share), label=named, alpha=0.8)
+        axis.set(xticks=[], yticks=[], title=f"t-SNE of the features of {len(points)} images")
+        if 1 < len(present) <= NAMED_CLASSES:
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+        save_figure(figure, path)

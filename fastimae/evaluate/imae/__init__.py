@@ -1,0 +1,1 @@
+"""What the i-MAE paper measures."""

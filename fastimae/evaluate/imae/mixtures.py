@@ -1,0 +1,94 @@
+"""Mixtures of evaluation images under masks that are the same for every model that is measured.
+
+B = images, L = patches, K = visible patches, E = width of a head's output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastimae.evaluate.images import Images, center_batches
+from fastimae.kernels import Mask, random_masking
+from fastimae.models import MaskedAutoencoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """A batch of images, each of which is mixed with another image of the batch."""
+
+    images: Tensor
+    """uint8 [B, H, W, C]"""
+    partner: Tensor
+    """int64 [B], a permutation without fixed points where B > 1."""
+    labels: Tensor
+    """int64 [B]"""
+    key: Tensor
+    """int64 [B], what masks are drawn from."""
+
+    def mask(self, model: MaskedAutoencoder, mask_ratio: float) -> Mask:
+        """The mask of each mixture; with ratio 0 every patch is visible."""
+        if mask_ratio == 0:
+            shape = len(self.images), model.grid[0] * model.grid[1]
+            return Mask.from_bool(torch.zeros(shape, dtype=torch.bool, device=self.images.device))
+        return random_masking(self.key, model.grid, mask_ratio)
+
+
+def pairs(
+    images: Images,
+    model: MaskedAutoencoder,
+    *,
+    samples: int | None,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    seed: int = 0,
+) -> Iterator[Pairs]:
+    """Pairs drawn without replacement from up to `samples` of the images, on the device.
+
+    Which images, who is mixed with whom and the masks follow from the seed (and the batch size)
+    alone. A last batch of one image, which has no partner, is left out.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))[:samples]
+    batches = center_batches(
+        images, model.img_size, batch_size=batch_size, workers=workers,
+        channels=model.in_chans, indices=order,
+    )  # fmt: skip
+    for pixels, labels in batches:
+        key = torch.from_numpy(rng.integers(2**62, size=len(pixels)))
+        if len(pixels) > 1:
+            yield Pairs(
+                images=pixels.to(device),
+                partner=torch.arange(len(pixels), device=device).roll(1),
+                labels=labels,
+                key=key.to(device),
+            )
+
+
+@torch.no_grad()
+def mixture_latents(model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float) -> Tensor:
+    """What each head makes of the mixtures, float32 [heads, B, 1 + K, E], class token first.
+
+    ratio: weight of the image itself; its partner has 1 - ratio. With two heads, head 0 is for
+    the image of smaller weight.
+    """
+    alpha = torch.full((len(batch.images),), ratio, device=batch.images.device)
+    mixed = model.visible_patches(
+        batch.images, mask, partner=batch.partner, alpha=alpha, clean=False
+    )[0]
+    return model.split(model.encode(mixed, mask.ids_keep)).float()
+
+
+@torch.no_grad()
+def clean_latents(
+    model: MaskedAutoencoder, batch: Pairs, mask: Mask, space: str = "decoder"
+) -> Tensor:
+    """What a MAE makes of each image alone, float32 [B, 1 + K, E]; space: as `head_space`."""
+    (patches,) = model.visible_patches(batch.images, mask)
+    latent = model.encode(patches, mask.ids_keep)
+    return (latent if space == "encoder" else model.split(latent)[0]).float()

@@ -1,0 +1,110 @@
+"""Linear regression from moments: fitted and judged without keeping a single row.
+
+R = rows (latents of tokens), E = width of the inputs, F = width of the targets. Everything that
+least squares asks of the rows is in their count, sums and sums of products, so that any number of
+rows takes O(E x (E + F)) memory. All of it is float64: differences of large sums stay exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """The map x -> x @ weight + bias; weight [E, F], bias [F], float64."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def identity(cls, width: int) -> Affine:
+        """The map that changes nothing."""
+        eye = torch.eye(width, dtype=torch.float64)
+        return cls(eye, torch.zeros(width, dtype=torch.float64))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., E] -> float64 [..., F]"""
+        return x.double() @ self.weight + self.bias
+
+
+class Moments:
+    """Sums over pairs of rows x [R, E] and y [R, F]."""
+
+    def __init__(self, inputs: int, targets: int, device: torch.device | str = "cpu") -> None:
+        """inputs, targets: E and F."""
+        width = 1 + inputs + targets
+        self.inputs, self.rows = inputs, 0
+        self._products = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """x: [..., E]. y: [..., F]. On the device of these moments."""
+        joined = torch.cat([x, y], dim=-1).flatten(0, -2).double()
+        joined = torch.cat([joined.new_ones(len(joined), 1), joined], dim=1)
+        self._products += joined.T @ joined
+        self.rows += len(joined)
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Mean of x [E] and of y [F], on the CPU."""
+        mean = self._products[0, 1:].cpu() / self.rows
+        return mean[: self.inputs], mean[self.inputs :]
+
+    def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Biased covariances, on the CPU: of x [E, E], of x with y [E, F], of y [F, F]."""
+        mean = self._products[0, 1:].cpu() / self.rows
+        centred = self._products[1:, 1:].cpu() / self.rows - mean[:, None] * mean
+        e = self.inputs
+        return centred[:e, :e], centred[:e, e:], centred[e:, e:]
+
+    def distance(self, fit: Affine) -> float:
+        """Mean over the rows of || fit(x) - y ||^2, summed over the F dimensions."""
+        (mean_x, mean_y), (xx, xy, yy) = self.means(), self.covariances()
+        offset = fit(mean_x) - mean_y
+        spread = (fit.weight * (xx @ fit.weight - 2 * xy)).sum() + yy.trace()
+        return max(float(spread + offset @ offset), 0.0)
+
+    def spread(self) -> float:
+        """Mean of || y - mean(y) ||^2: the distance that the best constant leaves."""
+        return float(self.covariances()[2].trace())
+
+
+def least_squares(moments: Moments, ridge: float = 1e-6) -> Affine:
+    """The affine map of least mean squared distance, in closed form.
+
+    ridge: added to the variances of the inputs, as a share of their mean; 0 for none, where
+    directions without variance get the solution of least norm. The bias is not penalised.
+    """
+    xx, xy, _ = moments.covariances()
+    penalty = ridge * xx.diagonal().mean()
+    ridged = xx + penalty * torch.eye(len(xx), dtype=xx.dtype)
+    weight = torch.linalg.lstsq(ridged, xy, driver="gelsd").solution
+    return _centred(moments, weight)
+
+
+def gradient_descent(moments: Moments, steps: int = 1000) -> Affine:
+    """The same map trained: full-batch gradient descent with Nesterov's momentum.
+
+    Inputs are standardised first, and the step is 1 / the loss's largest curvature, so nothing
+    is left to tune. It starts from the identity where E = F, so that step 0 is "before", else
+    from zero.
+    """
+    xx, xy, _ = moments.covariances()
+    scale = xx.diagonal().clamp(min=0).sqrt().clamp(min=1e-12)
+    curvature, slope = xx / (scale[:, None] * scale), xy / scale[:, None]
+    largest = torch.linalg.eigvalsh(curvature)[-1].clamp(min=1e-12)
+    weight = torch.diag(scale) if xy.shape[0] == xy.shape[1] else torch.zeros_like(xy)
+    ahead = weight
+    for step in range(steps):
+        moved = ahead - (curvature @ ahead - slope) / largest
+        ahead = moved + step / (step + 3) * (moved - weight)
+        weight = moved
+    return _centred(moments, weight / scale[:, None])
+
+
+def _centred(moments: Moments, weight: Tensor) -> Affine:
+    """With the bias that maps the mean of x to the mean of y."""
+    mean_x, mean_y = moments.means()
+    return Affine(weight, mean_y - mean_x @ weight)

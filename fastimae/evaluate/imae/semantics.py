@@ -1,0 +1,199 @@
+"""What sharing a class does to mixtures: i-MAE's study over same-class ratios (table 1).
+
+For each ratio r: pre-train an i-MAE with a share r of mixtures whose images share a class, then
+probe it, fine-tune it and measure M_sem. Each of these is a cell: a command of its own, shown
+before it runs. A cell that is done is skipped, one that was stopped goes on where it was, so the
+study's command can be repeated until the table is full.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fastimae.config import ConfigError
+from fastimae.engine.checkpoint import LAST
+from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
+from fastimae.evaluate.imae.cells import Cell, run_cell
+from fastimae.evaluate.report.runs import is_finished, read_log
+from fastimae.evaluate.report.tables import markdown
+from fastimae.evaluate.results import RESULTS, read_results, save_results
+
+log = logging.getLogger("fastimae")
+
+Probe = Literal["linear", "finetune", "msem"]
+NUMBER = {"linear": "acc1", "finetune": "acc1", "msem": "msem"}
+"""What each task's results.json calls the number of the table."""
+_OURS = ("--objective", "--same_class_ratio", "--same_prob", "--output_dir", "--resume")
+
+
+@dataclasses.dataclass(kw_only=True)
+class SemanticsOptions:
+    """Pre-train, probe and fine-tune i-MAE over same-class ratios; resumes where it was stopped.
+
+    Flags of fastimae-train go last, after --:
+    fastimae-eval semantics --ffcv a.beton --val b.beton -- --recipe imae_cifar10 --teacher mae.pth
+    """
+
+    train_flags: tyro.conf.Positional[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="-- FLAGS OF fastimae-train")]
+    ] = ()
+    """For every pre-training, beside data, ratio and output_dir."""
+    ratios: tuple[float, ...] = (0.0, 0.5, 1.0)
+    """Shares of mixtures whose two images share a class."""
+    tasks: tuple[Probe, ...] = ("linear", "finetune", "msem")
+    """What each pre-trained model is put through."""
+    checkpoint: Path | None = None
+    """A MAE trained without mixing: the table's first row."""
+    ffcv: Path | None = None
+    """The .beton file to train on."""
+    data_path: Path | None = None
+    """A folder of class folders instead."""
+    val: Path | None = None
+    """The .beton file or folder to test on. None: the val/ in --data_path."""
+    linear_flags: str = ""
+    """Flags of fastimae-eval linear: --linear_flags="--epochs 50"."""
+    finetune_flags: str = ""
+    """Flags of fastimae-eval finetune, likewise."""
+    msem_flags: str = ""
+    """Flags of fastimae-eval msem, likewise."""
+    output_dir: Path = Path("semantics")
+    """A folder for each ratio, and the table."""
+    device: str = "auto"
+    """cuda, cuda:N, cpu, or auto."""
+    num_workers: int = 10
+    """Threads that decode."""
+    seed: int = 0
+    """Of every command."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def run(options: SemanticsOptions) -> None:
+    """Run the cells that are missing; write results.json, semantics.md and semantics.png."""
+    check(options)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    for cell in cells(options):
+        if not run_cell(cell):
+            log.warning("stopped in %s: the same command goes on from there", cell.folder)
+            break
+    rows = table(options)
+    text = markdown(rows)
+    folder = options.output_dir
+    (folder / "semantics.md").write_text(text + "\n", encoding="utf-8")
+    save_results(folder, "semantics", {"table": rows}, options)
+    draw(rows, options.tasks, folder / "semantics.png")
+    print(text)
+
+
+def check(options: SemanticsOptions) -> None:
+    """Raises ConfigError for a study that cannot be run."""
+    if not options.ratios or not all(0 <= ratio <= 1 for ratio in options.ratios):
+        raise ConfigError(f"--ratios must lie between 0 and 1, not {list(options.ratios)}")
+    if (options.ffcv is None) == (options.data_path is None):
+        raise ConfigError("give the images as --ffcv FILE.beton or as --data_path FOLDER")
+    given = {flag.split("=")[0].replace("-", "_").replace("__", "--", 1) for flag in
+             options.train_flags if flag.startswith("--")}  # fmt: skip
+    if taken := sorted(given & set(_OURS)):
+        raise ConfigError(f"{', '.join(taken)} after --: the study sets that itself")
+
+
+def cells(options: SemanticsOptions) -> Iterator[Cell]:
+    """All cells of the table, in the order in which they are run."""
+    for name, checkpoint, ratio in entries(options):
+        folder = options.output_dir / name
+        if ratio is not None:
+            command = train_command(options, ratio, folder)
+            yield Cell(f"pre-training, r = {ratio:g}", folder, command,
+                       lambda folder=folder: is_finished(folder))  # fmt: skip
+        for task in options.tasks:
+            place = folder / f"eval-{task}"
+            command = evaluate_command(options, task, checkpoint, place)
+            yield Cell(f"{task}, {name}", place, command,
+                       lambda place=place: (place / RESULTS).is_file())  # fmt: skip
+
+
+def entries(options: SemanticsOptions) -> Iterator[tuple[str, Path, float | None]]:
+    """(folder, checkpoint, same-class ratio) of each row of the table."""
+    if options.checkpoint:
+        yield "baseline", options.checkpoint, None
+    for ratio in options.ratios:
+        yield f"r{ratio:g}", options.output_dir / f"r{ratio:g}" / LAST, ratio
+
+
+def train_command(options: SemanticsOptions, ratio: float, folder: Path) -> list[str]:
+    """fastimae-train for one ratio."""
+    command = ["fastimae-train", *_data(options), *_common(options), *options.train_flags]
+    command += ["--objective", "imae", "--same_class_ratio", f"{ratio:g}"]
+    return [*command, "--output_dir", str(folder), "--resume", "auto"]
+
+
+def evaluate_command(
+    options: SemanticsOptions, task: str, checkpoint: Path, folder: Path
+) -> list[str]:
+    """fastimae-eval of one checkpoint."""
+    command = ["fastimae-eval", task, "--checkpoint", str(checkpoint)]
+    command += [*_data(options), *(["--val", str(options.val)] if options.val else [])]
+    command += [*_common(options), "--output_dir", str(folder)]
+    if task == "linear":
+        command += ["--feature_dir", str(folder.parent / "eval-features")]
+    if task in ("linear", "finetune"):
+        command += ["--resume", "auto"]
+    return command + shlex.split(getattr(options, f"{task}_flags"))
+
+
+def table(options: SemanticsOptions) -> list[dict[str, Any]]:
+    """A row for each model: what is known so far, None for what is not."""
+    rows = []
+    for name, _, ratio in entries(options):
+        folder = options.output_dir / name
+        entries_of_log = read_log(folder / "log.txt")
+        realised = entries_of_log[-1].get("same_class_ratio") if entries_of_log else None
+        row: dict[str, Any] = {"model": name, "same_class_ratio": ratio, "realised": realised}
+        for task in options.tasks:
+            place = folder / f"eval-{task}"
+            done = (place / RESULTS).is_file()
+            row[task] = read_results(place)["numbers"].get(NUMBER[task]) if done else None
+        rows.append(row)
+    return rows
+
+
+def draw(rows: Sequence[dict[str, Any]], tasks: Sequence[str], path: Path) -> None:
+    """Each task's number over the ratio; the model without mixing as a dashed line."""
+    with plain_style():
+        figure, axes = plt.subplots(
+            1, len(tasks), squeeze=False, figsize=(3.6 * len(tasks), 3.2), layout="constrained"
+        )
+        for axis, task, color in zip(axes[0], tasks, COLORS, strict=False):
+            known = [row for row in rows if row[task] is not None]
+            points = [(r["same_class_ratio"], r[task]) for r in known
+                      if r["same_class_ratio"] is not None]  # fmt: skip
+            if points:
+                axis.plot(*zip(*sorted(points), strict=True), "o-", color=color)
+            for row in known:
+                if row["same_class_ratio"] is None:
+                    axis.axhline(row[task], linestyle="--", color="gray", label=row["model"])
+                    axis.legend()
+            axis.set(title=task, xlabel="same-class ratio r", ylabel="top-1 accuracy (%)")
+        save_figure(figure, path)
+
+
+def _data(options: SemanticsOptions) -> list[str]:
+    if options.ffcv:
+        return ["--ffcv", str(options.ffcv)]
+    return ["--data_path", str(options.data_path)]
+
+
+def _common(options: SemanticsOptions) -> list[str]:
+    values = {
+        "--device": options.device,
+        "--num_workers": options.num_workers,
+        "--seed": options.seed,
+    }
+    return [text for flag, value in values.items() for text in (flag, str(value))]

@@ -1,0 +1,216 @@
+"""Images with labels, one by one or as evaluation batches: no random crops, nothing left out.
+
+B = batch, H, W = height and width in pixels, C = channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+
+from fastimae.loaders import BetonReader
+from fastimae.loaders.beton import BETON_SUFFIXES
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.imagefolder import scan_folder
+from fastimae.loaders.pillow_loader import open_sample
+from fastimae.loaders.read_ahead import started_ahead, threads
+from fastimae.loaders.report import manifest_path
+
+log = logging.getLogger("fastimae")
+
+BATCHES_AHEAD = 2
+CROP_SHARE = 224 / 256  # of the shorter side, up to 224 pixels; larger crops take all of it
+
+
+class Images(Dataset[tuple[Image.Image, int]]):
+    """`images[i]` is (PIL image in RGB, label); raises what Pillow raises where it is broken.
+
+    Picklable, for worker processes.
+    """
+
+    source: Path
+    """The file or folder."""
+    labels: NDArray[np.int64]
+    """[N]; -1 where an image has no label."""
+    classes: list[str] | None
+    """The name of each label, where names are known."""
+
+    def __init__(
+        self,
+        source: Path,
+        labels: NDArray[np.int64],
+        classes: list[str] | None,
+        opener: Callable[[int], Image.Image],
+        fingerprint: str,
+    ) -> None:
+        self.source, self.labels, self.classes = source, labels, classes
+        self.fingerprint = fingerprint
+        """Another text for another content, as far as names, sizes and times tell."""
+        self._open = opener
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self._open(index).convert("RGB"), int(self.labels[index])
+
+
+def open_images(source: Path) -> Images:
+    """The images of a .beton file, of class folders, or of a flat folder (without labels).
+
+    Of a folder with a train/ in it, train/ is taken. Raises DataError where there are none.
+    """
+    source = Path(source)
+    is_file = source.suffix in BETON_SUFFIXES or source.is_file()
+    return _open_beton(source) if is_file else _open_folder(source)
+
+
+def center_batches(
+    images: Images,
+    size: tuple[int, int],
+    *,
+    batch_size: int,
+    workers: int,
+    channels: int = 3,
+    indices: Sequence[int] | None = None,
+) -> CenterBatches:
+    """The evaluation view of `images`, or of those at `indices`, in order; see `center_view`.
+
+    size: (height, width). workers: threads; 0 decodes in the calling one. channels: 3, or 1 for
+    gray.
+    """
+    order = np.arange(len(images)) if indices is None else np.asarray(indices)
+    return CenterBatches(images, size, order, batch_size, workers, channels)
+
+
+class CenterBatches:
+    """Iterable of (uint8 [B, H, W, C], labels int64 [B]). Broken images are left out."""
+
+    def __init__(
+        self,
+        images: Images,
+        size: tuple[int, int],
+        order: NDArray[np.int64],
+        batch_size: int,
+        workers: int,
+        channels: int,
+    ) -> None:
+        self.images, self.size, self.order = images, size, order
+        self.batch_size, self.workers, self.channels = batch_size, workers, channels
+        self.bad: dict[int, str] = {}
+        """Index of each image that could not be read so far -> why."""
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        starts = range(0, len(self.order), self.batch_size)
+        ahead = BATCHES_AHEAD if self.workers else 0
+        with threads(self.workers) as pool:
+            for tasks in started_ahead(functools.partial(self._start, pool), starts, ahead):
+                views = [view for task in tasks if (view := task.result()) is not None]
+                if views:
+                    pixels, labels = zip(*views, strict=True)
+                    yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+
+    def _start(self, pool: Executor, at: int) -> list[Future]:
+        indices = self.order[at : at + self.batch_size]
+        return [pool.submit(self._view, int(index)) for index in indices]
+
+    def _view(self, index: int) -> tuple[NDArray[np.uint8], int] | None:
+        try:
+            image, label = self.images[index]
+            return center_view(image, self.size, self.channels), label
+        except Exception as error:  # Pillow raises a dozen types
+            if index not in self.bad:
+                self.bad[index] = " ".join(f"{type(error).__name__}: {error}".split())
+                log.warning("%s: image %d is left out: %s", self.images.source, index,
+                            self.bad[index])  # fmt: skip
+            return None
+
+
+def center_view(image: Image.Image, size: tuple[int, int], channels: int = 3) -> NDArray[np.uint8]:
+    """What an image shows in evaluation, uint8 [H, W, C].
+
+    size: (height, width). An image of that size stays as it is. Of others the middle is taken
+    after a bicubic, antialiased resize to just cover size x 256 / 224 (for ImageNet: shorter side
+    256, crop 224); above 224 pixels to just cover size itself, as MAE does in fine-tuning.
+    """
+    height, width = size
+    if image.size != (width, height):
+        share = CROP_SHARE if max(size) <= 224 else 1.0
+        cover = max(int(height / share) / image.height, int(width / share) / image.width)
+        resized = (
+            max(height, int(image.height * cover + 1e-6)),
+            max(width, int(image.width * cover + 1e-6)),
+        )
+        image = transforms.resize(image, list(resized), InterpolationMode.BICUBIC)
+        image = transforms.center_crop(image, [height, width])
+    return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(*size, channels)
+
+
+def _open_beton(path: Path) -> Images:
+    reader = BetonReader(path)
+    stat = path.stat()
+    return Images(
+        path,
+        reader.labels,
+        _class_names(path),
+        functools.partial(open_sample, reader),
+        _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns),
+    )
+
+
+def _class_names(path: Path) -> list[str] | None:
+    """As the manifest beside a .beton file has them."""
+    try:
+        return json.loads(manifest_path(path).read_text())["class_names"] or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _open_folder(path: Path) -> Images:
+    folder = scan_folder(path, flag="image folder")
+    root = path / "train" if (path / "train").is_dir() else path
+    labelled = bool((folder.labels >= 0).any())
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    stats = [Path(folder.path(i)).stat() for i in range(len(folder.files))]
+    known = ((stat.st_size, stat.st_mtime_ns) for stat in stats)
+    return Images(
+        path,
+        folder.labels,
+        classes if labelled else None,
+        folder.open,
+        _digest(*folder.files.tolist(), *known),
+    )
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def check_classes(train: Images, val: Images) -> int:
+    """The number of classes. Raises DataError without labels, or where the two do not agree."""
+    for images in (train, val):
+        if (images.labels < 0).any():
+            raise DataError(f"{images.source} has images without labels, which this task needs")
+    if train.fingerprint == val.fingerprint and train is not val:
+        log.warning("%s is both what is learned from and what is tested on", train.source)
+    if train.classes and val.classes and train.classes != val.classes:
+        raise DataError(f"--val {val.source} has other classes than {train.source}")
+    count = int(max(train.labels.max(), val.labels.max())) + 1
+    return max(count, len(train.classes or []))

@@ -1,0 +1,54 @@
+"""results.json: what a task found, from what, with what."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from fastimae import __version__
+from fastimae.evaluate.options import EvalOptions, plain
+
+RESULTS = "results.json"
+_LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "torchmetrics", "piq")
+
+
+def save_results(
+    output_dir: Path, task: str, numbers: dict[str, Any], options: EvalOptions
+) -> Path:
+    """Write output_dir/results.json, whole or not at all, and return its path.
+
+    numbers: what JSON takes, by name. Keys of the file: task, numbers, settings, checkpoint,
+    date (UTC), versions.
+    """
+    content = {
+        "task": task,
+        "numbers": numbers,
+        "settings": plain(options),
+        "checkpoint": str(options.checkpoint),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path = output_dir / RESULTS
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _versions() -> dict[str, str]:
+    found = {"fastimae": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The content of a results.json, or of the one in a folder. Raises OSError, ValueError."""
+    return json.loads((path / RESULTS if path.is_dir() else path).read_text(encoding="utf-8"))

@@ -1,0 +1,116 @@
+"""Our kernels in a foreign masked autoencoder, where they prove to do the same."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import logging
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastimae.interop.probe import results, unequal
+from fastimae.interop.swaps import looks_like_attention
+from fastimae.interop.trials import METHODS, original_methods, recording, swap_attention
+
+log = logging.getLogger("fastimae")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `accelerate` did: the parts it replaced, and those it left, each with the reason."""
+
+    replaced: list[str] = dataclasses.field(default_factory=list)
+    left: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"replaced {_counted(self.replaced) or 'nothing'}"]
+        for why in dict.fromkeys(self.left.values()):
+            names = [name for name, reason in self.left.items() if reason == why]
+            lines.append(f"left {_counted(names)}: {why}")
+        return "\n".join(lines)
+
+
+class AccelerationError(RuntimeError):
+    """The accelerated model differs from the original. The message names what differs."""
+
+
+def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
+    """Swap our kernels into a MAE-style module, and say what was swapped.
+
+    model: has MAE's methods `random_masking(x, mask_ratio)`, `forward_encoder(imgs, mask_ratio)`,
+    `forward_decoder(x, ids_restore)`, `forward_loss(imgs, pred, mask)`, or some of them; imgs are
+    float [B, C, H, W]. Its attention modules have timm's `qkv`, `proj` and `num_heads`. Put it on
+    its device first: a part is replaced only where it gives the same outputs and gradients there,
+    on random weights and inputs, in training and in evaluation mode. Parameters and their names
+    stay; calls that a replacement does not serve (an attention mask, mask_ratio=0, images that
+    require a gradient) go to the original method. Masks are as random as before, but others.
+
+    debug: the first call of the model is also computed with the original methods, the same masks
+    and the same random numbers; AccelerationError names the outputs and gradients that differ.
+
+    Returns the same object, with a `Report` as `model.fastimae_report`. Raises TypeError where it
+    has none of the methods.
+    """
+    if hasattr(model, "fastimae_report"):
+        return model
+    if not any(callable(getattr(model, name, None)) for name in METHODS):
+        raise TypeError(f"{type(model).__name__} has none of MAE's methods: {', '.join(METHODS)}")
+    report = Report()
+    for path, module in model.named_modules():
+        if module is not model and looks_like_attention(module):
+            _try(report, path, functools.partial(swap_attention, module))
+    for name, swap in METHODS.items():
+        _try(report, name, functools.partial(swap, model))
+    model.fastimae_report = report
+    if debug:
+        model.forward = FirstCall(model)
+    log.info("accelerate: %s", report)
+    return model
+
+
+def _try(report: Report, name: str, swap: Callable[[], None]) -> None:
+    """Swap one part; where that raises, the reason is in the report."""
+    try:
+        swap()
+        report.replaced.append(name)
+    except (TypeError, ValueError) as reason:
+        report.left[name] = str(reason)
+    except Exception as error:  # a foreign module may raise anything; it is left alone
+        report.left[name] = f"a trial fails: {type(error).__name__}: {error}"
+
+
+def _counted(names: Iterable[str]) -> str:
+    """blocks.0.attn and its likes as one: blocks.*.attn (12)."""
+    families = collections.Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
+    return ", ".join(f"{name} ({n})" if n > 1 else name for name, n in families.items())
+
+
+@dataclasses.dataclass(eq=False)
+class FirstCall:
+    """Stands for the model's `forward` once: computes both ways and compares."""
+
+    model: nn.Module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model, parameters = self.model, dict(self.model.named_parameters())
+        del model.forward
+        devices = list({p.device for p in parameters.values() if p.is_cuda})
+        before = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+        with recording(model) as drawn:
+            outputs = model.forward(*args, **kwargs)
+        with torch.random.fork_rng(devices), original_methods(model, drawn):
+            torch.set_rng_state(before[0])
+            for device, state in zip(devices, before[1], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            expected = model.forward(*args, **kwargs)
+        unlike = unequal(results(outputs, parameters), results(expected, parameters))
+        if unlike:
+            raise AccelerationError(
+                f"accelerate: the first call differs from the original's: {', '.join(unlike)}"
+            )
+        return outputs

@@ -1,0 +1,160 @@
+"""fastimae-export and fastimae-import: checkpoints from one layout to another."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from torch import Tensor
+
+from fastimae.arguments import parse
+from fastimae.engine.checkpoint import FORMAT, CheckpointError
+from fastimae.interop import huggingface, imae, timm
+from fastimae.interop.conversion import Conversion, encoder_of
+from fastimae.interop.files import Checkpoint, read, say_licence
+from fastimae.interop.load import build_model, our_weights
+from fastimae.interop.sizes import name_of, settings_of
+from fastimae.interop.write import check_target, write_file, write_hub_folder
+from fastimae.models import MaskedAutoencoder
+
+log = logging.getLogger("fastimae")
+
+Target = Literal["timm", "huggingface", "mae", "fastimae"]
+
+
+@dataclasses.dataclass(kw_only=True)
+class ImportOptions:
+    """Bring another's checkpoint (MAE, i-MAE, timm, Hugging Face) into our layout."""
+
+    checkpoint: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]]
+    """A .pth, a .safetensors, or a folder with Hugging Face's config.json."""
+    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
+    """The file to write: .safetensors or .pth. A folder with --to huggingface."""
+    model: str | None = None
+    """Name of the model, where the file's width does not tell it."""
+    encoder_only: bool = False
+    """Leave the decoder out."""
+    allow_partial: bool = False
+    """Write it even if keys are missing or left over (they are listed)."""
+    force: bool = False
+    """Write over OUT."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ExportOptions(ImportOptions):
+    """Write a checkpoint (ours, or any that fastimae-import reads) for other code."""
+
+    to: Target
+    """Whose layout. timm: always the encoder alone. huggingface: a folder for from_pretrained."""
+    head: imae.Head | None = None
+    """Of an i-MAE: the head to keep as decoder_embed. None: both, the dominant for huggingface."""
+    global_pool: Literal["token", "avg"] = "token"
+    """For timm: avg renames norm to fc_norm, as models with global_pool='avg' want it."""
+
+
+def export(argv: Sequence[str]) -> int:
+    """Parse and export. Raises UsageError or CheckpointError."""
+    convert(parse("fastimae-export", ExportOptions, argv))
+    return 0
+
+
+def import_(argv: Sequence[str]) -> int:
+    """Parse and import. Raises UsageError or CheckpointError."""
+    options = parse("fastimae-import", ImportOptions, argv)
+    convert(ExportOptions(to="fastimae", **vars(options)))
+    return 0
+
+
+def convert(options: ExportOptions) -> None:
+    """Read a checkpoint, check it against its model, write it in another layout, say what changed.
+
+    Raises CheckpointError.
+    """
+    check_target(options.out, options.to == "huggingface", options.force)
+    checkpoint = read(options.checkpoint)
+    say_licence(checkpoint)
+    ours = our_weights(checkpoint)
+    model = _checked(checkpoint, ours.weights, options)
+    log.info("%s: %s", checkpoint.path, _described(model, ours))
+    try:
+        weights = ours.weights
+        for step in _steps(options, model):
+            conversion = step(weights)
+            weights = conversion.weights
+            log.info("for %s: %s", options.to, conversion.summary())
+        _write(options, checkpoint, model, weights)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path} {error}") from error
+    log.info("wrote %s", options.out)
+
+
+def _checked(
+    checkpoint: Checkpoint, weights: Mapping[str, Tensor], options: ImportOptions
+) -> MaskedAutoencoder:
+    """The model, with all weights in their places. Raises CheckpointError where one has none.
+
+    A fine-tuned file with `fc_norm` has no `norm`: that is for the classifier and no fault.
+    """
+    in_place_of_norm = {
+        f"norm.{kind}": weights[f"fc_norm.{kind}"]
+        for kind in ("weight", "bias")
+        if f"fc_norm.{kind}" in weights
+    }
+    return build_model(
+        checkpoint,
+        in_place_of_norm | weights,
+        options.model,
+        encoder_only="decoder_pred.weight" not in weights,
+        allow_partial=options.allow_partial,
+    )
+
+
+def _steps(
+    options: ExportOptions, model: MaskedAutoencoder
+) -> Iterator[Callable[[Mapping[str, Tensor]], Conversion]]:
+    """What is to be done to our names, one after the other. Raises ValueError."""
+    two_heads = model.heads == 2
+    if options.head and (not two_heads or options.encoder_only or options.to == "timm"):
+        raise ValueError("goes out without two heads: --head is for the decoder of an i-MAE")
+    if options.encoder_only and options.to != "timm":
+        yield encoder_of
+    elif two_heads and (options.head or options.to == "huggingface"):
+        yield functools.partial(imae.one_head, head=options.head or "dominant")
+    elif two_heads and options.to == "mae":
+        yield imae.from_mae
+    if options.to == "timm":
+        yield functools.partial(timm.from_mae, global_pool=options.global_pool)
+    elif options.to == "huggingface":
+        yield huggingface.from_mae
+
+
+def _write(
+    options: ExportOptions,
+    checkpoint: Checkpoint,
+    model: MaskedAutoencoder,
+    weights: Mapping[str, Tensor],
+) -> None:
+    settings = settings_of(model, checkpoint.args)
+    about = {"args": settings, "licence": checkpoint.licence}
+    if options.to == "huggingface":
+        config = huggingface.config_of(model, settings.get("mask_ratio", 0.75))
+        whole = "decoder.decoder_pred.weight" in weights
+        config["architectures"] = ["ViTMAEForPreTraining" if whole else "ViTMAEModel"]
+        processor = huggingface.processor_of(model)
+        write_hub_folder(options.out, weights, about, config=config, preprocessor_config=processor)
+        return
+    if options.to == "fastimae":
+        about["fastimae_format"] = FORMAT
+    write_file(options.out, weights, about, bare=options.to == "timm")
+
+
+def _described(model: MaskedAutoencoder, ours: Conversion) -> str:
+    height, width = model.img_size
+    return f"{name_of(model)}, {height}x{width} px; {ours.summary()}"

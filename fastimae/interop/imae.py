@@ -1,0 +1,68 @@
+"""The released i-MAE's layout: MAE's names with two heads beside a `decoder_embed` nobody uses.
+
+Our own i-MAE has the same names without the third; with `head_space="encoder"` the heads stay in
+the encoder's width, a shared `decoder_embed` follows, and no other code knows that layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from fastimae.interop.conversion import Conversion
+
+HEADS = ("decoder_embed1.weight", "decoder_embed2.weight")
+_HEAD = {"subordinate": "decoder_embed1", "dominant": "decoder_embed2"}
+_UNUSED = tuple(f"decoder_embed.{kind}" for kind in ("weight", "bias"))
+Head = Literal["subordinate", "dominant"]
+
+
+def head_space(weights: Mapping[str, Tensor]) -> Literal["decoder", "encoder"]:
+    """Where the two heads of an i-MAE in our names live."""
+    return "encoder" if _UNUSED[0] in weights else "decoder"
+
+
+def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
+    """The released layout -> ours: the unused `decoder_embed` goes.
+
+    It stays where the heads do not have the decoder's width: that is our `head_space="encoder"`.
+    """
+    if len(weights[HEADS[0]]) != weights["mask_token"].shape[-1]:
+        return Conversion(weights)
+    ours = {name: value for name, value in weights.items() if name not in _UNUSED}
+    return Conversion(ours, dropped=tuple(name for name in _UNUSED if name in weights))
+
+
+def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
+    """Ours -> the released layout. Raises ValueError where the heads are in the encoder's width."""
+    _refuse_encoder_space(weights)
+    unused = {name: weights[name.replace("embed.", "embed2.")].clone() for name in _UNUSED}
+    filled = dict.fromkeys(["decoder_embed"], "a copy of decoder_embed2 (the model ignores it)")
+    return Conversion({**weights, **unused}, filled=filled)
+
+
+def one_head(weights: Mapping[str, Tensor], head: Head) -> Conversion:
+    """An i-MAE in our names -> the plain MAE that reconstructs one of the two images.
+
+    Raises ValueError where the heads are in the encoder's width.
+    """
+    _refuse_encoder_space(weights)
+    keep = _HEAD[head]
+    (drop,) = set(_HEAD.values()) - {keep}
+    ours = {
+        name.replace(f"{keep}.", "decoder_embed."): value
+        for name, value in weights.items()
+        if not name.startswith(f"{drop}.")
+    }
+    renamed = {f"{keep}.{kind}": f"decoder_embed.{kind}" for kind in ("weight", "bias")}
+    return Conversion(ours, renamed, tuple(name for name in weights if name.startswith(f"{drop}.")))
+
+
+def _refuse_encoder_space(weights: Mapping[str, Tensor]) -> None:
+    if _UNUSED[0] in weights:
+        raise ValueError(
+            "has its heads in the encoder's width (--head_space encoder), which no other code "
+            "knows: export it with --encoder_only"
+        )

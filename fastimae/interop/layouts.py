@@ -1,0 +1,47 @@
+"""Which layout a state dict has, and its weights under our names.
+
+Ours are MAE's names. A state dict is a mapping of names to tensors; nothing here knows of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from fastimae.interop import huggingface, imae
+from fastimae.interop.conversion import DECODER, Conversion
+
+Layout = Literal["mae", "imae", "timm", "huggingface"]
+
+_TO_MAE: dict[str, Callable[[Mapping[str, Tensor]], Conversion]] = {
+    "imae": imae.to_mae,
+    "huggingface": huggingface.to_mae,
+}
+
+
+def detect(weights: Mapping[str, Tensor]) -> Layout:
+    """Whose names these are.
+
+    "mae": encoder and decoder, as ours and the official full files. "imae": the same with two
+    latent heads. "timm": an encoder, with or without a classifier; the official encoder-only and
+    fine-tuned files have timm's names. "huggingface": ViTMAEModel or ViTMAEForPreTraining.
+    Raises ValueError for anything else.
+    """
+    if huggingface.is_huggingface(weights):
+        return "huggingface"
+    for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
+        if name not in weights:
+            raise ValueError(f"is not a masked autoencoder: it has no {name}")
+    if imae.HEADS[0] in weights:
+        return "imae"
+    return "mae" if any(name.startswith(DECODER) for name in weights) else "timm"
+
+
+def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
+    """Weights of another's file under our names, whatever their layout.
+
+    Raises ValueError where `detect` does.
+    """
+    return _TO_MAE.get(detect(weights), Conversion)(weights)

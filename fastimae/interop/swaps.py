@@ -1,0 +1,178 @@
+"""What `accelerate` puts in the place of a foreign MAE's methods, with the same meaning.
+
+Each takes the module first, as the method does. `fits` of the same name says whether a call is one
+that the replacement serves; any other call goes to the method that the class defines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastimae import kernels
+from fastimae.kernels import Mask, drop_in, mix_patchify
+from fastimae.kernels.reference import gather_rows
+
+_LINEARS = ("qkv", "proj")
+
+
+def random_masking(self: Any, x: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A mask of our own draw, whose loss needs no counting."""
+    return masked_by(_draw(self, x, (1, x.shape[1]), mask_ratio), x)
+
+
+def masked_by(drawn: Mask, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What MAE's `random_masking` returns, for a mask: visible rows, mask, ids_restore int64."""
+    return gather_rows(x, drawn.ids_keep), drawn.mask, drawn.ids_restore.long()
+
+
+def forward_encoder(self: Any, imgs: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The encoder, with only the visible patches embedded."""
+    weight, bias = self.patch_embed.proj.weight, self.patch_embed.proj.bias
+    patch_size = weight.shape[-1]
+    images = imgs.permute(0, 2, 3, 1)
+    grid = (images.shape[1] // patch_size, images.shape[2] // patch_size)
+    drawn = _draw(self, imgs, grid, mask_ratio)
+    (patches,) = mix_patchify(images, drawn.ids_keep, patch_size, (), (), dtype=imgs.dtype)
+    x = F.linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias)
+    x = x + F.embedding(drawn.ids_keep, self.pos_embed[0, 1:])
+    cls_token = self.cls_token + self.pos_embed[:, :1]
+    x = torch.cat((cls_token.expand(len(x), -1, -1), x), dim=1)
+    for block in self.blocks:
+        x = block(x)
+    return self.norm(x), drawn.mask, drawn.ids_restore.long()
+
+
+def forward_decoder(self: Any, x: Tensor, ids_restore: Tensor) -> Tensor:
+    """The decoder, its input assembled in one pass, in the mask token's number format."""
+    x = self.decoder_embed(x).to(self.mask_token.dtype)
+    x = kernels.assemble_tokens(x, self.mask_token, self.decoder_pos_embed, ids_restore)
+    for block in self.decoder_blocks:
+        x = block(x)
+    return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+
+
+def attention(self: Any, x: Tensor) -> Tensor:
+    """Multi-head attention on the packed projection."""
+    return self.proj(kernels.attention(self.qkv(x).unflatten(-1, (3, self.num_heads, -1))))
+
+
+def _draws(self: Any, x: Tensor, mask_ratio: float) -> bool:
+    """Some patches stay and some go: MAE is also called with mask_ratio=0, for features."""
+    return 0 < int(x.shape[1] * (1 - mask_ratio)) < x.shape[1]
+
+
+def _draws_of_images(self: Any, imgs: Tensor, mask_ratio: float) -> bool:
+    patches = self.pos_embed.shape[1] - 1
+    size = self.patch_embed.proj.weight.shape[-1]
+    fits = (imgs.shape[2] // size) * (imgs.shape[3] // size) == patches
+    plain = imgs.is_floating_point() and not imgs.requires_grad
+    return plain and fits and 0 < int(patches * (1 - mask_ratio)) < patches
+
+
+def _is_our_mask(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> bool:
+    drawn = getattr(self, "_fastimae_mask", None)
+    return drawn is not None and drawn.mask is mask and not imgs.requires_grad
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+# Name: the replacement, when it serves a call, how many arguments both take.
+REPLACEMENTS: dict[str, tuple[Callable, Callable[..., bool], int]] = {
+    "random_masking": (random_masking, _draws, 2),
+    "forward_encoder": (forward_encoder, _draws_of_images, 2),
+    "forward_decoder": (forward_decoder, _always, 2),
+    "forward_loss": (drop_in.forward_loss, _is_our_mask, 3),
+    "attention": (attention, _always, 1),
+}
+
+
+@dataclasses.dataclass(eq=False)
+class Swap:
+    """A replacement as an attribute of the module, over the method `name` of its class.
+
+    A plain object, so that modules can be copied and pickled with it. parameters: name and default
+    of each of the method's.
+    """
+
+    module: nn.Module
+    name: str
+    replacement: str
+    parameters: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        ours, fits, arity = REPLACEMENTS[self.replacement]
+        given = dict(zip((name for name, _ in self.parameters), args, strict=False)) | kwargs
+        values = [given.get(name, default) for name, default in self.parameters]
+        extras = zip(values[arity:], self.parameters[arity:], strict=True)
+        usual = all(value is default for value, (_, default) in extras)
+        if usual and fits(self.module, *values[:arity]):
+            return ours(self.module, *values[:arity])
+        return self.original(*args, **kwargs)
+
+    @property
+    def original(self) -> Callable:
+        """The method that the class defines."""
+        return getattr(type(self.module), self.name).__get__(self.module)
+
+    def named(self, *values: Any) -> dict[str, Any]:
+        """Arguments by the method's own names."""
+        return {name: value for (name, _), value in zip(self.parameters, values, strict=False)}
+
+    def install(self) -> None:
+        """From now on the module's method is this."""
+        setattr(self.module, self.name, self)
+
+    def remove(self) -> None:
+        """The class's method again."""
+        self.module.__dict__.pop(self.name, None)
+
+
+def make_swap(module: nn.Module, name: str, replacement: str) -> Swap:
+    """A swap for a method with as many arguments and more only with defaults.
+
+    Raises TypeError for another signature, and where the module has the method to itself.
+    """
+    if name in module.__dict__:
+        raise TypeError(f"{name} was replaced in this very object")
+    _, *parameters = inspect.signature(getattr(type(module), name)).parameters.values()
+    arity = REPLACEMENTS[replacement][2]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in parameters[arity:] if p.default is inspect.Parameter.empty]
+    if len(parameters) < arity or needed or any(p.kind in variadic for p in parameters):
+        raise TypeError(f"takes ({', '.join(map(str, parameters))})")
+    return Swap(module, name, replacement, tuple((p.name, p.default) for p in parameters))
+
+
+def looks_like_attention(module: nn.Module) -> bool:
+    """Whether the module is called attention or has a packed projection."""
+    return "attention" in type(module).__name__.lower() or hasattr(module, "qkv")
+
+
+def check_attention(module: nn.Module) -> None:
+    """Raise TypeError unless the module has timm's parts: qkv, proj and num_heads."""
+    for name in _LINEARS:
+        if not isinstance(getattr(module, name, None), nn.Linear):
+            raise TypeError(f"{type(module).__name__} has no Linear called {name}")
+    if not isinstance(getattr(module, "num_heads", None), int):
+        raise TypeError(f"{type(module).__name__} has no num_heads")
+
+
+def draw_key(x: Tensor) -> Tensor:
+    """A random key for each sample, from torch's generator of its device."""
+    return torch.randint(2**62, (len(x),), device=x.device)
+
+
+def _draw(self: Any, x: Tensor, grid: tuple[int, int], mask_ratio: float) -> Mask:
+    self._fastimae_mask = drawn = kernels.random_masking(draw_key(x), grid, mask_ratio)
+    if hasattr(self, "_fastimae_record"):
+        self._fastimae_record.append(drawn)
+    return drawn

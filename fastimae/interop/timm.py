@@ -1,0 +1,32 @@
+"""timm's vision transformers (vit_*_patch*_*.mae and plain ones): our encoder's names.
+
+So are the official encoder-only and fine-tuned MAE files: a classifier is `head`, behind `norm`
+(class token) or, with `global_pool="avg"`, behind `fc_norm`, and `norm` is then no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fastimae.interop.conversion import Conversion, encoder_of
+
+
+def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conversion:
+    """Our names -> timm's: the encoder, with the classifier where there is one.
+
+    A `mask_token` would make timm's `checkpoint_filter_fn` take the file for a DINOv2, so no key
+    of the decoder may stay. global_pool: what `timm.create_model` will be given. With "avg", timm
+    normalises the mean of the tokens (`fc_norm`) where MAE normalises the tokens (`norm`): where
+    the weights have no `fc_norm`, that takes the values of `norm`.
+    """
+    encoder = encoder_of(weights)
+    kept, renamed = dict(encoder.weights), {}
+    if global_pool == "avg":
+        for kind in ("weight", "bias"):
+            norm = kept.pop(f"norm.{kind}", None)
+            if norm is not None and f"fc_norm.{kind}" not in kept:
+                kept[f"fc_norm.{kind}"] = norm
+                renamed[f"norm.{kind}"] = f"fc_norm.{kind}"
+    return Conversion(kept, renamed, encoder.dropped)

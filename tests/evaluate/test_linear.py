@@ -1,0 +1,147 @@
+"""The linear probe: as good as logistic regression, resumable, and its parts."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from toy_images import save_colours, save_mae
+
+from fastimae.cli import evaluate
+from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.engine.distributed import World
+from fastimae.evaluate.classify.feature_cache import Features
+from fastimae.evaluate.classify.probe import ProbeData
+
+linear_model = pytest.importorskip("sklearn.linear_model")
+pytest.importorskip("timm")
+from fastimae.evaluate.classify import linear  # noqa: E402
+
+
+def features(count, classes=5, width=24, seed=0):
+    """Linearly separable but for a few, of very different scales."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    centres = np.random.default_rng(9).normal(size=(classes, width))
+    rows = (centres[labels] + 0.8 * rng.normal(size=(count, width))) * np.logspace(-2, 2, width)
+    return Features(rows=torch.from_numpy(rows).float(), labels=torch.from_numpy(labels))
+
+
+DATA = ProbeData(train=features(1500), val=features(1000, seed=1), classes=5)
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """Function: options of a short run on DATA, whose results go to a folder of that name."""
+    monkeypatch.setattr(linear, "probe_data", lambda options, world: DATA)
+
+    def make(name="out", **changes):
+        settings = {"batch_size": 100, "warmup_epochs": 2, "epochs": 12, "lr": 0.1, **changes}
+        return linear.LinearOptions(
+            checkpoint=tmp_path / "mae.pth", output_dir=tmp_path / name, device="cpu", **settings
+        )
+
+    return make
+
+
+def numbers_of(options):
+    return json.loads((options.output_dir / "results.json").read_text())["numbers"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"opt": "lars", "lr": 20}])
+def test_it_is_as_good_as_logistic_regression(options, changes):
+    scale = DATA.train.rows.std(0)
+    best = linear_model.LogisticRegression(max_iter=1000)
+    best.fit(DATA.train.rows / scale, DATA.train.labels)
+    expected = 100 * best.score(DATA.val.rows / scale, DATA.val.labels)
+    assert 85 < expected < 100
+    run = options(**changes)
+    linear.run(run)
+    numbers = numbers_of(run)
+    assert abs(numbers["acc1"] - expected) < 1
+    assert numbers["acc5"] == 100 and numbers["train_images"] == 1500
+    lines = [json.loads(line) for line in (run.output_dir / "log.txt").read_text().splitlines()]
+    assert len(lines) == 12 and lines[-1]["test_acc1"] == numbers["acc1"]
+    assert numbers["best_acc1"] == max(line["test_acc1"] for line in lines)
+    best = load_checkpoint(run.output_dir / "checkpoint-best.pth")
+    assert best["metrics"]["test_acc1"] == numbers["best_acc1"]
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(options, monkeypatch):
+    whole = options("whole", epochs=4)
+    linear.run(whole)
+    stopped = options("stopped", epochs=4, resume="auto")
+    with monkeypatch.context() as patch:
+        real, calls = linear.Classification.forward, []
+
+        def stop(self, batch):
+            calls.append(1)
+            if len(calls) == 22:  # in the second epoch
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, batch)
+
+        patch.setattr(linear.Classification, "forward", stop)
+        linear.run(stopped)
+        assert len(calls) == 22 and not (stopped.output_dir / "results.json").exists()
+    linear.run(stopped)
+    assert numbers_of(stopped) == numbers_of(whole)
+    a, b = (
+        load_checkpoint(run.output_dir / "checkpoint-last.pth")["model"] for run in (whole, stopped)
+    )
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_new_run_puts_the_old_one_aside(options, tmp_path):
+    run = options(epochs=2)
+    linear.run(run)
+    first = numbers_of(run)
+    linear.run(dataclasses.replace(run, seed=1))
+    old = run.output_dir / "previous-1"
+    assert json.loads((old / "results.json").read_text())["numbers"] == first
+    assert {"log.txt", "checkpoint-last.pth", "checkpoint-best.pth"} <= {
+        f.name for f in old.iterdir()
+    }
+    assert len((run.output_dir / "log.txt").read_text().splitlines()) == 2
+    assert numbers_of(run)["loss"] != first["loss"]
+
+
+def test_the_probe_normalises_without_learning_to():
+    probe = linear.build_probe(DATA, seed=0)
+    assert [name for name, _ in probe.named_parameters()] == ["1.weight", "1.bias"]
+    rows = DATA.train.rows
+    normed = (rows - rows.mean(0)) / (rows.var(0, unbiased=False) + 1e-6).sqrt()
+    torch.testing.assert_close(probe(rows), normed @ probe[1].weight.T, atol=1e-4, rtol=1e-4)
+
+
+def test_lars_scales_the_matrix_by_its_trust_ratio(options):
+    probe = linear.build_probe(DATA, seed=0)
+    before = {name: p.detach().clone() for name, p in probe.named_parameters()}
+    optimizer = linear.build_optimizer(probe, options(opt="lars"), lr=2.0)
+    probe(DATA.train.rows).square().sum().backward()
+    optimizer.step()
+    weight, bias = probe[1].weight, probe[1].bias
+    ratio = 0.001 * before["1.weight"].norm() / weight.grad.norm()
+    torch.testing.assert_close(weight.detach(), before["1.weight"] - 2.0 * ratio * weight.grad)
+    torch.testing.assert_close(bias.detach(), before["1.bias"] - 2.0 * bias.grad)
+
+
+def test_defaults_are_maes():
+    options = linear.LinearOptions(checkpoint="x")
+    assert (options.epochs, options.blr, options.weight_decay) == (90, 0.1, 0)
+    assert (options.warmup_epochs, options.pool, options.peak_lr(World(0, 4, None))) == (
+        10, "cls", pytest.approx(0.8),
+    )  # fmt: skip
+
+
+def test_the_command_separates_colours(tmp_path):
+    save_mae(tmp_path / "mae.pth")
+    save_colours(tmp_path / "data" / "train", 8)
+    save_colours(tmp_path / "data" / "val", 4, seed=1)
+    command = ["linear", "--checkpoint", str(tmp_path / "mae.pth"), "--num_workers", "0"]
+    command += ["--data_path", str(tmp_path / "data"), "--device", "cpu", "--batch_size", "12"]
+    assert evaluate([*command, "--epochs", "20", "--warmup_epochs", "1", "--lr", "0.1"]) == 0
+    content = json.loads((tmp_path / "eval-linear" / "results.json").read_text())
+    assert content["numbers"]["acc1"] == 100 and content["numbers"]["classes"] == 3

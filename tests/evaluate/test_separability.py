@@ -1,0 +1,247 @@
+"""M_ls: the regression against numpy and scikit-learn, the distances against their formula."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import save_run, tiny_model
+
+from fastimae.config import ConfigError
+from fastimae.evaluate.checkpoints import frozen, names_of
+from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
+from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
+from fastimae.evaluate.imae.separability import SeparabilityOptions, run
+from fastimae.evaluate.images import open_images
+
+linear_model = pytest.importorskip("sklearn.linear_model")
+
+
+def rows(count=400, inputs=6, targets=4, noise=0.3):
+    """Correlated inputs far from the origin, and noisy affine targets; float64."""
+    x = torch.randn(count, inputs, dtype=torch.float64) @ torch.randn(inputs, inputs).double() + 9
+    y = x @ torch.randn(inputs, targets).double() - 5 + noise * torch.randn(count, targets)
+    return x, y
+
+
+def moments_of(x, y):
+    moments = Moments(x.shape[-1], y.shape[-1])
+    for part in torch.arange(len(x)).split(57):
+        moments.add(x[part], y[part])
+    return moments
+
+
+def test_distance_is_the_mean_over_rows_of_the_squared_norm():
+    x, y = rows()
+    fit = Affine(torch.randn(6, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64))
+    moments = moments_of(x, y)
+    direct = (x @ fit.weight + fit.bias - y).square().sum(1).mean()
+    assert moments.rows == 400
+    assert moments.distance(fit) == pytest.approx(float(direct), rel=1e-9)
+    assert moments.spread() == pytest.approx(float((y - y.mean(0)).square().sum(1).mean()))
+    assert torch.allclose(fit(x), x @ fit.weight + fit.bias)
+
+
+def test_tokens_of_images_are_rows():
+    x, y = torch.randn(3, 5, 6), torch.randn(3, 5, 4)
+    moments = Moments(6, 4)
+    moments.add(x, y)
+    assert moments.rows == 15
+    assert torch.allclose(moments.means()[1], y.double().mean((0, 1)))
+
+
+def test_closed_form_is_that_of_scikit_learn_and_numpy():
+    x, y = rows()
+    test_x, test_y = rows(50)
+    fit = least_squares(moments_of(x, y), ridge=0)
+    theirs = linear_model.LinearRegression().fit(x, y)
+    assert np.allclose(fit.weight.T, theirs.coef_, atol=1e-8)
+    assert np.allclose(fit.bias, theirs.intercept_, atol=1e-7)
+    ones = np.ones((len(x), 1))
+    solution = np.linalg.lstsq(np.hstack([x, ones]), y.numpy(), rcond=None)[0]
+    assert np.allclose(np.vstack([fit.weight, fit.bias]), solution, atol=1e-7)
+    held_out = ((theirs.predict(test_x) - test_y.numpy()) ** 2).sum(1).mean()
+    assert moments_of(test_x, test_y).distance(fit) == pytest.approx(held_out, rel=1e-8)
+
+
+def test_ridge_is_that_of_scikit_learn():
+    x, y = rows()
+    share = 0.1
+    alpha = share * float((x - x.mean(0)).square().mean()) * len(x)
+    theirs = linear_model.Ridge(alpha=alpha).fit(x, y)
+    fit = least_squares(moments_of(x, y), ridge=share)
+    assert np.allclose(fit.weight.T, theirs.coef_, atol=1e-8)
+    assert np.allclose(fit.bias, theirs.intercept_, atol=1e-7)
+
+
+def test_inputs_without_variance_of_their_own_do_no_harm():
+    x, y = rows()
+    x = torch.cat([x, x[:, :2] - x[:, 2:4], torch.ones(len(x), 1)], dim=1)
+    best = linear_model.LinearRegression().fit(x, y)
+    wanted = ((best.predict(x) - y.numpy()) ** 2).sum(1).mean()
+    moments = moments_of(x, y)
+    for fit in (least_squares(moments, 0), least_squares(moments), gradient_descent(moments, 5000)):
+        assert moments.distance(fit) == pytest.approx(wanted, rel=1e-2)
+
+
+def test_gradient_descent_starts_at_before_and_ends_at_the_closed_form():
+    x, _ = rows(inputs=5)
+    y = x + 0.5 * torch.randn(len(x), 5, dtype=torch.float64) + 2
+    moments = moments_of(x, y)
+    unbiased = x - x.mean(0) + y.mean(0)  # the bias is always the best one
+    start = (unbiased - y).square().sum(1).mean()
+    assert moments.distance(gradient_descent(moments, 0)) == pytest.approx(float(start))
+    steps = [moments.distance(gradient_descent(moments, n)) for n in (0, 1, 10, 100, 3000)]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[-1] == pytest.approx(moments.distance(least_squares(moments, 0)), rel=1e-6)
+
+
+def test_latents_that_are_a_linear_function_are_found_to_be_one():
+    mixed = torch.randn(300, 8)
+    clean = mixed @ torch.randn(8, 8) + 3
+    train, held_out = moments_of(mixed[:200], clean[:200]), moments_of(mixed[200:], clean[200:])
+    before = held_out.distance(Affine.identity(8))
+    assert before == pytest.approx(
+        float((mixed[200:] - clean[200:]).square().sum(1).mean()), rel=1e-6
+    )
+    assert held_out.distance(least_squares(train, 1e-12)) < 1e-9 * before
+    assert held_out.distance(gradient_descent(train, 3000)) < 1e-6 * before
+
+
+def some_pairs(source, model, **changes):
+    settings = {"samples": 20, "batch_size": 8, "workers": 0, "device": torch.device("cpu")}
+    return list(pairs(open_images(source), model, **{**settings, **changes}))
+
+
+def test_pairs_are_the_same_again_and_never_of_an_image_with_itself(image_folder):
+    model = tiny_model()
+    first, again = some_pairs(image_folder, model), some_pairs(image_folder, model)
+    assert [len(batch.images) for batch in first] == [8, 8, 4]
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.images, two.images) and torch.equal(one.key, two.key)
+        own = torch.arange(len(one.partner))
+        assert (one.partner != own).all() and torch.equal(one.partner.sort().values, own)
+    other = some_pairs(image_folder, model, seed=1)
+    assert not torch.equal(first[0].images, other[0].images)
+    assert len(some_pairs(image_folder, model, samples=17)) == 2  # one image has no partner
+    assert len({label for batch in first for label in batch.labels.tolist()}) > 1
+
+
+def seen(patches, ids_keep):
+    return torch.stack([own[ids.long()] for own, ids in zip(patches, ids_keep, strict=True)])
+
+
+def test_latents_are_of_the_mixture_of_normalised_pixels(image_folder):
+    model = tiny_model(heads=2)
+    batch = some_pairs(image_folder, model)[0]
+    mask = batch.mask(model, 0.75)
+    assert mask.ids_keep.shape == (8, 4)
+    pixels = (batch.images.float() / 255 - torch.tensor(model.mean)) / torch.tensor(model.std)
+    mixed = 0.3 * pixels + 0.7 * pixels[batch.partner]
+    with torch.no_grad():
+        latent, encoded = (
+            model.encode(seen(model.patchify(x.permute(0, 3, 1, 2)), mask.ids_keep), mask.ids_keep)
+            for x in (mixed, pixels)
+        )
+        heads = torch.stack([model.decoder_embed1(latent), model.decoder_embed2(latent)])
+    assert torch.allclose(mixture_latents(model, batch, mask, 0.3), heads, atol=1e-5)
+    assert torch.allclose(clean_latents(model, batch, mask, "encoder"), encoded, atol=1e-5)
+    everything = batch.mask(model, 0)
+    assert everything.mask.sum() == 0 and everything.ids_keep.shape == (8, 16)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Folder of a MAE (the teacher) and of two i-MAE runs."""
+    mae = tiny_model()
+    save_run(tmp_path / "mae", mae)
+    save_run(tmp_path / "plain", tiny_model(heads=2))
+    save_run(tmp_path / "distilled", tiny_model(heads=2), teacher="mae/checkpoint-last.pth")
+    return tmp_path
+
+
+def options(study, image_folder, **changes):
+    path = "checkpoint-last.pth"
+    return SeparabilityOptions(
+        **{
+            "checkpoint": study / "distilled" / path,
+            "others": (study / "plain" / path, study / "mae" / path),
+            "teacher": study / "mae" / path,
+            "ffcv": None, "data_path": image_folder, "val": image_folder, "device": "cpu",
+            "mix_ratios": (0.1, 0.4), "batch_size": 16, "num_workers": 0, "train_samples": 32,
+            "val_samples": 16, **changes,
+        }
+    )  # fmt: skip
+
+
+def test_table_has_every_model_at_every_ratio(study, image_folder, capsys):
+    run(options(study, image_folder))
+    folder = study / "distilled" / "eval-separability"
+    table = json.loads((folder / "results.json").read_text())["numbers"]["table"]
+    assert [(row["model"], row["kind"], row["mix_ratio"]) for row in table] == [
+        (name, kind, ratio)
+        for name, kind in (
+            ("distilled", "i-MAE, distilled"),
+            ("plain", "i-MAE, not distilled"),
+            ("mae", "MAE"),
+        )
+        for ratio in (0.1, 0.4)
+    ]
+    assert Image.open(folder / "separability.png").width > 300
+    assert capsys.readouterr().out.count("| plain |") == 2
+    # The distances of some rows, from the latents themselves.
+    teacher = frozen(study / "mae" / "checkpoint-last.pth", torch.device("cpu"))
+    (batch,) = some_pairs(image_folder, teacher, samples=16, batch_size=16)
+    mask = batch.mask(teacher, 0.75)
+    clean = clean_latents(teacher, batch, mask)
+    for place, name in ((0, "distilled"), (4, "mae")):
+        model = frozen(study / name / "checkpoint-last.pth", torch.device("cpu"))
+        for row, ratio in zip(table[place:], (0.1, 0.4), strict=False):
+            mixed = mixture_latents(model, batch, mask, ratio)[0]
+            direct = float((mixed - clean).square().sum(-1).mean())
+            assert row["before"] == pytest.approx(direct, rel=1e-4)
+            assert row["rows_fitted"] == 32 * 5 and row["rows_measured"] == 16 * 5
+    assert table[5]["before"] < table[4]["before"]  # more of the image is in the mixture
+    for row in table[:4]:  # two untrained heads have bases of their own
+        assert row["after_closed_form"] < row["before"] and row["after_trained"] < row["before"]
+
+
+def test_mixtures_of_equal_images_leave_no_distance(study, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    for label in "ab":
+        (tmp_path / "same" / label).mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(pixels).save(tmp_path / "same" / label / f"{number}.png")
+    same = tmp_path / "same"
+    run(options(study, same, checkpoint=study / "mae" / "checkpoint-last.pth", others=()))
+    content = json.loads((study / "mae" / "eval-separability" / "results.json").read_text())
+    for row in content["numbers"]["table"]:
+        assert row["before"] == 0 and row["after_trained"] == 0 and row["unexplained"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mix_ratios": (0.6,)}, "--mix_ratios"),
+        ({"teacher": "plain"}, "--teacher must be a plain MAE"),
+        ({"teacher": "wide"}, "latent width"),
+        ({"teacher": "large"}, "image size"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(study, image_folder, changes, words):
+    save_run(study / "wide", tiny_model(decoder_embed_dim=48))
+    save_run(study / "large", tiny_model(img_size=64))
+    if "teacher" in changes:
+        changes = {"teacher": study / changes["teacher"] / "checkpoint-last.pth"}
+    with pytest.raises(ConfigError, match=words):
+        run(options(study, image_folder, **changes))
+
+
+def test_names_tell_checkpoints_apart(tmp_path):
+    last = "checkpoint-last.pth"
+    assert names_of([tmp_path / "a" / last, tmp_path / "b" / last]) == ["a", "b"]
+    assert names_of([tmp_path / "x/a" / last, tmp_path / "y/a" / last]) == ["x/a", "y/a"]
+    same = [tmp_path / "a" / "checkpoint-0.pth", tmp_path / "a" / last]
+    assert names_of(same) == ["checkpoint-0", "checkpoint-last"]
+    assert len(set(names_of([tmp_path / "a" / last] * 2))) == 2

@@ -1,0 +1,38 @@
+"""Tiny models and checkpoints of them, as fastimae-train leaves them."""
+
+from pathlib import Path
+
+from fastimae.engine.checkpoint import FORMAT, LAST, save_checkpoint
+from fastimae.models import MaskedAutoencoder, create_model
+
+NAME = "mae_vit_nano_patch8"
+SIDE, HEADS = 32, 4
+
+
+def tiny_model(**overrides) -> MaskedAutoencoder:
+    """Two encoder blocks, 16 patches; fresh weights from torch's generator."""
+    sizes = {"img_size": SIDE, "depth": 2, "embed_dim": 32, "decoder_embed_dim": 32}
+    sizes |= {"num_heads": HEADS, "decoder_num_heads": HEADS}
+    return create_model(NAME, **{**sizes, **overrides}).eval()
+
+
+def save_run(folder: Path, model: MaskedAutoencoder, **args) -> Path:
+    """checkpoint-last.pth of a run whose settings hold `args`; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "model": NAME,
+        "num_heads": HEADS,
+        "decoder_num_heads": HEADS,
+        "input_size": list(model.img_size),
+        "in_chans": model.in_chans,
+        "norm_pix_loss": model.norm_pix_loss,
+        "head_space": model.head_space,
+        "objective": "imae" if model.heads == 2 else "mae",
+        "mean": list(model.mean),
+        "std": list(model.std),
+        **args,
+    }
+    path = folder / LAST
+    content = {"model": model.state_dict(), "args": settings, "epoch": 0, "fastimae_format": FORMAT}
+    save_checkpoint(path, content)
+    return path

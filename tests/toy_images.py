@@ -1,0 +1,35 @@
+"""Pictures that a small model can tell apart, and a checkpoint to look at them with."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastimae.models import MaskedAutoencoder, create_model
+
+MODEL = "mae_vit_nano_patch8"
+
+
+def save_colours(root: Path, per_class: int, *, size: int = 32, seed: int = 0) -> Path:
+    """Class folders red, green, blue of noise in which that channel is brighter."""
+    rng = np.random.default_rng(seed)
+    for channel, name in enumerate(("a_red", "b_green", "c_blue")):
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
+            pixels[..., channel] += 90
+            Image.fromarray(pixels).save(root / name / f"{number:03d}.png")
+    return root
+
+
+def save_mae(path: Path, **model: object) -> MaskedAutoencoder:
+    """A checkpoint of a fresh model, as training leaves them."""
+    net = create_model(MODEL, **{"img_size": 32, **model})
+    args = {
+        "model": MODEL, "num_heads": net.blocks[0].attn.num_heads, "in_chans": net.in_chans,
+        "input_size": list(net.img_size), "mean": list(net.mean), "std": list(net.std),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": net.state_dict(), "args": args, "fastimae_format": 1}, path)
+    return net
