@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from fastimae.arguments import parse, parse_training
 from fastimae.cli import ConvertArguments
 
@@ -41,7 +41,10 @@ MAY_IMPORT = {
     "models": {"kernels"},
     "objectives": {"models", "kernels"},
     "engine": set(),
-    "bench": {"arguments", "build", "config", "engine", "loaders", "models", "objectives"},
+    "bench": {
+        *("arguments", "build", "checks", "config", "engine", "loaders", "models", "objectives"),
+        "speedups",
+    },
     "evaluate": {
         *("arguments", "config", "engine", "interop", "kernels", "loaders", "models", "objectives"),
     },
@@ -212,20 +215,8 @@ def test_readmes_tree_names_every_package():
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
-def test_readmes_loader_table_is_the_committed_result():
-    file = next((ROOT / "benchmarks/results").glob("loaders_*.json"))
-    report = json.loads(file.read_text())
-    original = {row["backend"]: f"{row['img_per_s']:.0f}" for row in report["originals"]}
-    expected = {}
-    for row in report["results"]:
-        speeds = [f"{row['img_per_s']:.0f}", original.get(row["backend"], "")]
-        rest = [f"{1e6 * row['cpu_seconds_per_img']:.0f}", f"{row['first_batch_ms']:.0f}"]
-        expected[row["backend"]] = [*speeds, *rest, f"{row['peak_memory_mb']:.0f}"]
-    section = (ROOT / "README.md").read_text().split("## Loading\n")[1].split("\n## ")[0]
-    table = re.findall(r"^\| (\w+)(?: \(.*?\))? \| (\d.*) \|$", section, re.MULTILINE)
-    assert {name for name, _ in table} >= {"native", "ffcv", "torchvision", "dali"}
-    for name, cells in table:
-        assert [cell.strip() for cell in cells.split("|")][:-1] == expected[name]
+def test_tables_of_the_readme_are_the_committed_results():
+    assert report.main(["--check"]) == 0, "python -m benchmarks.report writes them"
 
 
 def test_readme_names_the_console_scripts_of_setup_py():
