@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from fastimae.arguments import parse, parse_training
 from fastimae.cli import ConvertArguments
 
@@ -41,7 +41,10 @@ MAY_IMPORT = {
     "models": {"kernels"},
     "objectives": {"models", "kernels"},
     "engine": set(),
-    "bench": {"arguments", "build", "config", "engine", "loaders", "models", "objectives"},
+    "bench": {
+        *("arguments", "build", "checks", "config", "engine", "loaders", "models", "objectives"),
+        "speedups",
+    },
     "evaluate": {
         *("arguments", "config", "engine", "interop", "kernels", "loaders", "models", "objectives"),
     },
@@ -182,47 +185,38 @@ def test_tests_and_benchmarks_do_not_use_the_bare_spelling(name):
     assert link.is_symlink() and link.resolve() == ROOT / name
 
 
-def readme_tree() -> set[str]:
-    """Paths named in the README's tree: the fenced block whose first line is `fastimae/`."""
-    block = re.search(r"```\n(fastimae/.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(
-        1
-    )
+def tree_of(page: str) -> set[str]:
+    """Paths named in a page's tree: the fenced block whose first line is `fastimae/`."""
+    text = (ROOT / page).read_text()
+    block = re.search(r"```\n(fastimae/.*?)```", text, re.DOTALL).group(1)
     named, stack = set(), []
     for line in block.splitlines():
         entry = re.match(r"( *)(\S+)", line)
-        if entry is None:
-            continue
         depth = len(entry[1]) // 2
         stack[depth:] = [entry[2].rstrip("/")]
         named.add("/".join(stack))
     return named
 
 
-def test_readme_tree_is_the_real_tree():
-    """Every folder and module of the three packages has its line, and every line its file."""
-    named = readme_tree()
-    modules = [path for path in project_files(*PARTS) if path.name != "__init__.py"]
-    packages = {path.parent for path in project_files(*PARTS)}
+def test_the_tree_page_is_the_real_tree():
+    """Every folder and module has its line, and every line its file."""
+    named = tree_of("docs/tree.md")
+    modules = [path for path in project_files(*FOLDERS[:-1]) if not path.name.startswith("__")]
+    packages = {path.parent for path in project_files(*FOLDERS[:-1])}
     real = {str(path.relative_to(ROOT)) for path in (*modules, *packages)}
-    assert real - named == set(), "missing in the README's tree"
-    assert {path for path in named if not (ROOT / path).exists()} == set(), "only in the README"
-    assert {path.relative_to(ROOT).parts[0] for path in project_files(*FOLDERS)} <= named
+    assert real - named == set(), "missing in docs/tree.md"
+    assert {path for path in named if not (ROOT / path).exists()} == set(), "only in docs/tree.md"
 
 
-def test_readmes_loader_table_is_the_committed_result():
-    file = next((ROOT / "benchmarks/results").glob("loaders_*.json"))
-    report = json.loads(file.read_text())
-    original = {row["backend"]: f"{row['img_per_s']:.0f}" for row in report["originals"]}
-    expected = {}
-    for row in report["results"]:
-        speeds = [f"{row['img_per_s']:.0f}", original.get(row["backend"], "")]
-        rest = [f"{1e6 * row['cpu_seconds_per_img']:.0f}", f"{row['first_batch_ms']:.0f}"]
-        expected[row["backend"]] = [*speeds, *rest, f"{row['peak_memory_mb']:.0f}"]
-    section = (ROOT / "README.md").read_text().split("## Loading\n")[1].split("\n## ")[0]
-    table = re.findall(r"^\| (\w+)(?: \(.*?\))? \| (\d.*) \|$", section, re.MULTILINE)
-    assert {name for name, _ in table} >= {"native", "ffcv", "torchvision", "dali"}
-    for name, cells in table:
-        assert [cell.strip() for cell in cells.split("|")][:-1] == expected[name]
+def test_readmes_tree_names_every_package():
+    named = tree_of("README.md")
+    packages = {path.parent.relative_to(ROOT) for path in project_files(*PARTS)}
+    assert {str(path) for path in packages if len(path.parts) <= 2} - named == set()
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_tables_of_the_readme_are_the_committed_results():
+    assert report.main(["--check"]) == 0, "python -m benchmarks.report writes them"
 
 
 def test_readme_names_the_console_scripts_of_setup_py():

@@ -1,6 +1,16 @@
 """MAE and i-MAE as they are usually trained: the same maths as ours, written the plain way."""
 
-from benchmarks.reference.model import PlainMAE, plain_imae_loss
-from benchmarks.reference.step import plain_step
+from benchmarks.reference.data import plain_loader
+from benchmarks.reference.model import PlainMAE, mixture, mixture_loss, plain_imae_loss
+from benchmarks.reference.step import PlainStep, plain_adamw, usual_dtype
 
-__all__ = ["PlainMAE", "plain_imae_loss", "plain_step"]
+__all__ = [
+    "PlainMAE",
+    "PlainStep",
+    "mixture",
+    "mixture_loss",
+    "plain_adamw",
+    "plain_imae_loss",
+    "plain_loader",
+    "usual_dtype",
+]

@@ -140,13 +140,31 @@ def plain_imae_loss(
     noise: Tensor,
     mask_ratio: float = 0.75,
 ) -> Tensor:
-    """Loss of i-MAE: two decoder passes and two teacher passes, one image after the other.
+    """Loss of i-MAE on imgs [B, 3, H, W], normalised; see `mixture` and `mixture_loss`."""
+    return mixture_loss(student, teacher, *mixture(imgs, partner, alpha), noise, mask_ratio)
 
-    imgs: [B, 3, H, W] normalised; row i is mixed with row partner[i], weights alpha, 1 - alpha.
+
+def mixture(imgs: Tensor, partner: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixtures of float images, weights alpha and 1 - alpha, the images, and their partners.
+
+    imgs: [B, 3, H, W]. partner: int64 [B], row partner[i] is mixed into row i.
     """
-    ids_keep, ids_restore, mask = argsort_masking(noise, mask_ratio)
     other = imgs[partner]
-    latent = student.encode(alpha * imgs + (1 - alpha) * other, ids_keep)
+    return alpha * imgs + (1 - alpha) * other, imgs, other
+
+
+def mixture_loss(
+    student: PlainMAE,
+    teacher: PlainMAE,
+    mixed: Tensor,
+    imgs: Tensor,
+    other: Tensor,
+    noise: Tensor,
+    mask_ratio: float = 0.75,
+) -> Tensor:
+    """Loss of i-MAE: two decoder passes and two teacher passes, one image after the other."""
+    ids_keep, ids_restore, mask = argsort_masking(noise, mask_ratio)
+    latent = student.encode(mixed, ids_keep)
     loss = torch.zeros((), device=imgs.device)
     for head, target in ((student.decoder_embed1, imgs), (student.decoder_embed2, other)):
         own = head(latent)

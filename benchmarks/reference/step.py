@@ -7,32 +7,56 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05
 
-def plain_step(
-    model: nn.Module, loss_of: Callable[[Tensor], Tensor], host_images: Tensor
-) -> Callable[[], None]:
-    """A step on a batch of normalised float images [B, 3, H, W] in host memory.
 
-    model: what is trained. loss_of: its loss on images that are on the model's device. Precision
-    is autocast fp16 with a scaler on CUDA, fp32 on a CPU. The step copies the batch, trains, and
-    reads the loss.
+class PlainStep:
+    """Copies float tensors from host memory, trains on them, and reads the loss.
+
+    loss_of: the loss of these tensors on the device. dtype: autocast's; None is fp32. fp16 comes
+    with a gradient scaler. waits: read the loss and synchronise in each step, as the public
+    training loops of MAE and i-MAE do.
     """
-    device = next(model.parameters()).device
-    on_gpu = device.type == "cuda"
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
-    scaler = torch.amp.GradScaler(device.type, enabled=on_gpu)
 
-    def step() -> None:
-        images = host_images.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.float16, enabled=on_gpu):
-            loss = loss_of(images)
-        loss.item()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        if on_gpu:
+    def __init__(
+        self,
+        loss_of: Callable[..., Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        dtype: torch.dtype | None = None,
+        waits: bool = True,
+    ) -> None:
+        self.loss_of, self.optimizer = loss_of, optimizer
+        self.dtype, self.waits = dtype, waits
+        self.device = optimizer.param_groups[0]["params"][0].device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+
+    def __call__(self, *host: Tensor) -> Tensor:
+        """One step. Returns the loss, on the device."""
+        tensors = [tensor.to(self.device, non_blocking=True) for tensor in host]
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            loss = self.loss_of(*tensors)
+        if self.waits:
+            loss.item()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.waits and self.device.type == "cuda":
             torch.cuda.synchronize()
+        return loss.detach()
 
-    return step
+
+def plain_adamw(model: nn.Module, lr: float = 1e-4, *, fused: bool = False) -> torch.optim.AdamW:
+    """AdamW as MAE sets it up: no decay of vectors. fused: in one kernel."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=fused)
+
+
+def usual_dtype(device: torch.device) -> torch.dtype | None:
+    """What these pipelines compute in: fp16 on a GPU, fp32 elsewhere."""
+    return torch.float16 if device.type == "cuda" else None

@@ -1,0 +1,232 @@
+"""Tables of the documents, from committed results: `python -m benchmarks.report [--check]`.
+
+A page says where a table goes, and of which file it is:
+
+    <!-- train table: benchmarks/results/F.json -->
+    <!-- end -->
+
+What is between these lines is replaced. benchmarks/results/README.md is written as a whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from benchmarks.harness import ROOT, table
+from benchmarks.train.tables import ladder_table, number, step_table
+
+RESULTS = Path("benchmarks/results")
+PAGES = (Path("README.md"), Path("docs/kernels.md"))
+INDEX = RESULTS / "README.md"
+MARKED = re.compile(r"(<!-- ([a-z ]+): (\S+\.json)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+LOADERS = {
+    "native": "native (the default)",
+    "ffcv": "ffcv (`--decoder ffcv`)",
+    "pillow": "pillow (`--decoder pillow`)",
+    "dali": "dali (`--dali`, on the CPU)",
+    "dali_cuda": "dali_cuda (`--dali`, on the GPU)",
+    "folder": "folder (`--data_path`)",
+    "dali_linear": "dali_linear (a cheaper filter)",
+    "ffcv_library": "ffcv_library (as it is)",
+    "torchvision": "torchvision (DataLoader, uint8)",
+    "torchvision_float32": "torchvision_float32 (DataLoader, ToTensor, Normalize)",
+}
+"""Rows of the loader table; a back end that was not measured has none."""
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
+    """Write the pages; with --check change nothing, and return 1 if one is not up to date."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")
+    options = parser.parse_args(argv)
+    stale = []
+    for page, text in pages(root).items():
+        path = root / page
+        if not path.exists() or path.read_text() != text:
+            stale.append(str(page))
+            if not options.check:
+                path.write_text(text)
+    if stale:
+        verb = "not as results say: python -m benchmarks.report" if options.check else "written"
+        print(f"{', '.join(stale)}: {verb}", file=sys.stderr)
+    return int(options.check and bool(stale))
+
+
+def pages(root: Path = ROOT) -> dict[Path, str]:
+    """What each page should be. Raises ValueError for a marker that cannot be filled."""
+    found = {page: filled((root / page).read_text(), root) for page in PAGES}
+    return found | {INDEX: index(root)}
+
+
+def filled(text: str, root: Path) -> str:
+    """The text with every table anew."""
+
+    def fill(found: re.Match) -> str:
+        begin, kind, file, case, end = found.groups()
+        if kind not in TABLES or not (root / file).exists():
+            raise ValueError(f"<!-- {kind}: {file} -->: no such table, or no such file")
+        report = json.loads((root / file).read_text())
+        if case is not None:
+            report = {**report, **{key: _only(report.get(key, []), case) for key in _BY_CASE}}
+        return f"{begin}{TABLES[kind](report)}{end}"
+
+    return MARKED.sub(fill, text)
+
+
+def index(root: Path) -> str:
+    """benchmarks/results/README.md: every file, with its conditions and tables."""
+    text = [
+        "# Results\n",
+        "Made from the JSON files beside it by `python -m benchmarks.report`.\n",
+    ]
+    for file in sorted((root / RESULTS).glob("*.json")):
+        report = json.loads(file.read_text())
+        text += [f"## [{file.name}]({file.name})\n", conditions(report), _tables(report)]
+        beside = [file.with_suffix(end) for end in (".md", ".png")]
+        text += [f"More: [{one.name}]({one.name})\n" for one in beside if one.exists()]
+    return "\n".join(text)
+
+
+def conditions(report: Mapping) -> str:
+    """Where, with what, when."""
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    return (
+        f"{report['device']}; {report['date'][:10]}, commit {report['commit']}, {versions}.\n\n"
+        f"`{report['command']}`\n"
+    )
+
+
+def train_table(report: Mapping) -> str:
+    """A row for each case: images a second of each variant, and how many times ours is faster."""
+    made_up = [row for row in report["results"] if row["data"] == "synthetic"]
+    rows = []
+    for case in dict.fromkeys(row["case"] for row in made_up):
+        by = {row["variant"]: row for row in made_up if row["case"] == case}
+        ours = by["fastimae"]
+        speeds = {name: number(row["img_per_s"]) for name, row in by.items()}
+        ratios = {
+            f"over {name}": f"{ours['img_per_s'] / row['img_per_s']:.2f}"
+            for name, row in by.items()
+            if name != "fastimae"
+        }
+        sizes = {"case": case, "batch": ours["batch_size"]}
+        rows.append({**sizes, **speeds, **ratios, "MFU": f"{ours['mfu']:.0%}"})
+    return table(rows)
+
+
+def fed_table(report: Mapping) -> str:
+    """The steps that were fed by loaders."""
+    return step_table([row for row in report["results"] if row["data"] != "synthetic"])
+
+
+def ladders(report: Mapping) -> str:
+    """The ladder of each case that has one."""
+    cases = dict.fromkeys(row["case"] for row in report["ladder"])
+    parts = [ladder_table(_only(report["ladder"], case)) for case in cases]
+    if len(parts) == 1:
+        return parts[0]
+    return "\n".join(f"{case}:\n\n{part}" for case, part in zip(cases, parts, strict=True))
+
+
+def loader_table(report: Mapping) -> str:
+    """A row for each back end, of the .beton and of the original images."""
+    original = {row["backend"]: f"{row['img_per_s']:.0f}" for row in report["originals"]}
+    measured = {row["backend"]: row for row in report["results"]}
+    return table(
+        [
+            {
+                "back end": label,
+                "img/s, 500 px q90": f"{row['img_per_s']:.0f}",
+                "img/s, originals": original.get(name, ""),
+                "CPU us/img": f"{1e6 * row['cpu_seconds_per_img']:.0f}",
+                "ms to the first batch": f"{row['first_batch_ms']:.0f}",
+                "memory, MB": f"{row['peak_memory_mb']:.0f}",
+                "mean difference from Pillow, of 255": _difference(row["pixel_mean_abs_diff"]),
+            }
+            for name, label in LOADERS.items()
+            if (row := measured.get(name))
+        ]
+    )
+
+
+def kernel_table(report: Mapping) -> str:
+    """A row for each op and pass: milliseconds of each variant, ours as a share of a copy."""
+    rows: dict[tuple, dict[str, object]] = {}
+    for one in report["rows"]:
+        if one["op"] == "copy":
+            continue
+        key = one["op"], one["shape"], one["pass"]
+        row = rows.setdefault(key, dict(zip(("op", "shape", "pass"), key, strict=True)))
+        row[f"{one['variant']}, ms"] = number(one["ms"])
+        if one["variant"] == "auto":
+            row["of a copy's GB/s"] = f"{one['of copy']:.0%}"
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    return table([{column: row.get(column, "") for column in columns} for row in rows.values()])
+
+
+def aot_line(report: Mapping) -> str:
+    """How many kernels were compiled, and how many fall short."""
+    rows = report["rows"]
+    archs = ", ".join(sorted({row["arch"] for row in rows}))
+    short = sum(bool(row["falls short"]) for row in rows)
+    return f"{len(rows)} kernels compiled for {archs}; {short} fall short.\n"
+
+
+def curve_line(report: Mapping) -> str:
+    """How far the loss of ours is from the plain pipeline's."""
+    steps, last = len(report["curve"]["fastimae"]), {k: v[-1] for k, v in report["curve"].items()}
+    return (
+        f"{report['case']} on {report['data']}: after {steps} steps the loss is "
+        f"{last['fastimae']:.4g}, the plain pipeline's {last['reference']:.4g}; the curves are "
+        f"{report['difference']:.2%} apart in the mean.\n"
+    )
+
+
+TABLES: dict[str, Callable[[Mapping], str]] = {
+    "train table": train_table,
+    "fed table": fed_table,
+    "ladder table": ladders,
+    "loader table": loader_table,
+    "kernel table": kernel_table,
+    "aot line": aot_line,
+    "curve line": curve_line,
+    "conditions": conditions,
+}
+_BY_CASE = ("results", "ladder")
+
+
+def _tables(report: Mapping) -> str:
+    """All that fits a report, whatever it is of."""
+    if "parts" in report:  # the GPU suite: each of its parts
+        return "\n".join(_tables(part["report"]) for part in report["parts"].values())
+    found = []
+    if report.get("gemm"):
+        synthetic = [row for row in report["results"] if row["data"] == "synthetic"]
+        found += [step_table(report["results"])] if synthetic else []
+        found += [ladders(report)] if report["ladder"] else []
+    elif "originals" in report:
+        found.append(loader_table(report))
+    elif "traffic" in report:
+        found.append(kernel_table(report))
+    elif "curve" in report:
+        found.append(curve_line(report))
+    elif report.get("rows"):
+        found.append(aot_line(report))
+    return "\n".join(found)
+
+
+def _only(rows: list[dict], case: str) -> list[dict]:
+    return [row for row in rows if row.get("case") == case]
+
+
+def _difference(value: float | None) -> str:
+    return "not told" if value is None else f"{value:.2g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""`python -m benchmarks.train`: cases, variants, ladder, tables."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.harness import conditions
+from benchmarks.train.fed import measure_fed
+from benchmarks.train.measure import Row, measure_case, measure_gemm
+from benchmarks.train.options import Options
+from benchmarks.train.plot import plot
+from benchmarks.train.tables import markdown
+from benchmarks.train.variants import contestants, ladder
+from fastimae.arguments import parse, run_safely
+
+PROG = "python -m benchmarks.train"
+FED = ("reference", "fastimae")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 if all went well, 1 if a case failed, 2 for errors in the command line or the data."""
+    return run_safely(PROG, _benchmark, sys.argv[1:] if argv is None else argv)
+
+
+def _benchmark(argv: Sequence[str]) -> int:
+    options = parse(PROG, Options, argv)
+    device = options.where
+    report = conditions(device, f"{PROG} {shlex.join(argv)}")
+    torch.backends.cudnn.benchmark = True  # as MAE's script does
+    gemm = measure_gemm(device, 256 if options.smoke else None)
+    report |= {"gemm": gemm, "results": [], "ladder": [], "failed": {}}
+    for name, key, part in _parts(options, max(gemm.values())):
+        print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
+        try:
+            report[key] += part()
+        except Exception:
+            report["failed"][name] = traceback.format_exc(limit=6)
+        write(report, options.out)
+    print(markdown(report))
+    return int(bool(report["failed"]))
+
+
+def _parts(options: Options, peak: float) -> list[tuple[str, str, Callable[[], list[Row]]]]:
+    """What to measure: its name, its key in the report, and how."""
+    device = options.where
+    ways = contestants(device, compiled=options.compile)
+    parts: list[tuple[str, str, Callable[[], list[Row]]]] = []
+    for case in options.chosen:
+
+        def steps(case=case) -> list[Row]:
+            return measure_case(case, ways, device, peak)
+
+        def fed(case=case) -> list[Row]:
+            return measure_fed(
+                case, {name: ways[name] for name in FED}, device, peak,
+                beton=options.data, folder=options.folder, num_workers=options.workers,
+                seconds=options.seconds,
+            )  # fmt: skip
+
+        def rungs(case=case) -> list[Row]:
+            return measure_case(case, ladder(case, device), device, peak, share=True)
+
+        if options.table:
+            parts.append((case.name, "results", steps))
+        if options.data is not None:
+            parts.append((f"{case.name} fed", "results", fed))
+        if options.ladder and (case.ladder or not options.table):
+            parts.append((f"ladder {case.name}", "ladder", rungs))
+    return parts
+
+
+def write(report: dict, out: Path | None) -> None:
+    """The report so far as JSON, and its plot."""
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

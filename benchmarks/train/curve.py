@@ -1,0 +1,163 @@
+"""Does it train as the plain pipeline does? `python -m benchmarks.train.curve --cifar F.beton`.
+
+Trains i-MAE twice from the same weights, on the same crops, masks and mixtures: by the plain
+pipeline, and by our step as fastimae-train runs it. Both losses must fall, and stay together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import conditions, table
+from benchmarks.reference import PlainStep, mixture, usual_dtype
+from benchmarks.train.cases import CASES, SMOKE_CASES, Case, float_images, make_objective
+from benchmarks.train.fed import Endless
+from benchmarks.train.ours import OurModels, Ours, training_step
+from benchmarks.train.plain import PlainModels
+from fastimae.arguments import parse, run_safely
+from fastimae.loaders import Batch, create_loader
+from fastimae.objectives import IMAE
+
+PROG = "python -m benchmarks.train.curve"
+RATE, WARM_UP = 5e-4, 30
+LARGEST_DIFFERENCE = 0.02
+"""Mean over steps, relative. Both round on their own, and what they round grows with time."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """Train i-MAE by the plain pipeline and by ours, and compare the losses."""
+
+    cifar: Path | None = None
+    """CIFAR-10 as a .beton file; without, smooth made-up images."""
+    steps: int = 300
+    """Steps to train."""
+    batch_size: int = 256
+    """Mixtures of a step."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """cuda or cpu."""
+    out: Path | None = None
+    """JSON file with all losses; a plot is written beside it, as .png."""
+    smoke: bool = False
+    """A tiny model."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 if both losses fall and agree, 1 if not."""
+    return run_safely(PROG, _compare, sys.argv[1:] if argv is None else argv)
+
+
+def _compare(argv: Sequence[str]) -> int:
+    options = parse(PROG, Options, argv)
+    device = torch.device(options.device)
+    case = SMOKE_CASES["imae_vit_nano_patch8"] if options.smoke else CASES["imae_cifar10"]
+    report = conditions(device, f"{PROG} {shlex.join(argv)}")
+    losses = train_both(case, batches(case, options), device, options.steps)
+    report |= verdict(losses) | {
+        "case": case.name,
+        "data": options.cifar.name if options.cifar else "smooth made-up images",
+        "batch_size": options.batch_size,
+        "curve": losses,
+    }
+    if options.out:
+        options.out.write_text(json.dumps(report) + "\n")
+        plot(report, options.out.with_suffix(".png"))
+    print(markdown(report))
+    return int(not report["passed"])
+
+
+def batches(case: Case, options: Options) -> Iterator[Batch]:
+    """The same for both, in host memory."""
+    source = {"ffcv": options.cifar} if options.cifar else {"synthetic": True}
+    loader = create_loader(
+        **source,
+        input_size=(case.img_size, case.img_size),
+        batch_size=options.batch_size,
+        mix_group=0,
+        num_workers=2,
+    )
+    loader.sampler = Endless(loader.sampler)
+    with loader:
+        yield from loader
+
+
+def train_both(
+    case: Case, source: Iterator[Batch], device: torch.device, steps: int
+) -> dict[str, list[float]]:
+    """Losses of each step by "reference" and by "fastimae"."""
+    objective = make_objective(case, mix_lambda=None)
+    plain = PlainModels(case, objective).to(device)
+    objective.to(device)
+    theirs = PlainStep(plain, plain.optimizer(False), dtype=usual_dtype(device))
+    ours = training_step(Ours(), OurModels(objective), device)
+    losses: dict[str, list[Tensor]] = {"reference": [], "fastimae": []}
+    for number, batch in zip(range(steps), source, strict=False):
+        rate = RATE * min(1, (number + 1) / WARM_UP)
+        batch = batch.to(device)
+        losses["reference"].append(plain_step(plain, theirs, objective, batch, rate))
+        losses["fastimae"].append(ours(batch, rate).clone())
+    return {name: torch.stack(values).float().tolist() for name, values in losses.items()}
+
+
+def plain_step(
+    models: PlainModels, step: PlainStep, objective: IMAE, batch: Batch, rate: float
+) -> Tensor:
+    """A step of the plain pipeline on a batch of ours, with our mask and our mixtures."""
+    for group in step.optimizer.param_groups:
+        group["lr"] = rate
+    models.noise = objective.draw_mask(batch).mask
+    alpha = objective.ratio(batch.key, batch.step_key)[0].item()
+    return step(*mixture(float_images(batch.images), batch.partner, alpha))
+
+
+def verdict(losses: dict[str, list[float]]) -> dict[str, object]:
+    """How far apart the curves are, and whether that and their fall will do."""
+    reference, ours = (torch.tensor(losses[name]) for name in ("reference", "fastimae"))
+    apart = ((ours - reference).abs() / reference).mean().item()
+    tenth = max(len(reference) // 10, 1)
+    fell = all(curve[-tenth:].mean() < 0.9 * curve[:tenth].mean() for curve in (reference, ours))
+    return {"difference": apart, "fell": fell, "passed": fell and apart < LARGEST_DIFFERENCE}
+
+
+def markdown(report: dict) -> str:
+    """Some steps of both curves, and the verdict."""
+    curve = report["curve"]
+    last = len(curve["reference"]) - 1
+    chosen = sorted({round(last * part / 6) for part in range(7)})
+    rows = [
+        {"step": at + 1} | {name: values[at] for name, values in curve.items()} for at in chosen
+    ]
+    word = "passed" if report["passed"] else "FAILED"
+    return (
+        f"{report['case']} on {report['data']}, batch {report['batch_size']}, untrained teacher\n\n"
+        f"{table(rows)}\n{word}: the curves are {report['difference']:.3%} apart in the mean"
+        f"{'' if report['fell'] else ', and a loss did not fall'}\n"
+    )
+
+
+def plot(report: dict, path: Path) -> None:
+    """Draw both curves."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, losses), style in zip(report["curve"].items(), ("-", "--"), strict=True):
+        axes.plot(losses, style, label=name)
+    title = f"{report['case']} on {report['data']}, {report['device']}"
+    axes.set(xlabel="step", ylabel="loss", title=title)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Steps fed by the real loaders, and the share of their time that waits for data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.reference import plain_loader
+from benchmarks.train.cases import LAMBDA, Case
+from benchmarks.train.flops import train_flops
+from benchmarks.train.measure import UNTIL_RECORDED, Row, checked, start_afresh
+from benchmarks.train.plain import Plain
+from benchmarks.train.variants import Way, Workshop, precision_of
+from fastimae.bench.measure import drive
+from fastimae.loaders import DevicePrefetch, create_loader
+from fastimae.loaders.sampler import Sampler, Step
+from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
+
+ENDLESS = 10**6
+
+
+class Endless:
+    """A sampler whose one epoch goes on over the end of the data: a small set would be too often
+    at its end, where a loader stops and starts."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.sampler, name)
+
+    def step(self, epoch: int, number: int) -> Step:
+        """The steps of one epoch after another."""
+        return self.sampler.step(*divmod(number, len(self.sampler)))
+
+
+def measure_fed(
+    case: Case,
+    ways: dict[str, Way],
+    device: torch.device,
+    peak: float,
+    *,
+    beton: Path,
+    folder: Path | None,
+    num_workers: int,
+    seconds: float,
+) -> list[Row]:
+    """Rows of variants that train on real images, one after the other.
+
+    Ours reads the .beton, the plain pipeline the folder of classes. Raises AssertionError for a
+    wrong loss and DataError for data that cannot be read.
+    """
+    rows: list[Row] = []
+    least = UNTIL_RECORDED if device.type == "cuda" else 1
+    for name, way in ways.items():
+        plain = isinstance(way, Plain)
+        if plain and folder is None:
+            continue
+        start_afresh(device)
+        workshop = Workshop(case, device, share=False)
+        variant, note = checked(case, name, way, workshop)
+        source = folder_batches if plain else beton_batches
+        path = folder if plain else beton
+        with source(case, path, workshop, num_workers) as batches:
+            skip = max(least, min(2 * num_workers + 2, 40))
+            spent, waited, count = drive(
+                variant.train, batches, device, seconds=seconds, skip=skip, least=least
+            )
+        size = case.batch_size(device)
+        speed = count * size / spent
+        reference = rows[0]["img_per_s"] if rows else speed if plain else None
+        rows.append(
+            {
+                "case": case.name,
+                "variant": name,
+                "data": f"{path.name} (ImageFolder)" if plain else path.name,
+                "precision": precision_of(way, device),
+                "batch_size": size,
+                "num_workers": num_workers,
+                "img_per_s": speed,
+                "ms": 1e3 * spent / count,
+                "mfu": speed * train_flops(case) / peak,
+                "data_wait": waited / spent,
+                "x_reference": reference and speed / reference,
+                "note": note,
+            }
+        )
+        del variant, workshop
+    return rows
+
+
+@contextlib.contextmanager
+def beton_batches(
+    case: Case, path: Path, workshop: Workshop, num_workers: int
+) -> Iterator[Iterator]:
+    """Our loader's, on the device, as fastimae-train has them."""
+    loader = create_loader(
+        ffcv=path,
+        input_size=(case.img_size, case.img_size),
+        batch_size=case.batch_size(workshop.device),
+        num_workers=num_workers,
+        mix_group=32 if case.batch_size(workshop.device) % 32 == 0 else 0,
+    )
+    loader.sampler = Endless(loader.sampler)
+    with DevicePrefetch(loader, workshop.device) as prefetch:
+        yield iter(prefetch)
+
+
+@contextlib.contextmanager
+def folder_batches(
+    case: Case, path: Path, workshop: Workshop, num_workers: int
+) -> Iterator[Iterator]:
+    """The plain loader's, in host memory."""
+    loader = plain_loader(
+        path,
+        input_size=case.img_size,
+        batch_size=case.batch_size(workshop.device),
+        num_workers=num_workers,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        alpha=LAMBDA if case.objective == "imae" else None,
+        steps=ENDLESS,
+    )
+    batches = iter(loader)
+    yield batches
+    del batches  # ends the workers

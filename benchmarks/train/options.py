@@ -1,0 +1,90 @@
+"""The options of the benchmark; each is a flag of `python -m benchmarks.train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import torch
+
+from benchmarks.train.cases import CASES, SMOKE_CASES, Case, default_cases
+from fastimae.config import ConfigError
+
+
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """Train on this machine in the usual ways and in ours, taking turns, and compare.
+
+    Variants: reference (the plain pipeline, eager; fp16 on a GPU, fp32 on a CPU), reference_bf16,
+    reference_tuned (what a careful user makes of it: bf16 where it pays, SDPA, torch.compile, no
+    wait for the loss) and fastimae. First each has to compute the same loss. Prints tables in
+    Markdown. Exits with 1 if a case fails; a speed is never a failure. Use a quiet machine.
+    """
+
+    cases: tuple[str, ...] = ()
+    """Models, instead of those that the device trains in minutes."""
+    data: Path | None = None
+    """A .beton file: measure our step fed by our loader, too."""
+    folder: Path | None = None
+    """The same images as folders of classes: measure the plain pipeline fed by its loader, too."""
+    out: Path | None = None
+    """JSON file with everything measured; plots are written beside it, as .png."""
+    device: str = "auto"
+    """cuda, cpu, or auto."""
+    ladder: bool = False
+    """Measure one optimisation after another, from the plain pipeline to ours, for i-MAE."""
+    table: bool = True
+    """Measure the variants; --no_table for the ladder alone."""
+    batch_size: int | None = None
+    """Images of a step; by default what fits a GPU of 80 GB, or little on a CPU."""
+    rounds: int | None = None
+    """Timings of each variant; by default 7 on a GPU, 3 on a CPU."""
+    compile: bool = True
+    """torch.compile in reference_tuned, which takes a minute or two."""
+    num_workers: int | None = None
+    """Of the loaders; by default one for each core, at most 16."""
+    seconds: float = 8.0
+    """How long to measure each fed variant."""
+    smoke: bool = False
+    """Tiny models, to try the benchmark itself."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def __post_init__(self) -> None:
+        known = SMOKE_CASES if self.smoke else CASES
+        if unknown := [name for name in self.cases if name not in known]:
+            raise ConfigError(f"--cases {unknown[0]} is not one of {', '.join(known)}")
+        for name in ("batch_size", "rounds"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"--{name} must be at least 1")
+        if self.folder is not None and self.data is None:
+            raise ConfigError("--folder is for the plain pipeline: give ours the same as --data")
+
+    @property
+    def where(self) -> torch.device:
+        """The device to measure."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    @property
+    def chosen(self) -> list[Case]:
+        """The cases to measure."""
+        known = SMOKE_CASES if self.smoke else CASES
+        cases = [known[name] for name in self.cases or default_cases(self.where, self.smoke)]
+        asked = {"batch": self.batch_size, "rounds": self.rounds}
+        changes = {
+            f"{name}_{kind}": value
+            for name, value in asked.items()
+            for kind in ("cuda", "cpu")
+            if value is not None
+        }
+        return [dataclasses.replace(case, **changes) for case in cases]
+
+    @property
+    def workers(self) -> int:
+        """Threads or processes of a loader."""
+        if self.num_workers is not None:
+            return self.num_workers
+        return min(len(os.sched_getaffinity(0)), 16)

@@ -1,0 +1,169 @@
+"""`fastimae-bench`: measure, try, say what to change."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from fastimae.arguments import parse
+from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers
+from fastimae.bench.measure import Speed, fed_speed, loader_speed, step_speed
+from fastimae.bench.options import BenchOptions, changed, cores, settings
+from fastimae.config import TrainConfig, config_errors
+from fastimae.engine.distributed import join_world
+from fastimae.engine.precision import resolve_precision
+
+log = logging.getLogger("fastimae")
+
+LOADER, STEP, BOTH, TRY = 0.1, 0.2, 0.2, 0.06
+"""Shares of --seconds that the parts take; tries end when the time is over."""
+STEPS_OF_A_TRY = 2
+
+
+def bench(argv: Sequence[str]) -> int:
+    """Measure this machine and print what was found. Raises what the user can mend."""
+    options = parse("fastimae-bench", BenchOptions, argv)
+    with config_errors():
+        device = join_world(options.device).device
+        config = settings(options, device)
+        found = measure(config, device, options)
+    print(report(found, config, device))
+    return 0
+
+
+def measure(config: TrainConfig, device: torch.device, options: BenchOptions) -> Findings:
+    """All measurements, in about options.seconds."""
+    end = time.monotonic() + options.seconds
+
+    def left() -> float:
+        return end - time.monotonic()
+
+    loader = both = None
+    if options.data is not None:
+        log.info("measuring the loader")
+        loader = loader_speed(config, device, LOADER * options.seconds)
+    log.info("measuring the step")
+    step = step_speed(config, device, STEP * options.seconds)
+    if options.data is not None:
+        log.info("measuring both")
+        both = fed_speed(config, device, BOTH * options.seconds)
+    workers, batch_sizes = {}, {}
+    if options.suggest:
+        given, size = config.data.num_workers, config.optim.batch_size
+        if loader is not None:
+            workers = {given: loader} | try_workers(config, device, TRY * options.seconds, left)
+        tried = try_batch_sizes(config, device, TRY * options.seconds, left, step)
+        batch_sizes = {size: step} | tried
+    return Findings(
+        loader=loader, step=step, both=both,
+        workers=dict(sorted(workers.items())), batch_sizes=dict(sorted(batch_sizes.items())),
+    )  # fmt: skip
+
+
+def try_workers(
+    config: TrainConfig, device: torch.device, seconds: float, left: Callable[[], float]
+) -> dict[int, Speed]:
+    """The loader with 1, 2, 4... threads, up to the cores, while time is left."""
+    found, count = {}, 1
+    while count <= cores() and left() > 0:
+        if count != config.data.num_workers:
+            log.info("trying --num_workers %d", count)
+            found[count] = loader_speed(changed(config, num_workers=count), device, seconds)
+        count *= 2
+    return found
+
+
+def try_batch_sizes(
+    config: TrainConfig,
+    device: torch.device,
+    seconds: float,
+    left: Callable[[], float],
+    given: Speed,
+) -> dict[int, Speed]:
+    """The step with larger batches: on a GPU twice as large until its memory is full.
+
+    given: the speed of the batch asked for, from which it is known how long a try takes.
+    """
+    found = {}
+    for size in _sizes(config.optim.batch_size, device):
+        if left() < STEPS_OF_A_TRY * size / given.img_per_s:
+            log.info("no time left for --batch_size %d", size)
+            break
+        log.info("trying --batch_size %d", size)
+        try:
+            found[size] = step_speed(changed(config, batch_size=size), device, seconds)
+        except torch.cuda.OutOfMemoryError:
+            log.info("--batch_size %d does not fit into the GPU's memory", size)
+            torch.cuda.empty_cache()
+            break
+    return found
+
+
+def _sizes(given: int, device: torch.device) -> Iterator[int]:
+    if device.type == "cuda":
+        yield from (given * 2**power for power in range(1, 7))
+    else:
+        yield given * 2
+
+
+def report(found: Findings, config: TrainConfig, device: torch.device) -> str:
+    """Tables, the bottleneck, and the flags to change."""
+    precision = resolve_precision(config.optim.precision, device)
+    workers, size = config.data.num_workers, config.optim.batch_size
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    lines = [
+        f"{where}, {cores()} cores, torch {torch.__version__}",
+        f"{config.objective.objective}, {config.model.model}, {config.image_size[0]} px, "
+        f"--batch_size {size}, --num_workers {workers}, {precision}",
+        "",
+        *_speeds(found),
+        *_tries("--num_workers", "loader", found.workers),
+        *_tries("--batch_size", "step", found.batch_sizes),
+        "",
+    ]
+    lines += advice(
+        found, workers=workers, cores=cores(), batch_size=size, on_gpu=device.type == "cuda",
+        fp32=precision == "fp32",
+    )  # fmt: skip
+    return "\n".join([*lines, "", f"suggested: {suggestion(found, config)}"])
+
+
+def suggestion(found: Findings, config: TrainConfig) -> str:
+    """The training command with what was found to be best."""
+    data = ["--ffcv", str(config.data.ffcv)] if config.data.ffcv else ["--synthetic"]
+    flags = ["--objective", config.objective.objective, "--model", config.model.model]
+    flags += ["--input_size", str(config.image_size[0])]
+    flags += ["--batch_size", str(best_batch_size(found, config.optim.batch_size))]
+    flags += ["--num_workers", str(best_workers(found, config.data.num_workers))]
+    return shlex.join(["fastimae-train", *data, *flags])
+
+
+def _speeds(found: Findings) -> list[str]:
+    rows = (
+        ("loader alone", found.loader),
+        ("step alone, made-up images", found.step),
+        ("both", found.both),
+    )
+    lines = [f"{'':<28}{'img/s':>9}{'ms/batch':>11}"]
+    lines += [f"{name:<28}{_line(speed)}" for name, speed in rows if speed is not None]
+    if found.both is not None:
+        lines[-1] += f"   {found.both.data_wait:.1%} of the time waiting for data"
+    return lines
+
+
+def _tries(flag: str, part: str, found: dict[int, Speed]) -> list[str]:
+    if len(found) < 2:
+        return []
+    lines = [""]
+    for value, speed in found.items():
+        used = "" if speed.memory_gb is None or part == "loader" else f"{speed.memory_gb:8.1f} GB"
+        lines.append(f"{f'{part}, {flag} {value}':<28}{_line(speed)}{used}")
+    return lines
+
+
+def _line(speed: Speed) -> str:
+    return f"{speed.img_per_s:>9.4g}{speed.ms:>11.4g}"

@@ -1,0 +1,172 @@
+"""Loader alone, step alone, both together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastimae.bench.options import changed
+from fastimae.build import build_loader, build_model, build_objective
+from fastimae.config import TrainConfig
+from fastimae.engine.distributed import World
+from fastimae.engine.optim import build_optimizer
+from fastimae.engine.precision import resolve_precision
+from fastimae.engine.step import WARM_UP_STEPS, GraphedStep, Step
+from fastimae.loaders import Batch, DevicePrefetch, Loader
+from fastimae.objectives import IMAE
+from fastimae.speedups import prepare_objective, wants_graph
+
+RATE = 1e-6
+QUEUED = 5
+"""Batches at the start that may have been ready before the clock ran."""
+RUN_AHEAD = 2
+"""Steps that the host may be ahead of a GPU: with more, waiting for data would hide."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """One measurement."""
+
+    img_per_s: float
+    ms: float
+    """Of a batch."""
+    data_wait: float = 0.0
+    """Share of the time spent waiting for data, 0..1."""
+    memory_gb: float | None = None
+    """Most that was in use on a GPU."""
+
+
+def loader_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
+    """Batches of the data, with nobody to train on them. Raises DataError."""
+    with _loader(config, device) as loader:
+        return _speed(config, device, endless(loader), lambda batch: None, QUEUED, seconds)
+
+
+def step_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
+    """Steps on one batch of made-up images that is on the device."""
+    with _loader(changed(config, ffcv=None), device) as loader:
+        batch = next(iter(loader)).to(device)
+    train = build_step(config, device)
+    return _speed(config, device, _always(batch), train, _warm_up(device), seconds)
+
+
+def fed_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
+    """Steps on batches of the data, as a run has them. Raises DataError."""
+    train = build_step(config, device)
+    with DevicePrefetch(_loader(config, device), device) as loader:
+        skip = max(QUEUED, _warm_up(device))
+        return _speed(config, device, endless(loader), train, skip, seconds)
+
+
+def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], object]:
+    """The training step of a run with these settings; i-MAE has a teacher with fresh weights."""
+    objective: nn.Module = build_objective(config)
+    if isinstance(objective, IMAE):
+        objective = IMAE(objective.student, build_model(config, heads=1))
+    objective.to(device)
+    torch.compiler.reset()  # torch compiles a block for so many shapes only
+    precision = resolve_precision(config.optim.precision, device)
+    prepare_objective(objective, config, device, precision, loader=None)
+    graphed = wants_graph(config, World(0, 1, device), precision)
+    step = (GraphedStep if graphed else Step)(
+        objective,
+        build_optimizer(objective, RATE, config.optim.weight_decay, for_graph=graphed),
+        precision=precision,
+        device=device,
+    )
+    return lambda batch: step([batch], RATE)
+
+
+def endless(loader: Loader | DevicePrefetch) -> Iterator[Batch]:
+    """Its epochs, one after the other."""
+    while True:
+        with contextlib.closing(iter(loader)) as batches:
+            yield from batches
+        loader.set_epoch(loader.epoch + 1)
+
+
+def _loader(config: TrainConfig, device: torch.device) -> Loader:
+    return build_loader(config, World(0, 1, device))
+
+
+def _always(batch: Batch) -> Iterator[Batch]:
+    while True:
+        yield batch
+
+
+def _warm_up(device: torch.device) -> int:
+    """Steps until the step is as fast as it gets: on a GPU it is compiled and recorded first."""
+    return WARM_UP_STEPS + 2 if device.type == "cuda" else 1
+
+
+def _speed(
+    config: TrainConfig,
+    device: torch.device,
+    batches: Iterator[Batch],
+    use: Callable[[Batch], object],
+    skip: int,
+    seconds: float,
+) -> Speed:
+    with contextlib.closing(batches):
+        least = min(skip, _warm_up(device))
+        spent, waited, count = drive(use, batches, device, seconds=seconds, skip=skip, least=least)
+    size = config.optim.batch_size
+    gpu = device.type == "cuda"
+    return Speed(
+        img_per_s=count * size / spent,
+        ms=1e3 * spent / count,
+        data_wait=waited / spent,
+        memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if gpu else None,
+    )
+
+
+def drive(
+    use: Callable[[Any], object],
+    batches: Iterator,
+    device: torch.device,
+    *,
+    seconds: float,
+    skip: int,
+    least: int = 1,
+) -> tuple[float, float, int]:
+    """Use batches for some seconds, at least one. Returns the seconds that took, seconds of them
+    spent waiting for a batch, and how many batches were used.
+
+    skip: batches before the clock runs, as they may have been waiting, or as many as take as long
+    as the measurement, but no fewer than `least`.
+    """
+    start = time.perf_counter()
+    for number in range(1, skip + 1):
+        use(next(batches))
+        if number >= least and time.perf_counter() - start > seconds:
+            break
+    _settle(device)
+    ahead: deque[torch.cuda.Event] = deque()
+    start, waited, count = time.perf_counter(), 0.0, 0
+    while count < 1 or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        use(batch)
+        count += 1
+        if device.type == "cuda":
+            ahead.append(torch.cuda.current_stream().record_event())
+            if len(ahead) > RUN_AHEAD:
+                ahead.popleft().synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start, waited, count
+
+
+def _settle(device: torch.device) -> None:
+    """Wait for a GPU, and forget how much of its memory was used so far."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)

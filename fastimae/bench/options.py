@@ -1,0 +1,99 @@
+"""The options of `fastimae-bench`, and the training settings that they stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from fastimae.arguments import UsageError
+from fastimae.checks import check
+from fastimae.config import TrainConfig, updated
+
+SAMPLES = 100_000
+"""Images that a made-up data set pretends to have."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class BenchOptions:
+    """Measure how fast this machine loads and trains, and say what holds it back.
+
+    Three measurements: the loader alone; the training step alone, on made-up images; and both
+    together, as a run has them. The slower of the first two is the bottleneck, and the flag that
+    would move it is named. Then other values of --num_workers and --batch_size are tried, and the
+    best are suggested for fastimae-train. Takes about a minute; use a machine with nothing else to
+    do.
+
+        fastimae-bench imagenet.beton
+        fastimae-bench cifar10.beton --objective imae --model mae_vit_tiny_patch4 --input_size 32
+    """
+
+    data: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="F.beton")]] = None
+    """The .beton file to train on, made by fastimae-convert. Without one, the step alone."""
+    model: str = "mae_vit_base_patch16"
+    """As for fastimae-train, like the flags that follow."""
+    objective: Literal["mae", "imae"] = "mae"
+    """i-MAE is measured with a teacher of the student's size."""
+    input_size: int = 224
+    """Pixels of a side."""
+    batch_size: int | None = None
+    """Images of a step. None: 128 on a GPU, 32 on a CPU."""
+    num_workers: int | None = None
+    """Threads that decode. None: one for each core, at most 16."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Number format of the step."""
+    device: str = "auto"
+    """cuda, cuda:N, cpu, or auto."""
+    seconds: float = 60.0
+    """Time for all of it. A step on a slow CPU may take longer."""
+    suggest: bool = True
+    """Try other workers and batch sizes; --no_suggest measures the given ones only."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
+    """The training run that the options describe. Raises UsageError or ConfigError."""
+    if options.seconds <= 0:
+        raise UsageError(f"--seconds must be more than 0, not {options.seconds:g}")
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = 128 if device.type == "cuda" else 32
+    config = updated(
+        TrainConfig(),
+        {
+            "model": options.model,
+            "objective": options.objective,
+            "input_size": [options.input_size],
+            "batch_size": batch_size,
+            "num_workers": cores() if options.num_workers is None else options.num_workers,
+            "precision": options.precision,
+            **data_settings(options.data),
+        },
+        "fastimae-bench",
+    )
+    check(config)
+    return config
+
+
+def data_settings(data: Path | None) -> dict[str, object]:
+    """Flags that name the data: a .beton file, or made-up images."""
+    if data is None:
+        return {"synthetic": True, "synthetic_samples": SAMPLES}
+    return {"ffcv": str(data)}
+
+
+def changed(config: TrainConfig, **flags: object) -> TrainConfig:
+    """The same run with other flags; `ffcv=None` takes made-up images."""
+    if "ffcv" in flags and flags["ffcv"] is None:
+        flags |= data_settings(None)
+    return updated(config, flags, "fastimae-bench")
+
+
+def cores() -> int:
+    """Threads to decode with: one for each core that this process may use, at most 16."""
+    return min(len(os.sched_getaffinity(0)), 16)

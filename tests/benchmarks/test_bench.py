@@ -1,0 +1,169 @@
+"""fastimae-bench: it measures what it says, and its advice follows from what it measured."""
+
+import re
+import time
+
+import pytest
+import torch
+
+from fastimae.arguments import parse_training
+from fastimae.bench import command, measure
+from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers, bottleneck
+from fastimae.bench.measure import Speed
+from fastimae.bench.options import BenchOptions, changed, cores, settings
+from fastimae.cli import bench, convert
+from fastimae.engine.distributed import World
+
+CPU = torch.device("cpu")
+SMALL = ["--model", "mae_vit_nano_patch8", "--input_size", "32", "--batch_size", "16"]
+
+
+def speed(img_per_s, **more):
+    return Speed(img_per_s=img_per_s, ms=1e3, **more)
+
+
+def found(loader, step, both, **tries):
+    tries = {k: {n: speed(v) for n, v in values.items()} for k, values in tries.items()}
+    return Findings(loader=speed(loader), step=speed(step), both=speed(both), **tries)
+
+
+@pytest.fixture(scope="module")
+def beton(image_folder, tmp_path_factory):
+    file = tmp_path_factory.mktemp("bench") / "small.beton"
+    assert convert([str(image_folder), str(file)]) == 0
+    return file
+
+
+@pytest.mark.parametrize("objective", ["mae", "imae"])
+def test_it_measures_three_things_and_suggests_a_run(objective, beton, capsys):
+    more = ["--batch_size", "32"] if objective == "imae" else []
+    argv = [str(beton), *SMALL, *more, "--objective", objective, "--seconds", "1"]
+    assert bench([*argv, "--num_workers", "1", "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    pattern = r"^(loader alone|step alone, made-up images|both) +([\d.e+]+) +([\d.e+]+)"
+    rows = re.findall(pattern, text, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["loader alone", "step alone, made-up images", "both"]
+    size = 32 if objective == "imae" else 16
+    for _, img_per_s, ms in rows:
+        assert float(img_per_s) == pytest.approx(1e3 * size / float(ms), rel=0.01)
+    suggested = re.search(r"suggested: fastimae-train (.*)", text)[1].split()
+    assert objective in suggested
+    config = parse_training("fastimae-train", suggested)
+    assert config.model.model == "mae_vit_nano_patch8" and config.data.ffcv == beton
+
+
+def test_without_data_the_step_alone(capsys):
+    assert bench([*SMALL, "--seconds", "0.2", "--no_suggest", "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert "step alone" in text and "loader alone" not in text
+    assert "name a .beton file" in text and "--synthetic" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["nowhere.beton"], "nowhere.beton"),
+        (["--model", "resnet50"], "--model"),
+        (["--seconds", "0"], "--seconds"),
+        (["--batch_size", "0"], "--batch_size"),
+        (["--sedonds", "5"], "--sedonds"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_flag(argv, named, capsys):
+    assert bench(argv) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("fastimae-bench: error:") and named in line
+
+
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [((900, 1000, 850), "loader"), ((5000, 1000, 990), "step"), ((2000, 1000, 600), "shared")],
+)
+def test_the_bottleneck(speeds, expected):
+    assert bottleneck(found(*speeds)) == expected
+
+
+def test_advice_names_the_flag():
+    where = {"workers": 4, "cores": 16, "batch_size": 64, "on_gpu": True, "fp32": False}
+    slow = found(900, 2000, 880, workers={4: 900, 16: 3000})
+    first, second, *rest = advice(slow, **where)
+    assert "loader is the bottleneck: it brings 45%" in first
+    assert second.startswith("--num_workers 16")
+    assert any("--dali_share" in line for line in rest)
+    fast = found(9000, 2000, 1950, batch_sizes={64: 2000, 128: 2600})
+    first, second, *rest = advice(fast, **where)
+    assert "step is the bottleneck" in first
+    assert second.startswith("--batch_size 128: 1.30 times")
+    shared = found(3000, 2000, 1000, workers={1: 2500, 4: 3000})
+    first, second, *rest = advice(shared, **where | {"on_gpu": False})
+    assert "50% slower" in first and second.startswith("--num_workers 1")
+
+
+def test_the_fewest_workers_that_are_enough():
+    enough = found(900, 1000, 880, workers={1: 700, 2: 1300, 4: 2500})
+    assert best_workers(enough, 4) == 2
+    never = found(900, 9000, 880, workers={1: 700, 2: 1300, 4: 2500, 8: 2520})
+    assert best_workers(never, 4) == 4
+    assert best_workers(found(1, 1, 1), 7) == 7
+
+
+def test_the_smallest_batch_that_is_as_fast():
+    tried = {64: 1000, 128: 1500, 256: 1510}
+    assert best_batch_size(found(1, 1, 1, batch_sizes=tried), 64) == 128
+    assert best_batch_size(found(1, 1, 1), 64) == 64
+
+
+def test_batch_sizes_are_tried_until_memory_is_full(monkeypatch):
+    def step_speed(config, device, seconds):
+        if config.optim.batch_size > 512:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return speed(config.optim.batch_size)
+
+    monkeypatch.setattr(command, "step_speed", step_speed)
+    config = settings(BenchOptions(batch_size=128), CPU)
+    cuda, fast, slow = torch.device("cuda"), speed(1e6), speed(1000.0)
+    assert list(command.try_batch_sizes(config, cuda, 1, lambda: 1.0, fast)) == [256, 512]
+    # Two steps of 256 images take 0.5 s, of 512 twice that.
+    assert list(command.try_batch_sizes(config, cuda, 1, lambda: 0.6, slow)) == [256]
+
+
+def test_workers_are_tried_up_to_the_cores(monkeypatch):
+    monkeypatch.setattr(command, "cores", lambda: 8)
+    monkeypatch.setattr(command, "loader_speed", lambda config, *_: speed(config.data.num_workers))
+    config = settings(BenchOptions(num_workers=4), CPU)
+    tried = command.try_workers(config, CPU, 1, lambda: 1.0)
+    assert {n: one.img_per_s for n, one in tried.items()} == {1: 1, 2: 2, 8: 8}
+
+
+def test_waiting_is_told_from_working():
+    def slow():
+        while True:
+            time.sleep(0.03)
+            yield None
+
+    config = settings(BenchOptions(batch_size=32), CPU)
+    one = measure._speed(config, CPU, slow(), lambda _: time.sleep(0.01), 2, 0.4)
+    assert one.data_wait == pytest.approx(0.75, abs=0.15)
+    assert one.img_per_s == pytest.approx(32 / 0.04, rel=0.3)
+
+
+def test_i_mae_is_measured_with_a_teacher(monkeypatch):
+    """The step calls an encoder that does not train, for each image of a mixture."""
+    made = []
+    monkeypatch.setattr(measure, "Step", lambda objective, *_, **__: made.append(objective))
+    options = BenchOptions(objective="imae", model="mae_vit_nano_patch8", input_size=32)
+    measure.build_step(settings(options, CPU), CPU)
+    (objective,) = made
+    assert objective.teacher is not None
+    assert not any(p.requires_grad for p in objective.teacher.parameters())
+
+
+def test_settings_are_those_of_a_training_run(tmp_path):
+    options = BenchOptions(data=tmp_path / "f.beton", batch_size=48, precision="fp32")
+    config = settings(options, CPU)
+    assert config.data.ffcv == options.data and config.optim.batch_size == 48
+    assert config.data.num_workers == cores() and config.optim.precision == "fp32"
+    without = changed(config, ffcv=None)
+    assert without.data.synthetic and without.data.ffcv is None
+    with measure.build_loader(without, World(0, 1, CPU)) as loader:
+        assert next(iter(loader)).images.shape == (48, 224, 224, 3)
