@@ -3,8 +3,8 @@
     ranks.py FOLDER
 
 One process imports all that is needed and is forked into the processes of each run, which costs
-seconds less than starting each. What they print is in FOLDER/NAME-RANK.txt; FOLDER/report.json has their exit
-statuses and what `inside` saw.
+seconds less than starting each. What they print is in FOLDER/NAME-RANK.txt; FOLDER/report.json has
+their exit statuses and what `inside` saw.
 """
 
 import json
