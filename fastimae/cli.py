@@ -71,6 +71,7 @@ def _train(argv: Sequence[str]) -> int:
             local_rank=run.local_rank,
             dist_on_itp=run.dist_on_itp,
             dist_url=run.dist_url,
+            timeout=run.dist_timeout,
         )
     if not world.is_main:
         logging.getLogger("fastimae").setLevel(logging.WARNING)

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastimae import cli
 from fastimae.build import prepare_output
 from fastimae.engine.checkpoint import load_checkpoint
-from fastimae.evaluate import reconstruct
-from fastimae.evaluate.reconstruct import draw_grid
+from fastimae.evaluate.figures import reconstruct
+from fastimae.evaluate.figures.reconstruct import draw_grid
 from fastimae.loaders import BetonWriter
 from fastimae.models import create_model
 

@@ -5,10 +5,9 @@ A block is an item of an nn.ModuleList: all blocks of a kind share one compilati
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
@@ -31,4 +30,11 @@ def recompute_blocks(module: nn.Module) -> None:
     Memory falls to about one block's, for a third more work.
     """
     for block in blocks(module):
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def keep_inputs_only(*inputs: Tensor | None) -> Tensor:
+        return checkpoint(forward, *inputs, use_reentrant=False)
+
+    return keep_inputs_only

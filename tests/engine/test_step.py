@@ -96,7 +96,16 @@ def test_where_recording_fails_training_goes_on(make_batch, caplog):
     assert caplog.text.count("without CUDA graphs (operation not permitted") == 1
 
 
-@pytest.mark.parametrize("change", [recompute_blocks, lambda m: compile_blocks(m, "aot_eager")])
+def compiled(objective):
+    compile_blocks(objective, "aot_eager")
+
+
+def recomputed_and_compiled(objective):
+    recompute_blocks(objective)
+    compiled(objective)
+
+
+@pytest.mark.parametrize("change", [recompute_blocks, compiled, recomputed_and_compiled])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_regions_change_nothing_but_the_cost(change, precision, make_batch):
     plain, changed = build("imae"), build("imae")
