@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from fastimae.engine.optim import Schedule, load_optimizer
 from fastimae.engine.parallel import is_sharded
 from fastimae.engine.profile import Profile
 from fastimae.engine.sharded import laid_out_state, save_sharded
+from fastimae.engine.signals import stop_signals
 from fastimae.engine.step import GraphedStep, Step
 
 log = logging.getLogger("fastimae")
@@ -111,7 +111,7 @@ class Trainer:
         self.reporter.forget_from(self.epoch)
         self.cores.pin()
         try:
-            with self._signals(), self.world.watched():
+            with stop_signals(self.plan.preempt_signal, self._ask_to_stop), self.world.watched():
                 while self.epoch < self.plan.epochs and not self.stopped:
                     self._train_epoch()
                     if self.update == self.updates_per_epoch:
@@ -240,21 +240,6 @@ class Trainer:
             self.epoch, self.update = self.epoch + 1, 0
             self.meter.reset()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM, Ctrl-C and plan.preempt_signal ask for a stop; a second one stops at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            signal.signal(number, before[number])
-            self.asked_to_stop = True
-            log.warning("stopping after this step and saving (again to stop at once)")
-
-        numbers = {signal.SIGTERM, signal.SIGINT, signal.Signals[self.plan.preempt_signal]}
-        before = {n: signal.getsignal(n) for n in numbers}
-        for number in before:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _ask_to_stop(self) -> None:
+        self.asked_to_stop = True
+        log.warning("stopping after this step and saving (again to stop at once)")

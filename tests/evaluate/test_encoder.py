@@ -131,8 +131,8 @@ def test_no_readable_image_is_one_clear_error(tmp_path):
 class ThreadWorld(World):
     """Two ranks that are threads of one process."""
 
-    barrier: threading.Barrier
-    flags: list
+    barrier: threading.Barrier = None
+    flags: list = None
 
     def any(self, flag):
         self.flags[self.rank] = flag
@@ -147,7 +147,7 @@ def test_ranks_share_the_work_and_get_all_features(colours, tmp_path):
     barrier, flags, got = threading.Barrier(2), [False, False], {}
 
     def one(rank):
-        world = ThreadWorld(rank, 2, CPU, barrier, flags)
+        world = ThreadWorld(rank, 2, CPU, barrier=barrier, flags=flags)
         got[rank] = store(tmp_path / "two", model, world=world).features(colours)
 
     ranks = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
