@@ -1,0 +1,156 @@
+"""Does it learn: MAE and i-MAE on CIFAR-10, then probes: `python -m benchmarks.cifar10 --help`.
+
+Pre-trains a MAE, and i-MAEs with it as their teacher; probes their features, those of a model with
+fresh weights, and the separability of the i-MAE paper. Each command is run once: what is finished
+is not run again, and what was stopped goes on. Writes a JSON file for programs, with the commands
+and loss curves, and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.harness import conditions, table
+
+
+class Run(NamedTuple):
+    """A command, and the file that is there when it has succeeded."""
+
+    name: str
+    script: str
+    """Console script, and the function of `fastimae.cli` behind it."""
+    arguments: list[str]
+    result: Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is not finished yet. Raises CalledProcessError where a command fails."""
+    options = parser().parse_args(argv)
+    report = conditions(
+        _device(options), f"python -m benchmarks.cifar10 {shlex.join(argv or sys.argv[1:])}"
+    )
+    runs = [*trainings(options), *evaluations(options)]
+    for run in runs:
+        if not run.result.exists():
+            print(f"{run.script} {shlex.join(run.arguments)}", file=sys.stderr, flush=True)
+            function = {"fastimae-train": "train", "fastimae-eval": "evaluate"}[run.script]
+            code = f"import sys; from fastimae.cli import {function}; sys.exit({function}())"
+            subprocess.run([sys.executable, "-c", code, *run.arguments], check=True)
+    report |= {
+        "commands": [f"{run.script} {shlex.join(run.arguments)}" for run in runs],
+        "curves": {run.name: curve(run.result.parent) for run in trainings(options)},
+        "results": probes(options),
+        "separability": separability(options),
+    }
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(markdown(report))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.cifar10", description=__doc__)
+    made.add_argument("--ffcv", type=Path, required=True, help="training images, .beton")
+    made.add_argument("--val", type=Path, required=True, help="images to test on, .beton")
+    made.add_argument("--runs", type=Path, required=True, help="folder of the runs")
+    made.add_argument("--out", type=Path, required=True, help="JSON file")
+    made.add_argument("--epochs", type=int, default=200, help="of each pre-training")
+    made.add_argument("--ratios", type=float, nargs="*", default=[0.0, 0.5, 1.0], help="same-class")
+    made.add_argument("--finetune", type=int, default=100, help="epochs of fine-tuning; 0: none")
+    made.add_argument("--flags", default="", help="more flags for fastimae-train, in quotes")
+    return made
+
+
+def trainings(options: argparse.Namespace) -> Iterator[Run]:
+    """MAE; i-MAE without a teacher, with it, and with it for each same-class ratio."""
+    common = ["--recipe", "imae_cifar10", "--ffcv", str(options.ffcv)]
+    common += ["--epochs", str(options.epochs), *shlex.split(options.flags)]
+    teacher = ["--teacher", str(_last(options, "mae"))]
+    kinds = {"mae": ["--objective", "mae"], "imae": [], "imae_distilled": teacher}
+    kinds |= {f"imae_r{r:g}": [*teacher, "--same_class_ratio", str(r)] for r in options.ratios}
+    for name, own in kinds.items():
+        folder = options.runs / name
+        arguments = [*common, *own, "--output_dir", str(folder), "--resume", "auto"]
+        yield Run(
+            name, "fastimae-train", arguments, folder / f"checkpoint-{options.epochs - 1}.pth"
+        )
+
+
+def evaluations(options: argparse.Namespace) -> Iterator[Run]:
+    """Probes of every model, of fresh weights, and the separability of three."""
+    data = ["--ffcv", str(options.ffcv), "--val", str(options.val)]
+    tasks = {"linear": [], "knn": []}
+    if options.finetune:
+        tasks["finetune"] = ["--epochs", str(options.finetune), "--resume", "auto"]
+    for name in (*[run.name for run in trainings(options)], "random"):
+        model = "mae" if name == "random" else name
+        fresh = ["--random_init"] if name == "random" else []
+        for task, flags in tasks.items():
+            folder = options.runs / name / f"eval-{task}"
+            arguments = [task, "--checkpoint", str(_last(options, model)), *data, *flags, *fresh]
+            yield _evaluation(f"{name} {task}", arguments, folder)
+    others = [str(_last(options, name)) for name in ("imae", "mae")]
+    arguments = ["separability", "--checkpoint", str(_last(options, "imae_distilled")), *data]
+    arguments += ["--others", *others, "--teacher", str(_last(options, "mae"))]
+    yield _evaluation("separability", arguments, options.runs / "eval-separability")
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """Losses of a run, epoch by epoch."""
+    lines = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+    return [
+        {k: round(v, 5) for k, v in line.items() if k.startswith("train_") or k == "epoch"}
+        for line in lines
+    ]
+
+
+def probes(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Top-1 accuracy of each model by each probe, in percent."""
+    rows: dict[str, dict[str, Any]] = {}
+    for run in evaluations(options):
+        name, _, task = run.name.partition(" ")
+        if task:
+            numbers = json.loads(run.result.read_text())["numbers"]
+            rows.setdefault(name, {"model": name})[task] = numbers["acc1"]
+    return list(rows.values())
+
+
+def separability(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """M_ls by model and mixing ratio."""
+    file = options.runs / "eval-separability" / "results.json"
+    keys = ("model", "mix_ratio", "before", "after_closed_form", "after_trained")
+    return [
+        {key: row[key] for key in keys} for row in json.loads(file.read_text())["numbers"]["table"]
+    ]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The numbers as tables."""
+    return f"{table(report['results'])}\n{table(report['separability'])}"
+
+
+def _evaluation(name: str, arguments: list[str], folder: Path) -> Run:
+    return Run(
+        name, "fastimae-eval", [*arguments, "--output_dir", str(folder)], folder / "results.json"
+    )
+
+
+def _last(options: argparse.Namespace, name: str) -> Path:
+    return options.runs / name / "checkpoint-last.pth"
+
+
+def _device(options: argparse.Namespace) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

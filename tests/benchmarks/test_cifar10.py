@@ -1,0 +1,71 @@
+"""The proof on CIFAR-10: its commands are understood, and none is run twice."""
+
+import importlib
+import json
+import shlex
+import subprocess
+
+import pytest
+
+from benchmarks import cifar10
+from fastimae.arguments import parse, parse_training
+from fastimae.config import flatten
+from fastimae.evaluate.command import TASKS
+
+
+@pytest.fixture
+def flags(tmp_path):
+    return shlex.split(
+        f"--ffcv a.beton --val b.beton --runs {tmp_path} --out {tmp_path / 'out.json'} --epochs 3 "
+        "--ratios 0.5 --finetune 2 --flags '--batch_size 64'"
+    )
+
+
+def test_the_commands_are_understood(flags):
+    options = cifar10.parser().parse_args(flags)
+    trainings = {run.name: run for run in cifar10.trainings(options)}
+    settings = {
+        name: flatten(parse_training("fastimae-train", run.arguments))
+        for name, run in trainings.items()
+    }
+    assert list(settings) == ["mae", "imae", "imae_distilled", "imae_r0.5"]
+    assert all((s["epochs"], s["batch_size"]) == (3, 64) for s in settings.values())
+    teacher = str(options.runs / "mae" / "checkpoint-last.pth")
+    assert [s["teacher"] for s in settings.values()] == [None, None, teacher, teacher]
+    assert settings["imae_r0.5"]["same_class_ratio"] == 0.5
+    for library in ("timm", "sklearn", "torchmetrics", "piq"):
+        pytest.importorskip(library)
+    for run in cifar10.evaluations(options):
+        task, *rest = run.arguments
+        kind = getattr(importlib.import_module(TASKS[task].module), TASKS[task].options)
+        assert parse("fastimae-eval", kind, rest).output_dir == run.result.parent
+
+
+def test_what_is_finished_is_not_run_again(flags, monkeypatch, tmp_path):
+    started = []
+
+    def run(command, check):
+        started.append(command)
+        (done,) = [r for r in everything if [*r.arguments] == command[3:]]
+        done.result.parent.mkdir(exist_ok=True, parents=True)
+        rows = [
+            {"model": "m", "mix_ratio": 0.1, "before": 3.0, "after_closed_form": 1.0,
+             "after_trained": 1.1}
+        ]  # fmt: skip
+        done.result.write_text(json.dumps({"numbers": {"acc1": len(started), "table": rows}}))
+        lines = [{"epoch": e, "train_loss": 1 / (e + 1), "img_per_s": 9} for e in range(3)]
+        log = done.result.parent / "log.txt"
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    options = cifar10.parser().parse_args(flags)
+    everything = [*cifar10.trainings(options), *cifar10.evaluations(options)]
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(cifar10, "conditions", lambda *_: {"commit": "x"})
+    for _ in range(2):
+        assert cifar10.main(flags) == 0
+    assert len(started) == len(everything) == 4 + 5 * 3 + 1
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [row["model"] for row in report["results"]][-1] == "random"
+    assert report["results"][0] == {"model": "mae", "linear": 5, "knn": 6, "finetune": 7}
+    assert report["separability"][0]["after_closed_form"] == 1.0
+    assert report["curves"]["imae"][2] == {"epoch": 2, "train_loss": pytest.approx(1 / 3, 1e-4)}
