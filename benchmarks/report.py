@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks import cifar10
 from benchmarks.harness import ROOT, table
 from benchmarks.train.tables import ladder_table, number, step_table
 
@@ -177,6 +178,20 @@ def aot_line(report: Mapping) -> str:
     return f"{len(rows)} kernels compiled for {archs}; {short} fall short.\n"
 
 
+def learned_tables(report: Mapping) -> str:
+    """What was learned on CIFAR-10: probes, separability, losses, and the commands."""
+    commands = "\n".join(report["commands"])
+    losses = [
+        {"run": name, "epochs": len(lines)}
+        | {
+            f"{when} loss": number(lines[i]["train_loss"])
+            for when, i in (("first", 0), ("last", -1))
+        }
+        for name, lines in report["curves"].items()
+    ]
+    return f"{cifar10.markdown(report)}\n{table(losses)}\n```\n{commands}\n```\n"
+
+
 def curve_line(report: Mapping) -> str:
     """How far the loss of ours is from the plain pipeline's."""
     steps, last = len(report["curve"]["fastimae"]), {k: v[-1] for k, v in report["curve"].items()}
@@ -195,6 +210,7 @@ TABLES: dict[str, Callable[[Mapping], str]] = {
     "kernel table": kernel_table,
     "aot line": aot_line,
     "curve line": curve_line,
+    "learned": cifar10.markdown,
     "conditions": conditions,
 }
 _BY_CASE = ("results", "ladder")
@@ -206,13 +222,14 @@ def _tables(report: Mapping) -> str:
         return "\n".join(_tables(part["report"]) for part in report["parts"].values())
     found = []
     if report.get("gemm"):
-        synthetic = [row for row in report["results"] if row["data"] == "synthetic"]
-        found += [step_table(report["results"])] if synthetic else []
+        found += [step_table(report["results"])] if report["results"] else []
         found += [ladders(report)] if report["ladder"] else []
     elif "originals" in report:
         found.append(loader_table(report))
     elif "traffic" in report:
         found.append(kernel_table(report))
+    elif "separability" in report:
+        found.append(learned_tables(report))
     elif "curve" in report:
         found.append(curve_line(report))
     elif report.get("rows"):
