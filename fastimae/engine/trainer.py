@@ -76,6 +76,8 @@ class Trainer:
         parallel: nn.Module | None = None,
         cores: Cores = SHARED,
     ) -> None:
+        if world.size > 1 and parallel is None:
+            raise ValueError("several processes that share no gradients: give `parallel`")
         self.objective, self.loader, self.optimizer = objective, loader, optimizer
         self.schedule, self.plan, self.world = schedule, plan, world
         self.output_dir, self.log_dir = output_dir, log_dir or output_dir

@@ -49,7 +49,7 @@ def ranks(tmp_path_factory):
 
 def start(folder: Path) -> None:
     script = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     run = subprocess.run(
         script, env=environment, capture_output=True, text=True, timeout=170, check=False
     )

@@ -7,6 +7,7 @@ seconds less than starting each. What they print is in FOLDER/NAME-RANK.txt; FOL
 their exit statuses and what `inside` saw.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 import torch._dynamo
 import torch.distributed.fsdp
+import toy_images
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -43,6 +45,10 @@ SETTINGS = (
     "--model mae_vit_nano_patch16 --input_size 32 --objective imae --mix_group 2 "
     "--epochs 2 --warmup_epochs 1 --blr 3e-2 --accum_iter 2 --clip_grad 0.5 --save_steps 1 "
     "--save_freq 9 --dist_timeout 60"
+)
+FINE_TUNING = (
+    "finetune --device cpu --precision fp32 --num_workers 0 --epochs 2 --warmup_epochs 1 --lr 1e-3 "
+    "--mixup 0 --cutmix 0 --drop_path 0 --clip_grad 0.5 --dist_timeout 60"
 )
 
 
@@ -68,8 +74,22 @@ def main(folder: Path) -> None:
     train("killed", 2, "--parallel fsdp", kill_main)
     shutil.copytree(folder / "killed", folder / "revived")
     train("revived", 1, "--resume auto")
+    if importlib.util.find_spec("timm"):
+        fine_tune(folder, report)
     report["inside"] = launch(folder, "inside", 2, lambda: inside(folder))
     (folder / "report.json").write_text(json.dumps(report))
+
+
+def fine_tune(folder: Path, report: dict) -> None:
+    """By one process and by two, on the same global batches."""
+    toy_images.save_mae(folder / "mae.pth")
+    for part, count in (("train", 8), ("val", 2)):
+        toy_images.save_colours(folder / "data" / part, count)
+    for size in (1, 2):
+        name = f"tuned_{size}"
+        command = f"{FINE_TUNING} --checkpoint {folder / 'mae.pth'} --data_path {folder / 'data'} "
+        command += f"--output_dir {folder / name} --batch_size {12 // size}"
+        report[name] = launch(folder, name, size, lambda c=command: cli.evaluate(c.split()))
 
 
 def launch(folder: Path, name: str, size: int, work: Callable[[], int]) -> dict:

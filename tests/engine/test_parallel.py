@@ -35,6 +35,20 @@ def test_any_number_of_processes_gives_the_same_weights(ranks, name):
             )
 
 
+def test_two_processes_fine_tune_as_one(ranks):
+    pytest.importorskip("timm")
+    assert ranks.report["tuned_2"]["codes"] == [0, 0], ranks.output("tuned_2", 0)
+    one, two = (ranks.log(f"tuned_{size}") for size in (1, 2))
+    for name in ("train_loss", "test_loss"):
+        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-5)
+    weights = [
+        load_checkpoint(ranks.folder / f"tuned_{size}" / "checkpoint-last.pth")["model"]
+        for size in (1, 2)
+    ]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_sharding_changes_no_step(ranks, precision):
     seen = ranks.inside(0)

@@ -92,6 +92,16 @@ def weights_of(run):
     return torch.cat([p.detach().flatten() for p in run.objective.parameters()])
 
 
+def test_processes_that_would_train_apart_are_an_error(tmp_path):
+    alone = trainer(tmp_path)
+    with pytest.raises(ValueError, match="give `parallel`"):
+        Trainer(
+            objective=alone.objective, loader=alone.loader, optimizer=alone.optimizer,
+            schedule=alone.schedule, plan=alone.plan, world=World(0, 2, torch.device("cpu")),
+            output_dir=tmp_path,
+        )  # fmt: skip
+
+
 def test_accumulated_steps_equal_big_batches(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     one, four = (

@@ -14,6 +14,7 @@ from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import find_resume, load_checkpoint, set_aside
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, scaled_lr
+from fastimae.engine.parallel import parallelise
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
@@ -63,11 +64,13 @@ class TrainingOptions(EvalOptions):
     """Take ranks from Open MPI's environment."""
     dist_url: str = "env://"
     """Where processes meet."""
+    dist_timeout: float = 600
+    """Seconds that processes wait for each other before they give up."""
 
     def launch(self) -> dict[str, Any]:
         """How processes find each other: arguments of `join_world`."""
         names = ("world_size", "local_rank", "dist_on_itp", "dist_url")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"timeout": self.dist_timeout}
 
     def peak_lr(self, world: World) -> float:
         """The learning rate after warm-up."""
@@ -101,6 +104,8 @@ def train(
     args: settings for checkpoints, the options unless given. Raises CheckpointError,
     NonFiniteLoss.
     """
+    with world.watched():
+        parallel = parallelise(objective, world, "ddp", precision)
     trainer = Trainer(
         objective=objective,
         loader=loader,
@@ -118,6 +123,7 @@ def train(
         output_dir=folder,
         log_dir=options.log_dir,
         args=args or plain(options),
+        parallel=parallel,
     )  # fmt: skip
     trainer.epoch = options.start_epoch
     _resume_or_begin(trainer, options.resume, folder)
