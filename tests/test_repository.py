@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import pytest
 
 from benchmarks import report
 from fastimae.arguments import parse, parse_training
+from fastimae.bench.options import BenchOptions
 from fastimae.cli import ConvertArguments
+from fastimae.evaluate.command import TASKS
+from fastimae.interop.command import ExportOptions, ImportOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("fastimae", "kernels", "loaders")
@@ -242,6 +246,29 @@ def test_training_commands_of_the_readme_are_understood(arguments, capsys):
 def test_converting_commands_of_the_readme_are_understood(arguments):
     options = parse("fastimae-convert", ConvertArguments, arguments)
     assert options.verify or options.out.suffix == ".beton"
+
+
+@pytest.mark.parametrize("arguments", readme_commands("fastimae-eval"), ids=" ".join)
+def test_evaluating_commands_of_the_readme_are_understood(arguments):
+    for library in ("timm", "sklearn", "torchmetrics", "piq"):
+        pytest.importorskip(library)
+    task, *rest = arguments
+    if task != "TASK":
+        options = getattr(importlib.import_module(TASKS[task].module), TASKS[task].options)
+        parse("fastimae-eval", options, rest)
+
+
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("fastimae-export", ExportOptions),
+        ("fastimae-import", ImportOptions),
+        ("fastimae-bench", BenchOptions),
+    ],
+)
+def test_other_commands_of_the_readme_are_understood(program, options):
+    calls = readme_commands(program)
+    assert calls and all(parse(program, options, arguments) for arguments in calls)
 
 
 def test_console_scripts_lead_to_functions():
