@@ -52,7 +52,7 @@ class ReconstructOptions(EvalOptions):
     """Weights of the subordinate image; for i-MAE."""
     mask_ratios: tuple[float, ...] = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
     """Shares of patches that are masked."""
-    samples: int = 256
+    samples: int = 64
     """Images that are measured."""
     pictures: int = 3
     """How many of them, with their partners, the figures show."""
