@@ -134,8 +134,12 @@ def separability(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The numbers as tables."""
-    return f"{table(report['results'])}\n{table(report['separability'])}"
+    """The numbers as tables; M_ls as before -> after the regression, a column for each ratio."""
+    rows: dict[str, dict[str, Any]] = {}
+    for one in report["separability"]:
+        row = rows.setdefault(one["model"], {"M_ls of": one["model"]})
+        row[f"{one['mix_ratio']:g}"] = f"{one['before']:.1f} → {one['after_closed_form']:.1f}"
+    return f"{table(report['results'])}\n{table(list(rows.values()))}"
 
 
 def _evaluation(name: str, arguments: list[str], folder: Path) -> Run:
