@@ -243,7 +243,7 @@ def flatten(config: TrainConfig) -> dict[str, Any]:
     """All settings by flag name, as plain values that YAML, JSON and `weights_only` accept."""
     groups = (getattr(config, group.name) for group in dataclasses.fields(config))
     return {
-        field.name: _plain(getattr(group, field.name))
+        field.name: plain_value(getattr(group, field.name))
         for group in groups
         for field in dataclasses.fields(group)
     }
@@ -276,10 +276,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A setting as YAML, JSON and `weights_only` take it: paths are text, tuples are lists."""
     if isinstance(value, Path):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [plain_value(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _parsed(owner: type, name: str, value: Any, source: str) -> Any:

@@ -109,7 +109,7 @@ class FolderLoader(Loader):
                 batch_sampler=steps,
                 collate_fn=_unchanged,
                 num_workers=self.num_workers,
-                multiprocessing_context=_start_method() if self.num_workers else None,
+                multiprocessing_context=start_method() if self.num_workers else None,
                 # One of our own: drawing from the default one would disturb the training run.
                 generator=torch.Generator(),
             )
@@ -167,5 +167,6 @@ def _unchanged(result: _Result) -> _Result:
     return result
 
 
-def _start_method() -> str | None:
+def start_method() -> str | None:
+    """How DataLoader starts its workers: see the top of this file. None: as Python likes."""
     return "fork" if sys.platform == "linux" else None

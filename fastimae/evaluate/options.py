@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastimae.config import ConfigError
+from fastimae.config import ConfigError, plain_value
 from fastimae.engine.distributed import World, join_world
 from fastimae.evaluate.images import Images, open_images
 
@@ -78,14 +78,9 @@ class EvalOptions:
 def plain(options: Any) -> dict[str, Any]:
     """All settings by name, as plain values that JSON and `weights_only` accept."""
     return {
-        field.name: _plain(getattr(options, field.name)) for field in dataclasses.fields(options)
+        field.name: plain_value(getattr(options, field.name))
+        for field in dataclasses.fields(options)
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from fastimae.kernels import Mask
 
 
 def swap_attention(module: nn.Module) -> None:
+    """Put our attention in, for `forward` of a timm-style module. Raises TypeError or ValueError where it differs."""
     check_attention(module)
     swap = make_swap(module, "forward", "attention")
     weight = module.qkv.weight
@@ -56,6 +57,7 @@ def _check_masking(x: Tensor, masked: Tensor, theirs: Any) -> None:
 
 
 def swap_encoder(model: nn.Module) -> None:
+    """Put ours in for `forward_encoder`, tried on the same masks. Raises TypeError or ValueError where it differs."""
     _need(model, "random_masking")
     swap = make_swap(model, "forward_encoder", "forward_encoder")
     imgs = _random_images(model)
@@ -69,6 +71,7 @@ def swap_encoder(model: nn.Module) -> None:
 
 
 def swap_decoder(model: nn.Module) -> None:
+    """Put ours in for `forward_decoder`. Raises TypeError or ValueError where it differs."""
     swap = make_swap(model, "forward_decoder", "forward_decoder")
     patches = model.decoder_pos_embed.shape[1] - 1
     weight = model.decoder_embed.weight

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
@@ -21,6 +20,7 @@ from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.classification import ClassBatch, EpochLoader, Step
 from fastimae.evaluate.images import Images
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.imagefolder import start_method
 
 log = logging.getLogger("fastimae")
 
@@ -63,7 +63,7 @@ class AugmentedLoader(EpochLoader):
                 batch_sampler=steps,
                 collate_fn=_unchanged,
                 num_workers=self.num_workers,
-                multiprocessing_context=_start_method() if self.num_workers else None,
+                multiprocessing_context=start_method() if self.num_workers else None,
                 pin_memory=self.pin,
                 # One of our own: drawing from the default one would disturb the training run.
                 generator=torch.Generator(),
@@ -148,7 +148,3 @@ def seeded(*key: int) -> Iterator[None]:
 
 def _unchanged(result):
     return result
-
-
-def _start_method() -> str | None:
-    return "fork" if sys.platform == "linux" else None
