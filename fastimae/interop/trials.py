@@ -19,7 +19,7 @@ from fastimae.kernels import Mask
 
 
 def swap_attention(module: nn.Module) -> None:
-    """Put our attention in, for `forward` of a timm-style module. Raises TypeError or ValueError where it differs."""
+    """Put our attention in. Raises TypeError or ValueError where it differs."""
     check_attention(module)
     swap = make_swap(module, "forward", "attention")
     weight = module.qkv.weight
@@ -57,7 +57,7 @@ def _check_masking(x: Tensor, masked: Tensor, theirs: Any) -> None:
 
 
 def swap_encoder(model: nn.Module) -> None:
-    """Put ours in for `forward_encoder`, tried on the same masks. Raises TypeError or ValueError where it differs."""
+    """Put ours in for `forward_encoder`. Raises TypeError or ValueError where it differs."""
     _need(model, "random_masking")
     swap = make_swap(model, "forward_encoder", "forward_encoder")
     imgs = _random_images(model)
