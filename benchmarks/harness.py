@@ -1,18 +1,23 @@
-"""Timing that can be trusted: variants interleaved, medians with quantiles, conditions noted."""
+"""Timing that can be trusted: variants interleaved, medians with quantiles, conditions noted,
+and reports that keep every row, whenever the run is killed."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
+import os
 import platform
 import statistics
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+
+from benchmarks.card import gpu_facts
+from benchmarks.clocks import Call, HostClock, clock_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "pillow")
@@ -20,17 +25,24 @@ PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "pillow")
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds a call took: the median and the 20 % and 80 % quantiles over all rounds."""
+    """Seconds a call took: the median and the 20 % and 80 % quantiles over the rounds so far."""
 
     median: float
     low: float
     high: float
+    rounds: int
+    timed: str
+    """By which clock: "host clock" or "graph replays"."""
 
 
 def conditions(device: torch.device, command: str) -> dict[str, object]:
-    """Where and with what a measurement was made, for the head of its JSON file."""
+    """Where and with what a measurement was made, for the head of its JSON file.
+
+    The commit is that of the variable FASTIMAE_COMMIT, where sources travel without their history.
+    """
     return {
         "device": device_name(device),
+        **({"gpu": gpu_facts(device)} if device.type == "cuda" else {}),
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,46 +60,79 @@ def device_name(device: torch.device) -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
-def interleaved(
-    variants: Mapping[str, Callable[[], None]],
+def in_rounds(
+    variants: Mapping[str, Call],
     device: torch.device,
     *,
     rounds: int,
     calls: int = 1,
     warm_up: int = 2,
-) -> dict[str, Timing]:
-    """Time each variant `rounds` times, taking turns, so that drift hits all alike.
+    replays: bool = False,
+) -> Iterator[dict[str, Timing]]:
+    """Time each variant `rounds` times, taking turns, so that drift hits all alike; yields the
+    timings so far after each round.
 
-    calls: in a row, for one timing. Returns seconds a call.
+    calls: in a row, for one timing. replays: on a GPU, time a graph of them instead of the host
+    that launches them, where the variant can be recorded (see `clock_of`).
     """
-    for call in variants.values():
-        for _ in range(warm_up):
-            call()
+    clocks = {
+        name: clock_of(name, call, device, calls=calls, warm_up=warm_up, replays=replays)
+        for name, call in variants.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, call in variants.items():
-            synchronize(device)
-            start = time.perf_counter()
-            for _ in range(calls):
-                call()
-            synchronize(device)
-            seconds[name].append((time.perf_counter() - start) / calls)
-    return {name: summarise(values) for name, values in seconds.items()}
+        for name, clock in clocks.items():
+            seconds[name].append(clock())
+        yield {name: summarise(seconds[name], clock.timed) for name, clock in clocks.items()}
 
 
-def summarise(seconds: list[float]) -> Timing:
+def interleaved(
+    variants: Mapping[str, Call], device: torch.device, *, rounds: int, **settings: int
+) -> dict[str, Timing]:
+    """The timings after all rounds of `in_rounds`."""
+    *_, timings = in_rounds(variants, device, rounds=rounds, **settings)
+    return timings
+
+
+def summarise(seconds: list[float], timed: str = HostClock.timed) -> Timing:
     """Median and quantiles of some timings."""
     ordered = sorted(seconds)
     last = len(ordered) - 1
     return Timing(
-        statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)]
+        median=statistics.median(ordered),
+        low=ordered[round(0.2 * last)],
+        high=ordered[round(0.8 * last)],
+        rounds=len(ordered),
+        timed=timed,
     )
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def write_json(path: Path, report: Mapping[str, object]) -> None:
+    """Write a report, as `write_whole` does. Its "complete" says whether the run had ended."""
+    write_whole(path, json.dumps(report, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, and its folder, so that a run killed at any moment leaves the old or the new
+    content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def heading(report: Mapping) -> str:
+    """The first lines of a report for people: where, when, with what, and whether that is all."""
+    driver = report.get("gpu", {}).get("driver")
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    lines = [
+        f"# {report['device']}{f', driver {driver}' if driver else ''}\n",
+        f"{report['date']}, commit {report['commit']}, {versions}\n",
+        f"`{report['command']}`\n",
+    ]
+    if not report.get("complete", True):
+        lines.append("**Not complete**: the run goes on, or was killed.\n")
+    return "\n".join(lines)
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -115,6 +160,11 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
+    if given := os.environ.get("FASTIMAE_COMMIT"):
+        return given
     command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return "unknown"
     return done.stdout.strip() or "unknown"

@@ -1,9 +1,10 @@
 """Each op against eager torch and torch.compile: `python -m benchmarks.kernels --out F.json`.
 
 Every variant first has to agree with the specification, forward and gradients. Then they take
-turns. A table row has milliseconds, GB/s of the bytes that a perfect kernel would move, and that
-as a share of what a plain copy reaches in the same run. Exits 1 if a variant is wrong or fails; a
-speed is never a failure.
+turns, on a GPU as graphs that are replayed. A table row has milliseconds, GB/s of the bytes that a
+perfect kernel would move, and that as a share of what a plain copy reaches in the same run. Most
+inputs are far larger than the L2; where they are not, calls rotate among several sets of them.
+Exits 1 if a variant is wrong or fails; a speed is never a failure.
 """
 
 from __future__ import annotations
@@ -11,24 +12,33 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Timing, conditions, interleaved, table
+from benchmarks.harness import (
+    Timing,
+    conditions,
+    heading,
+    interleaved,
+    table,
+    write_json,
+    write_whole,
+)
 from benchmarks.kernel_cases import SHAPES, SMOKE_SHAPES, Case, Shape, cases
+from benchmarks.rotation import Turns, calls_of, sets_of
 from benchmarks.traffic import our_bytes, plain_bytes
 from fastimae import kernels
 
 COPY_BYTES = 2**30
-ROUNDS, CALLS = 7, 5
-Call = Callable[[], Any]
+ROUNDS = 7
+Inputs = dict[str, Tensor]
+Op = Callable[[Inputs], Any]
 Row = dict[str, object]
 
 
@@ -43,38 +53,50 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     device = torch.device(options.device)
     shapes = SMOKE_SHAPES if options.smoke else SHAPES
-    rows, failed = measure_all(device, shapes, only=options.only, compiled=not options.no_compile)
     command = f"python -m benchmarks.kernels {' '.join(argv or sys.argv[1:])}"
     report = conditions(device, command)
-    report |= {"rows": rows, "traffic": measure_traffic(shapes), "failed": failed}
-    text = markdown(report)
-    print(text)
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(text)
-    return int(bool(failed))
+    report |= {"complete": False, "rows": [], "traffic": [], "failed": {}}
+    keep = functools.partial(write, report, options.out)
+    keep()
+    compiled = not options.no_compile
+    measure_all(report, device, shapes, only=options.only, compiled=compiled, keep=keep)
+    report |= {"traffic": measure_traffic(shapes), "complete": True}
+    keep()
+    print(markdown(report))
+    return int(bool(report["failed"]))
 
 
 def measure_all(
-    device: torch.device, shapes: Sequence[Shape], *, only: str = "", compiled: bool = True
-) -> tuple[list[Row], dict[str, str]]:
-    """Rows of all cases, and what failed: name -> traceback."""
+    report: dict,
+    device: torch.device,
+    shapes: Sequence[Shape],
+    *,
+    only: str = "",
+    compiled: bool = True,
+    keep: Callable[[], None],
+) -> None:
+    """Add to the report's "rows" those of all cases, and to "failed" name -> traceback.
+
+    keep: called whenever there is more.
+    """
     copy_rate = measure_copy(device, COPY_BYTES if device.type == "cuda" else 2**22)
-    rows: list[Row] = [{"op": "copy", "GB/s": copy_rate / 1e9, "of copy": 1.0}]
-    failed: dict[str, str] = {}
+    report["rows"].append({"op": "copy", "GB/s": copy_rate / 1e9, "of copy": 1.0})
+    keep()
     for case in [case for shape in shapes for case in cases(shape)]:
         name = f"{case.op} {case.shape}"
         if only not in name:
             continue
         try:
-            rows += measure(case, device, copy_rate, compiled=compiled)
+            for rows in measure(case, device, copy_rate, compiled=compiled):
+                report["rows"] += rows
+                keep()
         except Exception:
-            failed[name] = traceback.format_exc(limit=3)
+            report["failed"][name] = traceback.format_exc(limit=3)
+        keep()
         gc.collect()
         torch.compiler.reset()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return rows, failed
 
 
 def measure_traffic(shapes: Sequence[Shape]) -> list[Row]:
@@ -88,37 +110,35 @@ def measure_traffic(shapes: Sequence[Shape]) -> list[Row]:
 
 def measure_copy(device: torch.device, size: int) -> float:
     """Bytes a second of a device copy, read and written."""
-    source = torch.empty(size, dtype=torch.uint8, device=device)
+    source = torch.empty(size, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
-    timing = interleaved({"copy": lambda: target.copy_(source)}, device, rounds=ROUNDS, calls=CALLS)
+    copy = {"copy": lambda: target.copy_(source)}
+    calls = calls_of(2 * size, 1)
+    timing = interleaved(copy, device, rounds=ROUNDS, calls=calls, replays=True)
     return 2 * size / timing["copy"].median
 
 
-def measure(case: Case, device: torch.device, copy_rate: float, *, compiled: bool) -> list[Row]:
-    """Rows of one op: forward, and forward with backward where it has one."""
-    inputs = case.inputs(device)
-    variants = variants_of(case, inputs, device, compiled)
+def measure(
+    case: Case, device: torch.device, copy_rate: float, *, compiled: bool
+) -> Iterator[list[Row]]:
+    """Rows of one op: of forward, and then of forward with backward where it has one."""
+    sets = [case.inputs(device) for _ in range(sets_of(case.forward_bytes, device))]
+    variants = variants_of(case, device, compiled)
     for name, call in variants.items():
-        check(case, name, call, inputs)
-    passes = {"forward": {name: functools.partial(_forward, f) for name, f in variants.items()}}
-    if case.both_bytes:
-        passes["forward+backward"] = {
-            name: functools.partial(_forward_backward, f, inputs) for name, f in variants.items()
-        }
-    rows = []
-    for direction, calls in passes.items():
-        timings = interleaved(calls, device, rounds=ROUNDS, calls=CALLS)
-        rows += [_row(case, direction, *one, copy_rate) for one in timings.items()]
-    return rows
+        check(case, name, call, sets[0])
+    for both in (False, True) if case.both_bytes else (False,):
+        size = case.both_bytes if both else case.forward_bytes
+        turns = {name: Turns(_pass(call, sets[0], both), sets) for name, call in variants.items()}
+        calls = calls_of(size, len(sets))
+        timings = interleaved(turns, device, rounds=ROUNDS, calls=calls, replays=True)
+        yield [_row(case, both, size, *one, copy_rate) for one in timings.items()]
 
 
-def _row(case: Case, direction: str, variant: str, timing: Timing, copy_rate: float) -> Row:
-    both = direction != "forward"
-    size = case.both_bytes if both else case.forward_bytes
+def _row(case: Case, both: bool, size: int, variant: str, timing: Timing, copy_rate: float) -> Row:
     row = {
         "op": case.op,
         "shape": case.shape,
-        "pass": direction,
+        "pass": "forward+backward" if both else "forward",
         "variant": variant,
         "ms": 1e3 * timing.median,
         "ms 20 %": 1e3 * timing.low,
@@ -126,6 +146,7 @@ def _row(case: Case, direction: str, variant: str, timing: Timing, copy_rate: fl
         "GB": size / 1e9,
         "GB/s": size / timing.median / 1e9,
         "of copy": size / timing.median / copy_rate,
+        "timed": timing.timed,
     }
     if case.forward_flops:
         # Backward has five products where forward has two.
@@ -134,67 +155,72 @@ def _row(case: Case, direction: str, variant: str, timing: Timing, copy_rate: fl
     return row
 
 
-def variants_of(
-    case: Case, inputs: dict[str, Tensor], device: torch.device, compiled: bool
-) -> dict[str, Call]:
-    """Ways to run the op, by name."""
+def variants_of(case: Case, device: torch.device, compiled: bool) -> dict[str, Op]:
+    """Ways to run the op on its inputs, by name."""
     op = getattr(kernels, case.op)
-    found: dict[str, Call] = {"eager": lambda: case.spec(inputs)}
+    found: dict[str, Op] = {"eager": case.spec}
     if compiled:
-        found["torch.compile"] = torch.compile(lambda: case.spec(inputs))
-    found["torch"] = lambda: case.call(functools.partial(op, impl="torch"), inputs)
+        found["torch.compile"] = torch.compile(case.spec)
+    found["torch"] = functools.partial(case.call, functools.partial(op, impl="torch"))
     if device.type == "cuda":
-        found["triton"] = lambda: case.call(functools.partial(op, impl="triton"), inputs)
-    found["auto"] = lambda: case.call(op, inputs)
+        found["triton"] = functools.partial(case.call, functools.partial(op, impl="triton"))
+    found["auto"] = functools.partial(case.call, op)
     return found
 
 
-def check(case: Case, name: str, call: Call, inputs: dict[str, Tensor]) -> None:
+def check(case: Case, name: str, call: Op, inputs: Inputs) -> None:
     """AssertionError unless results and gradients are those of the specification."""
-    expected = _results(case, lambda: case.spec(inputs), inputs)
-    for got, wanted in zip(_results(case, call, inputs), expected, strict=True):
+    both = bool(case.both_bytes)
+    expected, found = (_pass(one, inputs, both)(inputs) for one in (case.spec, call))
+    for got, wanted in zip(found, expected, strict=True):
         distance = (got.float() - wanted.float()).norm()
         limit = case.tolerance * wanted.float().norm()
         assert distance <= limit, f"{case.op} {case.shape} {name}: off by {distance} of {limit}"
 
 
-def _results(case: Case, call: Call, inputs: dict[str, Tensor]) -> list[Tensor]:
-    for tensor in inputs.values():
-        tensor.grad = None
-    out = call()
-    outputs = [out] if isinstance(out, Tensor) else list(out)
-    if case.both_bytes:
-        torch.autograd.backward(outputs, _gradients(outputs))
-        outputs += [tensor.grad for tensor in inputs.values() if tensor.requires_grad]
-    return [tensor.detach() for tensor in outputs]
+def _pass(call: Op, inputs: Inputs, both: bool) -> Callable[[Inputs], list[Tensor]]:
+    """A call that gives results and, with `both`, the gradients of inputs like these."""
+
+    @torch.no_grad()
+    def forward(inputs: Inputs) -> list[Tensor]:
+        return _listed(call(inputs))
+
+    if not both:
+        return forward
+    gradients = _random_like(forward(inputs))
+
+    def forward_backward(inputs: Inputs) -> list[Tensor]:
+        results = _listed(call(inputs))
+        leaves = [tensor for tensor in inputs.values() if tensor.requires_grad]
+        # Not `backward`: gradients that wait in leaves would be in the way of a recording.
+        found = torch.autograd.grad(results, leaves, gradients)
+        return [*(tensor.detach() for tensor in results), *found]
+
+    return forward_backward
 
 
-def _gradients(outputs: list[Tensor]) -> list[Tensor]:
-    return [torch.ones_like(tensor) for tensor in outputs]
+def _listed(found: Any) -> list[Tensor]:
+    return [found] if isinstance(found, Tensor) else list(found)
 
 
-def _forward(call: Call) -> None:
-    with torch.no_grad():
-        call()
+def _random_like(tensors: list[Tensor]) -> list[Tensor]:
+    """The same numbers in each call, in fp32 or rounded."""
+    generator = torch.Generator(tensors[0].device).manual_seed(0)
+    return [torch.randn(x.shape, generator=generator, device=x.device).to(x.dtype) for x in tensors]
 
 
-def _forward_backward(call: Call, inputs: dict[str, Tensor]) -> None:
-    for tensor in inputs.values():
-        tensor.grad = None
-    out = call()
-    outputs = [out] if isinstance(out, Tensor) else list(out)
-    torch.autograd.backward(outputs, _gradients(outputs))
+def write(report: dict, out: Path | None) -> None:
+    """The report so far as JSON and Markdown."""
+    if out:
+        write_json(out, report)
+        write_whole(out.with_suffix(".md"), markdown(report))
 
 
 def markdown(report: dict) -> str:
     """The report for people."""
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    head = f"# {report['device']}\n\n{report['date']}, commit {report['commit']}, {versions}\n"
-    text = [head, f"`{report['command']}`\n", table(_same_columns(report["rows"]))]
-    text += [
-        "Bytes of an i-MAE step beside blocks and matrix products:\n",
-        table(report["traffic"]),
-    ]
+    text = [heading(report), table(_same_columns(report["rows"]))]
+    text += ["Bytes of an i-MAE step beside blocks and matrix products:\n"]
+    text += [table(report["traffic"])]
     for name, reason in report["failed"].items():
         text.append(f"## failed: {name}\n\n```\n{reason}\n```\n")
     return "\n".join(text)

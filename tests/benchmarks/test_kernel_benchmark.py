@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_gpu import FakeGpu
 
 from benchmarks import kernels as benchmark
-from benchmarks.kernel_cases import SHAPES, SMOKE_SHAPES, cases
+from benchmarks.kernel_cases import SHAPES, SMOKE_SHAPES, Case, cases
 from benchmarks.traffic import ByteCounter, our_bytes, plain_bytes
 
 CPU = torch.device("cpu")
@@ -44,10 +47,82 @@ def test_a_wrong_op_fails_the_run(monkeypatch, capsys):
 def test_a_wrong_gradient_fails_too():
     case = next(case for case in cases(SMOKE_SHAPES[0]) if case.op == "latent_l2")
     inputs = case.inputs(CPU)
-    half = lambda: case.spec({**inputs, "student": _HalfGradient.apply(inputs["student"])})  # noqa: E731
-    benchmark.check(case, "right", lambda: case.spec(inputs), inputs)
+    half = lambda x: case.spec({**x, "student": _HalfGradient.apply(x["student"])})  # noqa: E731
+    benchmark.check(case, "right", case.spec, inputs)
     with pytest.raises(AssertionError, match="latent_l2 smoke i-MAE half: off by"):
         benchmark.check(case, "half", half, inputs)
+
+
+def test_gradients_at_the_wrong_places_fail():
+    """A gradient of ones would not show it."""
+    case = next(case for case in cases(SMOKE_SHAPES[0]) if case.op == "assemble_tokens")
+    inputs = case.inputs(CPU)
+    moved = lambda x: case.spec({**x, "x": _RolledGradient.apply(x["x"])})  # noqa: E731
+    with pytest.raises(AssertionError, match="moved: off by"):
+        benchmark.check(case, "moved", moved, inputs)
+
+
+def fake_case(gpu, backward=lambda: None):
+    """An op of 20 us, and 30 more in backward, that Python takes far longer to launch."""
+
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            time.sleep(0.005)
+            gpu.launch("forward", 2e-5)
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            time.sleep(0.005)
+            backward()
+            gpu.launch("backward", 3e-5)
+            return 2 * grad
+
+    return Case(
+        op="latent_l2", shape="made up", inputs=lambda _: {"x": torch.rand(8).requires_grad_()},
+        call=lambda op, x: Slow.apply(x["x"]), spec=lambda x: Slow.apply(x["x"]),
+        forward_bytes=60_000_000, both_bytes=90_000_000,
+    )  # fmt: skip
+
+
+def test_rows_are_of_the_gpus_time(monkeypatch):
+    case = fake_case(FakeGpu(monkeypatch))
+    forward, both = benchmark.measure(case, torch.device("cuda"), 1e13, compiled=False)
+    assert [row["variant"] for row in forward] == ["eager", "torch", "triton", "auto"]
+    for row in forward:
+        assert row["ms"] == pytest.approx(0.02) and row["GB/s"] == pytest.approx(3000)
+    for row in both:
+        assert row["ms"] == pytest.approx(0.05) and row["of copy"] == pytest.approx(0.18)
+    assert {row["timed"] for row in forward + both} == {"graph replays"}
+
+
+def test_rows_are_kept_when_the_next_pass_fails(monkeypatch, tmp_path):
+    """And while it runs: the file has the forward pass's before backward begins."""
+    out, seen = tmp_path / "kernels.json", []
+
+    def backward():
+        seen.append([row.get("pass") for row in json.loads(out.read_text())["rows"]])
+        if len(seen) > 6:  # each of three variants is checked, beside the specification
+            raise ValueError("no such kernel")
+
+    gpu = SimpleNamespace(launch=lambda *_: None)
+    monkeypatch.setattr(benchmark, "cases", lambda _: [fake_case(gpu, backward)])
+    command = ["--smoke", "--no-compile", "--device", "cpu", "--out", str(out)]
+    assert benchmark.main(command) == 1
+    report = json.loads(out.read_text())
+    assert [row.get("pass") for row in report["rows"]] == [None, *["forward"] * 3] == seen[-1]
+    assert "no such kernel" in report["failed"]["latent_l2 made up"] and report["complete"]
+
+
+class _RolledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.roll(1, 1)
 
 
 class _HalfGradient(torch.autograd.Function):

@@ -1,0 +1,103 @@
+"""Two clocks for a call: the host's, and the GPU's around replays of its recorded work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+
+import torch
+
+from fastimae.engine.step import record_cuda_graph
+
+Call = Callable[[], object]
+
+
+class Clock(Protocol):
+    """Runs a call some times in a row and tells the seconds that one of them took."""
+
+    timed: str
+    """By what, for the table."""
+
+    def __call__(self) -> float: ...
+
+
+class HostClock:
+    """From before the first call to when the device is done: Python, launches and all."""
+
+    timed: ClassVar[str] = "host clock"
+
+    def __init__(self, call: Call, device: torch.device, calls: int) -> None:
+        self.call, self.device, self.calls = call, device, calls
+
+    def __call__(self) -> float:
+        synchronize(self.device)
+        start = time.perf_counter()
+        repeat(self.call, self.calls)
+        synchronize(self.device)
+        return (time.perf_counter() - start) / self.calls
+
+
+class ReplayClock:
+    """CUDA events around the replay of a graph with `calls` calls: the GPU's work alone.
+
+    What is captured has to have run before. Raises RuntimeError if it cannot be captured, as where
+    it waits for the device.
+    """
+
+    timed: ClassVar[str] = "graph replays"
+
+    def __init__(self, call: Call, calls: int) -> None:
+        self.calls = calls
+        self.replay = record_cuda_graph(lambda: repeat(call, calls))
+
+    def __call__(self) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.replay()  # the GPU is at this one while the timed one is queued: no gap is timed
+        start.record()
+        self.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / self.calls
+
+
+def clock_of(
+    name: str, call: Call, device: torch.device, *, calls: int, warm_up: int, replays: bool
+) -> Clock:
+    """The clock for a call, which is warmed up for it.
+
+    replays: time replays where the device is a GPU; a call that cannot be captured gets the host's
+    clock, and standard error says why.
+    """
+    if not replays or device.type != "cuda":
+        repeat(call, warm_up)
+        return HostClock(call, device, calls)
+    _repeat_beside(call, warm_up)
+    try:
+        return ReplayClock(call, calls)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        print(f"{name}: by the host's clock, as no graph could be made ({reason})", file=sys.stderr)
+        return HostClock(call, device, calls)
+
+
+def repeat(call: Call, times: int) -> None:
+    """Call it so many times."""
+    for _ in range(times):
+        call()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _repeat_beside(call: Call, times: int) -> None:
+    """The same on a stream of its own, as torch asks of what is captured next."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        repeat(call, times)
+    torch.cuda.current_stream().wait_stream(stream)
