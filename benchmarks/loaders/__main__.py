@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tempfile
@@ -10,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.harness import write_json, write_whole
 from benchmarks.loaders.contestant import CROPS, Job
 from benchmarks.loaders.contestants import (
     CONTESTANTS,
@@ -41,20 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _benchmark(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
     report = head(f"{PROG} {shlex.join(argv)}")
-    report["settings"] = settings(options)
+    report |= {"complete": False, "settings": settings(options)}
     report |= {key: {} for key in ("sets", "missing", "failed")}
     report |= {key: [] for key in ("results", "originals", "ratios", "sweep")}
+    write(report, options.out)
     with tempfile.TemporaryDirectory(prefix="fastimae-benchmark-") as scratch:
         images = image_set("beton", options.data, Path(scratch), options.images, options.seed)
         found = _section(report, "results", images, IN_BETON, options)
         if options.folder is not None:
-            write(report, options.out)
             originals = original_images(options.folder, Path(scratch), options.images, options.seed)
             _section(report, "originals", originals, ON_ORIGINALS, options)
         if options.sweep:
-            write(report, options.out)
             _sweep(report, images, found, options)
+    report["complete"] = True
     write(report, options.out)
+    draw(report, options.out)
     print(markdown(report))
     return int(bool(report["failed"]) or bool(set(options.only) & set(report["missing"])))
 
@@ -62,27 +63,37 @@ def _benchmark(argv: Sequence[str]) -> int:
 def _section(
     report: dict, key: str, images: ImageSet, names: Sequence[str], options: Options
 ) -> dict[str, Measured]:
-    """Measure with the threads asked for, and add what was found to the report."""
-    chosen = _chosen(names, options)
-    found = measure(
-        {name: CONTESTANTS[name] for name in chosen},
+    """Measure with the threads asked for, and keep in the report what is found."""
+    goals, others = targets(avx512=simd() == "AVX-512 VNNI"), report["ratios"]
+    report["sets"][images.section] = images.facts
+
+    def keep(found: Mapping[str, Measured]) -> None:
+        report[key] = results(found)
+        report["ratios"] = others + ratios(images.section, found, goals)
+        _note_absent(report, images.section, found)
+        write(report, options.out)
+
+    return measure(
+        {name: CONTESTANTS[name] for name in _chosen(names, options)},
         _job(images, options, options.workers),
         rounds=options.rounds,
         seconds=options.seconds,
         say=_say,
+        keep=keep,
     )
-    goals = targets(avx512=simd() == "AVX-512 VNNI")
-    report["sets"][images.section] = images.facts
-    report[key] += results(found)
-    report["ratios"] += ratios(images.section, found, goals)
-    _note_absent(report, images.section, found)
-    return found
 
 
 def _sweep(report: dict, images: ImageSet, found: Mapping[str, Measured], options: Options) -> None:
     """Measure with fewer threads; those of the section are taken from it."""
     chosen = [name for name in _chosen(OVER_THREADS, options) if found[name].rounds]
-    count = 1
+    same = [row for row in report["results"] if row["backend"] in chosen]
+    count, done = 1, []
+
+    def keep(fewer: Mapping[str, Measured]) -> None:
+        report["sweep"] = [*done, *results(fewer), *same]
+        _note_absent(report, f"{count} threads", fewer)
+        write(report, options.out)
+
     while count < options.workers and chosen:
         fewer = measure(
             {name: CONTESTANTS[name] for name in chosen},
@@ -91,11 +102,11 @@ def _sweep(report: dict, images: ImageSet, found: Mapping[str, Measured], option
             seconds=options.seconds,
             thorough=False,
             say=_say,
+            keep=keep,
         )
-        report["sweep"] += results(fewer)
-        _note_absent(report, f"{count} threads", fewer)
+        done += results(fewer)
         count *= 2
-    report["sweep"] += [row for row in report["results"] if row["backend"] in chosen]
+    report["sweep"] = [*done, *same]
 
 
 def _chosen(names: Sequence[str], options: Options) -> list[str]:
@@ -135,13 +146,15 @@ def settings(options: Options) -> dict[str, object]:
 
 
 def write(report: dict, out: Path | None) -> None:
-    """The report so far as JSON and Markdown, and the plot if there is something to plot."""
-    if out is None:
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n")
-    out.with_suffix(".md").write_text(markdown(report))
-    if len({row["num_workers"] for row in report["sweep"]}) > 1:
+    """The report so far as JSON and Markdown."""
+    if out:
+        write_json(out, report)
+        write_whole(out.with_suffix(".md"), markdown(report))
+
+
+def draw(report: dict, out: Path | None) -> None:
+    """The plot over threads, if there is something to plot."""
+    if out and len({row["num_workers"] for row in report["sweep"]}) > 1:
         plot_sweep(report["sweep"], str(report["device"]), out.with_suffix(".png"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from benchmarks.harness import table
+from benchmarks.harness import heading, table
 
 STAGES = {
     "read": "read, checksum",
@@ -20,12 +20,7 @@ DEMAND = {"mae_vit_base_patch16": 6866, "imae_vit_base_patch16": 3695}
 
 def markdown(report: Mapping) -> str:
     """The report as tables."""
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    parts = [
-        f"# {report['device']}\n",
-        f"{report['date']}, commit {report['commit']}, {versions}\n",
-    ]
-    parts.append(f"`{report['command']}`\n")
+    parts = [heading(report)]
     for section in ("beton", "originals"):
         rows = [row for row in report["results"] + report["originals"] if row["section"] == section]
         if section in report["sets"]:

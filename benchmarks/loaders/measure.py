@@ -57,11 +57,13 @@ def measure(
     rounds: int,
     seconds: float,
     thorough: bool = True,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None],
+    keep: Callable[[dict[str, Measured]], None],
 ) -> dict[str, Measured]:
     """Start each contestant, check its pixels, time all in shuffled rounds.
 
-    thorough: measure their memory afterwards, and check the pixels again.
+    thorough: measure their memory afterwards, and check the pixels again. keep: is given all that
+    is known so far, whenever that has grown by a round or by a contestant's memory.
     A contestant that is missing or fails is left out from there on.
     """
     found = {name: Measured(make=make, job=job) for name, make in contestants.items()}
@@ -76,6 +78,7 @@ def measure(
                 one.start = host.ask("start")
                 _check(one, host)
                 host.settle()
+        keep(found)
         shuffled = random.Random(job.seed)
         for number in range(rounds):
             say(f"{where}: round {number + 1} of {rounds}")
@@ -83,11 +86,13 @@ def measure(
                 with _noting(name, found[name], hosts, say):
                     found[name].rounds.append(hosts[name].ask("round", seconds))
                     hosts[name].settle()
+            keep(found)
         for name, host in list(hosts.items()) if thorough else []:
             with _noting(name, found[name], hosts, say):
                 found[name].peak_bytes = _peak(host, seconds) - found[name].start.bytes_before
                 _check(found[name], host)
                 host.settle()
+            keep(found)
     return found
 
 

@@ -25,7 +25,8 @@ class Options:
     """Original images, in any layout that fastimae-convert reads: a second section measures the
     most important contestants with these, at their full size."""
     out: Path | None = None
-    """JSON file with everything measured; the plot over threads is written beside it, as .png."""
+    """JSON file with everything measured so far, round by round; tables and the plot over threads
+    are written beside it, as .md and .png."""
     batch_size: int = 64
     """Images of a batch."""
     num_workers: int | None = None

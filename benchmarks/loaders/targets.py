@@ -42,12 +42,11 @@ def ratios(section: str, found: Mapping[str, Measured], goals: tuple[Target, ...
     "min" and "max" are of single rounds; "cpu_ratio" is of the CPU time an image takes, which
     other work on the machine disturbs less. "met" is None where there is no target.
     """
-    if SUBJECT not in found or not found[SUBJECT].rounds:
-        return []
-    ours, rows = found[SUBJECT], []
-    for name, other in found.items():
-        if name == SUBJECT or not other.rounds:
-            continue
+    sound = {name: one for name, one in found.items() if one.rounds and not one.failed}
+    ours, rows = sound.pop(SUBJECT, None), []
+    if ours is None:
+        return rows
+    for name, other in sound.items():
         # A round of theirs ran within seconds of the same round of ours.
         single = [a / b for a, b in zip(ours.speeds, other.speeds, strict=True)]
         ratio = ours.speed / other.speed

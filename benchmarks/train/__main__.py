@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.harness import conditions
+from benchmarks.harness import conditions, write_json
 from benchmarks.train.fed import measure_fed
 from benchmarks.train.measure import Row, measure_case, measure_gemm
 from benchmarks.train.options import Options
@@ -23,6 +22,8 @@ from fastimae.arguments import parse, run_safely
 
 PROG = "python -m benchmarks.train"
 FED = ("reference", "fastimae")
+Part = Callable[[], Iterator[list[Row]]]
+"""Measures; yields its rows so far, whenever there are more of them or more rounds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,37 +36,43 @@ def _benchmark(argv: Sequence[str]) -> int:
     device = options.where
     report = conditions(device, f"{PROG} {shlex.join(argv)}")
     torch.backends.cudnn.benchmark = True  # as MAE's script does
-    gemm = measure_gemm(device, 256 if options.smoke else None)
-    report |= {"gemm": gemm, "results": [], "ladder": [], "failed": {}}
-    for name, key, part in _parts(options, max(gemm.values())):
+    report |= {"complete": False, "gemm": {}, "results": [], "ladder": [], "failed": {}}
+    write(report, options.out)
+    report["gemm"] = measure_gemm(device, 256 if options.smoke else None)
+    for name, key, part in _parts(options, max(report["gemm"].values())):
         print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
+        earlier = report[key]
         try:
-            report[key] += part()
+            for rows in part():
+                report[key] = [*earlier, *rows]
+                write(report, options.out)
         except Exception:
             report["failed"][name] = traceback.format_exc(limit=6)
-        write(report, options.out)
+        write(report, options.out, draw=True)
+    report["complete"] = True
+    write(report, options.out)
     print(markdown(report))
     return int(bool(report["failed"]))
 
 
-def _parts(options: Options, peak: float) -> list[tuple[str, str, Callable[[], list[Row]]]]:
+def _parts(options: Options, peak: float) -> list[tuple[str, str, Part]]:
     """What to measure: its name, its key in the report, and how."""
     device = options.where
     ways = contestants(device, compiled=options.compile)
-    parts: list[tuple[str, str, Callable[[], list[Row]]]] = []
+    parts: list[tuple[str, str, Part]] = []
     for case in options.chosen:
 
-        def steps(case=case) -> list[Row]:
+        def steps(case=case) -> Iterator[list[Row]]:
             return measure_case(case, ways, device, peak)
 
-        def fed(case=case) -> list[Row]:
+        def fed(case=case) -> Iterator[list[Row]]:
             return measure_fed(
                 case, {name: ways[name] for name in FED}, device, peak,
                 beton=options.data, folder=options.folder, num_workers=options.workers,
                 seconds=options.seconds,
             )  # fmt: skip
 
-        def rungs(case=case) -> list[Row]:
+        def rungs(case=case) -> Iterator[list[Row]]:
             return measure_case(case, ladder(case, device), device, peak, share=True)
 
         if options.table:
@@ -77,13 +84,13 @@ def _parts(options: Options, peak: float) -> list[tuple[str, str, Callable[[], l
     return parts
 
 
-def write(report: dict, out: Path | None) -> None:
-    """The report so far as JSON, and its plot."""
+def write(report: dict, out: Path | None, *, draw: bool = False) -> None:
+    """The report so far as JSON; draw: its plot, too."""
     if out is None:
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n")
-    plot(report, out.with_suffix(".png"))
+    write_json(out, report)
+    if draw:
+        plot(report, out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

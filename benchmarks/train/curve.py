@@ -7,7 +7,6 @@ pipeline, and by our step as fastimae-train runs it. Both losses must fall, and 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.harness import conditions, table
+from benchmarks.harness import conditions, table, write_json
 from benchmarks.reference import PlainStep, mixture, usual_dtype
 from benchmarks.train.cases import CASES, SMOKE_CASES, Case, float_images, make_objective
 from benchmarks.train.fed import Endless
@@ -28,6 +27,8 @@ from fastimae.objectives import IMAE
 
 PROG = "python -m benchmarks.train.curve"
 RATE, WARM_UP = 5e-4, 30
+KEPT_EVERY = 20
+"""Steps after which the losses so far are written."""
 LARGEST_DIFFERENCE = 0.02
 """Mean over steps, relative. Both round on their own, and what they round grows with time."""
 
@@ -62,18 +63,28 @@ def _compare(argv: Sequence[str]) -> int:
     device = torch.device(options.device)
     case = SMOKE_CASES["imae_vit_nano_patch8"] if options.smoke else CASES["imae_cifar10"]
     report = conditions(device, f"{PROG} {shlex.join(argv)}")
-    losses = train_both(case, batches(case, options), device, options.steps)
-    report |= verdict(losses) | {
+    report |= {
+        "complete": False,
         "case": case.name,
         "data": options.cifar.name if options.cifar else "smooth made-up images",
         "batch_size": options.batch_size,
-        "curve": losses,
     }
+    write(report, options.out)
+    for losses in train_both(case, batches(case, options), device, options.steps):
+        report |= verdict(losses) | {"curve": losses}
+        write(report, options.out)
+    report["complete"] = True
+    write(report, options.out)
     if options.out:
-        options.out.write_text(json.dumps(report) + "\n")
         plot(report, options.out.with_suffix(".png"))
     print(markdown(report))
     return int(not report["passed"])
+
+
+def write(report: dict, out: Path | None) -> None:
+    """The report so far as JSON."""
+    if out:
+        write_json(out, report)
 
 
 def batches(case: Case, options: Options) -> Iterator[Batch]:
@@ -93,20 +104,21 @@ def batches(case: Case, options: Options) -> Iterator[Batch]:
 
 def train_both(
     case: Case, source: Iterator[Batch], device: torch.device, steps: int
-) -> dict[str, list[float]]:
-    """Losses of each step by "reference" and by "fastimae"."""
+) -> Iterator[dict[str, list[float]]]:
+    """Losses of each step by "reference" and by "fastimae", every KEPT_EVERY steps those so far."""
     objective = make_objective(case, mix_lambda=None)
     plain = PlainModels(case, objective).to(device)
     objective.to(device)
     theirs = PlainStep(plain, plain.optimizer(False), dtype=usual_dtype(device))
     ours = training_step(Ours(), OurModels(objective), device)
     losses: dict[str, list[Tensor]] = {"reference": [], "fastimae": []}
-    for number, batch in zip(range(steps), source, strict=False):
-        rate = RATE * min(1, (number + 1) / WARM_UP)
+    for number, batch in zip(range(1, steps + 1), source, strict=False):
+        rate = RATE * min(1, number / WARM_UP)
         batch = batch.to(device)
         losses["reference"].append(plain_step(plain, theirs, objective, batch, rate))
         losses["fastimae"].append(ours(batch, rate).clone())
-    return {name: torch.stack(values).float().tolist() for name, values in losses.items()}
+        if number % KEPT_EVERY == 0 or number == steps:
+            yield {name: torch.stack(values).float().tolist() for name, values in losses.items()}
 
 
 def plain_step(

@@ -50,8 +50,8 @@ def measure_fed(
     folder: Path | None,
     num_workers: int,
     seconds: float,
-) -> list[Row]:
-    """Rows of variants that train on real images, one after the other.
+) -> Iterator[list[Row]]:
+    """Rows of variants that train on real images, one after the other; after each, those so far.
 
     Ours reads the .beton, the plain pipeline the folder of classes. Raises AssertionError for a
     wrong loss and DataError for data that cannot be read.
@@ -92,7 +92,7 @@ def measure_fed(
             }
         )
         del variant, workshop
-    return rows
+        yield rows
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.clocks import synchronize
-from benchmarks.harness import Timing, interleaved
+from benchmarks.clocks import repeat, synchronize
+from benchmarks.harness import Timing, in_rounds, interleaved
 from benchmarks.train.cases import Case
 from benchmarks.train.flops import train_flops
 from benchmarks.train.ours import Ours
@@ -48,11 +48,13 @@ def measure_gemm(device: torch.device, side: int | None = None) -> dict[str, flo
 
 def measure_case(
     case: Case, ways: Mapping[str, Way], device: torch.device, peak: float, *, share: bool = False
-) -> list[Row]:
-    """Rows of all variants on made-up batches. peak: operations a second that are 100 % MFU.
+) -> Iterator[list[Row]]:
+    """Rows of all variants on made-up batches, after each round those of the rounds so far.
 
-    share: of models, see `Workshop`; the memory of each variant is not told then.
-    Raises AssertionError if a variant's loss is not that of the plain pipeline in fp32.
+    peak: operations a second that are 100 % MFU. share: of models, see `Workshop`; the memory of
+    each variant is not told then.
+    Raises AssertionError, before there are rows, if a variant's loss is not that of the plain
+    pipeline in fp32.
     """
     start_afresh(device)
     workshop = Workshop(case, device, share=share)
@@ -62,18 +64,18 @@ def measure_case(
             calls[name], note = checked(case, name, way, workshop)
             memory = None if share else watch(calls[name])
         facts[name] = {"note": note, "memory_gb": memory}
-    timings = interleaved(
-        calls, device, rounds=case.rounds(device, ladder=share), calls=case.calls(device),
-        warm_up=UNTIL_RECORDED if device.type == "cuda" else 0,
-    )  # fmt: skip
     for name, way in ways.items():
+        repeat(calls[name], UNTIL_RECORDED if device.type == "cuda" else 0)
         if isinstance(way, Ours):  # again, as a graph may have been recorded in between
             check_loss(case, name, way, workshop, calls[name]().item())
-    rows = [row(case, name, ways[name], timings[name], device, peak) for name in ways]
-    for one in rows:
-        one |= {"x_reference": one["img_per_s"] / rows[0]["img_per_s"], **facts[one["variant"]]}
-    calls.clear()
-    return rows
+    turns = in_rounds(
+        calls, device, rounds=case.rounds(device, ladder=share), calls=case.calls(device), warm_up=0
+    )
+    for timings in turns:
+        rows = [row(case, name, ways[name], timings[name], device, peak) for name in ways]
+        for one in rows:
+            one |= {"x_reference": one["img_per_s"] / rows[0]["img_per_s"], **facts[one["variant"]]}
+        yield rows
 
 
 def checked(
@@ -131,6 +133,7 @@ def row(
         "ms": 1e3 * timing.median,
         "ms_20": 1e3 * timing.low,
         "ms_80": 1e3 * timing.high,
+        "rounds": timing.rounds,
         "mfu": speed * train_flops(case) / peak,
     }
 

@@ -29,7 +29,8 @@ class Options:
     folder: Path | None = None
     """The same images as folders of classes: measure the plain pipeline fed by its loader, too."""
     out: Path | None = None
-    """JSON file with everything measured; plots are written beside it, as .png."""
+    """JSON file with everything measured so far, round by round; plots are written beside it, as
+    .png."""
     device: str = "auto"
     """cuda, cpu, or auto."""
     ladder: bool = False

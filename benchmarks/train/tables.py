@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.harness import table
+from benchmarks.harness import heading, table
 
 
 def markdown(report: Mapping) -> str:
     """The whole report."""
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     rates = [f"{name} {rate / 1e12:.3g}" for name, rate in report["gemm"].items()]
     parts = [
-        f"# {report['device']}\n",
-        f"{report['date']}, commit {report['commit']}, {versions}\n",
-        f"`{report['command']}`\n",
+        heading(report),
         f"Square matrix products, TFLOP/s: {', '.join(rates)}. MFU is against the higher.\n",
     ]
     if report["results"]:

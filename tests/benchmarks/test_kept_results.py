@@ -1,0 +1,161 @@
+"""A benchmark that is killed or fails keeps what it has measured: the file is read meanwhile."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.harness import ROOT
+from benchmarks.loaders import measure as measuring
+from benchmarks.loaders.contestant import Job
+from benchmarks.loaders.contestants import CONTESTANTS
+from benchmarks.loaders.host import Failed
+from benchmarks.loaders.results import results
+from benchmarks.loaders.runner import Round, Start
+from benchmarks.loaders.targets import ratios, targets
+from benchmarks.train import __main__ as train
+from benchmarks.train import curve
+from benchmarks.train.ours import OurVariant
+from fastimae.loaders import BetonWriter
+
+SMALL = "--smoke --device cpu"
+ENDLESS = 1_000_000
+# Of each benchmark: a command, most of which would not end, and where its rows are.
+RUNS = {
+    "kernels": (f"kernels {SMALL} --no-compile", lambda report: report["rows"][1:]),
+    "train": (
+        f"train {SMALL} --no_table --ladder --rounds {ENDLESS} --cases imae_vit_nano_patch8",
+        lambda report: report["ladder"],
+    ),
+    "curve": (
+        f"train.curve {SMALL} --batch_size 8 --steps {ENDLESS}",
+        lambda report: report.get("curve", {}).get("fastimae"),
+    ),
+    "loaders": (
+        f"loaders --only pillow --rounds {ENDLESS} --seconds 0.05 --batch_size 8 --num_workers 2",
+        lambda report: report["results"],
+    ),
+}
+
+
+@pytest.fixture
+def beton(image_folder, tmp_path):
+    """The JPEGs of `image_folder` in a .beton."""
+    path = tmp_path / "images.beton"
+    with BetonWriter(path) as writer:
+        for file in sorted(image_folder.rglob("*.jpg")):
+            width, height = Image.open(file).size
+            writer.append(file.read_bytes(), height=height, width=width, label=0)
+    return path
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_killed_benchmark_had_measured_stands(name, beton, tmp_path):
+    command, rows_of = RUNS[name]
+    out = tmp_path / "out" / "report.json"
+    module, *flags = command.split()
+    flags += ["--data", str(beton)] if name == "loaders" else []
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"benchmarks.{module}", *flags, "--out", str(out)],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    children, end = [], time.monotonic() + 150
+    while process.poll() is None and time.monotonic() < end:
+        if out.exists() and rows_of(json.loads(out.read_text())):  # whole, whenever it is read
+            children = psutil.Process(process.pid).children(recursive=True)
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, complaint = process.communicate()
+    assert process.returncode == -signal.SIGKILL, complaint
+    report = json.loads(out.read_text())
+    assert report["complete"] is False
+    assert rows_of(report)
+    assert {"device", "versions", "commit", "date", "command"} <= set(report)
+    assert psutil.wait_procs(children, timeout=30)[1] == [], "contestants end by themselves"
+
+
+def test_a_variant_that_fails_in_round_three_leaves_two(tmp_path, monkeypatch):
+    out, steps, step = tmp_path / "train.json", [], OurVariant.train
+
+    def fails(variant, batch):
+        steps.append(variant)
+        if len(steps) == 6:  # the first, one for its memory, one that is checked; three rounds
+            raise RuntimeError("out of memory")
+        return step(variant, batch)
+
+    monkeypatch.setattr(OurVariant, "train", fails)
+    cases = ["--cases", "imae_vit_nano_patch8", "--rounds", "5"]
+    assert train.main([*SMALL.split(), "--no_compile", "--out", str(out), *cases]) == 1
+    report = json.loads(out.read_text())
+    assert "out of memory" in report["failed"]["imae_vit_nano_patch8"] and report["complete"]
+    names = [row["variant"] for row in report["results"]]
+    assert names == ["reference", "reference_bf16", "reference_tuned", "fastimae"]
+    assert {row["rounds"] for row in report["results"]} == {2}
+
+
+def test_a_curve_has_every_step_so_far(monkeypatch):
+    monkeypatch.setattr(curve, "KEPT_EVERY", 2)
+    options = curve.Options(smoke=True, device="cpu", batch_size=8)
+    case = curve.SMOKE_CASES["imae_vit_nano_patch8"]
+    batches = curve.batches(case, options)
+    seen = list(curve.train_both(case, batches, torch.device("cpu"), 5))
+    assert [len(losses["fastimae"]) for losses in seen] == [2, 4, 5]
+    for losses in seen:
+        for name, values in losses.items():
+            assert values == seen[-1][name][: len(values)]
+
+
+class FakeHost:
+    """A contestant of 100 images a second; "dali" dies in round 3."""
+
+    def __init__(self, make, job):
+        self.make, self.rounds, self.pid = make, 0, 0
+
+    def ask(self, name, *_, **__):
+        if name == "start":
+            return Start(first_batch_ms=1, first_pass_img_per_s=1, bytes_before=0, stages={})
+        if name == "check":
+            return None
+        self.rounds += 1
+        if self.make is CONTESTANTS["dali"] and self.rounds == 3:
+            raise Failed("its process died")
+        return Round(images=100, seconds=1.0, cpu_seconds=1.0, stages={})
+
+    def settle(self):
+        pass
+
+    close = settle
+
+
+def test_contestants_are_kept_after_each_round(monkeypatch):
+    monkeypatch.setattr(measuring, "Host", FakeHost)
+    monkeypatch.setattr(measuring, "memory_bytes", lambda _: 10**6)
+    kept = []
+
+    def keep(found):
+        lengths = {row["backend"]: len(row["img_per_s_rounds"]) for row in results(found)}
+        against = [row["against"] for row in ratios("beton", found, targets(avx512=True))]
+        kept.append((lengths, against))
+
+    class Images:
+        section = "beton"
+
+    measuring.measure(
+        {name: CONTESTANTS[name] for name in ("native", "pillow", "dali")},
+        Job(images=Images(), batch_size=8, num_workers=1, seed=0),
+        rounds=4, seconds=1.0, say=lambda _: None, keep=keep,
+    )  # fmt: skip
+    two, all_three = ["native", "pillow"], ["native", "pillow", "dali"]
+    assert [lengths for lengths, _ in kept[:5]] == [
+        {}, dict.fromkeys(all_three, 1), dict.fromkeys(all_three, 2), dict.fromkeys(two, 3),
+        dict.fromkeys(two, 4),
+    ]  # fmt: skip
+    assert kept[2][1] == ["pillow", "dali"] and kept[3][1] == ["pillow"]
+    assert kept[-1][0] == dict.fromkeys(two, 4)
