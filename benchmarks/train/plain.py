@@ -127,12 +127,14 @@ def host_tensors(case: Case, device: torch.device) -> list[Tensor]:
 
 
 def plain_copy(case: Case, model: MaskedAutoencoder) -> PlainMAE:
-    """The plain model with the same weights."""
-    plain = PlainMAE(
-        img_size=case.img_size,
-        heads=model.heads,
-        norm_pix_loss=model.norm_pix_loss,
-        **parse_name(case.model),
-    )
-    plain.load_state_dict(model.state_dict())
+    """The plain model with the same weights, where those are."""
+    with torch.device("meta"):  # fresh weights, seconds for a large model, would go at once
+        plain = PlainMAE(
+            img_size=case.img_size,
+            heads=model.heads,
+            norm_pix_loss=model.norm_pix_loss,
+            **parse_name(case.model),
+        )
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plain.load_state_dict(weights, assign=True)
     return plain

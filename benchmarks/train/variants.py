@@ -80,7 +80,7 @@ class Workshop:
 
     def __init__(self, case: Case, device: torch.device, *, share: bool) -> None:
         self.case, self.device, self.share = case, device, share
-        self._objective = make_objective(case)
+        self._objective = make_objective(case).to(device)  # copies are made there, at once
         self.expected_loss = self._expected_loss()
         """The plain pipeline's, in fp32, on the made-up batch with our mask."""
         self._shared: dict[tuple[type, str], PlainModels | OurModels] = {}
@@ -114,8 +114,8 @@ class Workshop:
 
     def _fresh(self, kind: type) -> PlainModels | OurModels:
         if kind is Plain:
-            return PlainModels(self.case, self._objective).to(self.device)
-        return OurModels(copy.deepcopy(self._objective).to(self.device))
+            return PlainModels(self.case, self._objective)
+        return OurModels(copy.deepcopy(self._objective))
 
 
 def _tuned(device: torch.device) -> torch.dtype | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Timing
+from benchmarks.harness import summarise
 from benchmarks.train import __main__ as command
 from benchmarks.train import curve, measure
 from benchmarks.train.cases import CASES, SMOKE_CASES, make_objective
@@ -106,6 +106,21 @@ def test_where_torch_compile_fails_the_row_says_so(monkeypatch):
     assert not variant.plain.compiled and variant().isfinite()
 
 
+def test_variants_have_weights_of_their_own():
+    """The same numbers, and training one changes no other."""
+    workshop = Workshop(IMAE_CASE, CPU, share=False)
+    plain = [workshop.build(Plain()).models for _ in range(2)]
+    state = workshop._objective.student.state_dict()
+    for models in plain:
+        for name, tensor in models.student.state_dict().items():
+            assert torch.equal(tensor, state[name])
+    plain[0].student.mask_token.data += 1
+    assert not torch.equal(plain[0].student.mask_token, plain[1].student.mask_token)
+    assert torch.equal(plain[1].student.mask_token, workshop._objective.student.mask_token)
+    assert not any(parameter.requires_grad for parameter in plain[0].teacher.parameters())
+    assert not plain[0].student.pos_embed.requires_grad and plain[0].student.norm.bias.requires_grad
+
+
 def test_the_ladder_begins_at_the_reference_and_ends_at_ours():
     for device in (CPU, torch.device("cuda")):
         with pytest.MonkeyPatch.context() as patch:
@@ -139,8 +154,8 @@ def test_the_sampler_goes_on_over_the_end():
 
 
 def test_gemm_rates_are_of_the_product_asked_for(monkeypatch):
-    one = lambda calls, *_, **__: {name: Timing(0.5, 0.5, 0.5) for name in calls}  # noqa: E731
-    monkeypatch.setattr(measure, "interleaved", one)
+    half = summarise([0.5])
+    monkeypatch.setattr(measure, "interleaved", lambda calls, *_, **__: dict.fromkeys(calls, half))
     assert measure.measure_gemm(CPU, 8) == {"bf16": 2048, "fp32": 2048}
 
 
