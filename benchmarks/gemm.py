@@ -1,0 +1,145 @@
+"""The matrix products of a step: `python -m benchmarks.gemm --out F.json`.
+
+Those of a transformer block at the benchmark's batches, forward with bias, for the gradient of the
+input (dX) and of the weight (dW), in bf16, timed on a GPU as graphs that are replayed. A row has
+TFLOP/s, and that as a share of what a large square product reaches in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import (
+    conditions,
+    heading,
+    interleaved,
+    table,
+    write_json,
+    write_whole,
+)
+from benchmarks.rotation import Turns, calls_of, sets_of
+from benchmarks.train.measure import measure_gemm
+
+ROUNDS = 7
+BYTES = 2
+Row = dict[str, object]
+
+
+class Stack(NamedTuple):
+    """Blocks of one width."""
+
+    name: str
+    rows: int
+    """Tokens of a batch."""
+    width: int
+
+
+class Operands(NamedTuple):
+    """A linear layer's tensors."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    grad: Tensor
+
+
+STACKS = (
+    Stack("MAE-B encoder", 256 * 50, 768),
+    Stack("MAE-B decoder", 256 * 197, 512),
+    Stack("MAE-L encoder", 128 * 50, 1024),
+)
+SMOKE_STACKS = (Stack("smoke", 64, 48),)
+LAYERS = {"qkv": (1, 3), "proj": (1, 1), "fc1": (1, 4), "fc2": (4, 1)}
+"""Widths of input and output, in those of the stack."""
+PRODUCTS: dict[str, Callable[[Operands], Tensor]] = {
+    "forward": lambda o: torch.addmm(o.bias, o.x, o.weight.t()),
+    "dX": lambda o: o.grad @ o.weight,
+    "dW": lambda o: o.grad.t() @ o.x,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gemm", description=__doc__)
+    parser.add_argument("--out", type=Path, help="file for the results as JSON, with .md beside it")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
+    options = parser.parse_args(argv)
+    device = torch.device(options.device)
+    report = conditions(device, f"python -m benchmarks.gemm {' '.join(argv or sys.argv[1:])}")
+    report |= {"complete": False, "square": {}, "products": []}
+    keep = functools.partial(write, report, options.out)
+    keep()
+    report["square"] = measure_gemm(device, 256 if options.smoke else None)
+    for stack in SMOKE_STACKS if options.smoke else STACKS:
+        for layer in LAYERS:
+            report["products"] += measure(stack, layer, device, report["square"]["bf16"])
+            keep()
+    report["complete"] = True
+    keep()
+    print(markdown(report))
+    return 0
+
+
+def measure(stack: Stack, layer: str, device: torch.device, square: float) -> list[Row]:
+    """A row for each product of one layer. square: operations a second of the square product."""
+    fan_in, fan_out = (times * stack.width for times in LAYERS[layer])
+    size = BYTES * (stack.rows * (fan_in + fan_out) + fan_in * fan_out)
+    sets = [operands(stack.rows, fan_in, fan_out, device) for _ in range(sets_of(size, device))]
+    turns = {name: Turns(product, sets) for name, product in PRODUCTS.items()}
+    calls = calls_of(size, len(sets))
+    timings = interleaved(turns, device, rounds=ROUNDS, calls=calls, replays=True)
+    flops = 2 * stack.rows * fan_in * fan_out
+    return [
+        {
+            "stack": stack.name, "layer": layer, "product": name,
+            "rows": stack.rows, "in": fan_in, "out": fan_out,
+            "us": 1e6 * timing.median, "us 20 %": 1e6 * timing.low, "us 80 %": 1e6 * timing.high,
+            "TFLOP/s": flops / timing.median / 1e12,
+            "of square": flops / timing.median / square,
+            "timed": timing.timed,
+        }
+        for name, timing in timings.items()
+    ]  # fmt: skip
+
+
+def operands(rows: int, fan_in: int, fan_out: int, device: torch.device) -> Operands:
+    """Random bf16: x [rows, in], weight [out, in], bias [out], grad [rows, out]."""
+    shapes = (rows, fan_in), (fan_out, fan_in), (fan_out,), (rows, fan_out)
+    return Operands(*(torch.randn(*s, device=device, dtype=torch.bfloat16) for s in shapes))
+
+
+def products_table(report: Mapping) -> str:
+    """A row for each layer: TFLOP/s of its products, and their shares of the square one's."""
+    lines: dict[tuple, dict[str, object]] = {}
+    for row in report["products"]:
+        key = {name: row[name] for name in ("stack", "layer", "rows", "in", "out")}
+        line = lines.setdefault(tuple(key.values()), key)
+        line[f"{row['product']}, TFLOP/s"] = f"{row['TFLOP/s']:.3g} ({row['of square']:.0%})"
+    return table(list(lines.values()))
+
+
+def markdown(report: Mapping) -> str:
+    """The report for people."""
+    rates = [f"{name} {rate / 1e12:.3g}" for name, rate in report["square"].items()]
+    square = f"Square matrix products, TFLOP/s: {', '.join(rates)}. Shares are of bf16.\n"
+    return "\n".join([heading(report), square, products_table(report)])
+
+
+def write(report: Mapping, out: Path | None) -> None:
+    """The report so far as JSON and Markdown."""
+    if out:
+        write_json(out, report)
+        write_whole(out.with_suffix(".md"), markdown(report))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
