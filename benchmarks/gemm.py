@@ -8,7 +8,6 @@ TFLOP/s, and that as a share of what a large square product reaches in the same 
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,13 +21,12 @@ from benchmarks.harness import (
     heading,
     interleaved,
     table,
-    write_json,
-    write_whole,
+    write_report,
 )
 from benchmarks.rotation import Turns, calls_of, sets_of
-from benchmarks.train.measure import measure_gemm
 
-ROUNDS = 7
+ROUNDS, SQUARE_ROUNDS = 7, 15
+SQUARE_SIDE = {"cuda": 8192, "cpu": 2048}
 BYTES = 2
 Row = dict[str, object]
 
@@ -76,9 +74,12 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(options.device)
     report = conditions(device, f"python -m benchmarks.gemm {' '.join(argv or sys.argv[1:])}")
     report |= {"complete": False, "square": {}, "products": []}
-    keep = functools.partial(write, report, options.out)
+
+    def keep() -> None:
+        write_report(options.out, report, markdown(report))
+
     keep()
-    report["square"] = measure_gemm(device, 256 if options.smoke else None)
+    report["square"] = measure_square(device, 256 if options.smoke else None)
     for stack in SMOKE_STACKS if options.smoke else STACKS:
         for layer in LAYERS:
             report["products"] += measure(stack, layer, device, report["square"]["bf16"])
@@ -87,6 +88,21 @@ def main(argv: list[str] | None = None) -> int:
     keep()
     print(markdown(report))
     return 0
+
+
+def measure_square(device: torch.device, side: int | None = None) -> dict[str, float]:
+    """Operations a second of square matrix products of random numbers, by number format.
+
+    Of the fast ones among several: other work on the machine must not look like a low ceiling.
+    """
+    side = side or SQUARE_SIDE[device.type]
+    rates = {}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        product = {name: lambda a=a, b=b: a @ b}
+        timing = interleaved(product, device, rounds=SQUARE_ROUNDS, replays=True)[name]
+        rates[name] = 2 * side**3 / timing.low
+    return rates
 
 
 def measure(stack: Stack, layer: str, device: torch.device, square: float) -> list[Row]:
@@ -132,13 +148,6 @@ def markdown(report: Mapping) -> str:
     rates = [f"{name} {rate / 1e12:.3g}" for name, rate in report["square"].items()]
     square = f"Square matrix products, TFLOP/s: {', '.join(rates)}. Shares are of bf16.\n"
     return "\n".join([heading(report), square, products_table(report)])
-
-
-def write(report: Mapping, out: Path | None) -> None:
-    """The report so far as JSON and Markdown."""
-    if out:
-        write_json(out, report)
-        write_whole(out.with_suffix(".md"), markdown(report))
 
 
 if __name__ == "__main__":

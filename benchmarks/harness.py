@@ -107,18 +107,21 @@ def summarise(seconds: list[float], timed: str = HostClock.timed) -> Timing:
     )
 
 
-def write_json(path: Path, report: Mapping[str, object]) -> None:
-    """Write a report, as `write_whole` does. Its "complete" says whether the run had ended."""
-    write_whole(path, json.dumps(report, indent=1) + "\n")
+def write_report(out: Path | None, report: Mapping[str, object], page: str) -> None:
+    """Write a report as `write_json` does, and its page for people beside it, as .md."""
+    write_json(out, report)
+    if out:
+        _write_whole(out.with_suffix(".md"), page)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, and its folder, so that a run killed at any moment leaves the old or the new
-    content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+def write_json(out: Path | None, report: Mapping[str, object]) -> None:
+    """Write a report so that a run killed at any moment leaves the old file or the new one.
+
+    Its "complete" says whether the run had ended. Nothing is written without a path.
+    """
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(out, json.dumps(report, indent=1) + "\n")
 
 
 def heading(report: Mapping) -> str:
@@ -143,6 +146,12 @@ def table(rows: list[dict[str, object]]) -> str:
     lines = [heads, ["---"] * len(heads)]
     lines += [[_cell(row.get(head, "")) for head in heads] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _cell(value: object) -> str:

@@ -27,8 +27,7 @@ from benchmarks.harness import (
     heading,
     interleaved,
     table,
-    write_json,
-    write_whole,
+    write_report,
 )
 from benchmarks.kernel_cases import SHAPES, SMOKE_SHAPES, Case, Shape, cases
 from benchmarks.rotation import Turns, calls_of, sets_of
@@ -56,7 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     command = f"python -m benchmarks.kernels {' '.join(argv or sys.argv[1:])}"
     report = conditions(device, command)
     report |= {"complete": False, "rows": [], "traffic": [], "failed": {}}
-    keep = functools.partial(write, report, options.out)
+
+    def keep() -> None:
+        write_report(options.out, report, markdown(report))
+
     keep()
     compiled = not options.no_compile
     measure_all(report, device, shapes, only=options.only, compiled=compiled, keep=keep)
@@ -207,13 +209,6 @@ def _random_like(tensors: list[Tensor]) -> list[Tensor]:
     """The same numbers in each call, in fp32 or rounded."""
     generator = torch.Generator(tensors[0].device).manual_seed(0)
     return [torch.randn(x.shape, generator=generator, device=x.device).to(x.dtype) for x in tensors]
-
-
-def write(report: dict, out: Path | None) -> None:
-    """The report so far as JSON and Markdown."""
-    if out:
-        write_json(out, report)
-        write_whole(out.with_suffix(".md"), markdown(report))
 
 
 def markdown(report: dict) -> str:

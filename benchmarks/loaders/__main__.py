@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness import write_json, write_whole
+from benchmarks.harness import write_report
 from benchmarks.loaders.contestant import CROPS, Job
 from benchmarks.loaders.contestants import (
     CONTESTANTS,
@@ -44,7 +44,7 @@ def _benchmark(argv: Sequence[str]) -> int:
     report |= {"complete": False, "settings": settings(options)}
     report |= {key: {} for key in ("sets", "missing", "failed")}
     report |= {key: [] for key in ("results", "originals", "ratios", "sweep")}
-    write(report, options.out)
+    write_report(options.out, report, markdown(report))
     with tempfile.TemporaryDirectory(prefix="fastimae-benchmark-") as scratch:
         images = image_set("beton", options.data, Path(scratch), options.images, options.seed)
         found = _section(report, "results", images, IN_BETON, options)
@@ -54,7 +54,7 @@ def _benchmark(argv: Sequence[str]) -> int:
         if options.sweep:
             _sweep(report, images, found, options)
     report["complete"] = True
-    write(report, options.out)
+    write_report(options.out, report, markdown(report))
     draw(report, options.out)
     print(markdown(report))
     return int(bool(report["failed"]) or bool(set(options.only) & set(report["missing"])))
@@ -71,7 +71,7 @@ def _section(
         report[key] = results(found)
         report["ratios"] = others + ratios(images.section, found, goals)
         _note_absent(report, images.section, found)
-        write(report, options.out)
+        write_report(options.out, report, markdown(report))
 
     return measure(
         {name: CONTESTANTS[name] for name in _chosen(names, options)},
@@ -92,7 +92,7 @@ def _sweep(report: dict, images: ImageSet, found: Mapping[str, Measured], option
     def keep(fewer: Mapping[str, Measured]) -> None:
         report["sweep"] = [*done, *results(fewer), *same]
         _note_absent(report, f"{count} threads", fewer)
-        write(report, options.out)
+        write_report(options.out, report, markdown(report))
 
     while count < options.workers and chosen:
         fewer = measure(
@@ -143,13 +143,6 @@ def settings(options: Options) -> dict[str, object]:
         "seconds": options.seconds,
         "seed": options.seed,
     }
-
-
-def write(report: dict, out: Path | None) -> None:
-    """The report so far as JSON and Markdown."""
-    if out:
-        write_json(out, report)
-        write_whole(out.with_suffix(".md"), markdown(report))
 
 
 def draw(report: dict, out: Path | None) -> None:

@@ -7,13 +7,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 
+from benchmarks.gemm import measure_square
 from benchmarks.harness import conditions, write_json
 from benchmarks.train.fed import measure_fed
-from benchmarks.train.measure import Row, measure_case, measure_gemm
+from benchmarks.train.measure import Row, measure_case
 from benchmarks.train.options import Options
 from benchmarks.train.plot import plot
 from benchmarks.train.tables import markdown
@@ -37,20 +37,22 @@ def _benchmark(argv: Sequence[str]) -> int:
     report = conditions(device, f"{PROG} {shlex.join(argv)}")
     torch.backends.cudnn.benchmark = True  # as MAE's script does
     report |= {"complete": False, "gemm": {}, "results": [], "ladder": [], "failed": {}}
-    write(report, options.out)
-    report["gemm"] = measure_gemm(device, 256 if options.smoke else None)
+    write_json(options.out, report)
+    report["gemm"] = measure_square(device, 256 if options.smoke else None)
     for name, key, part in _parts(options, max(report["gemm"].values())):
         print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
         earlier = report[key]
         try:
             for rows in part():
                 report[key] = [*earlier, *rows]
-                write(report, options.out)
+                write_json(options.out, report)
         except Exception:
             report["failed"][name] = traceback.format_exc(limit=6)
-        write(report, options.out, draw=True)
+        write_json(options.out, report)
+        if options.out:
+            plot(report, options.out.with_suffix(".png"))
     report["complete"] = True
-    write(report, options.out)
+    write_json(options.out, report)
     print(markdown(report))
     return int(bool(report["failed"]))
 
@@ -82,15 +84,6 @@ def _parts(options: Options, peak: float) -> list[tuple[str, str, Part]]:
         if options.ladder and (case.ladder or not options.table):
             parts.append((f"ladder {case.name}", "ladder", rungs))
     return parts
-
-
-def write(report: dict, out: Path | None, *, draw: bool = False) -> None:
-    """The report so far as JSON; draw: its plot, too."""
-    if out is None:
-        return
-    write_json(out, report)
-    if draw:
-        plot(report, out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

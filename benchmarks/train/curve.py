@@ -69,22 +69,16 @@ def _compare(argv: Sequence[str]) -> int:
         "data": options.cifar.name if options.cifar else "smooth made-up images",
         "batch_size": options.batch_size,
     }
-    write(report, options.out)
+    write_json(options.out, report)
     for losses in train_both(case, batches(case, options), device, options.steps):
         report |= verdict(losses) | {"curve": losses}
-        write(report, options.out)
+        write_json(options.out, report)
     report["complete"] = True
-    write(report, options.out)
+    write_json(options.out, report)
     if options.out:
         plot(report, options.out.with_suffix(".png"))
     print(markdown(report))
     return int(not report["passed"])
-
-
-def write(report: dict, out: Path | None) -> None:
-    """The report so far as JSON."""
-    if out:
-        write_json(out, report)
 
 
 def batches(case: Case, options: Options) -> Iterator[Batch]:

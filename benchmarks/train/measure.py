@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clocks import repeat, synchronize
-from benchmarks.harness import Timing, in_rounds, interleaved
+from benchmarks.harness import Timing, in_rounds
 from benchmarks.train.cases import Case
 from benchmarks.train.flops import train_flops
 from benchmarks.train.ours import Ours
@@ -28,22 +28,6 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
 """Of a loss, relative."""
 UNTIL_RECORDED = WARM_UP_STEPS + 1
 """Steps after which a CUDA graph replays."""
-GEMM_SIDE = {"cuda": 8192, "cpu": 2048}
-
-
-def measure_gemm(device: torch.device, side: int | None = None) -> dict[str, float]:
-    """Operations a second of square matrix products of random numbers, by number format.
-
-    Of the fast ones among several: other work on the machine must not look like a low ceiling.
-    """
-    side = side or GEMM_SIDE[device.type]
-    rates = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        product = {name: lambda a=a, b=b: a @ b}
-        timing = interleaved(product, device, rounds=15, replays=True)[name]
-        rates[name] = 2 * side**3 / timing.low
-    return rates
 
 
 def measure_case(

@@ -7,6 +7,7 @@ import torch
 from fake_gpu import FakeGpu
 
 from benchmarks import gemm
+from benchmarks.harness import summarise
 
 
 def test_smoke_run(tmp_path, capsys):
@@ -34,6 +35,12 @@ def test_products_are_those_of_a_linear_layer():
     for name, product in gemm.PRODUCTS.items():
         made = product(gemm.Operands(x.detach(), weight, bias, grad))
         torch.testing.assert_close(made, expected[name].detach())
+
+
+def test_rates_are_of_the_square_product_asked_for(monkeypatch):
+    half = summarise([0.5])
+    monkeypatch.setattr(gemm, "interleaved", lambda calls, *_, **__: dict.fromkeys(calls, half))
+    assert gemm.measure_square(torch.device("cpu"), 8) == {"bf16": 2048, "fp32": 2048}
 
 
 def test_rows_are_kept_layer_by_layer(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import summarise
 from benchmarks.train import __main__ as command
 from benchmarks.train import curve, measure
 from benchmarks.train.cases import CASES, SMOKE_CASES, make_objective
@@ -151,12 +150,6 @@ def test_the_sampler_goes_on_over_the_end():
         endless = Endless(loader.sampler)
         assert (endless.step(0, 5).index == loader.sampler.step(2, 1).index).all()
         assert endless.stride == 8
-
-
-def test_gemm_rates_are_of_the_product_asked_for(monkeypatch):
-    half = summarise([0.5])
-    monkeypatch.setattr(measure, "interleaved", lambda calls, *_, **__: dict.fromkeys(calls, half))
-    assert measure.measure_gemm(CPU, 8) == {"bf16": 2048, "fp32": 2048}
 
 
 def test_curves_agree_and_a_wrong_one_is_seen(tmp_path, monkeypatch):
