@@ -83,7 +83,7 @@ def index(root: Path) -> str:
     ]
     for file in sorted((root / RESULTS).glob("*.json")):
         report = json.loads(file.read_text())
-        text += [f"## [{file.name}]({file.name})\n", conditions(report), _tables(report)]
+        text += [f"## [{file.name}]({file.name})\n", conditions(report), tables(report)]
         beside = [file.with_suffix(end) for end in (".md", ".png")]
         text += [f"More: [{one.name}]({one.name})\n" for one in beside if one.exists()]
     return "\n".join(text)
@@ -200,7 +200,7 @@ TABLES: dict[str, Callable[[Mapping], str]] = {
 _BY_CASE = ("results", "ladder")
 
 
-def _tables(report: Mapping) -> str:
+def tables(report: Mapping) -> str:
     """All that fits a report, whatever it is of."""
     found = []
     if "ladder" in report:
@@ -214,11 +214,24 @@ def _tables(report: Mapping) -> str:
         found.append(learned_tables(report))
     elif "curve" in report:
         found.append(curve_line(report))
+    elif "parts" in report:
+        found.append(parts_table(report))
     elif any("falls short" in row for row in report["rows"]):
         found.append(aot_line(report))
     else:
         found.append(_table(report["rows"]))
     return "\n".join(found)
+
+
+def parts_table(report: Mapping) -> str:
+    """A row for each part of a day on a GPU: how it ended, and the seconds it took of those it
+    had."""
+    return table(
+        [
+            {"part": name, "seconds": part["seconds"], "had": part["had"], "status": part["status"]}
+            for name, part in report["parts"].items()
+        ]
+    )
 
 
 def _table(rows: list[dict]) -> str:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.harness import table
-from benchmarks.report import conditions, tables
+from benchmarks.report import conditions, parts_table, tables
 
 SHOWN = 1500
 """Characters that a part may fill on the screen; the file has all."""
@@ -21,7 +20,7 @@ def markdown(report: Mapping, folder: Path) -> str:
         text.append(measured(part, folder) or _fenced(part["text"]))
         if part["status"] != "ok" or not part["text"]:
             text.append(_fenced(part["complaint"]))
-    return "\n".join([*text, "## Parts\n", status_table(report)])
+    return "\n".join([*text, "## Parts\n", parts_table(report)])
 
 
 def brief(report: Mapping, folder: Path) -> str:
@@ -37,17 +36,7 @@ def brief(report: Mapping, folder: Path) -> str:
         for name, part in parts
     ]
     shown = sorted(((name, text) for name, text in shown if text.strip()), key=lambda x: -len(x[1]))
-    return "\n".join([*failed, *(f"{name}\n{text}" for name, text in shown), status_table(report)])
-
-
-def status_table(report: Mapping) -> str:
-    """A row for each part: how it ended, and the time it took of that it had."""
-    return table(
-        [
-            {"part": name, "seconds": part["seconds"], "had": part["had"], "status": part["status"]}
-            for name, part in report["parts"].items()
-        ]
-    )
+    return "\n".join([*failed, *(f"{name}\n{text}" for name, text in shown), parts_table(report)])
 
 
 def measured(part: Mapping, folder: Path) -> str:

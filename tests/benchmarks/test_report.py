@@ -98,7 +98,7 @@ def test_a_marker_that_cannot_be_filled_is_an_error(root, marker):
 
 def test_every_committed_result_can_be_shown():
     for file in (report.ROOT / report.RESULTS).glob("*.json"):
-        assert len(report._tables(json.loads(file.read_text()))) > 20, file
+        assert len(report.tables(json.loads(file.read_text()))) > 20, file
 
 
 def loaded(backend, speed=100.0, **more):
