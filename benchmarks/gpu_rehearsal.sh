@@ -7,7 +7,7 @@
 # (--images DIR --cifar DIR --dali FILES). Ends with 1 if a part failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=${1:-/tmp/fastimae-rehearsal}
+venv=$(realpath -m "${1:-build/rehearsal}")
 shift || true
 runs=("$@")
 [ ${#runs[@]} -gt 0 ] || runs=(1 2 3)
