@@ -1,10 +1,17 @@
 """Torch's counters of a GPU's memory, without a GPU."""
 
+from types import SimpleNamespace
+
 import torch
+
+EVENT = SimpleNamespace(record=lambda *_: None, synchronize=lambda: None)
 
 
 class CudaMemory:
-    """Bytes allocated now and at most, as torch.cuda's functions tell them; patch: MonkeyPatch."""
+    """Bytes allocated now and at most, as torch.cuda's functions tell them; patch: MonkeyPatch.
+
+    The GPU is never behind: there is nothing to wait for.
+    """
 
     def __init__(self, patch, allocated=0):
         self.allocated = self.peak = allocated
@@ -14,6 +21,8 @@ class CudaMemory:
             "reset_peak_memory_stats": lambda _: setattr(self, "peak", self.allocated),
             "empty_cache": lambda: None,
             "synchronize": lambda _=None: None,
+            "Event": lambda **_: EVENT,
+            "current_stream": lambda *_: SimpleNamespace(record_event=lambda: EVENT),
         }.items():
             patch.setattr(torch.cuda, name, function)
 
@@ -28,5 +37,5 @@ class CudaMemory:
 
     def recorded(self, activations, warm_up):
         """A step that is recorded after some: replays allocate nothing, they have the graph's."""
-        steps = iter([*[activations] * (warm_up + 1)])
+        steps = iter([activations] * (warm_up + 1))
         return lambda *_: self.touch(next(steps, 0))

@@ -161,8 +161,6 @@ def test_memory_of_a_recorded_step_is_its_activations_too(monkeypatch):
     memory = CudaMemory(monkeypatch, allocated=1e9)
     memory.touch(70e9)  # by something else, before
     batch = SimpleNamespace(to=lambda _: None)
-    stream = SimpleNamespace(record_event=lambda: SimpleNamespace(synchronize=lambda: None))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: stream)
     monkeypatch.setattr(measure, "_loader", lambda *_: contextlib.nullcontext([batch]))
 
     def build_step(*_):
