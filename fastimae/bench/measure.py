@@ -105,9 +105,9 @@ def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], o
 
 def _out_of_memory(error: BaseException | None) -> bool:
     """Whether it is, or was caused by, a lack of a GPU's memory."""
-    if error is None or isinstance(error, torch.cuda.OutOfMemoryError):
-        return error is not None
-    return _out_of_memory(error.__cause__ or error.__context__)
+    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def endless(loader: Loader | DevicePrefetch) -> Iterator[Batch]:
