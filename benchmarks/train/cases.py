@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
 
 from fastimae.kernels.reference import normalise
 from fastimae.loaders import Batch
-from fastimae.models import IMAGENET_MEAN, IMAGENET_STD, create_model
+from fastimae.models import IMAGENET_MEAN, IMAGENET_STD, MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
 
 LAMBDA = 0.3
@@ -89,11 +90,14 @@ def default_cases(device: torch.device, smoke: bool) -> tuple[str, ...]:
 def make_objective(case: Case, mix_lambda: float | None = LAMBDA) -> MAE | IMAE:
     """Student and, for i-MAE, teacher with fresh weights, the same in each call."""
     torch.manual_seed(0)
-    if case.objective == "mae":
-        return MAE(create_model(case.model, img_size=case.img_size, norm_pix_loss=True))
-    student = create_model(case.model, img_size=case.img_size, heads=2)
-    teacher = create_model(case.model, img_size=case.img_size)
-    return IMAE(student, teacher, mix_lambda=mix_lambda)
+    models = make_models(case)
+    return IMAE(*models, mix_lambda=mix_lambda) if case.objective == "imae" else MAE(*models)
+
+
+def make_models(case: Case) -> tuple[MaskedAutoencoder, ...]:
+    """What the objective is made of: student and, for i-MAE, teacher."""
+    make = functools.partial(create_model, case.model, img_size=case.img_size)
+    return (make(heads=2), make()) if case.objective == "imae" else (make(norm_pix_loss=True),)
 
 
 def make_batch(case: Case, size: int) -> Batch:
