@@ -20,6 +20,7 @@ from fastimae.models.vit import (
     Block,
     PatchEmbed,
     init_weights,
+    run_blocks,
     sincos_positions,
 )
 
@@ -139,9 +140,7 @@ class MaskedAutoencoder(nn.Module):
         x = x + F.embedding(ids_keep, self.pos_embed[0, 1:].to(x.dtype))
         cls = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
         x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(run_blocks(self.blocks, x))
 
     def split(self, latent: Tensor) -> Tensor:
         """Latents [B, 1 + K, D] -> what each head makes of them [heads, B, 1 + K, D or E]."""
@@ -158,11 +157,9 @@ class MaskedAutoencoder(nn.Module):
         if self.heads == 2 and self.head_space == "encoder":
             head = self.decoder_embed(head)
         x = assemble_tokens(head, self.mask_token, self.decoder_pos_embed, mask.ids_restore)
-        *blocks, last = self.decoder_blocks
-        for block in blocks:
-            x = block(x)
-        # Row 0 is the class token's.
-        x = last(x, mask) if masked_only else last(x)[:, 1:]
+        x = run_blocks(self.decoder_blocks, x, mask if masked_only else None)
+        if not masked_only:
+            x = x[:, 1:]  # without the class token
         return self.decoder_pred(self.decoder_norm(x))
 
     def reconstruction_loss(

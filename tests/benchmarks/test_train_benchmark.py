@@ -124,7 +124,7 @@ def test_what_is_switched_off_is_not_done():
     objective = make_objective(IMAE_CASE)
     batch = measure.Workshop(IMAE_CASE, CPU, share=False).build(Ours()).host
     block, seen = objective.student.decoder_blocks[-1], []
-    block.register_forward_hook(lambda _, inputs, out: seen.append(tuple(out.shape[:2])))
+    block.register_forward_hook(lambda _, inputs, out: seen.append(tuple(out[1].shape[:2])))
     for change in ({}, {"masked_only": False}, {"batched": False}):
         with switched(objective, Ours(**change)):
             objective(batch)
