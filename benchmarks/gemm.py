@@ -24,9 +24,11 @@ from benchmarks.harness import (
     write_report,
 )
 from benchmarks.rotation import Turns, calls_of, sets_of
+from fastimae.engine.peak import CPU_SIDES, GPU_SIDE, product_rate
+from fastimae.engine.precision import DTYPES
 
 ROUNDS, SQUARE_ROUNDS = 7, 15
-SQUARE_SIDE = {"cuda": 8192, "cpu": 2048}
+SQUARE_SIDE = {"cuda": GPU_SIDE, "cpu": CPU_SIDES[-1]}
 BYTES = 2
 Row = dict[str, object]
 
@@ -91,18 +93,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure_square(device: torch.device, side: int | None = None) -> dict[str, float]:
-    """Operations a second of square matrix products of random numbers, by number format.
-
-    Of the fast ones among several: other work on the machine must not look like a low ceiling.
-    """
+    """Operations a second of square matrix products, by number format: see `product_rate`."""
     side = side or SQUARE_SIDE[device.type]
-    rates = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        product = {name: lambda a=a, b=b: a @ b}
-        timing = interleaved(product, device, rounds=SQUARE_ROUNDS, replays=True)[name]
-        rates[name] = 2 * side**3 / timing.low
-    return rates
+    return {
+        name: product_rate(device, DTYPES[name], side, SQUARE_ROUNDS) for name in ("bf16", "fp32")
+    }
 
 
 def measure(stack: Stack, layer: str, device: torch.device, square: float) -> list[Row]:

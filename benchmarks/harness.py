@@ -44,7 +44,7 @@ def conditions(device: torch.device, command: str) -> dict[str, object]:
         "device": device_name(device),
         **({"gpu": gpu_facts(device)} if device.type == "cuda" else {}),
         "versions": {"python": platform.python_version(), **_versions()},
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
     }
@@ -168,7 +168,9 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str:
+def commit() -> str:
+    """What is measured: FASTIMAE_COMMIT, for sources that travel without their history, or git's
+    word, or "unknown"."""
     if given := os.environ.get("FASTIMAE_COMMIT"):
         return given
     command = ["git", "describe", "--always", "--dirty"]

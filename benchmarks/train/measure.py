@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import gc
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from benchmarks.train.flops import train_flops
 from benchmarks.train.ours import Ours
 from benchmarks.train.plain import Plain, PlainVariant
 from benchmarks.train.variants import Way, Workshop, precision_of
+from fastimae.engine.memory import resident
 from fastimae.engine.step import WARM_UP_STEPS
 
 Row = dict[str, object]
@@ -124,28 +124,31 @@ def row(
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[Callable[[], object]], float | None]]:
-    """A function that runs some steps more, and returns the GB that were in use then but not before
-    the context: a variant's weights, moments, activations. None where the system does not tell."""
+    """A function that runs some steps more, and returns the GB that were in use at most since the
+    context began, less those in use before: a variant's weights, moments, activations. None where
+    the system does not tell.
+
+    A GPU's peak is kept from here on, as `fastimae.engine.memory` asks for: a replay shows nothing.
+    """
     free_memory(device)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
 
         def watch(step: Callable[[], object]) -> float | None:
             for _ in range(UNTIL_RECORDED):
                 step()
-            torch.cuda.reset_peak_memory_stats(device)
-            step()
             synchronize(device)
             return (torch.cuda.max_memory_allocated(device) - before) / 1e9
 
     else:
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
 
         def watch(step: Callable[[], object]) -> float | None:
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
             step()
-            after = _resident("VmHWM")
+            after = resident("VmHWM")
             return None if after is None or before is None else (after - before) / 1e9
 
     yield watch
@@ -165,10 +168,3 @@ def free_memory(device: torch.device) -> None:
     else:
         with contextlib.suppress(OSError, AttributeError):  # not glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _resident(field: str) -> int | None:
-    """Bytes of this process in memory: VmRSS now, VmHWM at most. None outside Linux."""
-    status = Path("/proc/self/status")
-    found = re.search(rf"{field}:\s+(\d+) kB", status.read_text() if status.exists() else "")
-    return 1024 * int(found[1]) if found else None

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask, assemble_tokens, masked_l2, mix_patchify, random_masking
-from fastimae.kernels.reference import gather_rows, patchify, unpatchify
+from fastimae.kernels.reference import patchify, unpatchify
+from fastimae.kernels.rows import masked_rows
 from fastimae.models.vit import (
     LAYER_NORM_EPS,
     Block,
     PatchEmbed,
     init_weights,
+    run_blocks,
     sincos_positions,
 )
 
@@ -118,9 +120,7 @@ class MaskedAutoencoder(nn.Module):
         (patches,) = self.visible_patches(images, mask)
         pred = self.decode(self.split(self.encode(patches, mask.ids_keep))[0], mask)
         own = torch.arange(len(images), device=images.device)
-        loss = self.reconstruction_loss(
-            gather_rows(pred, mask.ids_masked), images, own, mask.ids_masked
-        )
+        loss = self.reconstruction_loss(masked_rows(pred, mask), images, own, mask.ids_masked)
         return loss, pred, mask.mask
 
     def visible_patches(self, images: Tensor, mask: Mask, **mixture: Any) -> tuple[Tensor, ...]:
@@ -140,9 +140,7 @@ class MaskedAutoencoder(nn.Module):
         x = x + F.embedding(ids_keep, self.pos_embed[0, 1:].to(x.dtype))
         cls = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
         x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(run_blocks(self.blocks, x))
 
     def split(self, latent: Tensor) -> Tensor:
         """Latents [B, 1 + K, D] -> what each head makes of them [heads, B, 1 + K, D or E]."""
@@ -159,11 +157,9 @@ class MaskedAutoencoder(nn.Module):
         if self.heads == 2 and self.head_space == "encoder":
             head = self.decoder_embed(head)
         x = assemble_tokens(head, self.mask_token, self.decoder_pos_embed, mask.ids_restore)
-        *blocks, last = self.decoder_blocks
-        for block in blocks:
-            x = block(x)
-        # The class token is row 0.
-        x = last(x, mask.ids_masked + 1) if masked_only else last(x)[:, 1:]
+        x = run_blocks(self.decoder_blocks, x, mask if masked_only else None)
+        if not masked_only:
+            x = x[:, 1:]  # without the class token
         return self.decoder_pred(self.decoder_norm(x))
 
     def reconstruction_loss(

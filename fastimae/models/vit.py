@@ -1,17 +1,19 @@
 """Blocks of a vision transformer, with timm's and MAE's parameter names.
 
-B = batch, N = tokens, M = rows asked for, D = width, h = heads, d = head width.
+B = batch, N = tokens, M = masked patches, D = width, h = heads, d = head width.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastimae.kernels import attention
+from fastimae.kernels import Mask, attention
 from fastimae.kernels.attention import cross_attention
-from fastimae.kernels.reference import gather_rows
+from fastimae.kernels.rows import masked_rows
 
 LAYER_NORM_EPS = 1e-6
 
@@ -65,7 +67,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block, which leaves its last sum to what comes next (see `run_blocks`).
+
+    So the sum and the norm after it are compiled together, as one kernel that reads the residual
+    stream once, though blocks are compiled one by one.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -74,16 +80,44 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x_BND: Tensor, rows_BM: Tensor | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]; with rows_BM, an int tensor, those rows of it, [B, M, D], without
-        computing the others past keys and values."""
-        normed = self.norm1(x_BND)
-        if rows_BM is None:
-            x = x_BND + self.attn(normed)
+    def forward(
+        self, x_BND: Tensor, change_BND: Tensor, mask: Mask | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream, and what the block before adds to it -> the same of this block.
+
+        [B, N, D] each; with a mask, the rows of its masked patches, [B, M, D], without computing
+        the others past keys and values.
+        """
+        x = x_BND + change_BND
+        normed = self.norm1(x)
+        if mask is None:
+            x = x + self.attn(normed)
         else:
-            x = gather_rows(x_BND, rows_BM)
-            x = x + self.attn.forward_rows(normed, gather_rows(normed, rows_BM))
-        return x + self.mlp(self.norm2(x))
+            x = masked_rows(x, mask)
+            x = x + self.attn.forward_rows(normed, masked_rows(normed, mask))
+        return x, self.mlp(self.norm2(x))
+
+
+class _NoChange(torch.autograd.Function):
+    """Zeros like x, with as much of a gradient: what the first block is given to add, so that all
+    blocks of a kind are one compilation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        return None
+
+
+def run_blocks(blocks: nn.ModuleList, x_BND: Tensor, mask: Mask | None = None) -> Tensor:
+    """[B, N, D] -> [B, N, D] through all blocks; with a mask, the rows of its masked patches,
+    [B, M, D], which are all that the last block computes."""
+    x, change = x_BND, _NoChange.apply(x_BND)
+    for block in blocks:
+        x, change = block(x, change, mask if block is blocks[-1] else None)
+    return x + change
 
 
 def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from fake_gpu import FakeGpu
 
 from benchmarks import gemm
-from benchmarks.harness import summarise
+
+CPU = torch.device("cpu")
 
 
 def test_smoke_run(tmp_path, capsys):
@@ -26,7 +27,7 @@ def test_smoke_run(tmp_path, capsys):
 
 
 def test_products_are_those_of_a_linear_layer():
-    x, weight, bias, grad = gemm.operands(5, 3, 4, torch.device("cpu"))
+    x, weight, bias, grad = gemm.operands(5, 3, 4, CPU)
     layer = torch.nn.Linear(3, 4, dtype=torch.bfloat16)
     layer.weight.data, layer.bias.data, x.requires_grad = weight, bias, True
     out = layer(x)
@@ -38,9 +39,11 @@ def test_products_are_those_of_a_linear_layer():
 
 
 def test_rates_are_of_the_square_product_asked_for(monkeypatch):
-    half = summarise([0.5])
-    monkeypatch.setattr(gemm, "interleaved", lambda calls, *_, **__: dict.fromkeys(calls, half))
-    assert gemm.measure_square(torch.device("cpu"), 8) == {"bf16": 2048, "fp32": 2048}
+    monkeypatch.setattr(gemm, "product_rate", lambda *args: args)
+    formats = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    for side, used in ((None, 2048), (8, 8)):
+        rates = gemm.measure_square(CPU, side)
+        assert rates == {name: (CPU, kind, used, 15) for name, kind in formats.items()}
 
 
 def test_rows_are_kept_layer_by_layer(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from fake_cuda_memory import CudaMemory
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.train import __main__ as command
@@ -138,7 +139,7 @@ def test_what_is_switched_off_is_not_done():
     objective = make_objective(IMAE_CASE)
     batch = measure.Workshop(IMAE_CASE, CPU, share=False).build(Ours()).host
     block, seen = objective.student.decoder_blocks[-1], []
-    block.register_forward_hook(lambda _, inputs, out: seen.append(tuple(out.shape[:2])))
+    block.register_forward_hook(lambda _, inputs, out: seen.append(tuple(out[1].shape[:2])))
     for change in ({}, {"masked_only": False}, {"batched": False}):
         with switched(objective, Ours(**change)):
             objective(batch)
@@ -150,6 +151,17 @@ def test_the_sampler_goes_on_over_the_end():
         endless = Endless(loader.sampler)
         assert (endless.step(0, 5).index == loader.sampler.step(2, 1).index).all()
         assert endless.stride == 8
+
+
+def test_memory_of_a_recorded_variant_is_its_activations_too(monkeypatch):
+    """They count while the step is recorded; replays allocate nothing."""
+    memory = CudaMemory(monkeypatch, allocated=5e9)  # of other variants
+    memory.touch(70e9)
+    with measure.peak_memory(torch.device("cuda")) as watch:
+        memory.keep(2e9)
+        step = memory.recorded(10e9, warm_up=measure.UNTIL_RECORDED - 1)
+        step()  # for its loss
+        assert watch(step) == 12
 
 
 def test_curves_agree_and_a_wrong_one_is_seen(tmp_path, monkeypatch):

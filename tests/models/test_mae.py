@@ -1,11 +1,13 @@
 """The model against the float64 oracle, MAE's conventions and timm's encoder."""
 
 import math
+import operator
 import re
 
 import oracle
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fastimae.kernels import Mask, random_masking
@@ -236,3 +238,25 @@ def test_wrong_sizes_are_named(settings, words):
 def test_a_model_with_two_heads_says_what_to_use():
     with pytest.raises(TypeError, match=r"objectives\.IMAE"):
         tiny(heads=2)(torch.zeros(1, 16, 24, 3, dtype=torch.uint8))
+
+
+def test_the_sum_between_two_blocks_is_compiled_with_the_norm_that_follows():
+    """Else each block would write the residual stream for the next one to read. No block is
+    compiled for that alone."""
+    model = create_model("mae_vit_nano_patch8", img_size=32, decoder_depth=3)
+    graphs = []
+
+    def note(graph, inputs):
+        graphs.append(graph.graph)
+        return graph.forward
+
+    for block in (*model.blocks, *model.decoder_blocks):
+        block.compile(fullgraph=True, dynamic=False, backend=note)
+    mask = random_masking(torch.arange(2), model.grid, 0.75)
+    (patches,) = model.visible_patches(torch.rand(2, 32, 32, 3), mask)
+    head = model.split(model.encode(patches, mask.ids_keep))[0]
+    model.decode(head, mask, masked_only=True)
+    assert len(graphs) == 3, "blocks of the encoder, of the decoder, and the last one are alike"
+    for graph in graphs:
+        norms = [node for node in graph.nodes if node.target is F.layer_norm]
+        assert [node.args[0].target for node in norms] == [operator.add, operator.add]
