@@ -28,6 +28,7 @@ from fastimae.engine.profile import Profile
 from fastimae.engine.sharded import laid_out_state, save_sharded
 from fastimae.engine.signals import stop_signals
 from fastimae.engine.step import GraphedStep, Step
+from fastimae.engine.throttle import Throttle
 
 log = logging.getLogger("fastimae")
 
@@ -85,6 +86,7 @@ class Trainer:
         self.profile = Profile(output_dir, world.rank) if plan.profile else None
         self.meter, self.window, self.epoch_clock = LossMeter(world, output_dir), Clock(), Clock()
         self.updates_per_epoch = len(loader) // plan.accum_iter
+        self.throttle = Throttle(world.device)
         self.epoch, self.update = 0, 0
         self.asked_to_stop = self.stopped = False
         kind = GraphedStep if plan.cuda_graph else Step
@@ -156,6 +158,7 @@ class Trainer:
                 clock.images += len(self.batch) * self.world.size
         self.lr = self.schedule.at(self.epoch + self.update / self.updates_per_epoch)
         self.step.update(self.lr)
+        self.throttle.wait()
         self.update += 1
         self.reporter.bar.update()
         if self.profile:
