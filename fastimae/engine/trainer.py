@@ -54,7 +54,8 @@ class Trainer:
     """Trains an objective on a loader's batches. Knows neither what they are nor where from.
 
     objective: maps a batch to a dict with "loss"; its `student` is what checkpoints hold.
-    loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device.
+    loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device. Only a plan with
+        `cuda_graph` needs its `example`.
     args: plain settings to keep in checkpoints.
     draw: called with a batch when a picture is due, in all processes if the objective is sharded.
     parallel: what is called in the objective's place (see `parallelise`).
@@ -134,6 +135,8 @@ class Trainer:
         self.objective.train()
         if self.loader.epoch != self.epoch:
             self.loader.set_epoch(self.epoch)
+        if isinstance(self.step, GraphedStep) and not self.step.prepared:
+            self.step.prepare(self.loader.example())  # before the loader's threads use CUDA
         self.window.restart()
         self.epoch_clock.restart()
         with contextlib.closing(iter(self.loader)) as batches:
