@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks.gpu_suite`. Nothing of fastimae imports this package."""
+"""Measurements: `bash benchmarks/gpu_day.sh 1`. Nothing of fastimae imports this package."""

@@ -13,6 +13,7 @@ from fastimae.kernels.attention import attention
 from fastimae.kernels.latent_l2 import latent_l2
 from fastimae.kernels.masked_l2 import masked_l2
 from fastimae.kernels.mix_patchify import mix_patchify
+from fastimae.kernels.mixing_ratio import LEVELS, mixing_ratio
 from fastimae.kernels.random_masking import random_masking
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
 
@@ -80,6 +81,8 @@ def cases() -> Iterator[Case]:
         ids = {"ids_keep_ptr": 4, "ids_masked_ptr": 4}
         for op, variant, call, narrow in (
             ("random_masking", "", _random_masking, ids),
+            ("mixing_ratio", "i-MAE", _mixing_ratio, {"quantiles_ptr": 4}),
+            ("mixing_ratio", "i-MAE, per sample", _mixing_ratio_each, {"quantiles_ptr": 4}),
             ("mix_patchify", "MAE", _patchify, pixels),
             ("mix_patchify", "i-MAE", _mix_patchify, pixels),
             ("assemble_tokens", "", _assemble_tokens, {}),
@@ -116,6 +119,17 @@ def _random_masking(model: Model) -> object:
     across = model.side // model.patch
     key = torch.zeros(model.batch, dtype=torch.int64)
     return random_masking(key, (across, across), 0.75, impl="triton")
+
+
+def _mixing_ratio(model: Model) -> object:
+    """One key for the batch, as by default."""
+    key = torch.zeros(1, dtype=torch.int64).expand(model.batch)
+    return mixing_ratio(key, torch.zeros(LEVELS + 1), impl="triton")
+
+
+def _mixing_ratio_each(model: Model) -> object:
+    key = torch.zeros(model.batch, dtype=torch.int64)
+    return mixing_ratio(key, torch.zeros(LEVELS + 1), impl="triton")
 
 
 def _patchify(model: Model) -> object:

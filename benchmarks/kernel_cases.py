@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastimae import kernels
 from fastimae.kernels import reference
+from fastimae.kernels.mixing_ratio import LEVELS
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
 
 STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
@@ -86,8 +87,10 @@ SMOKE_SHAPES = (Shape("smoke", 4, 32, 8, 48, 3, 32, 2),)
 
 
 def cases(shape: Shape) -> list[Case]:
-    """All six ops; what only i-MAE asks for counts two branches."""
-    make = (random_masking, patchify, mix_patchify, assemble_tokens, masked_l2, latent_l2)
+    """All seven ops; what only i-MAE asks for counts two branches."""
+    make = (
+        random_masking, mixing_ratio, patchify, mix_patchify, assemble_tokens, masked_l2, latent_l2,
+    )  # fmt: skip
     encoder = attention(shape, "encoder", shape.keep + 1, shape.heads, shape.width)
     decoder = attention(
         shape, "decoder", shape.patches + 1, shape.decoder_heads, shape.decoder_width
@@ -105,6 +108,23 @@ def random_masking(s: Shape) -> Case:
         # A key in; ids of visible, of masked and of all patches out, and a float for each patch.
         forward_bytes=s.batch * (8 + INT * (s.keep + s.masked + s.patches) + FLOAT * s.patches),
         tolerance=0,
+    )
+
+
+def mixing_ratio(s: Shape) -> Case:
+    return Case(
+        op="mixing_ratio",
+        shape=f"{s.name} i-MAE",
+        inputs=lambda device: {
+            "key": torch.arange(s.batch, device=device) * 7919,
+            "quantiles": torch.linspace(0, 1, LEVELS + 1, device=device),
+        },
+        call=lambda op, x: op(x["key"], x["quantiles"]),
+        spec=lambda x: reference.mixing_ratio(x["key"], x["quantiles"]),
+        # A key and two quantiles in, a weight out: too little for a share of bandwidth to mean
+        # anything, but its time counts.
+        forward_bytes=s.batch * (8 + 2 * FLOAT + FLOAT),
+        tolerance=1e-6,
     )
 
 

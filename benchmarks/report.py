@@ -1,11 +1,12 @@
 """Tables of the documents, from committed results: `python -m benchmarks.report [--check]`.
 
-A page says where a table goes, and of which file it is:
+A page says where a table goes, and of which file it is, or of which files the first that is there:
 
-    <!-- train table: benchmarks/results/F.json -->
+    <!-- train table: benchmarks/results/F.json or benchmarks/results/G.json or nothing -->
     <!-- end -->
 
-What is between these lines is replaced. benchmarks/results/README.md is written as a whole.
+What is between these lines is replaced; "nothing" says that it has not been measured. So a page
+shows a GPU's figures once there are some. benchmarks/results/README.md is written as a whole.
 """
 
 from __future__ import annotations
@@ -14,30 +15,22 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import cifar10
 from benchmarks.harness import ROOT, table
+from benchmarks.loaders.markdown import loader_table
 from benchmarks.train.tables import ladder_table, number, step_table
 
 RESULTS = Path("benchmarks/results")
 PAGES = (Path("README.md"), Path("docs/kernels.md"))
 INDEX = RESULTS / "README.md"
-MARKED = re.compile(r"(<!-- ([a-z ]+): (\S+\.json)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-LOADERS = {
-    "native": "native (the default)",
-    "ffcv": "ffcv (`--decoder ffcv`)",
-    "pillow": "pillow (`--decoder pillow`)",
-    "dali": "dali (`--dali`, on the CPU)",
-    "dali_cuda": "dali_cuda (`--dali`, on the GPU)",
-    "folder": "folder (`--data_path`)",
-    "dali_linear": "dali_linear (a cheaper filter)",
-    "ffcv_library": "ffcv_library (as it is)",
-    "torchvision": "torchvision (DataLoader, uint8)",
-    "torchvision_float32": "torchvision_float32 (DataLoader, ToTensor, Normalize)",
-}
-"""Rows of the loader table; a back end that was not measured has none."""
+NOTHING, NOT_MEASURED = "nothing", "Not measured on a GPU yet.\n"
+_SOURCE = rf"(?:\S+\.json|{NOTHING})"
+MARKED = re.compile(
+    rf"(<!-- ([a-z ]+): ({_SOURCE}(?: or {_SOURCE})*)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
@@ -68,10 +61,13 @@ def filled(text: str, root: Path) -> str:
     """The text with every table anew."""
 
     def fill(found: re.Match) -> str:
-        begin, kind, file, case, end = found.groups()
-        if kind not in TABLES or not (root / file).exists():
-            raise ValueError(f"<!-- {kind}: {file} -->: no such table, or no such file")
-        report = json.loads((root / file).read_text())
+        begin, kind, sources, case, end = found.groups()
+        there = [one for one in sources.split(" or ") if one == NOTHING or (root / one).exists()]
+        if kind not in TABLES or not there:
+            raise ValueError(f"<!-- {kind}: {sources} -->: no such table, or no such file")
+        if there[0] == NOTHING:
+            return f"{begin}{NOT_MEASURED}{end}"
+        report = json.loads((root / there[0]).read_text())
         if case is not None:
             report = {**report, **{key: _only(report.get(key, []), case) for key in _BY_CASE}}
         return f"{begin}{TABLES[kind](report)}{end}"
@@ -87,7 +83,7 @@ def index(root: Path) -> str:
     ]
     for file in sorted((root / RESULTS).glob("*.json")):
         report = json.loads(file.read_text())
-        text += [f"## [{file.name}]({file.name})\n", conditions(report), _tables(report)]
+        text += [f"## [{file.name}]({file.name})\n", conditions(report), tables(report)]
         beside = [file.with_suffix(end) for end in (".md", ".png")]
         text += [f"More: [{one.name}]({one.name})\n" for one in beside if one.exists()]
     return "\n".join(text)
@@ -105,19 +101,29 @@ def conditions(report: Mapping) -> str:
 def train_table(report: Mapping) -> str:
     """A row for each case: images a second of each variant, and how many times ours is faster."""
     made_up = [row for row in report["results"] if row["data"] == "synthetic"]
-    rows = []
-    for case in dict.fromkeys(row["case"] for row in made_up):
-        by = {row["variant"]: row for row in made_up if row["case"] == case}
-        ours = by["fastimae"]
-        speeds = {name: number(row["img_per_s"]) for name, row in by.items()}
-        ratios = {
-            f"over {name}": f"{ours['img_per_s'] / row['img_per_s']:.2f}"
-            for name, row in by.items()
+    by_case: dict[str, dict[str, Mapping]] = {}
+    for row in made_up:
+        by_case.setdefault(row["case"], {})[row["variant"]] = row
+    variants = list(dict.fromkeys(row["variant"] for row in made_up))
+    measured = {case: by for case, by in by_case.items() if "fastimae" in by}  # others: cut off
+    return table([_train_row(case, by, variants) for case, by in measured.items()])
+
+
+def _train_row(case: str, by: Mapping[str, Mapping], variants: Sequence[str]) -> dict[str, object]:
+    """by: what was measured of the case, by variant."""
+    ours, speeds = by["fastimae"], {name: row["img_per_s"] for name, row in by.items()}
+    ratios = {name: ours["img_per_s"] / speed for name, speed in speeds.items()}
+    return {
+        "case": case,
+        "batch": ours["batch_size"],
+        **{name: number(speeds.get(name)) for name in variants},
+        **{
+            f"over {name}": f"{ratios[name]:.2f}" if name in ratios else ""
+            for name in variants
             if name != "fastimae"
-        }
-        sizes = {"case": case, "batch": ours["batch_size"]}
-        rows.append({**sizes, **speeds, **ratios, "MFU": f"{ours['mfu']:.0%}"})
-    return table(rows)
+        },
+        "MFU": f"{ours['mfu']:.0%}",
+    }
 
 
 def fed_table(report: Mapping) -> str:
@@ -134,27 +140,6 @@ def ladders(report: Mapping) -> str:
     return "\n".join(f"{case}:\n\n{part}" for case, part in zip(cases, parts, strict=True))
 
 
-def loader_table(report: Mapping) -> str:
-    """A row for each back end, of the .beton and of the original images."""
-    original = {row["backend"]: f"{row['img_per_s']:.0f}" for row in report["originals"]}
-    measured = {row["backend"]: row for row in report["results"]}
-    return table(
-        [
-            {
-                "back end": label,
-                "img/s, 500 px q90": f"{row['img_per_s']:.0f}",
-                "img/s, originals": original.get(name, ""),
-                "CPU us/img": f"{1e6 * row['cpu_seconds_per_img']:.0f}",
-                "ms to the first batch": f"{row['first_batch_ms']:.0f}",
-                "memory, MB": f"{row['peak_memory_mb']:.0f}",
-                "mean difference from Pillow, of 255": _difference(row["pixel_mean_abs_diff"]),
-            }
-            for name, label in LOADERS.items()
-            if (row := measured.get(name))
-        ]
-    )
-
-
 def kernel_table(report: Mapping) -> str:
     """A row for each op and pass: milliseconds of each variant, ours as a share of a copy."""
     rows: dict[tuple, dict[str, object]] = {}
@@ -166,8 +151,7 @@ def kernel_table(report: Mapping) -> str:
         row[f"{one['variant']}, ms"] = number(one["ms"])
         if one["variant"] == "auto":
             row["of a copy's GB/s"] = f"{one['of copy']:.0%}"
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    return table([{column: row.get(column, "") for column in columns} for row in rows.values()])
+    return _table(list(rows.values()))
 
 
 def aot_line(report: Mapping) -> str:
@@ -216,12 +200,10 @@ TABLES: dict[str, Callable[[Mapping], str]] = {
 _BY_CASE = ("results", "ladder")
 
 
-def _tables(report: Mapping) -> str:
+def tables(report: Mapping) -> str:
     """All that fits a report, whatever it is of."""
-    if "parts" in report:  # the GPU suite: each of its parts
-        return "\n".join(_tables(part["report"]) for part in report["parts"].values())
     found = []
-    if report.get("gemm"):
+    if "ladder" in report:
         found += [step_table(report["results"])] if report["results"] else []
         found += [ladders(report)] if report["ladder"] else []
     elif "originals" in report:
@@ -232,17 +214,34 @@ def _tables(report: Mapping) -> str:
         found.append(learned_tables(report))
     elif "curve" in report:
         found.append(curve_line(report))
-    elif report.get("rows"):
+    elif "parts" in report:
+        found.append(parts_table(report))
+    elif any("falls short" in row for row in report["rows"]):
         found.append(aot_line(report))
+    else:
+        found.append(_table(report["rows"]))
     return "\n".join(found)
+
+
+def parts_table(report: Mapping) -> str:
+    """A row for each part of a day on a GPU: how it ended, and the seconds it took of those it
+    had."""
+    return table(
+        [
+            {"part": name, "seconds": part["seconds"], "had": part["had"], "status": part["status"]}
+            for name, part in report["parts"].items()
+        ]
+    )
+
+
+def _table(rows: list[dict]) -> str:
+    """Rows, some of which lack something, as a Markdown table."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return table([{column: row.get(column, "") for column in columns} for row in rows])
 
 
 def _only(rows: list[dict], case: str) -> list[dict]:
     return [row for row in rows if row.get("case") == case]
-
-
-def _difference(value: float | None) -> str:
-    return "not told" if value is None else f"{value:.2g}"
 
 
 if __name__ == "__main__":

@@ -64,13 +64,13 @@ def _counted(models: list[PlainMAE], shape: Shape, batch: int) -> int:
 
 def our_bytes(shape: Shape) -> float:
     """Of an i-MAE step of ours, per mixture."""
-    mask, mix, loss, latent = (
+    once = [
         getattr(kernel_cases, name)(shape)
-        for name in ("random_masking", "mix_patchify", "masked_l2", "latent_l2")
-    )
+        for name in ("random_masking", "mixing_ratio", "mix_patchify", "masked_l2", "latent_l2")
+    ]
     assemble = kernel_cases.assemble_tokens(shape)
-    once = mask.forward_bytes + mix.forward_bytes + loss.both_bytes + latent.both_bytes
-    return (once + 2 * assemble.both_bytes) / shape.batch
+    total = sum(case.both_bytes or case.forward_bytes for case in once)
+    return (total + 2 * assemble.both_bytes) / shape.batch
 
 
 def _without_blocks(shape: Shape, heads: int) -> PlainMAE:

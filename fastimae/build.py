@@ -12,10 +12,11 @@ from torch import nn
 
 from fastimae.config import ConfigError, TrainConfig, flatten
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
-from fastimae.engine.cores import cores_here
+from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.parallel import parallelise
+from fastimae.engine.peak import peak_rate
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
@@ -132,7 +133,10 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     optim, run = config.optim, config.run
     precision = resolve_precision(optim.precision, world.device)
     graph = wants_graph(config, world, precision)
-    objective = build_objective(config).to(world.device)
+    objective = build_objective(config)
+    cores = cores_here(world.device, config.data.num_workers)
+    speed = full_speed(objective, world, precision, cores)
+    objective.to(world.device)
     prepare_objective(objective, config, world.device, precision, loader)
     with world.watched():
         parallel = parallelise(objective, world, optim.parallel, precision)
@@ -167,7 +171,8 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         args=flatten(config),
         draw=functools.partial(save_reconstruction, objective, picture),
         parallel=parallel,
-        cores=cores_here(world.device, config.data.num_workers),
+        cores=cores,
+        full_speed=speed,
     )
     trainer.epoch = run.start_epoch
     if optim.warmup_epochs >= optim.epochs:
@@ -182,6 +187,17 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         trainer.updates_per_epoch,
     )  # fmt: skip
     return trainer
+
+
+def full_speed(objective: MAE | IMAE, world: World, precision: str, cores: Cores) -> float:
+    """Images a second at which all devices would be at their peak, which is measured."""
+    cores.pin()  # the product has the threads that the steps will have
+    peak, flops = peak_rate(world.device, precision), objective.train_flops()
+    log.info(
+        "MFU: an image takes %.4g GFLOP, and %s multiplies matrices at %.4g TFLOP/s",
+        flops / 1e9, world.device, peak / 1e12,
+    )  # fmt: skip
+    return world.size * peak / flops
 
 
 def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:

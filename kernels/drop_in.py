@@ -14,6 +14,7 @@ from fastimae.kernels import reference
 from fastimae.kernels.masked_l2 import masked_l2 as _masked_l2
 from fastimae.kernels.random_masking import Mask
 from fastimae.kernels.random_masking import random_masking as _random_masking
+from fastimae.kernels.rows import masked_rows, visible_rows
 
 
 def patchify(self: Any, imgs: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ def random_masking(self: Any, x: Tensor, mask_ratio: float) -> tuple[Tensor, Ten
     key = torch.randint(2**62, (len(x),), device=x.device)
     drawn = _random_masking(key, (1, x.shape[1]), mask_ratio)
     self._fastimae_mask = drawn
-    return reference.gather_rows(x, drawn.ids_keep), drawn.mask, drawn.ids_restore.long()
+    return visible_rows(x, drawn), drawn.mask, drawn.ids_restore.long()
 
 
 def forward_loss(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def forward_loss(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
     if drawn is None or drawn.mask is not mask:
         drawn = Mask.from_bool(mask.bool())
     images = imgs.permute(0, 2, 3, 1)
-    rows = reference.gather_rows(pred, drawn.ids_masked)
+    rows = masked_rows(pred, drawn)
     own = torch.arange(len(imgs), device=imgs.device)
     patch, norm_pix = _patch_size(self), bool(self.norm_pix_loss)
     return _masked_l2(rows, images, own, drawn.ids_masked, patch, (), (), norm_pix)

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastimae.kernels.random_masking import philox
+
 NORM_PIX_EPS = 1e-6
+MIXING_STREAM = 2  # masks use stream 0 of a key, crops stream 1
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -47,6 +50,19 @@ def gather_rows(x: Tensor, ids: Tensor, source: Tensor | None = None) -> Tensor:
         source = torch.arange(len(ids), device=ids.device)
     rows = (ids + source[:, None] * x.shape[1]).flatten()
     return x.flatten(0, 1).index_select(0, rows).view(*ids.shape, x.shape[-1])
+
+
+def mixing_ratio(key: Tensor, quantiles: Tensor) -> Tensor:
+    """Weight s = min(lambda, 1 - lambda) of the subordinate image (i-MAE, section 3.1).
+
+    key: int64 [B]. quantiles: fp32 [n + 1], those of lambda at 0, 1/n, ..., 1. Returns fp32 [B]:
+    lambda is the quantile of a uniform draw, linear between the entries of the table.
+    """
+    word = philox(key, torch.zeros_like(key), MIXING_STREAM)[0]
+    place = word.double() * ((len(quantiles) - 1) / 2**32)
+    low = place.long()
+    drawn = torch.lerp(quantiles[low], quantiles[low + 1], (place - low).float())
+    return torch.minimum(drawn, 1 - drawn)
 
 
 def mix_patchify(

@@ -32,6 +32,7 @@ from fastimae.loaders.dali_pipeline import DEPTH, DaliPipeline, Work, one_line
 from fastimae.loaders.decode import decode_rows, decode_stand_ins
 from fastimae.loaders.encoded import Encoded, Jpeg
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.joined import joined
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
 
@@ -209,20 +210,19 @@ class DaliLoader(Loader):
         """The images as torch sees them: DALI's memory itself, unless Pillow had to help."""
         images = None
         if decoded.images is not None:
-            # The present stream waits for DALI, which keeps the memory as long as torch does.
+            # DALI has finished it. When torch lets go of the memory, DALI keeps it until all that
+            # the GPU was given by then is done, on whatever stream: `~DLTensorResource` of its
+            # dltensor.h hands it to a thread that waits for the device. Its own plugin for torch
+            # relies on that, too; `record_stream` does nothing for memory that is not torch's.
             images = torch.from_dlpack(decoded.images.as_tensor())
         if images is None or len(decoded.host_rows):
             images = self._joined(decoded, images)
         return Shown(images=images, index=decoded.index, bad=decoded.bad)
 
     def _joined(self, decoded: _Decoded, images: Tensor | None) -> Tensor:
-        shape = len(decoded.index), *self.crops.shape
-        whole = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        if images is not None:
-            whole[torch.from_numpy(decoded.rows).to(self.device)] = images
-        host_rows = torch.from_numpy(decoded.host_rows).to(self.device)
-        whole[host_rows] = torch.from_numpy(decoded.host_pixels).to(self.device)
-        return whole
+        parts = [] if images is None else [(decoded.rows, images)]
+        parts.append((decoded.host_rows, torch.from_numpy(decoded.host_pixels)))
+        return joined((len(decoded.index), *self.crops.shape), self.device, parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

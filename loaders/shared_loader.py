@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fastimae.loaders.base import Shown
 from fastimae.loaders.beton import BetonReader
@@ -26,6 +25,7 @@ from fastimae.loaders.crops import Crops
 from fastimae.loaders.dali_loader import DaliLoader
 from fastimae.loaders.decode import decode_rows, decode_stand_ins
 from fastimae.loaders.encoded import EncodedBeton
+from fastimae.loaders.joined import joined
 from fastimae.loaders.philox import philox, uniform
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.sampler import Sampler, Step
@@ -95,20 +95,13 @@ class SharedLoader(BetonLoader):
 
     def _joined(self, step: Step, parts: list[tuple[NDArray[np.int64], Shown]]) -> Shown:
         """One batch, with stand-ins for bad samples as if it had never been two."""
-        index, key, bad = step.index, step.key, {}
-        shape = len(index), *self.crops.shape
-        images = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        for rows, part in parts:
-            self._put(images, rows, part.images)
-            bad |= part.bad
+        index, key = step.index, step.key
+        bad = {i: reason for _, part in parts for i, reason in part.bad.items()}
         failures = {row: bad[i] for row, i in enumerate(index.tolist()) if i in bad}
         open_image = functools.partial(open_sample, self.reader)
         decode = functools.partial(decode_rows, open_image, self.crops)
         shown, rows, pixels = decode_stand_ins(decode, self.crops, index, key, failures)
-        self._put(images, rows, torch.from_numpy(pixels))
+        made = [*((own, part.images) for own, part in parts), (rows, torch.from_numpy(pixels))]
+        images = joined((len(index), *self.crops.shape), self.device, made)
         bad = {int(index[row]): reason for row, reason in failures.items()}
         return Shown(images=images, index=shown, bad=bad)
-
-    def _put(self, images: Tensor, rows: NDArray[np.int64], pixels: Tensor) -> None:
-        at = torch.from_numpy(rows).to(self.device)
-        images.index_copy_(0, at, pixels.to(self.device, non_blocking=True))

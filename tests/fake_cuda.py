@@ -4,13 +4,14 @@ Memory that is let go of is used again at once, on the device as in the host's r
 buffers, so a copy that is not ordered against other work reads or leaves wrong values.
 """
 
+import math
 import random
 import weakref
 
 import numpy as np
 import torch
 
-SCRIBBLE = 255
+SCRIBBLE = 0xAB
 
 
 class Event:
@@ -61,35 +62,51 @@ class Stream:
 
 
 class Memory:
-    """Buffers of one size that are used again, the last one first, when no tensor has them."""
+    """Buffers that are used again, the last one first, when no tensor has them."""
 
-    def __init__(self, size, scribble=False):
-        self.size, self.scribble = size, scribble
+    def __init__(self, scribble=False, wait_for=lambda buffer: None):
+        """wait_for: gives the event that a buffer must wait for, too, when it is given back."""
+        self.scribble, self.wait_for = scribble, wait_for
         self.free, self.at = [], {}
 
-    def tensor(self):
-        buffer = self.free.pop() if self.free else np.zeros(self.size, np.int64)
-        lent = buffer.view()
-        weakref.finalize(lent, self._give_back, buffer).atexit = False
-        tensor = torch.from_numpy(lent)
-        self.at[tensor.data_ptr()] = buffer
+    def tensor(self, shape, dtype=torch.int64):
+        size = math.prod(shape) * dtype.itemsize
+        lent = self._buffer(max(size, 1)).view()
+        weakref.finalize(lent, self._give_back, lent.base).atexit = False
+        tensor = torch.from_numpy(lent)[:size].view(dtype).view(shape)
+        self.at[tensor.untyped_storage().data_ptr()] = lent.base
         return tensor
 
+    def __contains__(self, tensor):
+        return tensor.untyped_storage().data_ptr() in self.at
+
+    def buffer(self, tensor):
+        return self.at[tensor.untyped_storage().data_ptr()]
+
     def raw(self, tensor):
-        """The buffer of a tensor, which it does not keep alive."""
-        return self.at[tensor.data_ptr()]
+        """The values of a contiguous tensor, which this does not keep alive."""
+        first = tensor.storage_offset() * tensor.itemsize
+        part = self.buffer(tensor)[first : first + tensor.nbytes]
+        return part.view(tensor.numpy().dtype).reshape(tensor.shape)
+
+    def _buffer(self, size):
+        for place, (buffer, event) in reversed(list(enumerate(self.free))):
+            if buffer.nbytes == size and (event is None or event.happened):
+                del self.free[place]
+                return buffer
+        return np.zeros(size, np.uint8)
 
     def _give_back(self, buffer):
         if self.scribble:
             buffer[:] = SCRIBBLE
-        self.free.append(buffer)
+        self.free.append((buffer, self.wait_for(buffer)))
 
 
 class FakeCuda:
     """Stands in for `prefetch.Cuda`. host: the memory that batches are copied from."""
 
     def __init__(self, host, seed):
-        self.host, self.device = host, Memory(host.size)
+        self.host, self.device = host, Memory()
         self.streams = []
         self.main, self.copying = Stream(self.streams), Stream(self.streams)
         self.random = random.Random(seed)
@@ -98,10 +115,10 @@ class FakeCuda:
         return self.main
 
     def holds(self, tensor):
-        return tensor.data_ptr() in self.device.at
+        return tensor in self.device
 
     def empty_like(self, tensor):
-        return self.device.tensor()
+        return self.device.tensor(tensor.shape, tensor.dtype)
 
     def copy(self, target, source):
         into, out_of = self.device.raw(target), self.host.raw(source)

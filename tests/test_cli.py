@@ -140,7 +140,8 @@ def test_tensorboard_has_maes_tags_against_epoch_x_1000(source, tmp_path):
     command = f"{source['ffcv']} {BASE} --epochs 2 --log_steps 3 --output_dir {tmp_path / 'run'}"
     assert train(f"{command} --log_dir {tmp_path / 'board'}") == 0
     board = EventAccumulator(str(tmp_path / "board")).Reload()
-    assert {"train_loss", "lr", "img_per_s", "data_wait"} <= set(board.Tags()["scalars"])
+    tags = {"train_loss", "lr", "img_per_s", "mfu", "memory_gb", "data_wait"}
+    assert tags <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Scalars("train_loss")] == [500, 1000, 1500, 2000]
     logged = [line["train_loss"] for line in log_of(tmp_path / "run")]
     values = [event.value for event in board.Scalars("train_loss")]

@@ -53,6 +53,8 @@ class Pixels:
 class Contestant(abc.ABC):
     """A way of loading images. Used in a process of its own, from one thread."""
 
+    label: ClassVar[str]
+    """What it stands for, in README's table, where its name is not enough."""
     what: ClassVar[str]
     """It, in some words."""
     exact: ClassVar[bool] = False

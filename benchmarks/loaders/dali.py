@@ -13,6 +13,7 @@ from fastimae.loaders.beton import BetonReader
 class Dali(Ours):
     """Decodes the window only, as our engine does; antialiased bicubic resize."""
 
+    label = "`--dali`, on the CPU"
     what = "our loader with DALI on the CPU, antialiased cubic resize, threads"
     interpolation: ClassVar[Literal["cubic", "linear"]] = "cubic"
     device: ClassVar[str] = "cpu"
@@ -50,6 +51,7 @@ class Dali(Ours):
 class DaliLinear(Dali):
     """A cheaper filter, another picture."""
 
+    label = "a cheaper filter"
     what = "our loader with DALI on the CPU, antialiased linear resize, threads"
     interpolation = "linear"
 
@@ -57,6 +59,7 @@ class DaliLinear(Dali):
 class DaliMixed(Dali):
     """The GPU decodes and resizes; its JPEG engine takes DALI's default share."""
 
+    label = "`--dali`, on the GPU"
     what = "our loader with DALI on the GPU, 65 % of the images by its JPEG engine"
     device = "cuda"
 
@@ -72,6 +75,7 @@ class DaliMixed(Dali):
 class DaliCuda(DaliMixed):
     """The GPU decodes without its JPEG engine."""
 
+    label = "the same, `--hw_decoder_load 0`"
     what = "our loader with DALI on the GPU, no image by its JPEG engine"
     hw_decoder_load = 0.0
 
@@ -79,6 +83,7 @@ class DaliCuda(DaliMixed):
 class DaliEngine(DaliMixed):
     """The GPU's JPEG engine decodes whatever it can."""
 
+    label = "the same, `--hw_decoder_load 1`"
     what = "our loader with DALI on the GPU, all images by its JPEG engine"
     hw_decoder_load = 1.0
 
@@ -86,6 +91,7 @@ class DaliEngine(DaliMixed):
 class NativeAndDali(DaliMixed):
     """Our engine on the CPU and DALI on the GPU make parts of the same batches."""
 
+    label = "`--dali_share 0.3`, on the GPU"
     what = "our engine and, for 30 % of the images, DALI on the GPU"
     dali_share: ClassVar[float] = 0.3
 

@@ -14,6 +14,7 @@ from benchmarks.loaders.ours import FFCV
 class FFCVLibrary(Contestant):
     """Its loader, its windows. The pixels are those of the contestant `ffcv`."""
 
+    label = "as it is"
     what = "the ffcv library as it is, its own windows, threads"
     prepare = FFCV.prepare
 

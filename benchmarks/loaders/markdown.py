@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from benchmarks.harness import table
+from benchmarks.loaders.contestants import CONTESTANTS
 
 STAGES = {
     "read": "read, checksum",
@@ -39,6 +40,43 @@ def markdown(report: Mapping) -> str:
     for name, text in report["failed"].items():
         parts.append(f"## FAILED: {name}\n\n```\n{text}\n```\n")
     return "\n".join(parts)
+
+
+def loader_table(report: Mapping) -> str:
+    """A row for each back end, of the .beton and of the original images.
+
+    Raises ValueError for one that is not a contestant (any more): it would have no row.
+    """
+    beton, original = (
+        {row["backend"]: row for row in report[key]} for key in ("results", "originals")
+    )
+    unknown = sorted((beton | original).keys() - CONTESTANTS.keys())
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: not in benchmarks/loaders/contestants.py")
+    return table(
+        [
+            _summary(name, beton.get(name, {}), original.get(name, {}))
+            for name in CONTESTANTS
+            if name in beton or name in original
+        ]
+    )
+
+
+def _summary(name: str, beton: Mapping, original: Mapping) -> dict[str, str]:
+    """Of one back end; what was not measured is left empty."""
+    spent, difference = beton.get("cpu_seconds_per_img"), beton.get("pixel_mean_abs_diff")
+    unknown = "not told" if beton else ""
+    return {
+        "back end": f"{name} ({CONTESTANTS[name].label})",
+        "img/s, 500 px q90": _number(beton.get("img_per_s")),
+        "img/s, originals": _number(original.get("img_per_s")),
+        "CPU us/img": _number(spent and 1e6 * spent),
+        "ms to the first batch": _number(beton.get("first_batch_ms")),
+        "memory, MB": _number(beton.get("peak_memory_mb")),
+        "mean difference from Pillow, of 255": (
+            unknown if difference is None else f"{difference:.2g}"
+        ),
+    }
 
 
 def _section(facts: Mapping, rows: list[dict]) -> list[str]:

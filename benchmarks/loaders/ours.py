@@ -67,6 +67,7 @@ class BetonLoader(Ours):
 class Native(BetonLoader):
     """Our engine."""
 
+    label = "the default"
     what = "our engine, threads"
     exact = True
     decoder = "native"
@@ -85,6 +86,7 @@ class Native(BetonLoader):
 class NativeOnDevice(Native):
     """Our engine, up to images in the GPU's memory."""
 
+    label = "up to the GPU's memory"
     what = "our engine, images copied to the GPU ahead of use"
     pin_mem = True
 
@@ -112,6 +114,7 @@ class NativeOnDevice(Native):
 class Pillow(BetonLoader):
     """Pillow in threads."""
 
+    label = "`--decoder pillow`"
     what = "our loader with Pillow, threads"
     exact = True
     decoder = "pillow"
@@ -120,6 +123,7 @@ class Pillow(BetonLoader):
 class FFCV(BetonLoader):
     """The ffcv library's decoder, given our windows."""
 
+    label = "`--decoder ffcv`"
     what = "our loader with the ffcv library's pipeline (its resize is INTER_AREA), threads"
     decoder = "ffcv"
 
@@ -139,6 +143,7 @@ class FFCV(BetonLoader):
 class Folder(Ours):
     """`create_loader(data_path=...)`: the same JPEGs as files."""
 
+    label = "`--data_path`"
     what = "our loader of folders with Pillow, worker processes"
     exact = True
     whole_batches = True

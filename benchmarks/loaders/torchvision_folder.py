@@ -19,6 +19,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Torchvision(Contestant):
     """PIL images; uint8 tensors, the least that can be done."""
 
+    label = "DataLoader, uint8"
     what = "ImageFolder, PIL, uint8, worker processes"
     exact = True
     whole_batches = True
@@ -106,6 +107,7 @@ class Torchvision(Contestant):
 class TorchvisionFloat(Torchvision):
     """What most training scripts do."""
 
+    label = "DataLoader, ToTensor, Normalize"
     what = "ImageFolder, PIL, normalised float32, worker processes"
 
     def to_tensor(self) -> Sequence[Callable[[Any], Tensor]]:
@@ -117,6 +119,7 @@ class TorchvisionFloat(Torchvision):
 class TorchvisionTensor(Torchvision):
     """torchvision's own decoder and its resize of tensors: the fastest it can do."""
 
+    label = "DataLoader, decode_jpeg, resize of tensors"
     what = "ImageFolder, decode_jpeg, resize of tensors, uint8, worker processes"
     exact = False
 

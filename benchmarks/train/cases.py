@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
 
 from fastimae.kernels.reference import normalise
 from fastimae.loaders import Batch
-from fastimae.models import IMAGENET_MEAN, IMAGENET_STD, create_model
+from fastimae.models import IMAGENET_MEAN, IMAGENET_STD, MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
-
-LAMBDA = 0.3
-"""Weight of the subordinate image in every mixture."""
+from fastimae.objectives.mixing import MixRatio
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,14 +85,18 @@ def default_cases(device: torch.device, smoke: bool) -> tuple[str, ...]:
     return tuple(CASES) if device.type == "cuda" else ON_CPU
 
 
-def make_objective(case: Case, mix_lambda: float | None = LAMBDA) -> MAE | IMAE:
-    """Student and, for i-MAE, teacher with fresh weights, the same in each call."""
+def make_objective(case: Case) -> MAE | IMAE:
+    """Student and, for i-MAE, teacher with fresh weights, the same in each call; all else as
+    fastimae-train has it by default."""
     torch.manual_seed(0)
-    if case.objective == "mae":
-        return MAE(create_model(case.model, img_size=case.img_size, norm_pix_loss=True))
-    student = create_model(case.model, img_size=case.img_size, heads=2)
-    teacher = create_model(case.model, img_size=case.img_size)
-    return IMAE(student, teacher, mix_lambda=mix_lambda)
+    models = make_models(case)
+    return IMAE(*models) if case.objective == "imae" else MAE(*models)
+
+
+def make_models(case: Case) -> tuple[MaskedAutoencoder, ...]:
+    """What the objective is made of: student and, for i-MAE, teacher."""
+    make = functools.partial(create_model, case.model, img_size=case.img_size)
+    return (make(heads=2), make()) if case.objective == "imae" else (make(norm_pix_loss=True),)
 
 
 def make_batch(case: Case, size: int) -> Batch:
@@ -109,6 +112,12 @@ def make_batch(case: Case, size: int) -> Batch:
         "step_key": torch.tensor([1]),
     }
     return Batch(**{name: pinned(tensor) for name, tensor in tensors.items()})
+
+
+def drawn_ratio(batch: Batch) -> float:
+    """Weight of the subordinate image that i-MAE draws for all mixtures of a batch in host memory,
+    as a number: the plain pipeline mixes there."""
+    return MixRatio()(batch.key, batch.step_key)[0].item()
 
 
 def pinned(tensor: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def train_both(
     case: Case, source: Iterator[Batch], device: torch.device, steps: int
 ) -> dict[str, list[float]]:
     """Losses of each step by "reference" and by "fastimae"."""
-    objective = make_objective(case, mix_lambda=None)
+    objective = make_objective(case)
     plain = PlainModels(case, objective).to(device)
     objective.to(device)
     theirs = PlainStep(plain, plain.optimizer(False), dtype=usual_dtype(device))

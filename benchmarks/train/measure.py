@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import gc
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,27 +19,25 @@ from benchmarks.train.flops import train_flops
 from benchmarks.train.ours import Ours
 from benchmarks.train.plain import Plain, PlainVariant
 from benchmarks.train.variants import Way, Workshop, precision_of
+from fastimae.engine.memory import resident
+from fastimae.engine.peak import CPU_SIDES, GPU_SIDE, product_rate
+from fastimae.engine.precision import DTYPES
 
 Row = dict[str, object]
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
 """Of a loss, relative."""
 UNTIL_RECORDED = 1
 """Steps after which a CUDA graph replays: the first one records it."""
-GEMM_SIDE = {"cuda": 8192, "cpu": 2048}
+GEMM_SIDE = {"cuda": GPU_SIDE, "cpu": CPU_SIDES[-1]}
+GEMM_ROUNDS = 15
 
 
 def measure_gemm(device: torch.device, side: int | None = None) -> dict[str, float]:
-    """Operations a second of square matrix products of random numbers, by number format.
-
-    Of the fast ones among several: other work on the machine must not look like a low ceiling.
-    """
+    """Operations a second of square matrix products, by number format: see `product_rate`."""
     side = side or GEMM_SIDE[device.type]
-    rates = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        product = {name: lambda a=a, b=b: a @ b}
-        rates[name] = 2 * side**3 / interleaved(product, device, rounds=15)[name].low
-    return rates
+    return {
+        name: product_rate(device, DTYPES[name], side, GEMM_ROUNDS) for name in ("bf16", "fp32")
+    }
 
 
 def measure_case(
@@ -134,28 +131,31 @@ def row(
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[Callable[[], object]], float | None]]:
-    """A function that runs some steps more, and returns the GB that were in use then but not before
-    the context: a variant's weights, moments, activations. None where the system does not tell."""
+    """A function that runs some steps more, and returns the GB that were in use at most since the
+    context began, less those in use before: a variant's weights, moments, activations. None where
+    the system does not tell.
+
+    A GPU's peak is kept from here on, as `fastimae.engine.memory` asks for: a replay shows nothing.
+    """
     free_memory(device)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
 
         def watch(step: Callable[[], object]) -> float | None:
             for _ in range(UNTIL_RECORDED):
                 step()
-            torch.cuda.reset_peak_memory_stats(device)
-            step()
             synchronize(device)
             return (torch.cuda.max_memory_allocated(device) - before) / 1e9
 
     else:
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
 
         def watch(step: Callable[[], object]) -> float | None:
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
             step()
-            after = _resident("VmHWM")
+            after = resident("VmHWM")
             return None if after is None or before is None else (after - before) / 1e9
 
     yield watch
@@ -175,10 +175,3 @@ def free_memory(device: torch.device) -> None:
     else:
         with contextlib.suppress(OSError, AttributeError):  # not glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _resident(field: str) -> int | None:
-    """Bytes of this process in memory: VmRSS now, VmHWM at most. None outside Linux."""
-    status = Path("/proc/self/status")
-    found = re.search(rf"{field}:\s+(\d+) kB", status.read_text() if status.exists() else "")
-    return 1024 * int(found[1]) if found else None

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.train.cases import CASES, SMOKE_CASES, Case, default_cases
+from benchmarks.train.variants import contestants
 from fastimae.config import ConfigError
 
 
@@ -36,8 +37,11 @@ class Options:
     """Measure one optimisation after another, from the plain pipeline to ours, for i-MAE."""
     table: bool = True
     """Measure the variants; --no_table for the ladder alone."""
-    batch_size: int | None = None
-    """Images of a step; by default what fits a GPU of 80 GB, or little on a CPU."""
+    variants: tuple[str, ...] = ()
+    """Only these of them, and of the fed ones."""
+    batch_size: tuple[int, ...] = ()
+    """Images of a step: one number, or one for each of --cases; by default what fits a GPU of
+    80 GB, for all variants, or little on a CPU."""
     rounds: int | None = None
     """Timings of each variant; by default 7 on a GPU, 3 on a CPU."""
     compile: bool = True
@@ -55,9 +59,13 @@ class Options:
         known = SMOKE_CASES if self.smoke else CASES
         if unknown := [name for name in self.cases if name not in known]:
             raise ConfigError(f"--cases {unknown[0]} is not one of {', '.join(known)}")
-        for name in ("batch_size", "rounds"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"--{name} must be at least 1")
+        ways = contestants(self.where)
+        if unknown := [name for name in self.variants if name not in ways]:
+            raise ConfigError(f"--variants {unknown[0]} is not one of {', '.join(ways)}")
+        if min(self.batch_size, default=1) < 1 or (self.rounds is not None and self.rounds < 1):
+            raise ConfigError("--batch_size and --rounds must be at least 1")
+        if len(self.batch_size) > 1 and len(self.batch_size) != len(self.cases):
+            raise ConfigError("--batch_size: give one number, or one for each of --cases")
         if self.folder is not None and self.data is None:
             raise ConfigError("--folder is for the plain pipeline: give ours the same as --data")
 
@@ -72,15 +80,21 @@ class Options:
     def chosen(self) -> list[Case]:
         """The cases to measure."""
         known = SMOKE_CASES if self.smoke else CASES
-        cases = [known[name] for name in self.cases or default_cases(self.where, self.smoke)]
-        asked = {"batch": self.batch_size, "rounds": self.rounds}
+        names = self.cases or default_cases(self.where, self.smoke)
+        sizes = self.batch_size or (None,)
+        if len(sizes) == 1:
+            sizes *= len(names)
+        return [self._changed(known[name], size) for name, size in zip(names, sizes, strict=True)]
+
+    def _changed(self, case: Case, batch_size: int | None) -> Case:
+        asked = {"batch": batch_size, "rounds": self.rounds}
         changes = {
             f"{name}_{kind}": value
             for name, value in asked.items()
             for kind in ("cuda", "cpu")
             if value is not None
         }
-        return [dataclasses.replace(case, **changes) for case in cases]
+        return dataclasses.replace(case, **changes)
 
     @property
     def workers(self) -> int:

@@ -20,7 +20,7 @@ from fastimae.engine.optim import build_optimizer
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.kernels import Mask, prefer
-from fastimae.kernels.reference import gather_rows
+from fastimae.kernels.rows import masked_rows
 from fastimae.loaders import Batch, DevicePrefetch
 from fastimae.models import MaskedAutoencoder, vit
 from fastimae.objectives import IMAE, MAE
@@ -171,7 +171,7 @@ def every_row(student: MaskedAutoencoder) -> Callable[..., Tensor]:
 
     def all_then_some(head: Tensor, mask: Mask, masked_only: bool = False) -> Tensor:
         rows = decode(head, mask)
-        return gather_rows(rows, mask.ids_masked) if masked_only else rows
+        return masked_rows(rows, mask) if masked_only else rows
 
     return all_then_some
 

@@ -16,7 +16,7 @@ from benchmarks.reference import (
     usual_dtype,
 )
 from benchmarks.reference.model import PlainAttention
-from benchmarks.train.cases import LAMBDA, Case, float_images, make_batch, pinned
+from benchmarks.train.cases import Case, drawn_ratio, float_images, make_batch, pinned
 from fastimae.models import MaskedAutoencoder, parse_name
 from fastimae.objectives import IMAE, MAE
 
@@ -118,12 +118,12 @@ class PlainVariant:
 
 
 def host_tensors(case: Case, device: torch.device) -> list[Tensor]:
-    """The made-up batch as floats: images; for i-MAE mixtures, images and partners."""
+    """The made-up batch as floats: images; for i-MAE our mixtures, images and partners."""
     batch = make_batch(case, case.batch_size(device))
     images = float_images(batch.images)
     if case.objective == "mae":
         return [images]
-    return list(mixture(images, batch.partner, LAMBDA))
+    return list(mixture(images, batch.partner, drawn_ratio(batch)))
 
 
 def plain_copy(case: Case, model: MaskedAutoencoder) -> PlainMAE:

@@ -82,7 +82,7 @@ class Workshop:
         self.case, self.device, self.share = case, device, share
         self._objective = make_objective(case)
         self.expected_loss = self._expected_loss()
-        """The plain pipeline's, in fp32, on the made-up batch with our mask."""
+        """The plain pipeline's, in fp32, on the made-up batch with our mask and mixtures."""
         self._shared: dict[tuple[type, str], PlainModels | OurModels] = {}
 
     def build(self, way: Way) -> PlainVariant | OurVariant:

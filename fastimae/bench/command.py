@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from fastimae.arguments import parse
+from fastimae.arguments import UsageError, parse
 from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers
 from fastimae.bench.measure import Speed, fed_speed, loader_speed, step_speed
 from fastimae.bench.options import BenchOptions, changed, cores, settings
@@ -19,9 +19,12 @@ from fastimae.engine.precision import resolve_precision
 
 log = logging.getLogger("fastimae")
 
+SECONDS = {"cpu": 60.0, "cuda": 300.0}
+"""For all of it. On a GPU most of it is for compiling, which each batch size needs anew."""
+MEASURING = {"cpu": 1.0, "cuda": 0.2}
+"""Share of it for measuring."""
 LOADER, STEP, BOTH, TRY = 0.1, 0.2, 0.2, 0.06
-"""Shares of --seconds that the parts take; tries end when the time is over."""
-STEPS_OF_A_TRY = 2
+"""Shares of that for the parts; tries end when the time for all of it is over."""
 
 
 def bench(argv: Sequence[str]) -> int:
@@ -30,14 +33,21 @@ def bench(argv: Sequence[str]) -> int:
     with config_errors():
         device = join_world(options.device).device
         config = settings(options, device)
-        found = measure(config, device, options)
+        try:
+            found = measure(config, device, options)
+        except torch.cuda.OutOfMemoryError as error:
+            size = config.optim.batch_size
+            raise UsageError(f"--batch_size {size} does not fit into the GPU's memory") from error
     print(report(found, config, device))
     return 0
 
 
 def measure(config: TrainConfig, device: torch.device, options: BenchOptions) -> Findings:
-    """All measurements, in about options.seconds."""
-    end = time.monotonic() + options.seconds
+    """All measurements, in about options.seconds. Raises DataError, and
+    torch.cuda.OutOfMemoryError where the batch asked for does not fit."""
+    seconds = options.seconds or SECONDS[device.type]
+    end = time.monotonic() + seconds
+    measuring = MEASURING[device.type] * seconds
 
     def left() -> float:
         return end - time.monotonic()
@@ -45,18 +55,18 @@ def measure(config: TrainConfig, device: torch.device, options: BenchOptions) ->
     loader = both = None
     if options.data is not None:
         log.info("measuring the loader")
-        loader = loader_speed(config, device, LOADER * options.seconds)
+        loader = loader_speed(config, device, LOADER * measuring)
     log.info("measuring the step")
-    step = step_speed(config, device, STEP * options.seconds)
+    step = step_speed(config, device, STEP * measuring)
     if options.data is not None:
         log.info("measuring both")
-        both = fed_speed(config, device, BOTH * options.seconds)
+        both = fed_speed(config, device, BOTH * measuring)
     workers, batch_sizes = {}, {}
     if options.suggest:
         given, size = config.data.num_workers, config.optim.batch_size
         if loader is not None:
-            workers = {given: loader} | try_workers(config, device, TRY * options.seconds, left)
-        tried = try_batch_sizes(config, device, TRY * options.seconds, left, step)
+            workers = {given: loader} | try_workers(config, device, TRY * measuring, left)
+        tried = try_batch_sizes(config, device, TRY * measuring, left, step)
         batch_sizes = {size: step} | tried
     return Findings(
         loader=loader, step=step, both=both,
@@ -86,20 +96,21 @@ def try_batch_sizes(
 ) -> dict[int, Speed]:
     """The step with larger batches: on a GPU twice as large until its memory is full.
 
-    given: the speed of the batch asked for, from which it is known how long a try takes.
+    given: the speed of the batch asked for. A try is made where there is time for one that takes
+    as long as the last: on a GPU each batch size is compiled anew.
     """
-    found = {}
+    found, last = {}, given
     for size in _sizes(config.optim.batch_size, device):
-        if left() < STEPS_OF_A_TRY * size / given.img_per_s:
-            log.info("no time left for --batch_size %d", size)
+        if left() < last.took:
+            log.info("no time left for --batch_size %d: it may take %.0f s", size, last.took)
             break
         log.info("trying --batch_size %d", size)
         try:
-            found[size] = step_speed(changed(config, batch_size=size), device, seconds)
+            last = step_speed(changed(config, batch_size=size), device, seconds)
         except torch.cuda.OutOfMemoryError:
             log.info("--batch_size %d does not fit into the GPU's memory", size)
-            torch.cuda.empty_cache()
             break
+        found[size] = last
     return found
 
 

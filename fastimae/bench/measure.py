@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,6 +40,8 @@ class Speed:
     """Share of the time spent waiting for data, 0..1."""
     memory_gb: float | None = None
     """Most that was in use on a GPU."""
+    took: float = 0.0
+    """Seconds that measuring took, with building, compiling and recording the step."""
 
 
 def loader_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
@@ -48,15 +51,22 @@ def loader_speed(config: TrainConfig, device: torch.device, seconds: float) -> S
 
 
 def step_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
-    """Steps on one batch of made-up images that is on the device."""
+    """Steps on one batch of made-up images that is on the device.
+
+    Raises torch.cuda.OutOfMemoryError where the batch does not fit, if only for the recording.
+    """
+    start = time.perf_counter()
+    forget_memory(device)
     with _loader(changed(config, ffcv=None), device) as loader:
         batch = next(iter(loader)).to(device)
     train = build_step(config, device)
-    return _speed(config, device, _always(batch), train, _warm_up(device), seconds)
+    speed = _speed(config, device, _always(batch), train, _warm_up(device), seconds)
+    return dataclasses.replace(speed, took=time.perf_counter() - start)
 
 
 def fed_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
-    """Steps on batches of the data, as a run has them. Raises DataError."""
+    """Steps on batches of the data, as a run has them. Raises as `loader_speed`, `step_speed`."""
+    forget_memory(device)
     train = build_step(config, device)
     with DevicePrefetch(_loader(config, device), device) as loader:
         skip = max(QUEUED, _warm_up(device))
@@ -64,7 +74,10 @@ def fed_speed(config: TrainConfig, device: torch.device, seconds: float) -> Spee
 
 
 def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], object]:
-    """The training step of a run with these settings; i-MAE has a teacher with fresh weights."""
+    """The training step of a run with these settings; i-MAE has a teacher with fresh weights.
+
+    The step raises torch.cuda.OutOfMemoryError where it, or its recording, does not fit.
+    """
     objective: nn.Module = build_objective(config)
     if isinstance(objective, IMAE):
         objective = IMAE(objective.student, build_model(config, heads=1))
@@ -79,7 +92,20 @@ def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], o
         precision=precision,
         device=device,
     )
-    return lambda batch: step([batch], RATE)
+
+    def train(batch: Batch) -> None:
+        step([batch], RATE)
+        if graphed and _out_of_memory(step.failure):  # a run would go on, without graphs
+            raise torch.cuda.OutOfMemoryError(str(step.failure)) from step.failure
+
+    return train
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether it is, or was caused by, a lack of a GPU's memory."""
+    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def endless(loader: Loader | DevicePrefetch) -> Iterator[Batch]:
@@ -145,7 +171,8 @@ def drive(
         use(next(batches))
         if number >= least and time.perf_counter() - start > seconds:
             break
-    _settle(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     throttle = Throttle(device)
     start, waited, count = time.perf_counter(), 0.0, 0
     while count < 1 or time.perf_counter() - start < seconds:
@@ -160,8 +187,12 @@ def drive(
     return time.perf_counter() - start, waited, count
 
 
-def _settle(device: torch.device) -> None:
-    """Wait for a GPU, and forget how much of its memory was used so far."""
+def forget_memory(device: torch.device) -> None:
+    """Let go of what earlier measurements used of a GPU, and forget how much it was.
+
+    For before a step is built: see `fastimae.engine.memory`.
+    """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        gc.collect()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -25,8 +25,8 @@ class BenchOptions:
     Three measurements: the loader alone; the training step alone, on made-up images; and both
     together, as a run has them. The slower of the first two is the bottleneck, and the flag that
     would move it is named. Then other values of --num_workers and --batch_size are tried, and the
-    best are suggested for fastimae-train. Takes about a minute; use a machine with nothing else to
-    do.
+    best are suggested for fastimae-train. Takes about a minute on a CPU, and up to five on a GPU,
+    where every batch size is compiled first; use a machine with nothing else to do.
 
         fastimae-bench imagenet.beton
         fastimae-bench cifar10.beton --objective imae --model mae_vit_tiny_patch4 --input_size 32
@@ -48,8 +48,8 @@ class BenchOptions:
     """Number format of the step."""
     device: str = "auto"
     """cuda, cuda:N, cpu, or auto."""
-    seconds: float = 60.0
-    """Time for all of it. A step on a slow CPU may take longer."""
+    seconds: float | None = None
+    """Time for all of it. None: 60 on a CPU, 300 on a GPU. The first step may take longer."""
     suggest: bool = True
     """Try other workers and batch sizes; --no_suggest measures the given ones only."""
     debug: bool = False
@@ -58,7 +58,7 @@ class BenchOptions:
 
 def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
     """The training run that the options describe. Raises UsageError or ConfigError."""
-    if options.seconds <= 0:
+    if options.seconds is not None and options.seconds <= 0:
         raise UsageError(f"--seconds must be more than 0, not {options.seconds:g}")
     batch_size = options.batch_size
     if batch_size is None:

@@ -16,6 +16,15 @@ from tqdm import tqdm
 
 from fastimae.engine.distributed import World
 
+ON_THE_BAR = {
+    "loss": "loss {:.4f}",
+    "lr": "lr {:.2e}",
+    "img_per_s": "{:.0f} img/s",
+    "mfu": "MFU {:.0%}",
+    "memory_gb": "{:.1f} GB",
+    "data_wait": "waiting {:.0%}",
+}
+
 
 class NonFiniteLoss(Exception):
     """A loss became NaN or infinite. The message names the file with the batch's samples."""
@@ -88,9 +97,14 @@ class LossMeter:
 
 
 class Clock:
-    """Images per second and the share of time spent waiting for data."""
+    """Images per second, the share of the devices' peak that they take, and the share of time spent
+    waiting for data.
 
-    def __init__(self) -> None:
+    full_speed: images per second at which the devices would be at their peak, if that is known.
+    """
+
+    def __init__(self, full_speed: float | None = None) -> None:
+        self.full_speed = full_speed
         self.restart()
 
     def restart(self) -> None:
@@ -108,9 +122,12 @@ class Clock:
             yield batch
 
     def rates(self) -> dict[str, float]:
-        """{"img_per_s": of this interval, "data_wait": share of it in 0..1}."""
+        """{"img_per_s": of this interval, "mfu": where full_speed is known, in 0..1, "data_wait":
+        share of the interval in 0..1}."""
         elapsed = max(time.perf_counter() - self.started, 1e-9)
-        return {"img_per_s": self.images / elapsed, "data_wait": self.waited / elapsed}
+        speed = self.images / elapsed
+        mfu = {"mfu": speed / self.full_speed} if self.full_speed else {}
+        return {"img_per_s": speed, **mfu, "data_wait": self.waited / elapsed}
 
 
 class Reporter:
@@ -134,10 +151,8 @@ class Reporter:
     def step(self, epoch: float, values: dict[str, float]) -> None:
         """Show values on the bar, and to TensorBoard against epoch x 1000 as MAE does."""
         self.bar.set_description(f"epoch {math.ceil(epoch)}/{self.epochs}", refresh=False)
-        self.bar.set_postfix_str(
-            f"loss {values['loss']:.4f}, lr {values['lr']:.2e}, "
-            f"{values['img_per_s']:.0f} img/s, waiting {values['data_wait']:.0%}"
-        )
+        shown = [text.format(values[name]) for name, text in ON_THE_BAR.items() if name in values]
+        self.bar.set_postfix_str(", ".join(shown))
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(_board_tag(name), value, round(epoch * 1000))
@@ -167,7 +182,9 @@ class Reporter:
 
 
 def _board_tag(name: str) -> str:
-    return name if name in ("lr", "img_per_s", "data_wait") else f"train_{name}"
+    """Parts of the loss have MAE's prefix."""
+    of_the_loss = name == "loss" or name not in ON_THE_BAR
+    return f"train_{name}" if of_the_loss else name
 
 
 def _epoch_of(line: str) -> float:

@@ -6,6 +6,7 @@ A block is an item of an nn.ModuleList: all blocks of a kind share one compilati
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -34,7 +35,7 @@ def recompute_blocks(module: nn.Module) -> None:
 
 
 def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def keep_inputs_only(*inputs: Tensor | None) -> Tensor:
+    def keep_inputs_only(*inputs: Any) -> Tensor:
         return checkpoint(forward, *inputs, use_reentrant=False)
 
     return keep_inputs_only

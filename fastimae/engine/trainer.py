@@ -21,6 +21,7 @@ from fastimae.engine.checkpoint import (
 )
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
+from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
 from fastimae.engine.optim import Schedule, load_optimizer
 from fastimae.engine.parallel import is_sharded
@@ -60,6 +61,7 @@ class Trainer:
     draw: called with a batch when a picture is due, in all processes if the objective is sharded.
     parallel: what is called in the objective's place (see `parallelise`).
     cores: of a CPU, for computing and loading.
+    full_speed: images a second at which all devices would be at their peak, for `mfu`.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Trainer:
         draw: Callable[[Any], None] | None = None,
         parallel: nn.Module | None = None,
         cores: Cores = SHARED,
+        full_speed: float | None = None,
     ) -> None:
         if world.size > 1 and parallel is None:
             raise ValueError("several processes that share no gradients: give `parallel`")
@@ -85,7 +88,8 @@ class Trainer:
         self.output_dir, self.log_dir = output_dir, log_dir or output_dir
         self.args, self.draw, self.cores = args or {}, draw, cores
         self.profile = Profile(output_dir, world.rank) if plan.profile else None
-        self.meter, self.window, self.epoch_clock = LossMeter(world, output_dir), Clock(), Clock()
+        self.meter = LossMeter(world, output_dir)
+        self.window, self.epoch_clock = Clock(full_speed), Clock(full_speed)
         self.updates_per_epoch = len(loader) // plan.accum_iter
         self.throttle = Throttle(world.device)
         self.epoch, self.update = 0, 0
@@ -171,9 +175,14 @@ class Trainer:
         values = self.meter.read()
         if values:
             point = self.epoch + self.update / self.updates_per_epoch
-            values = {**values, "lr": self.lr, **self.window.rates()}
+            values = {**values, "lr": self.lr, **self._pace(self.window)}
             self.reporter.step(point, values)
         self.window.restart()
+
+    def _pace(self, clock: Clock) -> dict[str, float]:
+        """How fast, and with how much memory at most, as far as that can be told."""
+        memory = peak_memory(self.world.device)
+        return clock.rates() | ({} if memory is None else {"memory_gb": memory / 1e9})
 
     def _finish_epoch(self) -> None:
         means = {f"train_{name}": value for name, value in self.meter.epoch_means().items()}
@@ -181,11 +190,9 @@ class Trainer:
             "train_lr": self.lr,
             **means,
             "epoch": self.epoch,
-            **{name: round(value, 4) for name, value in self.epoch_clock.rates().items()},
+            **{name: round(value, 4) for name, value in self._pace(self.epoch_clock).items()},
             **self.loader.report(),
         }
-        if self.world.device.type == "cuda":
-            line["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
         self.reporter.epoch(line)
         last = self.epoch + 1 == self.plan.epochs
         keep = last or self.epoch % self.plan.save_freq == 0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastimae import kernels
 from fastimae.kernels import Mask, drop_in, mix_patchify
-from fastimae.kernels.reference import gather_rows
+from fastimae.kernels.rows import visible_rows
 
 _LINEARS = ("qkv", "proj")
 
@@ -29,7 +29,7 @@ def random_masking(self: Any, x: Tensor, mask_ratio: float) -> tuple[Tensor, Ten
 
 def masked_by(drawn: Mask, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What MAE's `random_masking` returns, for a mask: visible rows, mask, ids_restore int64."""
-    return gather_rows(x, drawn.ids_keep), drawn.mask, drawn.ids_restore.long()
+    return visible_rows(x, drawn), drawn.mask, drawn.ids_restore.long()
 
 
 def forward_encoder(self: Any, imgs: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask, assemble_tokens, masked_l2, mix_patchify, random_masking
-from fastimae.kernels.reference import gather_rows, patchify, unpatchify
+from fastimae.kernels.reference import patchify, unpatchify
+from fastimae.kernels.rows import masked_rows
 from fastimae.models.vit import (
     LAYER_NORM_EPS,
     Block,
@@ -118,9 +119,7 @@ class MaskedAutoencoder(nn.Module):
         (patches,) = self.visible_patches(images, mask)
         pred = self.decode(self.split(self.encode(patches, mask.ids_keep))[0], mask)
         own = torch.arange(len(images), device=images.device)
-        loss = self.reconstruction_loss(
-            gather_rows(pred, mask.ids_masked), images, own, mask.ids_masked
-        )
+        loss = self.reconstruction_loss(masked_rows(pred, mask), images, own, mask.ids_masked)
         return loss, pred, mask.mask
 
     def visible_patches(self, images: Tensor, mask: Mask, **mixture: Any) -> tuple[Tensor, ...]:
@@ -162,8 +161,8 @@ class MaskedAutoencoder(nn.Module):
         *blocks, last = self.decoder_blocks
         for block in blocks:
             x = block(x)
-        # The class token is row 0.
-        x = last(x, mask.ids_masked + 1) if masked_only else last(x)[:, 1:]
+        # Row 0 is the class token's.
+        x = last(x, mask) if masked_only else last(x)[:, 1:]
         return self.decoder_pred(self.decoder_norm(x))
 
     def reconstruction_loss(

@@ -1,6 +1,6 @@
 """Blocks of a vision transformer, with timm's and MAE's parameter names.
 
-B = batch, N = tokens, M = rows asked for, D = width, h = heads, d = head width.
+B = batch, N = tokens, M = masked patches, D = width, h = heads, d = head width.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastimae.kernels import attention
+from fastimae.kernels import Mask, attention
 from fastimae.kernels.attention import cross_attention
-from fastimae.kernels.reference import gather_rows
+from fastimae.kernels.rows import masked_rows
 
 LAYER_NORM_EPS = 1e-6
 
@@ -74,15 +74,15 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x_BND: Tensor, rows_BM: Tensor | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]; with rows_BM, an int tensor, those rows of it, [B, M, D], without
+    def forward(self, x_BND: Tensor, mask: Mask | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; with a mask, the rows of its masked patches, [B, M, D], without
         computing the others past keys and values."""
         normed = self.norm1(x_BND)
-        if rows_BM is None:
+        if mask is None:
             x = x_BND + self.attn(normed)
         else:
-            x = gather_rows(x_BND, rows_BM)
-            x = x + self.attn.forward_rows(normed, gather_rows(normed, rows_BM))
+            x = masked_rows(x_BND, mask)
+            x = x + self.attn.forward_rows(normed, masked_rows(normed, mask))
         return x + self.mlp(self.norm2(x))
 
 

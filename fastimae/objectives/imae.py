@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastimae.kernels import Mask, latent_l2, random_masking
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.flops import latent_flops, training_flops
 from fastimae.objectives.mixing import MixRatio
 from fastimae.objectives.panels import (
     covering_masks,
@@ -71,7 +72,9 @@ class IMAE(nn.Module):
         self.branches = tuple(BRANCHES.index(name) for name in self.targets)
         self.teacher_view = teacher_view
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        random_masking(torch.zeros(1, dtype=torch.int64), student.grid, mask_ratio, mask_unit)
+        zero = torch.zeros(1, dtype=torch.int64)
+        drawn = random_masking(zero, student.grid, mask_ratio, mask_unit)
+        self.visible = drawn.ids_keep.shape[1]
         self.reciprocal_pairs = reciprocal_pairs
 
     def train(self, mode: bool = True) -> IMAE:
@@ -110,6 +113,16 @@ class IMAE(nn.Module):
             parts |= zip((f"latent_{name}" for name in self.targets), latent, strict=True)
             loss = loss + self.distill_weight * latent.sum()
         return {"loss": loss, **parts}
+
+    def train_flops(self) -> int:
+        """Operations that a mixture takes, forward and backward: see `fastimae.models.flops`."""
+        count = len(self.branches)
+        flops = training_flops(self.student, self.visible, count)
+        if self.teacher is None:
+            return flops
+        once = self.reciprocal_pairs or self.teacher_view == "mixed"
+        latent = latent_flops(self.teacher, self.visible, self.student.head_space)
+        return flops + (1 if once else count) * latent
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:

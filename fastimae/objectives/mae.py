@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastimae.kernels import Mask, random_masking
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.flops import training_flops
 from fastimae.objectives.panels import mask_out, paste, predicted_images
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class MAE(nn.Module):
         super().__init__()
         self.student = student
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        random_masking(torch.zeros(1, dtype=torch.int64), student.grid, mask_ratio, mask_unit)
+        drawn = self.draw_mask(torch.zeros(1, dtype=torch.int64))
+        self.visible = drawn.ids_keep.shape[1]
 
     def draw_mask(self, key: Tensor) -> Mask:
         """Mask of each sample, a function of its key int64 [B]."""
@@ -43,6 +45,10 @@ class MAE(nn.Module):
         pred = self._predict(batch.images, mask, masked_only=True)
         loss = self.student.reconstruction_loss(pred, batch.images, own, mask.ids_masked)
         return {"loss": loss}
+
+    def train_flops(self) -> int:
+        """Operations that an image takes, forward and backward: see `fastimae.models.flops`."""
+        return training_flops(self.student, self.visible)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:

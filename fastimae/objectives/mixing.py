@@ -8,10 +8,8 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor, nn
 
-from fastimae.kernels.random_masking import philox
-
-_STREAM = 2  # masks use stream 0 of a key, crops stream 1
-_TABLE = 4096
+from fastimae.kernels import mixing_ratio
+from fastimae.kernels.mixing_ratio import LEVELS
 
 
 class MixRatio(nn.Module):
@@ -33,22 +31,17 @@ class MixRatio(nn.Module):
             raise ValueError(f"--mix_lambda must lie between 0 and 1, not {mix_lambda}")
         if mix_beta <= 0:
             raise ValueError(f"--mix_beta must be positive, not {mix_beta}")
-        self.mix_lambda, self.mix_per = mix_lambda, mix_per
-        levels = torch.linspace(0, 1, _TABLE + 1, dtype=torch.float64)
+        self.mix_per, self.fixed = mix_per, None
+        if mix_lambda is not None:
+            drawn = torch.tensor(mix_lambda)
+            self.fixed = torch.minimum(drawn, 1 - drawn).item()
+        levels = torch.linspace(0, 1, LEVELS + 1, dtype=torch.float64)
         quantiles = torch.from_numpy(betaincinv(mix_beta, mix_beta, levels.numpy()))
         self.register_buffer("quantiles", quantiles.float(), persistent=False)
 
     def forward(self, key: Tensor, step_key: Tensor) -> Tensor:
         """key: int64 [B]. step_key: int64 [1]. Returns s, fp32 [B], in [0, 0.5]."""
-        if self.mix_lambda is not None:
-            drawn = torch.full(key.shape, self.mix_lambda, device=key.device)
-        else:
-            drawn = self._beta(key if self.mix_per == "sample" else step_key.expand_as(key))
-        return torch.minimum(drawn, 1 - drawn)
-
-    def _beta(self, key: Tensor) -> Tensor:
-        """Beta quantile of a uniform draw, linear between the entries of the table."""
-        word = philox(key, torch.zeros_like(key), _STREAM)[0]
-        place = word.double() * (_TABLE / 2**32)
-        low = place.long()
-        return torch.lerp(self.quantiles[low], self.quantiles[low + 1], (place - low).float())
+        if self.fixed is not None:
+            return torch.full(key.shape, self.fixed, device=key.device)
+        key = key if self.mix_per == "sample" else step_key.expand_as(key)
+        return mixing_ratio(key, self.quantiles)

@@ -1,10 +1,13 @@
 """fastimae-bench: it measures what it says, and its advice follows from what it measured."""
 
+import contextlib
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_cuda_memory import CudaMemory
 
 from fastimae.arguments import parse_training
 from fastimae.bench import command, measure
@@ -13,8 +16,9 @@ from fastimae.bench.measure import Speed
 from fastimae.bench.options import BenchOptions, changed, cores, settings
 from fastimae.cli import bench, convert
 from fastimae.engine.distributed import World
+from fastimae.engine.step import Step
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SMALL = ["--model", "mae_vit_nano_patch8", "--input_size", "32", "--batch_size", "16"]
 
 
@@ -121,10 +125,98 @@ def test_batch_sizes_are_tried_until_memory_is_full(monkeypatch):
 
     monkeypatch.setattr(command, "step_speed", step_speed)
     config = settings(BenchOptions(batch_size=128), CPU)
-    cuda, fast, slow = torch.device("cuda"), speed(1e6), speed(1000.0)
-    assert list(command.try_batch_sizes(config, cuda, 1, lambda: 1.0, fast)) == [256, 512]
-    # Two steps of 256 images take 0.5 s, of 512 twice that.
-    assert list(command.try_batch_sizes(config, cuda, 1, lambda: 0.6, slow)) == [256]
+    tried = command.try_batch_sizes(config, GPU, 1, lambda: 1.0, speed(1e6))
+    assert {n: one.img_per_s for n, one in tried.items()} == {256: 256, 512: 512}
+
+
+def test_a_try_is_made_where_there_is_time_to_compile_for_it(monkeypatch):
+    """It takes as long as the last one, most of which was not for measuring."""
+    now, compiling = [0.0], 40.0
+
+    def step_speed(config, device, seconds):
+        now[0] += compiling + seconds
+        return speed(1e6, took=compiling + seconds)
+
+    monkeypatch.setattr(command, "step_speed", step_speed)
+    config, given = settings(BenchOptions(batch_size=128), CPU), speed(1e6, took=52.0)
+    for seconds, sizes in ((51, []), (53, [256]), (100, [256, 512]), (129, [256, 512])):
+        end = now[0] + seconds
+        left = lambda end=end: end - now[0]  # noqa: E731
+        assert list(command.try_batch_sizes(config, GPU, 4, left, given)) == sizes
+        assert now[0] <= end
+
+
+def test_what_a_measurement_took_counts_all_of_it(monkeypatch):
+    def build_step(*_):
+        time.sleep(0.2)  # compiling
+        return lambda batch: None
+
+    monkeypatch.setattr(measure, "build_step", build_step)
+    one = measure.step_speed(settings(BenchOptions(), CPU), CPU, 0.05)
+    assert 0.25 <= one.took < 10
+
+
+def test_memory_of_a_recorded_step_is_its_activations_too(monkeypatch):
+    """They count while the step is recorded; replays allocate nothing."""
+    memory = CudaMemory(monkeypatch, allocated=1e9)
+    memory.touch(70e9)  # by something else, before
+    batch = SimpleNamespace(to=lambda _: None)
+    monkeypatch.setattr(measure, "_loader", lambda *_: contextlib.nullcontext([batch]))
+
+    def build_step(*_):
+        memory.keep(2e9)
+        return memory.recorded(10e9, warm_up=3)
+
+    monkeypatch.setattr(measure, "build_step", build_step)
+    config = settings(BenchOptions(), CPU)
+    assert measure.step_speed(config, GPU, 0.05).memory_gb == 13
+    monkeypatch.setattr(measure, "DevicePrefetch", lambda loader, _: Again(loader))
+    memory.keep(-2e9)
+    assert measure.fed_speed(config, GPU, 0.05).memory_gb == 13
+
+
+class Again(contextlib.nullcontext):
+    """A loader of one batch an epoch."""
+
+    epoch = 0
+
+    def __enter__(self):
+        return self
+
+    def __iter__(self):
+        yield None
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def test_a_batch_that_does_not_fit_while_recording_does_not_fit(monkeypatch, capsys):
+    """The step goes on without graphs, and keeps the error, which may come from another."""
+    lack = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    invalid = RuntimeError("operation failed due to a previous error during capture")
+    invalid.__context__ = lack
+
+    class NotRecorded(Step):
+        failure = None
+
+        def update(self, lr):
+            super().update(lr)
+            self.failure = errors.pop(0)
+
+    monkeypatch.setattr(measure, "GraphedStep", NotRecorded)
+    monkeypatch.setattr(measure, "wants_graph", lambda *_: True)
+    options = BenchOptions(model="mae_vit_nano_patch8", input_size=32, batch_size=2)
+    errors = [None, RuntimeError("not permitted while capturing"), lack, invalid]
+    with measure.build_loader(settings(options, CPU), World(0, 1, CPU)) as loader:
+        batch = next(iter(loader))
+    train = measure.build_step(settings(options, CPU), CPU)
+    train(batch), train(batch)
+    for _ in range(2):
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            train(batch)
+    errors = [lack]
+    assert bench([*SMALL, "--seconds", "0.2", "--device", "cpu"]) == 2
+    assert "error: --batch_size 16 does not fit into the GPU's memory" in capsys.readouterr().err
 
 
 def test_workers_are_tried_up_to_the_cores(monkeypatch):

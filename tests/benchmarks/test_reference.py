@@ -7,9 +7,11 @@ from torchvision.transforms import functional
 
 from benchmarks.reference import PlainStep, mixture, plain_adamw, plain_loader, usual_dtype
 from benchmarks.reference.data import collate
-from benchmarks.train.cases import LAMBDA, SMOKE_CASES, float_images, make_objective
+from benchmarks.train.cases import SMOKE_CASES, drawn_ratio, float_images, make_objective
 from benchmarks.train.cases import make_batch as noise_batch
 from benchmarks.train.plain import PlainModels
+from fastimae.arguments import parse_training
+from fastimae.build import build_objective
 from fastimae.engine.optim import build_optimizer
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
 
@@ -19,7 +21,9 @@ STATISTICS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 def tensors_of(case, batch):
     images = float_images(batch.images)
-    return [images] if case.objective == "mae" else mixture(images, batch.partner, LAMBDA)
+    if case.objective == "mae":
+        return [images]
+    return mixture(images, batch.partner, drawn_ratio(batch))
 
 
 @pytest.mark.parametrize("objective", ["mae", "imae"])
@@ -64,15 +68,18 @@ def test_both_heads_are_trained():
     assert torch.equal(*first) and not torch.equal(*second)
 
 
-def test_the_mixture_is_the_same():
+def test_the_mixture_is_that_of_fastimae_train():
+    """With the ratio that it draws where no flag says otherwise."""
     case = CASES["imae"]
+    flags = f"--synthetic --objective imae --model {case.model} --input_size {case.img_size}"
+    product = build_objective(parse_training("fastimae-train", flags.split()))
     batch = noise_batch(case, 4)
-    ratio = make_objective(case).ratio(batch.key, batch.step_key)
-    assert ratio.tolist() == pytest.approx([LAMBDA] * 4)
-    images = float_images(batch.images)
-    mixed, own, other = mixture(images, batch.partner, LAMBDA)
-    torch.testing.assert_close(mixed, LAMBDA * own + (1 - LAMBDA) * other)
-    assert torch.equal(other[0], images[batch.partner[0]])
+    ratio = product.ratio(batch.key, batch.step_key)
+    assert torch.equal(make_objective(case).ratio(batch.key, batch.step_key), ratio)
+    mixed, own, other = tensors_of(case, batch)
+    s = ratio[:, None, None, None]
+    torch.testing.assert_close(mixed, s * own + (1 - s) * other)
+    assert torch.equal(other[0], float_images(batch.images)[batch.partner[0]])
 
 
 def test_the_optimizer_is_ours():

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from benchmarks import report
+from benchmarks.loaders.contestants import CONTESTANTS
 
 CONDITIONS = {
     "device": "A GPU",
@@ -97,13 +98,83 @@ def test_a_marker_that_cannot_be_filled_is_an_error(root, marker):
 
 def test_every_committed_result_can_be_shown():
     for file in (report.ROOT / report.RESULTS).glob("*.json"):
-        assert len(report._tables(json.loads(file.read_text()))) > 20, file
+        assert len(report.tables(json.loads(file.read_text()))) > 20, file
 
 
-def test_the_loader_table_has_what_was_measured():
-    file = report.ROOT / report.RESULTS / "loaders_2_cores_zen5.json"
-    found = json.loads(file.read_text())
-    lines = report.loader_table(found).splitlines()[2:]
-    native = next(row for row in found["results"] if row["backend"] == "native")
-    assert lines[0].startswith(f"| native (the default) | {native['img_per_s']:.0f} |")
-    assert len(lines) == sum(row["backend"] in report.LOADERS for row in found["results"])
+def loaded(backend, speed=100.0, **more):
+    return {
+        "backend": backend, "img_per_s": speed, "cpu_seconds_per_img": 1e-3, "first_batch_ms": 50.0,
+        "peak_memory_mb": 60.0, "pixel_mean_abs_diff": 0.0, **more,
+    }  # fmt: skip
+
+
+def test_every_contestant_has_a_row():
+    speeds = {name: 100.0 + number for number, name in enumerate(reversed(CONTESTANTS))}
+    rows = [loaded(name, speed) for name, speed in speeds.items()]
+    lines = report.loader_table({"results": rows, "originals": rows[:1]}).splitlines()[2:]
+    for line, (name, contestant) in zip(lines, CONTESTANTS.items(), strict=True):
+        assert line.startswith(f"| {name} ({contestant.label}) | {speeds[name]:.0f} |")
+    assert len({contestant.label for contestant in CONTESTANTS.values()}) == len(CONTESTANTS)
+
+
+@pytest.mark.parametrize("section", ["results", "originals"])
+def test_a_row_of_nobody_is_an_error(section):
+    rows = {"results": [loaded("native")], "originals": []}
+    rows[section] = [*rows[section], loaded("dali_cuda")]
+    with pytest.raises(ValueError, match=r"dali_cuda: not in .*contestants\.py"):
+        report.loader_table(rows)
+
+
+def test_a_loader_measured_in_part_has_a_row():
+    """Its run was ended before its memory was measured, or before the .beton was read."""
+    rows = [loaded("native", peak_memory_mb=None, pixel_mean_abs_diff=None)]
+    table = report.loader_table({"results": rows, "originals": [loaded("folder", 77.0)]})
+    assert "| native (the default) | 100 |  | 1000 | 50 |  | not told |" in table
+    assert "| folder (`--data_path`) |  | 77 |  |  |  |  |" in table
+
+
+def test_cases_and_variants_measured_in_part_have_what_there_is():
+    rows = [row("mae", "fastimae", 400.0), row("imae", "reference", 50.0)]
+    rows += [row("imae", "fastimae", 100.0), row("late", "reference", 1.0)]
+    lines = report.train_table({"results": rows}).splitlines()
+    assert lines[0] == "| case | batch | fastimae | reference | over reference | MFU |"
+    assert lines[2:] == ["| mae | 8 | 400 |  |  | 50% |", "| imae | 8 | 100 | 50 | 2.00 | 50% |"]
+
+
+def write(root, name, found):
+    (root / report.RESULTS / name).write_text(json.dumps(found))
+
+
+def test_a_page_turns_to_the_gpus_result_by_itself(root):
+    gpu, cpu = "benchmarks/results/gpu_train.json", "benchmarks/results/train.json"
+    kernels = "benchmarks/results/gpu_kernels.json"
+    text = "".join(
+        f"<!-- {marker} -->\n<!-- end -->\n"
+        for marker in (
+            f"train table: {gpu} or {cpu}",
+            f"conditions: {gpu} or {cpu}",
+            f"kernel table: {kernels} or nothing",
+            f"ladder table: {gpu} or {cpu} mae",
+        )
+    )
+    (root / "README.md").write_text(text)
+    report.main([], root)
+    before = (root / "README.md").read_text()
+    assert "| mae | 8 | 100 | 425 |" in before and "A GPU;" in before and "| SDPA | 150 |" in before
+    assert f"{kernels} or nothing -->\nNot measured on a GPU yet.\n<!-- end -->" in before
+    faster = [row("mae", "reference", 1000.0), row("mae", "fastimae", 5000.0)]
+    write(root, "gpu_train.json", {**TRAIN, "device": "NVIDIA H100", "results": faster})
+    timed = {"op": "attention", "shape": "S", "pass": "forward", "variant": "auto", "ms": 0.5}
+    rows = [{"op": "copy", "of copy": 1.0}, {**timed, "of copy": 0.9}]
+    write(root, "gpu_kernels.json", {**CONDITIONS, "rows": rows, "traffic": []})
+    assert report.main(["--check"], root) == 1
+    report.main([], root)
+    after = (root / "README.md").read_text()
+    assert "| mae | 8 | 1000 | 5000 | 5.00 | 50% |" in after and "425" not in after
+    assert "NVIDIA H100; " in after and "| attention | S | forward | 0.5 | 90% |" in after
+    assert "Not measured" not in after
+
+
+def test_a_result_of_plain_rows_is_a_table(root):
+    write(root, "gpu_gemm.json", {**CONDITIONS, "rows": [{"product": "fc1", "TFLOP/s": 612.5}]})
+    assert "| product | TFLOP/s |\n| --- | --- |\n| fc1 | 612.5 |" in report.index(root)

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
+from fake_cuda_memory import CudaMemory
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Timing
 from benchmarks.train import __main__ as command
 from benchmarks.train import curve, measure
 from benchmarks.train.cases import CASES, SMOKE_CASES, make_objective
@@ -139,9 +139,22 @@ def test_the_sampler_goes_on_over_the_end():
 
 
 def test_gemm_rates_are_of_the_product_asked_for(monkeypatch):
-    one = lambda calls, *_, **__: {name: Timing(0.5, 0.5, 0.5) for name in calls}  # noqa: E731
-    monkeypatch.setattr(measure, "interleaved", one)
-    assert measure.measure_gemm(CPU, 8) == {"bf16": 2048, "fp32": 2048}
+    monkeypatch.setattr(measure, "product_rate", lambda *args: args)
+    formats = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    for side, used in ((None, 2048), (8, 8)):
+        rates = measure.measure_gemm(CPU, side)
+        assert rates == {name: (CPU, kind, used, 15) for name, kind in formats.items()}
+
+
+def test_memory_of_a_recorded_variant_is_its_activations_too(monkeypatch):
+    """They count while the step is recorded; replays allocate nothing."""
+    memory = CudaMemory(monkeypatch, allocated=5e9)  # of other variants
+    memory.touch(70e9)
+    with measure.peak_memory(torch.device("cuda")) as watch:
+        memory.keep(2e9)
+        step = memory.recorded(10e9, warm_up=measure.UNTIL_RECORDED - 1)
+        step()  # for its loss
+        assert watch(step) == 12
 
 
 def test_curves_agree_and_a_wrong_one_is_seen(tmp_path, monkeypatch):

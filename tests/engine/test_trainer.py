@@ -3,15 +3,18 @@
 import json
 import math
 import os
+import re
 import signal
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from tqdm import tqdm
 
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
+from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter, NonFiniteLoss
 from fastimae.engine.optim import Schedule, build_optimizer
 from fastimae.engine.trainer import Plan, Trainer
@@ -76,7 +79,7 @@ class Squares(nn.Module):
         return {"loss": loss, "half": loss / 2}
 
 
-def trainer(path, *, batch_size=4, objective=None, **plan):
+def trainer(path, *, batch_size=4, objective=None, full_speed=None, **plan):
     objective = objective or Squares()
     plan = Plan(**{"epochs": 3, "log_steps": 4, **plan})
     return Trainer(
@@ -88,6 +91,7 @@ def trainer(path, *, batch_size=4, objective=None, **plan):
         world=CPU,
         output_dir=path,
         args={"batch_size": batch_size},
+        full_speed=full_speed,
     )
 
 
@@ -139,6 +143,29 @@ def test_log_has_one_line_an_epoch_with_maes_keys_and_true_means(tmp_path):
     assert lines[1]["train_half"] == pytest.approx(sum(losses[6:]) / 12)
     assert lines[1]["train_lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi * 5 / 6)))
     assert {"img_per_s", "data_wait", "bad_samples"} <= set(lines[0])
+
+
+def test_each_reading_and_each_epoch_tells_speed_mfu_and_memory(tmp_path):
+    run, shown = trainer(tmp_path, epochs=2, log_steps=3, full_speed=1e6), []
+    postfix = tqdm.set_postfix_str
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tqdm, "set_postfix_str", lambda bar, s: shown.append(s) or postfix(bar, s))
+        run.run()
+    for line in map(json.loads, (tmp_path / "log.txt").read_text().splitlines()):
+        assert line["mfu"] == pytest.approx(line["img_per_s"] / 1e6, abs=1e-4)
+        assert line["memory_gb"] == pytest.approx(peak_memory(CPU.device) / 1e9, rel=0.2)
+    board = EventAccumulator(str(tmp_path)).Reload()
+    speed, share = board.Scalars("img_per_s"), board.Scalars("mfu")
+    assert [one.value for one in share] == pytest.approx([one.value / 1e6 for one in speed])
+    assert len(share) == len(board.Scalars("memory_gb")) == len(shown) == 4
+    pattern = r"loss \S+, lr \S+, \d+ img/s, MFU \d+%, \d+\.\d GB, waiting \d+%"
+    assert all(re.fullmatch(pattern, text) for text in shown)
+
+
+def test_without_a_known_peak_there_is_no_mfu(tmp_path):
+    trainer(tmp_path, epochs=1).run()
+    line = json.loads((tmp_path / "log.txt").read_text())
+    assert "mfu" not in line and line["memory_gb"] > 0
 
 
 def test_a_resumed_run_is_the_uninterrupted_run_from_any_checkpoint(tmp_path):
@@ -344,8 +371,9 @@ def test_waiting_share_is_measured(monkeypatch):
             now[0] += 2.0
             yield 1
 
-    clock = Clock()
+    clock = Clock(full_speed=8.0)
     for _ in clock.timed(slow()):
         now[0] += 1.0
         clock.images += 6
-    assert clock.rates() == {"img_per_s": pytest.approx(2.0), "data_wait": pytest.approx(2 / 3)}
+    near = {"img_per_s": 2.0, "mfu": 0.25, "data_wait": 2 / 3}
+    assert clock.rates() == pytest.approx(near)

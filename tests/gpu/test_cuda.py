@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 
-from fastimae import cli
 from fastimae.kernels import random_masking
 from fastimae.models import create_model
 from fastimae.objectives import IMAE, MAE
@@ -51,6 +50,9 @@ def test_losses_and_gradients_are_the_cpus(make_batch, kind, dtype, tolerance):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_training_on_the_gpu(tmp_path, precision):
+    pytest.importorskip("tyro")
+    from fastimae import cli
+
     command = (
         f"--synthetic --synthetic_samples 512 --model mae_vit_nano_patch8 --input_size 32 "
         f"--batch_size 64 --epochs 6 --warmup_epochs 1 --blr 1e-2 --objective imae "

@@ -7,6 +7,8 @@ import torch
 
 from fastimae import kernels
 from fastimae.kernels import reference
+from fastimae.kernels.mixing_ratio import LEVELS
+from fastimae.kernels.rows import masked_rows, visible_rows
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import IMAE
 
@@ -41,6 +43,31 @@ def test_masks_are_the_cpus(grid, unit):
     expected = kernels.random_masking(keys, grid, 0.75, unit)
     got = kernels.random_masking(keys.cuda(), grid, 0.75, unit, impl="triton")
     assert all(torch.equal(a, b.cpu()) for a, b in zip(expected, got, strict=True))
+
+
+def test_mixing_ratios_are_the_cpus():
+    """The place between two quantiles in every bit, what lies there but for rounding."""
+    keys = torch.randint(-(2**62), 2**62, (300,))
+    places = torch.arange(LEVELS + 1)
+    zigzag, squares = (places % 2).float(), (places / LEVELS).square()
+    for quantiles, rounding in ((zigzag, 0), (squares, 1.2e-7)):
+        expected = kernels.mixing_ratio(keys, quantiles)
+        got = kernels.mixing_ratio(keys.cuda(), quantiles.cuda(), impl="triton").cpu()
+        torch.testing.assert_close(got, expected, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("take", [visible_rows, masked_rows])
+def test_gradients_of_rows_are_the_cpus(take, compiled):
+    mask = drawn(9, 224, 16)
+    x = torch.randn(9, 197, 512, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    rows = (torch.compile(take, fullgraph=True) if compiled else take)(x, mask)
+    weights = torch.randn_like(rows)
+    (got,) = torch.autograd.grad(rows, x, weights)
+    host = x.detach().cpu().requires_grad_()
+    expected = take(host, kernels.Mask(*(part.cpu() for part in mask)))
+    assert torch.equal(rows.cpu(), expected)
+    assert torch.equal(got.cpu(), torch.autograd.grad(expected, host, weights.cpu())[0])
 
 
 @pytest.mark.parametrize("dtype", NORMS)

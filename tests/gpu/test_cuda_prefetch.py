@@ -1,9 +1,11 @@
 """Prefetching on a real GPU: whole batches, no host sync, copies beside steps, bounded memory."""
 
+import numpy as np
 import pytest
 import torch
 
 from fastimae.loaders import DevicePrefetch, create_loader
+from fastimae.loaders.joined import joined
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,3 +70,25 @@ def test_a_batch_may_be_used_on_another_stream_and_iterations_left():
             torch.full((64, 96, 96, 3), 255, dtype=torch.uint8, device="cuda")
         torch.cuda.synchronize()
     assert [value.item() for value in sums] == [b.images.long().sum().item() for b in batches]
+
+
+def test_rows_from_the_host_do_not_wait_for_the_step(no_sync):
+    shape, rows = (64, 96, 96, 3), np.split(np.arange(64)[::-1].copy(), [20])
+
+    def join(value):
+        """Rows of `value` and rows of the one after it, from memory that is used again at once."""
+        pixels = torch.full((20, *shape[1:]), value, dtype=torch.uint8)
+        pinned = torch.full((44, *shape[1:]), value + 1, dtype=torch.uint8).pin_memory()
+        made = joined(shape, torch.device("cuda"), zip(rows, (pixels, pinned), strict=True))
+        pixels.fill_(255)
+        return made
+
+    for first in (True, False):  # memory that is pinned for the first time may wait
+        torch.cuda._sleep(500 * MILLISECOND)
+        step = torch.cuda.current_stream().record_event()
+        made = [join(value) for value in range(8)]
+        assert first or not step.query()
+        step.synchronize()
+    torch.cuda.set_sync_debug_mode("default")
+    for value, images in enumerate(made):
+        assert (images[44:] == value).all() and (images[:44] == value + 1).all()

@@ -17,7 +17,7 @@ class Counting:
 
     def __init__(self, count=12):
         self.count, self.epoch, self.at, self.closed = count, 0, 0, 0
-        self.memory = Memory(SIZE, scribble=True)
+        self.memory = Memory(scribble=True)
 
     def __len__(self):
         return self.count
@@ -31,7 +31,7 @@ class Counting:
             self.closed += 1
 
     def _batch(self, value):
-        tensors = {field.name: self.memory.tensor() for field in dataclasses.fields(Batch)}
+        tensors = {field.name: self.memory.tensor((SIZE,)) for field in dataclasses.fields(Batch)}
         for tensor in tensors.values():
             self.memory.raw(tensor)[:] = value
         return Batch(**tensors)
@@ -76,7 +76,7 @@ def values_seen(seed, depth=1, cuda=FakeCuda, stop=12):
         if number == stop:
             break
     del batch
-    others = [gpu.device.tensor() for _ in range(OTHERS)]  # for work after the loop
+    others = [gpu.device.tensor((SIZE,)) for _ in range(OTHERS)]  # for work after the loop
     for tensor in others:
         own = gpu.device.raw(tensor)
         gpu.main.add(lambda own=own: own.fill(-1))
@@ -140,7 +140,7 @@ def test_the_model_notices_a_missing_order(mistake):
 def test_what_is_on_the_device_already_stays_where_it_is():
     prefetch, gpu = prefetching()
     make = prefetch.loader._batch
-    there = [gpu.device.tensor() for _ in range(prefetch.loader.count)]
+    there = [gpu.device.tensor((SIZE,)) for _ in range(prefetch.loader.count)]
 
     def batch(value):
         gpu.device.raw(there[value - 1])[:] = -value
@@ -162,7 +162,7 @@ def test_the_next_copy_runs_while_the_step_does():
         gpu.finish()
         assert (copied == number).all()
         # Nothing has been asked of the main stream since, so the next batch did not wait for it.
-        assert any((buffer == number + 1).all() for buffer in gpu.device.at.values())
+        assert any((b.view(int) == number + 1).all() for b in gpu.device.at.values())
 
 
 def test_memory_does_not_grow_when_the_host_is_ahead():

@@ -5,6 +5,7 @@ import functools
 
 import pytest
 import torch
+from operations import operations, that_add_up
 
 from fastimae import kernels
 from fastimae.kernels import reference
@@ -13,6 +14,7 @@ from fastimae.models import mae as model_module
 from fastimae.objectives import IMAE, MAE
 from fastimae.objectives import imae as imae_module
 from fastimae.objectives import mae as mae_module
+from fastimae.objectives import mixing as mixing_module
 
 STEPS = 200
 SIZES = {
@@ -82,10 +84,10 @@ def test_200_steps_lose_what_the_specification_loses(kind, make_batch, monkeypat
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without")
 @pytest.mark.parametrize("kind", ["mae", "imae"])
 def test_the_triton_kernels_lose_the_same(kind, make_batch, monkeypatch):
-    """In the interpreter, all six of them."""
+    """In the interpreter, all seven of them."""
     objective = build(kind)
     expected = train(copy.deepcopy(objective), make_batch, steps=3, size=2)
-    for module in (model_module, imae_module, mae_module):
+    for module in (model_module, imae_module, mae_module, mixing_module):
         for name in set(kernels.__all__) & set(vars(module)) - {"Mask"}:
             op = functools.partial(getattr(kernels, name), impl="triton")
             monkeypatch.setattr(module, name, op)
@@ -93,6 +95,13 @@ def test_the_triton_kernels_lose_the_same(kind, make_batch, monkeypatch):
         "fastimae.models.vit.attention", functools.partial(kernels.attention, impl="triton")
     )
     assert train(objective, make_batch, steps=3, size=2) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mae", "imae"])
+def test_no_gradient_is_added_up(kind, make_batch):
+    """Sums in an order of their own, by atomics: no two runs on a GPU would agree."""
+    loss = build(kind)(make_batch(4))["loss"]
+    assert not that_add_up(operations(loss.backward))
 
 
 @pytest.mark.parametrize("kind", ["mae", "imae"])

@@ -1,13 +1,17 @@
 """MAE and i-MAE losses against the float64 oracle, and what each option must change."""
 
+import functools
+
 import oracle
 import pytest
 import torch
+from operations import operations
 from scipy.stats import beta, kstest
 
+from fastimae import kernels
 from fastimae.kernels import Mask
 from fastimae.models import create_model
-from fastimae.objectives import IMAE, MAE
+from fastimae.objectives import IMAE, MAE, mixing
 from fastimae.objectives.mixing import MixRatio
 
 SIZES = {
@@ -147,7 +151,28 @@ def test_ratio_is_one_draw_a_step_or_fixed():
     drawn = MixRatio()(keys, step)
     assert (drawn == drawn[0]).all() and torch.equal(drawn, MixRatio()(keys + 5, step))
     assert not torch.equal(drawn, MixRatio()(keys, step + 1))
-    assert MixRatio(mix_lambda=0.7)(keys, step).tolist() == pytest.approx([0.3] * 9)
+    for fixed in (0.7, 0.3, 0.9):
+        drawn = torch.full((9,), fixed)
+        assert torch.equal(MixRatio(mix_lambda=fixed)(keys, step), torch.minimum(drawn, 1 - drawn))
+
+
+def test_a_key_draws_the_ratio_it_always_drew():
+    """Or runs could not be repeated."""
+    keys = torch.tensor([0, 1, 7919, -(2**40)])
+    drawn = MixRatio(mix_per="sample")(keys, keys[:1])
+    assert drawn.tolist() == [
+        0.13598984479904175, 0.1870749592781067, 0.42984992265701294, 0.2386106699705124,
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without")
+@pytest.mark.parametrize("options", [{}, {"mix_per": "sample"}, {"mix_lambda": 0.3}], ids=str)
+def test_a_ratio_is_one_kernel(options, monkeypatch):
+    on_triton = functools.partial(kernels.mixing_ratio, impl="triton")
+    monkeypatch.setattr(mixing, "mixing_ratio", on_triton)
+    ratio, keys = mixing.MixRatio(**options), torch.arange(6)
+    names = operations(lambda: ratio(keys, keys[:1]))
+    assert len(names) == 1, names
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ def _group(name: str) -> str:
     return {
         "train_lr": "Learning rate",
         "img_per_s": "Speed (images/s)",
+        "mfu": "Share of the device's peak (MFU)",
         "data_wait": "Share of time waiting for data",
         "memory_gb": "Memory (GB)",
     }.get(name, spaced(name).capitalize())

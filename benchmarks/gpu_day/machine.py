@@ -1,0 +1,78 @@
+"""What the machine is, and its two ceilings: `python -m benchmarks.gpu_day.machine`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.harness import conditions
+from fastimae.loaders import native_library
+
+TOOLS = ("git", "gcc", "g++", "nvcc", "nvidia-smi", "ncu", "compute-sanitizer")
+PACKAGES = ("tyro", "timm", "torchvision", "nvidia.dali", "ffcv", "torchao")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a line for each fact, as it is found; one that cannot be had is said to be so."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_day.machine")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--smoke", action="store_true", help="small products and copies")
+    options = parser.parse_args(argv)
+    failed = 0
+    for name, find in facts(torch.device(options.device), options.smoke).items():
+        try:
+            print(f"{name}: {find()}", flush=True)
+        except Exception as error:
+            failed += 1
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+    return int(failed > 0)
+
+
+def facts(device: torch.device, smoke: bool) -> dict[str, Callable[[], object]]:
+    """What is found out, by name; the ceilings, which need the device, last."""
+    from benchmarks.kernels import COPY_BYTES, measure_copy
+    from benchmarks.train.measure import measure_gemm
+
+    return {
+        "conditions": lambda: json.dumps(conditions(device, "")),
+        "cores": lambda: len(os.sched_getaffinity(0)),
+        "engine": lambda: _engine(),
+        "tools": lambda: {name: shutil.which(name) for name in TOOLS},
+        "packages": lambda: {name: _there(name) for name in PACKAGES},
+        "nvJPEG": lambda: [str(path) for path in _libraries("libnvjpeg")],
+        "copy, TB/s": lambda: measure_copy(device, 2**22 if smoke else COPY_BYTES) / 1e12,
+        "products, TFLOP/s": lambda: {
+            name: rate / 1e12 for name, rate in measure_gemm(device, 256 if smoke else None).items()
+        },
+    }
+
+
+def _engine() -> str:
+    library = native_library.load()
+    return library.description() if library else native_library.why_missing()
+
+
+def _there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
+
+
+def _libraries(name: str) -> list[Path]:
+    """Shared libraries of NVIDIA's wheels, wherever Python finds packages."""
+    folders = [Path(folder) for folder in (*sys.path, sysconfig.get_path("purelib")) if folder]
+    return sorted({path for folder in folders for path in folder.glob(f"nvidia/**/{name}*.so*")})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

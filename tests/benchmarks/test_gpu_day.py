@@ -1,0 +1,158 @@
+"""The GPU's day keeps what was measured, and survives parts that fail or hang."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+from benchmarks.gpu_day import __main__ as gpu_day
+from benchmarks.gpu_day import plan
+from benchmarks.gpu_day.plan import Part, Stage
+
+SCRIPT = """
+import json, sys, time
+from pathlib import Path
+def leave(**more):
+    Path(sys.argv[-1]).write_text(json.dumps({"note": sys.argv[-1], **more}))
+leave()
+print("a table", flush=True)
+"""
+
+
+def day(monkeypatch, tmp_path, scripts, *argv, seconds=20.0):
+    """A run with a small program in place of each part; its status and its JSON."""
+    monkeypatch.setattr(gpu_day, "WORK", tmp_path / "work")
+    monkeypatch.setenv("FASTIMAE_COMMIT", "abc")
+    made = [
+        Stage(seconds, (program(name, script, tmp_path / "work"),))
+        for name, script in scripts.items()
+    ]
+    monkeypatch.setattr(gpu_day, "stages", lambda *_: made)
+    status = gpu_day.main(["1", "--out", str(tmp_path / "out"), "--device", "cpu", *argv])
+    return status, json.loads((tmp_path / "out/gpu_day_1.json").read_text())
+
+
+def program(name, script, work):
+    command = (sys.executable, "-c", script, str(work / f"{name}.json"))
+    return Part(name=name, command=command, file=f"{name}.json")
+
+
+def left(tmp_path, name):
+    return json.loads((tmp_path / "out" / f"{name}.json").read_text())
+
+
+def test_what_parts_leave_is_kept(monkeypatch, tmp_path, capsys):
+    status, report = day(monkeypatch, tmp_path, {"train": SCRIPT, "other": SCRIPT})
+    assert status == 0
+    assert {"device", "versions", "commit", "date", "command"} <= set(report)
+    assert report["commit"] == "abc"
+    assert [part["status"] for part in report["parts"].values()] == ["ok", "ok"]
+    assert left(tmp_path, "train") and left(tmp_path, "other")
+    text = (tmp_path / "out/gpu_day_1.md").read_text()
+    assert "a table" in text and "a table" in capsys.readouterr().out
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    assert files == {"train.json", "other.json", "gpu_day_1.json", "gpu_day_1.md"}
+
+
+def test_a_part_that_hangs_is_killed_with_its_children(monkeypatch, tmp_path):
+    hangs = SCRIPT + (
+        "import subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "leave(measured=1, child=child.pid)\ntime.sleep(600)"
+    )
+    status, report = day(monkeypatch, tmp_path, {"train": hangs, "other": SCRIPT}, seconds=4)
+    assert status == 1
+    assert report["parts"]["train"]["status"].startswith("killed after")
+    assert left(tmp_path, "train")["measured"] == 1, "partial results are kept"
+    assert report["parts"]["train"]["text"] == "a table\n"
+    assert report["parts"]["other"]["status"] == "ok", "a later part runs whatever an earlier did"
+    child = left(tmp_path, "train")["child"]
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_failing_part_is_named_with_its_last_words(monkeypatch, tmp_path, capsys):
+    fails = SCRIPT + "raise ValueError('no such kernel')"
+    status, report = day(monkeypatch, tmp_path, {"kernels": fails, "other": SCRIPT})
+    assert status == 1
+    assert report["parts"]["kernels"]["status"] == "exit status 1"
+    assert "no such kernel" in report["parts"]["kernels"]["complaint"]
+    printed = capsys.readouterr().out
+    assert "no such kernel" in printed
+    assert printed.rstrip().endswith("| ok |"), "the shortest table last"
+
+
+def test_parts_of_a_stage_run_at_once(monkeypatch, tmp_path):
+    """Each waits for what the other leaves."""
+    work = tmp_path / "work"
+    waits = "while not Path(sys.argv[-1]).with_name({!r}).exists(): time.sleep(0.05)\nprint('met')"
+    both = tuple(
+        program(one, SCRIPT + waits.format(f"{other}.json"), work)
+        for one, other in (("a", "b"), ("b", "a"))
+    )
+    work.mkdir()
+    report = {"run": 1, "parts": {}}
+    monkeypatch.setattr(gpu_day, "WORK", work)
+    monkeypatch.setattr(gpu_day, "write", lambda *_: None)
+    (tmp_path / "out").mkdir()
+    gpu_day.run_stages([Stage(60, both)], report, tmp_path / "out", 60)
+    assert [part["status"] for part in report["parts"].values()] == ["ok", "ok"]
+
+
+def test_time_that_is_left_is_the_next_ones(monkeypatch, tmp_path):
+    _, report = day(monkeypatch, tmp_path, {"a": SCRIPT, "b": SCRIPT}, seconds=30)
+    assert report["parts"]["a"]["had"] == 30
+    assert report["parts"]["b"]["had"] > 30
+
+
+def test_the_whole_has_a_limit(monkeypatch, tmp_path):
+    limit = str(plan.START)
+    status, report = day(
+        monkeypatch, tmp_path, {"a": "import time; time.sleep(60)"}, "--seconds", limit
+    )
+    assert status == 1 and report["parts"]["a"]["status"].startswith("killed")
+
+
+def test_results_of_an_earlier_run_are_not_taken_for_new(monkeypatch, tmp_path):
+    day(monkeypatch, tmp_path, {"train": SCRIPT})
+    (tmp_path / "out/train.json").unlink()
+    day(monkeypatch, tmp_path, {"train": "raise SystemExit(3)"})
+    assert not (tmp_path / "out/train.json").exists()
+
+
+def test_some_parts_only(monkeypatch, tmp_path):
+    _, report = day(monkeypatch, tmp_path, {"a": SCRIPT, "b": SCRIPT}, "--only", "b")
+    assert list(report["parts"]) == ["b"]
+
+
+def test_killed_at_any_moment_what_was_measured_stands(tmp_path):
+    """The driver itself, in the middle of a part, by SIGKILL."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    hangs = SCRIPT + "leave(measured=2)\ntime.sleep(600)"
+    code = f"""
+from pathlib import Path
+from benchmarks.gpu_day import __main__ as day
+from benchmarks.gpu_day.plan import Part, Stage
+import sys
+day.WORK = Path({str(work)!r})
+command = (sys.executable, "-c", {hangs!r}, {str(work / "t.json")!r})
+part = Part(name="t", command=command, file="t.json")
+day.stages = lambda *_: [Stage(300, (part,))]
+day.main(["1", "--out", {str(out)!r}, "--device", "cpu"])
+"""
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=gpu_day.ROOT)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (
+            (out / "t.json").exists() and "measured" in (out / "t.json").read_text()
+        ):
+            time.sleep(0.1)
+    finally:
+        children = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        for child in children:
+            child.kill()
+    assert json.loads((out / "t.json").read_text())["measured"] == 2

@@ -1,0 +1,57 @@
+"""Operations by formula are those that torch counts in the product's own forward and backward."""
+
+import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastimae.kernels.reference import gather_rows
+from fastimae.models import create_model
+from fastimae.objectives import IMAE, MAE
+
+IMAGE, CHANNELS, IMAGES = (32, 48), 5, 4
+SIZES = {"img_size": IMAGE, "in_chans": CHANNELS, "depth": 2, "embed_dim": 32, "num_heads": 4}
+DECODER = {"decoder_embed_dim": 24, "decoder_depth": 3, "decoder_num_heads": 2}
+
+
+def model(**overrides):
+    return create_model("mae_vit_nano_patch8", **{**SIZES, **DECODER, **overrides})
+
+
+def counted(objective, batch):
+    """Operations that torch sees, for an image; with all rows of the last block."""
+    student = objective.student
+    decode = student.decode
+
+    def every_row(head, mask, masked_only):
+        return gather_rows(decode(head, mask), mask.ids_masked)
+
+    student.decode = every_row
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        objective(batch)["loss"].backward()
+    return counter.get_total_flops() / IMAGES
+
+
+@pytest.mark.parametrize("mask", [{}, {"mask_ratio": 0.5}, {"mask_unit": 2}], ids=str)
+def test_of_an_image(make_batch, mask):
+    objective = MAE(model(mlp_ratio=3.0), **mask)
+    assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
+
+
+@pytest.mark.parametrize("space", ["decoder", "encoder"])
+@pytest.mark.parametrize(
+    "how", [None, {}, {"teacher_view": "mixed"}, {"reciprocal_pairs": True}], ids=str
+)
+def test_of_a_mixture(make_batch, space, how):
+    """How many times the teacher looks, and up to where, differs."""
+    teacher = None if how is None else model(depth=3)
+    objective = IMAE(model(heads=2, head_space=space), teacher, **(how or {}))
+    assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
+
+
+@pytest.mark.parametrize("target", ["subordinate", "dominant"])
+def test_of_a_mixture_with_one_target(make_batch, target):
+    """The other head computes too, for nothing: that does not count."""
+    objective = IMAE(model(heads=2), model(), targets=target)
+    head = 2 * (1 + objective.visible) * 32 * 24
+    total = counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
+    assert objective.train_flops() == total - 3 * head
