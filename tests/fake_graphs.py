@@ -11,8 +11,8 @@ from itertools import count
 
 import torch
 
-VERSIONS = [(2, 11), (2, 12), (2, 14)]
-"""2.11 leaves all; 2.12 ends the allocating to a pool but holds it; 2.14 cleans up in `reset`."""
+VERSIONS = [(2, 11), (2, 13), (2, 14)]
+"""2.11 leaves all; 2.13 no longer allocates in a pool, but holds it; 2.14 cleans up in `reset`."""
 
 
 class Gpu:
@@ -130,7 +130,7 @@ class Graph:
 
     def capture_end(self):
         self.gpu.capture = None
-        if not self.spoiled or self.gpu.version >= (2, 12):
+        if not self.spoiled or self.gpu.version >= (2, 13):
             self.gpu.recorded_to.remove(self.pool)
         if self.spoiled:
             raise RuntimeError("CUDA error: failed due to a previous error\nmore")

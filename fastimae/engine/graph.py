@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _failed: list[torch.cuda.CUDAGraph] = []
-"""torch before 2.12 goes on asking a failed graph which pinned memory is its own."""
+"""torch 2.11 goes on asking a graph whose capture failed which pinned memory is its own."""
 
 
 def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Tensor | None]:

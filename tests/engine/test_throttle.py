@@ -1,11 +1,10 @@
-"""The host runs a little ahead of a GPU and no further, and that is no waiting for data."""
+"""The host runs a little ahead of a GPU, and no further."""
 
 import random
 
 import pytest
 import torch
 
-from fastimae.bench import measure
 from fastimae.engine.throttle import Throttle
 
 CUDA = torch.device("cuda")
@@ -62,21 +61,3 @@ def test_on_a_cpu_nothing_happens(monkeypatch):
     throttle = Throttle(torch.device("cpu"))
     for _ in range(5):
         throttle.wait()
-
-
-def test_fastimae_bench_waits_as_training_does(monkeypatch):
-    now = [0.0]
-
-    def wait(throttle):
-        now[0] += 1.0
-
-    def batches():
-        while True:
-            now[0] += 0.5
-            yield None
-
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    monkeypatch.setattr(Throttle, "wait", wait)
-    device = torch.device("cpu")
-    spent, waited, count = measure.drive(print, batches(), device, seconds=6, skip=1)
-    assert (spent, waited, count) == (6.0, 2.0, 4)
