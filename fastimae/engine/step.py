@@ -114,8 +114,8 @@ class GraphedStep(Step):
         """Record the step, if that has not been done. Changes nothing that training can see.
 
         batch: on the device, of the size of those to come; what it shows does not matter.
-        Call it before other threads use CUDA (see `record_cuda_graph`), else the first batch is
-        recorded with. Raises what the objective raises.
+        Call it before other threads use CUDA (see `record_cuda_graph`); if nobody has, the first
+        `accumulate` does. Raises what the objective raises.
         """
         if self.prepared:
             return
