@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
-from fastimae.engine.step import record_cuda_graph
+from fastimae.engine.graph import in_one_line, let_go, record_cuda_graph
 
 Call = Callable[[], object]
 
@@ -77,8 +77,8 @@ def clock_of(
     try:
         return ReplayClock(call, calls)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        print(f"{name}: by the host's clock, as no graph could be made ({reason})", file=sys.stderr)
+        print(f"{name}: by the host's clock: {in_one_line(error)}", file=sys.stderr)
+        let_go(error)
         return HostClock(call, device, calls)
 
 

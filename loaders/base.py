@@ -99,8 +99,11 @@ class Loader(abc.ABC):
     one under way. Batches are the caller's to keep. Use as a context manager, or call `close`.
     """
 
-    def __init__(self, sampler: Sampler, *, max_bad_samples: int, pin_mem: bool) -> None:
-        self.sampler = sampler
+    def __init__(
+        self, sampler: Sampler, shape: tuple[int, int, int], *, max_bad_samples: int, pin_mem: bool
+    ) -> None:
+        """shape: (height, width, channels) of an image."""
+        self.sampler, self.shape = sampler, shape
         self.max_bad_samples = max_bad_samples
         self.pin = pin_mem and torch.cuda.is_available()
         self.bad: dict[int, str] = {}
@@ -137,6 +140,14 @@ class Loader(abc.ABC):
             raise ValueError("this loader is closed")
         self._running.stop()
         return self._running.start(self._batches())
+
+    def example(self) -> Batch:
+        """The epoch's first batch, but that its images are noise: nothing is read or started."""
+        step = self.sampler.step(self._epoch, 0)
+        images = torch.randint(
+            256, (len(step.index), *self.shape), dtype=torch.uint8, generator=torch.Generator()
+        )
+        return self._batch(step, Shown(images=images, index=step.index, bad={}))
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`."""

@@ -66,7 +66,7 @@ class DaliLoader(Loader):
         **pipeline_settings: Any,
     ) -> None:
         """device: where batches are decoded, and lie; pipeline_settings: see `DaliPipeline`."""
-        super().__init__(sampler, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
+        super().__init__(sampler, crops.shape, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
         self.encoded, self.crops, self.num_workers = encoded, crops, num_workers
         self.device = torch.device(device)
         on_gpu = self.device.type == "cuda"

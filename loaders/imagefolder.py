@@ -95,7 +95,7 @@ class FolderLoader(Loader):
         max_bad_samples: int,
         pin_mem: bool,
     ) -> None:
-        super().__init__(sampler, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
+        super().__init__(sampler, crops.shape, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
         self.num_workers = num_workers
         self._dataset = _Steps(folder, crops)
 

@@ -52,6 +52,9 @@ class DevicePrefetch:
             return iter(self.loader)
         return self._running.start(self._batches(self._copies))
 
+    def example(self) -> Batch:
+        return self.loader.example().to(self.device)
+
     def set_epoch(self, epoch: int) -> None:
         self._running.stop()
         self.loader.set_epoch(epoch)

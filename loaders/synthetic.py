@@ -29,7 +29,7 @@ class SyntheticLoader(Loader):
     def __init__(
         self, sampler: Sampler, *, shape: tuple[int, int, int], max_bad_samples: int, pin_mem: bool
     ) -> None:
-        super().__init__(sampler, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
+        super().__init__(sampler, shape, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
         self._pool = make_pool(sampler.seed, shape)
 
     def _show(self, steps: Iterable[Step]) -> Iterator[Shown]:

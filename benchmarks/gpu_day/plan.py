@@ -117,7 +117,7 @@ def _first(s: Settings) -> list[Stage]:
 def _second(s: Settings) -> list[Stage]:
     data = ("--data", s.beton, "--folder", s.images)
     run = s.training("run", "--ffcv", s.beton, *_tiny(s))
-    few = ("tests/gpu/test_cuda_step.py", "tests/gpu/test_cuda_prefetch.py")
+    few = [f"tests/gpu/test_cuda_{name}.py" for name in ("graph", "step", "prefetch")]
     imae = {"cases": BASE[1:]}
     ladder = s.steps("--no_table", "--ladder", "--rounds", 3, out="gpu_ladder.json", **imae)
     fed = s.steps("--no_table", *data, "--seconds", 4, out="gpu_fed.json", **imae)

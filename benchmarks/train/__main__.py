@@ -61,6 +61,7 @@ def _parts(options: Options, peak: float) -> list[tuple[str, str, Part]]:
     """What to measure: its name, its key in the report, and how."""
     device = options.where
     ways = contestants(device, compiled=options.compile)
+    ways = {name: way for name, way in ways.items() if name in (options.variants or ways)}
     parts: list[tuple[str, str, Part]] = []
     for case in options.chosen:
 
@@ -69,7 +70,7 @@ def _parts(options: Options, peak: float) -> list[tuple[str, str, Part]]:
 
         def fed(case=case) -> Iterator[list[Row]]:
             return measure_fed(
-                case, {name: ways[name] for name in FED}, device, peak,
+                case, {name: ways[name] for name in FED if name in ways}, device, peak,
                 beton=options.data, folder=options.folder, num_workers=options.workers,
                 seconds=options.seconds,
             )  # fmt: skip

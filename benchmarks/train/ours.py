@@ -112,7 +112,7 @@ def training_step(
 ) -> Callable[[Batch, float], Tensor]:
     """The step of fastimae-train: a batch on the device and a learning rate in, the loss out.
 
-    May change the objective for good. The loss may be overwritten by the next step.
+    May change the objective for good.
     """
     objective = models.objective
     on = {True: "auto", False: "off"}

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import gc
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +18,8 @@ from fastimae.config import TrainConfig
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.precision import resolve_precision
-from fastimae.engine.step import WARM_UP_STEPS, GraphedStep, Step
+from fastimae.engine.step import GraphedStep, Step
+from fastimae.engine.throttle import Throttle
 from fastimae.loaders import Batch, DevicePrefetch, Loader
 from fastimae.objectives import IMAE
 from fastimae.speedups import prepare_objective, wants_graph
@@ -27,8 +27,6 @@ from fastimae.speedups import prepare_objective, wants_graph
 RATE = 1e-6
 QUEUED = 5
 """Batches at the start that may have been ready before the clock ran."""
-RUN_AHEAD = 2
-"""Steps that the host may be ahead of a GPU: with more, waiting for data would hide."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +127,7 @@ def _always(batch: Batch) -> Iterator[Batch]:
 
 def _warm_up(device: torch.device) -> int:
     """Steps until the step is as fast as it gets: on a GPU it is compiled and recorded first."""
-    return WARM_UP_STEPS + 2 if device.type == "cuda" else 1
+    return 3 if device.type == "cuda" else 1
 
 
 def _speed(
@@ -175,18 +173,15 @@ def drive(
             break
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    ahead: deque[torch.cuda.Event] = deque()
+    throttle = Throttle(device)
     start, waited, count = time.perf_counter(), 0.0, 0
     while count < 1 or time.perf_counter() - start < seconds:
         before = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - before
         use(batch)
+        throttle.wait()
         count += 1
-        if device.type == "cuda":
-            ahead.append(torch.cuda.current_stream().record_event())
-            if len(ahead) > RUN_AHEAD:
-                ahead.popleft().synchronize()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start, waited, count

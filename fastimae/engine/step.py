@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fastimae.engine.graph import in_one_line, let_go, record_cuda_graph
 from fastimae.engine.optim import set_lr
 from fastimae.engine.parallel import averaging
 from fastimae.engine.precision import computing
+from fastimae.engine.rehearsal import rehearsal
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -20,9 +23,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastimae")
 
 Parts = dict[str, Tensor]
-Record = Callable[[Callable[[], Parts | None]], Callable[[], Parts | None]]
+Work = Callable[[], Tensor | None]
 
-WARM_UP_STEPS = 3
+REHEARSALS = 3
+"""Passes before recording: the first ones compile, choose and load kernels."""
 
 
 class Step:
@@ -60,7 +64,7 @@ class Step:
     def accumulate(self, batch: Batch, *, last: bool) -> Parts:
         """Add a batch's gradients. last: of the step; only then do processes average theirs.
 
-        Returns the parts of the loss, scalars on the device, to be read before the next call.
+        Returns the parts of the loss, scalars on the device.
         """
         with averaging(self.called, last):
             return self._forward_backward(batch)
@@ -89,64 +93,84 @@ class GraphedStep(Step):
     """The same step with the host out of the way: two recorded graphs, one that adds a batch's
     gradients and one that updates.
 
-    The first WARM_UP_STEPS steps run as they are. Then batches, all of one size, are copied into
-    buffers that the graphs read, gradients stay in one place, and the learning rate is a tensor
-    (see `build_optimizer`). Where recording fails, training goes on without, and says so.
+    Batches, all of one size, are copied into buffers that the graphs read, gradients stay in one
+    place, and the learning rate is a tensor (see `build_optimizer`). Where recording fails,
+    training goes on without, says so, and the error is kept as `failure`.
     """
 
-    def __init__(self, *args: object, record: Record | None = None, **settings: object) -> None:
+    def __init__(
+        self, *args: object, record: Callable[[Work], Work] | None = None, **settings: object
+    ) -> None:
         """record: turns a function into its replay; for tests. Others: see `Step`."""
         super().__init__(*args, **settings)
         self.record = record or record_cuda_graph
-        self.steps = 0
+        self.prepared = False
         self.buffers: Batch | None = None
-        self.replays: tuple[Callable, Callable] | None = None
+        self.names: list[str] = []
+        self.replays: tuple[Work, Work] | None = None
+        self.failure: RuntimeError | None = None
+
+    def prepare(self, batch: Batch) -> None:
+        """Record the step, if that has not been done. Changes nothing that training can see.
+
+        batch: on the device, of the size of those to come; what it shows does not matter.
+        Call it before other threads use CUDA (see `record_cuda_graph`); if nobody has, the first
+        `accumulate` does. Raises what the objective raises.
+        """
+        if self.prepared:
+            return
+        self.buffers = _clone(batch)
+        with rehearsal(self.objective, self.optimizer, self.device):
+            self._rehearse()
+        self.prepared = True
+        try:
+            self.replays = self.record(self._add_gradients), self.record(self._update)
+            self._gradients = [p.grad for p in self.objective.parameters()]  # the graphs' own
+        except RuntimeError as error:
+            self.failure, self.buffers = error, None
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.failure:
+            self._go_on_without(self.failure)
 
     def accumulate(self, batch: Batch, *, last: bool) -> Parts:
-        if self.steps == WARM_UP_STEPS and self.buffers is None:
-            self._record(batch)
+        self.prepare(batch)
         if self.replays is None:
             return super().accumulate(batch, last=last)
         _copy(batch, self.buffers)
-        return self.replays[0]()
+        parts = self.replays[0]().clone()  # the next replay writes where this one did
+        return dict(zip(self.names, parts.unbind(), strict=True))
 
     def update(self, lr: float) -> None:
-        self.steps += 1
         if self.replays is None:
             super().update(lr)
         else:
             set_lr(self.optimizer, lr)
             self.replays[1]()
 
-    def _record(self, batch: Batch) -> None:
-        tensors = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch)}
-        self.buffers = dataclasses.replace(batch, **tensors)
-        parameters = [p for p in self.objective.parameters() if p.requires_grad]
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        try:
-            forward_backward = self.record(lambda: self._forward_backward(self.buffers))
-            self.replays = forward_backward, self.record(self._update)
-        except RuntimeError as error:
-            log.warning("training goes on without CUDA graphs (%s)", str(error).splitlines()[0])
-            self.optimizer.zero_grad(set_to_none=True)
+    def _rehearse(self) -> None:
+        """Leaves zeros for gradients, and None where a parameter gets none."""
+        for _ in range(REHEARSALS):
+            self.names = list(self._forward_backward(self.buffers))
+        self.optimizer.zero_grad(set_to_none=False)
+        self._update()
+
+    def _add_gradients(self) -> Tensor:
+        return torch.stack(list(self._forward_backward(self.buffers).values()))
 
     def _update(self) -> None:
         self._apply_gradients()
         self.optimizer.zero_grad(set_to_none=False)
 
+    def _go_on_without(self, failure: RuntimeError) -> None:
+        log.warning("training goes on without CUDA graphs: %s", in_one_line(failure))
+        let_go(failure)
+        gc.collect()
+        torch.cuda.empty_cache()
 
-def record_cuda_graph(function: Callable[[], Parts | None]) -> Callable[[], Parts | None]:
-    """A function that runs `function`'s work on the GPU again; what it returned is overwritten."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function()
 
-    def replay() -> Parts | None:
-        graph.replay()
-        return result
-
-    return replay
+def _clone(batch: Batch) -> Batch:
+    tensors = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch)}
+    return dataclasses.replace(batch, **tensors)
 
 
 def _copy(source: Batch, target: Batch) -> None:

@@ -29,6 +29,7 @@ from fastimae.engine.profile import Profile
 from fastimae.engine.sharded import laid_out_state, save_sharded
 from fastimae.engine.signals import stop_signals
 from fastimae.engine.step import GraphedStep, Step
+from fastimae.engine.throttle import Throttle
 
 log = logging.getLogger("fastimae")
 
@@ -54,7 +55,8 @@ class Trainer:
     """Trains an objective on a loader's batches. Knows neither what they are nor where from.
 
     objective: maps a batch to a dict with "loss"; its `student` is what checkpoints hold.
-    loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device.
+    loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device. Only a plan with
+        `cuda_graph` needs its `example`.
     args: plain settings to keep in checkpoints.
     draw: called with a batch when a picture is due, in all processes if the objective is sharded.
     parallel: what is called in the objective's place (see `parallelise`).
@@ -89,6 +91,7 @@ class Trainer:
         self.meter = LossMeter(world, output_dir)
         self.window, self.epoch_clock = Clock(full_speed), Clock(full_speed)
         self.updates_per_epoch = len(loader) // plan.accum_iter
+        self.throttle = Throttle(world.device)
         self.epoch, self.update = 0, 0
         self.asked_to_stop = self.stopped = False
         kind = GraphedStep if plan.cuda_graph else Step
@@ -136,6 +139,8 @@ class Trainer:
         self.objective.train()
         if self.loader.epoch != self.epoch:
             self.loader.set_epoch(self.epoch)
+        if isinstance(self.step, GraphedStep) and not self.step.prepared:
+            self.step.prepare(self.loader.example())  # before the loader's threads use CUDA
         self.window.restart()
         self.epoch_clock.restart()
         with contextlib.closing(iter(self.loader)) as batches:
@@ -160,6 +165,7 @@ class Trainer:
                 clock.images += len(self.batch) * self.world.size
         self.lr = self.schedule.at(self.epoch + self.update / self.updates_per_epoch)
         self.step.update(self.lr)
+        self.throttle.wait()
         self.update += 1
         self.reporter.bar.update()
         if self.profile:

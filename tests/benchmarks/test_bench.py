@@ -239,6 +239,22 @@ def test_waiting_is_told_from_working():
     assert one.img_per_s == pytest.approx(32 / 0.04, rel=0.3)
 
 
+def test_waiting_for_the_gpu_is_no_waiting_for_data(monkeypatch):
+    now = [0.0]
+
+    def wait(throttle):
+        now[0] += 1.0
+
+    def batches():
+        while True:
+            now[0] += 0.5
+            yield None
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(measure.Throttle, "wait", wait)
+    assert measure.drive(print, batches(), CPU, seconds=6, skip=1) == (6.0, 2.0, 4)
+
+
 def test_i_mae_is_measured_with_a_teacher(monkeypatch):
     """The step calls an encoder that does not train, for each image of a mixture."""
     made = []

@@ -1,15 +1,18 @@
 """One optimizer step: without waiting, recorded or not, compiled or not, the same."""
 
+import contextlib
 import copy
+import weakref
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastimae.engine import step as module
+from fastimae.engine.graph import causes
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.regions import blocks, compile_blocks, recompute_blocks
-from fastimae.engine.step import WARM_UP_STEPS, GraphedStep, Step
+from fastimae.engine.step import GraphedStep, Step
 from fastimae.models import create_model
 from fastimae.objectives import IMAE, MAE
 
@@ -18,9 +21,27 @@ MODEL = {"name": "mae_vit_nano_patch8", "img_size": 32}
 
 
 def build(kind):
+    if kind == "odd":
+        return Odd()
     if kind == "mae":
         return MAE(create_model(**MODEL))
     return IMAE(create_model(**MODEL, heads=2), create_model(**MODEL))
+
+
+class Odd(nn.Module):
+    """Draws random numbers, keeps a mean in a buffer, and has a parameter that nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = nn.Linear(3, 2)
+        self.student.unused = nn.Parameter(torch.ones(2, 2))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, batch):
+        x = batch.images.float().mean((1, 2)) / 255
+        self.mean.lerp_(x.mean(0).detach(), 0.1)
+        loss = self.student(x - self.mean + torch.rand(3)).square().mean()
+        return {"loss": loss, "half": loss / 2}
 
 
 def make_step(objective, kind=Step, *, for_graph=False, precision="fp32", **settings):
@@ -32,14 +53,59 @@ def make_step(objective, kind=Step, *, for_graph=False, precision="fp32", **sett
     return kind(objective, optimizer, precision=precision, device=CPU, **settings)
 
 
+def make_recorded(objective, *, for_graph=True, **settings):
+    """A step that is recorded as on CUDA."""
+    return make_step(
+        objective, GraphedStep, for_graph=for_graph, record=as_cuda(objective), **settings
+    )
+
+
+def as_cuda(objective):
+    """Records as CUDA does: nothing is done yet; gradients stay in the memory that they had then,
+    which somebody else has to keep, and a replay writes its result where the first one did."""
+
+    def record(function):
+        places = [(p, weakref.ref(p.grad)) for p in objective.parameters() if p.grad is not None]
+        results = []
+
+        def replay():
+            with in_their_places(objective, places):
+                result = function()
+            if result is None:
+                return None
+            if not results:
+                results.append(result)
+            return results[0].copy_(result)
+
+        return replay
+
+    return record
+
+
+@contextlib.contextmanager
+def in_their_places(objective, places):
+    """The gradients that a graph has."""
+    others = [(p, p.grad) for p in objective.parameters()]
+    objective.zero_grad(set_to_none=True)
+    for parameter, place in places:
+        parameter.grad = place()
+        assert parameter.grad is not None, "its memory is gone"
+    yield
+    assert all(parameter.grad is place() for parameter, place in places), "it has moved"
+    for parameter, other in others:
+        parameter.grad = other
+
+
 def weights(objective):
     return torch.cat([p.detach().flatten() for p in objective.student.parameters()])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["mae", "imae"])
-def test_a_step_never_waits_for_the_device(kind, precision, make_batch, monkeypatch):
-    step = make_step(build(kind), precision=precision, clip_grad=1.0, accum_iter=2)
+@pytest.mark.parametrize("make", [make_step, make_recorded])
+def test_a_step_never_waits_for_the_device(make, kind, precision, make_batch, monkeypatch):
+    settings = {"precision": precision, "clip_grad": 1.0, "accum_iter": 2}
+    step = make(build(kind), for_graph=False, **settings)
     batches = [make_batch(4), make_batch(4)]
     step(batches, 1e-3)  # the optimizer's first step makes its state
 
@@ -54,49 +120,117 @@ def test_a_step_never_waits_for_the_device(kind, precision, make_batch, monkeypa
     assert all(part.isfinite() for part in parts[1].values())
 
 
-@pytest.mark.parametrize("kind", ["mae", "imae"])
+@pytest.mark.parametrize("kind", ["mae", "imae", "odd"])
 def test_recorded_steps_equal_plain_ones(kind, make_batch):
-    """Under accumulation, clipping, a schedule, and mixing ratios that change."""
+    """Under accumulation, clipping, a schedule, and mixing ratios that change; to the bit, and
+    though the losses are looked at when all is over."""
     first = build(kind)
-    plain = make_step(first, clip_grad=0.5, accum_iter=2, for_graph=True)
-    recorded = make_step(
-        copy.deepcopy(first), GraphedStep, clip_grad=0.5, accum_iter=2, for_graph=True,
-        record=lambda function: function,
-    )  # fmt: skip
-    for number in range(WARM_UP_STEPS + 4):
+    settings = {"clip_grad": 0.5, "accum_iter": 2}
+    plain = make_step(first, for_graph=True, **settings)
+    recorded = make_recorded(copy.deepcopy(first), **settings)
+    losses = []
+    for number in range(4):
         batches, lr = [make_batch(4), make_batch(4)], 1e-3 * (number + 1)
-        expected = plain(batches, lr)
-        own = copy.deepcopy(batches)
-        got = []
-        for micro, batch in enumerate(own):
-            parts = recorded.accumulate(batch, last=micro == 1)
-            got.append({name: part.clone() for name, part in parts.items()})
-            batch.images.zero_()  # the caller's buffer is the caller's again
-        recorded.update(lr)
-        assert got == expected
+        for step in (plain, recorded):
+            torch.manual_seed(number)
+            own = copy.deepcopy(batches)
+            losses.append(step(own, lr))
+            for batch in own:
+                batch.images.zero_()  # the caller's buffers are the caller's again
     assert recorded.replays is not None
+    assert losses[0::2] == losses[1::2]
     assert torch.equal(weights(recorded.objective), weights(first))
+    assert all(map(torch.equal, recorded.objective.buffers(), first.buffers()))
 
 
-def test_where_recording_fails_training_goes_on(make_batch, monkeypatch):
-    said = []
+@pytest.mark.parametrize("taken", [0, 3])
+def test_recording_changes_nothing(taken, make_batch):
+    """Neither of a fresh step nor of a resumed one; a fresh one's moments are there afterwards."""
+    objective, batch, other = build("odd"), make_batch(4), make_batch(4)
+    before = make_step(objective, for_graph=True)
+    for _ in range(taken):
+        before([batch], 1e-3)
+    step = make_recorded(objective, clip_grad=0.5)
+    step.optimizer.load_state_dict(before.optimizer.state_dict())
+    rates = [group["lr"] for group in step.optimizer.param_groups]
+    expected = copy.deepcopy((objective.state_dict(), step.optimizer.state_dict()))
+    numbers = torch.get_rng_state()
+
+    step.prepare(other)
+    assert step.replays is not None
+    model, optimizer = expected
+    assert all(torch.equal(objective.state_dict()[name], value) for name, value in model.items())
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert all(p.grad is None for p in objective.parameters())
+    groups = step.optimizer.param_groups
+    assert all(group["lr"] is rate for group, rate in zip(groups, rates, strict=True))
+    state = step.optimizer.state_dict()["state"]
+    assert len(state) == 2, "the unused parameter has none"
+    for number, moments in state.items():
+        for name, value in moments.items():
+            old = optimizer["state"][number][name] if taken else torch.zeros_like(value)
+            assert torch.equal(value, old), name
+
+
+def test_a_recorded_step_shares_its_objective_with_others(make_batch):
+    """Steps of another kind in between leave its gradients alone, and it theirs."""
+    first = build("mae")
+    second = copy.deepcopy(first)
+    plain, batch = make_step(first, for_graph=True), make_batch(4)
+    recorded, between, again = (
+        make_recorded(second), make_step(second, for_graph=True), make_recorded(second),
+    )  # fmt: skip
+    between.optimizer = again.optimizer = recorded.optimizer
+    for _ in range(2):
+        for step in (recorded, between, again):
+            assert plain([batch], 1e-3) == step([batch], 1e-3)
+    assert torch.equal(weights(second), weights(first))
+
+
+@pytest.mark.parametrize("successes", [0, 1])
+def test_where_recording_fails_training_goes_on(successes, make_batch, monkeypatch):
+    """With one line that tells the cause, and without what had been recorded by then."""
+    said, freed, works = [], [], []
     monkeypatch.setattr(module.log, "warning", lambda *words: said.append(words))
+    monkeypatch.setattr(
+        torch.cuda, "empty_cache", lambda: freed.extend(work() is None for work in works)
+    )
 
     def fail(function):
-        function()
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        work = torch.zeros(3)
+        works.append(weakref.ref(work))
+        if len(works) <= successes:
+            return lambda: work
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTry less")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture\nmore")
 
     first = build("mae")
     plain, recorded = (
         make_step(first, for_graph=True),
         make_step(copy.deepcopy(first), GraphedStep, for_graph=True, record=fail),
     )
-    for _ in range(WARM_UP_STEPS + 2):
+    for _ in range(3):
         batch = make_batch(4)
         assert plain([batch], 1e-3) == recorded([batch], 1e-3)
     assert torch.equal(weights(recorded.objective), weights(first))
     ((message, reason),) = said
-    assert "without CUDA graphs" in message and reason.endswith("stream is capturing")
+    assert "without CUDA graphs" in message and "\n" not in reason
+    assert reason.startswith("OutOfMemoryError: CUDA out of memory. -> RuntimeError: operation")
+    assert isinstance(causes(recorded.failure)[0], torch.OutOfMemoryError)
+    assert freed == [True] * (successes + 1)
+
+
+def test_an_objective_that_fails_is_the_callers(make_batch):
+    """It is no failure of recording; what was there stays as it was."""
+    objective = build("odd")
+    step, before = make_recorded(objective), copy.deepcopy(objective.state_dict())
+    step.called = lambda batch: [objective(batch), 1 / 0]
+    with pytest.raises(ZeroDivisionError):
+        step.prepare(make_batch(4))
+    assert step.failure is None and not step.prepared
+    assert all(torch.equal(objective.state_dict()[name], value) for name, value in before.items())
 
 
 def compiled(objective):

@@ -18,6 +18,9 @@ from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter, NonFiniteLoss
 from fastimae.engine.optim import Schedule, build_optimizer
 from fastimae.engine.trainer import Plan, Trainer
+from fastimae.loaders import DevicePrefetch, create_loader
+from fastimae.models import create_model
+from fastimae.objectives import MAE
 
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -284,6 +287,79 @@ def test_losses_are_read_at_logging_steps_only(tmp_path, monkeypatch):
     monkeypatch.setattr(LossMeter, "read", lambda self: reads.append(run.update) or real(self))
     run.run()
     assert set(reads) == {3, 6}
+
+
+class Noting(DevicePrefetch):
+    """Says in `seen` when an iteration starts."""
+
+    def __iter__(self):
+        self.seen.append("the loader starts")
+        return super().__iter__()
+
+
+def mae_trainer(path, seen, **plan):
+    """Of a small MAE."""
+    torch.manual_seed(0)
+    objective = MAE(create_model("mae_vit_nano_patch8", img_size=16))
+    loader = create_loader(
+        synthetic=True, synthetic_samples=24, batch_size=4, input_size=(16, 16), mix_group=0
+    )
+    loader = Noting(loader, "cpu")
+    loader.seen = seen
+    return Trainer(
+        objective=objective,
+        loader=loader,
+        optimizer=build_optimizer(objective, 1e-2, 0.05),
+        schedule=Schedule(lr=1e-2, min_lr=0, warmup_epochs=1, epochs=3),
+        plan=Plan(log_steps=4, accum_iter=2, **plan),
+        world=CPU,
+        output_dir=path,
+    )
+
+
+def test_a_step_is_recorded_before_the_loader_starts_and_trains_alike(tmp_path, monkeypatch):
+    """Loaders have threads that use CUDA. Fresh or resumed, it is the run of the plain step."""
+    seen, results = [], []
+    monkeypatch.setattr(
+        "fastimae.engine.step.record_cuda_graph",
+        lambda function: seen.append("recorded") or function,
+    )
+    for cuda_graph, runs in ((False, [3]), (True, [3]), (True, [1, 3])):
+        path = tmp_path / str(len(results))
+        path.mkdir()
+        seen.clear()
+        for epochs in runs:
+            run = mae_trainer(path, seen, epochs=epochs, cuda_graph=cuda_graph)
+            if epochs > runs[0]:
+                last = path / "checkpoint-last.pth"
+                run.load_state_dict(load_checkpoint(last), last)
+            run.run()
+        assert seen.count("the loader starts") == 3
+        assert seen.count("recorded") == 2 * len(runs) * cuda_graph
+        assert seen[:2] == ["recorded"] * 2 or not cuda_graph
+        lines = (path / "log.txt").read_text().splitlines()
+        losses = [json.loads(line)["train_loss"] for line in lines]
+        results.append((losses, weights_of(run).tolist()))
+    assert seen[3:5] == ["recorded"] * 2
+    assert results[0] == results[1] == results[2]
+
+
+def test_the_host_is_held_back_after_each_step_and_that_is_no_waiting_for_data(
+    tmp_path, monkeypatch
+):
+    now, waits = [0.0], []
+
+    def wait(throttle):
+        waits.append(throttle)
+        now[0] += 1.0
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("fastimae.engine.throttle.Throttle.wait", wait)
+    trainer(tmp_path, epochs=2, accum_iter=2).run()
+    lines = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert [line["data_wait"] for line in lines] == [0, 0]
+    assert [line["img_per_s"] for line in lines] == [8, 8]
+    assert len(waits) == 6 and len(set(waits)) == 1
 
 
 def test_waiting_share_is_measured(monkeypatch):

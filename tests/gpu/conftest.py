@@ -1,5 +1,7 @@
 """What the tests on a GPU share."""
 
+import gc
+
 import pytest
 import torch
 
@@ -11,3 +13,15 @@ def no_sync():
     torch.cuda.set_sync_debug_mode("error")
     yield
     torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def pools():
+    """Function () -> ids of those pools of torch's allocator that have memory."""
+
+    def now():
+        gc.collect()
+        torch.cuda.empty_cache()
+        return {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()}
+
+    return now

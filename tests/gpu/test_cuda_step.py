@@ -7,7 +7,8 @@ import torch
 
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.regions import compile_blocks
-from fastimae.engine.step import WARM_UP_STEPS, GraphedStep, Step
+from fastimae.engine.step import GraphedStep, Step
+from fastimae.engine.throttle import Throttle
 from fastimae.models import create_model
 from fastimae.objectives import IMAE, MAE
 
@@ -16,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 MODEL = {"name": "mae_vit_tiny_patch8", "img_size": 64}
-STEPS = WARM_UP_STEPS + 4
+STEPS = 6
 
 
 def build(kind):
@@ -40,7 +41,7 @@ def losses(step, batches):
     seen = []
     for number in range(STEPS):
         pair = batches[2 * number : 2 * number + 2]
-        seen += [parts["loss"].clone() for parts in step(pair, 1e-3 * (number + 1) / STEPS)]
+        seen += [parts["loss"] for parts in step(pair, 1e-3 * (number + 1) / STEPS)]
     return torch.stack(seen).cpu()
 
 
@@ -55,9 +56,50 @@ def test_recorded_steps_equal_plain_ones(kind, batches):
     second = copy.deepcopy(first)
     plain, recorded = make_step(first, Step), make_step(second, GraphedStep)
     torch.testing.assert_close(losses(recorded, batches), losses(plain, batches), rtol=2e-3, atol=0)
-    assert recorded.replays is not None, "the step was not recorded"
+    assert recorded.failure is None and recorded.replays is not None
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_recording_changes_nothing(resumed, batches):
+    objective = build("imae")
+    step = make_step(objective, GraphedStep)
+    if resumed:
+        before = make_step(objective, GraphedStep)
+        losses(before, batches)
+        step.optimizer.load_state_dict(before.optimizer.state_dict())
+    model, moments = copy.deepcopy((objective.state_dict(), step.optimizer.state_dict()["state"]))
+    numbers = torch.cuda.get_rng_state()
+    step.prepare(batches[0])
+    assert step.failure is None
+    assert torch.equal(torch.cuda.get_rng_state(), numbers)
+    assert all(torch.equal(objective.state_dict()[name], value) for name, value in model.items())
+    after = step.optimizer.state_dict()["state"]
+    assert after and (not resumed or after.keys() == moments.keys())
+    for number, state in after.items():
+        for name, value in state.items():
+            old = moments[number][name] if resumed else torch.zeros_like(value)
+            assert torch.equal(value, old), name
+
+
+def test_where_recording_fails_training_goes_on(batches, pools):
+    """Without the memory that was taken until then."""
+
+    def wait(*_):
+        if torch.cuda.is_current_stream_capturing():
+            torch.cuda.synchronize()
+
+    first, second = build("mae"), build("mae")
+    second.load_state_dict(first.state_dict())
+    plain, failing = make_step(first, Step), make_step(second, GraphedStep)
+    expected = losses(plain, batches)
+    second.register_forward_hook(wait)
+    stream, before = torch.cuda.current_stream(), pools()
+    failing.prepare(batches[0])
+    assert failing.failure is not None
+    assert torch.cuda.current_stream() == stream and pools() <= before
+    torch.testing.assert_close(losses(failing, batches), expected, rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("kind", [Step, GraphedStep])
@@ -75,3 +117,12 @@ def test_compiled_blocks_train_alike(batches):
     expected = losses(make_step(plain, Step), batches)
     got = losses(make_step(compiled, GraphedStep), batches)
     torch.testing.assert_close(got, expected, rtol=2e-2, atol=0)
+
+
+def test_the_host_is_two_steps_ahead_at_most():
+    throttle, ends = Throttle(torch.device("cuda")), []
+    for _ in range(10):
+        torch.cuda._sleep(20_000_000)
+        ends.append(torch.cuda.current_stream().record_event())
+        throttle.wait()
+        assert sum(not end.query() for end in ends) <= 2

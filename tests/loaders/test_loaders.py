@@ -1,5 +1,6 @@
 """The loader protocol, the same tests for every back end, against torchvision on the files."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -8,9 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from back_ends import ALL, DECODING
+from back_ends import ALL, AVAILABLE, DECODING
 
-from fastimae.loaders import DataError, pillow_loader
+from fastimae.loaders import Batch, DataError, DevicePrefetch, pillow_loader
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -28,6 +29,27 @@ def test_batches_equal_torchvision(data, back_end, channels):
         assert batch.labels.tolist() == [data.labels[i] for i in step.index]
         for pixels, index, key in zip(batch.images, step.index, step.key, strict=True):
             assert data.shows(back_end, pixels, data.reference(index, key, index, channels))
+
+
+@pytest.mark.parametrize("back_end", AVAILABLE)
+def test_an_example_is_the_first_batch_but_for_its_images(data, back_end, resources):
+    """For recording a step before anything is read: it starts nothing, and nothing changes."""
+    state = torch.get_rng_state()
+    with data.loader(back_end) as loader:
+        loader.set_epoch(3)
+        before, opened = loader.state_dict(), resources.at_rest()
+        example = DevicePrefetch(loader, "cpu").example()
+        assert loader.state_dict() == before and resources.at_rest() == opened
+        batch = next(iter(loader))
+        loader.example()
+        assert loader.state_dict()["step"] == 1
+    for field in dataclasses.fields(Batch):
+        made_up, real = getattr(example, field.name), getattr(batch, field.name)
+        assert (made_up.dtype, made_up.shape) == (real.dtype, real.shape), field.name
+        assert made_up.stride() == real.stride(), field.name
+        assert torch.equal(made_up, real) == (field.name != "images"), field.name
+    assert len(example.images.unique()) == 256
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("back_end", DECODING)
