@@ -68,14 +68,10 @@ PRODUCTS: dict[str, Callable[[Operands], Tensor]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gemm", description=__doc__)
-    parser.add_argument("--out", type=Path, help="file for the results as JSON, with .md beside it")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     device = torch.device(options.device)
     report = conditions(device, f"python -m benchmarks.gemm {' '.join(argv or sys.argv[1:])}")
-    report |= {"complete": False, "square": {}, "products": []}
+    report |= {"complete": False, "square": {}, "rows": []}
 
     def keep() -> None:
         write_report(options.out, report, markdown(report))
@@ -84,12 +80,21 @@ def main(argv: list[str] | None = None) -> int:
     report["square"] = measure_square(device, 256 if options.smoke else None)
     for stack in SMOKE_STACKS if options.smoke else STACKS:
         for layer in LAYERS:
-            report["products"] += measure(stack, layer, device, report["square"]["bf16"])
+            report["rows"] += measure(stack, layer, device, report["square"]["bf16"])
             keep()
     report["complete"] = True
     keep()
     print(markdown(report))
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.gemm", description=__doc__)
+    made.add_argument("--out", type=Path, help="file for the results as JSON, with .md beside it")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
+    return made
 
 
 def measure_square(device: torch.device, side: int | None = None) -> dict[str, float]:
@@ -131,7 +136,7 @@ def operands(rows: int, fan_in: int, fan_out: int, device: torch.device) -> Oper
 def products_table(report: Mapping) -> str:
     """A row for each layer: TFLOP/s of its products, and their shares of the square one's."""
     lines: dict[tuple, dict[str, object]] = {}
-    for row in report["products"]:
+    for row in report["rows"]:
         key = {name: row[name] for name in ("stack", "layer", "rows", "in", "out")}
         line = lines.setdefault(tuple(key.values()), key)
         line[f"{row['product']}, TFLOP/s"] = f"{row['TFLOP/s']:.3g} ({row['of square']:.0%})"

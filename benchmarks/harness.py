@@ -126,16 +126,21 @@ def write_json(out: Path | None, report: Mapping[str, object]) -> None:
 
 def heading(report: Mapping) -> str:
     """The first lines of a report for people: where, when, with what, and whether that is all."""
-    driver = report.get("gpu", {}).get("driver")
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     lines = [
-        f"# {report['device']}{f', driver {driver}' if driver else ''}\n",
+        f"# {card(report)}\n",
         f"{report['date']}, commit {report['commit']}, {versions}\n",
         f"`{report['command']}`\n",
     ]
     if not report.get("complete", True):
         lines.append("**Not complete**: the run goes on, or was killed.\n")
     return "\n".join(lines)
+
+
+def card(report: Mapping) -> str:
+    """The device of a report, with its driver where that is known."""
+    driver = report.get("gpu", {}).get("driver")
+    return f"{report['device']}, driver {driver}" if driver else str(report["device"])
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -43,13 +43,7 @@ Row = dict[str, object]
 
 def main(argv: list[str] | None = None) -> int:
     """0 if every variant of every op gives the right results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
-    parser.add_argument("--out", type=Path, help="file for the results as JSON, with .md beside it")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
-    parser.add_argument("--only", default="", help="cases with this in 'op shape'")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     device = torch.device(options.device)
     shapes = SMOKE_SHAPES if options.smoke else SHAPES
     command = f"python -m benchmarks.kernels {' '.join(argv or sys.argv[1:])}"
@@ -66,6 +60,17 @@ def main(argv: list[str] | None = None) -> int:
     keep()
     print(markdown(report))
     return int(bool(report["failed"]))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    made.add_argument("--out", type=Path, help="file for the results as JSON, with .md beside it")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
+    made.add_argument("--only", default="", help="cases with this in 'op shape'")
+    made.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    return made
 
 
 def measure_all(

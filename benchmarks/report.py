@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import cifar10
-from benchmarks.harness import ROOT, table
+from benchmarks.gemm import products_table
+from benchmarks.harness import ROOT, card, table
 from benchmarks.loaders.markdown import loader_table
 from benchmarks.train.tables import ladder_table, number, step_table
 
@@ -93,8 +94,8 @@ def conditions(report: Mapping) -> str:
     """Where, with what, when."""
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     return (
-        f"{report['device']}; {report['date'][:10]}, commit {report['commit']}, {versions}.\n\n"
-        f"`{report['command']}`\n"
+        f"{card(report)}; {report['date'][:10]}, commit {report['commit']}, {versions}."
+        f"{'' if report.get('complete', True) else ' Not complete.'}\n\n`{report['command']}`\n"
     )
 
 
@@ -216,10 +217,12 @@ def tables(report: Mapping) -> str:
         found.append(curve_line(report))
     elif "parts" in report:
         found.append(parts_table(report))
-    elif any("falls short" in row for row in report["rows"]):
+    elif "square" in report:
+        found.append(products_table(report))
+    elif any("falls short" in row for row in report.get("rows", [])):
         found.append(aot_line(report))
     else:
-        found.append(_table(report["rows"]))
+        found.append(_table(report.get("rows", [])))
     return "\n".join(found)
 
 

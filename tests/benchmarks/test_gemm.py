@@ -15,9 +15,9 @@ def test_smoke_run(tmp_path, capsys):
     out = tmp_path / "gemm.json"
     assert gemm.main(["--smoke", "--device", "cpu", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
-    seen = [(row["layer"], row["product"]) for row in report["products"]]
+    seen = [(row["layer"], row["product"]) for row in report["rows"]]
     assert seen == [(layer, product) for layer in gemm.LAYERS for product in gemm.PRODUCTS]
-    for row in report["products"]:
+    for row in report["rows"]:
         flops = 2 * row["rows"] * row["in"] * row["out"]
         assert row["TFLOP/s"] == pytest.approx(flops / row["us"] / 1e6)
         assert row["of square"] == pytest.approx(row["TFLOP/s"] * 1e12 / report["square"]["bf16"])
@@ -58,7 +58,7 @@ def test_rows_are_kept_layer_by_layer(tmp_path, monkeypatch):
     with pytest.raises(torch.cuda.OutOfMemoryError):
         gemm.main(["--smoke", "--device", "cpu", "--out", str(out)])
     report = json.loads(out.read_text())
-    assert [row["layer"] for row in report["products"]] == ["qkv"] * 3 + ["proj"] * 3
+    assert [row["layer"] for row in report["rows"]] == ["qkv"] * 3 + ["proj"] * 3
     assert report["complete"] is False
 
 

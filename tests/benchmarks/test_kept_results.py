@@ -19,6 +19,7 @@ from benchmarks.loaders.host import Failed
 from benchmarks.loaders.results import results
 from benchmarks.loaders.runner import Round, Start
 from benchmarks.loaders.targets import ratios, targets
+from benchmarks.report import conditions, tables
 from benchmarks.train import __main__ as train
 from benchmarks.train import curve
 from benchmarks.train.ours import OurVariant
@@ -77,6 +78,7 @@ def test_what_a_killed_benchmark_had_measured_stands(name, beton, tmp_path):
     report = json.loads(out.read_text())
     assert report["complete"] is False
     assert rows_of(report)
+    assert len(tables(report)) > 50 and "Not complete" in conditions(report)
     assert {"device", "versions", "commit", "date", "command"} <= set(report)
     assert psutil.wait_procs(children, timeout=30)[1] == [], "contestants end by themselves"
 

@@ -85,6 +85,18 @@ def test_fed_by_loaders(tmp_path, image_folder):
     assert ours["x_reference"] == pytest.approx(ours["img_per_s"] / plain["img_per_s"])
 
 
+def test_only_some_variants(tmp_path):
+    """Without the reference nothing is told in times of it."""
+    one = ["--cases", "mae_vit_nano_patch8", "--variants", "fastimae"]
+    status, report = run(one, tmp_path)
+    (row,) = report["results"]
+    assert status == 0 and row["variant"] == "fastimae" and row["x_reference"] is None
+    status, report = run([*one, "reference", "--rounds", "1"], tmp_path)
+    plain, ours = report["results"]
+    assert status == 0 and plain["x_reference"] == 1
+    assert ours["x_reference"] == pytest.approx(ours["img_per_s"] / plain["img_per_s"])
+
+
 def test_a_wrong_loss_fails_the_case_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         "benchmarks.train.plain.mixture_loss",
