@@ -16,6 +16,7 @@ from fastimae.bench.options import changed
 from fastimae.build import build_loader, build_model, build_objective
 from fastimae.config import TrainConfig
 from fastimae.engine.distributed import World
+from fastimae.engine.graph import causes
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.step import GraphedStep, Step
@@ -103,9 +104,8 @@ def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], o
 
 def _out_of_memory(error: BaseException | None) -> bool:
     """Whether it is, or was caused by, a lack of a GPU's memory."""
-    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    chain = causes(error) if error else []
+    return any(isinstance(one, torch.cuda.OutOfMemoryError) for one in chain)
 
 
 def endless(loader: Loader | DevicePrefetch) -> Iterator[Batch]:

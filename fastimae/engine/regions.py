@@ -11,6 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+KINDS = 64
+"""Blocks that a process may compile: of other shapes or formats, with and without a gradient."""
+
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The items of every nn.ModuleList below the module."""
@@ -20,7 +23,14 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
-    """Have torch.compile fuse each block's elementwise work, forward and backward."""
+    """Have torch.compile fuse each block's elementwise work, forward and backward.
+
+    A model has up to four kinds of blocks, of which torch lets a process compile eight in all:
+    too few where it trains several models, one after the other.
+    """
+    from torch._dynamo import config  # takes a second to import
+
+    config.recompile_limit = max(config.recompile_limit, KINDS)
     for block in blocks(module):
         block.compile(fullgraph=True, dynamic=False, backend=backend)
 

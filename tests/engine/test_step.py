@@ -263,6 +263,15 @@ def test_regions_change_nothing_but_the_cost(change, precision, make_batch):
             assert (a - b).norm() <= bound * a.norm()
 
 
+def test_a_process_may_train_one_model_after_another(make_batch):
+    """Each is compiled anew; torch's own limit ends that with an error at the ninth."""
+    torch.compiler.reset()
+    for size in range(1, 6):
+        objective = build("mae")
+        compiled(objective)
+        objective(make_batch(size))["loss"].backward()
+
+
 def test_recomputed_blocks_keep_less(make_batch):
     """Bytes that autograd saves between forward and backward."""
     kept = {}
