@@ -221,8 +221,8 @@ def tables(report: Mapping) -> str:
         found.append(products_table(report))
     elif any("falls short" in row for row in report.get("rows", [])):
         found.append(aot_line(report))
-    else:
-        found.append(_table(report.get("rows", [])))
+    elif report.get("rows"):
+        found.append(_table(report["rows"]))
     return "\n".join(found)
 
 
