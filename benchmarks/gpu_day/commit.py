@@ -29,10 +29,14 @@ def measured_commit(kit: Path) -> str:
 
 
 def digest(root: Path = ROOT) -> str:
-    """A hash of the names and bytes of all sources."""
+    """A hash of the names and bytes of all sources, which results are not."""
     walks = (walk for folder in _FOLDERS for walk in os.walk(root / folder))  # follows no links
     paths = [Path(folder, name) for folder, _, names in walks for name in names]
-    sources = {path.relative_to(root).as_posix(): path for path in paths if path.suffix in _KINDS}
+    sources = {
+        path.relative_to(root).as_posix(): path
+        for path in paths
+        if path.suffix in _KINDS and path.parent.name != "results"
+    }
     whole = hashlib.sha256()
     for name, path in sorted(sources.items()):
         whole.update(name.encode() + b"\0" + path.read_bytes() + b"\0")

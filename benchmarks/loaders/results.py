@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from PIL import features
 
-from benchmarks.harness import conditions
+from benchmarks.harness import conditions, device_name
 from benchmarks.loaders.measure import Measured
 from benchmarks.loaders.options import cores
 from fastimae.loaders import native_library
@@ -19,10 +19,12 @@ DISTRIBUTIONS = ("ffcv", "numba", "opencv-python", "nvidia-dali-cuda130")
 
 
 def head(command: str) -> dict[str, object]:
-    """Where and with what it was measured."""
-    found = conditions(torch.device("cpu"), command)
-    model = str(found["device"]).rpartition(", ")[0]
-    found["device"] = f"{model}, {cores()} cores, {simd()}"
+    """Where and with what it was measured; a GPU decodes for some contestants."""
+    gpu = torch.cuda.is_available()
+    found = conditions(torch.device("cuda" if gpu else "cpu"), command)
+    cpu = device_name(torch.device("cpu")).rpartition(", ")[0]
+    names = [cpu, f"{cores()} cores", simd(), *([found["device"]] if gpu else [])]
+    found["device"] = ", ".join(map(str, names))
     versions = dict(found["versions"])
     for name in DISTRIBUTIONS:
         try:

@@ -110,7 +110,7 @@ def train_both(
         rate = RATE * min(1, number / WARM_UP)
         batch = batch.to(device)
         losses["reference"].append(plain_step(plain, theirs, objective, batch, rate))
-        losses["fastimae"].append(ours(batch, rate).clone())
+        losses["fastimae"].append(ours(batch, rate))
         if number % KEPT_EVERY == 0 or number == steps:
             yield {name: torch.stack(values).float().tolist() for name, values in losses.items()}
 
