@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import platform
 import statistics
 import subprocess
@@ -88,6 +89,20 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def write_json(path: Path, report: Mapping[str, object]) -> None:
+    """Write a report, as `write_whole` does. Its "complete" says whether the run had ended."""
+    write_whole(path, json.dumps(report, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, and its folder, so that a run killed at any moment leaves the old or the new
+    content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def table(rows: list[dict[str, object]]) -> str:

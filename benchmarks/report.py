@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import cifar10
+from benchmarks.attention_table import summary
 from benchmarks.harness import ROOT, table
 from benchmarks.train.tables import ladder_table, number, step_table
 
@@ -232,6 +233,8 @@ def _tables(report: Mapping) -> str:
         found.append(learned_tables(report))
     elif "curve" in report:
         found.append(curve_line(report))
+    elif "finished" in report:
+        found.append(table(summary(report["rows"])))
     elif report.get("rows"):
         found.append(aot_line(report))
     return "\n".join(found)
