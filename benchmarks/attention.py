@@ -41,13 +41,14 @@ def main(argv: list[str] | None = None) -> int:
         print(table(update(options.write)))
         return 0
     device = torch.device(options.device)
+    command = ["-m", "benchmarks.attention", *given]
     if device.type == "cpu" and not interpreted():  # which is settled when kernels are imported
-        command = [sys.executable, "-m", "benchmarks.attention", *given]
-        os.execve(sys.executable, command, {**os.environ, "TRITON_INTERPRET": "1"})
-    report = conditions(device, f"python -m benchmarks.attention {' '.join(given)}")
+        environment = {**os.environ, "TRITON_INTERPRET": "1"}
+        os.execve(sys.executable, [sys.executable, *command], environment)
+    report = conditions(device, f"python {' '.join(command)}")
+    major, minor = capability(device)
     rehearsal = options.smoke or device.type == "cpu"
-    own = capability(device)
-    report |= {"architecture": None if rehearsal else 10 * own[0] + own[1]}
+    report["architecture"] = None if rehearsal else 10 * major + minor
     report |= {"rows": [], "finished": [], "complete": False}
     keep = (lambda: write_json(options.out, report)) if options.out else (lambda: None)
     sweep(report, SMOKE_SHAPES if options.smoke else SHAPES, device, options.seconds, keep)

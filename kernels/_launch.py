@@ -42,7 +42,7 @@ def prefer(impl: Literal["auto", "torch"], attention: Attention | None = None) -
     if attention not in (None, *_ATTENTION):
         raise ValueError(f"attention {attention!r} is not one of {', '.join(_ATTENTION)}")
     _preferred, _attention = impl, attention
-    attention_preference()
+    attention_preference()  # raises where the variable makes no sense
 
 
 def attention_preference() -> Impl:
