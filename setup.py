@@ -59,6 +59,7 @@ setup(
     python_requires=">=3.11",
     # fastimae/kernels and fastimae/loaders are links to the top-level folders of those names.
     packages=find_packages(include=["fastimae", "fastimae.*"]),
+    package_data={"fastimae.kernels": ["attention_sm*.json"]},
     ext_modules=[NATIVE],
     install_requires=[
         "matplotlib>=3.8",

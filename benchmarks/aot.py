@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -36,10 +37,12 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from benchmarks.aot_cases import Case, cases
+from benchmarks.aot_tables import fingerprint, identity, problems
 from benchmarks.harness import conditions, table
-from fastimae.kernels import _launch
+from fastimae.kernels import _attention_choice, _launch
 
 WIDE, BULK = 8, 0.1
+ARCHS = [80, 90, 100]
 UNKNOWN = "a tensor unknown"  # its address went through shared memory
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -53,13 +56,21 @@ class Launch:
     args: tuple[object, ...]
     options: Mapping[str, object]
 
-    def bulk(self) -> set[str]:
-        """Names of the pointers to tensors with a considerable share of all bytes."""
+    def given(self) -> dict[str, object]:
+        """The kernel's arguments by name."""
         signature = self.kernel.signature
         named = {k: v for k, v in self.options.items() if k in signature.parameters}
-        given = signature.bind(*self.args, **named).arguments
-        sizes = {name: x.nbytes for name, x in given.items() if isinstance(x, Tensor)}
+        return signature.bind(*self.args, **named).arguments
+
+    def bulk(self) -> set[str]:
+        """Names of the pointers to tensors with a considerable share of all bytes."""
+        sizes = {name: x.nbytes for name, x in self.given().items() if isinstance(x, Tensor)}
         return {name for name, size in sizes.items() if size >= BULK * sum(sizes.values())}
+
+    def fingerprint(self) -> str:
+        """See `aot_tables`."""
+        options = {k: v for k, v in self.options.items() if k not in self.kernel.arg_names}
+        return fingerprint(self.kernel, self.given(), sorted(options.items()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +86,12 @@ def main(argv: list[str] | None = None) -> int:
     """Compile the cases; 0 if no kernel falls short."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__)
     parser.add_argument("--out", type=Path, help="file for the table as JSON")
-    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], metavar="N")
+    parser.add_argument("--arch", type=int, nargs="+", default=ARCHS, metavar="N")
     parser.add_argument("--only", default="", help="cases with this text in 'op name'")
+    parser.add_argument("--check", type=Path, nargs="+", metavar="TABLE", help="are these of now?")
     options = parser.parse_args(argv)
+    if options.check:
+        return check(options.check)
     os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # or seconds are those of Triton's cache
     chosen = [case for case in cases() if options.only in f"{case.op} {case.name}"]
     rows = compile_cases(chosen, options.arch)
@@ -91,29 +105,42 @@ def main(argv: list[str] | None = None) -> int:
     return int(bool(short) or not rows)
 
 
+def check(tables: list[Path]) -> int:
+    """Print what is wrong with tables for all three architectures; 0 if nothing is."""
+    now = [identity(_names(*one)) for one in distinct(list(cases()), ARCHS)]
+    lines = [line for path in tables for line in problems(path, now)]
+    print("\n".join(lines) or f"{len(tables)} tables of {len(now)} kernels, which are those of now")
+    return int(bool(lines))
+
+
 def compile_cases(cases: list[Case], archs: list[int]) -> list[dict[str, object]]:
     """A row for each kernel, specialisation and architecture, the first case that needs it."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise SystemExit("benchmarks.aot compiles kernels: unset TRITON_INTERPRET")
-    rows, seen = [], set()
-    for case in cases:
-        with caught_launches() as launches:
+    return [_row(case, launch, arch) for case, launch, arch in distinct(cases, archs)]
+
+
+def distinct(cases: list[Case], archs: list[int]) -> Iterator[tuple[Case, Launch, int]]:
+    """Launches of the cases on each architecture that are compiled differently."""
+    seen = set()
+    for case, arch in itertools.product(cases, archs):
+        if case.only_on is not None and arch not in case.only_on:
+            continue
+        with caught_launches(arch) as launches:
             _backward(case.call())
         if not launches:
             raise RuntimeError(f"{case.op} {case.name} launched no kernel")
         for launch in launches:
-            for arch in archs:
-                source, options = specialise(launch, arch)
-                key = (source.hash(), str(options), arch, str(case.narrow))
-                if key not in seen:
-                    seen.add(key)
-                    rows.append(_row(case, launch, source, options, arch))
-    return rows
+            key = (launch.fingerprint(), arch, str(case.narrow))
+            if key not in seen:
+                seen.add(key)
+                yield case, launch, arch
 
 
 @contextlib.contextmanager
-def caught_launches() -> Iterator[list[Launch]]:
-    """A list that receives every launch instead of the GPU. Ops take CPU tensors meanwhile."""
+def caught_launches(arch: int) -> Iterator[list[Launch]]:
+    """A list that receives every launch on an architecture instead of the GPU. Ops take CPU
+    tensors meanwhile."""
     launches: list[Launch] = []
 
     def run(self, *args, grid, warmup, **options):
@@ -122,6 +149,7 @@ def caught_launches() -> Iterator[list[Launch]]:
     with (
         mock.patch.object(JITFunction, "run", run),
         mock.patch.object(_launch, "interpreted", lambda: True),
+        mock.patch.object(_attention_choice, "capability", lambda device: divmod(arch, 10)),
     ):
         yield launches
 
@@ -145,9 +173,8 @@ def specialise(launch: Launch, arch: int) -> tuple[ASTSource, dict[str, object]]
     return ASTSource(kernel, signature, constants, attributes), options.__dict__
 
 
-def _row(
-    case: Case, launch: Launch, source: ASTSource, options: Mapping[str, object], arch: int
-) -> dict[str, object]:
+def _row(case: Case, launch: Launch, arch: int) -> dict[str, object]:
+    source, options = specialise(launch, arch)
     start = time.perf_counter()
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     seconds = time.perf_counter() - start
@@ -163,11 +190,7 @@ def _row(
         if access.width < expected or access.width > expected < WIDE:
             verb = "loads" if access.loads else "stores"
             short.append(f"{verb} {access.width} bytes of {access.pointer}")
-    return {
-        "op": case.op,
-        "kernel": launch.kernel.__name__,
-        "case": case.name,
-        "arch": f"sm_{arch}",
+    return _names(case, launch, arch) | {
         "warps": options["num_warps"],
         "registers": registers,
         "local": local,
@@ -176,6 +199,17 @@ def _row(
         "store": _widths(accesses, loads=False),
         "seconds": round(seconds, 2),
         "falls short": ", ".join(short),
+    }
+
+
+def _names(case: Case, launch: Launch, arch: int) -> dict[str, object]:
+    """The columns that say which kernel a row is of."""
+    return {
+        "op": case.op,
+        "kernel": launch.kernel.__name__,
+        "case": case.name,
+        "arch": f"sm_{arch}",
+        "fingerprint": launch.fingerprint(),
     }
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from benchmarks.attention_cases import SHAPES, Direction, Shape, passes
+from fastimae.kernels import _attention_tile as kernel
+from fastimae.kernels._attention_choice import Pass, tile_of
 from fastimae.kernels.assemble_tokens import assemble_tokens
 from fastimae.kernels.attention import attention
 from fastimae.kernels.latent_l2 import latent_l2
@@ -24,13 +29,15 @@ STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
 class Case:
     """A call of an op, and of its backward pass if it has one.
 
-    narrow: bytes a thread of bulk tensors that allow fewer than 8, by pointer.
+    narrow: bytes a thread of bulk tensors that allow fewer than 8, by pointer. only_on: the
+    architectures that it is for, if not for all.
     """
 
     op: str
     name: str
     call: Callable[[], object]
     narrow: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    only_on: frozenset[int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +98,52 @@ def cases() -> Iterator[Case]:
             ("masked_l2", "raw, no gradient", _masked_l2_raw, pixels),
             ("latent_l2", "i-MAE", _latent_l2, {}),
             ("latent_l2", "no class token", _latent_l2_sliced, {}),
-            ("attention", "encoder", _attention_encoder, {}),
-            ("attention", "decoder", _attention_decoder, {}),
         ):
             yield _case(op, f"{model.name} {variant}".strip(), call, model, narrow)
+        yield from _attention_of(model)
+    yield from _passes()
 
 
 def _case(
     op: str, name: str, call: Callable[[Model], object], model: Model, narrow: dict[str, int]
 ) -> Case:
     return Case(op, name, lambda: call(model), narrow)
+
+
+def _attention_of(model: Model) -> Iterator[Case]:
+    """Attention of a model's encoder and decoder, where a kernel serves it."""
+    for where, tokens, heads, width in (
+        ("encoder", 1 + model.keep, model.heads, model.width),
+        ("decoder", 1 + model.patches, model.decoder_heads, model.decoder_width),
+    ):
+        if model.dtype != torch.float32 and tile_of(tokens, width // heads):
+            shape = tokens, 3, heads, width // heads
+            call = functools.partial(_attention, model, shape)
+            yield Case("attention", f"{model.name} {where}", call)
+
+
+def _attention(model: Model, shape: tuple[int, ...]) -> object:
+    return attention(_floats(model, *shape), impl="triton")
+
+
+def _passes() -> Iterator[Case]:
+    """Every pass that `benchmarks.attention` may choose for an architecture."""
+    for shape, direction in itertools.product(SHAPES, ("forward", "backward")):
+        on = {number: passes(shape, direction, number) for number in (80, 90, 100)}
+        for one in dict.fromkeys(itertools.chain(*on.values())):
+            name = f"{shape} {direction} {'x'.join(map(str, one))}"
+            only_on = frozenset(number for number in on if one in on[number])
+            call = functools.partial(_pass, dataclasses.replace(shape, batch=16), direction, one)
+            yield Case("attention", name, call, only_on=only_on)
+
+
+def _pass(shape: Shape, direction: Direction, one: Pass) -> None:
+    qkv, grad = shape.inputs(torch.device("cpu"))
+    tile = tile_of(shape.tokens, shape.head_dim)
+    if direction == "forward":
+        kernel.forward(qkv, tile, one)
+    else:
+        kernel.backward(grad, qkv, torch.empty(kernel.lse_shape(qkv, tile)), tile, one)
 
 
 def _images(model: Model) -> Tensor:
@@ -181,15 +224,3 @@ def _latent_l2(model: Model) -> object:
 def _latent_l2_sliced(model: Model) -> object:
     student, teacher = (_floats(model, 1 + model.keep, model.width) for _ in range(2))
     return latent_l2(student[:, 1:], teacher[:, 1:], impl="triton")
-
-
-def _attention_encoder(model: Model) -> object:
-    width = model.width // model.heads
-    qkv = _floats(model, 1 + model.keep, 3, model.heads, width)
-    return attention(qkv, impl="triton")
-
-
-def _attention_decoder(model: Model) -> object:
-    width = model.decoder_width // model.decoder_heads
-    qkv = _floats(model, 1 + model.patches, 3, model.decoder_heads, width)
-    return attention(qkv, impl="triton")

@@ -111,7 +111,7 @@ def write_report(out: Path | None, report: Mapping[str, object], page: str) -> N
     """Write a report as `write_json` does, and its page for people beside it, as .md."""
     write_json(out, report)
     if out:
-        _write_whole(out.with_suffix(".md"), page)
+        write_whole(out.with_suffix(".md"), page)
 
 
 def write_json(out: Path | None, report: Mapping[str, object]) -> None:
@@ -120,8 +120,15 @@ def write_json(out: Path | None, report: Mapping[str, object]) -> None:
     Its "complete" says whether the run had ended. Nothing is written without a path.
     """
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(out, json.dumps(report, indent=1) + "\n")
+        write_whole(out, json.dumps(report, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, and its folder, so that whoever reads it finds the old or the new content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def heading(report: Mapping) -> str:
@@ -151,12 +158,6 @@ def table(rows: list[dict[str, object]]) -> str:
     lines = [heads, ["---"] * len(heads)]
     lines += [[_cell(row.get(head, "")) for head in heads] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _cell(value: object) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import cifar10
+from benchmarks.attention_table import summary
 from benchmarks.gemm import products_table
 from benchmarks.harness import ROOT, card, table
 from benchmarks.loaders.markdown import loader_table
@@ -219,6 +220,8 @@ def tables(report: Mapping) -> str:
         found.append(parts_table(report))
     elif "square" in report:
         found.append(products_table(report))
+    elif "finished" in report:
+        found.append(table(summary(report["rows"])))
     elif any("falls short" in row for row in report.get("rows", [])):
         found.append(aot_line(report))
     elif report.get("rows"):

@@ -36,8 +36,8 @@ _FREE = {
     "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
     "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
     "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
-    "grad_checkpointing", "kernels", "profile", "nan_check", "parallel", "dist_timeout",
-    "preempt_signal",
+    "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
+    "dist_timeout", "preempt_signal",
 }  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
 
 def build_model(config: TrainConfig, heads: int) -> MaskedAutoencoder:
     """The student, with fresh weights that follow from --seed. Raises ValueError."""
-    prefer(config.optim.kernels)
+    prefer(config.optim.kernels, config.optim.attention)
     torch.manual_seed(config.run.seed)
     model = config.model
     return create_model(

@@ -83,6 +83,7 @@ def _check_idle(settings: dict[str, Any]) -> None:
             "without --dali or --dali_share",
         ),
         (bool(settings["resume"]), ("start_epoch",), "with --resume"),
+        (settings["kernels"] == "torch", ("attention",), "with --kernels torch"),
     )
     defaults = flatten(TrainConfig())
     for applies, names, why in idle:

@@ -171,6 +171,8 @@ class OptimConfig:
     """Keep only the inputs of blocks, and compute the rest again: less memory, a third slower."""
     kernels: Literal["auto", "torch"] = "auto"
     """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
+    attention: Literal["auto", "triton", "sdpa"] | None = None
+    """auto: on a GPU, our kernel or SDPA, the faster. None: FASTIMAE_ATTENTION says, else auto."""
 
 
 @dataclasses.dataclass(kw_only=True)

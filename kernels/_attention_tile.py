@@ -5,16 +5,15 @@ B = batch, N = tokens, h = heads, d = head width, D = d padded to a power of two
 A sequence has a slot of a power of two of rows. Slots of fewer than 64 rows share a tile of 64,
 the fewest that Hopper's tensor cores multiply at full rate; a slot starts at a multiple of its
 size, so that a sample's sums do not depend on its place. A longer sequence has a tile of its
-own, which its queries pass in blocks of 32. Order: kernels, settings, launchers.
+own, which its queries pass in blocks. Order: kernels, launchers.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from fastimae.kernels._attention_choice import Pass, Tile
 from fastimae.kernels._launch import interpreted, jit, launch, tl
 
 
@@ -62,8 +61,8 @@ def _forward_kernel(
 
     qkv: [B, N, 3, h, d], strides in units of 8 elements, so that the compiler knows that rows
     are aligned. out: [B, N, h * d]. lse: fp32 [tiles, h, KEYS], saved for backward: log2 of the
-    sum of exp(scale q k^T), for each row of the tile. Grid: tiles * h / GROUP, heads first,
-    since they are neighbours in memory; a program does GROUP heads, one after another.
+    sum of exp(scale q k^T), for each row of the tile, whatever QUERIES is. Grid: tiles * h / GROUP,
+    heads first, since they are neighbours in memory; a program does GROUP heads, one after another.
     """
     stride_b, stride_n = stride_b * 8, stride_n * 8
     stride_part, stride_h = stride_part * 8, stride_h * 8
@@ -111,6 +110,9 @@ def _forward_kernel(
             store_rows(
                 head_out_ptr, TOKENS * WHOLE, WHOLE, sample, token, inside, out, WIDTH, PADDED
             )
+        END: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES * QUERIES
+        if SLOT == KEYS and END < KEYS:  # longer blocks of backward read these: p = 0
+            tl.store(head_lse_ptr + key, tl.full((KEYS,), float("inf"), tl.float32), key >= END)
 
 
 @jit
@@ -178,29 +180,6 @@ def _backward_kernel(
         store_rows(grad_v_ptr, out_b, out_n, key_sample, key_token, there, grad_v, WIDTH, PADDED)
 
 
-class Tile(NamedTuple):
-    """Rows of a sequence's slot, of all keys in a tile, of a block of queries; warps."""
-
-    slot: int
-    keys: int
-    queries: int
-    num_warps: int
-
-
-def settings(tokens: int, width: int, dtype: torch.dtype) -> Tile | None:
-    """The tile for sequences of a length and heads of a width; None where it would not fit.
-
-    The limit is what compiles for sm_80, sm_90 and sm_100 without spilled registers. Products
-    of fp32, which are not for tensor cores, take too many in a tile of any size.
-    """
-    slot = next((power for power in (16, 32, 64, 128, 256) if tokens <= power), 512)
-    keys, padded = max(64, slot), pad(width)
-    if keys * padded > 8192 or dtype == torch.float32:
-        return None
-    warps = 4 if keys * padded <= 4096 and keys < 256 else 8
-    return Tile(slot, keys, queries=64 if keys == 64 else 32, num_warps=warps)
-
-
 def group(heads: int, tile: Tile) -> int:
     """Heads of a program, one after another: two of 64 tokens or fewer, which are little work."""
     return 2 if tile.slot <= 64 and heads % 2 == 0 else 1
@@ -217,7 +196,7 @@ def lse_shape(qkv: Tensor, tile: Tile) -> tuple[int, int, int]:
     return (qkv.shape[0] + samples - 1) // samples, qkv.shape[3], tile.keys
 
 
-def forward(qkv: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+def forward(qkv: Tensor, tile: Tile, how: Pass) -> tuple[Tensor, Tensor]:
     """(out, lse) of `_forward_kernel`."""
     batch, tokens, _, heads, width = qkv.shape
     out = qkv.new_empty(batch, tokens, heads * width)
@@ -228,12 +207,12 @@ def forward(qkv: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
         **strided(qkv),
         out_ptr=out,
         lse_ptr=lse,
-        **_common(qkv, tile),
+        **_common(qkv, tile, how),
     )
     return out, lse
 
 
-def backward(grad: Tensor, qkv: Tensor, lse: Tensor, tile: Tile) -> Tensor:
+def backward(grad: Tensor, qkv: Tensor, lse: Tensor, tile: Tile, how: Pass) -> Tensor:
     """The gradient of qkv, contiguous; grad: that of out, contiguous."""
     grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     launch(
@@ -243,7 +222,7 @@ def backward(grad: Tensor, qkv: Tensor, lse: Tensor, tile: Tile) -> Tensor:
         grad_ptr=grad,
         lse_ptr=lse,
         grad_qkv_ptr=grad_qkv,
-        **_common(qkv, tile),
+        **_common(qkv, tile, how),
     )
     return grad_qkv
 
@@ -263,7 +242,7 @@ def operand(dtype: torch.dtype) -> tl.dtype:
     return getattr(tl, "float32" if interpreted() else names[dtype])
 
 
-def _common(qkv: Tensor, tile: Tile) -> dict[str, object]:
+def _common(qkv: Tensor, tile: Tile, how: Pass) -> dict[str, object]:
     batch, tokens, _, heads, width = qkv.shape
     return {
         "batch": batch,
@@ -274,9 +253,9 @@ def _common(qkv: Tensor, tile: Tile) -> dict[str, object]:
         "PADDED": pad(width),
         "SLOT": tile.slot,
         "KEYS": tile.keys,
-        "QUERIES": tile.queries,
+        "QUERIES": how.queries,
         "OPERAND": operand(qkv.dtype),
         "GROUP": group(heads, tile),
-        "num_warps": tile.num_warps,
-        "num_stages": 1,
+        "num_warps": how.warps,
+        "num_stages": how.stages,
     }

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,21 +19,38 @@ except ImportError:  # macOS, Windows, ARM: every op has a torch implementation
     triton = tl = None
 
 Impl = Literal["auto", "triton", "torch"]
+Attention = Literal["auto", "triton", "sdpa"]
+_ATTENTION = get_args(Attention)
 
 log = logging.getLogger("fastimae")
 
 _preferred: Literal["auto", "torch"] = "auto"
+_attention: Attention | None = None
 
 
-def prefer(impl: Literal["auto", "torch"]) -> None:
+def prefer(impl: Literal["auto", "torch"], attention: Attention | None = None) -> None:
     """What impl="auto" means in this process: "auto" is Triton where it can run, "torch" never.
 
-    Raises ValueError for anything else.
+    attention: for that op alone, where impl is "auto": "triton" wherever it can run, "sdpa" never,
+    "auto" the faster of the two by the GPU's table. None: what the environment variable
+    FASTIMAE_ATTENTION says, and "auto" without one.
+    Raises ValueError for anything else, in the variable too.
     """
-    global _preferred
+    global _preferred, _attention
     if impl not in ("auto", "torch"):
         raise ValueError(f"kernels {impl!r} are not one of auto, torch")
-    _preferred = impl
+    if attention not in (None, *_ATTENTION):
+        raise ValueError(f"attention {attention!r} is not one of {', '.join(_ATTENTION)}")
+    _preferred, _attention = impl, attention
+    attention_preference()  # raises where the variable makes no sense
+
+
+def attention_preference() -> Impl:
+    """What impl="auto" means for attention: "triton" wherever it can run, "torch", or "auto"."""
+    choice = _attention or os.environ.get("FASTIMAE_ATTENTION") or "auto"
+    if choice not in _ATTENTION:
+        raise ValueError(f"FASTIMAE_ATTENTION={choice} is not one of {', '.join(_ATTENTION)}")
+    return "torch" if _preferred == "torch" or choice == "sdpa" else choice
 
 
 def jit(kernel: Callable[..., None]) -> Any:
@@ -41,21 +58,27 @@ def jit(kernel: Callable[..., None]) -> Any:
     return triton.jit(kernel) if triton else kernel
 
 
-def use_triton(op: str, impl: Impl, *tensors: Tensor, obstacle: str = "") -> bool:
+def use_triton(
+    op: str,
+    impl: Impl,
+    *tensors: Tensor,
+    obstacle: str = "",
+    preferred: Impl | None = None,
+) -> bool:
     """Whether `op` runs its Triton kernel on these tensors.
 
     obstacle: why the kernel does not serve this call, if it does not. "auto" takes the kernel on
     CUDA, and says once where it cannot. On the CPU it never does: the interpreter is for tests,
-    which ask for "triton" with TRITON_INTERPRET=1 in the environment.
+    which ask for "triton" with TRITON_INTERPRET=1 in the environment. preferred: what "auto" means
+    for this op, if not what it means for all; "triton" tries the CPU too.
 
     Raises ValueError for "triton" where it cannot run, and for an `impl` that is none.
     """
     if impl not in ("auto", "triton", "torch"):
         raise ValueError(f"{op}: impl={impl!r} is not one of auto, triton, torch")
-    if impl == "auto":
-        impl = _preferred
+    way = (preferred or _preferred) if impl == "auto" else impl
     on_cuda = all(tensor.is_cuda for tensor in tensors)
-    if impl == "torch" or (impl == "auto" and not on_cuda):
+    if way == "torch" or (way == "auto" and not on_cuda):
         return False
     if triton is None:
         obstacle = "triton is not installed"

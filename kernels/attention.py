@@ -1,82 +1,64 @@
 """Attention over a packed qkv tensor, by the fastest way the device has.
 
 B = batch, N = tokens, M = rows asked for, h = heads, d = head width. The Triton kernels are in
-`_attention_tile` (short sequences) and `_attention_online`. Order: choice, custom ops, torch,
-public functions.
+`_attention_tile`, which way is the fastest in `_attention_choice`. Order: custom ops, torch,
+choice, public function.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastimae.kernels import _attention_online as online
-from fastimae.kernels import _attention_tile as tile
-from fastimae.kernels._launch import Impl, use_triton
+from fastimae.kernels import _attention_tile as kernel
+from fastimae.kernels._attention_choice import Choice, Tile, choose, tile_of
+from fastimae.kernels._launch import Impl, attention_preference, use_triton
 
-# Longest sequence that the Triton kernels win, by architecture and by heads of up to that width.
-_TRITON_UP_TO = {
-    (8, 0): {32: 256, 64: 128, 128: 64},
-    (9, 0): {32: 256, 64: 128, 128: 64},
-    (10, 0): {32: 256, 64: 128, 128: 64},
-}
-
-
-def choose(
-    tokens: int, head_dim: int, dtype: torch.dtype, capability: tuple[int, int]
-) -> Literal["triton", "sdpa"]:
-    """The faster way for a shape on a CUDA device of a compute capability.
-
-    A device takes the entries of the latest architecture up to its own. They are estimates until
-    measured (python -m benchmarks.kernels): Triton where a head's keys fit in one tile. fp32,
-    which tensor cores do not multiply, and devices before 8.0 are for SDPA.
-    """
-    known = [architecture for architecture in _TRITON_UP_TO if architecture <= capability]
-    if dtype == torch.float32 or not known:
-        return "sdpa"
-    limits = _TRITON_UP_TO[max(known)]
-    longest = next((limits[width] for width in sorted(limits) if head_dim <= width), 0)
-    return "triton" if tokens <= longest else "sdpa"
+_DTYPES = (torch.float16, torch.bfloat16)
+"""What tensor cores multiply; products of fp32 take too many registers in a tile of any size."""
 
 
 @torch.library.custom_op("fastimae::attention_forward", mutates_args=())
 def _forward(qkv: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, lse); lse: fp32, in the layout of the kernel that this shape takes."""
+    """(out, lse); lse: fp32, as `_attention_tile` has it."""
     if qkv.numel() == 0:
         return _empty_outputs(qkv)
-    fits = tile.settings(qkv.shape[1], qkv.shape[4], qkv.dtype)
-    return tile.forward(qkv, fits) if fits else online.forward(qkv)
+    return kernel.forward(qkv, _tile(qkv), _choice(qkv).forward)
 
 
 @_forward.register_fake
 def _empty_outputs(qkv: Tensor) -> tuple[Tensor, Tensor]:
     batch, tokens, _, heads, width = qkv.shape
-    fits = tile.settings(tokens, width, qkv.dtype)
-    shape = tile.lse_shape(qkv, fits) if fits else online.lse_shape(qkv)
     out = qkv.new_empty(batch, tokens, heads * width)
-    return out, qkv.new_empty(shape, dtype=torch.float32)
+    return out, qkv.new_empty(kernel.lse_shape(qkv, _tile(qkv)), dtype=torch.float32)
 
 
 @torch.library.custom_op("fastimae::attention_backward", mutates_args=())
-def _backward(grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+def _backward(grad: Tensor, qkv: Tensor, lse: Tensor) -> Tensor:
     if qkv.numel() == 0:
-        return _empty_gradient(grad, qkv, out, lse)
-    grad = grad.contiguous()
-    fits = tile.settings(qkv.shape[1], qkv.shape[4], qkv.dtype)
-    return tile.backward(grad, qkv, lse, fits) if fits else online.backward(grad, qkv, out, lse)
+        return _empty_gradient(grad, qkv, lse)
+    return kernel.backward(grad.contiguous(), qkv, lse, _tile(qkv), _choice(qkv).backward)
 
 
 @_backward.register_fake
-def _empty_gradient(grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor) -> Tensor:
+def _empty_gradient(grad: Tensor, qkv: Tensor, lse: Tensor) -> Tensor:
     return torch.empty_like(qkv, memory_format=torch.contiguous_format)
 
 
+def _tile(qkv: Tensor) -> Tile | None:
+    return tile_of(qkv.shape[1], qkv.shape[4])
+
+
+def _choice(qkv: Tensor) -> Choice:
+    return choose(qkv.shape[1], qkv.shape[4], qkv.device)
+
+
 def _save(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
+    ctx.save_for_backward(*inputs, output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
@@ -86,16 +68,6 @@ def _gradient(ctx: Any, grad: Tensor, _: None) -> Tensor:
 
 
 _forward.register_autograd(_gradient, setup_context=_save)
-
-
-def _obstacle(qkv: Tensor) -> str:
-    """Why the kernels do not serve this tensor, or nothing."""
-    width = qkv.shape[4]
-    if qkv.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"its dtype is {qkv.dtype}"
-    if width % 8 or width > 128:
-        return f"heads of {width} channels, where it takes multiples of 8 up to 128"
-    return ""
 
 
 def cross_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -117,26 +89,39 @@ def _sdpa(qkv: Tensor) -> Tensor:
     with torch.autocast(qkv.device.type, enabled=False):  # it would cast fp32 to bf16
         if not qkv.is_cuda:
             return cross_attention(q, k, v)
-        with sdpa_kernel(_priority(_capability(qkv.device)), set_priority=True):
+        with sdpa_kernel(_priority(_choice(qkv)), set_priority=True):
             return cross_attention(q, k, v)
 
 
-def _priority(capability: tuple[int, int]) -> list[SDPBackend]:
-    """SDPA's back ends, best first: torch puts cuDNN's last, which is the fastest on 9.0."""
-    cudnn, flash = SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION
-    best = [cudnn, flash] if capability == (9, 0) else [flash, cudnn]
-    return [*best, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+def _priority(choice: Choice) -> list[SDPBackend]:
+    """SDPA's back ends, best first: torch's own order has cuDNN's last."""
+    best = [getattr(SDPBackend, f"{name.upper()}_ATTENTION") for name in choice.sdpa]
+    return [*best, SDPBackend.MATH]
 
 
-def _chosen(qkv: Tensor) -> bool:
-    """Whether `choose` is for Triton on this tensor's device."""
-    _, tokens, _, _, width = qkv.shape
-    return choose(tokens, width, qkv.dtype, _capability(qkv.device)) == "triton"
+def _by_triton(qkv: Tensor, impl: Impl) -> bool:
+    """Whether Triton runs this call: asked for, or preferred, or the faster way."""
+    preferred = attention_preference() if impl == "auto" else impl
+    if preferred == "auto" and qkv.is_cuda and not _faster(qkv):
+        return False
+    return use_triton("attention", impl, qkv, obstacle=_obstacle(qkv), preferred=preferred)
 
 
-def _capability(device: torch.device) -> tuple[int, int]:
-    properties = torch.cuda.get_device_properties(device)
-    return properties.major, properties.minor
+def _faster(qkv: Tensor) -> bool:
+    """Whether the table of the tensor's GPU is for Triton. fp32 is for SDPA."""
+    return qkv.dtype != torch.float32 and _choice(qkv).use == "triton"
+
+
+def _obstacle(qkv: Tensor) -> str:
+    """Why the kernels do not serve this tensor, or nothing."""
+    tokens, width = qkv.shape[1], qkv.shape[4]
+    if qkv.dtype not in _DTYPES:
+        return f"its dtype is {qkv.dtype}"
+    if width % 8 or width > 128:
+        return f"heads of {width} channels, where it takes multiples of 8 up to 128"
+    if _tile(qkv) is None:
+        return f"{tokens} tokens with heads of {width} channels do not fit in a tile"
+    return ""
 
 
 def attention(qkv: Tensor, *, impl: Impl = "auto") -> Tensor:
@@ -144,16 +129,14 @@ def attention(qkv: Tensor, *, impl: Impl = "auto") -> Tensor:
 
     qkv: [B, N, 3, h, d], any strides; Triton reads it in place where all but the last, of 1, are
     multiples of 8. fp32, fp16 and bf16, with sums in fp32; nothing is cast to a shorter dtype.
-    impl: "auto" takes on CUDA what `choose` says, and SDPA elsewhere; bf16 on the CPU is
-    multiplied out.
+    impl: "auto" takes on CUDA what `prefer` or FASTIMAE_ATTENTION say, else what the table of the
+    GPU says is the faster, and SDPA elsewhere; bf16 on the CPU is multiplied out.
 
     Returns [B, N, h * d] of the same dtype, contiguous. With Triton the gradient of qkv is one
     contiguous tensor, and two runs agree in every bit.
-    Raises ValueError for another shape, and for impl="triton" where that cannot run.
+    Raises ValueError for another shape, for a variable or table that makes no sense, and for
+    impl="triton" where that cannot run: in fp32, and for keys that do not fit in one tile.
     """
     if qkv.dim() != 5 or qkv.shape[2] != 3:
         raise ValueError(f"attention: qkv must be [B, N, 3, h, d], not {list(qkv.shape)}")
-    triton = use_triton("attention", impl, qkv, obstacle=_obstacle(qkv))
-    if triton and (impl == "triton" or _chosen(qkv)):
-        return _forward(qkv)[0]
-    return _sdpa(qkv)
+    return _forward(qkv)[0] if _by_triton(qkv, impl) else _sdpa(qkv)

@@ -1,16 +1,19 @@
 """Ahead-of-time compilation: kernels that are fine pass, and those that are not are named."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from benchmarks.harness import ROOT
 
 pytest.importorskip("triton")
 aot = pytest.importorskip("benchmarks.aot")
+aot_tables = pytest.importorskip("benchmarks.aot_tables")
 
 KERNELS = '''
 import sys
@@ -63,15 +66,19 @@ with mock.patch.object(aot, "cases", lambda: CASES):
 '''
 
 
-def run(arguments, tmp_path):
-    """Exit code and rows, in a process of its own: here kernels are the interpreter's."""
+def started(arguments):
+    """What became of a process of its own: here kernels are the interpreter's."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    out = tmp_path / "aot.json"
-    done = subprocess.run(
-        [sys.executable, *arguments, "--arch", "90", "--out", str(out)],
-        cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=150, check=False,
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
+
+
+def run(arguments, tmp_path):
+    """Exit code and rows."""
+    out = tmp_path / "aot.json"
+    done = started([*arguments, "--arch", "90", "--out", str(out)])
     assert out.exists(), done.stderr
     report = json.loads(out.read_text())
     assert {"device", "versions", "commit", "date", "command"} <= set(report)
@@ -111,3 +118,74 @@ def test_the_interpreter_compiles_nothing(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(SystemExit, match="unset TRITON_INTERPRET"):
         aot.compile_cases([], [90])
+
+
+def stale_copy(path, folder):
+    """A table with one kernel too few, one of other code and one that falls short."""
+    report = json.loads(path.read_text())
+    dropped, changed, short = report["rows"][:3]
+    report["rows"] = report["rows"][1:]
+    changed["fingerprint"], short["falls short"] = "0", "8 bytes spilled"
+    copy = folder / f"stale_{path.name}"
+    copy.write_text(json.dumps(report))
+    name = " ".join(changed[part] for part in ("op", "kernel", "case", "arch"))
+    gone = " ".join(dropped[part] for part in ("op", "kernel", "case", "arch"))
+    return copy, {
+        f"{copy.name}: {short['kernel']} falls short: 8 bytes spilled",
+        f"{copy.name}: {gone} is not in it, or of other code",
+        f"{copy.name}: {name} is not in it, or of other code",
+        f"{copy.name}: {name} is no kernel of now",
+    }
+
+
+def test_committed_tables_are_of_the_kernels_of_now(tmp_path):
+    """Of Triton 3.6, which comes with torch 2.11, and of the newest; nothing is compiled. If this
+    fails, python -m benchmarks.aot --out writes them anew (docs/kernels.md)."""
+    tables = [ROOT / "benchmarks/results" / name for name in ("aot.json", "aot_triton36.json")]
+    newest, oldest = (json.loads(path.read_text())["versions"]["triton"] for path in tables)
+    assert oldest.startswith("3.6.") and newest > oldest
+    stale, expected = stale_copy(tables[0], tmp_path)
+    done = started(["-m", "benchmarks.aot", "--check", *map(str, [*tables, stale])])
+    assert done.returncode == 1, done.stderr
+    assert set(done.stdout.splitlines()) == expected
+
+
+KERNEL = """
+from triton.runtime.jit import JITFunction
+
+@JITFunction
+def half(x):
+    return x / 2
+
+@JITFunction
+def kernel(x_ptr, size, BLOCK):
+    y = half(BLOCK)
+"""
+
+
+def fingerprint(folder, text=KERNEL, size=64, block=8, dtype=torch.float32):
+    """Of a kernel in a file of its own, launched with such arguments."""
+    path = folder / f"kernel_{len(list(folder.iterdir()))}.py"
+    path.write_text(text)
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    given = {"x_ptr": torch.zeros(16, dtype=dtype), "size": size, "BLOCK": block}
+    return aot_tables.fingerprint(module.kernel, given, [("num_warps", 4)])
+
+
+def test_a_fingerprint_is_of_what_is_compiled(tmp_path):
+    same = [
+        fingerprint(tmp_path),
+        fingerprint(tmp_path, size=128),  # both are multiples of 16
+        fingerprint(tmp_path, KERNEL.replace("BLOCK):", 'BLOCK):\n    """Halves."""  # a comment')),
+    ]
+    other = [
+        fingerprint(tmp_path, size=65),
+        fingerprint(tmp_path, dtype=torch.float16),
+        fingerprint(tmp_path, KERNEL.replace("half(BLOCK)", "half(size)")),
+        fingerprint(tmp_path, KERNEL.replace("x / 2", "x / 3")),
+        fingerprint(tmp_path, KERNEL.replace("BLOCK):", "BLOCK: 'tl.constexpr'):")),
+    ]
+    assert len(set(same)) == 1
+    assert len({same[0], *other}) == 1 + len(other)

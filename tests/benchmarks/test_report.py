@@ -89,6 +89,19 @@ def test_the_index_has_every_file_with_its_conditions(root):
     assert "f.beton" in text and "1.0%" in text
 
 
+def test_a_sweep_of_attention_has_its_best_times():
+    shape = {"tokens": 50, "head_dim": 64}
+    rows = [
+        shape | {"way": "triton", "direction": "forward", "pass": [64, 4, 1], "us": 20.0},
+        shape | {"way": "triton", "direction": "backward", "pass": [64, 4, 1], "us": 50.0},
+        shape | {"way": "triton", "direction": "backward", "pass": [64, 8, 1], "us": 40.0},
+        shape | {"way": "flash", "direction": "forward+backward", "pass": None, "us": 90.0},
+        shape | {"way": "cudnn", "direction": "forward", "pass": None, "error": "too new"},
+    ]
+    text = report._tables({"rows": rows, "finished": []})
+    assert "| 50 | 64 | 64x4x1, 64x8x1 | 60 |  | 90 |  |" in text
+
+
 @pytest.mark.parametrize("marker", ["poem: benchmarks/results/train.json", "train table: no.json"])
 def test_a_marker_that_cannot_be_filled_is_an_error(root, marker):
     (root / "README.md").write_text(f"<!-- {marker} -->\n<!-- end -->")

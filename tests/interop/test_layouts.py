@@ -9,7 +9,7 @@ from fastimae.interop.conversion import encoder_of
 from fastimae.interop.layouts import to_mae
 from fastimae.kernels import Mask
 from fastimae.models import create_model
-from fastimae.models.vit import sincos_positions
+from fastimae.models.vit import Block, run_blocks, sincos_positions
 
 NAME, SIZE, PATCHES = "mae_vit_nano_patch8", 32, 16
 # Patches are embedded by a matrix product here, by a convolution there; Hugging Face has three
@@ -50,8 +50,11 @@ def features(net, imgs):
 def blocks_alone(blocks, norm, x):
     """What blocks make of tokens: the same operations in the same order on both sides."""
     with torch.no_grad():
-        for block in blocks:
-            x = block(x)
+        if isinstance(blocks[0], Block):
+            x = run_blocks(blocks, x)
+        else:
+            for block in blocks:
+                x = block(x)
         return norm(x)
 
 
