@@ -60,7 +60,7 @@ class Options:
         known = SMOKE_CASES if self.smoke else CASES
         if unknown := [name for name in self.cases if name not in known]:
             raise ConfigError(f"--cases {unknown[0]} is not one of {', '.join(known)}")
-        ways = contestants(self.where)
+        ways = contestants(torch.device("cpu"))  # of the same names everywhere
         if unknown := [name for name in self.variants if name not in ways]:
             raise ConfigError(f"--variants {unknown[0]} is not one of {', '.join(ways)}")
         if min(self.batch_size, default=1) < 1 or (self.rounds is not None and self.rounds < 1):

@@ -98,7 +98,7 @@ def test_a_sweep_of_attention_has_its_best_times():
         shape | {"way": "flash", "direction": "forward+backward", "pass": None, "us": 90.0},
         shape | {"way": "cudnn", "direction": "forward", "pass": None, "error": "too new"},
     ]
-    text = report._tables({"rows": rows, "finished": []})
+    text = report.tables({"rows": rows, "finished": []})
     assert "| 50 | 64 | 64x4x1, 64x8x1 | 60 |  | 90 |  |" in text
 
 
