@@ -46,10 +46,10 @@ def facts(device: torch.device, smoke: bool) -> dict[str, Callable[[], object]]:
     return {
         "conditions": lambda: json.dumps(conditions(device, "")),
         "cores": lambda: len(os.sched_getaffinity(0)),
-        "engine": lambda: _engine(),
-        "tools": lambda: {name: shutil.which(name) for name in TOOLS},
+        "engine": _engine,
+        "tools": lambda: {name: shutil.which(name) is not None for name in TOOLS},
         "packages": lambda: {name: _there(name) for name in PACKAGES},
-        "nvJPEG": lambda: [str(path) for path in _libraries("libnvjpeg")],
+        "nvJPEG": lambda: _libraries("libnvjpeg"),
         "copy, TB/s": lambda: measure_copy(device, 2**22 if smoke else COPY_BYTES) / 1e12,
         "products, TFLOP/s": lambda: {
             name: rate / 1e12 for name, rate in measure_square(device, side).items()
@@ -69,10 +69,11 @@ def _there(package: str) -> bool:
         return False
 
 
-def _libraries(name: str) -> list[Path]:
+def _libraries(name: str) -> list[str]:
     """Shared libraries of NVIDIA's wheels, wherever Python finds packages."""
     folders = [Path(folder) for folder in (*sys.path, sysconfig.get_path("purelib")) if folder]
-    return sorted({path for folder in folders for path in folder.glob(f"nvidia/**/{name}*.so*")})
+    found = [path for folder in folders for path in folder.glob(f"nvidia/**/{name}*.so*")]
+    return sorted({path.name for path in found})
 
 
 if __name__ == "__main__":

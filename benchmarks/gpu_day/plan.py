@@ -84,7 +84,7 @@ class Settings:
         """The tests that need a GPU; names are printed as they end, so that a killed run tells."""
         command = (
             *(sys.executable, "-m", "pytest", *(self.tests or chosen), "-vv", "--tb=short"),
-            *("-p", "no:cacheprovider", "--continue-on-collection-errors"),
+            *("--no-header", "-p", "no:cacheprovider", "--continue-on-collection-errors"),
             *("-n", "6", "--timeout", "100"),
         )
         return Part(name="tests", command=command, file="tests.txt")

@@ -113,7 +113,7 @@ def test_the_script_brings_what_the_machine_lacks_and_needs_no_git(tree, tmp_pat
     report = json.loads((tmp_path / "out/gpu_day_1.json").read_text())
     assert report["commit"] == "abc1234"
     text = report["parts"]["machine"]["text"]
-    assert "'git': None" in text and "'torchao': True" in text
+    assert "'git': False" in text and "'torchao': True" in text
     assert (tree / "loaders/_native.brought.so").exists()
 
 
