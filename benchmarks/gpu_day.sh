@@ -26,5 +26,7 @@ cp "$kit"/native/* loaders/ || say "no decode engine: Pillow decodes"
 
 export PYTHONPATH=$PWD:$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRITON_CACHE_DIR=$site/triton TORCHINDUCTOR_CACHE_DIR=$site/inductor
+export XDG_CACHE_HOME=$site/cache # of measured peaks: none of another day
 
-"$python" -m benchmarks.gpu_day --kit "$kit" "$@"
+"$python" -c 'import torch' # from a disk that has not been read yet, that may take half a minute
+"$python" -m benchmarks.gpu_day --kit "$kit" --spent "$SECONDS" "$@"

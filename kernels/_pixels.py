@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels._launch import jit, tl
+from fastimae.kernels.reference import constants
 
 DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
 
@@ -73,7 +74,7 @@ def _affine(
 ) -> Tensor:
     scale = [1 / (255 * s) for s in std]
     bias = [-m / s for m, s in zip(mean, std, strict=True)]
-    return torch.tensor([scale * repeat, bias * repeat], dtype=torch.float32, device=device)
+    return torch.stack([constants(scale, device), constants(bias, device)]).repeat(1, repeat)
 
 
 def gather_patches(

@@ -39,9 +39,14 @@ def normalise(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     if patches.is_floating_point():
         return patches.float()
     repeat = patches.shape[-1] // len(mean)
-    mean_t = torch.tensor(mean, device=patches.device).repeat(repeat)
-    std_t = torch.tensor(std, device=patches.device).repeat(repeat)
+    mean_t = constants(mean, patches.device).repeat(repeat)
+    std_t = constants(std, patches.device).repeat(repeat)
     return (patches.float() / 255 - mean_t) / std_t
+
+
+def constants(values: Sequence[float], device: torch.device) -> Tensor:
+    """fp32 [n], made on the device: a copy of a list would wait for it."""
+    return torch.cat([torch.full((1,), value, device=device) for value in values])
 
 
 def gather_rows(x: Tensor, ids: Tensor, source: Tensor | None = None) -> Tensor:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stage in stages(options.run, settings)
         if (chosen := tuple(part for part in stage.parts if options.only in part.name))
     ]
-    run_stages(plan, report, options.out, options.seconds - START)
+    run_stages(plan, report, options.out, options.seconds - options.spent - START)
     print(brief(report, options.out))
     return int(any(part["status"] != "ok" for part in report["parts"].values()))
 
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for what is found")
     parser.add_argument("--kit", type=Path, default=Path(".gpu"), help="what gpu_kit.py gathered")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it")
+    parser.add_argument("--spent", type=float, default=0, help="of them, before this began")
     parser.add_argument("--only", default="", help="parts with this in their name")
     parser.add_argument("--tests", nargs="*", default=(), help="of pytest, instead of the run's")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to rehearse")

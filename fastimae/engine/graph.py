@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -22,7 +23,10 @@ def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Ten
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     pool = torch.cuda.MemPool()  # of our own, as it tells who holds it
     try:
-        with torch.cuda.graph(graph, pool=pool.id, capture_error_mode="thread_local"):
+        with (
+            _undisturbed(),
+            torch.cuda.graph(graph, pool=pool.id, capture_error_mode="thread_local"),
+        ):
             result = function()
     except BaseException:
         torch.cuda.set_stream(stream)  # torch does not where ending the capture fails
@@ -54,6 +58,22 @@ def let_go(error: BaseException) -> None:
     """Free what an error and its causes keep in memory: all that their functions worked on."""
     for one in causes(error):
         one.__traceback__ = None
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without Python's collector, which may destroy an older graph: torch 2.11 does so in a way
+    that ends a capture. And with no memory of the pool in cuBLAS's hands afterwards: it keeps a
+    workspace for each stream."""
+    collecting = gc.isenabled()
+    gc.disable()
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+        if collecting:
+            gc.enable()
 
 
 def _release(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool) -> None:

@@ -112,3 +112,21 @@ def test_a_chain_of_errors_is_one_line():
         fail()
     expected = "OutOfMemoryError: CUDA out of memory. -> KeyError: 'middle' -> RuntimeError: "
     assert in_one_line(caught.value) == expected
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_neither_the_collector_nor_cublas_has_a_hand_in_it(gpu, monkeypatch, fails):
+    """One may destroy an older graph meanwhile, the other keeps memory of the pool."""
+    cleared = []
+    monkeypatch.setattr(
+        torch._C, "_cuda_clearCublasWorkspaces", lambda: cleared.append(gc.isenabled())
+    )
+
+    def work():
+        assert not gc.isenabled() and len(cleared) == 1
+        if fails:
+            raise RuntimeError("no memory")
+
+    assert gc.isenabled()
+    failure(work) if fails else record_cuda_graph(work)
+    assert gc.isenabled() and cleared == [False, False]

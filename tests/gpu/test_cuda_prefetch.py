@@ -83,7 +83,8 @@ def test_rows_from_the_host_do_not_wait_for_the_step(no_sync):
         pixels.fill_(255)
         return made
 
-    for first in (True, False):  # memory that is pinned for the first time may wait
+    for first in (True, False):  # memory that is asked for the first time may wait
+        made = []
         torch.cuda._sleep(500 * MILLISECOND)
         step = torch.cuda.current_stream().record_event()
         made = [join(value) for value in range(8)]

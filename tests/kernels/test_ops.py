@@ -4,6 +4,8 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastimae.kernels import (
     assemble_tokens,
@@ -12,6 +14,7 @@ from fastimae.kernels import (
     masked_l2,
     mix_patchify,
     random_masking,
+    reference,
 )
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -114,3 +117,32 @@ def test_latent_l2_stops_at_the_teacher():
     assert loss.item() == pytest.approx(F.mse_loss(student, teacher).item(), rel=1e-6)
     torch.testing.assert_close(student.grad, 2 * (student - teacher).detach() / 24)
     assert teacher.grad is None
+
+
+class Copies(TorchDispatchMode):
+    """Notes operations that bring a tensor from one device to another."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        inputs = [one for one in args if isinstance(one, torch.Tensor)]
+        if isinstance(out, torch.Tensor) and any(one.device != out.device for one in inputs):
+            self.found.append(str(func))
+        return out
+
+
+def test_in_torch_too_the_ops_copy_nothing_to_the_gpu():
+    """A copy of a list would make the host wait in every step, and cannot be recorded."""
+    with FakeTensorMode(), Copies() as copies:
+        images = torch.empty(2, 32, 32, 3, dtype=torch.uint8, device="cuda")
+        key, alpha = torch.empty(2, dtype=torch.int64, device="cuda"), torch.empty(2, device="cuda")
+        mask = random_masking(key, (4, 4), 0.75, impl="torch")
+        mix_patchify(images, mask.ids_keep, 8, MEAN, STD, key, alpha, impl="torch")
+        reference.mix_patchify(images, mask.ids_keep, 8, MEAN, STD, key, alpha)
+        pred = torch.empty(2, 12, 192, device="cuda")
+        masked_l2(pred, images, key, mask.ids_masked, 8, MEAN, STD, True, impl="torch")
+        reference.masked_l2(pred, images, key, mask.ids_masked, 8, MEAN, STD, True)
+    assert copies.found == []
