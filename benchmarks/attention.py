@@ -32,7 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
     if options.write:
-        print(table(update(options.write)))
+        try:
+            print(table(update(options.write)))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--write: {error}") from error
         return 0
     device = torch.device(options.device)
     command = ["-m", "benchmarks.attention", *given]

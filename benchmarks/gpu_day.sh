@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.." || exit
 
 python=${PYTHON:-python3}
 kit=${FASTIMAE_KIT:-.gpu}
-site=$(mktemp -d)
+site=$(mktemp -d) || exit
 trap 'rm -rf "$site"' EXIT
 
 say() { printf 'gpu_day: %s\n' "$*" >&2; }
@@ -17,7 +17,8 @@ say() { printf 'gpu_day: %s\n' "$*" >&2; }
 # Wheels are zip files, and those here have nothing to build. A wheel that cannot be unpacked
 # costs what needs it, not the run.
 for wheel in "$kit"/wheels/*.whl; do
-    [ ! -e "$wheel" ] || "$python" -m zipfile -e "$wheel" "$site" || say "not unpacked: $wheel"
+    [ -e "$wheel" ] || { say "no wheels in $kit: python -m benchmarks.gpu_kit"; break; }
+    "$python" -m zipfile -e "$wheel" "$site" || say "not unpacked: $wheel"
 done
 for pack in "$kit"/dali/*.tar.xz; do
     [ ! -e "$pack" ] || tar -C "$site" -xf "$pack" || say "not unpacked: $pack"
@@ -29,4 +30,13 @@ export TRITON_CACHE_DIR=$site/triton TORCHINDUCTOR_CACHE_DIR=$site/inductor
 export XDG_CACHE_HOME=$site/cache # of measured peaks: none of another day
 
 "$python" -c 'import torch' # from a disk that has not been read yet, that may take half a minute
-"$python" -m benchmarks.gpu_day --kit "$kit" --spent "$SECONDS" "$@"
+FASTIMAE_KIT=$kit "$python" -m benchmarks.gpu_day --spent "$SECONDS" "$@" &
+day=$!
+trap 'kill -TERM "$day"' TERM HUP INT # it ends what it has started; then the files may go
+wait "$day"
+status=$?
+while kill -0 "$day" 2>/dev/null; do
+    wait "$day"
+    status=$?
+done
+exit "$status"

@@ -1,8 +1,8 @@
 """What `benchmarks/gpu_day.sh` brings to a GPU without a network: `python -m benchmarks.gpu_kit`.
 
 Gathers, in one folder that git ignores: wheels of what such a machine lacks, the decode engine
-(loaded with ctypes: built here, it serves any Python there), images as .beton files, and the
-commit. Make it last, after the last change: results carry its commit. Prints what it weighs.
+(its name has to suit the Python there: --python), images as .beton files, and the commit. Make it
+last, after the last change: results carry its commit. Prints what it weighs.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def _gather(argv: Sequence[str]) -> int:
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as folders, for the loss curve")
     parser.add_argument("--dali", type=Path, nargs="*", default=(), help="DALI, packed, for run 3")
     options = parser.parse_args(argv)
+    if odd := [pack for pack in options.dali if pack.suffix not in (".whl", ".xz")]:
+        raise SystemExit(f"--dali {odd[0]}: wheels, or a .tar.xz of a site-packages folder")
     make_empty(options.out)
     gather_wheels(options.out / "wheels", options.python, options.wheels)
     build_engine(options.out / "native", options.python)
@@ -72,12 +74,16 @@ def make_empty(kit: Path) -> None:
 def gather_wheels(folder: Path, python: str, source: Path | None) -> None:
     """Wheels for that version of Python, from `source` or from where pip finds them."""
     if source:
-        for wheel in sorted(source.glob("*.whl")):
+        wheels = sorted(source.glob("*.whl"))
+        if not wheels:
+            raise SystemExit(f"--wheels {source}: there is no wheel in it")
+        for wheel in wheels:
             copy(wheel, folder)
         return
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--python-version", python, "--dest", str(folder)]
-    subprocess.run([*command, *WHEELS], check=True)
+    if subprocess.run([*command, *WHEELS], check=False).returncode:
+        raise SystemExit("pip cannot get the wheels: --wheels names a folder that has them")
 
 
 def build_engine(folder: Path, python: str) -> None:

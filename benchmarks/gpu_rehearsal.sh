@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # The GPU's day without a GPU: `bash benchmarks/gpu_rehearsal.sh [VENV] [RUN ...]`.
 #
-# Runs 1, 2 and 3 of benchmarks/gpu_day.sh in small, on the CPU, as the machine will have it: an
+# Runs 1 and 2 of benchmarks/gpu_day.sh, and 3 where DALI is given, in small, on the CPU, as the machine will have it: an
 # archive of HEAD, no git, no installation of FastIMAE, no tyro, the versions of PyTorch and triton
 # that are there. VENV is made where it is missing (5 GB). KIT_FLAGS are passed to gpu_kit
-# (--images DIR --cifar DIR --dali FILES). Ends with 1 if a part failed.
+# (--images DIR --cifar DIR --dali FILES). What is found is in build/rehearsed. Ends with 1 if a part
+# failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$(realpath -m "${1:-build/rehearsal}")
 shift || true
 runs=("$@")
-[ ${#runs[@]} -gt 0 ] || runs=(1 2 3)
+if [ ${#runs[@]} -eq 0 ]; then
+    runs=(1 2)
+    [[ ${KIT_FLAGS:-} != *--dali* ]] || runs+=(3)
+fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -34,12 +38,14 @@ for program in /bin/* /usr/bin/*; do
     case ${program##*/} in git*) ;; *) ln -sf "$program" "$scratch/bin/" ;; esac
 done
 
+found=$PWD/build/rehearsed
+rm -rf "$found"
 status=0
 for run in "${runs[@]}"; do
     echo "== run $run"
     env -i HOME="$scratch" PATH="$venv/bin:$scratch/bin" \
-        bash "$tree/benchmarks/gpu_day.sh" "$run" --out "$scratch/out$run" --smoke --device cpu ||
+        bash "$tree/benchmarks/gpu_day.sh" "$run" --out "$found/$run" --smoke --device cpu ||
         status=1
-    find "$scratch/out$run" -type f -printf '%f %s bytes\n' | sort
+    find "$found/$run" -type f -printf '%f %s bytes\n' | sort
 done
 exit $status

@@ -8,8 +8,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,11 +126,22 @@ def write_json(out: Path | None, report: Mapping[str, object]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, and its folder, so that whoever reads it finds the old or the new content."""
+    """Write a file, and its folder, so that whoever reads it finds the old or the new content.
+
+    Results are shown to others: where this machine has its files is left out (tracebacks have it).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
+    partial.write_text(without_places(text))
     partial.replace(path)
+
+
+def without_places(text: str) -> str:
+    """The text with paths as they are from the repository, from Python's packages, from home."""
+    text = re.sub(r"/[^\s\"':]*/(?:site-packages|lib/python3\.\d+)/", "", text)
+    for place, name in ((ROOT, ""), (tempfile.gettempdir(), "temporary/"), (Path.home(), "~/")):
+        text = text.replace(f"{place}/", name)
+    return text
 
 
 def heading(report: Mapping) -> str:
@@ -179,6 +192,8 @@ def commit() -> str:
     word, or "unknown"."""
     if given := os.environ.get("FASTIMAE_COMMIT"):
         return given
+    if not (ROOT / ".git").exists():  # git would speak of a repository around this folder
+        return "unknown"
     command = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

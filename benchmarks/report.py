@@ -67,14 +67,21 @@ def filled(text: str, root: Path) -> str:
         there = [one for one in sources.split(" or ") if one == NOTHING or (root / one).exists()]
         if kind not in TABLES or not there:
             raise ValueError(f"<!-- {kind}: {sources} -->: no such table, or no such file")
-        if there[0] == NOTHING:
+        source = next((one for one in there if one == NOTHING or _whole(root / one)), there[-1])
+        if source == NOTHING:
             return f"{begin}{NOT_MEASURED}{end}"
-        report = json.loads((root / there[0]).read_text())
+        report = json.loads((root / source).read_text())
         if case is not None:
             report = {**report, **{key: _only(report.get(key, []), case) for key in _BY_CASE}}
         return f"{begin}{TABLES[kind](report)}{end}"
 
     return MARKED.sub(fill, text)
+
+
+def _whole(file: Path) -> bool:
+    """Whether a run came to its end and has measured something. Pages avoid the others."""
+    report = json.loads(file.read_text())
+    return report.get("complete", True) and any(report.get(key) for key in _MEASURED)
 
 
 def index(root: Path) -> str:
@@ -200,6 +207,7 @@ TABLES: dict[str, Callable[[Mapping], str]] = {
     "conditions": conditions,
 }
 _BY_CASE = ("results", "ladder")
+_MEASURED = ("results", "ladder", "rows", "curve", "separability")
 
 
 def tables(report: Mapping) -> str:

@@ -87,7 +87,7 @@ def rounded(tokens: int, width: int) -> Shape:
 
 
 def fits(shape: Shape) -> bool:
-    """Whether a tile of (keys, columns) compiles without spilled registers from sm_80 on."""
+    """Whether a tile of (keys, columns) compiles without spilled registers, with some pass."""
     return shape[0] * shape[1] <= 8192
 
 
@@ -107,7 +107,8 @@ def architecture(own: tuple[int, int]) -> int:
 
     Raises ValueError where there are no tables.
     """
-    found = [int(path.stem.removeprefix("attention_sm")) for path in FOLDER.glob(path_of("*").name)]
+    names = [path.stem.removeprefix("attention_sm") for path in FOLDER.glob(path_of("*").name)]
+    found = [int(name) for name in names if name.isdecimal()]
     if not found:
         raise ValueError(f"no {path_of('*').name} in {FOLDER}: install fastimae again")
     return max((one for one in found if divmod(one, 10) <= own), default=min(found))
@@ -140,6 +141,17 @@ def _checked(row: Mapping[str, Any]) -> Choice:
     if choice.use not in ways or not set(choice.sdpa) <= set(BACKENDS):
         raise ValueError(f"use or sdpa of {row}")
     for one in passes:
-        if (one is not None) != fitting or (one and keys % one.queries):
+        if (one is not None) != fitting or (one and not _compiles(one, keys)):
             raise ValueError(f"forward or backward of {row}")
     return choice
+
+
+def _compiles(one: Pass, keys: int) -> bool:
+    """Whether Triton takes a pass: blocks of 16 rows or more, warps in a power of two."""
+    return (
+        all(type(number) is int for number in one)
+        and one.queries in (16, 32, 64, 128, 256)
+        and keys % one.queries == 0
+        and one.warps in (1, 2, 4, 8, 16, 32)
+        and one.stages >= 1
+    )

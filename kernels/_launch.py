@@ -34,7 +34,7 @@ def prefer(impl: Literal["auto", "torch"], attention: Attention | None = None) -
     attention: for that op alone, where impl is "auto": "triton" wherever it can run, "sdpa" never,
     "auto" the faster of the two by the GPU's table. None: what the environment variable
     FASTIMAE_ATTENTION says, and "auto" without one.
-    Raises ValueError for anything else, in the variable too.
+    Raises ValueError for anything else, in the variable too where it counts.
     """
     global _preferred, _attention
     if impl not in ("auto", "torch"):

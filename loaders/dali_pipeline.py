@@ -61,7 +61,7 @@ class DaliPipeline:
             "num_threads": num_threads,
             "device_id": device_id,
             "prefetch_queue_depth": DEPTH,
-            "exec_dynamic": True,  # else it writes later batches over those that we still have
+            "exec_dynamic": True,  # the default of late: batches are ours until we drop them
         }
         self._decoding = {"hw_decoder_load": hw_decoder_load} if device_id is not None else {}
         self._interpolation = f"INTERP_{interpolation.upper()}"

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,33 +24,36 @@ from benchmarks.gpu_day.images import find_images
 from benchmarks.gpu_day.plan import SECONDS, START, Settings, Stage, stages
 from benchmarks.gpu_day.processes import run_parts
 from benchmarks.gpu_day.summary import brief, markdown
-from benchmarks.harness import ROOT, conditions, write_json
+from benchmarks.harness import ROOT, conditions, write_json, write_whole
 
 PROG = "benchmarks/gpu_day.sh"
 WORK = Path("build/gpu_day")
 """Where parts write, in the repository, where git ignores it."""
+STOPPED = 143
+"""Exit status of what a signal has ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 if all parts ended well and in time."""
     options = _parser().parse_args(argv)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device: --smoke --device cpu rehearses without one")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(STOPPED))  # with what it started
     options.out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(ROOT / WORK, ignore_errors=True)
     (ROOT / WORK).mkdir(parents=True)
     settings = Settings(
         folder=WORK, device=options.device, smoke=options.smoke, tests=tuple(options.tests)
     )
+    kit = Path(os.environ.get("FASTIMAE_KIT", ".gpu"))
     if options.run > 1:
-        settings = dataclasses.replace(settings, **find_images(options.kit, WORK))
-    os.environ["FASTIMAE_COMMIT"] = measured_commit(options.kit)
+        settings = dataclasses.replace(settings, **find_images(kit, WORK))
+    os.environ["FASTIMAE_COMMIT"] = measured_commit(kit)
     command = f"{PROG} {options.run}{' --smoke' * options.smoke}"
     report = conditions(torch.device(options.device), command)
     report |= {"run": options.run, "parts": {}}
-    plan = [
-        Stage(stage.seconds, chosen)
-        for stage in stages(options.run, settings)
-        if (chosen := tuple(part for part in stage.parts if options.only in part.name))
-    ]
+    plan = chosen(stages(options.run, settings), options.only)
     run_stages(plan, report, options.out, options.seconds - options.spent - START)
     print(brief(report, options.out))
     return int(any(part["status"] != "ok" for part in report["parts"].values()))
@@ -59,8 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.add_argument("run", type=int, choices=(1, 2, 3), help="which parts: see plan.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for what is found")
-    parser.add_argument("--kit", type=Path, default=Path(".gpu"), help="what gpu_kit.py gathered")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all of it")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all: the last lose")
     parser.add_argument("--spent", type=float, default=0, help="of them, before this began")
     parser.add_argument("--only", default="", help="parts with this in their name")
     parser.add_argument("--tests", nargs="*", default=(), help="of pytest, instead of the run's")
@@ -69,12 +72,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def chosen(plan: Sequence[Stage], only: str) -> list[Stage]:
+    """The parts with `only` in their name. SystemExit where there are none."""
+    found = [
+        Stage(stage.seconds, tuple(part for part in stage.parts if only in part.name))
+        for stage in plan
+    ]
+    if not any(stage.parts for stage in found):
+        names = ", ".join(part.name for stage in plan for part in stage.parts)
+        raise SystemExit(f"--only {only}: the parts are {names}")
+    return [stage for stage in found if stage.parts]
+
+
 def run_stages(plan: Sequence[Stage], report: dict, out: Path, seconds: float) -> None:
     """Run the stages one after the other, and note how each part ended in `report`.
 
     What parts leave in WORK is copied to `out` while they run, and the report after each
     stage: whoever kills this loses nothing that was measured.
     """
+    for part in (part for stage in plan for part in stage.parts if part.file):
+        (out / Path(part.file).name).unlink(missing_ok=True)  # of an earlier run
     begin, granted = time.monotonic(), 0.0
     for stage in plan:
         granted += stage.seconds
@@ -99,15 +116,16 @@ def keep(stage: Stage, out: Path) -> None:
     for part in stage.parts:
         source, target = ROOT / WORK / part.file, out / Path(part.file).name
         if part.file and source.exists():
-            new = not target.exists() or target.stat().st_mtime_ns != source.stat().st_mtime_ns
-            if new:
-                shutil.copy2(source, target)
+            now = source.stat().st_mtime_ns
+            if not target.exists() or target.stat().st_mtime_ns != now:
+                write_whole(target, source.read_text(errors="replace"))
+                os.utime(target, ns=(now, now))
 
 
 def write(report: dict, out: Path) -> None:
     """The report for programs and for people."""
     write_json(out / f"gpu_day_{report['run']}.json", report)
-    (out / f"gpu_day_{report['run']}.md").write_text(markdown(report, out))
+    write_whole(out / f"gpu_day_{report['run']}.md", markdown(report, out))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def measured_commit(kit: Path) -> str:
     """By git, or else as the kit says: "-dirty" where the sources are not the kit's."""
     found = commit()
     if found == "unknown" and (kit / FILE).exists():
-        found, noted = (kit / FILE).read_text().split()
+        found, _, noted = (kit / FILE).read_text().strip().partition(" ")
         found += "" if noted == digest() or found.endswith("-dirty") else "-dirty"
     return found
 

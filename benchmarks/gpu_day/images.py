@@ -10,6 +10,7 @@ from PIL import Image
 
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.convert import ConvertOptions, convert
+from fastimae.loaders.errors import DataError
 
 BETON, CIFAR = "images.beton", "cifar.beton"
 COUNT, SIDES, CLASSES = 200, (500, 375), 10
@@ -21,14 +22,15 @@ def find_images(kit: Path, folder: Path) -> dict[str, Path | None]:
     kit: as `benchmarks.gpu_kit` made it; where it has no images, made-up ones are used, and said
     to be such. folder: for what is written.
     """
-    beton, cifar = kit / BETON, kit / CIFAR
-    if not beton.exists():
-        print(f"no {beton}: made-up pictures stand in for images", file=sys.stderr)
+    beton, cifar, images = kit / BETON, kit / CIFAR, folder / "images"
+    try:
+        unpack(beton, images)
+    except DataError as error:
+        print(f"made-up pictures stand in for images: {error}", file=sys.stderr)
         beton = folder / "made_up_pictures.beton"
         make_pictures(folder / "pictures")
         convert(ConvertOptions(src=str(folder / "pictures"), out=beton))
-    images = folder / "images"
-    unpack(beton, images)
+        unpack(beton, images)
     return {"beton": beton, "images": images, "cifar": cifar if cifar.exists() else None}
 
 

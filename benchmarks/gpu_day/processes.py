@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.gpu_day.plan import Part
 from benchmarks.harness import ROOT
 
-LAST_LINES = 30
+LAST_LINES, LAST_CHARACTERS = 30, 50_000
 POLL_SECONDS = 0.5
 
 
@@ -26,7 +26,7 @@ class Outcome:
     """"ok", or what went wrong."""
     seconds: float
     text: str
-    """What it printed."""
+    """What it printed, or the end of it."""
     complaint: str
     """The last lines of its log and errors; of what it printed, if there are none."""
 
@@ -93,6 +93,6 @@ def _outcome(
     return Outcome(
         status=status or ("ok" if code == 0 else f"exit status {code}"),
         seconds=round(seconds, 1),
-        text=text,
-        complaint="\n".join(lines[-LAST_LINES:]),
+        text=text[-LAST_CHARACTERS:],
+        complaint="\n".join(lines[-LAST_LINES:])[-LAST_CHARACTERS:],
     )

@@ -44,7 +44,10 @@ def measured(part: Mapping, folder: Path) -> str:
     file = folder / Path(part["file"]).name
     if not part["file"].endswith(".json") or not file.exists():
         return ""
-    return tables(json.loads(file.read_text()))
+    try:
+        return tables(json.loads(file.read_text()))
+    except Exception as error:  # of one file: the day goes on
+        return f"(no table of {file.name}: {error!r})\n"
 
 
 def _end(text: str) -> str:

@@ -20,6 +20,8 @@ CPU_SIDES = (512, 1024, 2048)
 """Small ones keep a slow CPU for a moment only, large ones all cores of a fast one busy."""
 CPU_SECONDS = 2e-3
 """Of a product that is large enough."""
+CPU_SPAN = 0.05
+"""Seconds of rounds at least: for longer than other processes keep a core to themselves."""
 ROUNDS = 5
 
 
@@ -28,7 +30,7 @@ def peak_rate(device: torch.device, precision: str) -> float:
 
     A GPU is measured once: the result is kept in `cache_file()` for this model of GPU and version
     of torch. To measure it takes memory, and torch forgets the peak so far: call this before a run
-    takes any. A CPU is measured in each call, in about 0.1 s, with torch's number of threads.
+    takes any. A CPU is measured in each call, in about 0.2 s, with torch's number of threads.
     """
     dtype = DTYPES[precision]
     if device.type == "cpu":
@@ -38,18 +40,25 @@ def peak_rate(device: torch.device, precision: str) -> float:
 
 
 def product_rate(
-    device: torch.device, dtype: torch.dtype, side: int, rounds: int = ROUNDS
+    device: torch.device,
+    dtype: torch.dtype,
+    side: int,
+    rounds: int = ROUNDS,
+    *,
+    calls: int | None = None,
+    span: float = 0.0,
 ) -> float:
     """Operations a second of products of two [side, side] matrices of random numbers.
 
-    Of the fastest round, as other work on the machine must not look like a low peak. Leaves torch's
-    random generators as they are.
+    Of the fastest round, as other work on the machine must not look like a low peak. calls: of a
+    round; None: GPU_CALLS on a GPU, else 1. span: go on with rounds for so many seconds. Leaves
+    torch's random generators as they are.
     """
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
-    calls = GPU_CALLS if device.type == "cuda" else 1
-    seconds = []
-    for _ in range(rounds):
+    calls = calls or (GPU_CALLS if device.type == "cuda" else 1)
+    seconds: list[float] = []
+    while len(seconds) < rounds or sum(seconds) < span:
         _wait(device)
         start = time.perf_counter()
         for _ in range(calls):
@@ -68,7 +77,7 @@ def cache_file() -> Path:
 def _cpu_rate(device: torch.device, dtype: torch.dtype) -> float:
     best = 0.0
     for side in CPU_SIDES:
-        rate = product_rate(device, dtype, side)
+        rate = product_rate(device, dtype, side, span=CPU_SPAN)
         best = max(best, rate)
         if 2 * side**3 / rate > CPU_SECONDS:
             break

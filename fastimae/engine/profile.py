@@ -15,7 +15,7 @@ _ROWS = 30
 
 
 class Profile:
-    """Records steps FIRST to LAST of a process; earlier ones warm up, compile and record graphs."""
+    """Records steps FIRST to LAST of a process; earlier ones warm up, or compile."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank

@@ -26,7 +26,8 @@ def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
     """Have torch.compile fuse each block's elementwise work, forward and backward.
 
     A model has up to four kinds of blocks, of which torch lets a process compile eight in all:
-    too few where it trains several models, one after the other.
+    too few where it trains several models, one after the other. The limit is raised for all that
+    the process compiles.
     """
     from torch._dynamo import config  # takes a second to import
 
@@ -38,10 +39,12 @@ def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
 def recompute_blocks(module: nn.Module) -> None:
     """Keep only what enters each block; the backward pass computes the rest again.
 
-    Memory falls to about one block's, for a third more work.
+    Memory falls to about one block's, for a third more work. Where a block has `from_sum`, which
+    takes less than `forward`, that is what is computed again.
     """
     for block in blocks(module):
-        block.forward = _recomputed(block.forward)
+        name = "from_sum" if hasattr(block, "from_sum") else "forward"
+        setattr(block, name, _recomputed(getattr(block, name)))
 
 
 def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

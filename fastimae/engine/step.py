@@ -108,6 +108,8 @@ class GraphedStep(Step):
         self.buffers: Batch | None = None
         self.names: list[str] = []
         self.replays: tuple[Work, Work] | None = None
+        self.gradients: list[Tensor | None] = []
+        """The graphs' own, which have to live as long as they."""
         self.failure: RuntimeError | None = None
 
     def prepare(self, batch: Batch) -> None:
@@ -125,7 +127,7 @@ class GraphedStep(Step):
         self.prepared = True
         try:
             self.replays = self.record(self._add_gradients), self.record(self._update)
-            self._gradients = [p.grad for p in self.objective.parameters()]  # the graphs' own
+            self.gradients = [p.grad for p in self.objective.parameters()]
         except RuntimeError as error:
             self.failure, self.buffers = error, None
         self.optimizer.zero_grad(set_to_none=True)

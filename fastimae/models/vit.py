@@ -88,19 +88,22 @@ class Block(nn.Module):
         [B, N, D] each; with a mask, the rows of its masked patches, [B, M, D], without computing
         the others past keys and values.
         """
-        x = x_BND + change_BND
-        normed = self.norm1(x)
+        return self.from_sum(x_BND + change_BND, mask)
+
+    def from_sum(self, x_BND: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
+        """The same, of the whole sum: one tensor, and all that --grad_checkpointing keeps."""
+        normed = self.norm1(x_BND)
         if mask is None:
-            x = x + self.attn(normed)
+            x = x_BND + self.attn(normed)
         else:
-            x = masked_rows(x, mask)
+            x = masked_rows(x_BND, mask)
             x = x + self.attn.forward_rows(normed, masked_rows(normed, mask))
         return x, self.mlp(self.norm2(x))
 
 
 class _NoChange(torch.autograd.Function):
-    """Zeros like x, with as much of a gradient: what the first block is given to add, so that all
-    blocks of a kind are one compilation."""
+    """Zeros like x, which need a gradient where x does: what the first block is given to add, so
+    that all blocks of a kind are one compilation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

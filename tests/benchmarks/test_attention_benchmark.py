@@ -18,9 +18,16 @@ BACKENDS = ("cudnn", "flash", "efficient")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A copy of the tables, to be written to."""
+    """A copy of the tables, to be written to, as before any measurement."""
     copy = tmp_path / "tables"
     shutil.copytree(choice.FOLDER, copy, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for path in copy.glob("attention_sm*.json"):
+        content = json.loads(path.read_text())
+        for row in content["rows"]:
+            row |= {"sdpa": list(choice.BACKENDS), "source": "estimate, not measured"}
+            if (row["tokens"], row["head_dim"]) == (197, 32):
+                row |= {"use": "triton", "forward": [32, 8, 1], "backward": [32, 8, 1]}
+        table.write_table(path, content)
     monkeypatch.setattr(choice, "FOLDER", copy)
     choice.table_for.cache_clear()
     yield copy
@@ -53,7 +60,7 @@ def test_a_rehearsal(one_shape, tmp_path, capsys):
             assert row["error"].startswith("RuntimeError: No viable backend")
     *_, last = capsys.readouterr().out.strip().splitlines()
     assert last.startswith("| 50 | 32 | 64x")
-    with pytest.raises(ValueError, match=r"sweep\.json is of a rehearsal"):
+    with pytest.raises(SystemExit, match=r"sweep\.json is of a rehearsal"):
         benchmark.main(["--write", str(out)])
 
 

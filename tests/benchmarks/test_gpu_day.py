@@ -7,6 +7,7 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from benchmarks.gpu_day import __main__ as gpu_day
 from benchmarks.gpu_day import plan
@@ -117,9 +118,45 @@ def test_the_whole_has_a_limit(monkeypatch, tmp_path):
 
 def test_results_of_an_earlier_run_are_not_taken_for_new(monkeypatch, tmp_path):
     day(monkeypatch, tmp_path, {"train": SCRIPT})
-    (tmp_path / "out/train.json").unlink()
     day(monkeypatch, tmp_path, {"train": "raise SystemExit(3)"})
     assert not (tmp_path / "out/train.json").exists()
+
+
+def test_the_report_is_written_after_each_stage(monkeypatch, tmp_path):
+    seen = tmp_path / "out/gpu_day_1.json"
+    looks = SCRIPT + f"print(list(json.loads(Path({str(seen)!r}).read_text())['parts']))"
+    _, report = day(monkeypatch, tmp_path, {"a": SCRIPT, "b": looks})
+    assert report["parts"]["b"]["text"].endswith("['a']\n")
+
+
+@pytest.mark.parametrize("left", ["{", "[1]", '{"rows": 3}', "\xff"])
+def test_a_file_that_is_no_result_does_not_end_the_day(left, monkeypatch, tmp_path):
+    torn = f"import sys\nopen(sys.argv[-1], 'w', encoding='latin-1').write({left!r})"
+    _, report = day(monkeypatch, tmp_path, {"train": torn, "other": SCRIPT})
+    assert report["parts"]["other"]["status"] == "ok"
+
+
+def test_no_places_of_the_machine_are_kept(monkeypatch, tmp_path):
+    fails = "import json\njson.loads('{')"
+    _, report = day(monkeypatch, tmp_path, {"train": fails})
+    complaint = report["parts"]["train"]["complaint"]
+    assert 'File "json/__init__.py"' in complaint and "JSONDecodeError" in complaint
+
+
+def test_a_part_that_says_much_does_not_fill_the_report(monkeypatch, tmp_path):
+    _, report = day(monkeypatch, tmp_path, {"train": SCRIPT + "print('x' * 10**6, 'end')"})
+    assert len(report["parts"]["train"]["text"]) < 1e5
+    assert report["parts"]["train"]["text"].endswith("end\n")
+
+
+def test_parts_that_are_not_there_are_an_error(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="--only c: the parts are a, b"):
+        day(monkeypatch, tmp_path, {"a": SCRIPT, "b": SCRIPT}, "--only", "c")
+
+
+def test_without_a_gpu_it_says_how_to_rehearse(tmp_path):
+    with pytest.raises(SystemExit, match="no CUDA device: --smoke --device cpu"):
+        gpu_day.main(["1", "--out", str(tmp_path)])
 
 
 def test_some_parts_only(monkeypatch, tmp_path):
@@ -127,8 +164,9 @@ def test_some_parts_only(monkeypatch, tmp_path):
     assert list(report["parts"]) == ["b"]
 
 
-def test_killed_at_any_moment_what_was_measured_stands(tmp_path):
-    """The driver itself, in the middle of a part, by SIGKILL."""
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_killed_at_any_moment_what_was_measured_stands(by, tmp_path):
+    """The driver itself, in the middle of a part; what it can, it takes with it."""
     work, out = tmp_path / "work", tmp_path / "out"
     hangs = SCRIPT + "leave(measured=2)\ntime.sleep(600)"
     code = f"""
@@ -151,8 +189,10 @@ day.main(["1", "--out", {str(out)!r}, "--device", "cpu"])
             time.sleep(0.1)
     finally:
         children = psutil.Process(driver.pid).children(recursive=True)
-        driver.send_signal(signal.SIGKILL)
+        driver.send_signal(by)
         driver.wait()
-        for child in children:
+        _, alive = psutil.wait_procs(children, timeout=20 if by != signal.SIGKILL else 0)
+        for child in alive:
             child.kill()
+    assert by == signal.SIGKILL or not alive
     assert json.loads((out / "t.json").read_text())["measured"] == 2

@@ -73,7 +73,7 @@ def test_the_digest_sees_every_change(tmp_path):
 
 def test_made_up_pictures_stand_in_for_images(tmp_path, capsys):
     found = images.find_images(tmp_path / "no kit", tmp_path)
-    assert "made-up pictures" in capsys.readouterr().err
+    assert "made-up pictures stand in" in capsys.readouterr().err
     assert found["beton"].name == "made_up_pictures.beton" and found["cifar"] is None
     drawn = {file.read_bytes() for file in (tmp_path / "pictures").rglob("*.jpg")}
     unpacked = [file.read_bytes() for file in found["images"].rglob("*.jpg")]

@@ -33,6 +33,18 @@ def test_a_run_fits_its_time_and_leaves_few_files(run, smoke):
     assert len({part.name for part in parts}) == len(parts)
 
 
+@pytest.mark.parametrize(
+    ("run", "order"),
+    [
+        (1, "machine tests warm_up_mae warm_up_imae attention gemm train kernels profile"),
+        (2, "tests run warm_up train_large ladder fed loaders curve"),
+        (3, "machine tests loaders_dali dali share"),
+    ],
+)
+def test_parts_come_in_order_of_worth(run, order):
+    assert [part.name for stage in stages(run, settings()) for part in stage.parts] == order.split()
+
+
 @pytest.mark.parametrize("smoke", [False, True])
 @pytest.mark.parametrize("run", RUNS)
 def test_commands_are_understood(run, smoke, monkeypatch):

@@ -32,7 +32,13 @@ def gpu(monkeypatch, tmp_path):
 def test_the_rate_is_that_of_the_fastest_round(monkeypatch):
     ticks = itertools.accumulate([0.0, 0.5, 1.0, 0.25, 1.0, 4.0])  # rounds of 0.5, 0.25 and 4 s
     monkeypatch.setattr(peak.time, "perf_counter", lambda: next(ticks))
-    assert product_rate(CPU, torch.bfloat16, 8, rounds=3) == 2 * 8**3 / 0.25
+    assert product_rate(CPU, torch.bfloat16, 8, rounds=3, calls=4) == 4 * 2 * 8**3 / 0.25
+
+
+def test_a_moment_in_which_the_cpu_is_busy_does_not_count(monkeypatch):
+    ticks = itertools.accumulate([0.0] + [8.0, 1.0] * 5 + [1.0, 1.0] * 20)  # a stall, then quiet
+    monkeypatch.setattr(peak.time, "perf_counter", lambda: next(ticks))
+    assert product_rate(CPU, torch.float32, 8, rounds=5, span=42.0) == 2 * 8**3 / 1.0
 
 
 def test_measuring_leaves_random_numbers_as_they_are():
@@ -44,7 +50,7 @@ def test_measuring_leaves_random_numbers_as_they_are():
 @pytest.mark.parametrize(("rate", "tried"), [(1e9, 1), (1e12, 2), (1e14, len(CPU_SIDES))])
 def test_a_slow_cpu_is_not_kept_long_and_a_fast_one_is_kept_busy(monkeypatch, rate, tried):
     sides = []
-    monkeypatch.setattr(peak, "product_rate", lambda _, __, side: sides.append(side) or rate)
+    monkeypatch.setattr(peak, "product_rate", lambda _, __, side, **_k: sides.append(side) or rate)
     assert peak_rate(CPU, "fp32") == rate
     assert sides == list(CPU_SIDES[:tried])
 

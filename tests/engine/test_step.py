@@ -14,6 +14,7 @@ from fastimae.engine.optim import build_optimizer
 from fastimae.engine.regions import blocks, compile_blocks, recompute_blocks
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.models import create_model
+from fastimae.models.vit import run_blocks
 from fastimae.objectives import IMAE, MAE
 
 CPU = torch.device("cpu")
@@ -289,3 +290,18 @@ def test_recomputed_blocks_keep_less(make_batch):
             objective(make_batch(16))
         kept[name] = sum(sizes.values())
     assert kept["recomputed"] < 0.6 * kept["plain"]
+
+
+def test_recomputed_blocks_keep_one_tensor_each():
+    """The sum that a block is of, not its parts."""
+    model = create_model(**MODEL)
+    recompute_blocks(model)
+    x, sizes = torch.randn(4, 17, 128, requires_grad=True), {}
+
+    def note(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run_blocks(model.blocks, x)
+    assert sum(sizes.values()) == len(model.blocks) * x.nbytes

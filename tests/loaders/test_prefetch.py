@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_cuda import Event, FakeCuda, Memory, Stream
 
-from fastimae.loaders import Batch, DevicePrefetch
+from fastimae.loaders import Batch, DevicePrefetch, create_loader
 from fastimae.loaders.prefetch import Copies
 
 SIZE, OTHERS = 3, 20
@@ -256,3 +256,8 @@ def test_fake_streams_wait():
     while two.advance():
         pass
     assert done == ["one", "two"] and one.queue
+
+
+def test_an_example_is_on_the_device():
+    with create_loader(synthetic=True, batch_size=4, input_size=(8, 8), mix_group=0) as loader:
+        assert DevicePrefetch(loader, "meta").example().images.is_meta
