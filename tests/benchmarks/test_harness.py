@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,14 @@ import torch
 from fake_gpu import FakeGpu
 
 from benchmarks.harness import (
+    ROOT,
     conditions,
     heading,
     in_rounds,
     interleaved,
     summarise,
     table,
+    without_places,
     write_json,
 )
 from benchmarks.kernel_cases import SHAPES, cases
@@ -173,3 +176,13 @@ def test_a_file_is_the_old_or_the_new_one(monkeypatch, tmp_path):
     write_json(file, {"rows": [1, 2]})
     assert json.loads(file.read_text()) == {"rows": [1, 2]}
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_where_a_machine_has_its_files_is_left_out():
+    text = (
+        f'File "{ROOT}/kernels/a.py" in "/opt/x/.venv/lib/python3.12/site-packages/torch/b.py", '
+        f"{Path.home()}/c and {tempfile.gettempdir()}/d, 12 img/s, loss / 2"
+    )
+    assert without_places(text) == (
+        'File "kernels/a.py" in "torch/b.py", ~/c and temporary/d, 12 img/s, loss / 2'
+    )
