@@ -139,8 +139,10 @@ def write_whole(path: Path, text: str) -> None:
 def without_places(text: str) -> str:
     """The text with paths as they are from the repository, from Python's packages, from home."""
     text = re.sub(r"/[^\s\"':]*/(?:site-packages|lib/python3\.\d+)/", "", text)
-    for place, name in ((ROOT, ""), (tempfile.gettempdir(), "temporary/"), (Path.home(), "~/")):
-        text = text.replace(f"{place}/", name)
+    places = {str(ROOT): "", tempfile.gettempdir(): "temporary/", os.environ.get("HOME", ""): "~/"}
+    for place, name in places.items():
+        if len(place) > 1:  # "/" is nobody's
+            text = text.replace(f"{place}/", name)
     return text
 
 
