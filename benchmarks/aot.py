@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import re
 import subprocess
@@ -38,7 +37,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from benchmarks.aot_cases import Case, cases
 from benchmarks.aot_tables import fingerprint, identity, problems
-from benchmarks.harness import conditions, table
+from benchmarks.harness import conditions, table, write_json
 from fastimae.kernels import _attention_choice, _launch
 
 WIDE, BULK = 8, 0.1
@@ -99,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.out:
         command = f"python -m benchmarks.aot {' '.join(argv or sys.argv[1:])}"
         report = conditions(torch.device("cpu"), command) | {"rows": rows}
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.out, report)
     short = [row for row in rows if row["falls short"]]
     print(f"{len(rows)} kernels compiled, {len(short)} fall short")
     return int(bool(short) or not rows)

@@ -22,7 +22,7 @@ import torch
 from benchmarks.attention_cases import SHAPES, SMOKE_SHAPES, Shape
 from benchmarks.attention_table import Row, summary, update
 from benchmarks.attention_ways import Inputs, Way, compile_ahead, inputs_of, measure, ways
-from benchmarks.harness import conditions, table, write_json
+from benchmarks.harness import conditions, table, usual_parser, write_json
 from fastimae.kernels._attention_choice import architecture, capability
 from fastimae.kernels._launch import interpreted
 
@@ -55,11 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__)
-    made.add_argument("--out", type=Path, help="file for the rows as JSON")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made = usual_parser("benchmarks.attention", __doc__)
     made.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later")
-    made.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
     made.add_argument("--write", type=Path, metavar="F.json", help="update the table from it")
     return made
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.harness import conditions, table
+from benchmarks.harness import conditions, table, write_json
 
 
 class Run(NamedTuple):
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         "results": probes(options),
         "separability": separability(options),
     }
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(options.out, report)
     print(markdown(report))
     return 0
 

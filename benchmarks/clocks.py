@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 import torch
 
 from fastimae.engine.graph import in_one_line, let_go, record_cuda_graph
+from fastimae.engine.throttle import synchronize
 
 Call = Callable[[], object]
 
@@ -86,12 +87,6 @@ def repeat(call: Call, times: int) -> None:
     """Call it so many times."""
     for _ in range(times):
         call()
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _repeat_beside(call: Call, times: int) -> None:

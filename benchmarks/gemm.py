@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from benchmarks.harness import (
     heading,
     interleaved,
     table,
+    usual_parser,
     write_report,
 )
 from benchmarks.rotation import Turns, calls_of, sets_of
@@ -90,11 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.gemm", description=__doc__)
-    made.add_argument("--out", type=Path, help="file for the results as JSON, with .md beside it")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    made.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
-    return made
+    return usual_parser("benchmarks.gemm", __doc__)
 
 
 def measure_square(device: torch.device, side: int | None = None) -> dict[str, float]:

@@ -3,6 +3,7 @@ and reports that keep every row, whenever the run is killed."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -35,6 +36,15 @@ class Timing:
     rounds: int
     timed: str
     """By which clock: "host clock" or "graph replays"."""
+
+
+def usual_parser(module: str, about: str | None) -> argparse.ArgumentParser:
+    """--out, --device and --smoke, as all benchmarks of a GPU have them. about: the docstring."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
+    parser.add_argument("--out", type=Path, help="file for the results as JSON")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
+    return parser
 
 
 def conditions(device: torch.device, command: str) -> dict[str, object]:
@@ -148,10 +158,9 @@ def without_places(text: str) -> str:
 
 def heading(report: Mapping) -> str:
     """The first lines of a report for people: where, when, with what, and whether that is all."""
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     lines = [
         f"# {card(report)}\n",
-        f"{report['date']}, commit {report['commit']}, {versions}\n",
+        f"{report['date']}, commit {report['commit']}, {versions(report)}\n",
         f"`{report['command']}`\n",
     ]
     if not report.get("complete", True):
@@ -163,6 +172,11 @@ def card(report: Mapping) -> str:
     """The device of a report, with its driver where that is known."""
     driver = report.get("gpu", {}).get("driver")
     return f"{report['device']}, driver {driver}" if driver else str(report["device"])
+
+
+def versions(report: Mapping) -> str:
+    """What it was measured with."""
+    return ", ".join(f"{name} {number}" for name, number in report["versions"].items())
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -15,7 +15,6 @@ import gc
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from benchmarks.harness import (
     heading,
     interleaved,
     table,
+    usual_parser,
     write_report,
 )
 from benchmarks.kernel_cases import SHAPES, SMOKE_SHAPES, Case, Shape, cases
@@ -64,10 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
-    made.add_argument("--out", type=Path, help="file for the results as JSON, with .md beside it")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    made.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
+    made = usual_parser("benchmarks.kernels", __doc__)
     made.add_argument("--only", default="", help="cases with this in 'op shape'")
     made.add_argument("--no-compile", action="store_true", help="without torch.compile")
     return made

@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks import cifar10
 from benchmarks.attention_table import summary
 from benchmarks.gemm import products_table
-from benchmarks.harness import ROOT, card, table
+from benchmarks.harness import ROOT, card, table, versions
 from benchmarks.loaders.markdown import loader_table
 from benchmarks.train.tables import ladder_table, number, step_table
 
@@ -100,9 +100,8 @@ def index(root: Path) -> str:
 
 def conditions(report: Mapping) -> str:
     """Where, with what, when."""
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     return (
-        f"{card(report)}; {report['date'][:10]}, commit {report['commit']}, {versions}."
+        f"{card(report)}; {report['date'][:10]}, commit {report['commit']}, {versions(report)}."
         f"{'' if report.get('complete', True) else ' Not complete.'}\n\n`{report['command']}`\n"
     )
 

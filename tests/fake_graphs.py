@@ -9,7 +9,10 @@ import threading
 from collections import Counter
 from itertools import count
 
+import pytest
 import torch
+
+from fastimae.engine.graph import let_go, record_cuda_graph
 
 VERSIONS = [(2, 11), (2, 13), (2, 14)]
 """2.11 leaves all; 2.13 no longer allocates in a pool, but holds it; 2.14 cleans up in `reset`."""
@@ -149,3 +152,12 @@ class Graph:
 
     def __del__(self):
         self.reset()
+
+
+def failure(function):
+    """The error of recording a function, here or on a real GPU, without what it keeps in memory."""
+    with pytest.raises(RuntimeError) as caught:
+        record_cuda_graph(function)
+    error = caught.value
+    let_go(error)
+    return error

@@ -1,10 +1,9 @@
-"""What the machine is, and its two ceilings: `python -m benchmarks.gpu_day.machine`."""
+"""What is on the machine, and its two ceilings: `python -m benchmarks.gpu_day.machine`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import conditions
 from fastimae.loaders import native_library
 
 TOOLS = ("git", "gcc", "g++", "nvcc", "nvidia-smi", "ncu", "compute-sanitizer")
@@ -44,7 +42,6 @@ def facts(device: torch.device, smoke: bool) -> dict[str, Callable[[], object]]:
 
     side = 256 if smoke else None
     return {
-        "conditions": lambda: json.dumps(conditions(device, "")),
         "cores": lambda: len(os.sched_getaffinity(0)),
         "engine": _engine,
         "tools": lambda: {name: shutil.which(name) is not None for name in TOOLS},

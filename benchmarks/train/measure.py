@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.clocks import repeat, synchronize
+from benchmarks.clocks import repeat
 from benchmarks.harness import Timing, in_rounds
 from benchmarks.train.cases import Case
 from benchmarks.train.flops import train_flops
@@ -21,6 +21,7 @@ from benchmarks.train.ours import Ours
 from benchmarks.train.plain import Plain, PlainVariant
 from benchmarks.train.variants import Way, Workshop, precision_of
 from fastimae.engine.memory import resident
+from fastimae.engine.throttle import synchronize
 
 Row = dict[str, object]
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,10 +16,11 @@ from fastimae.build import build_loader, build_model, build_objective
 from fastimae.config import TrainConfig
 from fastimae.engine.distributed import World
 from fastimae.engine.graph import causes
+from fastimae.engine.memory import forget_memory
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.step import GraphedStep, Step
-from fastimae.engine.throttle import Throttle
+from fastimae.engine.throttle import Throttle, synchronize
 from fastimae.loaders import Batch, DevicePrefetch, Loader
 from fastimae.objectives import IMAE
 from fastimae.speedups import prepare_objective, wants_graph
@@ -171,8 +171,7 @@ def drive(
         use(next(batches))
         if number >= least and time.perf_counter() - start > seconds:
             break
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     throttle = Throttle(device)
     start, waited, count = time.perf_counter(), 0.0, 0
     while count < 1 or time.perf_counter() - start < seconds:
@@ -182,17 +181,5 @@ def drive(
         use(batch)
         throttle.wait()
         count += 1
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start, waited, count
-
-
-def forget_memory(device: torch.device) -> None:
-    """Let go of what earlier measurements used of a GPU, and forget how much it was.
-
-    For before a step is built: see `fastimae.engine.memory`.
-    """
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resident("VmHWM")
+
+
+def forget_memory(device: torch.device) -> None:
+    """Let go of what earlier work used of a GPU, and forget how much it was: for before a step is
+    built (see `peak_memory`)."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def resident(field: str) -> int | None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
+from fastimae.engine.memory import forget_memory
 from fastimae.engine.precision import DTYPES
+from fastimae.engine.throttle import synchronize
 
 GPU_SIDE = 8192
 GPU_CALLS = 5
@@ -59,11 +61,11 @@ def product_rate(
     calls = calls or (GPU_CALLS if device.type == "cuda" else 1)
     seconds: list[float] = []
     while len(seconds) < rounds or sum(seconds) < span:
-        _wait(device)
+        synchronize(device)
         start = time.perf_counter()
         for _ in range(calls):
             a @ b
-        _wait(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - start)
     return calls * 2 * side**3 / min(seconds)
 
@@ -86,8 +88,7 @@ def _cpu_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _gpu_rate(device: torch.device, dtype: torch.dtype) -> float:
     rate = product_rate(device, dtype, GPU_SIDE)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
+    forget_memory(device)
     return rate
 
 
@@ -117,8 +118,3 @@ def _write(rates: dict[str, float]) -> None:
         partial = file.with_suffix(f".{os.getpid()}")  # of all ranks, which write at once
         partial.write_text(json.dumps(rates, indent=1) + "\n")
         partial.replace(file)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

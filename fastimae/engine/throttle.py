@@ -1,4 +1,4 @@
-"""How far the host may run ahead of a GPU."""
+"""How far the host may run ahead of a GPU: some steps, or not at all."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ class Throttle:
         self._ends.append(end)
         if len(self._ends) > self.ahead:
             self._ends.popleft().synchronize()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given; at once on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

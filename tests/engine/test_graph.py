@@ -5,10 +5,10 @@ import threading
 
 import pytest
 import torch
-from fake_graphs import VERSIONS, Gpu
+from fake_graphs import VERSIONS, Gpu, failure
 
 from fastimae.engine import graph as module
-from fastimae.engine.graph import in_one_line, let_go, record_cuda_graph
+from fastimae.engine.graph import in_one_line, record_cuda_graph
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"torch-{version[0]}.{version[1]}")
@@ -41,15 +41,6 @@ def nothing_is_left(gpu):
     gpu.empty_cache()
     gpu.random.draw()
     return gpu.stream == "main" and not gpu.recorded_to and not any(gpu.holders.values())
-
-
-def failure(function):
-    """The error of recording a function, without what it keeps in memory."""
-    with pytest.raises(RuntimeError) as caught:
-        record_cuda_graph(function)
-    error = caught.value
-    let_go(error)
-    return error
 
 
 def test_another_threads_allocations_do_no_harm(gpu):

@@ -268,9 +268,12 @@ def test_a_process_may_train_one_model_after_another(make_batch):
     """Each is compiled anew; torch's own limit ends that with an error at the ninth."""
     torch.compiler.reset()
     for size in range(1, 6):
-        objective = build("mae")
+        objective, batch = build("mae"), make_batch(size)
+        expected = objective(batch)["loss"].item()
         compiled(objective)
-        objective(make_batch(size))["loss"].backward()
+        loss = objective(batch)["loss"]
+        loss.backward()
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_recomputed_blocks_keep_less(make_batch):

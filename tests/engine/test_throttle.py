@@ -61,3 +61,4 @@ def test_on_a_cpu_nothing_happens(monkeypatch):
     throttle = Throttle(torch.device("cpu"))
     for _ in range(5):
         throttle.wait()
+    assert not throttle._ends

@@ -4,23 +4,15 @@ import threading
 
 import pytest
 import torch
+from fake_graphs import failure
 
-from fastimae.engine.graph import in_one_line, let_go, record_cuda_graph
+from fastimae.engine.graph import in_one_line, record_cuda_graph
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 MIB = 2**20
-
-
-def failure(function):
-    """The error of recording a function, without what it keeps in memory."""
-    with pytest.raises(RuntimeError) as caught:
-        record_cuda_graph(function)
-    error = caught.value
-    let_go(error)
-    return error
 
 
 def test_another_threads_allocations_do_no_harm():
