@@ -17,7 +17,7 @@ from PIL import Image
 
 from fastimae.loaders.trailer import ROW_START
 
-ABI = 1
+ABI = 2
 """kFastimaeAbi of csrc/api.h."""
 SIMD = {"best": -1, "plain": 0, "avx2": 1, "avx512vnni": 2}
 OK, DAMAGED, MISMATCH, CHECKSUM, UNSUPPORTED = range(5)

@@ -8,7 +8,7 @@
 #define FASTIMAE_API extern "C" __attribute__((visibility("default")))
 
 // To be raised with each change of this file, so that Python refuses a library built from another.
-constexpr int kFastimaeAbi = 1;
+constexpr int kFastimaeAbi = 2;
 
 // fastimae::Columns
 struct FastimaeColumns {

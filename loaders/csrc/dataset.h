@@ -27,8 +27,15 @@ struct Sample {
   bool is_jpeg;
 };
 
-// Gives samples out, checks each one's bytes once, and knows where its MCU rows start: from its
-// trailer in the file, or else from what earlier decoding found. For any number of threads.
+// How far a sample's bytes can be trusted before anything of them is decoded.
+enum class Evidence {
+  kDamaged,   // they are not those that were written
+  kUnproven,  // maybe those that were written; nobody has decoded all of them
+  kSound,     // those that were written, and the writer has decoded all of them
+};
+
+// Gives samples out, remembers which were found good, and knows where MCU rows start: from the
+// trailers in the file, or else from what earlier decoding found. For any number of threads.
 //
 // Memory: a byte a sample; where the file has no trailers, 12 bytes more for each MCU row seen.
 class Dataset {
@@ -38,9 +45,11 @@ class Dataset {
   int64_t count() const { return columns_.count; }
   Sample sample(int64_t index) const;
 
-  // Whether the bytes are those that were written, as far as the file tells. Looks at them the
-  // first time only.
-  bool is_whole(int64_t index);
+  // By checksum and trailer. In a file that has trailers each sample must have a sound one.
+  Evidence evidence(int64_t index) const;
+  // Whether `keep_good` was called for the sample.
+  bool is_good(int64_t index) const;
+  void keep_good(int64_t index);
 
   // Copies what is known of the rows of a sample to `starts`.
   void load_rows(int64_t index, std::vector<RowStart>* starts);
@@ -50,17 +59,19 @@ class Dataset {
  private:
   // What follows a sample in the file, see loaders/trailer.py.
   struct Trailer {
-    enum { kNone, kDamaged, kWhole } state = kNone;
-    uint32_t crc = 0;  // of the sample
-    const uint8_t* rows = nullptr;
-    size_t row_count = 0;
+    uint32_t crc;  // of the sample
+    bool vouches;  // the writer has decoded all of the sample
+    const uint8_t* rows;
+    size_t row_count;
   };
-  Trailer trailer(int64_t index) const;
+  // False if it is missing or damaged.
+  bool read_trailer(int64_t index, Trailer* trailer) const;
   std::mutex& lock_of(int64_t index) { return locks_[index % kLocks]; }
 
   static constexpr int kLocks = 64;
   const Columns columns_;
-  std::vector<std::atomic<uint8_t>> checked_;
+  bool has_trailers_ = false;
+  std::vector<std::atomic<uint8_t>> good_;
   std::mutex locks_[kLocks];
   std::vector<std::vector<RowStart>> found_;  // empty if the file has trailers
 };

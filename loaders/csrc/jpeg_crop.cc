@@ -5,11 +5,9 @@
 #include <cstring>
 
 #include "entropy.h"
+#include "jpeg_errors.h"
+#include "jpeg_tables.h"
 #include "pixel_buffer.h"
-
-extern "C" {
-#include <jerror.h>
-}
 
 namespace fastimae {
 namespace {
@@ -22,80 +20,39 @@ constexpr int kRowMargin = 2;
 constexpr int kMaxScans = 200;
 constexpr int kRowsAtOnce = 16;
 
-// libjpeg's error handling: back to the caller on an error, notes the first sign of damage.
-struct ErrorManager {
-  jpeg_error_mgr base;  // must be the first
-  std::jmp_buf back;
-  char message[JMSG_LENGTH_MAX];
-  bool damaged;
-  const uint8_t *begin, *end;  // of the file
+constexpr char kNoTables[] = "it has no tables of its own";
+constexpr char kNotAllScans[] = "its last scans are missing";
+
+// Looks at each scan before it is decoded, and at how many there are.
+struct Progress {
+  jpeg_progress_mgr base;  // must be the first
+  const char* refusal;     // why the file is left to Pillow, or nullptr
 };
-
-[[noreturn]] void on_error(j_common_ptr info) {
-  auto* errors = reinterpret_cast<ErrorManager*>(info->err);
-  if (!errors->damaged) errors->base.format_message(info, errors->message);
-  errors->damaged = true;
-  std::longjmp(errors->back, 1);
-}
-
-// Whether the bytes that libjpeg passed over to find a marker are data. It should have decoded
-// them: the bits of a damaged scan rarely end where they should. Padding is of one value.
-bool skips_data(j_common_ptr info) {
-  const auto* errors = reinterpret_cast<ErrorManager*>(info->err);
-  const auto* decompress = reinterpret_cast<j_decompress_ptr>(info);
-  const ptrdiff_t count = info->err->msg_parm.i[0];
-  const JOCTET* end = decompress->src->next_input_byte;
-  if (decompress->input_scan_number == 0) return false;
-  if (end > errors->end || end - count < errors->begin) return true;
-  return std::any_of(end - count, end, [=](JOCTET byte) { return byte != end[-1]; });
-}
-
-// Whether a warning means that pixels are lost. Others tell of odd headers and padding.
-bool is_damage(j_common_ptr info) {
-  switch (info->err->msg_code) {
-    case JWRN_EXTRANEOUS_DATA:
-      return skips_data(info);
-    case JWRN_ARITH_BAD_CODE:
-    case JWRN_BOGUS_PROGRESSION:
-    case JWRN_HIT_MARKER:
-    case JWRN_HUFF_BAD_CODE:
-    case JWRN_JPEG_EOF:
-    case JWRN_MUST_RESYNC:
-    case JWRN_NOT_SEQUENTIAL:
-      return true;
-    default:
-      return false;
-  }
-}
-
-void on_message(j_common_ptr info, int level) {
-  auto* errors = reinterpret_cast<ErrorManager*>(info->err);
-  if (level >= 0 || errors->damaged || !is_damage(info)) return;
-  errors->base.format_message(info, errors->message);
-  errors->damaged = true;
-}
 
 void on_progress(j_common_ptr info) {
   auto* decompress = reinterpret_cast<j_decompress_ptr>(info);
+  auto* errors = reinterpret_cast<JpegErrors*>(info->err);
   if (decompress->input_scan_number > kMaxScans) {
-    auto* errors = reinterpret_cast<ErrorManager*>(info->err);
     std::snprintf(errors->message, sizeof errors->message, "more than %d scans", kMaxScans);
     errors->damaged = true;
-    std::longjmp(errors->back, 1);
+  } else if (!has_own_huffman_tables(*decompress)) {
+    reinterpret_cast<Progress*>(info->progress)->refusal = kNoTables;
+  } else {
+    return;
   }
+  std::longjmp(errors->back, 1);
 }
 
 }  // namespace
 
 struct JpegDecoder::Impl {
   Impl(bool own_entropy, int64_t max_pixels) : own_entropy(own_entropy), max_pixels(max_pixels) {
-    info.err = jpeg_std_error(&errors.base);
-    errors.base.error_exit = on_error;
-    errors.base.emit_message = on_message;
+    info.err = errors.manager();
     if (setjmp(errors.back)) throw std::bad_alloc();
     jpeg_create_decompress(&info);
-    progress.progress_monitor = on_progress;
-    info.progress = &progress;
+    forget_tables(&info);
+    progress.base.progress_monitor = on_progress;
+    info.progress = &progress.base;
   }
 
   ~Impl() { jpeg_destroy_decompress(&info); }
@@ -121,6 +78,8 @@ struct JpegDecoder::Impl {
 
   // libjpeg's errors lead back to `errors.back`, so these must be called below a setjmp.
   Status read_header(const uint8_t* data, size_t size);
+  // False for files that libjpeg would decode by what other files, or its versions, have brought.
+  bool begin();
   // starts: nullptr to leave the entropy decoding to libjpeg.
   void start(const JpegRequest& request, std::vector<RowStart>* starts);
   void read_rows(int count);
@@ -131,8 +90,8 @@ struct JpegDecoder::Impl {
   const bool own_entropy;
   const int64_t max_pixels;
   jpeg_decompress_struct info{};
-  jpeg_progress_mgr progress{};
-  ErrorManager errors{};
+  Progress progress{};
+  JpegErrors errors{};
   EntropyDecoder entropy;
   bool attached = false;
   PixelBuffer pixels;
@@ -142,10 +101,10 @@ struct JpegDecoder::Impl {
 
 Status JpegDecoder::Impl::read_header(const uint8_t* data, size_t size) {
   problem.clear();
-  errors.damaged = false;
-  errors.begin = data;
-  errors.end = data + size;
+  errors.start(data, size);
+  progress.refusal = nullptr;
   attached = false;
+  forget_tables(&info);
   jpeg_mem_src(&info, const_cast<uint8_t*>(data), size);
   jpeg_read_header(&info, TRUE);
   const int64_t count = int64_t{info.image_height} * info.image_width;
@@ -168,6 +127,16 @@ Status JpegDecoder::Impl::read_header(const uint8_t* data, size_t size) {
   return Status::kOk;
 }
 
+bool JpegDecoder::Impl::begin() {
+  progress.refusal = kNoTables;
+  if (!has_own_huffman_tables(info)) return false;
+  progress.refusal = nullptr;
+  jpeg_start_decompress(&info);
+  if (!has_own_quantisation_tables(info)) progress.refusal = kNoTables;
+  if (!has_all_scans(info)) progress.refusal = kNotAllScans;
+  return !progress.refusal;
+}
+
 // Goes to the first row of the window.
 void JpegDecoder::Impl::start(const JpegRequest& request, std::vector<RowStart>* starts) {
   const Window& window = request.window;
@@ -181,7 +150,6 @@ void JpegDecoder::Impl::start(const JpegRequest& request, std::vector<RowStart>*
     width = request.width;
   }
 
-  jpeg_start_decompress(&info);
   if (width < info.output_width) jpeg_crop_scanline(&info, &left, &width);
   first_column = left;
   if (starts) {
@@ -207,6 +175,7 @@ void JpegDecoder::Impl::read_rows(int count) {
 Status JpegDecoder::Impl::finish() {
   jpeg_abort_decompress(&info);
   if (errors.damaged) return fail(Status::kDamaged, errors.message);
+  if (progress.refusal) return fail(Status::kUnsupported, progress.refusal);
   if (attached && entropy.problem()) return fail(Status::kDamaged, entropy.problem());
   return Status::kOk;
 }
@@ -239,6 +208,7 @@ Status JpegDecoder::Impl::decode(const JpegRequest& request, std::vector<RowStar
   if (!has_size(request.height, request.width))
     return abandon(fail(Status::kMismatch,
                         dimensions() + " pixels, but the file's table says otherwise"));
+  if (!begin()) return finish();
   start(request, starts);
   read_rows(request.window.height);
 
@@ -256,7 +226,7 @@ Status JpegDecoder::inspect(const uint8_t* data, size_t size, std::vector<RowSta
   Status status = impl.read_header(data, size);
   if (status != Status::kOk) return impl.abandon(status);
   const int height = impl.info.image_height, width = impl.info.image_width;
-  jpeg_start_decompress(&impl.info);
+  if (!impl.begin()) return impl.finish();
   impl.pixels.reserve(1, size_t{impl.info.output_width} * impl.info.output_components);
   JSAMPROW row = impl.pixels.row(0);
   while (impl.info.output_scanline < impl.info.output_height)

@@ -61,16 +61,13 @@ Status Worker::show(int64_t index, const std::vector<Crop>& crops) {
     return Status::kDamaged;
   }
   auto start = Clock::now();
-  const bool whole = dataset_.is_whole(index);
+  Status status = dataset_.is_good(index) ? Status::kOk : look_over(index, sample);
   add(read_, nanoseconds_since(start));
-  if (!whole) {
-    problem_ = "its bytes are not those that were written: the checksum differs";
-    return Status::kChecksum;
-  }
+  if (status != Status::kOk) return status;
 
   start = Clock::now();
   View view{};
-  const Status status = decode(index, sample, window, &view);
+  status = decode(index, sample, window, &view);
   const uint64_t entropy = sample.is_jpeg ? jpeg_.entropy_nanoseconds() : 0;
   add(entropy_, entropy);
   add(pixels_, nanoseconds_since(start) - entropy);
@@ -85,6 +82,26 @@ Status Worker::show(int64_t index, const std::vector<Crop>& crops) {
   return Status::kOk;
 }
 
+// Whether a sample is good must not depend on the windows that are asked for, nor on which thread
+// comes first. So one that nobody vouches for is decoded whole before anything of it is shown.
+Status Worker::look_over(int64_t index, const Sample& sample) {
+  const Evidence evidence = dataset_.evidence(index);
+  if (evidence == Evidence::kDamaged) {
+    problem_ = "its bytes are not those that were written: the checksum differs";
+    return Status::kChecksum;
+  }
+  if (evidence == Evidence::kUnproven && sample.is_jpeg) {
+    const Status status = jpeg_.inspect(sample.data, sample.size, &starts_);
+    if (status != Status::kOk) {
+      problem_ = jpeg_.problem();
+      return status;
+    }
+    dataset_.keep_rows(index, starts_);
+  }
+  dataset_.keep_good(index);
+  return Status::kOk;
+}
+
 Status Worker::decode(int64_t index, const Sample& sample, const Window& window, View* view) {
   if (sample.is_jpeg) {
     dataset_.load_rows(index, &starts_);
@@ -93,7 +110,8 @@ Status Worker::decode(int64_t index, const Sample& sample, const Window& window,
     const Status status = jpeg_.decode(request, &starts_, view);
     if (status != Status::kOk) {
       problem_ = jpeg_.problem();
-      return status;
+      // The sample was found good, so what is wrong here is for Pillow to judge.
+      return status == Status::kDamaged ? Status::kUnsupported : status;
     }
     if (starts_.size() > known) dataset_.keep_rows(index, starts_);
   } else {

@@ -25,7 +25,7 @@ struct Output {
 
 // Nanoseconds, and images decoded.
 struct StageTimes {
-  uint64_t read = 0;     // checksums, and so the reading of the file
+  uint64_t read = 0;     // looking a sample over, once: checksums, and so the reading of the file
   uint64_t entropy = 0;  // Huffman decoding, where ours does it
   uint64_t pixels = 0;   // the rest of decoding: IDCT, upsampling, colour
   uint64_t resize = 0;
@@ -53,6 +53,7 @@ class Worker {
   StageTimes times() const;
 
  private:
+  Status look_over(int64_t index, const Sample& sample);
   Status decode(int64_t index, const Sample& sample, const Window& window, View* view);
   void copy_raw(const Sample& sample, const Window& window, View* view);
   void to_gray(View* view);

@@ -1,0 +1,26 @@
+// What libjpeg says while it decodes: an error leads back to the caller, the first sign of damage is
+// kept.
+#pragma once
+
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>  // jpeglib.h needs it
+
+#include <jpeglib.h>
+
+namespace fastimae {
+
+struct JpegErrors {
+  jpeg_error_mgr base;  // must be the first
+  std::jmp_buf back;    // set by whoever calls libjpeg
+  char message[JMSG_LENGTH_MAX];
+  bool damaged;
+  const uint8_t *begin, *end;  // of the file
+
+  // To be `info->err`, which it returns.
+  jpeg_error_mgr* manager();
+  void start(const uint8_t* data, size_t size);
+};
+
+}  // namespace fastimae
