@@ -41,8 +41,8 @@ BATCHES_AHEAD = 1
 READERS = 8
 """Threads that read files, at most; on slow disks one waits while another reads."""
 NARROWEST = 4
-"""Columns of a window that DALI decodes as Pillow does: its upsampling of colours takes the sides of
-a window for those of the image, which shows in narrower ones."""
+"""Columns of a window that DALI decodes as Pillow does. Its upsampling of colours takes the sides
+of a window for those of the image, which shows in narrower ones."""
 MAX_REFUSALS = 3
 """Batches in a row of which DALI may refuse every image."""
 
