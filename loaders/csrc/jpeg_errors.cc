@@ -39,7 +39,6 @@ bool is_damage(j_common_ptr info) {
     case JWRN_HUFF_BAD_CODE:
     case JWRN_JPEG_EOF:
     case JWRN_MUST_RESYNC:
-    case JWRN_NOT_SEQUENTIAL:
       return true;
     default:
       return false;
