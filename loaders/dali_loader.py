@@ -6,7 +6,7 @@ its decoder. EXIF rotation is not applied, as in torchvision.
 
 DALI gives up a whole batch for one file that it does not like, so it gets sound JPEGs only. All
 else goes to Pillow, which reads it or says what is wrong with it: other formats, CMYK, files cut
-short or with a wrong checksum, and what DALI refuses nevertheless.
+short or with a wrong checksum, windows of a few columns, and what DALI refuses nevertheless.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ BATCHES_AHEAD = 1
 """Finished batches that wait for the caller; DALI works on `DEPTH` more."""
 READERS = 8
 """Threads that read files, at most; on slow disks one waits while another reads."""
+NARROWEST = 4
+"""Columns of a window that DALI decodes as Pillow does. Its upsampling of colours takes the sides
+of a window for those of the image, which shows in narrower ones."""
 MAX_REFUSALS = 3
 """Batches in a row of which DALI may refuse every image."""
 
@@ -123,7 +126,8 @@ class DaliLoader(Loader):
         sizes = np.array([(jpeg.height, jpeg.width) for jpeg in jpegs]).reshape(-1, 2)
         windows, flips = self.crops.draw(step.key[rows], sizes[:, 0], sizes[:, 1])
         work = Work(jpegs=jpegs, windows=windows.astype(np.int32), flips=flips.astype(np.int32))
-        started = _Started(step=step, rows=rows, work=work)
+        wide = np.flatnonzero(windows[:, 3] >= NARROWEST)
+        started = _Started(step=step, rows=rows[wide], work=work.part(wide))
         self._feed(started)
         return started
 

@@ -20,6 +20,7 @@ constexpr int kRowMargin = 2;
 constexpr int kMaxScans = 200;
 constexpr int kRowsAtOnce = 16;
 
+constexpr char kUntidy[] = "there is something between its segments";
 constexpr char kNoTables[] = "it has no tables of its own";
 constexpr char kNotAllScans[] = "its last scans are missing";
 
@@ -78,7 +79,8 @@ struct JpegDecoder::Impl {
 
   // libjpeg's errors lead back to `errors.back`, so these must be called below a setjmp.
   Status read_header(const uint8_t* data, size_t size);
-  // False for files that libjpeg would decode by what other files, or its versions, have brought.
+  // False for files that are Pillow's to judge: it may refuse them, or libjpeg would decode them by
+  // what another file, or another version of it, has brought.
   bool begin();
   // starts: nullptr to leave the entropy decoding to libjpeg.
   void start(const JpegRequest& request, std::vector<RowStart>* starts);
@@ -128,9 +130,9 @@ Status JpegDecoder::Impl::read_header(const uint8_t* data, size_t size) {
 }
 
 bool JpegDecoder::Impl::begin() {
-  progress.refusal = kNoTables;
-  if (!has_own_huffman_tables(info)) return false;
-  progress.refusal = nullptr;
+  if (errors.untidy) progress.refusal = kUntidy;
+  if (!has_own_huffman_tables(info)) progress.refusal = kNoTables;
+  if (progress.refusal) return false;
   jpeg_start_decompress(&info);
   if (!has_own_quantisation_tables(info)) progress.refusal = kNoTables;
   if (!has_all_scans(info)) progress.refusal = kNotAllScans;

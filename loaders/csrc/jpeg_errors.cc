@@ -39,15 +39,22 @@ bool is_damage(j_common_ptr info) {
     case JWRN_HUFF_BAD_CODE:
     case JWRN_JPEG_EOF:
     case JWRN_MUST_RESYNC:
-    case JWRN_NOT_SEQUENTIAL:
       return true;
     default:
       return false;
   }
 }
 
+// Before the first scan: bytes, or markers without a segment, where a segment should begin.
+bool is_untidy(j_common_ptr info) {
+  const int code = info->err->msg_code;
+  return reinterpret_cast<j_decompress_ptr>(info)->input_scan_number == 0 &&
+         (code == JWRN_EXTRANEOUS_DATA || code == JTRC_PARMLESS_MARKER);
+}
+
 void on_message(j_common_ptr info, int level) {
   auto* errors = reinterpret_cast<JpegErrors*>(info->err);
+  if (is_untidy(info)) errors->untidy = true;
   if (level >= 0 || errors->damaged || !is_damage(info)) return;
   errors->base.format_message(info, errors->message);
   errors->damaged = true;
@@ -63,7 +70,7 @@ jpeg_error_mgr* JpegErrors::manager() {
 }
 
 void JpegErrors::start(const uint8_t* data, size_t size) {
-  damaged = false;
+  damaged = untidy = false;
   begin = data;
   end = data + size;
 }

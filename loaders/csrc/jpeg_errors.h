@@ -16,6 +16,7 @@ struct JpegErrors {
   std::jmp_buf back;    // set by whoever calls libjpeg
   char message[JMSG_LENGTH_MAX];
   bool damaged;
+  bool untidy;  // something is between the segments of the header, which Pillow may refuse
   const uint8_t *begin, *end;  // of the file
 
   // To be `info->err`, which it returns.

@@ -22,6 +22,8 @@ bool is_own(const JQUANT_TBL* table) {
 
 void forget(jpeg_decompress_struct* info, JHUFF_TBL** table) {
   if (!*table) *table = jpeg_alloc_huff_table(reinterpret_cast<j_common_ptr>(info));
+  // Without codes, as libjpeg refuses a table that makes no sense before anybody asks whose it is.
+  std::fill(std::begin((*table)->bits), std::end((*table)->bits), UINT8{0});
   (*table)->bits[0] = kLeftOver;
 }
 

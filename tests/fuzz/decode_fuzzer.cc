@@ -1,5 +1,6 @@
 // Feeds arbitrary bytes to the decode engine. Finds what sanitizers see, what hangs, and pixels
-// that differ between our Huffman decoder and libjpeg's. The Makefile here builds and starts it.
+// that differ between our Huffman decoder and libjpeg's, or with what was decoded before. The
+// Makefile here builds and starts it.
 //
 // Input: kControlBytes that choose window and rows, then a JPEG file.
 #include <algorithm>
@@ -12,6 +13,7 @@
 
 #include "api.h"
 #include "image.h"
+#include "seeds.h"
 
 using fastimae::RowStart;
 using fastimae::Status;
@@ -21,6 +23,7 @@ namespace {
 constexpr size_t kControlBytes = 24;
 constexpr int kMaxSide = 1024;  // larger images are slow and show nothing new
 constexpr int64_t kMaxPixels = 1 << 18;
+constexpr auto kUnsupported = static_cast<int32_t>(Status::kUnsupported);
 
 enum Rows { kNone, kTrue, kWrong, kGarbage };
 
@@ -134,10 +137,11 @@ void compare(const uint8_t* data, size_t size, Control control) {
 }
 
 // What loaders/trailer.py writes behind a sample.
-void append_trailer(std::vector<uint8_t>* file, const std::vector<RowStart>& rows) {
+void append_trailer(std::vector<uint8_t>* file, const std::vector<RowStart>& rows, bool older,
+                    bool vouches) {
   const size_t first = file->size();
-  const uint32_t head[] = {0x31544D46, fastimae_crc32(file->data(), first), 3,
-                           static_cast<uint32_t>(rows.size())};
+  const uint32_t head[] = {older ? 0x31544D46u : 0x32544D46u, fastimae_crc32(file->data(), first),
+                           vouches ? 3u : 0u, static_cast<uint32_t>(rows.size())};
   const auto append = [&](const void* bytes, size_t size) {
     const auto* begin = static_cast<const uint8_t*>(bytes);
     file->insert(file->end(), begin, begin + size);
@@ -148,31 +152,53 @@ void append_trailer(std::vector<uint8_t>* file, const std::vector<RowStart>& row
   append(&crc, sizeof crc);
 }
 
+// A sample for an engine, with bytes of its own so that reading past the end is seen.
+struct TestSample {
+  std::vector<uint8_t> bytes;
+  int64_t position = 0, size, height, width, trailer = 0, trailer_size = 0;
+  uint8_t is_jpeg = 1;
+
+  TestSample(std::vector<uint8_t> file, Size image)
+      : bytes(std::move(file)), size(bytes.size()), height(image.height), width(image.width) {}
+
+  FastimaeEngine* engine(int out_height, int out_width, int channels) const {
+    const FastimaeColumns columns{bytes.data(), 1,        &position, &size,        &height,
+                                  &width,       &is_jpeg, &trailer,  &trailer_size};
+    FastimaeEngine* made =
+        fastimae_engine_new(&columns, out_height, out_width, channels, kMaxPixels, /*threads=*/0);
+    if (!made) fail("no engine");
+    return made;
+  }
+};
+
+void run(FastimaeEngine* engine, const FastimaeRows& rows) {
+  FastimaeJob* job = fastimae_submit(engine, &rows);
+  if (!job || !fastimae_wait(engine, job, 0)) fail("a job without threads is not done");
+  fastimae_job_free(engine, job);
+}
+
 // The whole engine, on a file of one sample, JPEG or raw, and perhaps a trailer.
-void run_engine(std::vector<uint8_t> file, Control control) {
+void run_engine(const std::vector<uint8_t>& file, Control control) {
   const Size image = size_in_header(file.data(), file.size());
   if (image.height < 1 || image.width < 1) return;
   const int flags = control.byte();
+  TestSample sample(file, image);
   const int64_t raw_size = int64_t{image.height} * image.width * 3;
-  const uint8_t is_jpeg = !(flags & 1) || raw_size > static_cast<int64_t>(file.size());
-  const int64_t position = 0, height = image.height, width = image.width;
-  const int64_t size = is_jpeg ? static_cast<int64_t>(file.size()) : raw_size;
-  int64_t trailer = 0, trailer_size = 0;
+  sample.is_jpeg = !(flags & 1) || raw_size > sample.size;
+  if (!sample.is_jpeg) sample.bytes.resize(sample.size = raw_size);
   if (flags & 2) {
-    trailer = size;
-    const auto rows = choose_rows(flags & 4 ? kGarbage : kNone, {}, control, file.data(), size);
-    file.resize(size);
-    append_trailer(&file, rows);
-    trailer_size = static_cast<int64_t>(file.size()) - trailer;
-    if (flags & 8) file[trailer + control.below(trailer_size)] ^= 1 << (control.byte() % 8);
-    if (flags & 16) trailer_size = control.below(static_cast<int>(trailer_size));
+    sample.trailer = sample.size;
+    const auto rows =
+        choose_rows(flags & 4 ? kGarbage : kNone, {}, control, file.data(), sample.size);
+    const int kind = control.byte();
+    append_trailer(&sample.bytes, rows, kind & 1, kind & 2);
+    sample.trailer_size = static_cast<int64_t>(sample.bytes.size()) - sample.trailer;
+    if (flags & 8)
+      sample.bytes[sample.trailer + control.below(sample.trailer_size)] ^= 1 << (kind >> 2) % 8;
+    if (flags & 16) sample.trailer_size = control.below(static_cast<int>(sample.trailer_size));
   }
-  const FastimaeColumns columns{file.data(), 1,        &position, &size,        &height,
-                                &width,      &is_jpeg, &trailer,  &trailer_size};
   const int side = 1 + control.byte() % 48, channels = flags & 32 ? 1 : 3;
-  FastimaeEngine* engine =
-      fastimae_engine_new(&columns, side, 64 - side, channels, kMaxPixels, /*threads=*/0);
-  if (!engine) fail("no engine");
+  FastimaeEngine* engine = sample.engine(side, 64 - side, channels);
 
   constexpr int kRows = 2;
   const int64_t samples[kRows] = {0, 0};
@@ -188,12 +214,80 @@ void run_engine(std::vector<uint8_t> file, Control control) {
   std::vector<uint8_t> out(size_t{kRows} * side * (64 - side) * channels);
   std::vector<char> problems(size_t{kRows} * fastimae_problem_bytes());
   const FastimaeRows rows{kRows, samples, windows[0], flips, out.data(), status, problems.data()};
-  for (int again = 0; again < 2; ++again) {  // the second time rows and checksum are known
-    FastimaeJob* job = fastimae_submit(engine, &rows);
-    if (!job || !fastimae_wait(engine, job, 0)) fail("a job without threads is not done");
-    fastimae_job_free(engine, job);
-  }
+  for (int again = 0; again < 2; ++again) run(engine, rows);  // rows and checksum are known now
   fastimae_engine_free(engine);
+}
+
+// A sample as an engine shows it.
+struct Shown {
+  int32_t status;
+  std::vector<uint8_t> pixels;
+  bool operator==(const Shown& other) const {
+    return status == other.status && (status != 0 || pixels == other.pixels);
+  }
+};
+
+// size: of the engine's output.
+Shown show(FastimaeEngine* engine, Size size, int64_t sample, const int32_t* window) {
+  Shown shown{0, std::vector<uint8_t>(size_t(size.height) * size.width * 3)};
+  std::vector<char> problem(fastimae_problem_bytes());
+  const uint8_t flip = 0;
+  run(engine, {1, &sample, window, &flip, shown.pixels.data(), &shown.status, problem.data()});
+  return shown;
+}
+
+// What is shown of a sample, and whether it is bad, must not depend on what was decoded before it,
+// nor on the window.
+void compare_orders(const std::vector<uint8_t>& file, Control control) {
+  const Size image = size_in_header(file.data(), file.size());
+  if (image.height < 1 || image.width < 1 || image.height > kMaxSide || image.width > kMaxSide)
+    return;
+  static const std::vector<std::vector<uint8_t>> others = [] {
+    std::vector<std::vector<uint8_t>> made;
+    for (const SeedKind& kind : seed_kinds()) made.push_back(make_jpeg(kind, 1));
+    return made;
+  }();
+  const size_t other = control.byte() % others.size();
+  const Size other_image{seed_kinds()[other].height, seed_kinds()[other].width};
+  std::vector<uint8_t> bytes = others[other];
+  bytes.insert(bytes.end(), file.begin(), file.end());
+  const int64_t positions[] = {0, static_cast<int64_t>(others[other].size())};
+  const int64_t sizes[] = {positions[1], static_cast<int64_t>(file.size())};
+  const int64_t heights[] = {other_image.height, image.height};
+  const int64_t widths[] = {other_image.width, image.width}, none[] = {0, 0};
+  const uint8_t jpegs[] = {1, 1};
+  const FastimaeColumns columns{bytes.data(), 2, positions, sizes, heights,
+                                widths,       jpegs, none,  none};
+  // Windows of the output's size, which resizing leaves as they are.
+  const Size size{1 + control.below(image.height), 1 + control.below(image.width)};
+  const int32_t of_other[4] = {0, 0, 1, 1};
+  int32_t windows[2][4];
+  for (auto& window : windows) {
+    window[0] = control.below(image.height - size.height + 1);
+    window[1] = control.below(image.width - size.width + 1);
+    window[2] = size.height;
+    window[3] = size.width;
+  }
+  const auto engine = [&] {
+    FastimaeEngine* made = fastimae_engine_new(&columns, size.height, size.width, 3, kMaxPixels, 0);
+    if (!made) fail("no engine");
+    return made;
+  };
+  FastimaeEngine* first = engine();
+  const Shown alone = show(first, size, 1, windows[0]);
+  FastimaeEngine* second = engine();
+  show(second, size, 0, of_other);
+  const Shown elsewhere = show(second, size, 1, windows[1]);
+  const Shown after_other = show(second, size, 1, windows[0]);
+  show(first, size, 0, of_other);
+  const Shown again = show(first, size, 1, windows[0]);
+  fastimae_engine_free(first);
+  fastimae_engine_free(second);
+  if (!(alone == after_other)) fail("a sample depends on what was decoded before it");
+  if (!(alone == again)) fail("a sample depends on whether it was decoded before");
+  if ((alone.status == 0) != (elsewhere.status == 0) && alone.status != kUnsupported &&
+      elsewhere.status != kUnsupported)
+    fail("whether a sample is bad depends on the window");
 }
 
 }  // namespace
@@ -203,7 +297,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // Memory of its own, so that reading past the end is seen.
   const std::vector<uint8_t> file(data + kControlBytes, data + size);
   Control control{data};
-  if (control.byte() % 2) run_engine(file, control);
-  else compare(file.data(), file.size(), control);
+  switch (control.byte() % 3) {
+    case 0: compare(file.data(), file.size(), control); break;
+    case 1: run_engine(file, control); break;
+    case 2: compare_orders(file, control); break;
+  }
   return 0;
 }

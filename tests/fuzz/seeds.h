@@ -1,6 +1,7 @@
 // Small JPEG files of all kinds, made here, to start from.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +10,8 @@
 
 #include <jpeglib.h>
 
+enum class Lacks { kNothing, kHuffman, kTables, kLastScan };
+
 struct SeedKind {
   int height, width;
   J_COLOR_SPACE space;  // of the file: JCS_YCbCr, JCS_GRAYSCALE, JCS_RGB, JCS_CMYK
@@ -16,6 +19,7 @@ struct SeedKind {
   bool progressive, arithmetic;
   int restart;  // interval in MCUs, 0 for none
   int quality;
+  Lacks lacks = Lacks::kNothing;
 };
 
 inline const std::vector<SeedKind>& seed_kinds() {
@@ -35,8 +39,29 @@ inline const std::vector<SeedKind>& seed_kinds() {
       {42, 39, kColour, 2, 2, false, true, 0, 85},
       {1, 1, kColour, 2, 2, false, false, 0, 90},
       {160, 120, kColour, 2, 2, false, false, 8, 100},
+      {40, 56, kColour, 2, 2, false, false, 0, 90, Lacks::kHuffman},
+      {32, 40, kGray, 1, 1, false, false, 0, 75, Lacks::kHuffman},
+      {30, 50, kColour, 2, 1, false, false, 0, 90, Lacks::kTables},
+      {44, 52, kColour, 2, 2, true, false, 0, 85, Lacks::kHuffman},
+      {52, 44, kColour, 2, 2, true, false, 0, 85, Lacks::kLastScan},
   };
   return kinds;
+}
+
+// Takes the segments of one kind out.
+inline void remove_segments(std::vector<uint8_t>* file, uint8_t marker) {
+  for (size_t at = 2; at + 4 <= file->size() && (*file)[at] == 0xFF && (*file)[at + 1] != 0xDA;) {
+    const size_t length = 2 + ((*file)[at + 2] << 8 | (*file)[at + 3]);
+    if ((*file)[at + 1] == marker)
+      file->erase(file->begin() + at, file->begin() + at + length);
+    else
+      at += length;
+  }
+}
+
+inline void remove_last_scan(std::vector<uint8_t>* file) {
+  const uint8_t scan[] = {0xFF, 0xDA};
+  file->erase(std::find_end(file->begin(), file->end(), scan, scan + 2), file->end() - 2);
 }
 
 // A picture with smooth and rough parts.
@@ -66,7 +91,7 @@ inline std::vector<uint8_t> make_jpeg(const SeedKind& kind, unsigned seed) {
   info.comp_info[0].h_samp_factor = kind.h;
   info.comp_info[0].v_samp_factor = kind.v;
   info.arith_code = kind.arithmetic;
-  info.optimize_coding = seed % 2 && !kind.arithmetic;
+  info.optimize_coding = seed % 2 && !kind.arithmetic && kind.lacks == Lacks::kNothing;
   info.restart_interval = kind.restart;
   if (kind.progressive) jpeg_simple_progression(&info);
   jpeg_start_compress(&info, TRUE);
@@ -78,5 +103,8 @@ inline std::vector<uint8_t> make_jpeg(const SeedKind& kind, unsigned seed) {
   std::vector<uint8_t> file(memory, memory + size);
   std::free(memory);
   jpeg_destroy_compress(&info);
+  if (kind.lacks == Lacks::kHuffman || kind.lacks == Lacks::kTables) remove_segments(&file, 0xC4);
+  if (kind.lacks == Lacks::kTables) remove_segments(&file, 0xDB);
+  if (kind.lacks == Lacks::kLastScan) remove_last_scan(&file);
   return file;
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FUZZ, BUILD = ROOT / "tests/fuzz", ROOT / "build/fuzz"
+FUZZ, BUILD = ROOT / "tests/fuzz", ROOT / "build/fuzz-of-tests"
 
 
 def succeeds(*command: str | Path) -> bool:
@@ -34,7 +34,8 @@ def can_run(sanitizer: str, tmp_path: Path) -> bool:
 def test_nothing_is_found(target, sanitizer, seconds, tmp_path):
     if not can_run(sanitizer, tmp_path):
         pytest.skip(f"a program with libjpeg and -fsanitize={sanitizer} does not run here")
-    # A folder for each: make reads what another make, at the same time, has half written there.
+    # A folder for each: make reads what another make, at the same time, has half written there. And
+    # none of those in `build/fuzz`, where they would pass for the programs of the same names.
     settings = [f"SECONDS={seconds}", f"BUILD={BUILD / target}", "CXX=g++", "INPUT="]
     command = ["make", "-C", FUZZ, f"-j{os.cpu_count()}", target, *settings]
     # A `make test` around this has flags and a job server of its own.
