@@ -58,7 +58,7 @@ def verify_beton(path: Path, workers: int) -> Verification:
     with BetonReader(path) as reader:
         bar = tqdm(total=len(reader), desc="verify", unit="img")
         results = safe_map(
-            check_sample, _samples(reader), workers=workers, chunk=_CHUNK, crashed=CRASHED
+            check_sample, samples_of(reader), workers=workers, chunk=_CHUNK, crashed=CRASHED
         )
         bad = []
         with bar, closing(results):
@@ -104,7 +104,8 @@ def _check_rows(payload: bytes, block: bytes) -> None:
             raise SkipImage("its trailer names other starts of rows than it has")
 
 
-def _samples(reader: BetonReader) -> Iterator[Sample]:
+def samples_of(reader: BetonReader) -> Iterator[Sample]:
+    """Each sample of a file, for `check_sample`."""
     path = str(reader.path)
     shapes = zip(reader.heights, reader.widths, reader.is_jpeg, strict=True)
     for index, (height, width, is_jpeg) in enumerate(shapes):
