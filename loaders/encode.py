@@ -84,7 +84,7 @@ def encode(data: bytes, settings: EncodeSettings) -> Encoded:
     sound = check_jpeg(data) if image.format in JPEG_FORMATS else None
     cause = _cause(len(data), image, sound and sound.info, settings)
     if sound is not None and cause is None:
-        trailer = make_trailer(data, sound.rows, sound.info.channels)
+        trailer = make_trailer(data, sound.rows, sound.components)
         return Encoded(data, image.height, image.width, "jpg", PASSED_THROUGH, trailer)
     return _fit_page(_shrink(_to_rgb(image), _max_side(settings)), settings, cause)
 
@@ -95,6 +95,8 @@ class SoundJpeg(NamedTuple):
     info: JpegInfo
     rows: np.ndarray
     """ROW_START [R], where its rows of MCUs start; empty if that is unknown."""
+    components: int
+    """Its channels if the native library has decoded all of it, else 0: what a trailer says."""
 
 
 def check_jpeg(data: bytes) -> SoundJpeg:
@@ -112,7 +114,7 @@ def check_jpeg(data: bytes) -> SoundJpeg:
     status, problem, rows = _inspect(data) if info.is_plain and small else _UNKNOWN
     if status == native_library.DAMAGED:
         raise SkipImage(f"damaged JPEG: {problem.removeprefix('Corrupt JPEG data: ')}")
-    return SoundJpeg(info, rows)
+    return SoundJpeg(info, rows, info.channels if status == native_library.OK else 0)
 
 
 def _inspect(data: bytes) -> native_library.Inspection:
@@ -197,9 +199,15 @@ def _fit_page(image: Image.Image, settings: EncodeSettings, cause: str) -> Encod
         scale = 0.98 * math.sqrt(settings.page_size / size)
         image = _shrink(image, max(1, int(max(image.size) * scale)))
         payload = _to_bytes(image, settings)
-    rows = _inspect(payload).rows if settings.mode == "jpg" else None
-    trailer = make_trailer(payload, rows, len(image.getbands()))
+    jpeg = settings.mode == "jpg"
+    trailer = _jpeg_trailer(payload, len(image.getbands())) if jpeg else make_trailer(payload)
     return Encoded(payload, image.height, image.width, settings.mode, cause, trailer)
+
+
+def _jpeg_trailer(payload: bytes, channels: int) -> bytes:
+    """The trailer of a JPEG of our own."""
+    status, _, rows = _inspect(payload)
+    return make_trailer(payload, rows, channels if status == native_library.OK else 0)
 
 
 def _to_bytes(image: Image.Image, settings: EncodeSettings) -> bytes:
