@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from fastimae.loaders.base import Shown
 from fastimae.loaders.beton import BetonReader
@@ -38,6 +37,7 @@ from fastimae.loaders.decode import Failures, all_copies, stand_ins
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.ffcv_operations import NOT_BEGUN, NOT_DECODED, UNDER_WAY, in_one_line
 from fastimae.loaders.ffcv_pipeline import Pipeline, Run, Worker
+from fastimae.loaders.limits import max_pixels, too_many
 from fastimae.loaders.read_ahead import started_ahead
 from fastimae.loaders.sampler import Sampler, Step
 
@@ -76,8 +76,7 @@ class FFCVLoader(BetonLoader):
         super().__init__(reader, sampler, crops, **settings)
         if crops.channels != 3:
             raise DataError(f"--decoder ffcv shows RGB only, not --in_chans {crops.channels}")
-        limit = Image.MAX_IMAGE_PIXELS or np.inf
-        self._too_large = reader.heights * reader.widths > limit
+        self._too_large = reader.heights * reader.widths > max_pixels()
         largest = int((reader.heights * reader.widths)[~self._too_large].max(initial=1))
         self._pipeline = Pipeline(
             reader.path,
@@ -166,7 +165,9 @@ class FFCVLoader(BetonLoader):
         except Exception as error:
             raise self._blamed(error, run) from error
         return {
-            row: "over Pillow's limit of pixels" if reason == NOT_DECODED else "damaged JPEG"
+            row: too_many(int(heights[row] * widths[row]))
+            if reason == NOT_DECODED
+            else "damaged JPEG"
             for row, reason in enumerate(run.status.tolist())
             if reason
         }

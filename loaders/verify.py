@@ -6,6 +6,7 @@ import dataclasses
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.encode import JPEG_FORMATS, check_jpeg, decode_image
 from fastimae.loaders.items import Item, SkipImage
+from fastimae.loaders.limits import check_pixels, limited_to
 from fastimae.loaders.safe_map import CRASHED, safe_map
 from fastimae.loaders.trailer import Trailer, read_trailer
 
@@ -43,8 +45,8 @@ class Sample(NamedTuple):
     is_jpeg: bool
 
 
-def verify_beton(path: Path, workers: int) -> Verification:
-    """Look at the whole file in parallel.
+def verify_beton(path: Path, workers: int, max_pixels: int | None = None) -> Verification:
+    """Look at the whole file in parallel; a sample of more than `max_pixels` is bad.
 
     Raises:
         DataError: the file cannot be read as a `.beton` file at all.
@@ -52,7 +54,11 @@ def verify_beton(path: Path, workers: int) -> Verification:
     with BetonReader(path) as reader:
         bar = tqdm(total=len(reader), desc="verify", unit="img")
         results = safe_map(
-            check_sample, _samples(reader), workers=workers, chunk=_CHUNK, crashed=CRASHED
+            partial(check_sample, max_pixels=max_pixels),
+            _samples(reader),
+            workers=workers,
+            chunk=_CHUNK,
+            crashed=CRASHED,
         )
         bad = []
         with bar, closing(results):
@@ -63,9 +69,15 @@ def verify_beton(path: Path, workers: int) -> Verification:
         return Verification(bad=bad, without_checksum=int((reader.trailer_sizes == 0).sum()))
 
 
-def check_sample(sample: Sample) -> str | None:
+def check_sample(sample: Sample, max_pixels: int | None = None) -> str | None:
     """What is wrong with a written sample, or None. Decodes it completely."""
+    with limited_to(max_pixels):
+        return _problem(sample)
+
+
+def _problem(sample: Sample) -> str | None:
     try:
+        check_pixels(sample.width, sample.height)
         data = sample.item.read()
         payload, block = data[: sample.size], data[sample.size :]
         trailer = _check_trailer(payload, block) if block else None
