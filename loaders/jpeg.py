@@ -69,8 +69,8 @@ def read_jpeg_info(data: bytes | memoryview) -> JpegInfo | None:
 def read_jpeg_header(data: bytes | memoryview) -> JpegInfo | None:
     """As `read_jpeg_info`, but no further than it takes to tell whether the file is plain.
 
-    The data of a scan that has all there is in a sequential file is not read: the end marker is
-    looked for in the last two bytes. A file that is not tidy is left where that shows.
+    Where a sequential file has but one scan, its data is not read: the end marker is looked for in
+    the last two bytes. A file that is not tidy is left where that shows.
     """
     return _read(data, to_the_end=False)
 
@@ -82,7 +82,7 @@ def _read(data: bytes | memoryview, to_the_end: bool) -> JpegInfo | None:
     for segment in segments(data):
         if not walk.take(segment, data):
             break
-        if not to_the_end and (not walk.tidy or (walk.all_scans and not walk.progressive)):
+        if not to_the_end and (walk.has_one_scan or not walk.tidy):
             walk.complete = data[-2:] == _END
             break
     return _info(walk) if walk.frame else None

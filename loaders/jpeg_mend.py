@@ -40,22 +40,30 @@ def mend_jpeg(data: bytes, image: Image.Image) -> tuple[bytes, str]:
         return data, ""
     mended = _rewritten(data, info)
     after = read_jpeg_info(mended)
-    if not (after.complete and after.tidy and after.own_tables and _shows(mended, image)):
+    tidy = after.tidy or not after.all_scans
+    if not (after.complete and tidy and after.own_tables and _shows(mended, image)):
         return data, ""
     faults = ["with stray bytes"] * (not info.tidy) + ["without tables"] * (not info.own_tables)
     return mended, f"JPEG {' and '.join(faults)}"
 
 
 def _rewritten(data: bytes, info: JpegInfo) -> bytes:
-    parts, found = [START_OF_IMAGE], list(segments(data))
+    """The file without stray bytes, and with standard tables if it has to use some.
+
+    Where scans are missing, bytes between the others stay, as they may be what is left of a scan:
+    damage, for others to judge.
+    """
+    parts, scans = [START_OF_IMAGE], 0
     tables = b"" if info.own_tables or info.progressive else standard_tables()
-    for segment, following in pairwise(found):
-        if segment.idle or (following.stray and _has_wrong_length(segment)):
-            continue
+    for segment, following in pairwise(segments(data)):
+        scans += segment.marker == START_OF_SCAN
         if segment.marker not in APPLICATION:
             parts.append(tables)  # before the file's own, which may replace some of them
             tables = b""
-        parts.append(_bytes_of(segment, data, info.progressive))
+        if not (segment.idle or (following.stray and _has_wrong_length(segment))):
+            parts.append(_bytes_of(segment, data, info.progressive))
+        if scans and following.stray and not info.all_scans:
+            parts.append(data[segment.end : following.start])
     return b"".join([*parts, bytes([0xFF, END_OF_IMAGE])])
 
 

@@ -69,6 +69,11 @@ class JpegWalk:
         """Whether every bit of every coefficient was sent, in an order that is allowed."""
         return self.scans > 0 and self._in_order and not any(map(any, self._left_out))
 
+    @property
+    def has_one_scan(self) -> bool:
+        """Whether the first scan of a sequential file has all components: no other may follow."""
+        return not self.progressive and self.scans == 1 and self.all_scans
+
     def take(self, segment: Segment, data: bytes | memoryview) -> bool:
         """Go on by a segment of `data`. False if libjpeg would give up at it."""
         marker = segment.marker
