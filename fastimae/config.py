@@ -76,7 +76,7 @@ class DataConfig:
     max_bad_samples: int = 100
     """Unreadable images are replaced and counted; more than this many end the run."""
     max_pixels: int | None = None
-    """Larger images count as unreadable: 4 bytes a pixel, a worker. None: Pillow's 89 million."""
+    """Larger images count as unreadable: 4 bytes a pixel and worker. None: Pillow's 89 million."""
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -41,7 +41,7 @@ class EvalOptions:
     num_workers: int = 10
     """Threads that decode; 0 decodes in the main thread."""
     max_pixels: int | None = None
-    """Leave out larger images: 4 bytes a pixel, a worker. None: Pillow's 89 million."""
+    """Larger images are left out: 4 bytes a pixel and worker. None: Pillow's 89 million."""
     seed: int = 0
     """All random choices follow from it."""
     debug: bool = False
