@@ -23,6 +23,7 @@ from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
+from fastimae.loaders.limits import set_max_pixels
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
 from fastimae.speedups import prepare_objective, wants_graph
@@ -44,6 +45,7 @@ _FREE = {
 def build_loader(config: TrainConfig, world: World) -> Loader:
     """The loader that the settings ask for. Raises DataError."""
     data, objective, optim = config.data, config.objective, config.optim
+    set_max_pixels(data.max_pixels)
     return create_loader(
         ffcv=data.ffcv,
         dali=data.dali,

@@ -10,7 +10,7 @@ from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
 _POSITIVE = (
     "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
     "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "synthetic_samples", "clip_grad",
-    "mix_beta", "repeated_aug", "dist_timeout",
+    "mix_beta", "repeated_aug", "dist_timeout", "max_pixels",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "num_workers", "max_bad_samples", "mix_group", "distill_weight", "save_steps", "vis_freq",
@@ -74,6 +74,7 @@ def _check_idle(settings: dict[str, Any]) -> None:
         ),
         (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),
         (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
+        (settings["synthetic"], ("max_pixels",), "with --synthetic"),
         (not settings["ffcv"], ("decoder", "dali_share"), "without --ffcv"),
         (settings["decoder"] != "ffcv", ("ffcv_ops",), "without --decoder ffcv"),
         (not settings["ffcv"] and not settings["dali"], ("cache",), "without --ffcv or --dali"),

@@ -75,6 +75,8 @@ class DataConfig:
     """Page-locked batches, for faster copies to a GPU."""
     max_bad_samples: int = 100
     """Unreadable images are replaced and counted; more than this many end the run."""
+    max_pixels: int | None = None
+    """Larger images count as unreadable: 4 bytes a pixel and worker. None: Pillow's 89 million."""
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -29,7 +29,7 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_format import ALLOCATION, end_of
 from fastimae.loaders.beton_writer import BetonWriter, part_path
 from fastimae.loaders.convert_options import ConvertOptions
-from fastimae.loaders.encode import PASSED_THROUGH, Encoded, encode_item
+from fastimae.loaders.encode import Encoded, encode_item
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Source
 from fastimae.loaders.journal import Journal, Progress
@@ -85,7 +85,7 @@ def _verify_only(options: ConvertOptions) -> ConvertReport:
     with BetonReader(path) as reader:
         samples, classes = len(reader), len(np.unique(reader.labels[reader.labels >= 0]))
     report = ConvertReport(path=path, samples=samples, class_count=classes, notes=_notes())
-    report.verified = verify_beton(path, options.worker_count())
+    report.verified = verify_beton(path, options.worker_count(), options.max_pixels)
     return report
 
 
@@ -100,7 +100,7 @@ def _convert_to(out: Path, options: ConvertOptions) -> ConvertReport:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if options.verify and report.samples:
-        report.verified = verify_beton(out, options.worker_count())
+        report.verified = verify_beton(out, options.worker_count(), options.max_pixels)
     return report
 
 
@@ -126,6 +126,7 @@ def _convert_source(source: Source, out: Path, options: ConvertOptions) -> Conve
                 samples=len(progress.rows),
                 class_count=len(set(progress.rows["label"].tolist()) - {-1}),
                 how=dict(progress.how),
+                shrunk=dict(progress.shrunk),
                 skipped=source.skipped + progress.skipped,
                 notes=_notes(),
             )
@@ -213,6 +214,8 @@ def _write_samples(
                     trailer=result.trailer,
                 )
                 stretch.how[result.how] += 1
+                if result.shrunk:
+                    stretch.shrunk[result.shrunk] += 1
             stretch.done += 1
             bar.update()
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
@@ -265,7 +268,9 @@ def _manifest(report: ConvertReport, source: Source, options: ConvertOptions) ->
         "versions": _versions(),
         "samples": report.samples,
         "passed_through": report.passed_through,
-        "encoded": {why: count for why, count in report.how.items() if why != PASSED_THROUGH},
+        "mended": report.mended,
+        "encoded": report.encoded,
+        "shrunk": report.shrunk,
         "class_names": source.class_names,
         "skipped": [{"name": name, "reason": reason} for name, reason in report.skipped],
     }

@@ -28,7 +28,7 @@ class ConvertOptions:
     reencode: bool = False
     """Encode every image anew, also those that fit: lossy, but smaller and faster to load."""
     mode: Literal["jpg", "raw"] = "jpg"
-    """raw: pixels, lossless and large, fast to load."""
+    """raw: pixels, lossless and large, fast to load; images larger than a page are shrunk."""
     workers: int | None = None
     """Processes; by default one for each core."""
     limit: int | None = None
@@ -36,7 +36,11 @@ class ConvertOptions:
     seed: int = 0
     """Of the order of the samples in the file."""
     page_size: int = 8 << 20
-    """Bytes, a power of two; no sample with its checksum and index may be larger."""
+    """Bytes, a power of two; no sample with its checksum and index may be larger: if it would be,
+    the image is shrunk, and the report says so."""
+    max_pixels: int | None = None
+    """Skip images with more pixels, which take 4 bytes of memory each in every process. None:
+    Pillow's limit, 89 million pixels (358 MB)."""
     verify: bool = False
     """Check and decode every sample of the file when it is written, or of SRC without OUT."""
     strict: bool = False
@@ -51,7 +55,7 @@ class ConvertOptions:
             raise DataError(f"--page_size must be a power of two below 4 GiB, not {self.page_size}")
         if self.reencode and self.mode == "raw":
             raise DataError("--reencode has no effect with --mode raw: leave out one of them")
-        for name in ("max_resolution", "workers", "limit"):
+        for name in ("max_resolution", "workers", "limit", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DataError(f"--{name} must be at least 1, not {value}")

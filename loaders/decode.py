@@ -19,7 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from fastimae.loaders.crops import Crops
 
 OpenImage = Callable[[int], Image.Image]
-"""Opens one sample by its index; its pixels may be decoded later. Raises if it is broken."""
+"""Opens one sample by its index; its pixels may be decoded later. Raises if it is broken, or has
+more of them than may be decoded (limits.py)."""
 
 Failures = dict[int, str]
 """Row of a batch -> why its sample cannot be shown."""
@@ -58,7 +59,7 @@ def decode_rows(
     sizes = np.ones((len(index), 2), dtype=np.int64)
     for row, i in enumerate(index.tolist()):
         with _recording(failures, row):
-            images[row] = _refuse_huge(open_image(i))
+            images[row] = open_image(i)
             sizes[row] = images[row].size
     windows, flips = crops.draw(key, heights=sizes[:, 1], widths=sizes[:, 0])
     for row, window in enumerate(windows.tolist()):
@@ -148,11 +149,3 @@ def _recording(failures: Failures, row: int) -> Iterator[None]:
         failures[row] = "not an image that Pillow knows"
     except Exception as error:
         failures[row] = " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _refuse_huge(image: Image.Image) -> Image.Image:
-    """Count as broken what Pillow only warns of: an image that could exhaust the memory."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise ValueError(f"{image.width} x {image.height} pixels, over the limit of {limit}")
-    return image

@@ -1,9 +1,10 @@
 """One image file's bytes become one `.beton` sample.
 
-A sound JPEG that any decoder reads is passed through untouched. Everything else is decoded to 8-bit
-RGB and encoded again, by the rules of torchvision's ImageFolder: the alpha channel is dropped, EXIF
-orientation is not applied, of an animation the first frame is taken. Unlike there, 16-bit gray is
-scaled to 8 bits, not clipped. Files are judged by their content, never by their name.
+A sound JPEG that any decoder reads alike is passed through untouched, and one that can be made so
+without loss is mended. Everything else is decoded to 8-bit RGB and encoded again, by the rules of
+torchvision's ImageFolder: the alpha channel is dropped, EXIF orientation is not applied, of an
+animation the first frame is taken. Unlike there, 16-bit gray is scaled to 8 bits, not clipped.
+Files are judged by their content, never by their name. docs/data.md tells users of it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from PIL import Image
 from fastimae.loaders import native_library
 from fastimae.loaders.items import Item, SkipImage
 from fastimae.loaders.jpeg import JpegInfo, read_jpeg_info
+from fastimae.loaders.jpeg_mend import mend_jpeg
+from fastimae.loaders.limits import limited_to, open_image
 from fastimae.loaders.trailer import ROW_START, largest_trailer, make_trailer
 
 PASSED_THROUGH = "passed through"
+MENDED = ", mended"
+"""How samples end that are the original's coded data between other markers."""
 REENCODED = "--reencode"
 MAX_JPEG_SIDE = 65500
 """libjpeg encodes no larger sides."""
@@ -49,6 +54,8 @@ class EncodeSettings:
     """Cap of a sample with its trailer, bytes."""
     reencode: bool = False
     """Encode what could be passed through, too."""
+    max_pixels: int | None = None
+    """Larger images are skipped. None: Pillow's limit."""
 
 
 class Encoded(NamedTuple):
@@ -60,8 +67,11 @@ class Encoded(NamedTuple):
     width: int
     mode: Literal["jpg", "raw"]
     how: str
-    """`PASSED_THROUGH`, or why it had to be encoded: "PNG", "CMYK JPEG", "too large" ..."""
+    """`PASSED_THROUGH`, what was mended ("JPEG with stray bytes, mended"), or why it had to be
+    encoded: "PNG", "CMYK JPEG", "too large" ..."""
     trailer: bytes
+    shrunk: str = ""
+    """Why it has fewer pixels than the original; "" if it has not."""
 
 
 def encode_item(item: Item, settings: EncodeSettings) -> Encoded | str:
@@ -80,13 +90,21 @@ def encode(data: bytes, settings: EncodeSettings) -> Encoded:
     Raises:
         SkipImage: not an image, damaged, or too large to be decoded safely.
     """
-    image = decode_image(data)
-    sound = check_jpeg(data) if image.format in JPEG_FORMATS else None
+    with limited_to(settings.max_pixels):
+        return _encode(data, settings)
+
+
+def _encode(data: bytes, settings: EncodeSettings) -> Encoded:
+    image, sound, mended = decode_image(data), None, ""
+    if image.format in JPEG_FORMATS:
+        data, mended = mend_jpeg(data, image)
+        sound = check_jpeg(data)
     cause = _cause(len(data), image, sound and sound.info, settings)
-    if sound is not None and cause is None:
-        trailer = make_trailer(data, sound.rows, sound.components)
-        return Encoded(data, image.height, image.width, "jpg", PASSED_THROUGH, trailer)
-    return _fit_page(_shrink(_to_rgb(image), _max_side(settings)), settings, cause)
+    if sound is None or cause is not None:
+        return _fitted(image, settings, cause)
+    how = mended + MENDED if mended else PASSED_THROUGH
+    trailer = make_trailer(data, sound.rows, sound.vouched)
+    return Encoded(data, image.height, image.width, "jpg", how, trailer)
 
 
 class SoundJpeg(NamedTuple):
@@ -95,23 +113,21 @@ class SoundJpeg(NamedTuple):
     info: JpegInfo
     rows: np.ndarray
     """ROW_START [R], where its rows of MCUs start; empty if that is unknown."""
-    components: int
-    """Its channels if the native library has decoded all of it, else 0: what a trailer says."""
+    vouched: int
+    """The number of its components if the native library has decoded all of it, else 0."""
 
 
 def check_jpeg(data: bytes) -> SoundJpeg:
     """Look for damage in a JPEG file that Pillow decodes.
 
     Raises:
-        SkipImage: it is damaged. Pillow decodes a file whose second half was never written, or is
-            another's, as if it were whole.
+        SkipImage: it is damaged. Pillow decodes a file whose second half is another's as if it were
+            whole.
     """
     info = read_jpeg_info(data)
     if info is None or not info.complete:
         raise SkipImage("damaged JPEG: no end marker")
-    # A larger one is shrunk, or left to the loader's own limit.
-    small = info.height * info.width <= native_library.max_pixels()
-    status, problem, rows = _inspect(data) if info.is_plain and small else _UNKNOWN
+    status, problem, rows = _inspect(data) if info.is_common else _UNKNOWN
     if status == native_library.DAMAGED:
         raise SkipImage(f"damaged JPEG: {problem.removeprefix('Corrupt JPEG data: ')}")
     return SoundJpeg(info, rows, info.channels if status == native_library.OK else 0)
@@ -126,15 +142,17 @@ def decode_image(data: bytes) -> Image.Image:
     """The first frame of an image file, completely decoded.
 
     Raises:
-        SkipImage: it cannot be decoded.
+        SkipImage: it cannot be decoded, or is over the limit of pixels.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large, or odd metadata: all that counts is decoding
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            warnings.simplefilter("ignore")  # odd metadata: all that counts is decoding
+            image = open_image(data, _FORMATS)
             image.load()
     except Image.UnidentifiedImageError:
         raise SkipImage("not an image, or of an unknown format") from None
+    except SkipImage:
+        raise
     # Damaged files make the decoders raise nearly anything.
     except Exception as error:
         raise SkipImage(f"cannot be decoded: {error or type(error).__name__}") from error
@@ -151,17 +169,23 @@ def _cause(
         return str(image.format)
     if image.mode not in ("RGB", "L"):
         return f"{image.mode} JPEG"
+    if not info.all_scans:
+        return "JPEG without all its scans"
     if not info.is_plain or image.size != (info.width, info.height):
         return "unusual JPEG"
-    if max(image.size) > _max_side(settings):
+    if max(image.size) > _max_side(settings)[0]:
         return "too large"
     if size + largest_trailer(image.height) > settings.page_size:
         return "too many bytes"
     return REENCODED if settings.reencode else None
 
 
-def _max_side(settings: EncodeSettings) -> int:
-    return min(settings.max_resolution or MAX_JPEG_SIDE, MAX_JPEG_SIDE)
+def _max_side(settings: EncodeSettings) -> tuple[int, str]:
+    """The longest side that a sample may have, and why."""
+    asked = settings.max_resolution
+    if asked is not None and asked < MAX_JPEG_SIDE:
+        return asked, f"--max_resolution {asked}"
+    return MAX_JPEG_SIDE, f"sides of at most {MAX_JPEG_SIDE} pixels"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -183,6 +207,28 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
+def _fitted(image: Image.Image, settings: EncodeSettings, cause: str) -> Encoded:
+    """Encode an image, smaller where it would exceed the longest side, or its sample a page."""
+    side, why = _max_side(settings)
+    original, image = image.size, _shrink(_to_rgb(image), side)
+    payload = _to_bytes(image, settings)
+    while (size := len(payload) + largest_trailer(image.height)) > settings.page_size:
+        why = f"--page_size {settings.page_size}"
+        scale = 0.98 * math.sqrt(settings.page_size / size)
+        image = _shrink(image, max(1, int(max(image.size) * scale)))
+        payload = _to_bytes(image, settings)
+    trailer = _trailer(payload, settings)
+    shrunk = why if image.size != original else ""
+    return Encoded(payload, image.height, image.width, settings.mode, cause, trailer, shrunk)
+
+
+def _trailer(payload: bytes, settings: EncodeSettings) -> bytes:
+    if settings.mode == "raw":
+        return make_trailer(payload)
+    sound = check_jpeg(payload)
+    return make_trailer(payload, sound.rows, sound.vouched)
+
+
 def _shrink(image: Image.Image, max_side: int) -> Image.Image:
     """Cap the longer side, antialiased, keeping the aspect ratio."""
     scale = max_side / max(image.size)
@@ -190,24 +236,6 @@ def _shrink(image: Image.Image, max_side: int) -> Image.Image:
         return image
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _fit_page(image: Image.Image, settings: EncodeSettings, cause: str) -> Encoded:
-    """Encode, with a smaller image where the sample would not fit a page."""
-    payload = _to_bytes(image, settings)
-    while (size := len(payload) + largest_trailer(image.height)) > settings.page_size:
-        scale = 0.98 * math.sqrt(settings.page_size / size)
-        image = _shrink(image, max(1, int(max(image.size) * scale)))
-        payload = _to_bytes(image, settings)
-    jpeg = settings.mode == "jpg"
-    trailer = _jpeg_trailer(payload, len(image.getbands())) if jpeg else make_trailer(payload)
-    return Encoded(payload, image.height, image.width, settings.mode, cause, trailer)
-
-
-def _jpeg_trailer(payload: bytes, channels: int) -> bytes:
-    """The trailer of a JPEG of our own."""
-    status, _, rows = _inspect(payload)
-    return make_trailer(payload, rows, channels if status == native_library.OK else 0)
 
 
 def _to_bytes(image: Image.Image, settings: EncodeSettings) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import io
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.imagefolder import Folder, scan_folder
 from fastimae.loaders.items import SkipImage, Source
 from fastimae.loaders.jpeg import read_jpeg_header
+from fastimae.loaders.limits import max_pixels, open_image
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.sources import find_source
 
@@ -24,7 +24,7 @@ log = logging.getLogger("fastimae")
 
 
 class Jpeg(NamedTuple):
-    """A JPEG that every decoder reads alike: 8 bits, gray or YCbCr, not cut short."""
+    """A JPEG that every decoder reads alike, see `JpegInfo.is_plain`."""
 
     data: bytes | memoryview
     height: int
@@ -39,7 +39,7 @@ class Encoded(abc.ABC):
 
     @abc.abstractmethod
     def jpeg(self, index: int) -> Jpeg | None:
-        """The sample's bytes; None if it is another format, damaged, or over Pillow's limit."""
+        """The sample's bytes; None if it is another format, damaged, or too large."""
 
     @abc.abstractmethod
     def open(self, index: int) -> Image.Image:
@@ -98,7 +98,7 @@ class EncodedFiles(Encoded):
             return None
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.read(index)))
+        return open_image(self.read(index))
 
 
 class EncodedFolder(EncodedFiles):
@@ -149,9 +149,7 @@ def find_encoded(src: str | Path, **beton_settings: Any) -> Encoded:
 
 
 def _plain_jpeg(data: bytes | memoryview) -> Jpeg | None:
-    info = read_jpeg_header(data) if bytes(data[:2]) == b"\xff\xd8" else None
-    if info is None or not info.is_plain or not info.complete:
-        return None
-    if info.height * info.width > (Image.MAX_IMAGE_PIXELS or np.inf):
+    info = read_jpeg_header(data)
+    if info is None or not info.is_plain or info.height * info.width > max_pixels():
         return None
     return Jpeg(data, info.height, info.width)

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from fastimae.loaders.base import Shown
 from fastimae.loaders.beton import BetonReader
@@ -42,6 +41,7 @@ from fastimae.loaders.encoded import EncodedBeton
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.ffcv_operations import NOT_BEGUN, UNDER_WAY, in_one_line
 from fastimae.loaders.ffcv_pipeline import Pipeline, Run, Worker
+from fastimae.loaders.limits import max_pixels, too_many
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
 
@@ -81,9 +81,8 @@ class FFCVLoader(BetonLoader):
         super().__init__(reader, sampler, crops, **settings)
         if crops.channels != 3:
             raise DataError(f"--decoder ffcv shows RGB only, not --in_chans {crops.channels}")
-        limit = Image.MAX_IMAGE_PIXELS or np.inf
         self._encoded = EncodedBeton(reader)
-        self._too_large = reader.heights * reader.widths > limit
+        self._too_large = reader.heights * reader.widths > max_pixels()
         largest = int((reader.heights * reader.widths)[~self._too_large].max(initial=1))
         self._pipeline = Pipeline(
             reader.path,
@@ -163,7 +162,7 @@ class FFCVLoader(BetonLoader):
     def _why_not(self, index: int) -> str | None:
         """Why the library does not get a sample, or None."""
         if self._too_large[index]:
-            return "over Pillow's limit of pixels"
+            return too_many(int(self.reader.heights[index] * self.reader.widths[index]))
         problem = self.reader.problem(index)
         if problem is None and self.reader.is_jpeg[index] and self._encoded.jpeg(index) is None:
             return (

@@ -12,7 +12,6 @@ to each worker, and it does not ask the user's script for a `__main__` guard.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -29,6 +28,7 @@ from fastimae.loaders.base import Loader, Shown
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, decode_rows, replace_failures
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.limits import for_data_loader, open_image
 from fastimae.loaders.sampler import Sampler, Step
 
 ROWS_AT_ONCE = 16
@@ -51,7 +51,7 @@ class Folder:
 
     def open(self, index: int) -> Image.Image:
         """The image, undecoded; the file is closed again."""
-        return Image.open(io.BytesIO(Path(self.path(index)).read_bytes()))
+        return open_image(Path(self.path(index)).read_bytes())
 
 
 def scan_folder(path: str | Path, flag: str = "--data_path") -> Folder:
@@ -110,6 +110,7 @@ class FolderLoader(Loader):
                 collate_fn=_unchanged,
                 num_workers=self.num_workers,
                 multiprocessing_context=start_method() if self.num_workers else None,
+                worker_init_fn=for_data_loader(),
                 # One of our own: drawing from the default one would disturb the training run.
                 generator=torch.Generator(),
             )

@@ -23,7 +23,9 @@ class Progress:
     rows: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, ROW))
     """ROW [N], the samples written."""
     how: Counter[str] = dataclasses.field(default_factory=Counter)
-    """How many samples were passed through, or encoded for which reason."""
+    """How many samples were passed through, mended, or encoded for which reason."""
+    shrunk: Counter[str] = dataclasses.field(default_factory=Counter)
+    """How many samples were made smaller than their originals for which reason."""
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Name and reason."""
 
@@ -32,6 +34,7 @@ class Progress:
         self.done += stretch.done
         self.rows = np.concatenate([self.rows, stretch.rows])
         self.how.update(stretch.how)
+        self.shrunk.update(stretch.shrunk)
         self.skipped += stretch.skipped
 
 
@@ -103,6 +106,7 @@ def _replay(lines: list[bytes], fingerprint: str) -> Progress | None:
         for stretch in stretches:
             progress.done += stretch["done"]
             progress.how.update(stretch["how"])
+            progress.shrunk.update(stretch["shrunk"])
             progress.skipped += map(tuple, stretch["skipped"])
             rows += map(tuple, stretch["rows"])
         progress.rows = np.array(rows, ROW)

@@ -2,77 +2,110 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+from fastimae.loaders.jpeg_markers import START_OF_IMAGE, segments
+from fastimae.loaders.jpeg_walk import Component, JpegWalk
+
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended sequential and progressive: what every JPEG decoder reads."""
-
-# In the data of a scan, ff 00 is a data byte and ff d0 to ff d7 are restarts.
-_MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_USUAL_LUMA = frozenset({0x11, 0x21, 0x12, 0x22, 0x41})
+"""Horizontal and vertical factor: 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1."""
+_USUAL_CHROMA = 0x11
+_END = b"\xff\xd9"
 
 
 class JpegInfo(NamedTuple):
-    """The frame header, and whether the file is whole."""
+    """The frame header, and whether the file has all that it should have."""
 
     huffman: bool
     """Baseline or progressive, not lossless or arithmetic."""
+    progressive: bool
+    """Whether a scan may send a part of the coefficients, or of their bits."""
     precision: int
     """Bits per channel."""
     height: int
     width: int
     channels: int
+    usual_sampling: bool
+    """One component; or three with names of their own, the last two as large as the first, halved
+    in width, height or both, or of a quarter of the width."""
     complete: bool
-    """Whether the end marker is where it should be."""
+    """Whether the end marker is reached: nothing before it is cut off, or of a kind, a length or a
+    content at which libjpeg gives up."""
+    tidy: bool
+    """Whether every byte belongs to a segment that has its place there. Not so: stray bytes before
+    a marker other than fill bytes (what a scan decodes to is not known here, so bytes behind its
+    data count as data), a restart outside a scan, a line count, a segment too short for its own
+    length, a sequential scan that names a part of the coefficients."""
+    own_tables: bool
+    """Whether the file defines each Huffman and quantisation table before the scan that uses it,
+    be it between scans. Else it is up to the decoder: Motion-JPEG leaves out the standard ones."""
+    all_scans: bool
+    """Whether every coefficient of every component is sent to its last bit, each bit once, in an
+    order that the standard allows."""
+
+    @property
+    def is_common(self) -> bool:
+        """Whether it is of the kinds that the native library reads: Huffman, 8 bits, one or three
+        channels."""
+        return self.huffman and self.precision == 8 and self.channels in (1, 3)
 
     @property
     def is_plain(self) -> bool:
-        """Whether any decoder reads it as RGB: 8 bits, gray or three channels."""
-        return self.huffman and self.precision == 8 and self.channels in (1, 3)
+        """Whether any decoder reads it, and all alike: nothing is missing, or left to guess."""
+        whole = self.complete and self.tidy and self.own_tables and self.all_scans
+        return self.is_common and self.usual_sampling and whole
 
 
-def read_jpeg_info(data: bytes) -> JpegInfo | None:
-    """Walk the markers of a JPEG file; None if there is no frame header."""
-    return _walk(data, scans=True)
+def read_jpeg_info(data: bytes | memoryview) -> JpegInfo | None:
+    """Walk through all of a JPEG file as libjpeg does.
+
+    None if it does not begin like one, or there is no frame header that libjpeg would take.
+    """
+    return _read(data, to_the_end=True)
 
 
 def read_jpeg_header(data: bytes | memoryview) -> JpegInfo | None:
-    """As `read_jpeg_info`, but the scans are not read: the end marker is looked for in the last
-    two bytes."""
-    return _walk(data, scans=False)
+    """As `read_jpeg_info`, but no further than it takes to tell whether the file is plain.
+
+    Where a sequential file has but one scan, its data is not read: the end marker is looked for in
+    the last two bytes. A file that is not tidy is left where that shows.
+    """
+    return _read(data, to_the_end=False)
 
 
-def _walk(data: bytes | memoryview, scans: bool) -> JpegInfo | None:
-    frame = None
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # padding
-            position += 1
-            continue
-        if marker == _END_OF_IMAGE:
-            break
-        length = int.from_bytes(data[position + 2 : position + 4])
-        body = data[position + 4 : position + 2 + length]
-        if marker in _START_OF_FRAME and len(body) >= 6:
-            frame = marker, body
-        position += 2 + length
-        if marker == _START_OF_SCAN and not scans:
-            position = len(data) - 2
-            break
-        if marker == _START_OF_SCAN:
-            found = _MARKER_IN_SCAN.search(data, position)
-            position = found.end() - 2 if found else len(data)
-    if frame is None:
+def _read(data: bytes | memoryview, to_the_end: bool) -> JpegInfo | None:
+    if data[:2] != START_OF_IMAGE:
         return None
-    marker, body = frame
+    walk = JpegWalk()
+    for segment in segments(data):
+        if not walk.take(segment, data):
+            break
+        if not to_the_end and (walk.has_one_scan or not walk.tidy):
+            walk.complete = data[-2:] == _END
+            break
+    return _info(walk) if walk.frame else None
+
+
+def _info(walk: JpegWalk) -> JpegInfo:
     return JpegInfo(
-        huffman=marker in _HUFFMAN_FRAMES,
-        precision=body[0],
-        height=int.from_bytes(body[1:3]),
-        width=int.from_bytes(body[3:5]),
-        channels=body[5],
-        complete=data[position : position + 2] == bytes([0xFF, _END_OF_IMAGE]),
+        huffman=walk.frame in _HUFFMAN_FRAMES,
+        progressive=walk.progressive,
+        precision=walk.precision,
+        height=walk.height,
+        width=walk.width,
+        channels=len(walk.components),
+        usual_sampling=_is_usual(walk.components),
+        complete=walk.complete,
+        tidy=walk.tidy,
+        own_tables=walk.own_tables,
+        all_scans=walk.all_scans,
     )
+
+
+def _is_usual(components: list[Component]) -> bool:
+    luma, *chroma = components
+    distinct = len({component.id for component in components}) == len(components)
+    usual = luma.sampling in _USUAL_LUMA and {c.sampling for c in chroma} == {_USUAL_CHROMA}
+    return len(components) == 1 or (len(components) == 3 and distinct and usual)

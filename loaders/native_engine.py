@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.limits import max_pixels
 from fastimae.loaders.native_library import (
     OK,
     NativeLibrary,
     load,
-    max_pixels,
     pointer,
     text,
     why_missing,

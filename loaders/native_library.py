@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from fastimae.loaders.limits import max_pixels
 from fastimae.loaders.trailer import ROW_START
 
 ABI = 2
@@ -27,7 +27,6 @@ HOW_TO_BUILD = (
     "libjpeg-dev), then install FastIMAE again"
 )
 _MAX_ROWS = 65536 // 8
-_NO_LIMIT = 1 << 62
 
 _P, _I, _L = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES = {
@@ -176,11 +175,6 @@ def _load() -> tuple[NativeLibrary | None, str]:
 def inspect_jpeg(data: bytes | memoryview) -> Inspection:
     """`NativeLibrary.inspect_jpeg`; only where `load` gives a library."""
     return load().inspect_jpeg(data)
-
-
-def max_pixels() -> int:
-    """The largest image that is decoded: Pillow's limit."""
-    return Image.MAX_IMAGE_PIXELS or _NO_LIMIT
 
 
 def pointer(array: NDArray) -> int:

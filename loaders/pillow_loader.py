@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 
@@ -17,6 +16,7 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, decode_rows, replace_failures
+from fastimae.loaders.limits import check_pixels, open_image
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
 
@@ -25,15 +25,17 @@ MAX_ROWS_PER_TASK = 16
 
 
 def open_sample(reader: BetonReader, index: int) -> Image.Image:
-    """Sample `index` as an image. Raises if it is bad, or not as large as the file's table says."""
+    """Sample `index` as an image. Raises if it is bad, over the limit of pixels, or not as large as
+    the file's table says."""
+    size = int(reader.widths[index]), int(reader.heights[index])
+    check_pixels(*size)
     problem = reader.problem(index)
     if problem is not None:
         raise ValueError(problem)
-    size = int(reader.widths[index]), int(reader.heights[index])
     data = reader.read(index)
     if not reader.is_jpeg[index]:
         return Image.frombytes("RGB", size, data)
-    image = Image.open(io.BytesIO(data), formats=["JPEG"])
+    image = open_image(data, ["JPEG"])
     if image.size != size:
         raise ValueError(f"it has {image.size} pixels, the file's table says {size}")
     return image

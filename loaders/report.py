@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from fastimae.loaders.encode import PASSED_THROUGH
+from fastimae.loaders.encode import MENDED, PASSED_THROUGH
 from fastimae.loaders.verify import Verification
 
 _NAMED_IN_SUMMARY = 20
@@ -22,7 +22,9 @@ class ConvertReport:
     """Images in it."""
     class_count: int = 0
     how: dict[str, int] = dataclasses.field(default_factory=dict)
-    """How many samples were passed through, or encoded for which reason."""
+    """How many samples were passed through, mended, or encoded for which reason."""
+    shrunk: dict[str, int] = dataclasses.field(default_factory=dict)
+    """How many samples have fewer pixels than their originals, and why."""
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Images left out: name and reason."""
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -41,9 +43,15 @@ class ConvertReport:
         return self.how.get(PASSED_THROUGH, 0)
 
     @property
-    def encoded(self) -> int:
-        """Samples whose image was encoded again, or written as raw pixels."""
-        return sum(self.how.values()) - self.passed_through
+    def mended(self) -> dict[str, int]:
+        """Samples that are the original's coded data between other markers, by what was odd."""
+        return {why: count for why, count in self.how.items() if why.endswith(MENDED)}
+
+    @property
+    def encoded(self) -> dict[str, int]:
+        """Samples whose image was encoded again, or written as raw pixels, by the reason."""
+        others = {PASSED_THROUGH, *self.mended}
+        return {why: count for why, count in self.how.items() if why not in others}
 
     def exit_status(self, strict: bool = False) -> int:
         """0, or 1 if nothing was written, a sample is bad, or `strict` and an image skipped."""
@@ -54,10 +62,10 @@ class ConvertReport:
         lines = [self._headline()]
         if self.passed_through:
             lines.append(f"  {self.passed_through} passed through untouched")
-        if self.encoded:
-            causes = sorted(self.how.items(), key=lambda pair: (-pair[1], pair[0]))
-            shown = ", ".join(f"{why}: {count}" for why, count in causes if why != PASSED_THROUGH)
-            lines.append(f"  {self.encoded} encoded ({shown})")
+        mended = {why.removesuffix(MENDED): count for why, count in self.mended.items()}
+        lines += _counted("mended without loss", mended)
+        lines += _counted("encoded", self.encoded)
+        lines += _counted("shrunk", self.shrunk)
         lines += _named("skipped", self.skipped)
         if self.verified is not None:
             lines += _named("bad", self.verified.bad) or ["  every sample decodes"]
@@ -101,6 +109,13 @@ def _checksums(found: Verification) -> list[str]:
     if not found.has_record:
         lines.append("  its labels have no checksum: convert again to have one")
     return lines or ([] if found.bad else ["  every checksum is right"])
+
+
+def _counted(what: str, causes: dict[str, int]) -> list[str]:
+    """The line for samples that share a fate, the most frequent cause first."""
+    ordered = sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{why}: {count}" for why, count in ordered)
+    return [f"  {sum(causes.values())} {what} ({shown})"] if causes else []
 
 
 def _named(what: str, entries: list[tuple[str, str]]) -> list[str]:

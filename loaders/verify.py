@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from fastimae.loaders import native_library
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.encode import JPEG_FORMATS, decode_image
 from fastimae.loaders.items import Item, SkipImage
+from fastimae.loaders.limits import check_pixels, limited_to
 from fastimae.loaders.safe_map import CRASHED, safe_map
 from fastimae.loaders.trailer import read_trailer
 from fastimae.loaders.verdict import find_problem
@@ -49,8 +51,8 @@ class Sample(NamedTuple):
     """Whether any sample of the file has a trailer."""
 
 
-def verify_beton(path: Path, workers: int) -> Verification:
-    """Look at the whole file in parallel.
+def verify_beton(path: Path, workers: int, max_pixels: int | None = None) -> Verification:
+    """Look at the whole file in parallel; a sample of more than `max_pixels` is bad.
 
     Raises:
         DataError: the file cannot be read as a `.beton` file at all.
@@ -58,7 +60,11 @@ def verify_beton(path: Path, workers: int) -> Verification:
     with BetonReader(path) as reader:
         bar = tqdm(total=len(reader), desc="verify", unit="img")
         results = safe_map(
-            check_sample, samples_of(reader), workers=workers, chunk=_CHUNK, crashed=CRASHED
+            partial(check_sample, max_pixels=max_pixels),
+            samples_of(reader),
+            workers=workers,
+            chunk=_CHUNK,
+            crashed=CRASHED,
         )
         bad = []
         with bar, closing(results):
@@ -69,10 +75,16 @@ def verify_beton(path: Path, workers: int) -> Verification:
         return Verification(bad=bad, has_trailers=reader.has_trailers, has_record=reader.has_record)
 
 
-def check_sample(sample: Sample) -> str | None:
+def check_sample(sample: Sample, max_pixels: int | None = None) -> str | None:
     """What is wrong with a written sample, or None: what the loaders say of it, whatever window
     they show. Decodes it completely."""
+    with limited_to(max_pixels):
+        return _problem(sample)
+
+
+def _problem(sample: Sample) -> str | None:
     try:
+        check_pixels(sample.width, sample.height)
         data = sample.item.read()
         payload, block = data[: sample.size], data[sample.size :]
         problem = find_problem(

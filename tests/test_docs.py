@@ -6,8 +6,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fastimae.arguments import parse_training
@@ -80,6 +82,24 @@ def test_a_foreign_mae_with_our_methods():
                 for loss, model in zip(losses, (plain, ours), strict=True)
             ]
             torch.testing.assert_close(*pair)
+
+
+def test_turning_photos_upright(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.linear_gradient("L").resize((60, 40))
+    photo.save("photos/turned.jpg", exif=exif)
+    photo.save("photos/upright.jpg")
+    before = Path("photos/upright.jpg").read_bytes()
+    (block,) = blocks("data.md")
+    exec(block, {})
+    assert Path("photos/upright.jpg").read_bytes() == before
+    turned = Image.open("photos/turned.jpg")
+    assert (turned.size, turned.getexif().get(0x0112, 1)) == ((40, 60), 1)
+    upright = np.asarray(photo.transpose(Image.Transpose.ROTATE_270), float)
+    assert np.abs(np.asarray(turned) - upright).mean() < 2
 
 
 def commands(name):

@@ -26,6 +26,7 @@ from fastimae.loaders import BetonReader
 from fastimae.loaders.beton import BETON_SUFFIXES
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.imagefolder import scan_folder
+from fastimae.loaders.limits import max_pixels
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.report import manifest_path
@@ -200,7 +201,8 @@ def _open_folder(path: Path) -> Images:
 
 
 def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    # The limit of pixels decides which images count.
+    return hashlib.sha256(repr((max_pixels(), *parts)).encode()).hexdigest()[:16]
 
 
 def check_classes(train: Images, val: Images) -> int:

@@ -14,6 +14,7 @@ import tyro
 from fastimae.config import ConfigError, plain_value
 from fastimae.engine.distributed import World, join_world
 from fastimae.evaluate.images import Images, open_images
+from fastimae.loaders.limits import set_max_pixels
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -39,6 +40,8 @@ class EvalOptions:
     """Images at once."""
     num_workers: int = 10
     """Threads that decode; 0 decodes in the main thread."""
+    max_pixels: int | None = None
+    """Larger images are left out: 4 bytes a pixel and worker. None: Pillow's 89 million."""
     seed: int = 0
     """All random choices follow from it."""
     debug: bool = False
@@ -59,7 +62,11 @@ class EvalOptions:
         given = [path for path in (self.ffcv, self.data_path) if path]
         if len(given) != 1:
             raise ConfigError("give the images as --ffcv FILE.beton or as --data_path FOLDER")
-        return open_images(given[0])
+        return self._open(given[0])
+
+    def _open(self, source: Path) -> Images:
+        set_max_pixels(self.max_pixels)
+        return open_images(source)
 
     def val_images(self) -> Images:
         """The images of --val, or of the val/ in it or in --data_path; never those of a train/.
@@ -69,10 +76,10 @@ class EvalOptions:
         given = self.val or self.data_path
         split = given / "val" if given else None
         if split and split.is_dir():
-            return open_images(split)
+            return self._open(split)
         if self.val is None or (self.val / "train").is_dir():
             raise ConfigError("give the images to test on as --val FILE.beton or --val FOLDER")
-        return open_images(self.val)
+        return self._open(self.val)
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -95,7 +95,6 @@ def test_a_sample_that_fails_in_one_crop_is_replaced_in_all_its_rows(data):
         assert np.array_equal(out[row], data.reference(6, key[row], 6))
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("back_end", DECODING)
 def test_huge_images_are_bad(data, back_end, monkeypatch):
     """Also those that Pillow would only warn of."""

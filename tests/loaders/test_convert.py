@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import odd_jpegs
 import pytest
 from PIL import Image
 
@@ -136,6 +137,38 @@ def test_report_tells_what_was_done_and_left_out(tmp_path):
     assert {Path(entry["name"]).name for entry in manifest["skipped"]} == {
         f"bad{number:02}.jpg" for number in range(25)
     }
+
+
+def test_report_tells_what_was_mended(tmp_path):
+    root = make_tree(tmp_path / "src", count=6)
+    whole = (root / "class0" / "0.jpg").read_bytes()
+    (root / "class0" / "0.jpg").write_bytes(odd_jpegs.inserted(whole, odd_jpegs.SCAN, b"A"))
+    report = run(root, tmp_path / "a.beton", verify=True)
+    assert report.how == {"passed through": 5, "JPEG with stray bytes, mended": 1}
+    assert (report.passed_through, report.encoded, report.skipped, report.bad) == (5, {}, [], [])
+    assert "  1 mended without loss (JPEG with stray bytes: 1)\n" in report.summary()
+    assert "encoded" not in report.summary()
+    manifest = json.loads((tmp_path / "a.beton.json").read_text())
+    assert manifest["mended"] == {"JPEG with stray bytes, mended": 1}
+    assert manifest["encoded"] == {}
+    with BetonReader(tmp_path / "a.beton") as reader:
+        assert whole in [bytes(reader.read(i)) for i in range(6)]
+
+
+@pytest.mark.parametrize("mode", ["jpg", "raw"])
+def test_report_tells_what_was_shrunk_and_why(tmp_path, mode):
+    root = make_tree(tmp_path / "src", count=6)
+    for number, side in enumerate((300, 200, 400)):
+        (root / "class0" / f"large{number}.jpg").write_bytes(jpeg(number, (side, side)))
+    report = run(root, tmp_path / "a.beton", mode=mode, max_resolution=250)
+    page = f"--page_size {PAGE}"
+    why = {"jpg": {"--max_resolution 250": 2}, "raw": {page: 3}}[mode]
+    assert report.shrunk == why
+    ((reason, count),) = why.items()
+    assert f"  {count} shrunk ({reason}: {count})" in report.summary().splitlines()
+    assert json.loads((tmp_path / "a.beton.json").read_text())["shrunk"] == why
+    report = run(root, tmp_path / "b.beton", mode=mode, max_resolution=100)
+    assert report.shrunk == {"--max_resolution 100": 3}
 
 
 def test_reencode_makes_all_of_it_anew(tmp_path):

@@ -21,6 +21,7 @@ from fastimae.evaluate.classify.classification import ClassBatch, EpochLoader, S
 from fastimae.evaluate.images import Images
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.imagefolder import start_method
+from fastimae.loaders.limits import for_data_loader
 
 log = logging.getLogger("fastimae")
 
@@ -64,6 +65,7 @@ class AugmentedLoader(EpochLoader):
                 collate_fn=_unchanged,
                 num_workers=self.num_workers,
                 multiprocessing_context=start_method() if self.num_workers else None,
+                worker_init_fn=for_data_loader(),
                 pin_memory=self.pin,
                 # One of our own: drawing from the default one would disturb the training run.
                 generator=torch.Generator(),

@@ -1,0 +1,89 @@
+"""The segments of a JPEG file, found as libjpeg finds them.
+
+libjpeg passes over whatever lies between two segments until it meets a marker, and goes by the
+length that a segment states, right or wrong. Who reads a file more strictly reads another file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+START_OF_IMAGE = b"\xff\xd8"
+SCAN_DATA = 0
+"""Stands for the coded data behind the header of a scan, which has no marker."""
+HUFFMAN_TABLES, END_OF_IMAGE, START_OF_SCAN, QUANTISATION_TABLES = 0xC4, 0xD9, 0xDA, 0xDB
+RESTART_INTERVAL = 0xDD
+_ARITHMETIC_CONDITIONS, _LINE_COUNT, _COMMENT = 0xCC, 0xDC, 0xFE
+_RESTARTS = range(0xD0, 0xD8)
+APPLICATION = range(0xE0, 0xF0)
+FRAMES = frozenset(range(0xC0, 0xD0)) - {HUFFMAN_TABLES, 0xC8, _ARITHMETIC_CONDITIONS}
+# Without a length. Between segments they mean nothing, and libjpeg passes over them.
+_BARE = frozenset({0x01, *_RESTARTS})
+# libjpeg does not look into these, or not far, so that any length will do.
+_SKIPPED = frozenset({_LINE_COUNT, _COMMENT, *APPLICATION})
+_READ = FRAMES | {
+    HUFFMAN_TABLES,
+    START_OF_SCAN,
+    QUANTISATION_TABLES,
+    _ARITHMETIC_CONDITIONS,
+    RESTART_INTERVAL,
+}
+
+# Any number of ff may stand before a marker; ff 00 is none. The first \xff apart is faster.
+_MARKER = re.compile(rb"\xff\xff*[^\x00\xff]", re.DOTALL)
+# In the data of a scan, ff d0 to ff d7 are restarts.
+_MARKER_IN_SCAN = re.compile(rb"\xff\xff*[^\x00\xff\xd0-\xd7]", re.DOTALL)
+
+
+class Segment(NamedTuple):
+    """A stretch of a JPEG file."""
+
+    marker: int
+    """The second byte of its marker, or `SCAN_DATA`."""
+    start: int
+    """Where its marker is. Fill bytes before it are left out."""
+    body: int
+    """Where it goes on behind marker and length."""
+    end: int
+    stray: bool = False
+    """Whether bytes that belong to no segment lie before it."""
+    idle: bool = False
+    """Whether it says nothing: a marker that has no business here, or a length of less than the
+    length itself takes."""
+
+
+def segments(data: bytes | memoryview) -> Iterator[Segment]:
+    """The segments behind the start marker, lazily.
+
+    Up to the end marker, which is the last one given, or before the first that libjpeg cannot read:
+    a marker of a kind that it does not know, a wrong length where that matters, the file's end.
+    """
+    position, pattern = len(START_OF_IMAGE), _MARKER
+    while found := pattern.search(data, position):
+        start, stray = found.end() - 2, found.start() > position
+        if pattern is _MARKER_IN_SCAN:
+            yield Segment(SCAN_DATA, position, position, found.start())
+            stray = False
+        segment = _segment_at(data, start, stray)
+        if segment is None or segment.end > len(data):
+            return
+        yield segment
+        if segment.marker == END_OF_IMAGE:
+            return
+        position = segment.end
+        pattern = _MARKER_IN_SCAN if segment.marker == START_OF_SCAN else _MARKER
+
+
+def _segment_at(data: bytes | memoryview, start: int, stray: bool) -> Segment | None:
+    """The segment whose marker is at `start`; None if libjpeg gives up there."""
+    marker, body = data[start + 1], start + 4
+    if marker in _BARE or marker == END_OF_IMAGE:
+        return Segment(marker, start, start + 2, start + 2, stray, marker in _BARE)
+    length = int.from_bytes(data[start + 2 : body])
+    too_short = length < 2
+    if body > len(data) or marker not in (_SKIPPED if too_short else _SKIPPED | _READ):
+        return None
+    end = max(body, start + 2 + length)
+    return Segment(marker, start, body, end, stray, too_short or marker == _LINE_COUNT)
