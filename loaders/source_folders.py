@@ -72,8 +72,8 @@ def _looks_like_parts(items: list[Item]) -> list[str]:
     if not parts:
         return []
     return [
-        f"{len(parts)} images are named like other parts of an image beside them, as "
-        f"{shown(parts[0])}; they are taken as images: put masks elsewhere"
+        f"taken, though named like another part of the image beside it: {len(parts)}, as "
+        f"{shown(parts[0])}; put masks elsewhere"
     ]
 
 

@@ -65,7 +65,8 @@ class _Found:
                 return
             plain, problem = unpacked(path, scratch)
             self.skipped += [(name, problem)] if problem else []
-            self._add(read_archive(plain))
+            if plain is not None:
+                self._add(read_archive(plain))
         except OSError as error:
             self.skipped.append((name, unreadable(error)))
 
@@ -85,7 +86,7 @@ class _Found:
         source = self._by_number() if self.has_labels else _by_folder(self.items)
         if self.twins:
             source.notes.append(
-                f"{self.twins} images differ from others in the extension only; all are taken"
+                f"taken, though only the extension differs from another image: {self.twins}"
             )
         if self.parts:
             source.notes.append(f"left out as other parts of a sample: {_counts(self.parts)}")
@@ -141,5 +142,6 @@ def _train_only(folders: set[str]) -> tuple[set[str], list[str]]:
 
 def _counts(kinds: Counter[str]) -> str:
     """12 .seg.png, 3 .json."""
-    named = ", ".join(f"{count} {shown(kind)}" for kind, count in kinds.most_common(_NAMED_KINDS))
+    most = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:_NAMED_KINDS]
+    named = ", ".join(f"{count} {shown(kind)}" for kind, count in most)
     return named + (", ..." if len(kinds) > _NAMED_KINDS else "")

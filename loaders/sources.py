@@ -97,7 +97,8 @@ def _from_folder(root: Path, scratch: Path | None) -> Source:
         if cifar is not None:
             return cifar
     source = tiny_imagenet_source(root) or folder_source(root)
-    tars = sorted(path for path in root.iterdir() if path.name.endswith(_TAR_SUFFIXES))
+    names = (path for path in root.iterdir() if path.name.endswith(_TAR_SUFFIXES))
+    tars = sorted(path for path in names if path.exists())  # broken links are listed already
     if not tars:
         return source
     if source.items:

@@ -66,7 +66,9 @@ class Archive:
 
     def _without_parts(self) -> list[Item]:
         parts = other_parts([image.member for image in self.images], self.foreign, self.labels)
-        self.parts.update("".join(PurePosixPath(part).suffixes[-2:]) for part in parts)
+        for image in self.images:
+            if image.member in parts:
+                self.parts["".join(PurePosixPath(image.member).suffixes[-2:])] += 1
         return [image for image in self.images if image.member not in parts]
 
     def _without_replaced(self, images: list[Item]) -> list[Item]:

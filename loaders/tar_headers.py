@@ -65,6 +65,8 @@ def read_members(fd: int, start: int, end: int) -> Iterator[Member]:
         TarDamage: it cannot be read further.
         OSError: the file cannot be read.
     """
+    if start == end:
+        raise TarDamage("it is empty")
     said: dict[str, str] = {}  # by headers that only extend the next
     position = start
     while position < end:
@@ -84,6 +86,7 @@ def read_members(fd: int, start: int, end: int) -> Iterator[Member]:
         _check_size(size, end - position, name)
         yield Member(name, position, size, _kind(kind, name, said), _target(block, said))
         said, position = {}, _behind(position, size)
+    raise TarDamage("it ends without the mark of its end")
 
 
 def _check_sum(block: bytes) -> None:

@@ -37,10 +37,10 @@ def looks_like_tar(path: Path) -> bool:
         return False
 
 
-def unpacked(path: Path, target: Path | None) -> tuple[Path, str]:
+def unpacked(path: Path, target: Path | None) -> tuple[Path | None, str]:
     """The file itself, or `target` with its content if it is compressed; and what is wrong.
 
-    Of a damaged file comes what can be had.
+    Of a damaged file comes what can be had, of an unknown compression None.
 
     Raises:
         OSError: the file cannot be read.
@@ -49,8 +49,10 @@ def unpacked(path: Path, target: Path | None) -> tuple[Path, str]:
     with path.open("rb") as file:
         head = file.read(8)
     opener = _opener(head)
+    if head.startswith(_ZSTD):
+        return None, "compressed with zstd: unpack it first"
     if opener is None:
-        return path, "compressed with zstd: unpack it first" if head.startswith(_ZSTD) else ""
+        return path, ""
     if target is None:
         raise DataError(
             f"SRC: {path} is compressed: unpack it, or convert it with fastimae-convert"
