@@ -143,6 +143,8 @@ def find_encoded(src: str | Path, **beton_settings: Any) -> Encoded:
         source = find_source(str(src), scratch=None)
     except DataError as error:
         raise DataError(f"--dali: {str(error).removeprefix('SRC: ')}") from error
+    for note in source.notes:
+        log.info("--dali: %s", note)
     for name, reason in source.skipped:
         log.warning("--dali: %s is left out: %s", name, reason)
     return EncodedItems(source)

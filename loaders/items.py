@@ -11,6 +11,21 @@ class SkipImage(Exception):
     """This image cannot be used; the message says why, in a few words for the report."""
 
 
+def unreadable(error: OSError) -> str:
+    """The reason to give for what the system cannot read."""
+    return f"cannot be read: {error.strerror or error}"
+
+
+def shown(name: str) -> str:
+    """A file name as a report shows it: on one line, and with letters that any terminal can print.
+
+    A line break in it, or a byte that is not UTF-8, is written as Python would.
+    """
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
 class Item(NamedTuple):
     """One image file: a whole file, a stretch of a larger one, or bytes already in memory."""
 
@@ -26,7 +41,7 @@ class Item(NamedTuple):
     @property
     def name(self) -> str:
         """What a report calls it."""
-        return f"{self.path}:{self.member}" if self.member else self.path
+        return shown(f"{self.path}:{self.member}" if self.member else self.path)
 
     def read(self) -> bytes:
         """The bytes of the image file.
@@ -39,7 +54,7 @@ class Item(NamedTuple):
         try:
             data = self._read_file()
         except OSError as error:
-            raise SkipImage(f"cannot be read: {error.strerror or error}") from error
+            raise SkipImage(unreadable(error)) from error
         if not data:
             raise SkipImage("empty file")
         if 0 <= self.size != len(data):

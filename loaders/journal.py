@@ -110,6 +110,6 @@ def _replay(lines: list[bytes], fingerprint: str) -> Progress | None:
             progress.skipped += map(tuple, stretch["skipped"])
             rows += map(tuple, stretch["rows"])
         progress.rows = np.array(rows, ROW)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return progress

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.items import Item, Source
-from fastimae.loaders.source_folders import folder_source
+from fastimae.loaders.items import Item, Source, shown
+from fastimae.loaders.safe_pickle import load_arrays
+from fastimae.loaders.source_folders import folder_source, subfolders
 
 
 class _CifarLayout(NamedTuple):
@@ -52,40 +49,50 @@ def cifar_source(files: Mapping[str, Item]) -> Source | None:
     """The 50,000 training images of CIFAR-10 or -100.
 
     Args:
-        files: where the `CIFAR_FILES` that were found lie; None is returned if that is not enough.
+        files: where the `CIFAR_FILES` that were found lie; without the meta file and a batch None
+            is returned.
 
     Raises:
-        DataError: the files are damaged, or are pickles of more than arrays.
+        DataError: a file is missing or damaged, or is a pickle of more than arrays.
     """
     for layout in _CIFAR_LAYOUTS:
-        if {*layout.batches, layout.meta} <= files.keys():
+        missing = [name for name in layout.batches if name not in files]
+        if layout.meta in files and len(missing) < len(layout.batches):
+            where = f"SRC: {files[layout.meta].path}:"
+            if missing:
+                lost = ", ".join(missing)
+                raise DataError(f"{where} {layout.title} without {lost}: download it again")
             try:
                 return _read_cifar(layout, files)
             # A damaged pickle makes the unpickler raise nearly anything.
             except Exception as error:
-                where = files[layout.meta].path
-                raise DataError(f"SRC: {where}: damaged {layout.title} files: {error}") from error
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise DataError(f"{where} damaged {layout.title} files: {reason}") from error
     return None
 
 
 def _read_cifar(layout: _CifarLayout, files: Mapping[str, Item]) -> Source:
+    names = load_arrays(files[layout.meta].read())[layout.class_names]
     items: list[Item] = []
     labels: list[int] = []
     for batch in layout.batches:
-        content = _unpickle(files[batch])
+        content = load_arrays(files[batch].read())
         pixels = content[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        numbers = content[layout.labels]
+        if len(numbers) != len(pixels):
+            raise ValueError(f"{batch} has {len(pixels)} images, {len(numbers)} labels")
+        if not all(type(number) is int and 0 <= number < len(names) for number in numbers):
+            raise ValueError(f"{batch} has labels that are no classes")
         items += [
             Item(files[batch].path, f"{batch}/{number}", inline=_PPM_HEADER + image.tobytes())
             for number, image in enumerate(pixels)
         ]
-        labels += map(int, content[layout.labels])
-    if len(items) != len(labels):
-        raise ValueError(f"{len(items)} images, {len(labels)} labels")
+        labels += numbers
     return Source(
         kind=f"{layout.title} as published, training images",
         items=items,
         labels=labels,
-        class_names=[name.decode() for name in _unpickle(files[layout.meta])[layout.class_names]],
+        class_names=[name.decode() for name in names],
         notes=["it is published as pixels: --mode raw keeps them exactly"],
     )
 
@@ -102,12 +109,14 @@ def tiny_imagenet_source(root: Path) -> Source | None:
         return source
     if root.name not in ("train", "val") or not (root.parent / "wnids.txt").is_file():
         return None
-    classes = sorted((root.parent / "wnids.txt").read_text().split())
+    classes = sorted({word for line in _lines(root.parent / "wnids.txt") for word in line.split()})
     annotations = root / "val_annotations.txt"
     if annotations.is_file():
         return _annotated_source(annotations, classes)
     source = folder_source(root, class_names=classes)
     source.kind = "Tiny-ImageNet as published"
+    for other in sorted(set(subfolders(root)) - set(classes)):
+        source.skipped.append((shown(str(root / other)), "not a class of wnids.txt"))
     return source
 
 
@@ -115,10 +124,10 @@ def _annotated_source(annotations: Path, classes: list[str]) -> Source:
     """The validation images: a line of the annotations names the file and its class."""
     label_of = {name: label for label, name in enumerate(classes)}
     items, labels = [], []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    for number, line in enumerate(_lines(annotations), 1):
         name, class_name = [*line.split(), "", ""][:2]
         if class_name not in label_of:
-            raise DataError(f"{annotations}: line {number} names no class of wnids.txt")
+            raise DataError(f"SRC: {annotations}: line {number} names no class of wnids.txt")
         items.append(Item(str(annotations.parent / "images" / name)))
         labels.append(label_of[class_name])
     return Source(
@@ -129,28 +138,8 @@ def _annotated_source(annotations: Path, classes: list[str]) -> Source:
     )
 
 
-def _unpickle(item: Item) -> dict[bytes, Any]:
-    return _ArrayUnpickler(io.BytesIO(item.read()), encoding="bytes").load()
-
-
-def _latin1(text: str, _encoding: str) -> bytes:
-    return text.encode("latin1")
-
-
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_ALLOWED_IN_PICKLES = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _latin1,
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads plain values and numpy arrays; a pickle that asks for more could run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED_IN_PICKLES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _ALLOWED_IN_PICKLES[module, name]
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"SRC: {path} is damaged: it is not text") from error

@@ -2,140 +2,146 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import posixpath
-import shutil
-import tarfile
-import zlib
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
-from typing import BinaryIO
 
 from tqdm import tqdm
 
-from fastimae.loaders.errors import DataError
-from fastimae.loaders.items import Item, SkipImage, Source
-from fastimae.loaders.source_folders import is_image_name
-from fastimae.loaders.source_published import CIFAR_FILES, cifar_source
+from fastimae.loaders.items import Item, Source, shown, unreadable
+from fastimae.loaders.source_folders import SPLITS
+from fastimae.loaders.source_published import cifar_source
+from fastimae.loaders.tar_archive import Archive, read_archive
+from fastimae.loaders.tar_samples import name_of
+from fastimae.loaders.unpack import unpacked
 
-_DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+_NAMED_KINDS = 5
+"""Of the kinds of files left out; the most frequent."""
 
 
 def tar_source(paths: list[Path], scratch: Path | None) -> Source:
     """The images of one or more tar files, read where they lie.
 
-    Labels are WebDataset's `.cls` members if there are any, else the folders of the images. Of
-    archives that hold `train/CLASS/` next to other splits, train is taken. A tar file inside a
-    tar file, as in ImageNet's, counts as a folder.
+    Labels are WebDataset's `.cls` members if there are any (`tar_samples`), else the folders of the
+    images. Of archives that hold `train/CLASS/` next to other splits, train is taken. A tar file
+    inside a tar file, as in ImageNet's, counts as a folder. What cannot be used, be it the rest of
+    a damaged archive, is in `skipped`.
 
     Args:
         scratch: a folder to unpack compressed files to, because images are read in random order.
             None: they are an error.
 
     Raises:
-        DataError: a file is not a tar file, or is damaged where it is compressed.
+        DataError: compressed files cannot be unpacked for want of scratch or space.
     """
-    images: list[Item] = []
-    classes: dict[str, Item] = {}
-    published: dict[str, Item] = {}
-    skipped: list[tuple[str, str]] = []
+    found = _Found()
     for number, path in enumerate(tqdm(paths, "reading tar directories", disable=len(paths) < 2)):
-        plain = _uncompressed(path, scratch and scratch / f"{number}.tar")
-        try:
-            with plain.open("rb") as file:
-                for member, offset, size in _members(file):
-                    item, name = Item(str(plain), member, offset, size), posixpath.basename(member)
-                    if is_image_name(name):
-                        images.append(item)
-                    elif name.endswith(".cls"):
-                        classes[_sample_key(item)] = item
-                    elif name in CIFAR_FILES:
-                        published[name] = item
-        except (OSError, tarfile.TarError) as error:
-            skipped.append((str(path), f"what follows in this tar file is lost: {error}"))
-    cifar = cifar_source(published)
-    if cifar is not None:
-        return cifar
-    source = _labelled_by_number(images, classes) if classes else _labelled_by_folder(images)
-    source.skipped += skipped
+        found.add(path, scratch and scratch / str(number) / path.name)
+    source = cifar_source(found.published) or found.source()
+    source.skipped += found.skipped
     return source
 
 
-def _members(file: BinaryIO, start: int = 0, prefix: str = "") -> Iterator[tuple[str, int, int]]:
-    """Name, position and size of each file in the archive at `start`, and in archives therein."""
-    file.seek(start)
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # else tarfile remembers 1 KB for each of millions
-            name = posixpath.join(prefix, member.name)
-            if member.isfile() and name.endswith(".tar"):
-                yield from _members(file, member.offset_data, name.removesuffix(".tar"))
-            elif member.isfile():
-                yield name, member.offset_data, member.size
-        file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError("invalid header")
+class _Found:
+    """The images of all archives so far."""
 
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.labels: list[int | None] = []
+        """By `.cls` files; None in an archive that has none."""
+        self.published: dict[str, Item] = {}
+        self.skipped: list[tuple[str, str]] = []
+        self.has_labels = False
+        self.twins = 0
+        self.parts: Counter[str] = Counter()
+        self.others: Counter[str] = Counter()
 
-def _uncompressed(path: Path, target: Path | None) -> Path:
-    """The file itself, or `target` with its content if it is compressed."""
-    try:
-        with path.open("rb") as file:
-            opener = _DECOMPRESSORS.get(file.read(2))
-        if opener is None:
-            return path
-        if target is None:
-            raise DataError(f"{path} is compressed: unpack it, or convert it with fastimae-convert")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with opener(path, "rb") as packed, target.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be unpacked ({error})") from error
-    return target
-
-
-def _sample_key(item: Item) -> str:
-    """What the members of one WebDataset sample share: the name up to the first dot."""
-    folder, name = posixpath.split(item.member)
-    return posixpath.join(item.path, folder, name.split(".")[0])
-
-
-def _labelled_by_number(images: list[Item], classes: dict[str, Item]) -> Source:
-    source = Source(kind="WebDataset shards with .cls labels", items=[], labels=[])
-    for image in images:
-        key = _sample_key(image)
+    def add(self, path: Path, scratch: Path | None) -> None:
+        """List one more archive; `scratch`: where to unpack it."""
+        name = shown(str(path))
         try:
-            label = int(classes[key].read())
-            if not 0 <= label < 1 << 63:
-                raise ValueError
-        except (KeyError, ValueError, SkipImage):
-            source.skipped.append((image.name, "no whole number in a .cls file beside it"))
-            continue
-        source.items.append(image)
-        source.labels.append(label)
-    return source
+            if not path.is_file():  # opening a named pipe would wait for ever
+                self.skipped.append((name, "not a file"))
+                return
+            plain, problem = unpacked(path, scratch)
+            self.skipped += [(name, problem)] if problem else []
+            if plain is not None:
+                self._add(read_archive(plain))
+        except OSError as error:
+            self.skipped.append((name, unreadable(error)))
+
+    def _add(self, archive: Archive) -> None:
+        for image, label in archive.samples():
+            self.items.append(image)
+            self.labels.append(label)
+        self.published |= archive.published
+        self.skipped += archive.skipped
+        self.has_labels |= bool(archive.labels)
+        self.twins += archive.twins
+        self.parts += archive.parts
+        self.others += archive.others
+
+    def source(self) -> Source:
+        """All of them, labelled."""
+        source = self._by_number() if self.has_labels else _by_folder(self.items)
+        if self.twins:
+            source.notes.append(
+                f"taken, though only the extension differs from another image: {self.twins}"
+            )
+        if self.parts:
+            source.notes.append(f"left out as other parts of a sample: {_counts(self.parts)}")
+        if self.others:
+            source.notes.append(f"not read, also not for labels: {_counts(self.others)}")
+        return source
+
+    def _by_number(self) -> Source:
+        source = Source(kind="WebDataset shards with .cls labels", items=[], labels=[])
+        for image, label in zip(self.items, self.labels, strict=True):
+            if label is None:
+                source.skipped.append((image.name, f"no {name_of(image.member)}.cls"))
+            else:
+                source.items.append(image)
+                source.labels.append(label)
+        return source
 
 
-def _labelled_by_folder(images: list[Item]) -> Source:
-    parts = [("", "", *image.member.split("/"))[-3:-1] for image in images]
-    notes = []
-    splits = {split for split, _ in parts}
-    if "train" in splits and len(splits) > 1:
-        images = [
-            image for image, (split, _) in zip(images, parts, strict=True) if split == "train"
-        ]
-        parts = [part for part in parts if part[0] == "train"]
-        notes.append(f"took train/ only, of {', '.join(sorted(splits))}")
-    names = sorted({folder for _, folder in parts})
+def _by_folder(images: list[Item]) -> Source:
+    """Each folder is a class, but for the one around all; of splits only train is taken."""
+    folders = [posixpath.dirname(image.member) for image in images]
+    root = posixpath.commonpath(set(folders)) if folders else ""
+    classes, notes = _train_only(set(folders) - {root})
+    names = sorted({posixpath.basename(folder) for folder in classes})
     if len(names) < 2:
-        return Source(kind="tar files without labels", items=images, notes=notes)
-    label_of = {name: label for label, name in enumerate(names)}
-    return Source(
-        kind="tar files with class folders",
-        items=images,
-        labels=[label_of[folder] for _, folder in parts],
-        class_names=names,
-        notes=notes,
+        taken = classes if notes else set(folders)
+        items = [image for image, folder in zip(images, folders, strict=True) if folder in taken]
+        return Source(kind="tar files without labels", items=items, notes=notes)
+    source = Source(
+        kind="tar files with class folders", items=[], labels=[], class_names=names, notes=notes
     )
+    number_of = {name: number for number, name in enumerate(names)}
+    label_of = {folder: number_of[posixpath.basename(folder)] for folder in classes}
+    for image, folder in zip(images, folders, strict=True):
+        if folder in label_of:
+            source.items.append(image)
+            source.labels.append(label_of[folder])
+        elif folder == root:
+            source.skipped.append((image.name, "not in a class folder"))
+    return source
+
+
+def _train_only(folders: set[str]) -> tuple[set[str], list[str]]:
+    """The folders of the split called train if there are splits, and a note that says so."""
+    for level, others in ((-2, None), (-1, SPLITS)):  # train/CLASS/, or train/ itself
+        split_of = {folder: ("", *folder.split("/"))[level] for folder in folders}
+        splits = set(split_of.values())
+        if "train" in splits and len(splits) > 1 and (others is None or splits <= others):
+            note = f"took train/ only, of {', '.join(sorted(splits))}"
+            return {folder for folder in folders if split_of[folder] == "train"}, [note]
+    return folders, []
+
+
+def _counts(kinds: Counter[str]) -> str:
+    """12 .seg.png, 3 .json."""
+    most = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:_NAMED_KINDS]
+    named = ", ".join(f"{count} {shown(kind)}" for kind, count in most)
+    return named + (", ..." if len(kinds) > _NAMED_KINDS else "")

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import glob
 import re
-import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Item, Source
 from fastimae.loaders.source_folders import folder_source
+from fastimae.loaders.source_lists import list_source
 from fastimae.loaders.source_published import CIFAR_FILES, cifar_source, tiny_imagenet_source
 from fastimae.loaders.source_tars import tar_source
+from fastimae.loaders.tar_files import PACKED_SUFFIXES
+from fastimae.loaders.unpack import looks_like_tar
 
-_TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+_TAR_SUFFIXES = (".tar", *PACKED_SUFFIXES)
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
 def find_source(src: str, scratch: Path | None) -> Source:
     """List the images of SRC, in an order that depends on their names alone.
+
+    What SRC may be, and how labels are found, is told in docs/sources.md.
 
     Args:
         src: a folder, a tar file, a pattern of tar files (`*`, `{000..146}`), or a list file.
@@ -33,46 +38,56 @@ def find_source(src: str, scratch: Path | None) -> Source:
         if path.is_dir():
             source = _from_folder(path, scratch)
         elif path.is_file():
-            is_tar = path.name.endswith(_TAR_SUFFIXES) or tarfile.is_tarfile(path)
-            source = tar_source([path], scratch) if is_tar else _from_list(path)
+            is_tar = path.name.endswith(_TAR_SUFFIXES) or looks_like_tar(path)
+            source = tar_source([path], scratch) if is_tar else list_source(path)
         else:
             source = tar_source(expand_pattern(src), scratch)
     except OSError as error:
         raise DataError(f"SRC: {error.filename or src} cannot be read: {error.strerror}") from error
     if not source.items:
-        reasons = "".join(f"; {name}: {reason}" for name, reason in source.skipped[:1])
-        raise DataError(f"SRC: no images in {src}{reasons}")
+        raise DataError(f"SRC: no images in {src}{_first_of(source.skipped)}")
     return source
 
 
+def _first_of(skipped: list[tuple[str, str]]) -> str:
+    more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+    return "".join(f"; {name}: {reason}{more}" for name, reason in skipped[:1])
+
+
 def expand_pattern(pattern: str) -> list[Path]:
-    """The files of a shard pattern such as `shard-{000..146}.tar` or `shard-*.tar`.
+    """The files of a shard pattern such as `shard-{000..146}.tar` or `shard-*.tar`, each once.
 
     Raises:
         DataError: a file does not exist.
     """
-    paths = []
+    paths: dict[Path, None] = {}
     for name in _expand_braces(pattern):
-        found = sorted(glob.glob(name))  # noqa: PTH207 - the pattern has a folder
+        # A name may have brackets that are no pattern.
+        found = [name] if Path(name).exists() else sorted(glob.glob(name))  # noqa: PTH207
         if not found:
             raise DataError(f"SRC: there is no file or folder {name}")
-        paths += map(Path, found)
-    return paths
+        paths |= dict.fromkeys(map(Path, found))
+    return list(paths)
 
 
-def _expand_braces(pattern: str) -> list[str]:
-    """As a shell does for `{a,b}` and `{08..11}`."""
+def _expand_braces(pattern: str) -> Iterator[str]:
+    """As a shell does for `{a,b}`, `{08..11}` and `{3..1}`, one by one."""
     match = _BRACES.search(pattern)
     if match is None:
-        return [pattern]
+        yield pattern
+        return
     span = _RANGE.fullmatch(match[1])
-    if span:
-        numbers = range(int(span[1]), int(span[2]) + 1)
-        choices = [f"{number:0{len(span[1])}d}" for number in numbers]
-    else:
-        choices = match[1].split(",")
     before, after = pattern[: match.start()], pattern[match.end() :]
-    return [name for choice in choices for name in _expand_braces(before + choice + after)]
+    for choice in _numbers(*span.groups()) if span else match[1].split(","):
+        yield from _expand_braces(before + choice + after)
+
+
+def _numbers(first: str, last: str) -> Iterator[str]:
+    """All are as long as the longer of the two if one has a zero in front."""
+    padded = any(len(number) > 1 and number.startswith("0") for number in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    step = 1 if int(first) <= int(last) else -1
+    return (f"{number:0{width}d}" for number in range(int(first), int(last) + step, step))
 
 
 def _from_folder(root: Path, scratch: Path | None) -> Source:
@@ -82,34 +97,13 @@ def _from_folder(root: Path, scratch: Path | None) -> Source:
         if cifar is not None:
             return cifar
     source = tiny_imagenet_source(root) or folder_source(root)
-    tars = sorted(path for path in root.iterdir() if path.name.endswith(_TAR_SUFFIXES))
-    return tar_source(tars, scratch) if tars and not source.items else source
-
-
-def _from_list(path: Path) -> Source:
-    """Lines `path [label]`: paths relative to the list file, labels whole numbers."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="strict").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"SRC: {path} is neither a folder, a tar file nor a text file that lists images; "
-            "unpack other archives first"
-        ) from error
-    items: list[Item] = []
-    labels: list[int] = []
-    for line in lines:
-        if line.strip() and not line.startswith("#"):
-            name, label = _split_line(line)
-            items.append(Item(str(path.parent / name)))
-            labels += label
-    if labels and len(labels) < len(items):
-        raise DataError(f"SRC: {path} has a label on {len(labels)} of its {len(items)} lines only")
-    return Source(kind="list file", items=items, labels=labels or None)
-
-
-def _split_line(line: str) -> tuple[str, list[int]]:
-    """The path, and the label if there is one. A path may have spaces."""
-    name, *label = line.strip().rsplit(maxsplit=1)
-    if label and label[0].isdecimal() and len(label[0]) < 19:
-        return name, [int(label[0])]
-    return line.strip(), []
+    names = (path for path in root.iterdir() if path.name.endswith(_TAR_SUFFIXES))
+    tars = sorted(path for path in names if path.exists())  # broken links are listed already
+    if not tars:
+        return source
+    if source.items:
+        source.notes.append(f"{len(tars)} tar files in {root} are not read: there are images")
+        return source
+    within = tar_source(tars, scratch)
+    within.skipped += source.skipped
+    return within

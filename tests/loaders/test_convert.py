@@ -383,6 +383,37 @@ def test_journal_of_an_earlier_release_starts_anew(tmp_path):
     assert out.read_bytes() == whole
 
 
+SPOILT_JOURNALS = {
+    "huge": f'{{"done": 1, "rows": [[{10**40}, 1, 1, 1, 1, 1, 1]], "how": {{}}, "skipped": []}}',
+    "deep": "[" * 100_000,
+    "strange": '{"done": 1, "rows": [], "how": 7, "skipped": []}',
+    "binary": "\0\1",
+}
+
+
+@pytest.mark.parametrize("name", SPOILT_JOURNALS)
+def test_spoilt_journal_starts_anew(tmp_path, name):
+    root, out = make_tree(tmp_path / "src", count=3), tmp_path / "a.beton"
+    source = convert_module.find_source(str(root), tmp_path / "scratch")
+    options = ConvertOptions(src=str(root), out=out, page_size=PAGE)
+    first = json.dumps({"fingerprint": convert_module._fingerprint(source, options)})
+    (tmp_path / "a.beton.journal").write_text(f"{first}\n{SPOILT_JOURNALS[name]}\n")
+    assert run(root, out, workers=1).samples == 3
+
+
+def test_what_cannot_be_used_is_in_the_report_with_its_reason(tmp_path):
+    root = make_tree(tmp_path / "src", count=3)
+    (root / "class0" / "loop.jpg").symlink_to("loop.jpg")
+    (root / "class1" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (root / "class1" / "two\nlines.jpg").write_bytes(b"bad")
+    report = run(root, tmp_path / "a.beton", workers=1)
+    assert (report.samples, report.exit_status(), report.exit_status(strict=True)) == (3, 0, 1)
+    lines = report.summary().splitlines()
+    assert any("loop.jpg: cannot be read: Too many levels" in line for line in lines)
+    assert any("phone.heic: HEIC is not read: convert it" in line for line in lines)
+    assert any(r"two\nlines.jpg: not an image" in line for line in lines)
+
+
 def interrupt_after(monkeypatch, samples):
     """Each sample is noted; after so many comes Ctrl-C."""
     append = BetonWriter.append

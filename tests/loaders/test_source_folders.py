@@ -1,0 +1,184 @@
+"""Images in folders, with links and things that are no images."""
+
+import io
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from PIL import Image, features
+from source_files import HEIC, find, jpeg, listed, make_files, reasons
+
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.image_formats import foreign_format, looks_like_image
+
+
+def test_class_folders_are_numbered_as_torchvision_does(tmp_path):
+    datasets = pytest.importorskip("torchvision.datasets")
+    root = make_files(tmp_path / "data", "b/2.jpg", "a/deep/1.png", "a/0.JPEG", "c c/é.webp")
+    source = find(root, tmp_path)
+    reference = datasets.ImageFolder(root)
+    assert dict(listed(source, root)) == {
+        os.path.relpath(path, root): label for path, label in reference.samples
+    }
+    assert source.class_names == reference.classes
+
+
+def test_flat_folder_has_no_labels(tmp_path):
+    root = make_files(tmp_path / "data", "b.jpg", "a.png", ".hidden.jpg", "._mac.jpg")
+    make_files(root, "notes.txt", content=b"hello")
+    source = find(root, tmp_path)
+    assert listed(source, root) == [("a.png", None), ("b.jpg", None)]
+    assert source.labels is None
+
+
+def test_images_are_known_by_content_under_strange_names(tmp_path):
+    root = make_files(tmp_path / "data", "a/no_suffix", "a/image.dat")
+    make_files(root, "a/readme.md", content=b"text")
+    assert [name for name, _ in listed(find(root, tmp_path), root)] == [
+        "a/image.dat",
+        "a/no_suffix",
+    ]
+
+
+def test_loose_images_beside_class_folders_are_reported(tmp_path):
+    root = make_files(tmp_path / "data", "a/1.jpg", "loose.jpg")
+    source = find(root, tmp_path)
+    assert listed(source, root) == [("a/1.jpg", 0)]
+    assert source.skipped == [(str(root / "loose.jpg"), "not in a class folder")]
+
+
+def test_train_is_taken_where_there_is_nothing_else_and_said(tmp_path):
+    root = make_files(
+        tmp_path / "data", "train/a/1.jpg", "train/b/2.jpg", "val/3.jpg", "test/4.jpg"
+    )
+    make_files(root, "annotations/list.txt", content=b"text")
+    source = find(root, tmp_path)
+    assert listed(source, root) == [("train/a/1.jpg", 0), ("train/b/2.jpg", 1)]
+    assert str(root / "train") in source.notes[0]
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    root = make_files(tmp_path / "data", "bus/1.jpg", "train/2.jpg")
+    assert listed(find(root, tmp_path), root) == [("bus/1.jpg", 0), ("train/2.jpg", 1)]
+
+
+def test_link_back_up_ends(tmp_path):
+    root = make_files(tmp_path / "data", "a/1.jpg")
+    (root / "a" / "again").symlink_to(root / "a")
+    assert listed(find(root, tmp_path), root) == [("a/1.jpg", 0)]
+
+
+def test_links_that_lead_nowhere_and_things_that_are_no_files_are_listed(tmp_path):
+    root = make_files(tmp_path / "data", "a/1.jpg", "b/2.jpg")
+    for link, target in {
+        "a/broken.jpg": "gone.jpg", "a/self.jpg": "self.jpg", "a/ping": "pong", "a/pong": "ping",
+        "dangling": "gone", "own": "own", "b/up": "..", "a/fine.jpg": "1.jpg",
+    }.items():  # fmt: skip
+        (root / link).symlink_to(target)
+    os.mkfifo(root / "b" / "pipe.jpg")
+    os.mkfifo(root / "b" / "pipe")
+    (root / "b" / "to_pipe.jpg").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.open(root / "b", os.O_RDONLY)
+        server.bind(f"/proc/self/fd/{here}/socket.jpg")
+        os.close(here)
+    source = find(root, tmp_path)
+    # The link up finds a/1.jpg again, as torchvision does, but b itself only once.
+    own = [(name, label) for name, label in listed(source, root) if "/up/" not in name]
+    assert own == [("a/1.jpg", 0), ("a/fine.jpg", 0), ("b/2.jpg", 1)]
+    assert source.class_names == ["a", "b"]
+    circle = "cannot be read: Too many levels of symbolic links"
+    expected = {
+        "broken.jpg": "a broken link", "self.jpg": circle, "ping": circle, "pong": circle,
+        "dangling": "a broken link", "own": circle, "pipe.jpg": "not a file",
+        "to_pipe.jpg": "not a file", "socket.jpg": "not a file",
+    }  # fmt: skip
+    assert {name: reasons(source).get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("what", ["scandir", "stat"])
+def test_folder_that_cannot_be_read_is_listed(tmp_path, monkeypatch, what):
+    """By a stand-in for the system, as the superuser may read all."""
+    root = make_files(tmp_path / "data", "a/1.jpg", "b/locked/2.jpg", "c/3.jpg")
+    owner, real = {"scandir": (os, os.scandir), "stat": (Path, Path.stat)}[what]
+
+    def refusing(path, **options):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(owner, what, refusing)
+    source = find(root, tmp_path)
+    assert listed(source, root) == [("a/1.jpg", 0), ("c/3.jpg", 2)]
+    assert reasons(source) == {"locked": "cannot be read: Permission denied"}
+
+
+def test_names_that_no_terminal_prints(tmp_path):
+    root = make_files(tmp_path / "data", "a/1.jpg", "b/two\nlines.jpg", "b/\x1b[2J.heic")
+    latin = os.fsdecode(b"b/caf\xe9.jpg")
+    make_files(root, latin)
+    source = find(root, tmp_path)
+    assert {item.read() for item in source.items} == {jpeg()}
+    shown = [item.name for item in source.items] + [name for name, _ in source.skipped]
+    assert len(shown) == 4
+    assert all(name.isprintable() for name in shown)
+
+
+FOREIGN = {
+    "a.heic": (HEIC, "HEIC"),
+    "no_suffix": (HEIC, "HEIC"),
+    "a.jxl": (b"\xff\x0a" + bytes(30), "JPEG XL"),
+    "a.svg": (b'<?xml version="1.0"?>\n<!-- x -->\n<svg width="1"/>', "SVG"),
+    "a.psd": (b"8BPS\0\1", "Photoshop"),
+    "a.exr": (b"v/1\x01", "OpenEXR"),
+    "a.hdr": (b"#?RADIANCE\n", "Radiance HDR"),
+    "a.cr2": (b"II*\0\x10\0\0\0CR\x02\0", "a camera's raw format"),
+    "a.nef": (b"MM\0*" + bytes(30), "a camera's raw format"),
+    "empty.dng": (b"", "a camera's raw format"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_format_is_named_with_its_cure(tmp_path, name):
+    content, kind = FOREIGN[name]
+    root = make_files(make_files(tmp_path / "data", "c/1.jpg"), f"c/{name}", content=content)
+    source = find(root, tmp_path)
+    assert listed(source, root) == [("c/1.jpg", 0)]
+    assert reasons(source) == {name: f"{kind} is not read: convert it to JPEG or PNG first"}
+    (root / "c/1.jpg").unlink()
+    with pytest.raises(DataError, match=f"no images in .*{kind} is not read: convert it"):
+        find(root, tmp_path)
+
+
+def test_content_decides_not_the_name(tmp_path):
+    root = make_files(tmp_path / "data", "jpeg_within.heic", "jpeg_within.dng")
+    make_files(root, "sound", content=b"RIFF\0\0\0\0WAVEfmt ")
+    make_files(root, "text.md", content=b"see <svg>")
+    source = find(root, tmp_path)
+    assert listed(source, root) == [("jpeg_within.dng", None), ("jpeg_within.heic", None)]
+    assert not source.skipped
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM"])
+def test_formats_that_are_read_are_not_foreign(kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("Pillow has no AVIF")
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(buffer, kind)
+    assert foreign_format(buffer.getvalue()) is None
+    assert looks_like_image(buffer.getvalue()) == (kind not in ("BMP", "PPM"))
+
+
+def test_masks_in_folders_are_images_as_to_torchvision_and_that_is_said(tmp_path):
+    root = make_files(tmp_path / "data", "c/a.jpg", "c/a.seg.png", "c/a.1.jpg", "d/b.jpg")
+    source = find(root, tmp_path)
+    assert len(source.items) == 4
+    assert len(source.notes) == 1
+    assert "like another part of the image beside it: 1, as " in source.notes[0]
+    assert "c/a.seg.png" in source.notes[0]
+
+
+def test_loose_heic_beside_a_split_is_listed(tmp_path):
+    root = make_files(make_files(tmp_path / "d", "train/a/1.jpg"), "x.heic", content=HEIC)
+    assert set(reasons(find(root, tmp_path))) == {"x.heic"}
