@@ -11,11 +11,13 @@ from typing import Literal
 import numpy as np
 
 from fastimae.loaders.beton_format import HEADER, MODES, ROW
+from fastimae.loaders.beton_record import has_record
 from fastimae.loaders.beton_table import read_table
 from fastimae.loaders.beton_writer import BetonWriter
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.ram_cache import keep_in_memory
 from fastimae.loaders.trailer import Trailer, read_trailer
+from fastimae.loaders.verdict import find_problem
 
 __all__ = ["BETON_SUFFIXES", "BetonReader", "BetonWriter"]
 
@@ -26,8 +28,8 @@ BETON_SUFFIXES = (".beton", ".ffcv")
 class BetonReader:
     """The samples of a `.beton` file, read through a memory map without copying.
 
-    Opening checks all of the file but the pixels and the trailers. Picklable: the copy opens the
-    file again.
+    Opening checks all of the file but the samples and their trailers, which `problem` looks at.
+    For any number of threads. Picklable: the copy opens the file again.
 
     Args:
         cache: "ram" reads the file into memory, where it stays until `close`.
@@ -50,6 +52,10 @@ class BetonReader:
     """int64 [N], bytes from the start of the file; 0 where a sample has no trailer."""
     trailer_sizes: np.ndarray
     """int64 [N], bytes."""
+    has_trailers: bool
+    """Whether any sample has one: then all should."""
+    has_record: bool
+    """Whether the labels, and all else that opening checks, have a checksum."""
 
     def __init__(
         self, path: str | Path, cache: Literal["none", "ram"] = "none", *, quiet: bool = False
@@ -72,6 +78,9 @@ class BetonReader:
         self._positions, self._sizes = columns["ptr"], columns["size"]
         self.trailer_sizes = columns["trailer"]
         self.trailer_positions = (self._positions + self._sizes) * (self.trailer_sizes > 0)
+        self.has_trailers = bool(self.trailer_sizes.any())
+        self.has_record = has_record(self._view)
+        self._judged, self._problems = np.zeros(len(rows), bool), dict[int, str]()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,14 +118,34 @@ class BetonReader:
         Raises:
             DataError: it is damaged.
         """
-        size = int(self.trailer_sizes[index])
-        if not size:
+        block = self._trailer_bytes(index)
+        if not block:
             return None
-        position = int(self.trailer_positions[index])
         try:
-            return read_trailer(self._view[position : position + size], int(self._sizes[index]))
+            return read_trailer(block, int(self._sizes[index]))
         except ValueError as error:
             raise DataError(f"{self.path}: sample {index}: {error}") from error
+
+    def problem(self, index: int) -> str | None:
+        """Why sample `index` is bad whoever decodes it, or None (see verdict.py).
+
+        Found out when it is first asked for, which may take as long as decoding the sample.
+        """
+        if not self._judged[index]:
+            reason = find_problem(
+                self.read(index),
+                self._trailer_bytes(index),
+                is_jpeg=bool(self.is_jpeg[index]),
+                has_trailers=self.has_trailers,
+            )
+            if reason is not None:
+                self._problems[index] = reason
+            self._judged[index] = True  # after the reason, for other threads
+        return self._problems.get(index)
+
+    def _trailer_bytes(self, index: int) -> memoryview:
+        position = int(self.trailer_positions[index])
+        return self._view[position : position + int(self.trailer_sizes[index])]
 
     def close(self) -> None:
         """Unmap the file. What `read` returned and is still held keeps it mapped until dropped."""

@@ -6,7 +6,7 @@ Little-endian, in this order:
 
 Pages start at multiples of the page size, and a sample's bytes lie inside one page. Its metadata
 gives their position, the allocation table gives their length. In files written here a trailer
-follows in the same page (trailer.py).
+follows in the same page (trailer.py), and all but the samples has a checksum (beton_record.py).
 """
 
 from __future__ import annotations

@@ -19,11 +19,19 @@ from fastimae.loaders.beton_format import (
     VERSION,
     metadata_dtype,
 )
+from fastimae.loaders.beton_record import (
+    check_record,
+    damaged_table,
+    has_record,
+    refuse_lost_record,
+)
 from fastimae.loaders.errors import DataError
 
 
 def read_table(path: Path, view: memoryview) -> np.ndarray:
     """ROW [N], the samples, after checking everything but pixels and trailers.
+
+    Where the file has a record (beton_record.py), all this is what was written.
 
     Raises:
         DataError: the file is truncated, foreign or damaged, or holds no images.
@@ -35,11 +43,12 @@ def read_table(path: Path, view: memoryview) -> np.ndarray:
     start, end = HEADER.itemsize + fields * DESCRIPTOR.itemsize, int(header["alloc_table_ptr"])
     if not start < end < len(view) or (len(view) - end) % ALLOCATION.itemsize:
         raise DataError(f"{path}: truncated or damaged, its allocation table is not whole")
-    types = _field_types(path, np.frombuffer(view, DESCRIPTOR, fields, HEADER.itemsize))
+    types = _field_types(path, view, fields)
     dtype = metadata_dtype(types)
     first_byte = start + count * dtype.itemsize
     if count == 0 or first_byte > end:
         raise DataError(f"{path}: damaged, it cannot hold the {count} samples of its header")
+    check_record(path, view, first_byte, end)
     metadata = np.frombuffer(view, dtype, count, start)
     image = metadata[f"f{types.index(IMAGE_FIELD)}"]
     rows = np.empty(count, ROW)
@@ -52,11 +61,16 @@ def read_table(path: Path, view: memoryview) -> np.ndarray:
     rows["size"] = _sizes(path, table, rows, first_byte, end)
     _check_shapes(path, rows)
     rows["trailer"] = _trailer_sizes(path, table, rows, types, end)
+    if not has_record(view):
+        refuse_lost_record(path, view, (rows["ptr"] + rows["size"]) * (rows["trailer"] > 0))
     return rows
 
 
-def _field_types(path: Path, descriptors: np.ndarray) -> list[int]:
+def _field_types(path: Path, view: memoryview, fields: int) -> list[int]:
+    descriptors = np.frombuffer(view, DESCRIPTOR, fields, HEADER.itemsize)
     types = descriptors["type_id"].tolist()
+    if has_record(view) and not METADATA.keys() >= set(types):
+        raise damaged_table(path)
     for type_id, name in zip(types, descriptors["name"], strict=True):
         if type_id not in METADATA:
             raise DataError(

@@ -23,6 +23,7 @@ from fastimae.loaders.beton_format import (
     end_of,
     metadata_dtype,
 )
+from fastimae.loaders.beton_record import with_record
 from fastimae.loaders.trailer import make_trailer
 
 _BUFFER_BYTES = 4 << 20
@@ -99,13 +100,17 @@ class BetonWriter:
     ) -> None:
         """Add a sample: a JPEG file's bytes, or raw uint8 [height, width, 3].
 
-        trailer: from `make_trailer`; by default one with the checksum alone, b"" for none.
+        trailer: from `make_trailer`; by default one with the checksum alone, b"" for none. The
+        samples of a file have all one or none: then the file has no checksums at all, as one of
+        the ffcv library.
         """
         if trailer is None:
             trailer = make_trailer(payload)
         size, whole = len(payload), len(payload) + len(trailer)
         if self._count == len(self._rows):
             raise ValueError(f"there is room for {self._count} samples only; raise capacity")
+        if self._count and bool(trailer) != self._has_trailers():
+            raise ValueError("the samples of a file must all have a trailer, or none of them")
         if not size or whole > self.page_size:
             raise ValueError(
                 f"{size} bytes and a trailer of {len(trailer)} do not fit a page of "
@@ -136,11 +141,13 @@ class BetonWriter:
         if self._file.closed:
             return
         self._file.write(bytes(-self._position % 8))
-        table_position = self._file.tell()
-        self._file.write(self._allocation_table().tobytes())
+        head = self._head(self._file.tell())
+        metadata, table = self._sample_metadata().tobytes(), self._allocation_table().tobytes()
+        if self._has_trailers():
+            head = with_record(head, metadata, table)
+        self._file.write(table)
         self._file.seek(0)
-        self._file.write(self._head(table_position))
-        self._file.write(self._sample_metadata().tobytes())
+        self._file.write(head + metadata)
         self.sync()
         self._file.close()
         self.part.replace(self.path)
@@ -154,6 +161,9 @@ class BetonWriter:
         """Close the `.part` file as it is."""
         with contextlib.suppress(OSError):  # a full disk: what was synced is still there
             self._file.close()
+
+    def _has_trailers(self) -> bool:
+        return self._count > 0 and self._rows[0]["trailer"] > 0
 
     def _head(self, table_position: int) -> bytes:
         header = np.zeros((), HEADER)

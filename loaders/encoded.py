@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import logging
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +56,7 @@ class Encoded(abc.ABC):
 class EncodedBeton(Encoded):
     """The samples of a `.beton` file, which it closes.
 
-    A checksum is compared when a sample is first used. Without one, as in files of the ffcv
-    library, damage between the header and the end marker is not seen here.
+    Damage is looked for when a sample is first used, see `BetonReader.problem`.
     """
 
     def __init__(self, reader: BetonReader) -> None:
@@ -69,20 +67,12 @@ class EncodedBeton(Encoded):
         if not self.reader.is_jpeg[index]:
             return None
         data = self.reader.read(index)
-        height, width = int(self.reader.heights[index]), int(self.reader.widths[index])
+        size = int(self.reader.heights[index]), int(self.reader.widths[index])
         if not self._good[index]:
-            self._good[index] = self._check(index, data, height, width)
-        return Jpeg(data, height, width) if self._good[index] else None
-
-    def _check(self, index: int, data: memoryview, height: int, width: int) -> bool:
-        found = _plain_jpeg(data)
-        if found is None or (found.height, found.width) != (height, width):
-            return False
-        try:
-            trailer = self.reader.trailer(index)
-        except DataError:
-            return False
-        return trailer is None or trailer.crc == zlib.crc32(data)
+            found = _plain_jpeg(data)
+            fits = found is not None and (found.height, found.width) == size
+            self._good[index] = fits and self.reader.problem(index) is None
+        return Jpeg(data, *size) if self._good[index] else None
 
     def open(self, index: int) -> Image.Image:
         return open_sample(self.reader, index)

@@ -7,8 +7,11 @@ instead of antialiased bicubic (about 1.8 of 255 away from Pillow in the mean). 
 inside an operation are the operation's own: nobody seeds numba's generators, one a thread.
 
 Of the library's own loop only the pipeline is used, in a thread of ours: an error or a hang
-reaches the caller instead of stopping the loop for ever, each batch has memory of its own, and a
-damaged JPEG is noticed. libjpeg-turbo's warnings count as damage, some of which Pillow would show.
+reaches the caller instead of stopping the loop for ever, and each batch has memory of its own.
+
+Samples are judged before the library gets them, as for every other back end, by
+`BetonReader.problem`. Nor does it get JPEGs that not every decoder reads alike, as those without
+tables of their own: it would take those of the image before. They count as bad here.
 
 Two things cannot be noticed: an operation that never lets go of Python's lock stops the whole
 process, and numba loses errors of functions called inside a parallel loop (with
@@ -22,7 +25,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Executor, Future, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,11 +37,12 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, all_copies, stand_ins
+from fastimae.loaders.encoded import EncodedBeton
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.ffcv_operations import NOT_BEGUN, NOT_DECODED, UNDER_WAY, in_one_line
+from fastimae.loaders.ffcv_operations import NOT_BEGUN, UNDER_WAY, in_one_line
 from fastimae.loaders.ffcv_pipeline import Pipeline, Run, Worker
 from fastimae.loaders.limits import max_pixels, too_many
-from fastimae.loaders.read_ahead import started_ahead
+from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
 
 if TYPE_CHECKING:
@@ -53,7 +57,8 @@ log = logging.getLogger("fastimae")
 
 
 class FFCVLoader(BetonLoader):
-    """A loader with `num_workers` numba threads, at least one, and one that gives them work.
+    """A loader with `num_workers` numba threads, at least one, and one that gives them work; as
+    many look for damage in samples that are used for the first time.
 
     The first batch of each loader waits 5 to 30 seconds for the compiler, in every process.
     `DataError` if the library is missing or asked for gray images, and where a batch fails or
@@ -76,6 +81,7 @@ class FFCVLoader(BetonLoader):
         super().__init__(reader, sampler, crops, **settings)
         if crops.channels != 3:
             raise DataError(f"--decoder ffcv shows RGB only, not --in_chans {crops.channels}")
+        self._encoded = EncodedBeton(reader)
         self._too_large = reader.heights * reader.widths > max_pixels()
         largest = int((reader.heights * reader.widths)[~self._too_large].max(initial=1))
         self._pipeline = Pipeline(
@@ -92,8 +98,8 @@ class FFCVLoader(BetonLoader):
 
     def _show(self, steps: Iterable[Step]) -> Iterator[Shown]:
         ahead = BATCHES_AHEAD if self.num_workers else 0
-        with self._worker() as worker:
-            start = functools.partial(worker.submit, self._decode)
+        with threads(self.num_workers) as readers, self._worker() as worker:
+            start = functools.partial(worker.submit, self._decode, readers)
             for decoded in started_ahead(start, steps, ahead):
                 self._wait(decoded)
                 yield decoded.result()
@@ -140,23 +146,43 @@ class FFCVLoader(BetonLoader):
             return self.sample_name(int(index[0]))
         return f"samples {', '.join(map(str, index.tolist()))} of {self.reader.path}"
 
-    def _decode(self, step: Step) -> Shown:
+    def _decode(self, readers: Executor, step: Step) -> Shown:
         count = len(step.index)
         images = torch.empty((count, *self.crops.shape), dtype=torch.uint8, pin_memory=self.pin)
         out = images.numpy()
-        failures = all_copies(step.index, self._fill(step.index, step.key, out))
+        reasons = readers.map(self._why_not, step.index.tolist())
+        failures = {row: reason for row, reason in enumerate(reasons) if reason is not None}
+        failures = all_copies(step.index, self._fill(step.index, step.key, out, failures))
         shown = step.index[stand_ins(count, failures)]
         if (shown != step.index).any():
-            self._fill(shown, step.key, out)
+            self._fill(shown, step.key, out, {})
         bad = {int(step.index[row]): reason for row, reason in failures.items()}
         return Shown(images=images, index=shown, bad=bad)
 
+    def _why_not(self, index: int) -> str | None:
+        """Why the library does not get a sample, or None."""
+        if self._too_large[index]:
+            return too_many(int(self.reader.heights[index] * self.reader.widths[index]))
+        problem = self.reader.problem(index)
+        if problem is None and self.reader.is_jpeg[index] and self._encoded.jpeg(index) is None:
+            return (
+                "not a JPEG that every decoder reads alike: --decoder native, or pillow, shows it "
+                "or says what is wrong with it"
+            )
+        return problem
+
     def _fill(
-        self, index: NDArray[np.int64], key: NDArray[np.int64], out: NDArray[np.uint8]
+        self,
+        index: NDArray[np.int64],
+        key: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        failures: Failures,
     ) -> Failures:
+        """Write crops of the samples to `out`; black where they are in `failures`, to which those
+        that the library refuses are added."""
         heights, widths = self.reader.heights[index], self.reader.widths[index]
         windows, flip = self.crops.draw(key, heights, widths)
-        windows[self._too_large[index]] = 0
+        windows[list(failures)] = 0
         run = Run(index=index, windows=np.column_stack([windows, flip]).astype(np.int64))
         try:
             self._pipeline(run, out)
@@ -164,13 +190,8 @@ class FFCVLoader(BetonLoader):
             raise
         except Exception as error:
             raise self._blamed(error, run) from error
-        return {
-            row: too_many(int(heights[row] * widths[row]))
-            if reason == NOT_DECODED
-            else "damaged JPEG"
-            for row, reason in enumerate(run.status.tolist())
-            if reason
-        }
+        refused = dict.fromkeys(np.flatnonzero(run.status).tolist(), "damaged JPEG")
+        return refused | failures
 
     def _blamed(self, error: Exception, run: Run) -> DataError:
         """The error that names the first sample that fails like this on its own, or all."""

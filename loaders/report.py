@@ -69,16 +69,9 @@ class ConvertReport:
         lines += _named("skipped", self.skipped)
         if self.verified is not None:
             lines += _named("bad", self.verified.bad) or ["  every sample decodes"]
-            lines += self._checksums(self.verified.without_checksum)
+            lines += _checksums(self.verified)
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
-
-    def _checksums(self, missing: int) -> list[str]:
-        if not missing:
-            return [] if self.bad else ["  every checksum is right"]
-        none = missing == self.samples
-        which = "the file has no checksums" if none else f"{missing} samples have no checksum"
-        return [f"  {which}: damage that still decodes goes unnoticed"]
 
     def _headline(self) -> str:
         if not self.samples:
@@ -114,6 +107,15 @@ def _counted(what: str, causes: dict[str, int]) -> list[str]:
     ordered = sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = ", ".join(f"{why}: {count}" for why, count in ordered)
     return [f"  {sum(causes.values())} {what} ({shown})"] if causes else []
+
+
+def _checksums(found: Verification) -> list[str]:
+    lines = []
+    if not found.has_trailers:
+        lines.append("  the file has no checksums: damage that still decodes goes unnoticed")
+    if not found.has_record:
+        lines.append("  its labels have no checksum: convert again to have one")
+    return lines or ([] if found.bad else ["  every checksum is right"])
 
 
 def _named(what: str, entries: list[tuple[str, str]]) -> list[str]:

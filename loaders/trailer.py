@@ -3,12 +3,16 @@
 A trailer lies right behind its sample's bytes, in the same page, at any alignment. It is an
 allocation of its own with the sample's id, so that other readers pass over it. Little-endian:
 
-    0          uint32  MAGIC
+    0          uint32  MAGIC: "FMT2", or "FMT1" in files older than their table's checksum
     4          uint32  CRC-32, as zlib computes it, of the sample's bytes
-    8          uint32  components of the JPEG (0 if there are no rows)
+    8          uint32  components of the JPEG, if the writer vouches for it; else 0
     12         uint32  R, the number of rows of MCUs; 0 if unknown, or not a baseline JPEG
     16         R times {uint32 bit, int16 dc[4]}: `RowStart` of csrc/image.h
     16 + 12 R  uint32  CRC-32 of all the above
+
+A writer vouches for a JPEG that it has decoded whole with the native library without finding
+damage: as long as the checksum is right, no reader needs to look for any. In FMT1 it does so only
+where there are rows.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAGIC = int.from_bytes(b"FMT1", "little")
+MAGIC = int.from_bytes(b"FMT2", "little")
+_MAGICS = frozenset({MAGIC, int.from_bytes(b"FMT1", "little")})
 HEAD = np.dtype([("magic", "<u4"), ("crc", "<u4"), ("components", "<u4"), ("rows", "<u4")])
 ROW_START = np.dtype([("bit", "<u4"), ("dc", "<i2", (4,))])
 """`bit`: 8 * byte + bit (0 = most significant), counted from the sample's first byte; `dc`: the DC
@@ -38,14 +43,23 @@ class Trailer(NamedTuple):
     rows: np.ndarray
     """ROW_START [R], read-only."""
 
+    @property
+    def vouches(self) -> bool:
+        """Whether the writer has decoded all of the JPEG and found no damage."""
+        return self.components > 0
+
 
 def make_trailer(
     payload: bytes | memoryview, rows: NDArray[np.void] | None = None, components: int = 0
 ) -> bytes:
-    """The trailer of a sample. rows: ROW_START [R], if they are known."""
+    """The trailer of a sample.
+
+    rows: ROW_START [R], if they are known. components: of a JPEG that the caller vouches for: it
+    has decoded all of it with the native library and found no damage; 0 for any other sample.
+    """
     starts = b"" if rows is None else np.ascontiguousarray(rows, ROW_START).tobytes()
     count = len(starts) // ROW_START.itemsize
-    head = np.array((MAGIC, zlib.crc32(payload), components if count else 0, count), HEAD)
+    head = np.array((MAGIC, zlib.crc32(payload), components, count), HEAD)
     content = head.tobytes() + starts
     return content + zlib.crc32(content).to_bytes(CRC_BYTES, "little")
 
@@ -59,7 +73,7 @@ def read_trailer(block: bytes | memoryview, sample_bytes: int) -> Trailer:
     if len(block) < HEAD.itemsize + CRC_BYTES:
         raise ValueError("its trailer is cut short")
     magic, crc, components, count = np.frombuffer(block, HEAD, 1)[0].tolist()
-    if magic != MAGIC:
+    if magic not in _MAGICS:
         raise ValueError("what follows it is not a trailer")
     end = ROWS_OFFSET + count * ROW_START.itemsize
     if len(block) != end + CRC_BYTES:

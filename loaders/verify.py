@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -13,12 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from fastimae.loaders import native_library
 from fastimae.loaders.beton import BetonReader
-from fastimae.loaders.encode import JPEG_FORMATS, check_jpeg, decode_image
+from fastimae.loaders.encode import JPEG_FORMATS, decode_image
 from fastimae.loaders.items import Item, SkipImage
 from fastimae.loaders.limits import check_pixels, limited_to
 from fastimae.loaders.safe_map import CRASHED, safe_map
-from fastimae.loaders.trailer import Trailer, read_trailer
+from fastimae.loaders.trailer import read_trailer
+from fastimae.loaders.verdict import find_problem
 
 _CHUNK = 64
 
@@ -29,8 +30,11 @@ class Verification:
 
     bad: list[tuple[str, str]]
     """The samples that are not whole, and why."""
-    without_checksum: int
-    """Samples whose bytes may have changed without notice, as long as they decode."""
+    has_trailers: bool
+    """Whether the samples have checksums: else their bytes may have changed without notice, as long
+    as they decode."""
+    has_record: bool
+    """Whether the labels have a checksum."""
 
 
 class Sample(NamedTuple):
@@ -43,6 +47,8 @@ class Sample(NamedTuple):
     height: int
     width: int
     is_jpeg: bool
+    has_trailers: bool
+    """Whether any sample of the file has a trailer."""
 
 
 def verify_beton(path: Path, workers: int, max_pixels: int | None = None) -> Verification:
@@ -55,7 +61,7 @@ def verify_beton(path: Path, workers: int, max_pixels: int | None = None) -> Ver
         bar = tqdm(total=len(reader), desc="verify", unit="img")
         results = safe_map(
             partial(check_sample, max_pixels=max_pixels),
-            _samples(reader),
+            samples_of(reader),
             workers=workers,
             chunk=_CHUNK,
             crashed=CRASHED,
@@ -66,11 +72,12 @@ def verify_beton(path: Path, workers: int, max_pixels: int | None = None) -> Ver
                 if reason is not None:
                     bad.append((f"sample {index}", reason))
                 bar.update()
-        return Verification(bad=bad, without_checksum=int((reader.trailer_sizes == 0).sum()))
+        return Verification(bad=bad, has_trailers=reader.has_trailers, has_record=reader.has_record)
 
 
 def check_sample(sample: Sample, max_pixels: int | None = None) -> str | None:
-    """What is wrong with a written sample, or None. Decodes it completely."""
+    """What is wrong with a written sample, or None: what the loaders say of it, whatever window
+    they show. Decodes it completely."""
     with limited_to(max_pixels):
         return _problem(sample)
 
@@ -80,43 +87,41 @@ def _problem(sample: Sample) -> str | None:
         check_pixels(sample.width, sample.height)
         data = sample.item.read()
         payload, block = data[: sample.size], data[sample.size :]
-        trailer = _check_trailer(payload, block) if block else None
-        if sample.is_jpeg:
-            _check_image(payload, sample, trailer)
+        problem = find_problem(
+            payload, block, is_jpeg=sample.is_jpeg, has_trailers=sample.has_trailers
+        )
+        if problem is None and sample.is_jpeg:
+            _check_image(payload, sample)
+            _check_rows(payload, block)
     except SkipImage as reason:
         return str(reason)
     except MemoryError:
         return "not enough memory"
-    return None
+    return problem
 
 
-def _check_trailer(payload: bytes, block: bytes) -> Trailer:
-    try:
-        trailer = read_trailer(block, len(payload))
-    except ValueError as error:
-        raise SkipImage(str(error)) from error
-    if trailer.crc != zlib.crc32(payload):
-        raise SkipImage("its bytes are not those that were written: the checksum differs")
-    return trailer
-
-
-def _check_image(payload: bytes, sample: Sample, trailer: Trailer | None) -> None:
+def _check_image(payload: bytes, sample: Sample) -> None:
     image, size = decode_image(payload), (sample.width, sample.height)
     if image.format not in JPEG_FORMATS or image.size != size:
         found = f"a {image.format} of {image.height} x {image.width}"
         raise SkipImage(f"{found}, not {sample.height} x {sample.width} JPEG")
-    rows = check_jpeg(payload).rows
-    if trailer is None or not len(trailer.rows) or not len(rows):
-        return
-    if not np.array_equal(trailer.rows, rows):
-        raise SkipImage("its trailer names other starts of rows than it has")
 
 
-def _samples(reader: BetonReader) -> Iterator[Sample]:
+def _check_rows(payload: bytes, block: bytes) -> None:
+    """Compare the starts of rows in a sound trailer with those that the native library finds."""
+    written = read_trailer(block, len(payload)).rows if block else ()
+    if len(written) and native_library.load() is not None:
+        rows = native_library.inspect_jpeg(payload).rows
+        if len(rows) and not np.array_equal(written, rows):
+            raise SkipImage("its trailer names other starts of rows than it has")
+
+
+def samples_of(reader: BetonReader) -> Iterator[Sample]:
+    """Each sample of a file, for `check_sample`."""
     path = str(reader.path)
     shapes = zip(reader.heights, reader.widths, reader.is_jpeg, strict=True)
     for index, (height, width, is_jpeg) in enumerate(shapes):
         position, size = reader.region(index)
         whole = size + int(reader.trailer_sizes[index])
         item = Item(path, f"sample {index}", position, whole)
-        yield Sample(item, size, int(height), int(width), bool(is_jpeg))
+        yield Sample(item, size, int(height), int(width), bool(is_jpeg), reader.has_trailers)

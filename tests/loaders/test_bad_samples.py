@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from back_ends import DECODING
+from older_beton import older_beton, older_trailer
 from PIL import Image
 
 from fastimae.loaders import BetonWriter, DataError, create_loader, native_library
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import replace_failures
 
+BETON = [name for name in DECODING if "folder" not in str(name)]
 NOT_AN_IMAGE = b"\0" * 500
 
 
@@ -117,29 +119,68 @@ def test_beton_sample_of_another_size_than_the_table_says(data, tmp_path):
     assert 2 not in batch.index and "table" in loader.bad[2]
 
 
-@pytest.mark.skipif(native_library.load() is None, reason=native_library.why_missing())
-def test_a_stand_in_may_be_damaged_too(data, tmp_path):
-    """Without checksums, damage shows only in windows that reach it."""
-    with BetonWriter(tmp_path / "f.beton") as writer:
-        for i, payload in enumerate(data.payloads[1:7]):
-            width, height = Image.open(io.BytesIO(payload)).size
-            if i < 5:
-                payload = payload[: len(payload) * 2 // 3] if i else NOT_AN_IMAGE
-            writer.append(payload, height=height, width=width, label=i, trailer=b"")
-    settings = {"ffcv": tmp_path / "f.beton", "batch_size": 6, "mix_group": 0, "min_crop": 0.05}
-    seen: set[int] = set()
-    with create_loader(decoder="native", input_size=(24, 32), **settings) as loader:
-        for epoch in range(60):
+def older_file(data, trailers) -> bytearray:
+    """The data in a file from before the table had a checksum; trailers: their bytes by sample."""
+    sizes = [Image.open(io.BytesIO(payload)).size for payload in data.payloads]
+    samples = [
+        (payload, height, width, "jpg", label, trailer)
+        for payload, (width, height), label, trailer in zip(
+            data.payloads, sizes, data.labels, trailers, strict=True
+        )
+    ]
+    return bytearray(older_beton(samples, 1 << 16))
+
+
+def bad_samples(files, back_end, **settings) -> dict[int, str]:
+    """Those that a loader finds in some epochs, after checking that it never shows one of them."""
+    shown: set[int] = set()
+    with files.loader(back_end, **settings) as loader:
+        for epoch in range(3):
             loader.set_epoch(epoch)
-            loader.bad.clear()
-            batch = next(iter(loader))
-            assert 0 not in batch.index
-            assert not loader.bad.keys() & set(batch.index.tolist())
-            seen |= loader.bad.keys()
-    assert seen == {0, 1, 2, 3, 4}
+            shown.update(*(batch.index.tolist() for batch in loader))
+    assert not shown & loader.bad.keys()
+    return loader.bad
 
 
-@pytest.mark.parametrize("back_end", [name for name in DECODING if "folder" not in str(name)])
+@pytest.mark.parametrize("back_end", BETON)
+def test_a_sample_without_a_checksum_among_others_is_bad(data, broken, back_end):
+    trailers = [b"" if i == 7 else older_trailer(data.payloads[i]) for i in range(data.count)]
+    files = broken({})
+    files.beton.write_bytes(older_file(data, trailers))
+    assert set(bad_samples(files, back_end)) == {7}
+
+
+@pytest.mark.parametrize("kind", ["present", "older", "older-vouched"])
+@pytest.mark.parametrize("back_end", BETON)
+def test_zeros_from_one_sample_into_the_next(data, broken, back_end, kind):
+    """They take the trailer of the first with them: what lies there is none."""
+    files = broken({})
+    content = bytearray(files.beton.read_bytes())
+    if kind != "present":
+        vouched = 3 * (kind == "older-vouched")
+        content = older_file(data, [older_trailer(p, (), vouched) for p in data.payloads])
+    first, second = (content.index(payload) for payload in data.payloads[20:22])
+    content[(first + second) // 2 : second + 30] = bytes(second + 30 - (first + second) // 2)
+    files.beton.write_bytes(content)
+    assert set(bad_samples(files, back_end)) == {20, 21}
+
+
+@pytest.mark.parametrize("back_end", BETON)
+def test_a_jpeg_that_nobody_vouches_for_is_decoded_whole_once(data, broken, back_end):
+    """So that damage is found whatever the crop shows, in files without checksums, too."""
+    if native_library.load() is None:
+        pytest.skip(native_library.why_missing())
+    files = broken({})
+    content = older_file(data, [b""] * data.count)
+    for i in (3, 30):
+        last_rows = content.index(data.payloads[i]) + len(data.payloads[i]) * 9 // 10
+        content[last_rows : last_rows + 2] = b"\xff\xd9"
+        assert Image.open(io.BytesIO(content[content.index(data.payloads[i][:700]) :])).load()
+    files.beton.write_bytes(content)
+    assert set(bad_samples(files, back_end, min_crop=0.05)) == {3, 30}
+
+
+@pytest.mark.parametrize("back_end", BETON)
 def test_a_flipped_bit_is_noticed_whatever_the_crop_shows(data, broken, back_end):
     payload = bytearray(data.payloads[4])
     payload[-20] ^= 1

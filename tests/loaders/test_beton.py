@@ -1,5 +1,6 @@
 """The .beton format: what is written is read, and whatever else comes along is one DataError."""
 
+import hashlib
 import pickle
 import struct
 import time
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from older_beton import older_beton, older_trailer
 
 from fastimae.loaders.beton import BetonReader, BetonWriter
 from fastimae.loaders.errors import DataError
@@ -33,6 +35,15 @@ def raw_sample(height, width, label, fill=7):
 def small_file(tmp_path):
     samples = [raw_sample(3 + i, 5, label=i, fill=i) for i in range(6)]
     return write(tmp_path / "small.beton", samples, capacity=10)
+
+
+@pytest.fixture
+def older_file(tmp_path):
+    """The same as it was written before the table had a checksum."""
+    samples = [raw_sample(3 + i, 5, label=i, fill=i) for i in range(6)]
+    data = older_beton([(*sample, older_trailer(sample[0])) for sample in samples])
+    (tmp_path / "older.beton").write_bytes(data)
+    return tmp_path / "older.beton"
 
 
 sample_lists = st.lists(
@@ -67,6 +78,10 @@ def test_layout_is_the_documented_one(tmp_path):
     assert names == [(2, b"image".ljust(16, b"\0")), (1, b"label".ljust(16, b"\0"))]
     start = 24 + 2 * 1041
     assert len(data) == table + 2 * 48
+    record = data[41:57]
+    covered = data[:41] + bytes(16) + data[57 : start + 2 * 24] + data[table:]
+    assert record == struct.pack("<4sI8x", b"FTB1", zlib.crc32(covered))
+    assert not any(data[57:1065]) and not any(data[1082:start])
     for number, (payload, height, width, mode, label) in enumerate(samples):
         at = start + 24 * number
         kind, w, h, ptr = struct.unpack_from("<BHHQ", data, at)
@@ -77,8 +92,123 @@ def test_layout_is_the_documented_one(tmp_path):
         assert struct.unpack_from("<QQQ", data, table + 24 * number) == (number, end, 20)
         entry = struct.unpack_from("<QQQ", data, table + 24 * (2 + number))
         assert entry == (number, ptr, len(payload))
-        trailer = struct.pack("<4sIII", b"FMT1", zlib.crc32(payload), 0, 0)
+        trailer = struct.pack("<4sIII", b"FMT2", zlib.crc32(payload), 0, 0)
         assert data[end : end + 20] == trailer + struct.pack("<I", zlib.crc32(trailer))
+
+
+ROWS = [(16, (0, 0, 0, 0)), (99, (-1, 2, -3, 4))]
+JPEG_OF_OLD, RAW_OF_OLD = b"\xff\xd8 not looked at", bytes([7]) * 18
+
+
+@pytest.mark.parametrize(
+    ("jpeg_trailer", "raw_trailer", "digest"),
+    [
+        pytest.param(
+            older_trailer(JPEG_OF_OLD, ROWS, 3),
+            older_trailer(RAW_OF_OLD),
+            "7d52defe57c2507b931bf4018b3df64125a560e42793633cd3c429feb48e1032",
+            id="with trailers",
+        ),
+        pytest.param(
+            b"",
+            b"",
+            "df2307ac58b2dbdb94d6e0b2cc074f0aebca94670cb8b2894dbb31d8916cb0ca",
+            id="without",
+        ),
+    ],
+)
+def test_older_files_are_read(tmp_path, jpeg_trailer, raw_trailer, digest):
+    """The digests are of files that FastIMAE wrote when it was younger."""
+    data = older_beton(
+        [
+            (JPEG_OF_OLD, 11, 22, "jpg", 5, jpeg_trailer),
+            (RAW_OF_OLD, 2, 3, "raw", -4, raw_trailer),
+        ]
+    )
+    assert hashlib.sha256(data).hexdigest() == digest
+    (tmp_path / "a.beton").write_bytes(data)
+    with BetonReader(tmp_path / "a.beton") as reader:
+        assert not reader.has_record and reader.has_trailers == bool(raw_trailer)
+        assert [bytes(reader.read(i)) for i in range(2)] == [JPEG_OF_OLD, RAW_OF_OLD]
+        assert reader.labels.tolist() == [5, -4]
+        assert (reader.heights.tolist(), reader.widths.tolist()) == ([11, 2], [22, 3])
+        assert reader.is_jpeg.tolist() == [True, False]
+        assert reader.problem(1) is None
+        trailers = [reader.trailer(i) for i in range(2)]
+        if raw_trailer:
+            rows = [[(bit, tuple(dc)) for bit, dc in t.rows.tolist()] for t in trailers]
+            assert (rows, [t.components for t in trailers]) == ([ROWS, []], [3, 0])
+        else:
+            assert trailers == [None, None]
+
+
+def test_any_changed_byte_of_the_table_is_noticed(small_file):
+    """The record's own bytes as well, and labels, which damage nothing else."""
+    data = small_file.read_bytes()
+    with BetonReader(small_file) as reader:
+        assert reader.has_record
+    covered = [*range(2106 + 6 * 24), *range(len(data) - 12 * 24, len(data))]
+    changes = np.random.default_rng(0).integers(1, 256, len(covered)).tolist()
+    for position, change in zip(covered, changes, strict=True):
+        damaged = bytearray(data)
+        damaged[position] ^= change
+        small_file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"small\.beton") as caught:
+            BetonReader(small_file)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_changed_label_is_named(small_file):
+    data = bytearray(small_file.read_bytes())
+    data[2106 + 3 * 24 + 16] ^= 1
+    small_file.write_bytes(data)
+    with pytest.raises(DataError, match=r"its table \(labels, sizes") as caught:
+        BetonReader(small_file)
+    assert "convert again" in str(caught.value)
+
+
+@pytest.mark.parametrize("end", [57, 1065])
+def test_a_lost_record_is_noticed(small_file, end):
+    """The file then looks like one without, but for its trailers."""
+    data = bytearray(small_file.read_bytes())
+    data[41:end] = bytes(end - 41)
+    small_file.write_bytes(data)
+    with pytest.raises(DataError, match="its table"):
+        BetonReader(small_file)
+
+
+def test_changed_padding_is_no_matter(small_file):
+    data = bytearray(small_file.read_bytes())
+    data[2106 + 6 * 24 : PAGE] = b"x" * (PAGE - 2106 - 6 * 24)
+    small_file.write_bytes(data)
+    open_and_read(small_file)
+
+
+def test_file_without_trailers_has_no_record(tmp_path):
+    """As the ffcv library writes it: only zeros beside types and names."""
+    with BetonWriter(tmp_path / "a.beton", page_size=PAGE) as writer:
+        writer.append(bytes(12), height=2, width=2, mode="raw", label=3, trailer=b"")
+    assert not any((tmp_path / "a.beton").read_bytes()[41:1065])
+    with BetonReader(tmp_path / "a.beton") as reader:
+        assert (reader.has_record, reader.has_trailers, reader.problem(0)) == (False, False, None)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("trailers", [(b"", None), (None, b"")])
+def test_writer_refuses_to_mix_samples_with_and_without_trailers(tmp_path, trailers, resumed):
+    sample = {"height": 2, "width": 2, "mode": "raw"}
+    writer = BetonWriter(tmp_path / "a.beton", page_size=PAGE)
+    writer.append(bytes(12), **sample, trailer=trailers[0])
+    if resumed:
+        rows = writer.rows.copy()
+        writer.abort()
+        writer = BetonWriter(tmp_path / "a.beton", page_size=PAGE, rows=rows)
+    with pytest.raises(ValueError, match="all have a trailer, or none"):
+        writer.append(bytes(12), **sample, trailer=trailers[1])
+    writer.append(bytes(12), **sample, trailer=trailers[0])
+    writer.close()
+    with BetonReader(tmp_path / "a.beton") as reader:
+        assert [reader.problem(i) for i in range(2)] == [None, None]
 
 
 def test_no_sample_crosses_a_page(tmp_path):
@@ -163,12 +293,14 @@ def test_missing_file_and_folder(tmp_path):
             BetonReader(path)
 
 
-def test_every_truncation_is_noticed(small_file):
-    data = small_file.read_bytes()
+@pytest.mark.parametrize("which", ["small_file", "older_file"])
+def test_every_truncation_is_noticed(which, request):
+    path = request.getfixturevalue(which)
+    data = path.read_bytes()
     for length in [*range(0, len(data), 97), *range(len(data) - 50, len(data))]:
-        small_file.write_bytes(data[:length])
-        with pytest.raises(DataError, match=r"small\.beton"):
-            BetonReader(small_file)
+        path.write_bytes(data[:length])
+        with pytest.raises(DataError, match=path.name):
+            BetonReader(path)
 
 
 def open_and_read(path):
@@ -189,8 +321,10 @@ _MEANINGFUL = [*range(41), *range(1065, 1082), *range(2106, 2106 + 6 * 24), *ran
         st.tuples(st.sampled_from(_MEANINGFUL), st.integers(0, 255)), min_size=1, max_size=6
     )
 )
-def test_damaged_bytes_give_a_data_error_at_worst(tmp_path_factory, small_file, flips):
-    data = bytearray(small_file.read_bytes())
+def test_damaged_bytes_of_an_older_file_give_a_data_error_at_worst(
+    tmp_path_factory, older_file, flips
+):
+    data = bytearray(older_file.read_bytes())
     for position, value in flips:
         data[position] = value
     path = tmp_path_factory.mktemp("fuzz") / "fuzz.beton"
@@ -220,12 +354,12 @@ def test_damaged_bytes_give_a_data_error_at_worst(tmp_path_factory, small_file, 
         (-6 * 24 - 8, "<Q", 10**9, "trailer of sample 5"),
     ],
 )
-def test_message_says_what_is_damaged(small_file, offset, code, value, message):
-    data = bytearray(small_file.read_bytes())
+def test_message_says_what_is_damaged(older_file, offset, code, value, message):
+    data = bytearray(older_file.read_bytes())
     struct.pack_into(code, data, offset % len(data), value)
-    small_file.write_bytes(data)
+    older_file.write_bytes(data)
     with pytest.raises(DataError, match=message):
-        BetonReader(small_file)
+        BetonReader(older_file)
 
 
 def test_large_table_opens_fast(tmp_path):

@@ -95,7 +95,7 @@ def test_ffcv_finds_each_sample_once_page_by_page(ours, name, mode):
     found = np.load(ours / f"{name}-{mode}.npz")
     assert sorted(map(bytes, found["quasi"])) == sorted(map(bytes, found["image0"]))
     with BetonReader(ours / f"{name}-{mode}.beton") as reader:
-        assert reader.trailer_sizes.all()
+        assert reader.trailer_sizes.all() and reader.has_record
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -111,6 +111,8 @@ def test_we_read_files_of_ffcv(theirs, mode, names):
             difference = np.abs(own_pixels(reader, index) - pixels(index))
             assert difference.mean() <= (0 if mode == "raw" else 3)
         assert [reader.trailer(index) for index in range(COUNT)] == [None] * COUNT
+        assert [reader.problem(index) for index in range(COUNT)] == [None] * COUNT
+        assert not reader.has_record
 
 
 def test_files_of_ffcv_pass_verification(theirs):
@@ -118,3 +120,4 @@ def test_files_of_ffcv_pass_verification(theirs):
     report = convert(ConvertOptions(src=str(path), verify=True, workers=1))
     assert (report.samples, report.exit_status()) == (COUNT, 0)
     assert "every sample decodes\n  the file has no checksums" in report.summary()
+    assert "labels have no checksum: convert again" in report.summary()

@@ -18,10 +18,13 @@ from PIL import Image
 from fastimae.loaders import BetonWriter, DataError, create_loader
 from fastimae.loaders.crops import draw_windows
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.trailer import make_trailer
 
 COUNT, BATCH, SIZE = 40, 8, (24, 32)
 RAW = set(range(0, COUNT, 3))
-ZEROED, TRUNCATED = 7, 16
+ZEROED, TRUNCATED, OTHER_RAW, OTHER_JPEG = 7, 16, 12, 13
+BAD = {ZEROED, TRUNCATED, OTHER_RAW, OTHER_JPEG}
+"""The last two decode, but are not what was written."""
 
 needs_ffcv = pytest.mark.skipif(
     importlib.util.find_spec("ffcv") is None, reason="the ffcv library is not installed"
@@ -37,7 +40,7 @@ def picture(index: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A .beton with raw and JPEG samples, two of them damaged."""
+    """A .beton with raw and JPEG samples, some of them damaged."""
     path = tmp_path_factory.mktemp("ffcv") / "mixed.beton"
     with BetonWriter(path) as writer:
         for i in range(COUNT):
@@ -46,7 +49,11 @@ def path(tmp_path_factory):
             data = image.tobytes() if i in RAW else file.getvalue()
             data = {ZEROED: bytes(len(data)), TRUNCATED: data[: len(data) // 2]}.get(i, data)
             mode = "raw" if i in RAW else "jpg"
-            writer.append(data, height=image.height, width=image.width, mode=mode, label=i % 4)
+            trailer = make_trailer(b"others") if i in (OTHER_RAW, OTHER_JPEG) else None
+            writer.append(
+                data, height=image.height, width=image.width, mode=mode, label=i % 4,
+                trailer=trailer,
+            )  # fmt: skip
     return path
 
 
@@ -105,7 +112,9 @@ def test_shows_what_pillow_shows(path, loaders):
                     assert torch.equal(getattr(ours, name), getattr(exact, name))
                 difference = (ours.images.int() - exact.images.int()).abs().float()
                 assert difference.mean() < 1.5
-        assert set(loaders[2].bad) == set(reference.bad) == {ZEROED, TRUNCATED}
+        assert set(loaders[2].bad) == set(reference.bad) == BAD
+        for i in (OTHER_RAW, OTHER_JPEG):
+            assert "the checksum differs" in loaders[2].bad[i]
 
 
 @needs_ffcv
@@ -209,7 +218,7 @@ def test_ranks_share_the_batches_of_one(one_rank, world):
         replaced += int((~same_sample).sum())
         assert torch.equal(expected[0], found[0])
         assert torch.equal(expected[2][same_sample], found[2][same_sample])
-    assert replaced <= len((ZEROED, TRUNCATED))
+    assert replaced <= len(BAD)
 
 
 @needs_ffcv
@@ -236,7 +245,38 @@ def test_images_over_the_limit_are_not_decoded(path, monkeypatch):
     with make(path, num_workers=0) as loader:
         shown = torch.cat([batch.index for batch in loader]).numpy()
     assert (areas[shown] <= limit).all()
-    assert set(loader.bad) == set(np.flatnonzero(areas > limit)) | {ZEROED, TRUNCATED}
+    assert set(loader.bad) == set(np.flatnonzero(areas > limit)) | BAD
+
+
+def strip_tables(jpeg: bytes) -> bytes:
+    """Without its Huffman tables, as a frame of Motion-JPEG; a decoder takes the usual ones."""
+    while (start := jpeg.find(b"\xff\xc4")) > 0:
+        end = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
+        jpeg = jpeg[:start] + jpeg[end:]
+    return jpeg
+
+
+@needs_ffcv
+def test_the_library_gets_no_jpeg_that_it_might_read_otherwise(tmp_path):
+    """Nor one of another size than the table says: it would leave a part of the buffer as it was.
+
+    The library's TurboJPEG handle keeps tables from image to image, which the first one brings."""
+    cmyk, plain = io.BytesIO(), io.BytesIO()
+    picture(1).convert("CMYK").save(cmyk, "JPEG")
+    picture(1).save(plain, "JPEG")
+    no_tables = strip_tables(plain.getvalue())
+    assert Image.open(io.BytesIO(no_tables)).load() is not None
+    optimised = io.BytesIO()
+    picture(1).save(optimised, "JPEG", quality=20, optimize=True)
+    size = {"height": picture(1).height, "width": picture(1).width}
+    with BetonWriter(tmp_path / "odd.beton") as writer:
+        for data in (optimised.getvalue(), no_tables, cmyk.getvalue(), plain.getvalue()):
+            writer.append(data, **size, label=0)
+        writer.append(plain.getvalue(), **{**size, "height": size["height"] + 1}, label=0)
+    with make(tmp_path / "odd.beton", batch_size=5, mix_group=0, num_workers=1) as loader:
+        shown = set(next(iter(loader)).index.tolist())
+    assert (shown, set(loader.bad)) == ({0, 3}, {1, 2, 4})
+    assert all("--decoder native" in reason for reason in loader.bad.values())
 
 
 def test_gray_is_refused(path):

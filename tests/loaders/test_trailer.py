@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from older_beton import older_beton, older_trailer
 
 from fastimae.loaders.beton import BetonReader, BetonWriter
 from fastimae.loaders.beton_format import ALLOCATION, DESCRIPTOR, HEADER, metadata_dtype
@@ -34,7 +35,7 @@ def write(path, trailers):
 
 def test_layout_is_the_documented_one():
     """An independent writing of the bytes, by struct."""
-    expected = struct.pack("<4sIII", b"FMT1", zlib.crc32(PAYLOAD), 3, 2)
+    expected = struct.pack("<4sIII", b"FMT2", zlib.crc32(PAYLOAD), 3, 2)
     for bit, dc in ROWS.tolist():
         expected += struct.pack("<I4h", bit, *dc)
     expected += struct.pack("<I", zlib.crc32(expected))
@@ -48,7 +49,22 @@ def test_reads_what_was_made(rows, components):
     trailer = read_trailer(memoryview(b"x" + block)[1:], 1 << 29)  # at an odd address
     assert trailer.crc == zlib.crc32(PAYLOAD)
     assert trailer.rows.tobytes() == rows.tobytes()
-    assert trailer.components == (components if len(rows) else 0)
+    assert trailer.components == components
+
+
+@pytest.mark.parametrize("components", [0, 1, 3])
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:0]], ids=["rows", "no rows"])
+def test_a_writer_vouches_by_naming_the_components(rows, components):
+    """With and without rows; in trailers of the first kind, too."""
+    newer = read_trailer(make_trailer(PAYLOAD, rows, components), len(PAYLOAD))
+    older = read_trailer(older_trailer(PAYLOAD, rows.tolist(), components), len(PAYLOAD))
+    assert newer.vouches == older.vouches == (components > 0)
+    assert newer.rows.tobytes() == older.rows.tobytes() == rows.tobytes()
+    assert newer.crc == older.crc
+
+
+def test_no_vouching_by_default():
+    assert not read_trailer(make_trailer(PAYLOAD), len(PAYLOAD)).vouches
 
 
 @given(st.integers(0, 43), st.integers(1, 255))
@@ -81,8 +97,10 @@ def test_largest_trailer_is_one_with_a_row_for_every_eight_lines():
 
 
 def test_reader_finds_trailers_where_they_are(tmp_path):
-    indexed = make_trailer(PAYLOAD, ROWS, 3)
-    path = write(tmp_path / "a.beton", [None, b"", indexed, b"", None])
+    older, indexed = older_trailer(PAYLOAD), older_trailer(PAYLOAD, ROWS.tolist(), 3)
+    samples = [(PAYLOAD, 1, 1, "jpg", 0, trailer) for trailer in (older, b"", indexed, b"", older)]
+    path = tmp_path / "a.beton"
+    path.write_bytes(older_beton(samples))
     with BetonReader(path) as reader:
         assert reader.trailer_sizes.tolist() == [20, 0, 44, 0, 20]
         ends = [sum(reader.region(index)) for index in range(5)]

