@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from fastimae.loaders import native_library
+from fastimae.loaders.image_formats import foreign_format, unread
 from fastimae.loaders.items import Item, SkipImage
 from fastimae.loaders.jpeg import JpegInfo, read_jpeg_info
 from fastimae.loaders.jpeg_mend import mend_jpeg
@@ -103,7 +104,7 @@ def _encode(data: bytes, settings: EncodeSettings) -> Encoded:
     if sound is None or cause is not None:
         return _fitted(image, settings, cause)
     how = mended + MENDED if mended else PASSED_THROUGH
-    trailer = make_trailer(data, sound.rows, sound.vouched)
+    trailer = make_trailer(data, sound.rows, sound.components)
     return Encoded(data, image.height, image.width, "jpg", how, trailer)
 
 
@@ -113,8 +114,8 @@ class SoundJpeg(NamedTuple):
     info: JpegInfo
     rows: np.ndarray
     """ROW_START [R], where its rows of MCUs start; empty if that is unknown."""
-    vouched: int
-    """The number of its components if the native library has decoded all of it, else 0."""
+    components: int
+    """Its channels if the native library has decoded all of it, else 0: what a trailer says."""
 
 
 def check_jpeg(data: bytes) -> SoundJpeg:
@@ -150,7 +151,9 @@ def decode_image(data: bytes) -> Image.Image:
             image = open_image(data, _FORMATS)
             image.load()
     except Image.UnidentifiedImageError:
-        raise SkipImage("not an image, or of an unknown format") from None
+        foreign = foreign_format(data)
+        reason = unread(foreign) if foreign else "not an image, or of an unknown format"
+        raise SkipImage(reason) from None
     except SkipImage:
         raise
     # Damaged files make the decoders raise nearly anything.
@@ -223,10 +226,11 @@ def _fitted(image: Image.Image, settings: EncodeSettings, cause: str) -> Encoded
 
 
 def _trailer(payload: bytes, settings: EncodeSettings) -> bytes:
+    """The trailer of what was encoded here: of three channels, always."""
     if settings.mode == "raw":
         return make_trailer(payload)
-    sound = check_jpeg(payload)
-    return make_trailer(payload, sound.rows, sound.vouched)
+    status, _, rows = _inspect(payload)
+    return make_trailer(payload, rows, 3 if status == native_library.OK else 0)
 
 
 def _shrink(image: Image.Image, max_side: int) -> Image.Image:

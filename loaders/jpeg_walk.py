@@ -1,7 +1,7 @@
 """What libjpeg knows of a JPEG file after the segments that it has read so far.
 
-Frame header, tables and scan headers are checked as jdmarker.c, jdhuff.c and jdphuff.c check them,
-from which the names in comments come; the coded data is not looked at.
+Frame header, tables and scan headers are checked as its jdmarker.c and jdphuff.c check them, in the
+functions named below. The coded data is not looked at.
 """
 
 from __future__ import annotations

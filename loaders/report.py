@@ -102,6 +102,13 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def _counted(what: str, causes: dict[str, int]) -> list[str]:
+    """The line for samples that share a fate, the most frequent cause first."""
+    ordered = sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{why}: {count}" for why, count in ordered)
+    return [f"  {sum(causes.values())} {what} ({shown})"] if causes else []
+
+
 def _checksums(found: Verification) -> list[str]:
     lines = []
     if not found.has_trailers:
@@ -109,13 +116,6 @@ def _checksums(found: Verification) -> list[str]:
     if not found.has_record:
         lines.append("  its labels have no checksum: convert again to have one")
     return lines or ([] if found.bad else ["  every checksum is right"])
-
-
-def _counted(what: str, causes: dict[str, int]) -> list[str]:
-    """The line for samples that share a fate, the most frequent cause first."""
-    ordered = sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))
-    shown = ", ".join(f"{why}: {count}" for why, count in ordered)
-    return [f"  {sum(causes.values())} {what} ({shown})"] if causes else []
 
 
 def _named(what: str, entries: list[tuple[str, str]]) -> list[str]:
