@@ -34,7 +34,7 @@ enum class Status : int32_t {
   kDamaged = 1,      // the decoder complained: error, warning, premature end
   kMismatch = 2,     // another size than the file's table says
   kChecksum = 3,     // the bytes are not those that were written
-  kUnsupported = 4,  // sound, but not for this engine: CMYK, 12 bits, ... Pillow may read it
+  kUnsupported = 4,  // for Pillow to read or to refuse: CMYK, 12 bits, tables or scans missing...
 };
 
 }  // namespace fastimae

@@ -46,6 +46,10 @@ void on_progress(j_common_ptr info) {
 
 }  // namespace
 
+std::string too_many(int64_t pixels, int64_t limit) {
+  return std::to_string(pixels) + " pixels, over --max_pixels " + std::to_string(limit);
+}
+
 struct JpegDecoder::Impl {
   Impl(bool own_entropy, int64_t max_pixels) : own_entropy(own_entropy), max_pixels(max_pixels) {
     info.err = errors.manager();
@@ -110,9 +114,7 @@ Status JpegDecoder::Impl::read_header(const uint8_t* data, size_t size) {
   jpeg_mem_src(&info, const_cast<uint8_t*>(data), size);
   jpeg_read_header(&info, TRUE);
   const int64_t count = int64_t{info.image_height} * info.image_width;
-  if (count > max_pixels)
-    return fail(Status::kDamaged, dimensions() + " pixels, over the limit of " +
-                                      std::to_string(max_pixels));
+  if (count > max_pixels) return fail(Status::kDamaged, too_many(count, max_pixels));
   switch (info.jpeg_color_space) {
     case JCS_GRAYSCALE:
       info.out_color_space = JCS_GRAYSCALE;

@@ -10,6 +10,9 @@
 
 namespace fastimae {
 
+// What is said of an image of more pixels than the limit; as loaders/limits.py says it.
+std::string too_many(int64_t pixels, int64_t limit);
+
 // What is asked of `JpegDecoder::decode`.
 struct JpegRequest {
   const uint8_t* data;
@@ -34,7 +37,7 @@ class JpegDecoder {
   // Damage outside of what is decoded goes unnoticed.
   Status decode(const JpegRequest& request, std::vector<RowStart>* starts, View* view);
 
-  // Decodes all of a file of any size. `starts` is complete afterwards if our Huffman decoder
+  // Decodes all of a file of any size, looking for damage. `starts` is complete afterwards if our Huffman decoder
   // reads the file, else empty.
   Status inspect(const uint8_t* data, size_t size, std::vector<RowStart>* starts);
 

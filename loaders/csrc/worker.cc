@@ -55,9 +55,9 @@ Status Worker::show(int64_t index, const std::vector<Crop>& crops) {
     problem_ = "a window outside of the image was asked for";
     return Status::kMismatch;
   }
-  if (int64_t{sample.height} * sample.width > output_.max_pixels) {
-    problem_ = std::to_string(sample.height) + " x " + std::to_string(sample.width) +
-               " pixels, over the limit of " + std::to_string(output_.max_pixels);
+  const int64_t pixels = int64_t{sample.height} * sample.width;
+  if (pixels > output_.max_pixels) {
+    problem_ = too_many(pixels, output_.max_pixels);
     return Status::kDamaged;
   }
   auto start = Clock::now();

@@ -185,7 +185,7 @@ def test_huge_images_are_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9999)
     found = library.inspect_jpeg(data)
     assert found.status == DAMAGED
-    assert "over the limit of 9999" in found.problem
+    assert "over --max_pixels 9999" in found.problem
 
 
 def test_endless_scans_are_refused():
