@@ -7,8 +7,9 @@ PAGE = 4096
 _HEAD, _DESCRIPTOR, _METADATA = "<HHIQQ", "<B16s1024x", "<BHHQ3xq"
 
 
-def older_trailer(payload, rows=(), components=0):
-    """rows: (bit, (four predictors)) of each row of MCUs."""
+def older_trailer(payload, rows=None, components=0):
+    """rows: (bit, (four predictors)) of each row of MCUs, or None."""
+    rows = rows or ()
     content = struct.pack("<4sIII", b"FMT1", zlib.crc32(payload), components, len(rows))
     content += b"".join(struct.pack("<I4h", bit, *dc) for bit, dc in rows)
     return content + struct.pack("<I", zlib.crc32(content))

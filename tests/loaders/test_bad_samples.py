@@ -158,7 +158,7 @@ def test_zeros_from_one_sample_into_the_next(data, broken, back_end, kind):
     content = bytearray(files.beton.read_bytes())
     if kind != "present":
         vouched = 3 * (kind == "older-vouched")
-        content = older_file(data, [older_trailer(p, (), vouched) for p in data.payloads])
+        content = older_file(data, [older_trailer(p, None, vouched) for p in data.payloads])
     first, second = (content.index(payload) for payload in data.payloads[20:22])
     content[(first + second) // 2 : second + 30] = bytes(second + 30 - (first + second) // 2)
     files.beton.write_bytes(content)
