@@ -37,6 +37,7 @@ from fastimae.loaders.philox import derive_keys
 from fastimae.loaders.report import ConvertReport, format_bytes, manifest_path, write_json
 from fastimae.loaders.safe_map import CRASHED, WorkersCannotStart, safe_map
 from fastimae.loaders.sources import find_source
+from fastimae.loaders.trailer import MAGIC as TRAILER_MAGIC
 from fastimae.loaders.verify import verify_beton
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
@@ -154,9 +155,8 @@ def _open_journal(source: Source, out: Path, options: ConvertOptions) -> Journal
 def _fingerprint(source: Source, options: ConvertOptions) -> str:
     """Equal for tasks that make the same file."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(
-        repr((options.encode_settings(), options.seed, options.limit, _versions())).encode()
-    )
+    task = options.encode_settings(), options.seed, options.limit, _versions(), TRAILER_MAGIC
+    digest.update(repr(task).encode())
     digest.update(repr(source.labels).encode())
     for item in source.items:
         digest.update(os.fsencode(f"{item.name}\n{item.offset} {item.size}\n"))
