@@ -61,7 +61,7 @@ def _progressive(rng: random.Random, sampling: Sampling) -> dict[str, Any]:
 
 def _without_last_scans(rng: random.Random, sampling: Sampling) -> dict[str, Any]:
     made = _progressive(rng, sampling)
-    return {**made, "sent": rng.randint(1, len(made["scans"]) - 1)}
+    return {**made, "sent": rng.choice([1, rng.randint(1, len(made["scans"]) - 1)])}
 
 
 def _between(odd: bytes) -> Callable[..., dict[str, Any]]:

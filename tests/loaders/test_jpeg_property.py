@@ -16,7 +16,7 @@ from back_ends import INSTALLED
 from jpeg_kinds import KINDS, SOUND, damage, draw
 from jpeg_writer import Spec, write
 
-from fastimae.loaders import BetonWriter, create_loader, native_library
+from fastimae.loaders import BetonWriter, create_loader, crops, native_library
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.convert import ConvertOptions, convert
 from fastimae.loaders.trailer import make_trailer
@@ -166,12 +166,21 @@ def test_damage_to_a_beton_is_seen_in_the_samples_that_it_reaches(tmp_path, seed
 
 
 @pytest.mark.skipif(not HAS_DALI, reason="DALI is not installed")
-def test_dali_decodes_what_pillow_decodes_to_the_bit(tmp_path):
-    """Whole images that are not resized."""
-    samples = make(random.Random(0), SOUND, 4 * COUNT, height=SIZE[0], width=SIZE[0])
+@pytest.mark.parametrize("width", [1, 2, 4, 24])
+def test_dali_decodes_windows_to_the_bit(tmp_path, monkeypatch, width):
+    """Windows of the size of the crops, so that nothing is resized."""
+
+    def windows(key, heights, widths, scale):
+        free = np.stack([heights, widths], axis=1) - size
+        place = np.abs(key)[:, None] % (1 << 40) // [1, 1 << 20] % (free + 1)
+        return np.hstack([place, np.tile(size, (len(key), 1))]), np.zeros(len(key), bool)
+
+    size = (6, width)
+    monkeypatch.setattr(crops, "draw_windows", windows)
+    kinds = [*SOUND, *["progressive, last scans missing"] * 9]  # which differ in few windows
+    samples = make(random.Random(width), kinds, 4 * COUNT, height=33, width=43)
     path = write_beton(tmp_path / "f.beton", samples)
-    whole = {"input_size": (SIZE[0], SIZE[0]), "min_crop": 1.0}
-    seen, pillow = (see(path, back_end, 1, **whole) for back_end in ("dali", "pillow"))
+    seen, pillow = (see(path, back_end, 1, input_size=size) for back_end in ("dali", "pillow"))
     for i, image, expected in zip(seen.index.tolist(), seen.images, pillow.images, strict=True):
         assert torch.equal(image, expected), samples[i]
 
