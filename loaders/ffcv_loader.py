@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 BATCHES_AHEAD = 2
 TIMEOUT = 300.0
+REFUSED = "the ffcv library cannot decode it: damaged, or of colours that it does not know"
 GRACE_SECONDS = 1.0
 """Added when time is up, for a process that was itself stopped for a while."""
 
@@ -190,7 +191,7 @@ class FFCVLoader(BetonLoader):
             raise
         except Exception as error:
             raise self._blamed(error, run) from error
-        refused = dict.fromkeys(np.flatnonzero(run.status).tolist(), "damaged JPEG")
+        refused = dict.fromkeys(np.flatnonzero(run.status).tolist(), REFUSED)
         return refused | failures
 
     def _blamed(self, error: Exception, run: Run) -> DataError:
