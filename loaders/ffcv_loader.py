@@ -37,10 +37,10 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, all_copies, stand_ins
-from fastimae.loaders.encoded import EncodedBeton
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.ffcv_operations import NOT_BEGUN, UNDER_WAY, in_one_line
 from fastimae.loaders.ffcv_pipeline import Pipeline, Run, Worker
+from fastimae.loaders.jpeg import read_jpeg_info
 from fastimae.loaders.limits import max_pixels, too_many
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
@@ -82,7 +82,7 @@ class FFCVLoader(BetonLoader):
         super().__init__(reader, sampler, crops, **settings)
         if crops.channels != 3:
             raise DataError(f"--decoder ffcv shows RGB only, not --in_chans {crops.channels}")
-        self._encoded = EncodedBeton(reader)
+        self._fit = ~reader.is_jpeg
         self._too_large = reader.heights * reader.widths > max_pixels()
         largest = int((reader.heights * reader.widths)[~self._too_large].max(initial=1))
         self._pipeline = Pipeline(
@@ -165,12 +165,21 @@ class FFCVLoader(BetonLoader):
         if self._too_large[index]:
             return too_many(int(self.reader.heights[index] * self.reader.widths[index]))
         problem = self.reader.problem(index)
-        if problem is None and self.reader.is_jpeg[index] and self._encoded.jpeg(index) is None:
+        if problem is None and not self._fits(index):
             return (
                 "not a JPEG that every decoder reads alike: --decoder native, or pillow, shows it "
                 "or says what is wrong with it"
             )
         return problem
+
+    def _fits(self, index: int) -> bool:
+        """Whether a sample is pixels, or a plain JPEG as large as the file's table says; bytes
+        behind its end marker do no harm here. The library makes room by the table."""
+        if not self._fit[index]:
+            info = read_jpeg_info(self.reader.read(index))
+            size = self.reader.heights[index], self.reader.widths[index]
+            self._fit[index] = info and info.is_plain and (info.height, info.width) == size
+        return bool(self._fit[index])
 
     def _fill(
         self,

@@ -31,10 +31,11 @@ _READ = FRAMES | {
     RESTART_INTERVAL,
 }
 
-# Any number of ff may stand before a marker; ff 00 is none. The first \xff apart is faster.
-_MARKER = re.compile(rb"\xff\xff*[^\x00\xff]", re.DOTALL)
+# ff 00 is no marker. Any number of ff may stand before one; a pattern that took them in would need
+# the square of their number in time, and damaged files are full of erased memory.
+_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 # In the data of a scan, ff d0 to ff d7 are restarts.
-_MARKER_IN_SCAN = re.compile(rb"\xff\xff*[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 
 
 class Segment(NamedTuple):
@@ -62,11 +63,12 @@ def segments(data: bytes | memoryview) -> Iterator[Segment]:
     """
     position, pattern = len(START_OF_IMAGE), _MARKER
     while found := pattern.search(data, position):
-        start, stray = found.end() - 2, found.start() > position
+        start = found.start()
+        between = position + len(bytes(data[position:start]).rstrip(b"\xff"))
         if pattern is _MARKER_IN_SCAN:
-            yield Segment(SCAN_DATA, position, position, found.start())
-            stray = False
-        segment = _segment_at(data, start, stray)
+            yield Segment(SCAN_DATA, position, position, between)
+            position = between
+        segment = _segment_at(data, start, stray=between > position)
         if segment is None or segment.end > len(data):
             return
         yield segment

@@ -279,6 +279,20 @@ def test_the_library_gets_no_jpeg_that_it_might_read_otherwise(tmp_path):
     assert all("--decoder native" in reason for reason in loader.bad.values())
 
 
+@needs_ffcv
+def test_bytes_behind_the_end_of_a_jpeg_do_no_harm(tmp_path):
+    """fastimae-convert passes such files through: some phones write more there."""
+    file = io.BytesIO()
+    picture(1).save(file, "JPEG")
+    size = {"height": picture(1).height, "width": picture(1).width}
+    with BetonWriter(tmp_path / "trailing.beton") as writer:
+        for more in (b"", b"SEFT and so on", bytes(1000)):
+            writer.append(file.getvalue() + more, **size, label=0)
+    with make(tmp_path / "trailing.beton", batch_size=3, mix_group=0, num_workers=1) as loader:
+        assert set(next(iter(loader)).index.tolist()) == {0, 1, 2}
+    assert not loader.bad
+
+
 def test_gray_is_refused(path):
     with pytest.raises(DataError, match="--in_chans"):
         make(path, in_chans=1)

@@ -1,6 +1,7 @@
 """What is read from a JPEG's markers agrees with what libjpeg makes of the file."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -76,6 +77,21 @@ def test_fill_bytes_before_a_marker_are_not_stray(data):
     assert read_jpeg_info(odd) == read_jpeg_info(data)
     assert np.array_equal(pixels(odd[:-2] + b"\xff\xff" + END), pixels(data))
     assert read_jpeg_info(odd[:-2] + b"\xff\xff" + END) == read_jpeg_info(data)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        BASELINE[:-2] + bytes([0xFF]) * 1_000_000,
+        inserted(BASELINE, QUANTISATION_TABLES, bytes([0xFF]) * 1_000_000 + b"\0"),
+        PROGRESSIVE[:-2] + bytes([0xFF]) * 1_000_000 + b"\0" + END,
+    ],
+    ids=["erased", "header", "scan"],
+)
+def test_a_stretch_of_erased_memory_takes_no_time(odd):
+    start = time.process_time()
+    read_jpeg_info(odd), read_jpeg_header(odd)
+    assert time.process_time() - start < 1
 
 
 def test_something_between_scans_is_passed_over_too():
@@ -191,6 +207,11 @@ def test_a_second_frame_header_or_one_of_no_height_ends_the_file():
     assert pixels(flat) is None and read_jpeg_info(flat) is None
 
 
+def scans_of(data):
+    """From the header of the first scan to the end."""
+    return data[data.index(SCAN) :]
+
+
 JUNK = st.binary(max_size=4) | st.sampled_from([b"\xff\xe1\0\1", b"\xff\xff", SCAN, END])
 
 
@@ -205,8 +226,10 @@ def test_what_libjpeg_reads_without_damage_is_complete(name, changes):
     for place, doomed, junk in changes:
         at = 2 + place % (len(data) - 2)
         data = data[:at] + junk + data[at + doomed :]
-    found = pixels(data)
-    if found is None or native_library.inspect_jpeg(data).status == native_library.DAMAGED:
+    found, status = pixels(data), native_library.inspect_jpeg(data).status
+    # Of a file that the library leaves to Pillow, only untouched scans are known to be whole.
+    unknown = status == native_library.UNSUPPORTED and not data.endswith(scans_of(FILES[name]))
+    if found is None or status == native_library.DAMAGED or unknown:
         return
     info, quick = read_jpeg_info(data), read_jpeg_header(data)
     assert info.complete and (info.height, info.width) == found.shape[:2]
