@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fastimae.loaders.crops import Crops
+from fastimae.loaders.items import SkipImage
 
 OpenImage = Callable[[int], Image.Image]
 """Opens one sample by its index; its pixels may be decoded later. Raises if it is broken, or has
@@ -140,12 +141,19 @@ def stand_ins(count: int, failures: Failures) -> NDArray[np.int64]:
     return good[np.searchsorted(good, np.arange(count)) % len(good)]
 
 
+def reason_for(error: Exception) -> str:
+    """What is said of an image that cannot be shown; Pillow raises a dozen types."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow knows"
+    if isinstance(error, SkipImage):
+        return str(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 @contextlib.contextmanager
 def _recording(failures: Failures, row: int) -> Iterator[None]:
-    """Turn any error inside the block into a failure of `row`; Pillow raises a dozen types."""
+    """Turn any error inside the block into a failure of `row`."""
     try:
         yield
-    except UnidentifiedImageError:
-        failures[row] = "not an image that Pillow knows"
     except Exception as error:
-        failures[row] = " ".join(f"{type(error).__name__}: {error}".split())
+        failures[row] = reason_for(error)

@@ -16,6 +16,7 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, decode_rows, replace_failures
+from fastimae.loaders.items import SkipImage
 from fastimae.loaders.limits import check_pixels, open_image
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
@@ -31,13 +32,13 @@ def open_sample(reader: BetonReader, index: int) -> Image.Image:
     check_pixels(*size)
     problem = reader.problem(index)
     if problem is not None:
-        raise ValueError(problem)
+        raise SkipImage(problem)
     data = reader.read(index)
     if not reader.is_jpeg[index]:
         return Image.frombytes("RGB", size, data)
     image = open_image(data, ["JPEG"])
     if image.size != size:
-        raise ValueError(f"it has {image.size} pixels, the file's table says {size}")
+        raise SkipImage(f"it has {image.size} pixels, the file's table says {size}")
     return image
 
 

@@ -24,6 +24,7 @@ from torchvision.transforms import functional as transforms
 
 from fastimae.loaders import BetonReader
 from fastimae.loaders.beton import BETON_SUFFIXES
+from fastimae.loaders.decode import reason_for
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.imagefolder import scan_folder
 from fastimae.loaders.limits import max_pixels
@@ -138,7 +139,7 @@ class CenterBatches:
             return center_view(image, self.size, self.channels), label
         except Exception as error:  # Pillow raises a dozen types
             if index not in self.bad:
-                self.bad[index] = " ".join(f"{type(error).__name__}: {error}".split())
+                self.bad[index] = reason_for(error)
                 log.warning("%s: image %d is left out: %s", self.images.source, index,
                             self.bad[index])  # fmt: skip
             return None

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fastimae.loaders import beton, native_library
 from fastimae.loaders.beton import BetonReader, BetonWriter
+from fastimae.loaders.items import SkipImage
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.trailer import make_trailer
 from fastimae.loaders.verdict import find_problem
@@ -78,7 +79,7 @@ def test_without_the_library_checksums_are_compared(tmp_path):
         for index, data in enumerate((WHOLE, CUT)):
             expected = np.asarray(Image.open(io.BytesIO(data)))
             assert np.array_equal(np.asarray(open_sample(reader, index)), expected)
-        with pytest.raises(ValueError, match=OTHERS):
+        with pytest.raises(SkipImage, match=OTHERS):
             open_sample(reader, 2)
 
 
