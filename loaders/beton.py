@@ -122,7 +122,7 @@ class BetonReader:
         if not block:
             return None
         try:
-            return read_trailer(block, int(self._sizes[index]))
+            return read_trailer(block)
         except ValueError as error:
             raise DataError(f"{self.path}: sample {index}: {error}") from error
 

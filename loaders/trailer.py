@@ -64,8 +64,8 @@ def make_trailer(
     return content + zlib.crc32(content).to_bytes(CRC_BYTES, "little")
 
 
-def read_trailer(block: bytes | memoryview, sample_bytes: int) -> Trailer:
-    """Read a trailer, without copying its rows, for a sample of so many bytes.
+def read_trailer(block: bytes | memoryview) -> Trailer:
+    """Read a trailer, without copying its rows.
 
     Raises:
         ValueError: it is damaged; the message says how.
@@ -80,10 +80,7 @@ def read_trailer(block: bytes | memoryview, sample_bytes: int) -> Trailer:
         raise ValueError(f"its trailer of {len(block)} bytes cannot hold {count} rows")
     if zlib.crc32(block[:end]) != int.from_bytes(block[end:], "little"):
         raise ValueError("its trailer is damaged")
-    rows = np.frombuffer(block, ROW_START, count, ROWS_OFFSET)
-    if count and int(rows["bit"].max()) >= 8 * sample_bytes:
-        raise ValueError("its trailer names rows beyond its end")
-    return Trailer(crc, components, rows)
+    return Trailer(crc, components, np.frombuffer(block, ROW_START, count, ROWS_OFFSET))
 
 
 def largest_trailer(height: int) -> int:

@@ -28,7 +28,7 @@ def find_problem(
         if not trailer:
             return "it has no checksum, unlike other samples of the file"
         try:
-            found = read_trailer(trailer, len(payload))
+            found = read_trailer(trailer)
         except ValueError as error:
             return str(error)
         if found.crc != zlib.crc32(payload):

@@ -83,8 +83,9 @@ struct JpegDecoder::Impl {
 
   // libjpeg's errors lead back to `errors.back`, so these must be called below a setjmp.
   Status read_header(const uint8_t* data, size_t size);
-  // False for files that are Pillow's to judge: it may refuse them, or libjpeg would decode them by
-  // what another file, or another version of it, has brought.
+  // Starts to decode, and says in `progress.refusal` whether the file is Pillow's to judge. False if
+  // libjpeg would decode it by what another file, or another version of libjpeg, has brought; true
+  // where Pillow may refuse it, so that one can still look for damage.
   bool begin();
   // starts: nullptr to leave the entropy decoding to libjpeg.
   void start(const JpegRequest& request, std::vector<RowStart>* starts);
@@ -132,13 +133,16 @@ Status JpegDecoder::Impl::read_header(const uint8_t* data, size_t size) {
 }
 
 bool JpegDecoder::Impl::begin() {
-  if (errors.untidy) progress.refusal = kUntidy;
-  if (!has_own_huffman_tables(info)) progress.refusal = kNoTables;
-  if (progress.refusal) return false;
+  if (!has_own_huffman_tables(info)) {
+    progress.refusal = kNoTables;
+    return false;
+  }
   jpeg_start_decompress(&info);
   if (!has_own_quantisation_tables(info)) progress.refusal = kNoTables;
   if (!has_all_scans(info)) progress.refusal = kNotAllScans;
-  return !progress.refusal;
+  if (progress.refusal) return false;
+  if (errors.untidy) progress.refusal = kUntidy;
+  return true;
 }
 
 // Goes to the first row of the window.
@@ -212,7 +216,7 @@ Status JpegDecoder::Impl::decode(const JpegRequest& request, std::vector<RowStar
   if (!has_size(request.height, request.width))
     return abandon(fail(Status::kMismatch,
                         dimensions() + " pixels, but the file's table says otherwise"));
-  if (!begin()) return finish();
+  if (!begin() || progress.refusal) return finish();
   start(request, starts);
   read_rows(request.window.height);
 

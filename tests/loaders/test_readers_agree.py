@@ -118,6 +118,15 @@ def test_odd_scan_headers_and_something_between_segments(tmp_path):
     assert_all_readers_agree(write(tmp_path / "f.beton", payloads), bad=[3])
 
 
+def test_damage_behind_something_between_segments(tmp_path):
+    payloads = [jpeg(i) for i in range(8)]
+    for i in (2, 4, 6):
+        payloads[i] = payloads[i][:20] + b"\0\x07" + payloads[i][20:]
+    middle = len(payloads[4]) * 3 // 4
+    payloads[4] = payloads[4][:middle] + b"\xff\xe0" + payloads[4][middle + 2 :]
+    assert_all_readers_agree(write(tmp_path / "f.beton", payloads), bad=[4])
+
+
 @pytest.mark.parametrize("trailers", [make_trailer, lambda _: b""], ids=["checksums", "none"])
 def test_damage_counts_whatever_the_window_shows(tmp_path, trailers):
     """Written damaged, so that no checksum tells."""

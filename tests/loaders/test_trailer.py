@@ -46,7 +46,7 @@ def test_layout_is_the_documented_one():
 def test_reads_what_was_made(rows, components):
     rows = np.array(rows, ROW_START)
     block = make_trailer(PAYLOAD, rows, components)
-    trailer = read_trailer(memoryview(b"x" + block)[1:], 1 << 29)  # at an odd address
+    trailer = read_trailer(memoryview(b"x" + block)[1:])  # at an odd address
     assert trailer.crc == zlib.crc32(PAYLOAD)
     assert trailer.rows.tobytes() == rows.tobytes()
     assert trailer.components == components
@@ -56,15 +56,15 @@ def test_reads_what_was_made(rows, components):
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:0]], ids=["rows", "no rows"])
 def test_a_writer_vouches_by_naming_the_components(rows, components):
     """With and without rows; in trailers of the first kind, too."""
-    newer = read_trailer(make_trailer(PAYLOAD, rows, components), len(PAYLOAD))
-    older = read_trailer(older_trailer(PAYLOAD, rows.tolist(), components), len(PAYLOAD))
+    newer = read_trailer(make_trailer(PAYLOAD, rows, components))
+    older = read_trailer(older_trailer(PAYLOAD, rows.tolist(), components))
     assert newer.vouches == older.vouches == (components > 0)
     assert newer.rows.tobytes() == older.rows.tobytes() == rows.tobytes()
     assert newer.crc == older.crc
 
 
 def test_no_vouching_by_default():
-    assert not read_trailer(make_trailer(PAYLOAD), len(PAYLOAD)).vouches
+    assert not read_trailer(make_trailer(PAYLOAD)).vouches
 
 
 @given(st.integers(0, 43), st.integers(1, 255))
@@ -72,23 +72,16 @@ def test_any_changed_byte_is_noticed(position, change):
     block = bytearray(make_trailer(PAYLOAD, ROWS, 3))
     block[position] ^= change
     with pytest.raises(ValueError, match="it"):
-        read_trailer(bytes(block), len(PAYLOAD))
+        read_trailer(bytes(block))
 
 
 def test_any_other_length_is_noticed():
     block = make_trailer(PAYLOAD, ROWS, 3)
     for length in range(len(block)):
         with pytest.raises(ValueError, match="trailer"):
-            read_trailer(block[:length], len(PAYLOAD))
+            read_trailer(block[:length])
     with pytest.raises(ValueError, match="cannot hold 2 rows"):
-        read_trailer(block + bytes(12), len(PAYLOAD))
-
-
-def test_rows_beyond_the_sample_are_noticed():
-    block = make_trailer(PAYLOAD, ROWS, 3)
-    assert len(read_trailer(block, 1000).rows) == 2
-    with pytest.raises(ValueError, match="beyond"):
-        read_trailer(block, 999)
+        read_trailer(block + bytes(12))
 
 
 def test_largest_trailer_is_one_with_a_row_for_every_eight_lines():
