@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fastimae.loaders.crops import Crops
+from fastimae.loaders.items import SkipImage
 
 OpenImage = Callable[[int], Image.Image]
 """Opens one sample by its index; its pixels may be decoded later. Raises if it is broken, or has
@@ -145,6 +146,8 @@ def _recording(failures: Failures, row: int) -> Iterator[None]:
     """Turn any error inside the block into a failure of `row`; Pillow raises a dozen types."""
     try:
         yield
+    except SkipImage as reason:
+        failures[row] = str(reason)
     except UnidentifiedImageError:
         failures[row] = "not an image that Pillow knows"
     except Exception as error:

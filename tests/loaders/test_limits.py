@@ -120,8 +120,8 @@ def test_training_flag(tmp_path, monkeypatch):
     with build_loader(config, World(rank=0, size=1, device="cpu")) as loader:
         next(iter(loader))
         assert sorted(loader.bad.values()) == [
-            f"TooManyPixels: 18000 {REASON}",
-            f"TooManyPixels: 5600 {REASON}",
+            f"18000 {REASON}",
+            f"5600 {REASON}",
         ]
     for wrong in (f"{flags} --max_pixels 0", "--synthetic --max_pixels 9"):
         with pytest.raises(ConfigError, match="--max_pixels"):
