@@ -134,7 +134,8 @@ class ConvertArguments(ConvertOptions):
     """Make a .beton file of images: from folders, lists, tars or data sets as published."""
 
     src: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SRC")]]
-    """What to convert; with --verify and no OUT, a .beton file to check."""
+    """What to convert: a folder, a list file, tar files (docs/sources.md); with --verify and no
+    OUT, a .beton file to check."""
     out: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="OUT")]] = None
     """The .beton file to write."""
     debug: bool = False

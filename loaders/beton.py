@@ -164,6 +164,8 @@ class BetonReader:
 
 
 def _map_file(path: Path) -> mmap.mmap:
+    if path.is_fifo():
+        raise DataError(f"{path}: not a file")  # opening it would wait for ever
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < HEADER.itemsize:

@@ -14,13 +14,16 @@ from PIL import Image
 from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.imagefolder import Folder, scan_folder
-from fastimae.loaders.items import SkipImage, Source
+from fastimae.loaders.items import Item, SkipImage, Source
 from fastimae.loaders.jpeg import read_jpeg_header
 from fastimae.loaders.limits import max_pixels, open_image
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.sources import find_source
 
 log = logging.getLogger("fastimae")
+
+_NAMED = 20
+"""Of the files left out."""
 
 
 class Jpeg(NamedTuple):
@@ -89,12 +92,12 @@ class EncodedFiles(Encoded):
 
     @abc.abstractmethod
     def read(self, index: int) -> bytes:
-        """The whole file. Raises OSError or SkipImage."""
+        """The whole file. Raises SkipImage."""
 
     def jpeg(self, index: int) -> Jpeg | None:
         try:
             return _plain_jpeg(self.read(index))
-        except (OSError, SkipImage):
+        except SkipImage:
             return None
 
     def open(self, index: int) -> Image.Image:
@@ -108,7 +111,7 @@ class EncodedFolder(EncodedFiles):
         self.folder, self.labels = folder, folder.labels
 
     def read(self, index: int) -> bytes:
-        return Path(self.name(index)).read_bytes()
+        return Item(self.name(index)).read()
 
     def name(self, index: int) -> str:
         return self.folder.path(index)
@@ -145,8 +148,10 @@ def find_encoded(src: str | Path, **beton_settings: Any) -> Encoded:
         raise DataError(f"--dali: {str(error).removeprefix('SRC: ')}") from error
     for note in source.notes:
         log.info("--dali: %s", note)
-    for name, reason in source.skipped:
+    for name, reason in source.skipped[:_NAMED]:
         log.warning("--dali: %s is left out: %s", name, reason)
+    if len(source.skipped) > _NAMED:
+        log.warning("--dali: %d more are left out", len(source.skipped) - _NAMED)
     return EncodedItems(source)
 
 

@@ -28,6 +28,7 @@ from fastimae.loaders.base import Loader, Shown
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, decode_rows, replace_failures
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.items import Item
 from fastimae.loaders.limits import for_data_loader, open_image
 from fastimae.loaders.sampler import Sampler, Step
 
@@ -51,7 +52,7 @@ class Folder:
 
     def open(self, index: int) -> Image.Image:
         """The image, undecoded; the file is closed again."""
-        return open_image(Path(self.path(index)).read_bytes())
+        return open_image(Item(self.path(index)).read())
 
 
 def scan_folder(path: str | Path, flag: str = "--data_path") -> Folder:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+
+_NAMED_KINDS = 5
+"""Of the kinds of files left out; the most frequent."""
 
 
 class SkipImage(Exception):
@@ -24,6 +29,18 @@ def shown(name: str) -> str:
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def counts(kinds: Counter[str]) -> str:
+    """12 .seg.png, 3 .json."""
+    most = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:_NAMED_KINDS]
+    named = ", ".join(f"{count} {shown(kind)}" for kind, count in most)
+    return named + (", ..." if len(kinds) > _NAMED_KINDS else "")
+
+
+def extension(name: str) -> str:
+    """What files of other kinds are counted by."""
+    return posixpath.splitext(name)[1] or "without extension"
 
 
 class Item(NamedTuple):
@@ -84,5 +101,7 @@ class Source:
     """The name of each label, where names are known."""
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Images left out while looking: name and reason."""
+    others: Counter[str] = dataclasses.field(default_factory=Counter)
+    """How many files of other kinds there are, by extension."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What the user should know about how it was read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from fastimae.loaders.image_formats import (
     is_image_name,
     looks_like_image,
 )
-from fastimae.loaders.items import Item, Source, shown, unreadable
+from fastimae.loaders.items import Item, Source, extension, shown, unreadable
 from fastimae.loaders.tar_samples import other_parts
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test", "testing", "dev", "eval"})
@@ -34,6 +35,7 @@ def folder_source(root: Path, class_names: list[str] | None = None) -> Source:
     if _holds_splits(top):
         source = folder_source(root / "train", class_names)
         source.skipped += top.skipped
+        source.others += top.others
         source.notes.append(f"took {root / 'train'}: {root} itself has no images")
         return source
     names = class_names or top.folders
@@ -43,9 +45,10 @@ def folder_source(root: Path, class_names: list[str] | None = None) -> Source:
         labels=[],
         class_names=names,
         skipped=top.skipped,
+        others=top.others,
     )
     for label, name in enumerate(names):
-        for path in _images_below(str(root / name), source.skipped):
+        for path in _images_below(str(root / name), source.skipped, source.others):
             source.items.append(Item(path))
             source.labels.append(label)
     if source.items:
@@ -57,6 +60,7 @@ def folder_source(root: Path, class_names: list[str] | None = None) -> Source:
         kind="flat folder without labels",
         items=items,
         skipped=source.skipped,
+        others=source.others,
         notes=_looks_like_parts(items),
     )
 
@@ -87,11 +91,13 @@ class _Folder(NamedTuple):
     """Paths, by name or, under strange names, by content."""
     skipped: list[tuple[str, str]]
     """What cannot be used, and why."""
+    others: Counter[str]
+    """How many files of other kinds there are, by extension."""
 
 
 def _look(path: str) -> _Folder:
     """Raises OSError."""
-    found = _Folder(path, [], [], [])
+    found = _Folder(path, [], [], [], Counter())
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if not entry.name.startswith("."):
@@ -111,11 +117,13 @@ def _sort_in(entry: os.DirEntry[str], found: _Folder) -> None:
         head = _head(entry.path)
         problem = foreign_reason(entry.name, head)
         if problem is None and not looks_like_image(head):
-            return
+            problem = ""
     if problem is None:
         found.images.append(entry.path)
     elif problem:
         found.skipped.append((shown(entry.path), problem))
+    else:
+        found.others[extension(entry.name)] += 1
 
 
 def _not_a_file(entry: os.DirEntry[str]) -> str:
@@ -138,11 +146,14 @@ def _holds_splits(top: _Folder) -> bool:
     if "train" not in top.folders or top.images:
         return False
     others = set(top.folders) - SPLITS
-    return not any(any(_images_below(f"{top.path}/{name}", [])) for name in others)
+    return not any(any(_images_below(f"{top.path}/{name}", [], Counter())) for name in others)
 
 
-def _images_below(root: str, skipped: list[tuple[str, str]]) -> Iterator[str]:
-    """Sorted paths of the images in a folder and its subfolders; links are followed."""
+def _images_below(root: str, skipped: list[tuple[str, str]], others: Counter[str]) -> Iterator[str]:
+    """Sorted paths of the images in a folder and its subfolders; links are followed.
+
+    What cannot be used, and files of other kinds, are added to `skipped` and `others`.
+    """
     seen = set()
     pending = [root] if Path(root).is_dir() else []
     while pending:
@@ -158,5 +169,6 @@ def _images_below(root: str, skipped: list[tuple[str, str]]) -> Iterator[str]:
             skipped.append((shown(path), unreadable(error)))
             continue
         skipped += folder.skipped
+        others += folder.others
         yield from folder.images
         pending += [f"{path}/{name}" for name in reversed(folder.folders)]

@@ -8,15 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fastimae.loaders.items import Item, Source, shown, unreadable
+from fastimae.loaders.items import Item, Source, counts, shown, unreadable
 from fastimae.loaders.source_folders import SPLITS
 from fastimae.loaders.source_published import cifar_source
 from fastimae.loaders.tar_archive import Archive, read_archive
 from fastimae.loaders.tar_samples import name_of
 from fastimae.loaders.unpack import unpacked
-
-_NAMED_KINDS = 5
-"""Of the kinds of files left out; the most frequent."""
 
 
 def tar_source(paths: list[Path], scratch: Path | None) -> Source:
@@ -38,7 +35,8 @@ def tar_source(paths: list[Path], scratch: Path | None) -> Source:
     for number, path in enumerate(tqdm(paths, "reading tar directories", disable=len(paths) < 2)):
         found.add(path, scratch and scratch / str(number) / path.name)
     source = cifar_source(found.published) or found.source()
-    source.skipped += found.skipped
+    # A reason may name a file, too.
+    source.skipped = [(name, shown(why)) for name, why in source.skipped + found.skipped]
     return source
 
 
@@ -89,9 +87,8 @@ class _Found:
                 f"taken, though only the extension differs from another image: {self.twins}"
             )
         if self.parts:
-            source.notes.append(f"left out as other parts of a sample: {_counts(self.parts)}")
-        if self.others:
-            source.notes.append(f"not read, also not for labels: {_counts(self.others)}")
+            source.notes.append(f"left out as other parts of a sample: {counts(self.parts)}")
+        source.others = self.others
         return source
 
     def _by_number(self) -> Source:
@@ -135,13 +132,6 @@ def _train_only(folders: set[str]) -> tuple[set[str], list[str]]:
         split_of = {folder: ("", *folder.split("/"))[level] for folder in folders}
         splits = set(split_of.values())
         if "train" in splits and len(splits) > 1 and (others is None or splits <= others):
-            note = f"took train/ only, of {', '.join(sorted(splits))}"
+            note = shown(f"took train/ only, of {', '.join(sorted(splits))}")
             return {folder for folder in folders if split_of[folder] == "train"}, [note]
     return folders, []
-
-
-def _counts(kinds: Counter[str]) -> str:
-    """12 .seg.png, 3 .json."""
-    most = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:_NAMED_KINDS]
-    named = ", ".join(f"{count} {shown(kind)}" for kind, count in most)
-    return named + (", ..." if len(kinds) > _NAMED_KINDS else "")

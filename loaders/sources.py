@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.items import Item, Source
+from fastimae.loaders.items import Item, Source, counts, extension
 from fastimae.loaders.source_folders import folder_source
 from fastimae.loaders.source_lists import list_source
 from fastimae.loaders.source_published import CIFAR_FILES, cifar_source, tiny_imagenet_source
@@ -44,8 +45,10 @@ def find_source(src: str, scratch: Path | None) -> Source:
             source = tar_source(expand_pattern(src), scratch)
     except OSError as error:
         raise DataError(f"SRC: {error.filename or src} cannot be read: {error.strerror}") from error
+    left = f"not read, also not for labels: {counts(source.others)}" if source.others else ""
     if not source.items:
-        raise DataError(f"SRC: no images in {src}{_first_of(source.skipped)}")
+        raise DataError(f"SRC: no images in {src}{_first_of(source.skipped)}{left and f'; {left}'}")
+    source.notes += [left] if left else []
     return source
 
 
@@ -101,9 +104,11 @@ def _from_folder(root: Path, scratch: Path | None) -> Source:
     tars = sorted(path for path in names if path.exists())  # broken links are listed already
     if not tars:
         return source
+    source.others -= Counter(extension(path.name) for path in tars)
     if source.items:
         source.notes.append(f"{len(tars)} tar files in {root} are not read: there are images")
         return source
     within = tar_source(tars, scratch)
     within.skipped += source.skipped
+    within.others += source.others
     return within

@@ -14,7 +14,7 @@ from fastimae.loaders.image_formats import (
     is_foreign_name,
     is_image_name,
 )
-from fastimae.loaders.items import Item
+from fastimae.loaders.items import Item, extension
 from fastimae.loaders.source_published import CIFAR_FILES
 from fastimae.loaders.tar_files import TarFile, tar_files
 from fastimae.loaders.tar_samples import Label, labels_of, name_of, other_parts
@@ -76,7 +76,7 @@ class Archive:
         for image in images:
             if last[image.member] is not image:
                 self.skipped.append((image.name, "replaced by a later file of the same path"))
-        if len({_extension(path) for path in last}) > 1:
+        if len({extension(path) for path in last}) > 1:
             self.twins = len(last) - len({name_of(path) for path in last})
         return [image for image in images if last[image.member] is image]
 
@@ -95,7 +95,7 @@ class Archive:
         elif name in CIFAR_FILES:
             self.published[name] = self._item(file)
         elif not name.startswith("."):
-            self.others[_extension(name) or "without extension"] += 1
+            self.others[extension(name)] += 1
 
     def _item(self, file: TarFile) -> Item:
         return Item(self.path, file.name, file.offset, file.size)
@@ -124,10 +124,6 @@ def read_archive(path: Path) -> Archive:
         for file in tar_files(fd, 0, os.fstat(fd).st_size):
             archive.add(file, fd)
     return archive
-
-
-def _extension(path: str) -> str:
-    return posixpath.splitext(path)[1]
 
 
 def _read_label(file: TarFile, fd: int) -> Label:

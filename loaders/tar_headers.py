@@ -15,6 +15,8 @@ from typing import NamedTuple
 BLOCK = 512
 _LONGEST_HEADER = 1 << 20
 """Bytes of a header that holds a long name, or PAX records."""
+_LONGEST_NAME = 4096
+"""Letters; no file can be called longer on Linux."""
 _PADDING = 16 << 20
 """So far behind the end mark is looked for data that it cuts off."""
 HARD_LINK, FOLDER, _SPARSE = "a hard link", "a folder", "stored as a sparse file"
@@ -82,6 +84,8 @@ def read_members(fd: int, start: int, end: int) -> Iterator[Member]:
             continue
         size = 0 if kind in _WITHOUT_DATA else _stored_size(block, said)
         name = _name(block, said)
+        if len(name) > _LONGEST_NAME:
+            raise TarDamage(f"a name of {len(name)} letters")
         position = position if kind != ord("S") else _behind_sparse_map(fd, block, position, end)
         _check_size(size, end - position, name)
         yield Member(name, position, size, _kind(kind, name, said), _target(block, said))

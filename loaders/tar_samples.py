@@ -32,18 +32,15 @@ def other_parts(
         foreign: those of `images` that we cannot read.
         labels: names of the label files.
     """
-    starts = {start for path in images for start in _starts(path) if _goes_on(path, start)}
-    if not starts and not foreign:  # the usual case, which need not take memory
-        return set()
-    starts &= {name_of(path) for path in images}
-    twins = {name_of(path) for path in foreign}
-    twins &= {name_of(path) for path in images if path not in foreign}
+    if not foreign and not any(map(_longer_than, images)):
+        return set()  # the usual case, which need not take memory
+    names = {name_of(path) for path in images}
+    read = {name_of(path) for path in images if path not in foreign}
 
     def is_part(path: str) -> bool:
-        if path in foreign and name_of(path) in twins:
+        if path in foreign and name_of(path) in read:
             return True
-        goes_on = any(start in starts and _goes_on(path, start) for start in _starts(path))
-        return goes_on and name_of(path) not in labels
+        return name_of(path) not in labels and any(start in names for start in _longer_than(path))
 
     return {path for path in images if is_part(path)}
 
@@ -78,6 +75,7 @@ def _starts(path: str) -> Iterator[str]:
         yield start
 
 
-def _goes_on(path: str, start: str) -> bool:
-    """Whether more than numbers follow: `a.1.jpg` may be the image after `a.jpg`."""
-    return not name_of(path)[len(start) :].replace(".", "").isdecimal()
+def _longer_than(path: str) -> list[str]:
+    """Those starts that more than numbers follow: `a.1.jpg` may be the image after `a.jpg`."""
+    name = name_of(path)
+    return [s for s in _starts(path) if not name[len(s) :].replace(".", "").isdecimal()]

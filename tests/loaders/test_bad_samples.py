@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -189,3 +190,17 @@ def test_a_flipped_bit_is_noticed_whatever_the_crop_shows(data, broken, back_end
             loader.set_epoch(epoch)
             assert all(4 not in batch.index for batch in loader)
     assert "checksum" in loader.bad[4]
+
+
+@pytest.mark.parametrize("source", ["data_path", "dali"])
+def test_pipes_and_empty_files_in_folders_are_bad_samples(tmp_path, source):
+    """Opening a pipe would wait for ever."""
+    if source == "dali":
+        pytest.importorskip("nvidia.dali")
+    Image.new("RGB", (32, 32)).save(tmp_path / "good.jpg")
+    (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    settings = {"batch_size": 3, "input_size": (16, 16), "num_workers": 1, "mix_group": 0}
+    with create_loader(**{source: tmp_path}, **settings) as loader:
+        next(iter(loader))
+        assert sorted(loader.bad.values()) == ["empty file", "not a file"]

@@ -1,6 +1,7 @@
 """The .beton format: what is written is read, and whatever else comes along is one DataError."""
 
 import hashlib
+import os
 import pickle
 import struct
 import time
@@ -372,3 +373,9 @@ def test_large_table_opens_fast(tmp_path):
     with BetonReader(path) as reader:
         assert reader.labels[-1] == 199_999
     assert time.process_time() - start < 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.beton")
+    with pytest.raises(DataError, match=r"pipe.beton: not a file"):
+        BetonReader(tmp_path / "pipe.beton")

@@ -228,3 +228,14 @@ def test_a_gpu_that_is_not_there_is_one_error(data):
     with pytest.raises(DataError, match=r"--dali: DALI does not start: \S") as caught:
         data.loader("dali-0", device="cuda")
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_left_out_is_named_in_a_few_lines(tmp_path, caplog):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(30):
+            add(tar, f"{number}.jpg", b"x")
+        add(tar, "0.cls", b"0")
+    assert len(find_encoded(tmp_path / "a.tar").labels) == 1
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 21
+    assert lines[-1] == "--dali: 9 more are left out"

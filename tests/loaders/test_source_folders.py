@@ -58,6 +58,20 @@ def test_train_is_taken_where_there_is_nothing_else_and_said(tmp_path):
     assert str(root / "train") in source.notes[0]
 
 
+def test_files_of_other_kinds_are_counted(tmp_path):
+    root = make_files(tmp_path / "data", "train/a/1.jpg", "train/b/2.jpg", "val/3.jpg")
+    make_files(
+        root, "a.txt", "train/b.txt", "train/a/deep/c.txt", "train/a/.d", "train/a/clip.mp4",
+        "train/b/e.tar", "train/b/f", content=b"text",
+    )  # fmt: skip
+    note = "not read, also not for labels: 3 .txt, 1 .mp4, 1 .tar, 1 without extension"
+    assert find(root, tmp_path).notes[1:] == [note]
+    for name in ("train/a/1.jpg", "train/b/2.jpg", "val/3.jpg"):
+        (root / name).unlink()
+    with pytest.raises(DataError, match=note):
+        find(root, tmp_path)
+
+
 def test_a_class_called_train_is_a_class(tmp_path):
     root = make_files(tmp_path / "data", "bus/1.jpg", "train/2.jpg")
     assert listed(find(root, tmp_path), root) == [("bus/1.jpg", 0), ("train/2.jpg", 1)]

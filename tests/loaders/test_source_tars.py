@@ -220,3 +220,32 @@ def test_listing_is_lean(tmp_path):
     with little_is_spent(seconds=10, megabytes=6):
         source = find(path, tmp_path)
     assert source.labels == [5] * 5_000
+
+
+def test_names_with_many_dots_take_little_memory(tmp_path):
+    members = {f"{number}" + ".a" * 1000 + ".jpg": jpeg() for number in range(30)}
+    make_tar(tmp_path / "a.tar", members)
+    with little_is_spent(seconds=10, megabytes=4):
+        assert len(find(tmp_path / "a.tar", tmp_path).items) == 30
+
+
+def test_reasons_that_name_a_file_stay_on_one_line(tmp_path):
+    make_tar(tmp_path / "s" / "a.tar", {"a\nb.jpg": jpeg(), "x.jpg": jpeg(), "x.cls": b"1"})
+    make_tar(tmp_path / "s" / "b.tar", {"c\nd.jpg": jpeg(), "c\nd.cls": b"cat"})
+    (tmp_path / "s" / "c.tar").write_bytes(header("e\nf.jpg", 1 << 20))
+    source = find(tmp_path / "s", tmp_path)
+    assert sorted(why for _, why in source.skipped) == [
+        "no a\\nb.cls",
+        "no whole number in c\\nd.cls",
+        "what follows in this tar file is lost: e\\nf.jpg has 1048576 bytes, of which 0 are there",
+    ]
+    with pytest.raises(DataError) as error:
+        find(tmp_path / "s" / "c.tar", tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_files_beside_shards_are_counted(tmp_path):
+    make_tar(tmp_path / "s" / "a.tar", {"0.jpg": jpeg(), "0.json": b"{}"})
+    make_tar(tmp_path / "s" / "b.tar", {"1.jpg": jpeg()})
+    (tmp_path / "s" / "sizes.json").write_text("{}")
+    assert find(tmp_path / "s", tmp_path).notes == ["not read, also not for labels: 2 .json"]

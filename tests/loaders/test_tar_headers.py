@@ -250,3 +250,13 @@ def test_reader_only_goes_forward(tmp_path):
     path.write_bytes(GOOD + padded(b"") + header("2.jpg", size_field=binary(-1536)) + END)
     with path.open("rb") as file, pytest.raises(TarDamage, match="negative"):
         list(read_members(file.fileno(), 0, path.stat().st_size))
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_of_a_million_letters(tmp_path, form):
+    """Each dot could end the name of a sample: all of them together are terabytes."""
+    make_tar(tmp_path / "a.tar", {"0.jpg": jpeg(), "a." * 500_000 + "jpg": b"x"}, format=form)
+    with little_is_spent():
+        source = find(tmp_path / "a.tar", tmp_path)
+    assert [item.member for item in source.items] == ["0.jpg"]
+    assert "a name of 1000003 letters" in reasons(source)["a.tar"]
