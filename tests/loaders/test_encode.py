@@ -305,6 +305,13 @@ def test_who_vouches_has_decoded_all_of_it(data, monkeypatch):
     assert check_jpeg(data).components == 0
 
 
+def test_a_foreign_format_under_a_wrong_name_is_named():
+    """As phones and web sites give it out: HEIC called .jpg."""
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500)
+    with pytest.raises(SkipImage, match=r"^HEIC is not read: convert it to JPEG or PNG first$"):
+        encode(heic, EncodeSettings())
+
+
 def test_other_bytes_are_skipped(tmp_path):
     for data in (b"text", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
         with pytest.raises(SkipImage):
