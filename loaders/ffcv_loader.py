@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 
 BATCHES_AHEAD = 2
 TIMEOUT = 300.0
-REFUSED = "the ffcv library cannot decode it: damaged, or of colours that it does not know"
 GRACE_SECONDS = 1.0
 """Added when time is up, for a process that was itself stopped for a while."""
+REFUSED = "the ffcv library cannot decode it: damaged, or of colours that it does not know"
 
 log = logging.getLogger("fastimae")
 
