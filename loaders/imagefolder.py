@@ -52,10 +52,12 @@ class Folder:
 
     @classmethod
     def of(cls, source: Source) -> Folder:
-        """Of a source of whole files."""
+        """Of a source of whole files, not with a second list of all names."""
+        longest = max(len(os.fsencode(item.path)) for item in source.items)
+        names = (os.fsencode(item.path) for item in source.items)
         labels = source.labels or np.full(len(source.items), -1)
         return cls(
-            files=np.array([os.fsencode(item.path) for item in source.items]),
+            files=np.fromiter(names, f"S{longest}", len(source.items)),
             labels=np.asarray(labels, np.int64),
             classes=source.class_names,
         )
