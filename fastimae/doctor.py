@@ -143,8 +143,8 @@ def check_requirements() -> Check:
 
 
 def check_torchvision() -> Check:
-    """torchvision, which reads `--data_path`."""
-    return check_package("torchvision", required=True, cost="--data_path does not work")
+    """torchvision, whose transforms evaluation uses."""
+    return check_package("torchvision", required=True, cost="fastimae-eval does not work")
 
 
 def check_native() -> Check:

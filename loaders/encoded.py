@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,18 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
-from fastimae.loaders.errors import DataError
-from fastimae.loaders.imagefolder import Folder, scan_folder
+from fastimae.loaders.imagefolder import Folder
 from fastimae.loaders.items import Item, SkipImage, Source
 from fastimae.loaders.jpeg import read_jpeg_header
 from fastimae.loaders.limits import max_pixels, open_image
 from fastimae.loaders.pillow_loader import open_sample
-from fastimae.loaders.sources import find_source
-
-log = logging.getLogger("fastimae")
-
-_NAMED = 20
-"""Of the files left out."""
+from fastimae.loaders.sources import find_for_loader
 
 
 class Jpeg(NamedTuple):
@@ -105,7 +98,7 @@ class EncodedFiles(Encoded):
 
 
 class EncodedFolder(EncodedFiles):
-    """The files of a folder, the same and in the same order as those of `--data_path`."""
+    """The files of a folder or a list; a million of them take little memory."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder, self.labels = folder, folder.labels
@@ -118,7 +111,7 @@ class EncodedFolder(EncodedFiles):
 
 
 class EncodedItems(EncodedFiles):
-    """What fastimae-convert finds in tars and lists, in the same order."""
+    """What lies in tars or CIFAR's files."""
 
     def __init__(self, source: Source) -> None:
         self.items = source.items
@@ -133,25 +126,16 @@ class EncodedItems(EncodedFiles):
 
 
 def find_encoded(src: str | Path, **beton_settings: Any) -> Encoded:
-    """The samples of a .beton file, a folder, tar shards (one, or a pattern) or a list file.
+    """The samples of a .beton file, or of whatever fastimae-convert takes (docs/sources.md).
 
     beton_settings: see `BetonReader`. Raises `DataError` if there are none.
     """
     path = Path(src)
-    if path.is_dir():
-        return EncodedFolder(scan_folder(path, flag="--dali"))
-    if path.suffix in BETON_SUFFIXES:
+    if path.suffix in BETON_SUFFIXES and not path.is_dir():
         return EncodedBeton(BetonReader(path, **beton_settings))
-    try:
-        source = find_source(str(src), scratch=None)
-    except DataError as error:
-        raise DataError(f"--dali: {str(error).removeprefix('SRC: ')}") from error
-    for note in source.notes:
-        log.info("--dali: %s", note)
-    for name, reason in source.skipped[:_NAMED]:
-        log.warning("--dali: %s is left out: %s", name, reason)
-    if len(source.skipped) > _NAMED:
-        log.warning("--dali: %d more are left out", len(source.skipped) - _NAMED)
+    source = find_for_loader(src, "--dali")
+    if all(item.is_file for item in source.items):
+        return EncodedFolder(Folder.of(source))
     return EncodedItems(source)
 
 

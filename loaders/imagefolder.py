@@ -1,4 +1,4 @@
-"""A folder of images through torchvision's ImageFolder and torch's DataLoader.
+"""A folder of images through Pillow and torch's DataLoader.
 
 The reference pipeline: it reads every format that Pillow does. Order, crops and flips are those
 of the other back ends, so the batches are the same.
@@ -28,9 +28,10 @@ from fastimae.loaders.base import Loader, Shown
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, decode_rows, replace_failures
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.items import Item
+from fastimae.loaders.items import Item, Source
 from fastimae.loaders.limits import for_data_loader, open_image
 from fastimae.loaders.sampler import Sampler, Step
+from fastimae.loaders.sources import find_for_loader
 
 ROWS_AT_ONCE = 16
 """Files a worker holds at once, so that crops are drawn for several images in one call."""
@@ -46,6 +47,21 @@ class Folder:
     labels: NDArray[np.int64]
     """[N] number of the class folder; -1 where there are none."""
 
+    classes: list[str]
+    """The name of each label."""
+
+    @classmethod
+    def of(cls, source: Source) -> Folder:
+        """Of a source of whole files, not with a second list of all names."""
+        longest = max(len(os.fsencode(item.path)) for item in source.items)
+        names = (os.fsencode(item.path) for item in source.items)
+        labels = source.labels or np.full(len(source.items), -1)
+        return cls(
+            files=np.fromiter(names, f"S{longest}", len(source.items)),
+            labels=np.asarray(labels, np.int64),
+            classes=source.class_names,
+        )
+
     def path(self, index: int) -> str:
         """The file of sample `index`."""
         return os.fsdecode(self.files[index])
@@ -56,31 +72,16 @@ class Folder:
 
 
 def scan_folder(path: str | Path, flag: str = "--data_path") -> Folder:
-    """List the images in `path`/train if there is one, else in `path`; `DataError` if none.
+    """The image files that fastimae-convert would find in a folder, in its order.
 
-    flag: where the path came from, for messages.
+    flag: where the path came from, for messages. Raises `DataError` if there are none.
     """
-    # torchvision takes a second to import, which other back ends need not wait for.
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import is_image_file
-
-    root = Path(path)
-    if not root.is_dir():
-        raise DataError(f"{flag} {root}: there is no such folder")
-    if (root / "train").is_dir():
-        root = root / "train"
-    entries = sorted(root.iterdir())
-    has_folders = any(entry.is_dir() for entry in entries)
-    samples = ImageFolder(str(root), allow_empty=True).samples if has_folders else []
-    if not samples:
-        samples = [(str(file), -1) for file in entries if is_image_file(file.name)]
-    if not samples:
-        raise DataError(f"{flag} {root}: no images, neither there nor in class folders")
-    files, labels = zip(*samples, strict=True)
-    return Folder(
-        files=np.array([os.fsencode(file) for file in files]),
-        labels=np.array(labels, dtype=np.int64),
-    )
+    if not Path(path).is_dir():
+        raise DataError(f"{flag} {path}: there is no such folder")
+    source = find_for_loader(path, flag)
+    if not all(item.is_file for item in source.items):
+        raise DataError(f"{flag} {path}: no image files, but {source.kind}: use fastimae-convert")
+    return Folder.of(source)
 
 
 class FolderLoader(Loader):

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+LISTED = 20
+"""Of the files left out, on a terminal."""
 _NAMED_KINDS = 5
 """Of the kinds of files left out; the most frequent."""
 
@@ -54,6 +56,11 @@ class Item(NamedTuple):
     """Bytes from `offset` on; -1: to the end of the file."""
     inline: bytes | None = None
     """The bytes themselves, where no image file holds them."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is the whole of the file at `path`."""
+        return not self.member and self.inline is None
 
     @property
     def name(self) -> str:

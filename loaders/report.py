@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 
 from fastimae.loaders.encode import MENDED, PASSED_THROUGH
+from fastimae.loaders.items import LISTED
 from fastimae.loaders.verify import Verification
-
-_NAMED_IN_SUMMARY = 20
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -122,7 +121,7 @@ def _named(what: str, entries: list[tuple[str, str]]) -> list[str]:
     if not entries:
         return []
     lines = [f"  {len(entries)} {what}:"]
-    lines += [f"    {name}: {reason}" for name, reason in entries[:_NAMED_IN_SUMMARY]]
-    if len(entries) > _NAMED_IN_SUMMARY:
-        lines.append(f"    and {len(entries) - _NAMED_IN_SUMMARY} more")
+    lines += [f"    {name}: {reason}" for name, reason in entries[:LISTED]]
+    if len(entries) > LISTED:
+        lines.append(f"    and {len(entries) - LISTED} more")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -19,50 +20,73 @@ from fastimae.loaders.items import Item, Source, extension, shown, unreadable
 from fastimae.loaders.tar_samples import other_parts
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test", "testing", "dev", "eval"})
-"""What the parts of a data set are called."""
+"""What the parts of a data set are called. A folder called train is one, not a class, if all other
+folders beside it that hold images are called like one."""
+NO_CLASS = "not in a class folder"
+_Identity = tuple[int, int]
 
 
 def folder_source(root: Path, class_names: list[str] | None = None) -> Source:
     """A tree of class folders (as torchvision's ImageFolder), or a flat folder without labels.
 
-    Of a folder that holds splits and no images itself, `train` is taken. What cannot be read is in
-    `skipped`.
+    Of a folder that holds splits `train` is taken. What cannot be read is in `skipped`.
 
     Args:
         class_names: the class folders in the order of their labels; by default all, sorted.
     """
+    return _source(root, class_names, frozenset())
+
+
+def _source(root: Path, class_names: list[str] | None, above: frozenset[_Identity]) -> Source:
     top = _look(str(root))
-    if _holds_splits(top):
-        source = folder_source(root / "train", class_names)
-        source.skipped += top.skipped
+    above |= {_identity(top.path)}
+    other = _other_than_splits(top, above) if "train" in top.folders else None
+    if "train" in top.folders and other is None:
+        source = _source(root / "train", class_names, above)
+        source.skipped += [*top.skipped, *_loose(top)]
         source.others += top.others
-        source.notes.append(f"took {root / 'train'}: {root} itself has no images")
+        source.notes.append(shown(f"took {root / 'train'} only"))
         return source
-    names = class_names or top.folders
-    source = Source(
-        kind="folder of class folders",
-        items=[],
-        labels=[],
-        class_names=names,
-        skipped=top.skipped,
-        others=top.others,
-    )
+    source = _labelled(top, class_names or top.folders, above)
+    if not source.items:
+        source.kind, source.labels, source.class_names = "flat folder without labels", None, []
+        source.items = [Item(path) for path in top.images]
+    else:
+        source.skipped += _loose(top)
+    source.notes += _looks_like_parts(source.items)
+    if other is not None:
+        why = f"as there are images in {other}, too; for one of them give its own path"
+        source.notes.append(shown(f"took {root / 'train'} for a class, {why}"))
+    return source
+
+
+def _labelled(top: _Folder, names: list[str], above: frozenset[_Identity]) -> Source:
+    """The images in class folders."""
+    walk = _Walk(above, {f"{top.path}/{name}" for name in names})
+    items, labels = [], []
     for label, name in enumerate(names):
-        for path in _images_below(str(root / name), source.skipped, source.others):
-            source.items.append(Item(path))
-            source.labels.append(label)
-    if source.items:
-        source.notes += _looks_like_parts(source.items)
-        source.skipped += [(path, "not in a class folder") for path in top.images]
-        return source
-    items = [Item(path) for path in top.images]
+        for path in walk.images(f"{top.path}/{name}"):
+            items.append(Item(path))
+            labels.append(label)
     return Source(
-        kind="flat folder without labels",
+        kind="folder of class folders",
         items=items,
-        skipped=source.skipped,
-        others=source.others,
-        notes=_looks_like_parts(items),
+        labels=labels,
+        class_names=names,
+        skipped=top.skipped + walk.skipped,
+        others=top.others + walk.others,
     )
+
+
+def _other_than_splits(top: _Folder, above: frozenset[_Identity]) -> str | None:
+    """A folder that holds images and is not called like a split."""
+    walk = _Walk(above, {f"{top.path}/{name}" for name in top.folders})
+    others = (name for name in top.folders if name not in SPLITS)
+    return next((name for name in others if any(walk.images(f"{top.path}/{name}"))), None)
+
+
+def _loose(top: _Folder) -> list[tuple[str, str]]:
+    return [(shown(path), NO_CLASS) for path in top.images]
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -141,34 +165,44 @@ def _head(path: str) -> bytes:
         return b""
 
 
-def _holds_splits(top: _Folder) -> bool:
-    """Whether `train` is a split here, not a class called train."""
-    if "train" not in top.folders or top.images:
-        return False
-    others = set(top.folders) - SPLITS
-    return not any(any(_images_below(f"{top.path}/{name}", [], Counter())) for name in others)
+class _Walk:
+    """Through class folders and what is below them; links are followed, but none in circles."""
 
+    def __init__(self, above: frozenset[_Identity], classes: set[str]) -> None:
+        """above: the folder of the class folders, and those around it that are read, too."""
+        self.skipped: list[tuple[str, str]] = []
+        self.others: Counter[str] = Counter()
+        self._above = above
+        self._known = above | {_identity(path) for path in classes if Path(path).is_dir()}
 
-def _images_below(root: str, skipped: list[tuple[str, str]], others: Counter[str]) -> Iterator[str]:
-    """Sorted paths of the images in a folder and its subfolders; links are followed.
+    def images(self, root: str) -> Iterator[str]:
+        """Paths of the images in a class folder and its subfolders, as ImageFolder sorts them.
 
-    What cannot be used, and files of other kinds, are added to `skipped` and `others`.
-    """
-    seen = set()
-    pending = [root] if Path(root).is_dir() else []
-    while pending:
-        path = pending.pop()
-        try:
-            status = Path(path).stat()
-            if (status.st_dev, status.st_ino) in seen:  # it may lead back up
-                skipped.append((shown(path), "a link to a folder that is read already"))
+        What cannot be used, and files of other kinds, are added to `skipped` and `others`.
+        """
+        seen: set[_Identity] = set()
+        pending = [root] if Path(root).is_dir() else []
+        while pending:
+            path = heapq.heappop(pending)  # by whole path: a-b/ comes before a/c/
+            try:
+                identity = _identity(path)
+                known = self._above if path == root else self._known
+                if identity in known or identity in seen:
+                    self.skipped.append((shown(path), "a link to a folder that is read already"))
+                    continue
+                seen.add(identity)
+                folder = _look(path)
+            except OSError as error:
+                self.skipped.append((shown(path), unreadable(error)))
                 continue
-            seen.add((status.st_dev, status.st_ino))
-            folder = _look(path)
-        except OSError as error:
-            skipped.append((shown(path), unreadable(error)))
-            continue
-        skipped += folder.skipped
-        others += folder.others
-        yield from folder.images
-        pending += [f"{path}/{name}" for name in reversed(folder.folders)]
+            self.skipped += folder.skipped
+            self.others += folder.others
+            yield from folder.images
+            for name in folder.folders:
+                heapq.heappush(pending, f"{path}/{name}")
+
+
+def _identity(path: str) -> _Identity:
+    """The same for all paths of a folder. Raises OSError."""
+    status = Path(path).stat()
+    return status.st_dev, status.st_ino

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
 from fastimae.loaders.items import Item, Source, counts, shown, unreadable
-from fastimae.loaders.source_folders import SPLITS
 from fastimae.loaders.source_published import cifar_source
 from fastimae.loaders.tar_archive import Archive, read_archive
+from fastimae.loaders.tar_classes import by_folder
 from fastimae.loaders.tar_samples import name_of
 from fastimae.loaders.unpack import unpacked
+
+_NO_CLASSES = (
+    "several tar files without class folders or labels: each is taken for a part of one set; to "
+    "have a class for each, give the archive that holds them, or unpack each into its own folder"
+)
 
 
 def tar_source(paths: list[Path], scratch: Path | None) -> Source:
     """The images of one or more tar files, read where they lie.
 
     Labels are WebDataset's `.cls` members if there are any (`tar_samples`), else the folders of the
-    images. Of archives that hold `train/CLASS/` next to other splits, train is taken. A tar file
-    inside a tar file, as in ImageNet's, counts as a folder. What cannot be used, be it the rest of
-    a damaged archive, is in `skipped`.
+    images (`tar_classes`). A tar file inside a tar file, as in ImageNet's, counts as a folder. What
+    cannot be used, be it the rest of a damaged archive, is in `skipped`.
 
     Args:
         scratch: a folder to unpack compressed files to, because images are read in random order.
@@ -47,6 +50,9 @@ class _Found:
         self.items: list[Item] = []
         self.labels: list[int | None] = []
         """By `.cls` files; None in an archive that has none."""
+        self.folders: dict[str, set[str]] = {}
+        """By path of the archive, as are those of images."""
+        self.image_folders: dict[str, set[str]] = {}
         self.published: dict[str, Item] = {}
         self.skipped: list[tuple[str, str]] = []
         self.has_labels = False
@@ -69,6 +75,9 @@ class _Found:
             self.skipped.append((name, unreadable(error)))
 
     def _add(self, archive: Archive) -> None:
+        self.folders[archive.path] = archive.folders
+        if archive.image_folders:
+            self.image_folders[archive.path] = archive.image_folders
         for image, label in archive.samples():
             self.items.append(image)
             self.labels.append(label)
@@ -81,7 +90,9 @@ class _Found:
 
     def source(self) -> Source:
         """All of them, labelled."""
-        source = self._by_number() if self.has_labels else _by_folder(self.items)
+        source = self._by_number() if self.has_labels else self._by_folder()
+        if len(self.image_folders) > 1 and source.labels is None:
+            source.notes.append(_NO_CLASSES)
         if self.twins:
             source.notes.append(
                 f"taken, though only the extension differs from another image: {self.twins}"
@@ -90,6 +101,9 @@ class _Found:
             source.notes.append(f"left out as other parts of a sample: {counts(self.parts)}")
         source.others = self.others
         return source
+
+    def _by_folder(self) -> Source:
+        return by_folder(self.items, self.folders, self.image_folders)
 
     def _by_number(self) -> Source:
         source = Source(kind="WebDataset shards with .cls labels", items=[], labels=[])
@@ -100,38 +114,3 @@ class _Found:
                 source.items.append(image)
                 source.labels.append(label)
         return source
-
-
-def _by_folder(images: list[Item]) -> Source:
-    """Each folder is a class, but for the one around all; of splits only train is taken."""
-    folders = [posixpath.dirname(image.member) for image in images]
-    root = posixpath.commonpath(set(folders)) if folders else ""
-    classes, notes = _train_only(set(folders) - {root})
-    names = sorted({posixpath.basename(folder) for folder in classes})
-    if len(names) < 2:
-        taken = classes if notes else set(folders)
-        items = [image for image, folder in zip(images, folders, strict=True) if folder in taken]
-        return Source(kind="tar files without labels", items=items, notes=notes)
-    source = Source(
-        kind="tar files with class folders", items=[], labels=[], class_names=names, notes=notes
-    )
-    number_of = {name: number for number, name in enumerate(names)}
-    label_of = {folder: number_of[posixpath.basename(folder)] for folder in classes}
-    for image, folder in zip(images, folders, strict=True):
-        if folder in label_of:
-            source.items.append(image)
-            source.labels.append(label_of[folder])
-        elif folder == root:
-            source.skipped.append((image.name, "not in a class folder"))
-    return source
-
-
-def _train_only(folders: set[str]) -> tuple[set[str], list[str]]:
-    """The folders of the split called train if there are splits, and a note that says so."""
-    for level, others in ((-2, None), (-1, SPLITS)):  # train/CLASS/, or train/ itself
-        split_of = {folder: ("", *folder.split("/"))[level] for folder in folders}
-        splits = set(split_of.values())
-        if "train" in splits and len(splits) > 1 and (others is None or splits <= others):
-            note = shown(f"took train/ only, of {', '.join(sorted(splits))}")
-            return {folder for folder in folders if split_of[folder] == "train"}, [note]
-    return folders, []

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.items import Item, Source, counts, extension
+from fastimae.loaders.items import LISTED, Item, Source, counts, extension
 from fastimae.loaders.source_folders import folder_source
 from fastimae.loaders.source_lists import list_source
 from fastimae.loaders.source_published import CIFAR_FILES, cifar_source, tiny_imagenet_source
 from fastimae.loaders.source_tars import tar_source
 from fastimae.loaders.tar_files import PACKED_SUFFIXES
 from fastimae.loaders.unpack import looks_like_tar
+
+log = logging.getLogger("fastimae")
 
 _TAR_SUFFIXES = (".tar", *PACKED_SUFFIXES)
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -49,6 +52,24 @@ def find_source(src: str, scratch: Path | None) -> Source:
     if not source.items:
         raise DataError(f"SRC: no images in {src}{_first_of(source.skipped)}{left and f'; {left}'}")
     source.notes += [left] if left else []
+    return source
+
+
+def find_for_loader(src: str | Path, flag: str) -> Source:
+    """As `find_source`; what a conversion reports goes to the log, a few lines of it.
+
+    flag: where SRC came from, for messages.
+    """
+    try:
+        source = find_source(str(src), scratch=None)
+    except DataError as error:
+        raise DataError(f"{flag}: {str(error).removeprefix('SRC: ')}") from error
+    for note in source.notes:
+        log.info("%s: %s", flag, note)
+    for name, reason in source.skipped[:LISTED]:
+        log.warning("%s: %s is left out: %s", flag, name, reason)
+    if len(source.skipped) > LISTED:
+        log.warning("%s: %d more are left out", flag, len(source.skipped) - LISTED)
     return source
 
 

@@ -17,6 +17,7 @@ from fastimae.loaders.image_formats import (
 from fastimae.loaders.items import Item, extension
 from fastimae.loaders.source_published import CIFAR_FILES
 from fastimae.loaders.tar_files import TarFile, tar_files
+from fastimae.loaders.tar_headers import FOLDER
 from fastimae.loaders.tar_samples import Label, labels_of, name_of, other_parts
 
 _LONGEST_LABEL = 32
@@ -35,6 +36,10 @@ class Archive:
     """What the `.cls` files say, by name."""
     published: dict[str, Item] = dataclasses.field(default_factory=dict)
     """Files of a CIFAR data set."""
+    folders: set[str] = dataclasses.field(default_factory=set)
+    """All that are not hidden, but for those around them."""
+    image_folders: set[str] = dataclasses.field(default_factory=set)
+    """Those of images, be they readable or not."""
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     others: Counter[str] = dataclasses.field(default_factory=Counter)
     """How many files of other kinds there are, by extension."""
@@ -81,8 +86,16 @@ class Archive:
         return [image for image in images if last[image.member] is image]
 
     def add(self, file: TarFile, fd: int) -> None:
-        """Sort in a file; `fd` is the archive."""
-        name = posixpath.basename(file.name)
+        """Sort in a file; `fd` is the archive. What is in a hidden folder is hidden, too."""
+        folder, name = posixpath.split(file.name)
+        is_folder = file.problem == FOLDER
+        if _is_hidden(file.name if is_folder else folder):
+            return
+        self.folders.add(file.name if is_folder else folder)
+        if is_folder:
+            return
+        if is_image_name(name) or is_foreign_name(name):
+            self.image_folders.add(folder)
         if name.endswith(".cls") and name[0] != ".":
             self._add_label(file, fd)
         elif file.problem:
@@ -114,6 +127,13 @@ class Archive:
         reason = foreign_reason(file.name, os.pread(fd, min(file.size, HEAD_BYTES), file.offset))
         if reason is not None:
             self.foreign[file.name] = reason
+
+
+def _is_hidden(folder: str) -> bool:
+    """Whether it, or one around it, is."""
+    if "/." not in f"/{folder}":  # nearly all
+        return False
+    return any(part[:1] == "." and part not in (".", "..") for part in folder.split("/"))
 
 
 def read_archive(path: Path) -> Archive:

@@ -32,14 +32,13 @@ class TarFile(NamedTuple):
 def tar_files(fd: int, start: int, end: int, name: str = "", depth: int = 0) -> Iterator[TarFile]:
     """Yield all that the archive `name`, in these bytes of a file, holds, in its order.
 
+    An archive within is a folder: one with FOLDER for its problem, and what is in it.
     A damaged archive is read as far as it goes, and is then itself yielded with its problem.
     Raises OSError.
     """
     folder = f"{name.removesuffix('.tar')}/" if name else ""
     try:
         for member in _followed(fd, start, end):
-            if member.kind == FOLDER:
-                continue
             file = TarFile(folder + member.name, member.offset, member.size, member.kind)
             if file.problem or not file.is_archive:
                 yield file
@@ -48,6 +47,7 @@ def tar_files(fd: int, start: int, end: int, name: str = "", depth: int = 0) -> 
             elif depth == _DEEPEST:
                 yield file._replace(problem="too deep in other tar files: unpack it first")
             else:
+                yield TarFile(file.name.removesuffix(".tar"), problem=FOLDER)
                 yield from tar_files(fd, file.offset, file.offset + file.size, file.name, depth + 1)
     except TarDamage as damage:
         yield TarFile(name, problem=f"what follows in this tar file is lost: {damage}")

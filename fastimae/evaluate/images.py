@@ -74,7 +74,7 @@ class Images(Dataset[tuple[Image.Image, int]]):
 def open_images(source: Path) -> Images:
     """The images of a .beton file, of class folders, or of a flat folder (without labels).
 
-    Of a folder with a train/ in it, train/ is taken. Raises DataError where there are none.
+    Of a folder with splits, train/ is taken. Raises DataError where there are none.
     """
     source = Path(source)
     is_file = source.suffix in BETON_SUFFIXES or source.is_file()
@@ -187,18 +187,23 @@ def _class_names(path: Path) -> list[str] | None:
 
 def _open_folder(path: Path) -> Images:
     folder = scan_folder(path, flag="image folder")
-    root = path / "train" if (path / "train").is_dir() else path
-    labelled = bool((folder.labels >= 0).any())
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    stats = [Path(folder.path(i)).stat() for i in range(len(folder.files))]
-    known = ((stat.st_size, stat.st_mtime_ns) for stat in stats)
+    known = (_size_and_time(folder.path(index)) for index in range(len(folder.files)))
     return Images(
         path,
         folder.labels,
-        classes if labelled else None,
+        folder.classes or None,
         folder.open,
         _digest(*folder.files.tolist(), *known),
     )
+
+
+def _size_and_time(path: str) -> tuple[int, int] | None:
+    """None for a file that a list names and that is not there."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _digest(*parts: object) -> str:

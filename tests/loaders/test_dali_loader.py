@@ -204,7 +204,7 @@ def epochs_of(first, second, epoch):
     [
         ("nothing.beton", "nothing.beton"),
         ("nothing", "--dali: there is no file or folder"),
-        ("empty", "--dali .*empty: no images"),
+        ("empty", "--dali: no images in .*empty"),
         ("packed.tar.gz", "is compressed: unpack it"),
     ],
 )

@@ -13,14 +13,23 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_formats import foreign_format, looks_like_image
 
 
-def test_class_folders_are_numbered_as_torchvision_does(tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["b/2.jpg", "a/deep/1.png", "a/0.JPEG", "c c/é.webp"],
+        ["c/x/1.jpg", "c/x-y/2.jpg", "c/x.z/3.jpg", "c/x/4/5.jpg", "c/9.jpg", "c/x0/6.jpg"],
+        ["n2/b.JPG", "n2/a.jpg", "n10/10.jpg", "n10/9.jpg", "N1/Z.Png", "N1/z.pNg", "n 1/1.TIF"],
+    ],
+    ids=["nested", "beside_dots", "upper_case"],
+)
+def test_order_and_labels_are_torchvisions(tmp_path, names):
     datasets = pytest.importorskip("torchvision.datasets")
-    root = make_files(tmp_path / "data", "b/2.jpg", "a/deep/1.png", "a/0.JPEG", "c c/é.webp")
+    root = make_files(tmp_path / "data", *names)
+    (root / "empty").mkdir()
     source = find(root, tmp_path)
-    reference = datasets.ImageFolder(root)
-    assert dict(listed(source, root)) == {
-        os.path.relpath(path, root): label for path, label in reference.samples
-    }
+    reference = datasets.ImageFolder(root, allow_empty=True)
+    expected = [(os.path.relpath(path, root), label) for path, label in reference.samples]
+    assert listed(source, root) == expected
     assert source.class_names == reference.classes
 
 
@@ -77,6 +86,34 @@ def test_a_class_called_train_is_a_class(tmp_path):
     assert listed(find(root, tmp_path), root) == [("bus/1.jpg", 0), ("train/2.jpg", 1)]
 
 
+def test_train_taken_for_a_class_is_told(tmp_path):
+    """Whoever has images of another kind beside the splits should know."""
+    root = make_files(tmp_path / "data", "train/a/1.jpg", "val/a/2.jpg", "figures/3.jpg")
+    source = find(root, tmp_path)
+    assert source.class_names == ["figures", "train", "val"]
+    assert f"took {root}/train for a class, as there are images in figures" in source.notes[0]
+
+
+def test_loose_images_beside_splits_are_reported(tmp_path):
+    root = make_files(tmp_path / "data", "train/a/1.jpg", "val/a/2.jpg", "sample.jpg")
+    source = find(root, tmp_path)
+    assert listed(source, root) == [("train/a/1.jpg", 0)]
+    assert reasons(source) == {"sample.jpg": "not in a class folder"}
+
+
+def test_links_to_what_is_read_already_are_listed(tmp_path):
+    """They would give images the labels of other classes."""
+    root = make_files(tmp_path / "data", "train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg")
+    for link, target in {"b/up": "..", "b/top": "../..", "a/b": "../b", "self": "."}.items():
+        (root / "train" / link).symlink_to(target)
+    (root / "notes").mkdir()
+    (root / "notes" / "up").symlink_to("..")
+    source = find(root, tmp_path)
+    assert listed(source, root) == [("train/a/1.jpg", 0), ("train/b/2.jpg", 1)]
+    known = "a link to a folder that is read already"
+    assert reasons(source) == dict.fromkeys(("up", "top", "b", "self"), known)
+
+
 def test_link_back_up_ends(tmp_path):
     root = make_files(tmp_path / "data", "a/1.jpg")
     (root / "a" / "again").symlink_to(root / "a")
@@ -98,15 +135,14 @@ def test_links_that_lead_nowhere_and_things_that_are_no_files_are_listed(tmp_pat
         server.bind(f"/proc/self/fd/{here}/socket.jpg")
         os.close(here)
     source = find(root, tmp_path)
-    # The link up finds a/1.jpg again, as torchvision does, but b itself only once.
-    own = [(name, label) for name, label in listed(source, root) if "/up/" not in name]
-    assert own == [("a/1.jpg", 0), ("a/fine.jpg", 0), ("b/2.jpg", 1)]
+    assert listed(source, root) == [("a/1.jpg", 0), ("a/fine.jpg", 0), ("b/2.jpg", 1)]
     assert source.class_names == ["a", "b"]
     circle = "cannot be read: Too many levels of symbolic links"
     expected = {
         "broken.jpg": "a broken link", "self.jpg": circle, "ping": circle, "pong": circle,
         "dangling": "a broken link", "own": circle, "pipe.jpg": "not a file",
         "to_pipe.jpg": "not a file", "socket.jpg": "not a file",
+        "up": "a link to a folder that is read already",
     }  # fmt: skip
     assert {name: reasons(source).get(name) for name in expected} == expected
 
