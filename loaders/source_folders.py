@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ from fastimae.loaders.items import Item, Source, extension, shown, unreadable
 from fastimae.loaders.tar_samples import other_parts
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test", "testing", "dev", "eval"})
-"""What the parts of a data set are called. A folder called train is one, not a class, if all other
-folders beside it that hold images are called like one."""
+"""What the parts of a data set are called. A folder called train is one if another of them beside
+it holds images, or no other folder does; else it is a class."""
 NO_CLASS = "not in a class folder"
 _Identity = tuple[int, int]
 
@@ -40,7 +40,7 @@ def folder_source(root: Path, class_names: list[str] | None = None) -> Source:
 def _source(root: Path, class_names: list[str] | None, above: frozenset[_Identity]) -> Source:
     top = _look(str(root))
     above |= {_identity(top.path)}
-    other = _other_than_splits(top, above) if "train" in top.folders else None
+    other = _class_beside_train(top, above) if "train" in top.folders else None
     if "train" in top.folders and other is None:
         source = _source(root / "train", class_names, above)
         source.skipped += [*top.skipped, *_loose(top)]
@@ -78,11 +78,16 @@ def _labelled(top: _Folder, names: list[str], above: frozenset[_Identity]) -> So
     )
 
 
-def _other_than_splits(top: _Folder, above: frozenset[_Identity]) -> str | None:
-    """A folder that holds images and is not called like a split."""
+def _class_beside_train(top: _Folder, above: frozenset[_Identity]) -> str | None:
+    """A folder that holds images and shows that `train` is a class like it, or None."""
     walk = _Walk(above, {f"{top.path}/{name}" for name in top.folders})
-    others = (name for name in top.folders if name not in SPLITS)
-    return next((name for name in others if any(walk.images(f"{top.path}/{name}"))), None)
+
+    def holding(names: Iterable[str]) -> Iterator[str]:
+        return (name for name in names if any(walk.images(f"{top.path}/{name}")))
+
+    if any(holding(SPLITS.intersection(top.folders) - {"train"})):
+        return None
+    return next(holding(name for name in top.folders if name not in SPLITS), None)
 
 
 def _loose(top: _Folder) -> list[tuple[str, str]]:

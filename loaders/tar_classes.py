@@ -84,7 +84,7 @@ class _Tree:
             self.notes.append(f"took train/ only, of {', '.join(sorted(self._in_use()))}")
             self._tops = {path: (*top, "train") for path, top in self._tops.items()}
         if "train" in self.names():
-            other = min(self._in_use() - SPLITS)
+            other = min(self._in_use() - {"train"})
             self.notes.append(f"took train/ for a class, as there are images in {other}/, too")
 
     def names(self) -> set[str]:
@@ -111,7 +111,8 @@ class _Tree:
         return _below(self._tops, self._used)
 
     def _is_train_a_split(self) -> bool:
-        return "train" in self.names() and self._in_use() <= SPLITS
+        others = self._in_use() - {"train"}
+        return "train" in self.names() and (not others or not SPLITS.isdisjoint(others))
 
 
 def _parts(folder: str) -> _Folder:

@@ -86,11 +86,18 @@ def test_a_class_called_train_is_a_class(tmp_path):
     assert listed(find(root, tmp_path), root) == [("bus/1.jpg", 0), ("train/2.jpg", 1)]
 
 
-def test_train_taken_for_a_class_is_told(tmp_path):
-    """Whoever has images of another kind beside the splits should know."""
+def test_train_beside_another_split_is_one_whatever_else_is_there(tmp_path):
     root = make_files(tmp_path / "data", "train/a/1.jpg", "val/a/2.jpg", "figures/3.jpg")
     source = find(root, tmp_path)
-    assert source.class_names == ["figures", "train", "val"]
+    assert listed(source, root) == [("train/a/1.jpg", 0)]
+    assert source.notes == [f"took {root}/train only"]
+
+
+def test_train_taken_for_a_class_is_told(tmp_path):
+    """Whoever meant it for a split should know."""
+    root = make_files(tmp_path / "data", "train/a/1.jpg", "figures/3.jpg")
+    source = find(root, tmp_path)
+    assert source.class_names == ["figures", "train"]
     assert f"took {root}/train for a class, as there are images in figures" in source.notes[0]
 
 

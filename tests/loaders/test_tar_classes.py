@@ -10,6 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from source_files import HEIC, find, in_tar, jpeg, listed, make_files, make_tar, reasons
 
+from fastimae.loaders.errors import DataError
+
 CLASS = st.sampled_from(["a", "b", "c-d", "x", "train", "val", "test", ".hidden"])
 FILE = st.sampled_from(["1.jpg", "2.PNG", "3.heic", "4.txt", ".5.jpg"])
 PATHS = st.lists(st.tuples(CLASS, st.lists(CLASS, max_size=3), FILE), max_size=8)
@@ -44,12 +46,23 @@ def test_as_folder_and_as_tars(paths, loose, tars):
         root = write(Path(place) / "data", paths)
         (Path(place) / "tars").mkdir()
         as_tars(root, paths, tars)
-        folder = find(root, Path(place))
-        packed = find(Path(place) / "tars", Path(place))
+        folder, packed = (found_in(source, place) for source in (root, Path(place) / "tars"))
+    if folder is None or packed is None:  # train has no images
+        assert folder is packed
+        return
     assume(not any("are parts" in note for note in packed.notes))
     assert packed.class_names == folder.class_names
     assert sorted(in_tar(packed).items()) == sorted(listed(folder, root))
-    assert sorted(reasons(packed).values()) == sorted(reasons(folder).values())
+    if not any("only" in note for note in packed.notes):  # a tar is read whole, a folder is not
+        assert sorted(reasons(packed).values()) == sorted(reasons(folder).values())
+
+
+def found_in(source, place):
+    """None if there are no images."""
+    try:
+        return find(source, Path(place))
+    except DataError:
+        return None
 
 
 def found(tmp_path, **archives):
