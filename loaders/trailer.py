@@ -29,7 +29,6 @@ HEAD = np.dtype([("magic", "<u4"), ("crc", "<u4"), ("components", "<u4"), ("rows
 ROW_START = np.dtype([("bit", "<u4"), ("dc", "<i2", (4,))])
 """`bit`: 8 * byte + bit (0 = most significant), counted from the sample's first byte; `dc`: the DC
 predictors of the components there."""
-CRC_OFFSET, COMPONENTS_OFFSET, COUNT_OFFSET, ROWS_OFFSET = 4, 8, 12, 16
 CRC_BYTES = 4
 _SMALLEST_MCU = 8
 
@@ -75,14 +74,14 @@ def read_trailer(block: bytes | memoryview) -> Trailer:
     magic, crc, components, count = np.frombuffer(block, HEAD, 1)[0].tolist()
     if magic not in _MAGICS:
         raise ValueError("what follows it is not a trailer")
-    end = ROWS_OFFSET + count * ROW_START.itemsize
+    end = HEAD.itemsize + count * ROW_START.itemsize
     if len(block) != end + CRC_BYTES:
         raise ValueError(f"its trailer of {len(block)} bytes cannot hold {count} rows")
     if zlib.crc32(block[:end]) != int.from_bytes(block[end:], "little"):
         raise ValueError("its trailer is damaged")
-    return Trailer(crc, components, np.frombuffer(block, ROW_START, count, ROWS_OFFSET))
+    return Trailer(crc, components, np.frombuffer(block, ROW_START, count, HEAD.itemsize))
 
 
 def largest_trailer(height: int) -> int:
     """Bytes that the trailer of an image of so many pixel rows can have at most."""
-    return ROWS_OFFSET + -(-height // _SMALLEST_MCU) * ROW_START.itemsize + CRC_BYTES
+    return HEAD.itemsize + -(-height // _SMALLEST_MCU) * ROW_START.itemsize + CRC_BYTES
