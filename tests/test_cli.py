@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastimae import cli
-from fastimae.build import prepare_output
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.evaluate.figures import reconstruct
 from fastimae.evaluate.figures.reconstruct import draw_grid
@@ -423,13 +421,3 @@ def test_convert_verify_and_doctor(image_folder, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert cli.convert([str(tmp_path / "nothing"), str(tmp_path / "y.beton")]) == 2
     assert "nothing" in capsys.readouterr().err
-
-
-def test_all_ranks_prepare_one_output_dir_at_once(tmp_path):
-    def prepare(_):
-        for _ in range(200):
-            prepare_output(tmp_path / "out")
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(prepare, range(8)))
-    assert list((tmp_path / "out").iterdir()) == []

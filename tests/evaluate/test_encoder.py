@@ -26,7 +26,7 @@ def colours(tmp_path):
 
 def store(folder, model, **changes):
     settings = {"pool": "cls", "precision": "fp32", "batch_size": 5, "workers": 0}
-    settings |= {"world": ALONE, **changes}
+    settings |= {"world": ALONE, "scratch": folder.parent, **changes}
     return FeatureStore(model=model, folder=folder, **settings)
 
 

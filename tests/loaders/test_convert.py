@@ -1,7 +1,6 @@
 """Conversions from end to end: whole, reproducible, resumable, and never stuck."""
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from fastimae.loaders import native_library
 from fastimae.loaders.beton import BetonReader, BetonWriter
 from fastimae.loaders.convert import ConvertOptions, convert
 from fastimae.loaders.errors import DataError
+from fastimae.locks import InUse, file_to_write
 
 PAGE = 1 << 16
 LIBRARY = SimpleNamespace(own_entropy=lambda: 0)
@@ -452,10 +452,9 @@ def test_full_disk_is_one_line_and_resumable(tmp_path, monkeypatch):
 
 def test_two_conversions_to_one_file(tmp_path):
     root, out = make_tree(tmp_path / "src", count=3), tmp_path / "a.beton"
-    with (tmp_path / "a.beton.journal").open("a+b") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another conversion"):
-            run(root, out)
+    with file_to_write(out), pytest.raises(InUse, match=f"{out} is in use by .*another OUT"):
+        run(root, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
 def test_verify_of_a_foreign_file(tmp_path):
