@@ -56,7 +56,7 @@ def test_permissions(tmp_path):
 
 MOUNTS = {
     "read-only": ("mount -t tmpfs -o size=64k none {0} && mount -o remount,ro {0}", "Read-only"),
-    "full": ("mount -t tmpfs -o size=64k none {0} && dd if=/dev/zero of={0}/x bs=64k", "No space"),
+    "full": ("mount -t tmpfs -o size=64k none {0} && ! dd if=/dev/zero of={0}/x", "No space"),
 }
 
 
@@ -69,9 +69,8 @@ def test_disks_that_take_nothing(tmp_path, kind):
         "try: prepare_folder(Path(sys.argv[1]))\n"
         "except FolderError as error: print(error)"
     )
-    script = (
-        f'{mount.format(tmp_path)} 2>/dev/null || exit 77; "{sys.executable}" -c "$0" {tmp_path}'
-    )
+    mounted = f"{mount.format(tmp_path)} 2>/dev/null || exit 77"
+    script = f'{mounted}; "{sys.executable}" -c "$0" {tmp_path}'
     done = subprocess.run(
         ["unshare", "--map-root-user", "--mount", "sh", "-c", script, code],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
