@@ -55,6 +55,19 @@ def check_same_weights(before: Any, now: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def check_result_is_of(path: Path, found: Mapping[str, Any], what: Path) -> None:
+    """Raise CheckpointError where a results.json's content, found in `what`, is of other weights
+    than the checkpoint holds now, as far as it says."""
+    if found.get("epoch") is None or not path.is_file():
+        return
+    content = load_checkpoint(path, mmap=True)
+    if weights_digest(model_weights(content, path)) != found[WEIGHTS]:
+        raise CheckpointError(
+            f"{what} is of other weights than {path} holds now: remove it, or choose another "
+            "--output_dir"
+        )
+
+
 def place_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The run, epoch and step that a checkpoint is of, as far as it says."""
     args = content.get("args")

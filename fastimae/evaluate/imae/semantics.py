@@ -22,6 +22,7 @@ from fastimae.engine.checkpoint import LAST
 from fastimae.engine.claim import claimed
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.cells import Cell, run_cell
+from fastimae.evaluate.origin import check_result_is_of
 from fastimae.evaluate.report.runs import is_finished, read_log
 from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import RESULTS, forget_results, read_results, save_results
@@ -121,6 +122,8 @@ def cells(options: SemanticsOptions) -> Iterator[Cell]:
                        lambda folder=folder: is_finished(folder))  # fmt: skip
         for task in options.tasks:
             place = folder / f"eval-{task}"
+            if (place / RESULTS).is_file():
+                check_result_is_of(checkpoint, read_results(place), place)
             command = evaluate_command(options, task, checkpoint, place)
             yield Cell(f"{task}, {name}", place, command,
                        lambda place=place: (place / RESULTS).is_file())  # fmt: skip

@@ -17,7 +17,7 @@ from fastimae.engine.claim import claimed
 from fastimae.evaluate.checkpoints import names_of
 from fastimae.evaluate.origin import RUN
 from fastimae.evaluate.report.page_parts import document, table
-from fastimae.evaluate.report.runs import Run, last_losses, read_run, scalars, tables
+from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
 from fastimae.evaluate.report.svg import line_chart
 from fastimae.evaluate.report.tables import markdown
 
@@ -48,9 +48,11 @@ def run(options: CompareOptions) -> None:
     """Print Markdown tables; write compare.json and compare.html."""
     if len(options.runs) < 2:
         raise ConfigError("give two or more folders of runs to compare")
+    for folder in options.runs:
+        check_folder(folder)
     names = names_of([folder / "run" for folder in options.runs])
-    runs = [read_run(folder, name) for folder, name in zip(options.runs, names, strict=True)]
     with claimed(options.output_dir):
+        runs = [read_run(folder, name) for folder, name in zip(options.runs, names, strict=True)]
         _write(options, runs, compare(runs))
 
 
