@@ -14,7 +14,7 @@ from fastimae.config import ConfigError, TrainConfig, flatten
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
-from fastimae.engine.leftovers import PICTURE, set_aside
+from fastimae.engine.leftovers import PICTURE, make_room
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.peak import peak_rate
@@ -203,18 +203,18 @@ def full_speed(objective: MAE | IMAE, world: World, precision: str, cores: Cores
 
 
 def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
-    """Load the checkpoint that --resume means, or move an earlier run's files out of the way.
+    """Load the checkpoint that --resume means, and move another run's files out of the way.
 
     Raises CheckpointError.
     """
     path = find_resume(config.run.resume, config.run.output_dir)
+    content = load_checkpoint(path) if path else {}
+    if trainer.world.is_main:
+        make_room(config.run.output_dir, config.run.log_dir, path)
     if path is None:
         if config.run.resume:
             log.info("--resume auto: no checkpoint in %s, starting anew", config.run.output_dir)
-        if trainer.world.is_main:
-            set_aside(config.run.output_dir, config.run.log_dir)
         return
-    content = load_checkpoint(path)
     _warn_of_changes(content.get("args", {}), flatten(config))
     trainer.load_state_dict(content, path)
     trainer.args[RUN] = content["args"].get(RUN, trainer.args[RUN])

@@ -265,6 +265,19 @@ def test_a_second_run_in_the_folder_begins_with_nothing_of_the_first(places):
     assert "Nearest neighbours" not in (run / "report.html").read_text()
 
 
+def test_a_run_resumed_from_elsewhere_is_not_mixed_with_the_folders_own(places):
+    first, second = places["out"] / "first", places["out"] / "second"
+    for folder, seed in ((first, 0), (second, 1)):
+        assert call(places, f"fastimae-train {TRAIN} --seed {seed} --output_dir {folder}") == 0
+    log = (second / "log.txt").read_text()
+    command = f"fastimae-train {TRAIN} --epochs 2 --output_dir {second} --resume"
+    assert call(places, f"{command} {first / 'checkpoint-0.pth'}") == 0
+    assert (second / "previous-1" / "log.txt").read_text() == log
+    assert [json.loads(line)["epoch"] for line in (second / "log.txt").open()] == [1]
+    assert call(places, f"{command} {second / 'checkpoint-last.pth'}") == 0
+    assert not (second / "previous-2").exists()
+
+
 def test_a_probe_does_not_go_on_from_one_of_other_weights(places, capsys):
     command = f"{WRITES['linear'][0]} {places['out']} --resume auto"
     assert call(places, command) == 0

@@ -24,6 +24,12 @@ _HALF_WRITTEN = ("checkpoint-*.partial", "log.partial", "results.partial", "reco
 _PREVIOUS = re.compile(r"previous-(\d+)")
 
 
+def make_room(output_dir: Path, log_dir: Path | None = None, resumed: Path | None = None) -> None:
+    """Set aside what another run left; resumed: the checkpoint to go on from, whose run stays."""
+    if resumed is None or resumed.resolve().parent != output_dir.resolve():
+        set_aside(output_dir, log_dir)
+
+
 def set_aside(output_dir: Path, log_dir: Path | None = None) -> Path | None:
     """Move an earlier run's files from output_dir into output_dir/previous-N, which is returned;
     None where there are none. Likewise TensorBoard's from log_dir.

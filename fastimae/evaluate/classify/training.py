@@ -12,7 +12,7 @@ import torch
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import find_resume, load_checkpoint
 from fastimae.engine.distributed import World
-from fastimae.engine.leftovers import set_aside
+from fastimae.engine.leftovers import make_room
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.trainer import Plan, Trainer
@@ -148,10 +148,11 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
 
 def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
     path = find_resume(resume, folder)
-    if path is not None:
-        content = load_checkpoint(path)
+    content = load_checkpoint(path) if path else {}
+    if path:
         check_same_weights(content.get("args"), trainer.args, path)
+    if trainer.world.is_main:
+        make_room(folder, trainer.log_dir, path)
+    if path:
         trainer.load_state_dict(content, path)
         log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
-    elif trainer.world.is_main:
-        set_aside(folder, trainer.log_dir)
