@@ -91,10 +91,13 @@ def run_safely(prog: str, command: Callable[[Sequence[str]], int], argv: Sequenc
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        debug = "--debug" in argv
+        if debug:
+            _keep_traceback(error)
         if not _is_users(error):
             raise
-        if "--debug" in argv:
-            _keep_traceback(error)
+        if debug:
+            traceback.print_exception(error)
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"{prog}: error: {line}", file=sys.stderr)
         return USAGE_ERROR
@@ -111,8 +114,7 @@ def _is_users(error: Exception) -> bool:
 
 
 def _keep_traceback(error: Exception) -> None:
-    """On stderr, and in the folder that was being written to when it happened."""
-    traceback.print_exception(error)
+    """In the folder that was being written to when it happened."""
     folder: Path | None = getattr(error, "output_dir", None)  # see fastimae.engine.claim
     if folder is not None:
         with contextlib.suppress(OSError), (folder / "debug.log").open("a") as file:

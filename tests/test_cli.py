@@ -401,7 +401,8 @@ def test_debug_keeps_the_traceback(source, tmp_path, capsys):
 def test_a_bug_of_ours_is_not_hidden(monkeypatch, tmp_path):
     monkeypatch.setattr("fastimae.build.build_loader", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train(f"--synthetic --output_dir {tmp_path} {MODEL}")
+        train(f"--synthetic --output_dir {tmp_path} {MODEL} --debug")
+    assert "ZeroDivisionError" in (tmp_path / "debug.log").read_text()
 
 
 def test_help_teaches(capsys):

@@ -56,7 +56,7 @@ def judge(content: Mapping[str, Any], checkpoints: Checkpoints) -> Standing:
             note="unknown whether it is of these weights: an earlier version did not note that"
         )
     epoch = content.get("epoch")
-    when = "" if epoch is None else f"epoch {epoch}"
+    when = "" if epoch is None else _epoch(content)
     read = {path: checkpoints.read(path) for path in checkpoints.named(content)}
     known = {path: found for path, found in read.items() if found}
     newest = known.get(checkpoints.newest)
@@ -66,8 +66,12 @@ def judge(content: Mapping[str, Any], checkpoints: Checkpoints) -> Standing:
     if checkpoints.newest in same:
         return Standing()
     if same:
-        return Standing(note=f"of {same[0].name}; the run is at epoch {newest['epoch']}", when=when)
+        return Standing(note=f"of {same[0].name}; the run is at {_epoch(newest)}", when=when)
     return _without_checkpoint(content, newest, list(known.values()), when)
+
+
+def _epoch(found: Mapping[str, Any]) -> str:
+    return "an unknown epoch" if found["epoch"] is None else f"epoch {found['epoch']}"
 
 
 def _without_checkpoint(
@@ -77,7 +81,7 @@ def _without_checkpoint(
     run, its_run = content.get(RUN), newest[RUN]
     point = content.get("epoch"), content.get("step")
     if run and run == its_run and point not in [(one["epoch"], one["step"]) for one in known]:
-        now = f"the run is at epoch {newest['epoch']}"
+        now = f"the run is at {_epoch(newest)}"
         return Standing(note=f"of {when}, whose checkpoint is gone; {now}", when=when)
     if run and its_run and run != its_run:
         return Standing(ours=False, note="it is of another run than the checkpoints here")
