@@ -37,7 +37,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from benchmarks.aot_cases import Case, cases
 from benchmarks.aot_tables import fingerprint, identity, problems
-from benchmarks.harness import conditions, table, write_json
+from benchmarks.harness import conditions, out_file, table, write_json
 from fastimae.kernels import _attention_choice, _launch
 
 WIDE, BULK = 8, 0.1
@@ -84,7 +84,7 @@ class Access:
 def main(argv: list[str] | None = None) -> int:
     """Compile the cases; 0 if no kernel falls short."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__)
-    parser.add_argument("--out", type=Path, help="file for the table as JSON")
+    parser.add_argument("--out", type=out_file, help="file for the table as JSON")
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHS, metavar="N")
     parser.add_argument("--only", default="", help="cases with this text in 'op name'")
     parser.add_argument("--check", type=Path, nargs="+", metavar="TABLE", help="are these of now?")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.harness import conditions, table, write_json
+from benchmarks.harness import conditions, out_file, table, write_json
 
 
 class Run(NamedTuple):
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ffcv", type=Path, required=True, help="training images, .beton")
     made.add_argument("--val", type=Path, required=True, help="images to test on, .beton")
     made.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-    made.add_argument("--out", type=Path, required=True, help="JSON file")
+    made.add_argument("--out", type=out_file, required=True, help="JSON file")
     made.add_argument("--epochs", type=int, default=200, help="of each pre-training")
     made.add_argument("--ratios", type=float, nargs="*", default=[0.0, 0.5, 1.0], help="same-class")
     made.add_argument("--finetune", type=int, default=100, help="epochs of fine-tuning; 0: none")
@@ -97,6 +97,8 @@ def evaluations(options: argparse.Namespace) -> Iterator[Run]:
         for task, flags in tasks.items():
             folder = options.runs / name / f"eval-{task}"
             arguments = [task, "--checkpoint", str(_last(options, model)), *data, *flags, *fresh]
+            if task in ("linear", "knn"):  # the same features
+                arguments += ["--feature_dir", str(options.runs / name / "eval-features")]
             yield _evaluation(f"{name} {task}", arguments, folder)
     others = [str(_last(options, name)) for name in ("imae", "mae")]
     arguments = ["separability", "--checkpoint", str(_last(options, "imae_distilled")), *data]

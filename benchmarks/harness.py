@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.card import gpu_facts
 from benchmarks.clocks import Call, HostClock, clock_of
+from fastimae.folders import FolderError, prepare_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "pillow")
@@ -41,10 +42,19 @@ class Timing:
 def usual_parser(module: str, about: str | None) -> argparse.ArgumentParser:
     """--out, --device and --smoke, as all benchmarks of a GPU have them. about: the docstring."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
-    parser.add_argument("--out", type=Path, help="file for the results as JSON")
+    parser.add_argument("--out", type=out_file, help="file for the results as JSON")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
     return parser
+
+
+def out_file(text: str) -> Path:
+    """The file that --out names, for argparse: one that cannot be written is found at once."""
+    try:
+        prepare_file(Path(text), "--out")
+    except FolderError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
 
 
 def conditions(device: torch.device, command: str) -> dict[str, object]:
@@ -140,7 +150,7 @@ def write_whole(path: Path, text: str) -> None:
 
     Results are shown to others: where this machine has its files is left out (tracebacks have it).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    prepare_file(path, "--out")
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(without_places(text))
     partial.replace(path)

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 import logging
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from fastimae.checks import check
 from fastimae.config import ConfigError, TrainConfig, flatten, read_yaml, updated
+from fastimae.folders import FolderError
 from fastimae.recipes import RECIPES
 
 Options = TypeVar("Options")
@@ -83,7 +83,7 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
 def run_safely(prog: str, command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Run a command; what the user can mend becomes one line on stderr and exit status 2.
 
-    With --debug the traceback is shown too, and kept in output_dir/debug.log.
+    With --debug the traceback is shown too, and kept in debug.log where output goes.
     """
     _log_through_tqdm()
     try:
@@ -91,10 +91,13 @@ def run_safely(prog: str, command: Callable[[Sequence[str]], int], argv: Sequenc
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        debug = "--debug" in argv
+        if debug:
+            _keep_traceback(error)
         if not _is_users(error):
             raise
-        if "--debug" in argv:
-            _keep_traceback(argv)
+        if debug:
+            traceback.print_exception(error)
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"{prog}: error: {line}", file=sys.stderr)
         return USAGE_ERROR
@@ -106,18 +109,16 @@ def _is_users(error: Exception) -> bool:
     from fastimae.engine.metrics import NonFiniteLoss
     from fastimae.loaders.errors import DataError
 
-    return isinstance(
-        error, (UsageError, ConfigError, OSError, CheckpointError, NonFiniteLoss, DataError)
-    )
+    kinds = (UsageError, ConfigError, FolderError, OSError, CheckpointError, NonFiniteLoss)
+    return isinstance(error, (*kinds, DataError))
 
 
-def _keep_traceback(argv: Sequence[str]) -> None:
-    traceback.print_exc()
-    where = re.search(r"--output[-_]dir[= ](\S+)", " ".join(argv))
-    folder = Path(where[1] if where else "output_dir")
-    if folder.is_dir():
-        with (folder / "debug.log").open("a", encoding="utf-8") as file:
-            traceback.print_exc(file=file)
+def _keep_traceback(error: Exception) -> None:
+    """In the folder that was being written to when it happened."""
+    folder: Path | None = getattr(error, "output_dir", None)  # see fastimae.engine.claim
+    if folder is not None:
+        with contextlib.suppress(OSError), (folder / "debug.log").open("a") as file:
+            traceback.print_exception(error, file=file)
 
 
 def _flattened(box: str) -> str:

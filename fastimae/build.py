@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import functools
 import logging
-import tempfile
+import uuid
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from fastimae.config import ConfigError, TrainConfig, flatten
-from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
+from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
+from fastimae.engine.leftovers import PICTURE, make_room
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.peak import peak_rate
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
+from fastimae.evaluate.origin import RUN
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
@@ -29,8 +31,6 @@ from fastimae.objectives import IMAE, MAE
 from fastimae.speedups import prepare_objective, wants_graph
 
 log = logging.getLogger("fastimae")
-
-PICTURE = "reconstruction.png"
 
 # Settings that a resumed run may change without becoming another run.
 _FREE = {
@@ -170,7 +170,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         world=world,
         output_dir=run.output_dir,
         log_dir=run.log_dir,
-        args=flatten(config),
+        args={**flatten(config), RUN: uuid.uuid4().hex[:12]},
         draw=functools.partial(save_reconstruction, objective, picture),
         parallel=parallel,
         cores=cores,
@@ -203,31 +203,22 @@ def full_speed(objective: MAE | IMAE, world: World, precision: str, cores: Cores
 
 
 def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
-    """Load the checkpoint that --resume means, or move an earlier run's files out of the way.
+    """Load the checkpoint that --resume means, and move another run's files out of the way.
 
     Raises CheckpointError.
     """
     path = find_resume(config.run.resume, config.run.output_dir)
+    content = load_checkpoint(path) if path else {}
+    if trainer.world.is_main:
+        make_room(config.run.output_dir, config.run.log_dir, path)
     if path is None:
         if config.run.resume:
             log.info("--resume auto: no checkpoint in %s, starting anew", config.run.output_dir)
-        if trainer.world.is_main and (folder := set_aside(config.run.output_dir)):
-            log.warning("%s held an earlier run: its files are in %s now", folder.parent, folder)
         return
-    content = load_checkpoint(path)
     _warn_of_changes(content.get("args", {}), flatten(config))
     trainer.load_state_dict(content, path)
+    trainer.args[RUN] = content["args"].get(RUN, trainer.args[RUN])
     log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
-
-
-def prepare_output(path: Path) -> None:
-    """Make sure that output_dir can be written. Raises ConfigError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        # A name of its own: all ranks of a run do this at the same moment.
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise ConfigError(f"--output_dir {path} cannot be written: {error.strerror}") from error
 
 
 def _mask_unit(mask_patch_size: int | None, patch_size: int) -> int:

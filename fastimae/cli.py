@@ -61,6 +61,7 @@ def _train(argv: Sequence[str]) -> int:
         return 0
     from fastimae import build
     from fastimae.config import config_errors
+    from fastimae.engine.claim import claimed
     from fastimae.engine.distributed import join_world
 
     run = config.run
@@ -76,8 +77,10 @@ def _train(argv: Sequence[str]) -> int:
     if not world.is_main:
         logging.getLogger("fastimae").setLevel(logging.WARNING)
     try:
-        build.prepare_output(run.output_dir)
-        with build.build_loader(config, world) as loader:
+        with (
+            claimed(run.output_dir, run.log_dir, world),
+            build.build_loader(config, world) as loader,
+        ):
             with config_errors():
                 trainer = build.build_trainer(config, world, loader)
             build.resume_or_begin(trainer, config)

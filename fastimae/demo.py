@@ -19,6 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastimae.folders import FolderError
+from fastimae.locks import folder_to_write
+
 SIDE = 96
 PER_CLASS = 400
 LIMIT = 4000
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         demo(options.data, options.output_dir)
-    except DemoError as error:
+    except (DemoError, FolderError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -50,7 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def demo(data: Path | None, output: Path) -> None:
-    """Every step in turn. Raises DemoError at the first that fails."""
+    """Every step in turn. Raises DemoError at the first that fails, FolderError."""
+    with folder_to_write(output):
+        _demo(data, output)
+
+
+def _demo(data: Path | None, output: Path) -> None:
     begin = time.monotonic()
     beton, run_dir = output / "demo.beton", output / "run"
     for stale in output.glob(f"{beton.name}*"):

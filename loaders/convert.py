@@ -39,6 +39,7 @@ from fastimae.loaders.safe_map import CRASHED, WorkersCannotStart, safe_map
 from fastimae.loaders.sources import find_source
 from fastimae.loaders.trailer import MAGIC as TRAILER_MAGIC
 from fastimae.loaders.verify import verify_beton
+from fastimae.locks import file_to_write
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
 
@@ -62,6 +63,7 @@ def convert(options: ConvertOptions) -> ConvertReport:
 
     Raises:
         DataError: an option or the source is wrong, OUT exists, or the disk is full.
+        FolderError: OUT cannot be written, or another conversion is writing it.
     """
     try:
         if options.out is None:
@@ -91,9 +93,13 @@ def _verify_only(options: ConvertOptions) -> ConvertReport:
 
 
 def _convert_to(out: Path, options: ConvertOptions) -> ConvertReport:
-    if out.exists() and not options.overwrite:
-        raise DataError(f"OUT: {out} exists; give another name, or --overwrite")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with file_to_write(out):
+        if out.exists() and not options.overwrite:
+            raise DataError(f"OUT: {out} exists; give another name, or --overwrite")
+        return _convert_alone(out, options)
+
+
+def _convert_alone(out: Path, options: ConvertOptions) -> ConvertReport:
     scratch = out.with_name(out.name + ".unpacked")
     try:
         source = find_source(options.src, scratch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from fastimae.loaders.beton_format import ROW
-from fastimae.loaders.errors import DataError
 
 
 @dataclasses.dataclass
@@ -42,23 +40,15 @@ class Journal:
     """A file of JSON lines: the fingerprint of the task, then the progress of each stretch.
 
     A line counts once it is complete. It is to be added after the data it speaks of is on the
-    disk. The file is locked while it is open.
+    disk. Nobody else has it open: see `fastimae.locks.file_to_write`.
 
     Args:
         fingerprint: tells whether an existing journal is about the same task.
-
-    Raises:
-        DataError: another conversion has it open.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path = path
         self._file = path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise DataError(f"OUT: another conversion is writing {path}") from error
         self._file.seek(0)
         written = self._file.read()
         lines = written.split(b"\n")[:-1]
@@ -84,7 +74,7 @@ class Journal:
         self.progress.add(stretch)
 
     def close(self) -> None:
-        """Unlock the journal and keep it."""
+        """Keep the journal."""
         self._file.close()
 
     def remove(self) -> None:

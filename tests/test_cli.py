@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastimae import cli
-from fastimae.build import prepare_output
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.evaluate.figures import reconstruct
 from fastimae.evaluate.figures.reconstruct import draw_grid
@@ -403,7 +401,8 @@ def test_debug_keeps_the_traceback(source, tmp_path, capsys):
 def test_a_bug_of_ours_is_not_hidden(monkeypatch, tmp_path):
     monkeypatch.setattr("fastimae.build.build_loader", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train(f"--synthetic --output_dir {tmp_path} {MODEL}")
+        train(f"--synthetic --output_dir {tmp_path} {MODEL} --debug")
+    assert "ZeroDivisionError" in (tmp_path / "debug.log").read_text()
 
 
 def test_help_teaches(capsys):
@@ -423,13 +422,3 @@ def test_convert_verify_and_doctor(image_folder, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert cli.convert([str(tmp_path / "nothing"), str(tmp_path / "y.beton")]) == 2
     assert "nothing" in capsys.readouterr().err
-
-
-def test_all_ranks_prepare_one_output_dir_at_once(tmp_path):
-    def prepare(_):
-        for _ in range(200):
-            prepare_output(tmp_path / "out")
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(prepare, range(8)))
-    assert list((tmp_path / "out").iterdir()) == []

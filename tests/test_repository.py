@@ -30,7 +30,7 @@ MAY_IMPORT = {
         *("arguments", "bench", "build", "config", "doctor", "engine", "evaluate", "interop"),
         "loaders",
     },
-    "arguments": {"checks", "config", "recipes", "engine", "loaders"},
+    "arguments": {"checks", "config", "folders", "recipes", "engine", "loaders"},
     "checks": {"config"},
     "build": {
         *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
@@ -41,20 +41,23 @@ MAY_IMPORT = {
     "config": set(),
     "doctor": {"machine"},
     "machine": set(),
-    "demo": set(),
+    "folders": set(),
+    "locks": {"folders"},
+    "demo": {"folders", "locks"},
     "models": {"kernels"},
     "objectives": {"models", "kernels"},
-    "engine": set(),
+    "engine": {"folders", "locks"},
     "bench": {
         *("arguments", "build", "checks", "config", "engine", "loaders", "models", "objectives"),
         "speedups",
     },
     "evaluate": {
         *("arguments", "config", "engine", "interop", "kernels", "loaders", "models", "objectives"),
+        *("folders", "locks"),
     },
-    "interop": {"arguments", "engine", "kernels", "models"},
+    "interop": {"arguments", "engine", "kernels", "locks", "models"},
     "kernels": set(),
-    "loaders": set(),
+    "loaders": {"locks"},
 }
 # Types of a batch may be named in annotations, at no cost at run time.
 MAY_NAME_TYPES_OF = {"engine": {"loaders"}, "objectives": {"loaders"}}

@@ -31,9 +31,12 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], also: Path | None = 
         forget_shards(path.parent)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, in one file or in shards, onto the CPU. Raises CheckpointError."""
-    content = read(path)
+def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint, in one file or in shards, onto the CPU. Raises CheckpointError.
+
+    mmap: leave tensors on the disk until they are looked at.
+    """
+    content = read(path, mmap=mmap)
     return join(content, path.parent) if FILES in content else content
 
 
@@ -95,26 +98,6 @@ def find_resume(resume: str, output_dir: Path) -> Path | None:
     numbered = output_dir.glob("checkpoint-*.pth")
     epochs = {int(m[1]): p for p in numbered if (m := re.match(r"checkpoint-(\d+)\.pth$", p.name))}
     return epochs[max(epochs)] if epochs else None
-
-
-def set_aside(output_dir: Path) -> Path | None:
-    """Move an earlier run's files from output_dir into output_dir/previous-N; None if none."""
-    patterns = (
-        *("checkpoint-*.pth", "shards-*", "log.txt", "*.png", "events.out.tfevents.*"),
-        "nonfinite*.json",
-    )
-    files = [file for pattern in patterns for file in output_dir.glob(pattern)]
-    for leftover in output_dir.glob("*.partial"):
-        leftover.unlink()
-    if not any(file.name.startswith("checkpoint-") for file in files):
-        return None
-    number = 1
-    while (folder := output_dir / f"previous-{number}").exists():
-        number += 1
-    folder.mkdir()
-    for file in files:
-        file.rename(folder / file.name)
-    return folder
 
 
 def _listed(names: list[str]) -> str:

@@ -9,16 +9,16 @@ checkpoint or the new one. Whoever reads the index gets whole tensors, for any n
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastimae.engine.claim import agreed
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CheckpointError, read, write
 
@@ -37,10 +37,14 @@ def save_sharded(
     number = world.max(1 + max([0, *map(_number, path.parent.glob("shards-*"))]))
     names = [f"shards-{number}/rank-{rank}-of-{world.size}.pth" for rank in range(world.size)]
     index, rows = split(content)
-    with _agreed(world, path):
+    lost = CheckpointError(
+        f"cannot save {path}: another process could not write its part (it says why); "
+        "earlier checkpoints are untouched"
+    )
+    with agreed(world, lost):
         (path.parent / names[0]).parent.mkdir(exist_ok=True)
         write(path.parent / names[world.rank], rows)
-    with _agreed(world, path):
+    with agreed(world, lost):
         if world.is_main:
             index = {**index, FILES: names}
             if also:
@@ -111,21 +115,6 @@ def laid_out_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> d
         for number, values in state["state"].items()
     }
     return {**state, "state": of_parameters}
-
-
-@contextlib.contextmanager
-def _agreed(world: World, path: Path) -> Iterator[None]:
-    """Where one process cannot write, all of them raise."""
-    failure = None
-    try:
-        yield
-    except (OSError, CheckpointError) as error:
-        failure = error
-    if world.any(failure is not None):
-        raise failure or CheckpointError(
-            f"cannot save {path}: another process could not write its part (it says why); "
-            "earlier checkpoints are untouched"
-        )
 
 
 def _join_rows(name: str, shape: list[int], paths: list[Path], parts: list[dict]) -> Tensor:

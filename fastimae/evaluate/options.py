@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import tyro
 
 from fastimae.config import ConfigError, plain_value
+from fastimae.engine.checkpoint import CheckpointError
+from fastimae.engine.claim import ALONE, claimed
 from fastimae.engine.distributed import World, join_world
 from fastimae.evaluate.images import Images, open_images
 from fastimae.loaders.limits import set_max_pixels
@@ -33,7 +35,7 @@ class EvalOptions:
     """The .beton file or folder to test on; its val/ is taken where it has one. None: the val/ in
     --data_path."""
     output_dir: Path | None = None
-    """Results and pictures. None: the folder eval-TASK beside the checkpoint."""
+    """All that is written. None: the folder eval-TASK beside the checkpoint."""
     device: str = "auto"
     """cuda, cuda:N, cpu, or auto."""
     batch_size: int = 256
@@ -48,10 +50,8 @@ class EvalOptions:
     """Show tracebacks, and keep them in output_dir/debug.log."""
 
     def folder(self, task: str) -> Path:
-        """Where the task's results go; it is made if needed."""
-        folder = self.output_dir or self.checkpoint.parent / f"eval-{task}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """Where the task's results go."""
+        return self.output_dir or self.checkpoint.parent / f"eval-{task}"
 
     def launch(self) -> dict[str, Any]:
         """Arguments of `join_world` beside the device."""
@@ -88,6 +88,22 @@ def plain(options: Any) -> dict[str, Any]:
         field.name: plain_value(getattr(options, field.name))
         for field in dataclasses.fields(options)
     }
+
+
+@contextlib.contextmanager
+def results_folder(
+    options: EvalOptions, task: str, *, log_dir: Path | None = None, world: World = ALONE
+) -> Iterator[Path]:
+    """The task's folder, made, and its alone inside; to be entered before anything is computed.
+
+    Raises CheckpointError where it would be made beside a checkpoint that is not there, and
+    FolderError as `fastimae.engine.claim.claimed`.
+    """
+    if options.output_dir is None and not options.checkpoint.exists():
+        raise CheckpointError(f"there is no checkpoint {options.checkpoint}")
+    folder = options.folder(task)
+    with claimed(folder, log_dir, world):
+        yield folder
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,31 @@ _LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "torchmetrics", "p
 
 
 def save_results(
-    output_dir: Path, task: str, numbers: dict[str, Any], options: EvalOptions
+    output_dir: Path,
+    task: str,
+    numbers: dict[str, Any],
+    options: EvalOptions,
+    *,
+    origin: Mapping[str, Any] | None = None,
+    pictures: Sequence[str] = (),
 ) -> Path:
     """Write output_dir/results.json, whole or not at all, and return its path.
 
-    numbers: what JSON takes, by name. Keys of the file: task, numbers, settings, checkpoint,
-    date (UTC), versions.
+    numbers: what JSON takes, by name. origin: of the weights, see `origin_of`. pictures: names of
+    the files beside it that belong to it. Keys of the file: task, numbers, settings, checkpoint,
+    weights, run, epoch, step, pictures, date (UTC), versions.
     """
     content = {
         "task": task,
         "numbers": numbers,
         "settings": plain(options),
         "checkpoint": str(options.checkpoint),
+        **(origin or {}),
+        "pictures": list(pictures),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
     }
-    output_dir.mkdir(parents=True, exist_ok=True)
+    output_dir.mkdir(exist_ok=True)
     path = output_dir / RESULTS
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -47,6 +57,14 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def forget_results(folder: Path) -> None:
+    """Remove results.json and its pictures, before others are drawn in their place."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        for name in read_results(folder).get("pictures", ()):
+            (folder / Path(name).name).unlink(missing_ok=True)
+    (folder / RESULTS).unlink(missing_ok=True)
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fastimae.interop.files import Checkpoint, read, say_licence
 from fastimae.interop.load import build_model, our_weights
 from fastimae.interop.sizes import name_of, settings_of
 from fastimae.interop.write import check_target, write_file, write_hub_folder
+from fastimae.locks import file_to_write, folder_to_write
 from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
@@ -77,7 +78,13 @@ def convert(options: ExportOptions) -> None:
 
     Raises CheckpointError.
     """
+    place = folder_to_write if options.to == "huggingface" else file_to_write
     check_target(options.out, options.to == "huggingface", options.force)
+    with place(options.out, "OUT"):
+        _convert(options)
+
+
+def _convert(options: ExportOptions) -> None:
     checkpoint = read(options.checkpoint)
     say_licence(checkpoint)
     ours = our_weights(checkpoint)

@@ -17,7 +17,6 @@ from fastimae.engine.checkpoint import (
     load_weights,
     model_weights,
     save_checkpoint,
-    set_aside,
 )
 
 
@@ -133,13 +132,3 @@ def test_resume_auto_means_the_last_or_the_highest(tmp_path):
     save_checkpoint(tmp_path / "checkpoint-last.pth", {})
     assert find_resume("auto", tmp_path).name == "checkpoint-last.pth"
     assert find_resume("x.pth", tmp_path).name == "x.pth"
-
-
-def test_an_earlier_run_is_moved_not_overwritten(tmp_path):
-    assert set_aside(tmp_path) is None
-    for number in (1, 2):
-        (tmp_path / "checkpoint-last.pth").write_text(str(number))
-        (tmp_path / "log.txt").write_text(str(number))
-        assert set_aside(tmp_path) == tmp_path / f"previous-{number}"
-        assert (tmp_path / f"previous-{number}" / "log.txt").read_text() == str(number)
-    assert {p.name for p in tmp_path.iterdir()} == {"previous-1", "previous-2"}

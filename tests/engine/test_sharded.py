@@ -9,8 +9,8 @@ from fastimae.engine.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
-    set_aside,
 )
+from fastimae.engine.leftovers import set_aside
 from fastimae.engine.sharded import join, split
 from fastimae.models import create_model
 

@@ -57,7 +57,7 @@ def test_run_prints_markdown_and_writes_both_files(runs, tmp_path, capsys):
     run(options)
     printed = capsys.readouterr().out
     assert "| mix_beta | 1 | 2 |" in printed and "| linear acc1 | 60.5 | 70.25 |" in printed
-    assert "| knn acc1 | - | 44 |" in printed and "separability" not in printed
+    assert "| knn acc1 | - | 44 |" in printed and "separability before" not in printed
     content = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert content["runs"] == [str(folder) for folder in runs]
     assert content["details"][1]["second"] == 5.0

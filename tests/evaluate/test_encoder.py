@@ -26,7 +26,7 @@ def colours(tmp_path):
 
 def store(folder, model, **changes):
     settings = {"pool": "cls", "precision": "fp32", "batch_size": 5, "workers": 0}
-    settings |= {"world": ALONE, **changes}
+    settings |= {"world": ALONE, "scratch": folder.parent, **changes}
     return FeatureStore(model=model, folder=folder, **settings)
 
 
@@ -172,3 +172,22 @@ def test_fresh_weights_keep_the_architecture(tmp_path):
     assert not torch.equal(weights[0], net.blocks[1].attn.qkv.weight)
     assert weights[0].shape == net.blocks[1].attn.qkv.weight.shape
     assert not any(p.requires_grad for p in fresh[0].parameters()) and not fresh[0].training
+
+
+def test_probes_at_the_same_time_share_a_folder(colours, tmp_path, monkeypatch):
+    """One writes while another is done: it waits for nobody, breaks nothing, and has the same."""
+    model = create_model("mae_vit_nano_patch8", img_size=32).eval()
+    real, others = feature_cache.save_file, []
+
+    def meanwhile(tensors, path, about):
+        monkeypatch.setattr(feature_cache, "save_file", real)
+        real(tensors, path, about)
+        others.append(store(tmp_path / "shared", model).features(colours))
+
+    monkeypatch.setattr(feature_cache, "save_file", meanwhile)
+    first = store(tmp_path / "shared", model).features(colours)
+    (other,) = others
+    kept = store(tmp_path / "shared", model).features(colours)
+    for found in (other, kept):
+        assert torch.equal(found.rows, first.rows) and torch.equal(found.labels, first.labels)
+    assert [path.suffix for path in (tmp_path / "shared").iterdir()] == [".safetensors"]

@@ -36,7 +36,7 @@ DATA = ProbeData(train=features(1500), val=features(1000, seed=1), classes=5)
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     """Function: options of a short run on DATA, whose results go to a folder of that name."""
-    monkeypatch.setattr(linear, "probe_data", lambda options, world: DATA)
+    monkeypatch.setattr(linear, "probe_data", lambda *_: DATA)
 
     def make(name="out", **changes):
         settings = {"batch_size": 100, "warmup_epochs": 2, "epochs": 12, "lr": 0.1, **changes}

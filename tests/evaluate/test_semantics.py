@@ -16,6 +16,7 @@ pytest.importorskip("sklearn")
 
 from fastimae.arguments import parse, parse_training
 from fastimae.config import ConfigError
+from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.evaluate.checkpoints import load_contestants
 from fastimae.evaluate.command import TASKS
 from fastimae.evaluate.imae import cells, msem, semantics
@@ -24,6 +25,7 @@ from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
 from fastimae.evaluate.imae.msem import Labelled, MsemOptions, accuracy
 from fastimae.evaluate.imae.semantics import SemanticsOptions
 from fastimae.evaluate.images import open_images
+from fastimae.evaluate.origin import weights_digest
 
 CPU = torch.device("cpu")
 
@@ -209,6 +211,30 @@ def test_study_fills_its_table_and_repeats_nothing(study, capsys):
     (options.output_dir / "r1" / "eval-msem" / "results.json").unlink()
     semantics.run(options)
     assert len(done) == 12 and done[-1][1] == "msem"
+
+
+def test_numbers_of_other_weights_are_not_kept(study):
+    """The checkpoint of the baseline may go on training, under the same name."""
+    options, done = study
+    options.tasks = ("msem",)
+    semantics.run(options)
+    file = options.output_dir / "baseline" / "eval-msem" / "results.json"
+    weights = load_checkpoint(options.checkpoint)["model"]
+    content = json.loads(file.read_text()) | {"weights": weights_digest(weights), "epoch": 0}
+    file.write_text(json.dumps(content))
+    semantics.run(options)
+    save_run(options.checkpoint.parent, tiny_model())
+    with pytest.raises(CheckpointError, match="eval-msem is of other weights"):
+        semantics.run(options)
+    assert len(done) == 5
+
+
+def test_a_folder_that_the_study_did_not_make_is_not_gone_on_with(tmp_path, program):
+    program(WRITES + RESULT)
+    save_run(tmp_path, tiny_model())
+    with pytest.raises(ConfigError, match="another command"):
+        run_cell(make_cell(tmp_path))
+    assert not (tmp_path / "tries").exists()
 
 
 def test_study_stops_where_a_command_was_stopped(study, monkeypatch):

@@ -1,7 +1,6 @@
 """Conversions from end to end: whole, reproducible, resumable, and never stuck."""
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from fastimae.loaders import native_library
 from fastimae.loaders.beton import BetonReader, BetonWriter
 from fastimae.loaders.convert import ConvertOptions, convert
 from fastimae.loaders.errors import DataError
+from fastimae.locks import InUse, file_to_write
 
 PAGE = 1 << 16
 LIBRARY = SimpleNamespace(own_entropy=lambda: 0)
@@ -452,10 +452,25 @@ def test_full_disk_is_one_line_and_resumable(tmp_path, monkeypatch):
 
 def test_two_conversions_to_one_file(tmp_path):
     root, out = make_tree(tmp_path / "src", count=3), tmp_path / "a.beton"
-    with (tmp_path / "a.beton.journal").open("a+b") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another conversion"):
-            run(root, out)
+    (tmp_path / "a.beton.unpacked").mkdir()  # of the first one, which reads from it
+    with file_to_write(out), pytest.raises(InUse, match=f"{out} is in use by .*another OUT"):
+        run(root, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.beton.unpacked", "src"]
+
+
+def test_a_file_that_another_conversion_just_finished_is_not_written_over(tmp_path, monkeypatch):
+    """Whether there is one is asked when the other one is done."""
+    root, out = make_tree(tmp_path / "src", count=3), tmp_path / "a.beton"
+    real = convert_module.file_to_write
+
+    def after_the_other(path):
+        monkeypatch.setattr(convert_module, "file_to_write", real)
+        run(root, out)
+        return real(path)
+
+    monkeypatch.setattr(convert_module, "file_to_write", after_the_other)
+    with pytest.raises(DataError, match="exists"):
+        run(root, out)
 
 
 def test_verify_of_a_foreign_file(tmp_path):

@@ -21,12 +21,12 @@ from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
 from fastimae.evaluate.encoder import Pool, Precision, extract
 from fastimae.evaluate.images import Images, center_batches
+from fastimae.evaluate.origin import weights_digest
 from fastimae.loaders.errors import DataError
+from fastimae.locks import InUse, file_to_write
 from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
-
-_ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,9 @@ class FeatureStore:
 
     model: MaskedAutoencoder
     folder: Path
-    """Made if needed."""
+    """Probes that run at the same time may share it."""
+    scratch: Path
+    """Of this probe alone: for shares on their way to other processes."""
     world: World
     """Each process computes its share."""
     pool: Pool
@@ -67,9 +69,8 @@ class FeatureStore:
         path = self.folder / f"{self._key(images)}.safetensors"
         kept = read_features(path)
         if self.world.any(kept is None):
-            kept = self._compute(images, path)
-            if self.world.is_main:
-                write_features(path, kept)
+            kept = self._compute(images, path.name)
+            if self.world.is_main and keep_features(path, kept):
                 log.info("the features of %s are kept in %s", images.source, path)
         if not len(kept):
             raise DataError(f"{images.source}: none of its {kept.bad} images can be read")
@@ -81,14 +82,14 @@ class FeatureStore:
         weights = encoder_digest(self.model)
         return f"{weights}-{images.fingerprint}-{height}x{width}-{self.pool}-{precision}"
 
-    def _compute(self, images: Images, path: Path) -> Features:
-        """All features; other processes' shares come through files beside `path`."""
+    def _compute(self, images: Images, name: str) -> Features:
+        """All features; other processes' shares come through files in `scratch`."""
         world = self.world
         shares = np.array_split(np.arange(len(images)), world.size)
         mine = self._share(images, shares[world.rank])
         if world.size == 1:
             return mine
-        parts = [path.with_suffix(f".part{rank}") for rank in range(world.size)]
+        parts = [self.scratch / f"{name}.part{rank}" for rank in range(world.size)]
         write_features(parts[world.rank], mine)
         world.any(False)  # all parts are there
         every = [part for part in map(read_features, parts) if part]
@@ -115,17 +116,22 @@ class FeatureStore:
 def encoder_digest(model: MaskedAutoencoder) -> str:
     """A hash of all that features depend on in a model: the encoder's weights, mean and std."""
     heads = [block.attn.num_heads for block in model.blocks]
-    digest = hashlib.sha256(repr((model.grid, model.mean, model.std, heads)).encode())
-    for name, value in sorted(model.state_dict().items()):
-        if name.startswith(_ENCODER):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    known = model.grid, model.mean, model.std, heads, weights_digest(model.state_dict())
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+
+def keep_features(path: Path, features: Features) -> bool:
+    """Write them for other probes, unless one of those is just doing that: its are the same."""
+    try:
+        with file_to_write(path, "--feature_dir"):
+            write_features(path, features)
+    except InUse:
+        return False
+    return True
 
 
 def write_features(path: Path, features: Features) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     tensors = {"rows": features.rows.contiguous(), "labels": features.labels.contiguous()}
     save_file(tensors, partial, {"bad": str(features.bad)})

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fastimae.evaluate.classify.accuracy import accuracy
 from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
-from fastimae.evaluate.options import joined
+from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")
@@ -40,12 +40,12 @@ class FewshotOptions(ProbeOptions):
 def run(options: FewshotOptions) -> None:
     """Write results.json: mean and standard deviation of acc1 and acc5 over the draws."""
     _check(options)
-    with joined(options) as world:
-        data = probe_data(options, world)
+    with joined(options) as world, results_folder(options, "fewshot", world=world) as folder:
+        data = probe_data(options, world, folder)
         if not world.is_main:
             return
         numbers = {**fewshot(options, data), **data.sizes()}
-        path = save_results(options.folder("fewshot"), "fewshot", numbers, options)
+        path = save_results(folder, "fewshot", numbers, options, origin=data.origin)
         log.info("fewshot: acc1 %.2f +- %.2f %%, acc5 %.2f +- %.2f %% from %d labels; %s",
                  numbers["acc1"], numbers["acc1_std"], numbers["acc5"], numbers["acc5_std"],
                  numbers["labels"], path)  # fmt: skip

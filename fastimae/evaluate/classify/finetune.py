@@ -25,7 +25,8 @@ from fastimae.evaluate.classify.transforms import build_mixup, training_transfor
 from fastimae.evaluate.classify.validation import BEST, Validated, validate
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import Images, center_batches, check_classes
-from fastimae.evaluate.options import joined, plain
+from fastimae.evaluate.options import joined, plain, results_folder
+from fastimae.evaluate.origin import WEIGHTS, origin_of
 from fastimae.evaluate.results import save_results
 from fastimae.models import MaskedAutoencoder
 
@@ -37,25 +38,30 @@ log = logging.getLogger("fastimae")
 def run(options: FinetuneOptions) -> None:
     """Write log.txt, checkpoints and results.json with acc1 and acc5; --eval: eval/results.json."""
     check_finetune(options)
-    with joined(options) as world:
+    with (
+        joined(options) as world,
+        results_folder(options, "finetune", log_dir=options.log_dir, world=world) as folder,
+    ):
         encoder = load_encoder(
             options.checkpoint, torch.device("cpu"),
             name=options.model, random_init=options.random_init, seed=options.seed,
         ).requires_grad_(True)  # fmt: skip
-        folder = options.folder("finetune")
-        numbers = (_evaluate if options.eval else _train)(options, encoder, world, folder)
+        work = _evaluate if options.eval else _train
+        numbers, origin = work(options, encoder, world, folder)
         if numbers and world.is_main:
             path = save_results(
-                folder / "eval" if options.eval else folder, "finetune", numbers, options
-            )
+                folder / "eval" if options.eval else folder, "finetune", numbers, options,
+                origin=origin,
+            )  # fmt: skip
             log.info("finetune: acc1 %.2f %%, acc5 %.2f %%; %s",
                      numbers["acc1"], numbers["acc5"], path)  # fmt: skip
 
 
 def _train(
     options: FinetuneOptions, encoder: MaskedAutoencoder, world: World, folder: Path
-) -> dict[str, Any] | None:
-    """Numbers of a finished run, None of a stopped one."""
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Numbers of a finished run, None of a stopped one; and where its first weights are from."""
+    origin = origin_of(options.checkpoint, encoder)
     images, val = options.train_images(), options.val_images()
     classes = _class_count(options, images, val)
     torch.manual_seed(options.seed)
@@ -64,7 +70,7 @@ def _train(
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
     precision = resolve_precision(options.precision, world.device)
-    args = {**plain(options), **_settings(encoder, student)}
+    args = {**plain(options), **_settings(encoder, student), WEIGHTS: origin[WEIGHTS]}
     loader = Validated(
         build_loader(options, images, encoder, student, world),
         student,
@@ -83,13 +89,14 @@ def _train(
     finished = train(
         options, objective, loader, optimizer, world, folder, precision=precision, args=args
     )
-    return {**training_numbers(loader), "classes": classes} if finished else None
+    return {**training_numbers(loader), "classes": classes} if finished else None, origin
 
 
 def _evaluate(
     options: FinetuneOptions, encoder: MaskedAutoencoder, world: World, folder: Path
-) -> dict[str, Any]:
-    """acc1, acc5 and loss of the classifier that --resume names, else of the best one."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """acc1, acc5 and loss of the classifier that --resume names, else of the best one; and where
+    its weights are from."""
     path = folder / BEST if options.resume in ("", "auto") else Path(options.resume)
     weights = model_weights(load_checkpoint(path), path)
     if "head.bias" not in weights:
@@ -99,11 +106,12 @@ def _evaluate(
         raise ConfigError(f"--val {val.source} has {found} classes, {path} knows {classes}")
     student = _classifier(options, encoder, classes)
     load_weights(student, weights, path)
+    origin = origin_of(path, student)
     student.to(world.device)
     batches = validation_batches(options, val, encoder, student, world)
     precision = resolve_precision(options.precision, world.device)
     numbers = validate(student, batches, world, precision)
-    return {name.removeprefix("test_"): value for name, value in numbers.items()}
+    return {name.removeprefix("test_"): value for name, value in numbers.items()}, origin
 
 
 def build_loader(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastimae.evaluate.classify.accuracy import hits, percentages
 from fastimae.evaluate.classify.probe import ProbeOptions, probe_data
-from fastimae.evaluate.options import joined
+from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")
@@ -37,8 +37,8 @@ def run(options: KnnOptions) -> None:
     """Write results.json: acc1, acc5 of the best k, and of each."""
     if min(options.k) < 1 or options.temperature <= 0:
         raise ValueError("--k and --temperature must be positive")
-    with joined(options) as world:
-        data = probe_data(options, world)
+    with joined(options) as world, results_folder(options, "knn", world=world) as folder:
+        data = probe_data(options, world, folder)
         if not world.is_main:
             return
         by_k = knn_accuracy(
@@ -48,7 +48,7 @@ def run(options: KnnOptions) -> None:
         )  # fmt: skip
         best = max(by_k, key=lambda k: by_k[k]["acc1"])
         numbers = {**by_k[best], "k": best, "by_k": by_k, **data.sizes()}
-        path = save_results(options.folder("knn"), "knn", numbers, options)
+        path = save_results(folder, "knn", numbers, options, origin=data.origin)
         log.info("knn: acc1 %.2f %%, acc5 %.2f %% with k = %d; %s",
                  numbers["acc1"], numbers["acc5"], best, path)  # fmt: skip
 

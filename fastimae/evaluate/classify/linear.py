@@ -25,7 +25,8 @@ from fastimae.evaluate.classify.training import (
     training_numbers,
 )
 from fastimae.evaluate.classify.validation import Validated
-from fastimae.evaluate.options import joined, plain
+from fastimae.evaluate.options import joined, plain, results_folder
+from fastimae.evaluate.origin import WEIGHTS
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")
@@ -86,10 +87,13 @@ class FeatureLoader(EpochLoader):
 def run(options: LinearOptions) -> None:
     """Write log.txt, checkpoints and results.json with acc1 and acc5."""
     check_training(options)
-    with joined(options) as world:
-        data = probe_data(options, world)
-        folder = options.folder("linear")
+    with (
+        joined(options) as world,
+        results_folder(options, "linear", log_dir=options.log_dir, world=world) as folder,
+    ):
+        data = probe_data(options, world, folder)
         objective = Classification(build_probe(data, options.seed)).to(world.device)
+        args = {**plain(options), WEIGHTS: data.origin.get(WEIGHTS)}
         loader = Validated(
             FeatureLoader(
                 data.train, batch_size=options.batch_size, world=world, seed=options.seed
@@ -99,13 +103,15 @@ def run(options: LinearOptions) -> None:
             world,
             precision="fp32",
             output_dir=folder,
-            args=plain(options),
+            args=args,
         )
         optimizer = build_optimizer(objective, options, options.peak_lr(world))
-        finished = train(options, objective, loader, optimizer, world, folder, precision="fp32")
+        finished = train(
+            options, objective, loader, optimizer, world, folder, precision="fp32", args=args
+        )
         if finished and world.is_main:
             numbers = {**training_numbers(loader), **data.sizes()}
-            path = save_results(folder, "linear", numbers, options)
+            path = save_results(folder, "linear", numbers, options, origin=data.origin)
             log.info("linear: acc1 %.2f %%, acc5 %.2f %%; %s",
                      numbers["acc1"], numbers["acc5"], path)  # fmt: skip
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastimae.engine.claim import agreed
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
 from fastimae.evaluate.encoder import Pool, Precision, load_encoder
 from fastimae.evaluate.images import check_classes
 from fastimae.evaluate.options import EvalOptions
+from fastimae.evaluate.origin import origin_of
+from fastimae.folders import FolderError, prepare_folder
 
 MAX_BATCH = 512
 """Images whose features are computed at once, however large a probe's batch is."""
@@ -27,7 +31,12 @@ class ProbeOptions(EvalOptions):
     random_init: bool = False
     """Probe the same architecture with fresh weights: what pre-training must beat."""
     feature_dir: Path | None = None
-    """Where features are kept between probes. None: eval-features beside the checkpoint."""
+    """Where features are kept between probes. None: eval-features in output_dir, or without one
+    beside the checkpoint."""
+
+    def features(self) -> Path:
+        """Where features are kept."""
+        return self.feature_dir or (self.output_dir or self.checkpoint.parent) / "eval-features"
 
     def folder(self, task: str) -> Path:
         """As of `EvalOptions`; the baseline has a folder of its own."""
@@ -41,6 +50,8 @@ class ProbeData:
     train: Features
     val: Features
     classes: int
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of the encoder: see `origin_of`."""
 
     def sizes(self) -> dict[str, Any]:
         """For results.json."""
@@ -52,21 +63,31 @@ class ProbeData:
         }
 
 
-def probe_data(options: ProbeOptions, world: World) -> ProbeData:
-    """Load the encoder and make, or find, its features. Raises DataError, CheckpointError."""
+def probe_data(options: ProbeOptions, world: World, folder: Path) -> ProbeData:
+    """Load the encoder and make, or find, its features. Raises DataError, CheckpointError.
+
+    folder: the task's own, for files on the way.
+    """
+    with agreed(world, FolderError("the main process cannot write to --feature_dir: it says why")):
+        if world.is_main:
+            prepare_folder(options.features(), "--feature_dir")
     train, val = options.train_images(), options.val_images()
     classes = check_classes(train, val)
     model = load_encoder(
         options.checkpoint, world.device,
         name=options.model, random_init=options.random_init, seed=options.seed,
     )  # fmt: skip
+    origin = origin_of(options.checkpoint, model)
     store = FeatureStore(
         model=model,
-        folder=options.feature_dir or options.checkpoint.parent / "eval-features",
+        folder=options.features(),
+        scratch=folder,
         world=world,
         pool=options.pool,
         precision=options.precision,
         batch_size=min(options.batch_size, MAX_BATCH),
         workers=options.num_workers,
     )
-    return ProbeData(train=store.features(train), val=store.features(val), classes=classes)
+    return ProbeData(
+        train=store.features(train), val=store.features(val), classes=classes, origin=origin
+    )

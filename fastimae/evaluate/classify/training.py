@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -11,15 +10,16 @@ from typing import Any
 import torch
 
 from fastimae.config import ConfigError
-from fastimae.engine.checkpoint import find_resume, load_checkpoint, set_aside
+from fastimae.engine.checkpoint import find_resume, load_checkpoint
 from fastimae.engine.distributed import World
+from fastimae.engine.leftovers import make_room
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import EvalOptions, plain
-from fastimae.evaluate.results import RESULTS
+from fastimae.evaluate.origin import check_same_weights
 
 log = logging.getLogger("fastimae")
 
@@ -148,10 +148,11 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
 
 def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
     path = find_resume(resume, folder)
-    if path is not None:
-        trainer.load_state_dict(load_checkpoint(path), path)
+    content = load_checkpoint(path) if path else {}
+    if path:
+        check_same_weights(content.get("args"), trainer.args, path)
+    if trainer.world.is_main:
+        make_room(folder, trainer.log_dir, path)
+    if path:
+        trainer.load_state_dict(content, path)
         log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
-    elif trainer.world.is_main and (old := set_aside(folder)):
-        with contextlib.suppress(FileNotFoundError):  # of a run that was stopped
-            (folder / RESULTS).rename(old / RESULTS)
-        log.warning("%s held an earlier run: its files are in %s now", folder, old)

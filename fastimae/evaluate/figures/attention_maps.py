@@ -23,8 +23,9 @@ from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.figures.picture_table import displayable
 from fastimae.evaluate.figures.plots import plt, save_figure
 from fastimae.evaluate.images import center_batches
-from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.results import save_results
+from fastimae.evaluate.options import EvalOptions, results_folder
+from fastimae.evaluate.origin import origin_of
+from fastimae.evaluate.results import forget_results, save_results
 from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder
 
@@ -47,8 +48,14 @@ class AttentionOptions(EvalOptions):
 
 def run(options: AttentionOptions) -> None:
     """Draws attention-N.png for each image; writes entropies and distances to results.json."""
+    with results_folder(options, "attention") as folder:
+        _measure_and_draw(options, folder)
+
+
+def _measure_and_draw(options: AttentionOptions, folder: Path) -> None:
     device = join_world(options.device).device
     model = load_encoder(options.checkpoint, device, name=options.model)
+    origin = origin_of(options.checkpoint, model)
     token = token_number(model, options.token)
     layers = chosen_layers(model, options.layers)
     images = options.val_images() if options.val else options.train_images()
@@ -57,15 +64,16 @@ def run(options: AttentionOptions) -> None:
         images, model.img_size, batch_size=AT_ONCE, workers=options.num_workers,
         channels=model.in_chans, indices=order,
     )  # fmt: skip
-    folder, numbers, drawn = options.folder("attention"), [], 0
+    numbers, pictures = [], []
+    forget_results(folder)
     for pixels, _ in batches:
         maps = attention_maps(model, pixels.to(device))
         numbers.append([[_measures(maps[i], token, model.grid, b) for i in layers]
                         for b in range(len(pixels))])  # fmt: skip
         for b, image in enumerate(pixels):
             looks = torch.stack([maps[i][b, :, token, 1:] for i in layers]).cpu()
-            draw(image, looks, layers, model.grid, options.token, folder / f"attention-{drawn}.png")
-            drawn += 1
+            pictures.append(f"attention-{len(pictures)}.png")
+            draw(image, looks, layers, model.grid, options.token, folder / pictures[-1])
     measures = np.array([image for batch in numbers for image in batch])  # [images, layers, 2, h]
     table = [
         {
@@ -75,8 +83,9 @@ def run(options: AttentionOptions) -> None:
         }
         for row, layer in enumerate(layers)
     ]
-    path = save_results(folder, "attention", {"table": table, "images": drawn}, options)
-    log.info("%s and %d pictures beside it", path, drawn)
+    found = {"table": table, "images": len(pictures)}
+    path = save_results(folder, "attention", found, options, origin=origin, pictures=pictures)
+    log.info("%s and %d pictures beside it", path, len(pictures))
 
 
 def token_number(model: MaskedAutoencoder, place: tuple[int, int] | None) -> int:

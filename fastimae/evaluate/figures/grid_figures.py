@@ -24,10 +24,10 @@ def draw_all(
     folder: Path,
     pictures: int,
     note: str,
-) -> None:
+) -> list[str]:
     """over_mask_ratio.png and quality.png; for i-MAE also over_mix_ratio.png and every_ratio.png.
 
-    shown: results by (mask ratio, mix ratio). pictures: images to show.
+    shown: results by (mask ratio, mix ratio). pictures: images to show. Returns the files' names.
     """
     masks = sorted({mask for mask, _ in shown})
     mixes = sorted({mix for _, mix in shown if mix is not None})
@@ -49,6 +49,8 @@ def draw_all(
         )  # fmt: skip
         _draw_every_ratio(shown, masks, mixes, folder / "every_ratio.png", note)
     _draw_quality(table, folder / "quality.png", note)
+    of_mixing = ["over_mix_ratio.png", "every_ratio.png"] if mixes else []
+    return ["over_mask_ratio.png", *of_mixing, "quality.png"]
 
 
 def _draw_line(results: Mapping[str, Reconstruction], path: Path, count: int, note: str) -> None:

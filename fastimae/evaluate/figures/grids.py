@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ from fastimae.evaluate.figures.grid_figures import draw_all
 from fastimae.evaluate.figures.quality import quality
 from fastimae.evaluate.figures.reconstruct import LEAK_NOTE
 from fastimae.evaluate.imae.mixtures import Pairs, clean_latents, mixture_latents, pairs
-from fastimae.evaluate.options import EvalOptions
+from fastimae.evaluate.options import EvalOptions, results_folder
+from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
-from fastimae.evaluate.results import save_results
+from fastimae.evaluate.results import forget_results, save_results
 from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.imae import BRANCHES
@@ -89,8 +91,14 @@ class Reconstruction:
 def run(options: ReconstructOptions) -> None:
     """Reconstruct, draw, measure; writes results.json and figures."""
     check_ratios(options)
+    with results_folder(options, "reconstruct") as folder:
+        _measure_and_draw(options, folder)
+
+
+def _measure_and_draw(options: ReconstructOptions, folder: Path) -> None:
     device = join_world(options.device).device
     model = frozen(options.checkpoint, device, options.model)
+    origin = origin_of(options.checkpoint, model)
     images = options.val_images() if options.val else options.train_images()
     mixing: Sequence[float | None] = options.mix_ratios if model.heads == 2 else (None,)
     cells = [(mask, mix) for mask in options.mask_ratios for mix in mixing]
@@ -110,10 +118,11 @@ def run(options: ReconstructOptions) -> None:
     if not measured:
         raise ConfigError(f"{images.source} has fewer than two images")
     table = [as_row(*key, sums[key], measured) for key in sums]
-    folder, note = options.folder("reconstruct"), notes(model)
-    draw_all(shown, table, folder, options.pictures, note)
+    note = notes(model)
+    forget_results(folder)
+    pictures = draw_all(shown, table, folder, options.pictures, note)
     numbers = {"table": table, "images": measured, "note": note}
-    path = save_results(folder, "reconstruct", numbers, options)
+    path = save_results(folder, "reconstruct", numbers, options, origin=origin, pictures=pictures)
     print(markdown([row for row in table if row["view"] == "whole"]))
     log.info("%s and pictures beside it", path)
 

@@ -18,11 +18,13 @@ from fastimae.engine.distributed import join_world
 from fastimae.evaluate.encoder import Pool, extract, load_encoder
 from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
 from fastimae.evaluate.images import center_batches
-from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.results import save_results
+from fastimae.evaluate.options import EvalOptions, results_folder
+from fastimae.evaluate.origin import origin_of
+from fastimae.evaluate.results import forget_results, save_results
 
 log = logging.getLogger("fastimae")
 
+PICTURE = "tsne.png"
 COMPONENTS = 50
 NEIGHBOURS = 12
 NAMED_CLASSES = 20
@@ -43,8 +45,14 @@ class TsneOptions(EvalOptions):
 
 def run(options: TsneOptions) -> None:
     """Draws tsne.png; writes its quality to results.json and the points to points.npz."""
+    with results_folder(options, "tsne") as folder:
+        _embed_and_draw(options, folder)
+
+
+def _embed_and_draw(options: TsneOptions, folder: Path) -> None:
     device = join_world(options.device).device
     model = load_encoder(options.checkpoint, device, name=options.model)
+    origin = origin_of(options.checkpoint, model)
     images = options.val_images() if options.val else options.train_images()
     order = np.random.default_rng(options.seed).permutation(len(images))[: options.samples]
     batches = center_batches(
@@ -56,11 +64,11 @@ def run(options: TsneOptions) -> None:
     if len(features) < LEAST:
         raise ConfigError(f"t-SNE needs {LEAST} images or more, not {len(features)}: --samples")
     points, numbers = embed(features, labels, options.perplexity, options.seed)
-    folder = options.folder("tsne")
-    draw(points, labels, images.classes, folder / "tsne.png")
+    forget_results(folder)
+    draw(points, labels, images.classes, folder / PICTURE)
     np.savez_compressed(folder / "points.npz", points=points, labels=labels)
-    path = save_results(folder, "tsne", numbers, options)
-    log.info("%s and tsne.png beside it", path)
+    path = save_results(folder, "tsne", numbers, options, origin=origin, pictures=[PICTURE])
+    log.info("%s and %s beside it", path, PICTURE)
 
 
 def embed(

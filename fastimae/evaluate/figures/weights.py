@@ -16,12 +16,14 @@ from torch import Tensor
 
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
-from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.results import save_results
+from fastimae.evaluate.options import EvalOptions, results_folder
+from fastimae.evaluate.origin import origin_of
+from fastimae.evaluate.results import forget_results, save_results
 
 log = logging.getLogger("fastimae")
 
 KINDS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+PICTURE = "weights.png"
 BINS = 81
 _BLOCK = re.compile(r"^(?P<part>blocks|decoder_blocks)\.(?P<layer>\d+)\.(?P<kind>.+)\.weight$")
 
@@ -33,13 +35,21 @@ class WeightsOptions(EvalOptions):
 
 def run(options: WeightsOptions) -> None:
     """Draws weights.png; writes results.json with a line for each matrix."""
+    with results_folder(options, "weights") as folder:
+        _measure(options, folder)
+
+
+def _measure(options: WeightsOptions, folder: Path) -> None:
     model = load_encoder(options.checkpoint, torch.device("cpu"), name=options.model)
+    origin = origin_of(options.checkpoint, model)
     matrices = {name: w for name, w in model.named_parameters() if w.dim() > 1 and _counts(name)}
     table = [{"weight": name, **moments(weight)} for name, weight in matrices.items()]
-    folder = options.folder("weights")
-    draw(matrices, folder / "weights.png")
-    path = save_results(folder, "weights", {"table": table}, options)
-    log.info("%s and weights.png beside it", path)
+    forget_results(folder)
+    draw(matrices, folder / PICTURE)
+    path = save_results(
+        folder, "weights", {"table": table}, options, origin=origin, pictures=[PICTURE]
+    )
+    log.info("%s and %s beside it", path, PICTURE)
 
 
 def _counts(name: str) -> bool:

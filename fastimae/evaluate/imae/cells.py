@@ -45,8 +45,8 @@ def run_cell(cell: Cell) -> bool:
     Raises ConfigError where its command fails, or where the folder is of another command.
     """
     note = cell.folder / NOTE
-    if note.is_file() and _begun(cell.folder):
-        _check_same(cell, json.loads(note.read_text(encoding="utf-8")))
+    if _begun(cell.folder):
+        _check_same(cell, json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ())
         if cell.done():
             log.info("%s: done before, in %s", cell.name, cell.folder)
             return True
@@ -94,7 +94,7 @@ def _check_same(cell: Cell, before: Sequence[str]) -> None:
     if _significant(before) != _significant(cell.command):
         raise ConfigError(
             f"{cell.folder} was made by another command: use another --output_dir, or remove that "
-            f"folder ({shlex.join(before)})"
+            f"folder ({shlex.join(before) or 'which one is not known'})"
         )
 
 

@@ -33,13 +33,15 @@ from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figur
 from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
 from fastimae.evaluate.imae.separability import check_ratios
 from fastimae.evaluate.images import Images, check_classes
-from fastimae.evaluate.options import EvalOptions
+from fastimae.evaluate.options import EvalOptions, results_folder
+from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
-from fastimae.evaluate.results import save_results
+from fastimae.evaluate.results import forget_results, save_results
 from fastimae.objectives.imae import BRANCHES
 
 log = logging.getLogger("fastimae")
 
+PICTURE = "msem.png"
 Key = tuple[int, float, str]  # contestant, mixing ratio, branch
 
 
@@ -71,12 +73,18 @@ class MsemOptions(EvalOptions):
 def run(options: MsemOptions) -> None:
     """Measure, print the table, and write results.json and msem.png."""
     check_ratios(options.mix_ratios)
+    with results_folder(options, "msem") as folder:
+        _measure(options, folder)
+
+
+def _measure(options: MsemOptions, folder: Path) -> None:
     device = join_world(options.device).device
     train, val = options.train_images(), options.val_images()
     check_classes(train, val)
     contestants = load_contestants(
         (options.checkpoint, *options.others), device, name=options.model
     )
+    origin = origin_of(options.checkpoint, contestants[0].model)
     fit_on = collect(options, contestants, train, options.train_samples)
     test_on = collect(options, contestants, val, options.val_samples)
     rows = [
@@ -90,11 +98,11 @@ def run(options: MsemOptions) -> None:
         for i, contestant in enumerate(contestants)
         for ratio in options.mix_ratios
     ]  # fmt: skip
-    folder = options.folder("msem")
-    draw(rows, folder / "msem.png")
+    forget_results(folder)
+    draw(rows, folder / PICTURE)
     first = [row["subordinate"] for row in rows if row["model"] == contestants[0].name]
     numbers = {"msem": statistics.fmean(first), "table": rows}
-    path = save_results(folder, "msem", numbers, options)
+    path = save_results(folder, "msem", numbers, options, origin=origin, pictures=[PICTURE])
     print(markdown(rows))
     log.info("%s", path)
 

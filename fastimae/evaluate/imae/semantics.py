@@ -19,14 +19,17 @@ import tyro
 
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import LAST
+from fastimae.engine.claim import claimed
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.cells import Cell, run_cell
+from fastimae.evaluate.origin import check_result_is_of
 from fastimae.evaluate.report.runs import is_finished, read_log
 from fastimae.evaluate.report.tables import markdown
-from fastimae.evaluate.results import RESULTS, read_results, save_results
+from fastimae.evaluate.results import RESULTS, forget_results, read_results, save_results
 
 log = logging.getLogger("fastimae")
 
+PICTURE = "semantics.png"
 Probe = Literal["linear", "finetune", "msem"]
 NUMBER = {"linear": "acc1", "finetune": "acc1", "msem": "msem"}
 """What each task's results.json calls the number of the table."""
@@ -78,7 +81,11 @@ class SemanticsOptions:
 def run(options: SemanticsOptions) -> None:
     """Run the cells that are missing; write results.json, semantics.md and semantics.png."""
     check(options)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
+    with claimed(options.output_dir):
+        _run(options)
+
+
+def _run(options: SemanticsOptions) -> None:
     for cell in cells(options):
         if not run_cell(cell):
             log.warning("stopped in %s: the same command goes on from there", cell.folder)
@@ -86,9 +93,10 @@ def run(options: SemanticsOptions) -> None:
     rows = table(options)
     text = markdown(rows)
     folder = options.output_dir
+    forget_results(folder)
     (folder / "semantics.md").write_text(text + "\n", encoding="utf-8")
-    save_results(folder, "semantics", {"table": rows}, options)
-    draw(rows, options.tasks, folder / "semantics.png")
+    draw(rows, options.tasks, folder / PICTURE)
+    save_results(folder, "semantics", {"table": rows}, options, pictures=[PICTURE])
     print(text)
 
 
@@ -114,6 +122,8 @@ def cells(options: SemanticsOptions) -> Iterator[Cell]:
                        lambda folder=folder: is_finished(folder))  # fmt: skip
         for task in options.tasks:
             place = folder / f"eval-{task}"
+            if (place / RESULTS).is_file():
+                check_result_is_of(checkpoint, read_results(place), place)
             command = evaluate_command(options, task, checkpoint, place)
             yield Cell(f"{task}, {name}", place, command,
                        lambda place=place: (place / RESULTS).is_file())  # fmt: skip

@@ -29,13 +29,15 @@ from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figur
 from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
 from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
 from fastimae.evaluate.images import Images
-from fastimae.evaluate.options import EvalOptions
+from fastimae.evaluate.options import EvalOptions, results_folder
+from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
-from fastimae.evaluate.results import save_results
+from fastimae.evaluate.results import forget_results, save_results
 from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
 
+PICTURE = "separability.png"
 COLUMNS = ("model", "mix_ratio", "before", "after_closed_form", "after_trained", "unexplained")
 Row = dict[str, Any]
 
@@ -65,11 +67,17 @@ class SeparabilityOptions(EvalOptions):
 def run(options: SeparabilityOptions) -> None:
     """Measure, print the table, and write results.json and separability.png."""
     check_ratios(options.mix_ratios)
+    with results_folder(options, "separability") as folder:
+        _measure(options, folder)
+
+
+def _measure(options: SeparabilityOptions, folder: Path) -> None:
     device = join_world(options.device).device
     teacher = frozen(options.teacher, device)
     contestants = load_contestants(
         (options.checkpoint, *options.others), device, name=options.model
     )
+    origin = origin_of(options.checkpoint, contestants[0].model)
     for contestant in contestants:
         check_teacher(contestant, teacher)
     fitted = collect(options, contestants, teacher, options.train_images(), options.train_samples)
@@ -82,9 +90,11 @@ def run(options: SeparabilityOptions) -> None:
         for i, contestant in enumerate(contestants)
         for ratio in options.mix_ratios
     ]  # fmt: skip
-    folder = options.folder("separability")
-    draw(rows, folder / "separability.png")
-    path = save_results(folder, "separability", {"table": rows}, options)
+    forget_results(folder)
+    draw(rows, folder / PICTURE)
+    path = save_results(
+        folder, "separability", {"table": rows}, options, origin=origin, pictures=[PICTURE]
+    )
     print(markdown(rows, COLUMNS))
     log.info("%s", path)
 

@@ -13,16 +13,18 @@ import tyro
 
 from fastimae import __version__
 from fastimae.config import ConfigError
+from fastimae.engine.claim import claimed
 from fastimae.evaluate.checkpoints import names_of
+from fastimae.evaluate.origin import RUN
 from fastimae.evaluate.report.page_parts import document, table
-from fastimae.evaluate.report.runs import Run, last_losses, read_run, scalars, tables
+from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
 from fastimae.evaluate.report.svg import line_chart
 from fastimae.evaluate.report.tables import markdown
 
 log = logging.getLogger("fastimae")
 
 Row = dict[str, Any]
-PLACES = ("output_dir", "log_dir", "resume", "config", "print_config", "debug", "device",
+PLACES = (RUN, "output_dir", "log_dir", "resume", "config", "print_config", "debug", "device",
           "num_workers", "dist_url", "local_rank")  # fmt: skip
 """Settings that say where a run was, not what it did."""
 _WHICH = ("layer", "rows")
@@ -46,10 +48,15 @@ def run(options: CompareOptions) -> None:
     """Print Markdown tables; write compare.json and compare.html."""
     if len(options.runs) < 2:
         raise ConfigError("give two or more folders of runs to compare")
+    for folder in options.runs:
+        check_folder(folder)
     names = names_of([folder / "run" for folder in options.runs])
-    runs = [read_run(folder, name) for folder, name in zip(options.runs, names, strict=True)]
-    parts = compare(runs)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
+    with claimed(options.output_dir):
+        runs = [read_run(folder, name) for folder, name in zip(options.runs, names, strict=True)]
+        _write(options, runs, compare(runs))
+
+
+def _write(options: CompareOptions, runs: Sequence[Run], parts: dict[str, list[Row]]) -> None:
     (options.output_dir / "compare.json").write_text(
         json.dumps({"runs": [str(folder) for folder in options.runs], **parts}, indent=1) + "\n",
         encoding="utf-8",
@@ -62,14 +69,21 @@ def run(options: CompareOptions) -> None:
 
 
 def compare(runs: Sequence[Run]) -> dict[str, list[Row]]:
-    """Tables with a column for each run, by title: settings, losses, numbers, details."""
+    """Tables with a column for each run, by title: settings, losses, numbers, details, notes."""
     numbers, details = zip(*(evaluation_numbers(one) for one in runs), strict=True)
     return {
         "settings": differing([one.settings for one in runs], [one.name for one in runs]),
         "losses": aligned([last_losses(one.log) for one in runs], [one.name for one in runs]),
         "numbers": aligned(numbers, [one.name for one in runs]),
         "details": aligned(details, [one.name for one in runs]),
+        "notes": aligned([notes(one) for one in runs], [one.name for one in runs]),
     }
+
+
+def notes(one: Run) -> Row:
+    """Evaluations that are not of the run's newest weights, or for which that is unknown."""
+    shown = {item.name: item.standing.note for item in one.evaluations if item.standing.note}
+    return shown | {item.name: f"left out: {item.standing.note}" for item in one.left_out}
 
 
 def differing(settings: Sequence[Row], names: Sequence[str]) -> list[Row]:
@@ -132,7 +146,9 @@ def page(runs: Sequence[Run], parts: dict[str, list[Row]]) -> str:
         "Settings that differ": table(parts["settings"]),
         "Training": (f'<div class="charts">{chart}</div>' if chart else "")
         + table(parts["losses"], "Last losses"),
-        "Evaluations": table(parts["numbers"]) + table(parts["details"], "Numbers of their tables"),
+        "Evaluations": table(parts["numbers"])
+        + table(parts["details"], "Numbers of their tables")
+        + table(parts["notes"], "Not of the newest weights, or unknown"),
     }
     title = " / ".join(one.name for one in runs)
     about = f"{len(runs)} runs side by side"

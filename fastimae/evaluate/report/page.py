@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastimae import __version__
+from fastimae.evaluate.report.evaluations import Evaluation
 from fastimae.evaluate.report.page_parts import (
     cards,
     curves,
@@ -18,7 +19,8 @@ from fastimae.evaluate.report.page_parts import (
     spaced,
     table,
 )
-from fastimae.evaluate.report.runs import Evaluation, Run, last_losses, read_run, scalars, tables
+from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
+from fastimae.locks import file_to_write
 
 log = logging.getLogger("fastimae")
 
@@ -51,12 +53,13 @@ class ReportOptions:
 
 def run(options: ReportOptions) -> None:
     """Write the page."""
-    found = read_run(options.run)
     path = options.output or options.run / PAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page(found), encoding="utf-8")
-    partial.replace(path)
+    check_folder(options.run)
+    with file_to_write(path, "--output"):
+        found = read_run(options.run)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(page(found), encoding="utf-8")
+        partial.replace(path)
     log.info("%s: %d evaluations, %.1f MB", path, len(found.evaluations),
              path.stat().st_size / 1e6)  # fmt: skip
 
@@ -68,6 +71,7 @@ def page(found: Run) -> str:
         "Curves": curves(found.log),
         "Pictures": "".join(map(picture, found.pictures)),
         **{title_of(item): evaluation(item) for item in in_order(found.evaluations)},
+        "Left out": table(left_out(found)),
         "Settings": settings(found.settings, f"All {len(found.settings)} settings of the run"),
     }
     return document(found.name, about(found), sections, f"FastIMAE {__version__}")
@@ -93,7 +97,8 @@ def headline(found: Run) -> dict[str, Any]:
     for item in in_order(found.evaluations):
         for key in ("acc1", "msem"):
             if key in item.numbers:
-                values[f"{title_of(item)}: {UNITS[key]}"] = item.numbers[key]
+                where = f", {item.standing.when}" if item.standing.when else ""
+                values[f"{title_of(item)}: {UNITS[key]}{where}"] = item.numbers[key]
     values |= {f"{spaced(name)}, last": value for name, value in last_losses(found.log).items()}
     if found.log and "img_per_s" in found.log[-1]:
         values["images per second"] = round(found.log[-1]["img_per_s"])
@@ -105,7 +110,11 @@ def evaluation(item: Evaluation) -> str:
     numbers = scalars(item.numbers)
     note = numbers.pop("note", "")
     parts = [
-        f'<p class="soft">{html.escape(note)}</p>\n' if note else "",
+        *(
+            f'<p class="soft">{html.escape(text)}</p>\n'
+            for text in (item.standing.note, note)
+            if text
+        ),
         cards({UNITS.get(name, spaced(name)): value for name, value in numbers.items()}),
         *(
             table(rows, "" if name == "table" else spaced(name))
@@ -116,6 +125,14 @@ def evaluation(item: Evaluation) -> str:
         settings(item.content.get("settings") or {}, "Settings of this evaluation"),
     ]
     return "".join(parts)
+
+
+def left_out(found: Run) -> list[dict[str, Any]]:
+    """Evaluations whose numbers are not this run's, and why."""
+    return [
+        {"evaluation": item.folder.relative_to(found.folder).as_posix(), "why": item.standing.note}
+        for item in found.left_out
+    ]
 
 
 def in_order(items: tuple[Evaluation, ...]) -> list[Evaluation]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,30 +12,11 @@ from typing import Any
 import torch
 
 from fastimae.config import ConfigError
+from fastimae.engine.leftovers import PICTURE
+from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
 from fastimae.evaluate.results import RESULTS
 
 log = logging.getLogger("fastimae")
-
-LOG = "log.txt"
-_SET_ASIDE = re.compile(r"^previous-\d+$")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """One results.json and the pictures beside it."""
-
-    name: str
-    """The task, and the folder where that says more."""
-    folder: Path
-    content: dict[str, Any]
-    pictures: tuple[Path, ...]
-    log: tuple[dict[str, Any], ...]
-    """Lines of its log.txt, for tasks that train."""
-
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """What was found."""
-        return self.content.get("numbers") or {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,27 +32,34 @@ class Run:
     pictures: tuple[Path, ...]
     """Those of training; pictures beside a results.json are that evaluation's."""
     evaluations: tuple[Evaluation, ...]
+    left_out: tuple[Evaluation, ...]
+    """Evaluations of other weights than the run's."""
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
     """What is in the folder. Raises ConfigError where nothing of a run is."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder of a run")
+    check_folder(folder)
+    evaluations = read_evaluations(folder)
     run = Run(
         name=name or folder.resolve().name,
         folder=folder,
         log=read_log(folder / LOG),
         settings=read_settings(folder),
-        pictures=() if (folder / RESULTS).exists() else tuple(sorted(folder.glob("*.png"))),
-        evaluations=tuple(
-            _evaluation(path, folder)
-            for path in sorted(folder.rglob(RESULTS))
-            if not any(_SET_ASIDE.match(part) for part in path.relative_to(folder).parts)
-        ),
+        pictures=() if (folder / RESULTS).exists() else tuple(folder.glob(PICTURE)),
+        evaluations=tuple(item for item in evaluations if item.standing.ours),
+        left_out=tuple(item for item in evaluations if not item.standing.ours),
     )
+    for item in run.left_out:
+        log.warning("%s is left out: %s", item.folder, item.standing.note)
     if not (run.log or run.settings or run.evaluations):
         raise ConfigError(f"{folder} holds no {LOG}, no checkpoint and no {RESULTS}: is it a run?")
     return run
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError where there is no such folder."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder of a run")
 
 
 def is_finished(folder: Path) -> bool:
@@ -82,19 +68,6 @@ def is_finished(folder: Path) -> bool:
     if not entries or "epochs" not in settings:
         return False
     return entries[-1].get("epoch", -1) + 1 >= settings["epochs"]
-
-
-def read_log(path: Path) -> tuple[dict[str, Any], ...]:
-    """Lines of a log.txt; what a crash cut short is left out. Empty where there is no file."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            entries.append(entry)
-    return tuple(entries)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -134,26 +107,6 @@ def tables(numbers: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         for key, value in numbers.items()
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
     }
-
-
-def _evaluation(path: Path, run: Path) -> Evaluation:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-    folder = path.parent
-    task = str(content.get("task", folder.name)) if isinstance(content, dict) else folder.name
-    usual = folder.name in (f"eval-{task}", task)
-    place = (
-        (folder.parent if usual else folder).relative_to(run).as_posix() if folder != run else "."
-    )
-    return Evaluation(
-        name=task if place == "." else f"{task} ({place})",
-        folder=folder,
-        content=content if isinstance(content, dict) else {"numbers": content},
-        pictures=tuple(sorted(folder.glob("*.png"))),
-        log=read_log(folder / LOG),
-    )
 
 
 def _is_number(value: Any) -> bool:

@@ -1,0 +1,132 @@
+"""An earlier run is moved as a whole, and nothing of anybody else is."""
+
+import threading
+
+import pytest
+
+from fastimae.engine.claim import claimed
+from fastimae.engine.distributed import World
+from fastimae.engine.leftovers import set_aside
+from fastimae.folders import FolderError
+from fastimae.locks import InUse, folder_to_write
+
+OF_THE_RUN = (
+    "checkpoint-0.pth", "checkpoint-last.pth", "checkpoint-best.pth", "shards-3/rank-0-of-2.pth",
+    "log.txt", "events.out.tfevents.1.host.2.0", "reconstruction.png", "nonfinite-rank1.json",
+    "profile-rank0.json.gz", "profile-rank0.txt", "results.json", "report.html", "debug.log",
+    "eval-knn/results.json", "eval-attention/attention-0.png", "eval-finetune/checkpoint-last.pth",
+    "eval-features/1-2.safetensors", "eval/results.json",
+)  # fmt: skip
+OF_OTHERS = ("holiday.png", "download.partial", "notes.txt", "eval/code.py", "command.json")
+
+
+def fill(folder, names, text):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_all_that_a_run_left_is_moved_and_nothing_else(tmp_path, caplog):
+    fill(tmp_path, OF_OTHERS, "other")
+    others = dict.fromkeys(OF_OTHERS, "other")
+    assert set_aside(tmp_path) is None and files(tmp_path) == others
+    expected = dict(others)
+    for number in (1, 2):
+        fill(tmp_path, OF_THE_RUN, f"run {number}")
+        fill(tmp_path, ["checkpoint-last.pth.partial", "log.partial"], "cut short")
+        assert set_aside(tmp_path) == tmp_path / f"previous-{number}"
+        expected |= {f"previous-{number}/{name}": f"run {number}" for name in OF_THE_RUN}
+        assert files(tmp_path) == expected
+    assert caplog.text.count("held an earlier run") == 2
+
+
+@pytest.mark.parametrize("name", OF_THE_RUN)
+def test_each_of_them_is_enough(tmp_path, name):
+    """A run that was killed before its first checkpoint left a log, or TensorBoard's events."""
+    fill(tmp_path, [name], "left")
+    found = set_aside(tmp_path)
+    if name == "debug.log":  # of a command line with a mistake in it
+        assert found is None
+    else:
+        assert files(tmp_path) == {f"previous-1/{name}": "left"}
+
+
+def test_numbers_of_folders_are_not_used_again(tmp_path):
+    (tmp_path / "previous-4").mkdir()
+    fill(tmp_path, ["log.txt"], "")
+    assert set_aside(tmp_path).name == "previous-5"
+
+
+def test_tensorboards_files_elsewhere_are_kept_apart(tmp_path):
+    run, board = tmp_path / "run", tmp_path / "board"
+    event = "events.out.tfevents.1.host.2.0"
+    fill(board, [event, "another.txt"], "old")
+    run.mkdir()
+    assert set_aside(run, board) is None
+    assert files(board) == {f"previous-1/{event}": "old", "another.txt": "old"}
+    fill(run, [event], "same folder")
+    set_aside(run, run)
+    assert files(run) == {f"previous-1/{event}": "same folder"}
+
+
+def test_an_evaluation_under_way_keeps_the_run_in_its_place(tmp_path):
+    fill(tmp_path, OF_THE_RUN, "run")
+    before = files(tmp_path)
+    in_use = pytest.raises(InUse, match="eval-finetune is in use")
+    with folder_to_write(tmp_path / "eval-finetune"), in_use:
+        set_aside(tmp_path)
+    assert files(tmp_path) == before
+    assert set_aside(tmp_path) is not None
+
+
+class Threads(World):
+    """Ranks that are threads of one process."""
+
+    barrier, flags = threading.Barrier(2), [False, False]
+
+    def any(self, flag):
+        self.flags[self.rank] = flag
+        self.barrier.wait(20)
+        found = any(self.flags)
+        self.barrier.wait(20)
+        return found
+
+
+def claim_by_two(output_dir, log_dir=None):
+    """What each of two ranks gets for claiming the folders."""
+    got = [None, None]
+
+    def one(rank):
+        try:
+            with claimed(output_dir, log_dir, Threads(rank, 2, None)):
+                got[rank] = "in"
+        except FolderError as error:
+            got[rank] = error
+
+    ranks = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(40)
+    return got
+
+
+def test_ranks_hold_a_folder_together_or_are_refused_together(tmp_path):
+    run, board = tmp_path / "run", tmp_path / "board"
+    assert claim_by_two(run, board) == ["in", "in"]
+    assert claim_by_two(run, run) == ["in", "in"]
+    for held, flag in ((run, "--output_dir"), (board, "--log_dir")):
+        with folder_to_write(held):
+            main, other = claim_by_two(run, board)
+        assert isinstance(main, InUse) and flag in str(main)
+        assert "another process" in str(other) and str(run) in str(other)
+    assert claim_by_two(run, board) == ["in", "in"]
+    assert list(run.iterdir()) == list(board.iterdir()) == []

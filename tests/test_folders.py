@@ -1,0 +1,81 @@
+"""Places that cannot be written are found, with the reason, the path and the flag to change."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fastimae.folders import FolderError, prepare_file, prepare_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_folders_are_made_and_left_empty(tmp_path):
+    prepare_folder(tmp_path / "a" / "b")
+    prepare_file(tmp_path / "c" / "file", "OUT")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "c"]
+
+
+def test_all_ranks_prepare_one_folder_at_once(tmp_path):
+    def prepare(_):
+        for _ in range(200):
+            prepare_folder(tmp_path / "out")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(prepare, range(8)))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "file/far/below"])
+def test_a_file_in_the_way_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    for prepare in (prepare_folder, lambda path, flag: prepare_file(path / "x", flag)):
+        with pytest.raises(FolderError) as error:
+            prepare(tmp_path / name, "--log_dir")
+        message = str(error.value)
+        assert str(tmp_path / name) in message and f"({tmp_path / 'file'} is no folder)" in message
+        assert message.endswith("choose another --log_dir")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(FolderError, match="it is a folder: choose another OUT"):
+        prepare_file(tmp_path, "OUT")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_permissions(tmp_path):
+    tmp_path.chmod(0o555)
+    for path in (tmp_path, tmp_path / "below"):
+        with pytest.raises(FolderError, match="Permission denied"):
+            prepare_folder(path)
+    tmp_path.chmod(0o755)
+
+
+MOUNTS = {
+    "read-only": ("mount -t tmpfs -o size=64k none {0} && mount -o remount,ro {0}", "Read-only"),
+    "full": ("mount -t tmpfs -o size=64k none {0} && ! dd if=/dev/zero of={0}/x", "No space"),
+}
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_disks_that_take_nothing(tmp_path, kind):
+    """On a full disk an empty file can be made, and nothing be written to it."""
+    mount, reason = MOUNTS[kind]
+    code = (
+        "import sys; from pathlib import Path; from fastimae.folders import *\n"
+        "try: prepare_folder(Path(sys.argv[1]))\n"
+        "except FolderError as error: print(error)"
+    )
+    mounted = f"{mount.format(tmp_path)} 2>/dev/null || exit 77"
+    script = f'{mounted}; "{sys.executable}" -c "$0" {tmp_path}'
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script, code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    if done.returncode and "Traceback" not in done.stderr:
+        pytest.skip(f"no mounts of our own here: {done.stderr}")
+    assert f"cannot write to {tmp_path}" in done.stdout and reason in done.stdout, done.stderr

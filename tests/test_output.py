@@ -1,0 +1,288 @@
+"""Where commands write: found out first, one at a time, and nowhere else than they were told."""
+
+import json
+import shlex
+import subprocess
+
+import pytest
+import torch
+from PIL import Image
+from tiny import save_run, tiny_model
+from toy_images import save_colours
+
+pytest.importorskip("timm")
+pytest.importorskip("sklearn")
+pytest.importorskip("torchmetrics")
+pytest.importorskip("piq")
+
+from fastimae import cli, demo
+from fastimae.evaluate.command import TASKS
+from fastimae.loaders import BetonReader
+from fastimae.locks import LOCK, file_to_write, folder_to_write
+
+SMALL = {
+    "finetune": "--epochs 1 --batch_size 8 --aa none --mixup 0 --precision fp32",
+    "linear": "--epochs 1 --batch_size 8 --save_steps 1",
+    "separability": "--teacher {mae} --steps 5 --mix_ratios 0.2 --batch_size 8",
+    "msem": "--mix_ratios 0.2 --batch_size 8",
+    "reconstruct": "--samples 2 --mask_ratios 0.75 --mix_ratios 0.2 --pictures 1",
+    "attention": "--samples 1 --layers 0",
+    "tsne": "--samples 20 --perplexity 3",
+}
+"""Flags that make a task quick."""
+OF_CHECKPOINTS = [task for task in TASKS if task not in ("semantics", "report", "compare")]
+TRAIN = (
+    "--synthetic --synthetic_samples 16 --model mae_vit_nano_patch16 --input_size 32 "
+    "--batch_size 8 --num_workers 0 --device cpu --epochs 1 --warmup_epochs 0"
+)
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Names for flags, of what a user would have, and of a place for output."""
+    save_colours(tmp_path / "images" / "train", 8)
+    save_colours(tmp_path / "images" / "val", 4, seed=1)
+    names = {"root": tmp_path, "images": tmp_path / "images", "out": tmp_path / "out"}
+    for name, heads in (("imae", 2), ("mae", 1)):
+        names[name] = save_run(tmp_path / name, tiny_model(heads=heads))
+        (tmp_path / name / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0}\n')
+    return names
+
+
+def call(places, command):
+    """Run one of our console scripts, with names of `places` filled in."""
+    program, *arguments = shlex.split(command.format(**places))
+    name = program.removeprefix("fastimae-")
+    function = {"eval": "evaluate", "import": "import_"}.get(name, name)
+    return getattr(cli, function)(arguments)
+
+
+def task_command(task):
+    flags = "--device cpu --num_workers 0 --data_path {images}"
+    return f"fastimae-eval {task} --checkpoint {{imae}} {flags} {SMALL.get(task, '')}"
+
+
+SEMANTICS = "fastimae-eval semantics --data_path {images} --ratios 0"
+WRITES = {
+    "train": (f"fastimae-train {TRAIN} --output_dir", "--output_dir"),
+    "train, log_dir": (f"fastimae-train {TRAIN} --output_dir {{out}} --log_dir", "--log_dir"),
+    "semantics": (f"{SEMANTICS} --output_dir", "--output_dir"),
+    "compare": ("fastimae-eval compare {mae.parent} {imae.parent} --output_dir", "--output_dir"),
+    **{task: (f"{task_command(task)} --output_dir", "--output_dir") for task in OF_CHECKPOINTS},
+    **{
+        f"{task}, log_dir": (f"{task_command(task)} --output_dir {{out}} --log_dir", "--log_dir")
+        for task in ("linear", "finetune")
+    },
+}
+"""A command up to the name of a folder that it writes to, and the flag that names it."""
+WRITES_FILES = {
+    "convert": ("fastimae-convert {images}/train", "OUT"),
+    "export": ("fastimae-export {mae} --to timm", "OUT"),
+    "import": ("fastimae-import {mae}", "OUT"),
+    "report": ("fastimae-eval report --run {mae.parent} --output", "--output"),
+}
+FEATURES = {task: f"{task_command(task)} --feature_dir" for task in ("linear", "knn", "fewshot")}
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """Whatever takes time fails the test: reading weights or images, and other processes."""
+
+    def boom(*args, **_):
+        raise AssertionError(f"this was to come later: {args}")
+
+    monkeypatch.setattr(torch, "load", boom)
+    monkeypatch.setattr(Image, "open", boom)
+    monkeypatch.setattr(BetonReader, "__init__", boom)
+    monkeypatch.setattr(subprocess, "Popen", boom)
+    monkeypatch.setattr("fastimae.build.build_loader", boom)
+
+
+def refused(capsys, *words):
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    return "error: " in line and all(str(word) in line for word in words)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("name", WRITES)
+def test_a_folder_that_cannot_be_written_is_found_first(places, capsys, name):
+    command, flag = WRITES[name]
+    (places["root"] / "file").write_text("")
+    bad = places["root"] / "file" / "below"
+    assert call(places, f"{command} {bad}") == 2
+    assert refused(capsys, bad, "is no folder", flag)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("name", WRITES_FILES)
+def test_a_file_that_cannot_be_written_is_found_first(places, capsys, name):
+    command, flag = WRITES_FILES[name]
+    (places["root"] / "file").write_text("")
+    bad = places["root"] / "file" / "x.pth"
+    assert call(places, f"{command} {bad}") == 2
+    assert refused(capsys, bad.parent, "is no folder", flag)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("task", FEATURES)
+def test_a_feature_dir_that_cannot_be_written_is_found_first(places, capsys, task):
+    (places["root"] / "file").write_text("")
+    assert call(places, f"{FEATURES[task]} {places['root'] / 'file'}") == 2
+    assert refused(capsys, places["root"] / "file", "--feature_dir")
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("task", OF_CHECKPOINTS)
+def test_the_usual_folder_cannot_be_written(places, capsys, task):
+    """As beside a checkpoint on a disk of others; nothing is made beside a name mistyped."""
+    (places["imae"].parent / f"eval-{task}").write_text("")
+    assert call(places, task_command(task)) == 2
+    assert refused(capsys, f"eval-{task} is no folder", "--output_dir")
+    assert call(places | {"imae": places["root"] / "typo" / "x.pth"}, task_command(task)) == 2
+    assert refused(capsys, "there is no checkpoint", "typo")
+    assert not (places["root"] / "typo").exists()
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("name", WRITES)
+def test_a_folder_in_use_is_refused(places, capsys, name):
+    command, flag = WRITES[name]
+    with folder_to_write(places["root"] / "held"):
+        assert call(places, f"{command} {places['root'] / 'held'}") == 2
+    assert refused(capsys, places["root"] / "held", "in use", flag)
+    assert list((places["root"] / "held").iterdir()) == []
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("name", WRITES_FILES)
+def test_a_file_in_use_is_refused(places, capsys, name):
+    command, flag = WRITES_FILES[name]
+    with file_to_write(places["root"] / "x.pth"):
+        assert call(places, f"{command} {places['root'] / 'x.pth'}") == 2
+    assert refused(capsys, places["root"] / "x.pth", "in use", flag)
+
+
+def test_the_demo_writes_first_and_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "draw_dataset", None)
+    with folder_to_write(tmp_path):
+        assert demo.main(["--output_dir", str(tmp_path)]) == 1
+    assert "in use" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert demo.main(["--output_dir", str(tmp_path / "file")]) == 1
+    assert "is no folder" in capsys.readouterr().err
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def homeless(places, monkeypatch):
+    """The user's home and the working folder are among the places that are watched."""
+    for name in ("home", "here"):
+        (places["root"] / name).mkdir()
+    monkeypatch.setenv("HOME", str(places["root"] / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(places["root"] / "home" / ".cache"))
+    monkeypatch.chdir(places["root"] / "here")
+
+
+TO_RUN = {
+    **{name: f"{WRITES[name][0]} {{out}}" for name in ("train", "compare", *OF_CHECKPOINTS)},
+    **{name: f"{command} {{out}}/x.pth" for name, (command, _) in WRITES_FILES.items()},
+}
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("name", TO_RUN)
+def test_nothing_is_written_elsewhere(places, name):
+    """But for how fast this machine multiplies, which is no result of a run."""
+    before = files(places["root"])
+    assert call(places, TO_RUN[name]) == 0
+    after = files(places["root"])
+    made = {path for path in after if before.get(path) != after[path]}
+    told = {path for path in made if path.startswith("out/")}
+    assert told and all(path.startswith("home/.cache/fastimae/") for path in made - told)
+    assert before.keys() <= after.keys()
+    assert not [path for path in made if path.endswith((LOCK, ".partial", ".lock"))]
+
+
+def test_results_name_their_weights_and_pictures(places):
+    for task in OF_CHECKPOINTS:
+        assert call(places, f"{task_command(task)} --output_dir {places['out'] / task}") == 0
+    contents = {
+        task: json.loads((places["out"] / task / "results.json").read_text())
+        for task in OF_CHECKPOINTS
+    }
+    assert len({content["weights"] for content in contents.values()}) == 1
+    assert {content["epoch"] for content in contents.values()} == {0}
+    for task, content in contents.items():
+        pictures = {path.name for path in (places["out"] / task).glob("*.png")}
+        assert set(content["pictures"]) == pictures
+        assert bool(pictures) == (task not in ("finetune", "linear", "knn", "fewshot"))
+
+
+def test_pictures_of_an_earlier_call_do_not_stay(places):
+    folder = places["out"]
+    for samples in (3, 1):
+        assert call(places, f"{WRITES['attention'][0]} {folder} --samples {samples}") == 0
+        (folder / "mine.png").write_bytes(b"")
+    assert sorted(path.name for path in folder.glob("*.png")) == ["attention-0.png", "mine.png"]
+
+
+def test_debug_log_lies_where_output_goes(places, monkeypatch, capsys):
+    """Also where the folder is the usual one, or was made by this very call."""
+    monkeypatch.chdir(places["root"])
+    (places["root"] / "output_dir").mkdir()  # of another run
+    broken = places["imae"].parent / "checkpoint-broken.pth"
+    broken.write_bytes(b"broken")
+    command = task_command("knn").replace("{imae}", str(broken)) + " --debug"
+    assert call(places, command) == 2
+    assert call(places, f"{command} --output_dir {{out}}/new") == 2
+    for folder in (places["imae"].parent / "eval-knn", places["out"] / "new"):
+        assert "CheckpointError" in (folder / "debug.log").read_text()
+    assert call(places, f"fastimae-export {broken} {places['out']}/x.pth --to timm --debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert list((places["root"] / "output_dir").iterdir()) == []
+
+
+def test_a_second_run_in_the_folder_begins_with_nothing_of_the_first(places):
+    run = places["out"]
+    assert call(places, f"fastimae-train {TRAIN} --output_dir {run}") == 0
+    places["imae"] = run / "checkpoint-last.pth"
+    for task in ("knn", "weights"):
+        assert call(places, task_command(task)) == 0
+    assert call(places, "fastimae-eval report --run {out}") == 0
+    assert "Nearest neighbours" in (run / "report.html").read_text()
+    assert call(places, f"fastimae-train {TRAIN} --seed 1 --output_dir {run}") == 0
+    assert {"eval-knn", "eval-weights", "eval-features", "report.html", "log.txt"} <= {
+        path.name for path in (run / "previous-1").iterdir()
+    }
+    assert call(places, "fastimae-eval report --run {out}") == 0
+    assert "Nearest neighbours" not in (run / "report.html").read_text()
+
+
+def test_a_run_resumed_from_elsewhere_is_not_mixed_with_the_folders_own(places):
+    first, second = places["out"] / "first", places["out"] / "second"
+    for folder, seed in ((first, 0), (second, 1)):
+        assert call(places, f"fastimae-train {TRAIN} --seed {seed} --output_dir {folder}") == 0
+    log = (second / "log.txt").read_text()
+    command = f"fastimae-train {TRAIN} --epochs 2 --output_dir {second} --resume"
+    assert call(places, f"{command} {first / 'checkpoint-0.pth'}") == 0
+    assert (second / "previous-1" / "log.txt").read_text() == log
+    assert [json.loads(line)["epoch"] for line in (second / "log.txt").open()] == [1]
+    assert call(places, f"{command} {second / 'checkpoint-last.pth'}") == 0
+    assert not (second / "previous-2").exists()
+
+
+def test_a_probe_does_not_go_on_from_one_of_other_weights(places, capsys):
+    command = f"{WRITES['linear'][0]} {places['out']} --resume auto"
+    assert call(places, command) == 0
+    assert call(places, command) == 0
+    torch.manual_seed(5)
+    save_run(places["imae"].parent, tiny_model(heads=2))
+    assert call(places, command) == 2
+    assert refused(capsys, "other weights", "--resume")
