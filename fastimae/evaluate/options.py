@@ -14,17 +14,16 @@ import tyro
 from fastimae.config import ConfigError, plain_value
 from fastimae.engine.distributed import World, join_world
 from fastimae.evaluate.images import Images, open_images
+from fastimae.interop.options import ModelOptions
 from fastimae.loaders.limits import set_max_pixels
 
 
 @dataclasses.dataclass(kw_only=True)
-class EvalOptions:
+class EvalOptions(ModelOptions):
     """Options of any task; a task adds its own in a subclass."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(aliases=["--finetune"])]
     """What fastimae-train wrote, or a MAE of the official layout, i-MAE, timm or Hugging Face."""
-    model: str | None = None
-    """Name of its model (mae_vit_base_patch16), where the file does not tell."""
     ffcv: Path | None = None
     """The .beton file to train a probe on, or to take images from."""
     data_path: Path | None = None

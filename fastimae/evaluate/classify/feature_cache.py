@@ -26,7 +26,7 @@ from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
 
-_ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.")
+_ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.", "fc_norm.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,23 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from fastimae.config import ConfigError
-from fastimae.engine.checkpoint import load_checkpoint, load_weights, model_weights
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
 from fastimae.evaluate.classify.augment import AugmentedLoader
 from fastimae.evaluate.classify.classification import Classification
-from fastimae.evaluate.classify.classifier import build_classifier, classes_of, layer_decay_groups
-from fastimae.evaluate.classify.finetune_options import RECIPES, FinetuneOptions, check_finetune
+from fastimae.evaluate.classify.classifier import (
+    build_classifier,
+    classes_of,
+    layer_decay_groups,
+    load_classifier,
+    load_head,
+)
+from fastimae.evaluate.classify.finetune_options import (
+    RECIPES,
+    FinetuneOptions,
+    check_finetune,
+    check_pooling,
+)
 from fastimae.evaluate.classify.training import train, training_numbers
 from fastimae.evaluate.classify.transforms import build_mixup, training_transform
 from fastimae.evaluate.classify.validation import BEST, Validated, validate
@@ -27,6 +38,7 @@ from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import Images, center_batches, check_classes
 from fastimae.evaluate.options import joined, plain
 from fastimae.evaluate.results import save_results
+from fastimae.interop.finetuned import pools
 from fastimae.models import MaskedAutoencoder
 
 __all__ = ["RECIPES", "FinetuneOptions", "run"]
@@ -38,28 +50,20 @@ def run(options: FinetuneOptions) -> None:
     """Write log.txt, checkpoints and results.json with acc1 and acc5; --eval: eval/results.json."""
     check_finetune(options)
     with joined(options) as world:
-        encoder = load_encoder(
-            options.checkpoint, torch.device("cpu"),
-            name=options.model, random_init=options.random_init, seed=options.seed,
-        ).requires_grad_(True)  # fmt: skip
-        folder = options.folder("finetune")
-        numbers = (_evaluate if options.eval else _train)(options, encoder, world, folder)
-        if numbers and world.is_main:
-            path = save_results(
-                folder / "eval" if options.eval else folder, "finetune", numbers, options
-            )
-            log.info("finetune: acc1 %.2f %%, acc5 %.2f %%; %s",
-                     numbers["acc1"], numbers["acc5"], path)  # fmt: skip
+        (_evaluate if options.eval else _train)(options, world)
 
 
-def _train(
-    options: FinetuneOptions, encoder: MaskedAutoencoder, world: World, folder: Path
-) -> dict[str, Any] | None:
-    """Numbers of a finished run, None of a stopped one."""
+def _train(options: FinetuneOptions, world: World) -> None:
+    """Fine-tune to the end, or until a signal; results are written at the end only."""
+    encoder = load_encoder(
+        options.checkpoint, torch.device("cpu"),
+        random_init=options.random_init, seed=options.seed, **options.of_model(),
+    ).requires_grad_(True)  # fmt: skip
+    folder = options.folder("finetune")
     images, val = options.train_images(), options.val_images()
     classes = _class_count(options, images, val)
     torch.manual_seed(options.seed)
-    student = _classifier(options, encoder, classes)
+    student = _classifier(options, encoder, classes, global_pool=options.pools)
     torch.manual_seed(options.seed + world.rank)  # each rank drops other paths
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
@@ -83,27 +87,34 @@ def _train(
     finished = train(
         options, objective, loader, optimizer, world, folder, precision=precision, args=args
     )
-    return {**training_numbers(loader), "classes": classes} if finished else None
+    if finished:
+        _report(options, world, folder, {**training_numbers(loader), "classes": classes})
 
 
-def _evaluate(
-    options: FinetuneOptions, encoder: MaskedAutoencoder, world: World, folder: Path
-) -> dict[str, Any]:
-    """acc1, acc5 and loss of the classifier that --resume names, else of the best one."""
-    path = folder / BEST if options.resume in ("", "auto") else Path(options.resume)
-    weights = model_weights(load_checkpoint(path), path)
-    if "head.bias" not in weights:
-        raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
+def _evaluate(options: FinetuneOptions, world: World) -> None:
+    """Test the classifier that --resume names, else the best one; all is read from its file."""
+    path = options.tested(BEST)
+    encoder, weights = load_classifier(path, **options.of_model())
+    check_pooling(options, path, weights)
     val, classes = options.val_images(), classes_of(weights)
     if (found := check_classes(val, val)) > classes:
         raise ConfigError(f"--val {val.source} has {found} classes, {path} knows {classes}")
-    student = _classifier(options, encoder, classes)
-    load_weights(student, weights, path)
+    student = _classifier(options, encoder, classes, global_pool=pools(weights))
+    load_head(student, weights)
     student.to(world.device)
     batches = validation_batches(options, val, encoder, student, world)
     precision = resolve_precision(options.precision, world.device)
     numbers = validate(student, batches, world, precision)
-    return {name.removeprefix("test_"): value for name, value in numbers.items()}
+    numbers = {name.removeprefix("test_"): value for name, value in numbers.items()}
+    tested = dataclasses.replace(options, checkpoint=path)
+    _report(tested, world, options.folder("finetune") / "eval", numbers)
+
+
+def _report(options: FinetuneOptions, world: World, folder: Path, numbers: dict[str, Any]) -> None:
+    if world.is_main:
+        path = save_results(folder, "finetune", numbers, options)
+        log.info("finetune: acc1 %.2f %%, acc5 %.2f %%; %s",
+                 numbers["acc1"], numbers["acc5"], path)  # fmt: skip
 
 
 def build_loader(
@@ -151,12 +162,12 @@ def validation_batches(
 
 
 def _classifier(
-    options: FinetuneOptions, encoder: MaskedAutoencoder, classes: int
+    options: FinetuneOptions, encoder: MaskedAutoencoder, classes: int, *, global_pool: bool
 ) -> VisionTransformer:
     size = (options.input_size * 2)[:2] if options.input_size else None
     return build_classifier(
         encoder, classes,
-        global_pool=options.pools, img_size=size, drop_path=options.drop_path,
+        global_pool=global_pool, img_size=size, drop_path=options.drop_path,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class AttentionOptions(EvalOptions):
 def run(options: AttentionOptions) -> None:
     """Draws attention-N.png for each image; writes entropies and distances to results.json."""
     device = join_world(options.device).device
-    model = load_encoder(options.checkpoint, device, name=options.model)
+    model = load_encoder(options.checkpoint, device, **options.of_model())
     token = token_number(model, options.token)
     layers = chosen_layers(model, options.layers)
     images = options.val_images() if options.val else options.train_images()

@@ -90,7 +90,7 @@ def run(options: ReconstructOptions) -> None:
     """Reconstruct, draw, measure; writes results.json and figures."""
     check_ratios(options)
     device = join_world(options.device).device
-    model = frozen(options.checkpoint, device, options.model)
+    model = frozen(options.checkpoint, device, **options.of_model())
     images = options.val_images() if options.val else options.train_images()
     mixing: Sequence[float | None] = options.mix_ratios if model.heads == 2 else (None,)
     cells = [(mask, mix) for mask in options.mask_ratios for mix in mixing]

@@ -44,7 +44,7 @@ class TsneOptions(EvalOptions):
 def run(options: TsneOptions) -> None:
     """Draws tsne.png; writes its quality to results.json and the points to points.npz."""
     device = join_world(options.device).device
-    model = load_encoder(options.checkpoint, device, name=options.model)
+    model = load_encoder(options.checkpoint, device, **options.of_model())
     images = options.val_images() if options.val else options.train_images()
     order = np.random.default_rng(options.seed).permutation(len(images))[: options.samples]
     batches = center_batches(

@@ -33,8 +33,12 @@ class WeightsOptions(EvalOptions):
 
 def run(options: WeightsOptions) -> None:
     """Draws weights.png; writes results.json with a line for each matrix."""
-    model = load_encoder(options.checkpoint, torch.device("cpu"), name=options.model)
-    matrices = {name: w for name, w in model.named_parameters() if w.dim() > 1 and _counts(name)}
+    model = load_encoder(options.checkpoint, torch.device("cpu"), **options.of_model())
+    left_out = ("decoder",) if model.fresh_decoder else ()
+    matrices = {
+        name: w for name, w in model.named_parameters()
+        if w.dim() > 1 and _counts(name) and not name.startswith(left_out or "\0")
+    }  # fmt: skip
     table = [{"weight": name, **moments(weight)} for name, weight in matrices.items()]
     folder = options.folder("weights")
     draw(matrices, folder / "weights.png")

@@ -75,7 +75,7 @@ def run(options: MsemOptions) -> None:
     train, val = options.train_images(), options.val_images()
     check_classes(train, val)
     contestants = load_contestants(
-        (options.checkpoint, *options.others), device, name=options.model
+        (options.checkpoint, *options.others), device, **options.of_model()
     )
     fit_on = collect(options, contestants, train, options.train_samples)
     test_on = collect(options, contestants, val, options.val_samples)
