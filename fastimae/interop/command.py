@@ -16,7 +16,7 @@ from fastimae.arguments import parse
 from fastimae.engine.checkpoint import FORMAT, CheckpointError
 from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import Conversion, encoder_of
-from fastimae.interop.files import Checkpoint, read, say_licence
+from fastimae.interop.files import Checkpoint, introduce, read
 from fastimae.interop.finetuned import describe, has_classifier, pools
 from fastimae.interop.load import build_model, our_weights
 from fastimae.interop.options import ModelOptions
@@ -81,7 +81,7 @@ def convert(options: ExportOptions) -> None:
     check_target(options.out, options.to == "huggingface", options.force)
     said = options.of_model()
     checkpoint = read(options.checkpoint, use_ema=said.pop("use_ema"), hints=said["hints"])
-    say_licence(checkpoint)
+    introduce(checkpoint, said["hints"])
     ours = our_weights(checkpoint)
     model = build_model(
         checkpoint, ours.weights, encoder_only=_is_encoder(options, ours.weights),

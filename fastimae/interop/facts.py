@@ -131,7 +131,7 @@ def _in_words(setting: str, fact: Fact) -> str:
     if setting == "norm_pix_loss":
         kind = "normalised" if fact.value else "raw"
         return f"{kind} pixels as its targets assumed {fact.reason}".rstrip()
-    return f"mean and deviation of {fact.reason or 'pixels'} assumed"
+    return f"mean and deviation assumed {fact.reason}"
 
 
 def _stated(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | None:
@@ -183,8 +183,8 @@ def _assumed(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | Non
         named = bool(_NORM_PIX_FILE.fullmatch(checkpoint.path.name))
         return Fact(named, "assumed", "from its name" if named else "")
     if setting not in HEADS:
-        images = "ImageNet" if shapes["patch_embed.proj.weight"][1] == 3 else ""
-        return Fact(_default(setting, shapes), "assumed", images)
+        usual = "as ImageNet's" if shapes["patch_embed.proj.weight"][1] == 3 else "as 0.5"
+        return Fact(_default(setting, shapes), "assumed", usual)
     width = widths(shapes).get(setting)
     heads = USUAL_HEADS[setting].get(width)
     if heads is None and setting == "decoder_num_heads" and width is not None:

@@ -32,7 +32,8 @@ class Checkpoint:
     """The weights in a file, under the names they have there.
 
     args: settings of the run, by flag name, as far as the file tells. ours: written by FastIMAE.
-    licence: of the weights, "" where nothing is to be said. content: the file's other entries.
+    licence: of the weights, "" where nothing is to be said. taken: which of a file's weights these
+    are.
     """
 
     path: Path
@@ -40,7 +41,7 @@ class Checkpoint:
     args: Mapping[str, Any]
     ours: bool
     licence: str
-    content: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    taken: Taken
 
     @property
     def assumed(self) -> frozenset[str]:
@@ -51,9 +52,8 @@ class Checkpoint:
 def read(path: Path, *, use_ema: bool = False, hints: Hints = IN_PYTHON) -> Checkpoint:
     """Read a .pth, a .safetensors, or a folder with a config.json of Hugging Face or timm.
 
-    use_ema: of several weights, take the averages over the training (EMA). A line says which were
-    taken where there was a choice; hints: how to make the other one. Raises CheckpointError where
-    the file cannot be read safely, or has no such weights.
+    use_ema: of several weights, take the averages over the training (EMA); hints: how one says so.
+    Raises CheckpointError where the file cannot be read safely, or has no such weights.
     """
     choice = use_ema, hints
     if path.is_dir():
@@ -63,10 +63,13 @@ def read(path: Path, *, use_ema: bool = False, hints: Hints = IN_PYTHON) -> Chec
     return _read_file(path, *choice)
 
 
-def say_licence(checkpoint: Checkpoint) -> None:
-    """A line on whose weights these are, where they were not trained here."""
+def introduce(checkpoint: Checkpoint, hints: Hints) -> None:
+    """A line on whose weights these are, where they were not trained here, and one on which of a
+    file's weights were taken, unless it is a plain one."""
     if checkpoint.licence:
         log.warning("%s %s", checkpoint.path, checkpoint.licence)
+    if checkpoint.taken.remarkable:
+        log.info("%s: %s", checkpoint.path, _described(checkpoint.taken, hints))
 
 
 def _read_file(path: Path, use_ema: bool, hints: Hints) -> Checkpoint:
@@ -74,9 +77,8 @@ def _read_file(path: Path, use_ema: bool, hints: Hints) -> Checkpoint:
     try:
         taken = take(content, averaged=use_ema)
     except ValueError as error:
-        leave = f": leave out {hints.to_set('use_ema')}" if use_ema else ""
+        leave = f": leave out {hints.to_set('use_ema')}" if "averaged" in str(error) else ""
         raise CheckpointError(f"{path} {error}{leave}") from error
-    _say_taken(path, taken, hints)
     ours = "fastimae_format" in content
     args = content.get("args")
     return Checkpoint(
@@ -85,14 +87,11 @@ def _read_file(path: Path, use_ema: bool, hints: Hints) -> Checkpoint:
         args=args if isinstance(args, dict) else vars(args) if args else {},
         ours=ours,
         licence=content.get("licence", "" if ours else FOREIGN_LICENCE),
-        content={name: value for name, value in content.items() if value is not taken.weights},
+        taken=taken,
     )
 
 
-def _say_taken(path: Path, taken: Taken, hints: Hints) -> None:
-    """A line on which of a file's weights were taken, unless it is a plain file."""
-    if not taken.remarkable:
-        return
+def _described(taken: Taken, hints: Hints) -> str:
     parts = [f"took {taken.place}" if str(taken.place) else "took its own weights"]
     if taken.others:
         parts.append(f"beside {' and '.join(map(str, taken.others))}")
@@ -100,7 +99,7 @@ def _say_taken(path: Path, taken: Taken, hints: Hints) -> None:
         parts[-1] += f", an average: {hints.to_set('use_ema')} takes that"
     if taken.left_out:
         parts.append(f"left out {listed(taken.left_out)}")
-    log.info("%s: %s", path, "; ".join(parts))
+    return "; ".join(parts)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fastimae.engine.checkpoint import CheckpointError, load_weights
 from fastimae.interop import layouts
 from fastimae.interop.conversion import DECODER, Conversion
 from fastimae.interop.facts import SETTINGS, Fact, facts_of, tell, widths
-from fastimae.interop.files import Checkpoint, read, say_licence
+from fastimae.interop.files import Checkpoint, introduce, read
 from fastimae.interop.finetuned import HEAD, put_fc_norm, without_classifier
 from fastimae.interop.hints import IN_PYTHON, Hints
 from fastimae.interop.sizes import model_arguments
@@ -57,7 +57,7 @@ def load_model(
     """
     heads = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
     checkpoint = read(Path(path), use_ema=use_ema, hints=hints)
-    say_licence(checkpoint)
+    introduce(checkpoint, hints)
     weights = our_weights(checkpoint).weights
     if encoder_only:
         weights = without_classifier(weights, checkpoint.path)
@@ -104,9 +104,9 @@ def build_model(
             log.warning("%s: its decoder is left out: %s", path, why)
             weights = {key: w for key, w in weights.items() if not key.startswith(DECODER)}
             shapes = {key: shape for key, shape in shapes.items() if not key.startswith(DECODER)}
-    elif why := _unknown_heads(shapes, facts):
-        raise CheckpointError(f"{path}: {why}: give {hints.to_set('decoder_num_heads')}")
     arguments = model_arguments(checkpoint, shapes, facts, name, hints)
+    if not encoder_only and (why := _unknown_heads(shapes, facts)):
+        raise CheckpointError(f"{path}: {why}: give {hints.to_set('decoder_num_heads')}")
     others = {key: value for key, value in given.items() if key not in SETTINGS}
     model = build(arguments | others, path)
     if "fc_norm.weight" in weights:

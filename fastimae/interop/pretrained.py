@@ -16,7 +16,7 @@ from fastimae.engine.checkpoint import CheckpointError, load_weights
 from fastimae.interop import imae
 from fastimae.interop.conversion import DECODER
 from fastimae.interop.facts import HEADS, Fact, Shapes, facts_of, tell, widths
-from fastimae.interop.files import Checkpoint, read, say_licence
+from fastimae.interop.files import Checkpoint, introduce, read
 from fastimae.interop.finetuned import pools, without_classifier
 from fastimae.interop.hints import IN_PYTHON, Hints
 from fastimae.interop.load import build, decoder_misfit, our_weights
@@ -116,7 +116,7 @@ def load_init(
 
 def _read(path: Path, hints: Hints) -> tuple[Checkpoint, dict[str, Tensor]]:
     checkpoint = read(path, hints=hints)
-    say_licence(checkpoint)
+    introduce(checkpoint, hints)
     return checkpoint, without_classifier(our_weights(checkpoint).weights, path)
 
 

@@ -17,7 +17,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fastimae.config import ConfigError
-from fastimae.interop.files import read, say_licence
+from fastimae.interop.files import introduce, read
 from fastimae.interop.finetuned import describe
 from fastimae.interop.load import build_model, our_weights
 from fastimae.interop.sizes import mlp_ratio
@@ -102,7 +102,7 @@ def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dic
     """
     hints, use_ema = of_model["hints"], of_model.pop("use_ema", False)
     checkpoint = read(path, use_ema=use_ema, hints=hints)
-    say_licence(checkpoint)
+    introduce(checkpoint, hints)
     weights = dict(our_weights(checkpoint).weights)
     if "head.bias" not in weights:
         raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,16 +49,22 @@ def run(options: FinetuneOptions) -> None:
     """Write log.txt, checkpoints and results.json with acc1 and acc5; --eval: eval/results.json."""
     check_finetune(options)
     with joined(options) as world:
-        (_evaluate if options.eval else _train)(options, world)
+        folder = options.folder("finetune")
+        numbers = (_evaluate if options.eval else _train)(options, world, folder)
+        if numbers and world.is_main:
+            if options.eval:
+                folder, options = folder / "eval", options.of_tested(BEST)
+            path = save_results(folder, "finetune", numbers, options)
+            log.info("finetune: acc1 %.2f %%, acc5 %.2f %%; %s",
+                     numbers["acc1"], numbers["acc5"], path)  # fmt: skip
 
 
-def _train(options: FinetuneOptions, world: World) -> None:
-    """Fine-tune to the end, or until a signal; results are written at the end only."""
+def _train(options: FinetuneOptions, world: World, folder: Path) -> dict[str, Any] | None:
+    """Numbers of a finished run, None of a stopped one."""
     encoder = load_encoder(
         options.checkpoint, torch.device("cpu"),
         random_init=options.random_init, seed=options.seed, **options.of_model(),
     ).requires_grad_(True)  # fmt: skip
-    folder = options.folder("finetune")
     images, val = options.train_images(), options.val_images()
     classes = _class_count(options, images, val)
     torch.manual_seed(options.seed)
@@ -87,12 +92,12 @@ def _train(options: FinetuneOptions, world: World) -> None:
     finished = train(
         options, objective, loader, optimizer, world, folder, precision=precision, args=args
     )
-    if finished:
-        _report(options, world, folder, {**training_numbers(loader), "classes": classes})
+    return {**training_numbers(loader), "classes": classes} if finished else None
 
 
-def _evaluate(options: FinetuneOptions, world: World) -> None:
-    """Test the classifier that --resume names, else the best one; all is read from its file."""
+def _evaluate(options: FinetuneOptions, world: World, folder: Path) -> dict[str, Any]:
+    """acc1, acc5 and loss of the classifier that --resume names, else of the best one; all that is
+    needed is read from its file."""
     path = options.tested(BEST)
     encoder, weights = load_classifier(path, **options.of_model())
     check_pooling(options, path, weights)
@@ -105,16 +110,7 @@ def _evaluate(options: FinetuneOptions, world: World) -> None:
     batches = validation_batches(options, val, encoder, student, world)
     precision = resolve_precision(options.precision, world.device)
     numbers = validate(student, batches, world, precision)
-    numbers = {name.removeprefix("test_"): value for name, value in numbers.items()}
-    tested = dataclasses.replace(options, checkpoint=path)
-    _report(tested, world, options.folder("finetune") / "eval", numbers)
-
-
-def _report(options: FinetuneOptions, world: World, folder: Path, numbers: dict[str, Any]) -> None:
-    if world.is_main:
-        path = save_results(folder, "finetune", numbers, options)
-        log.info("finetune: acc1 %.2f %%, acc5 %.2f %%; %s",
-                 numbers["acc1"], numbers["acc5"], path)  # fmt: skip
+    return {name.removeprefix("test_"): value for name, value in numbers.items()}
 
 
 def build_loader(

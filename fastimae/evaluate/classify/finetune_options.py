@@ -97,15 +97,14 @@ class FinetuneOptions(TrainingOptions):
         return super().folder(f"{task}-random" if self.random_init else task)
 
     def tested(self, best: str) -> Path:
-        """The classifier that --eval means: --resume FILE, else the run's `best`.
-
-        Raises ConfigError where neither is given.
-        """
+        """The classifier that --eval means: --resume FILE, else the run's `best`."""
         if self.resume not in ("", "auto"):
             return Path(self.resume)
-        if self.checkpoint is None and self.output_dir is None:
-            raise ConfigError("--eval: name the classifier as --resume FILE")
         return self.folder("finetune") / best
+
+    def of_tested(self, best: str) -> FinetuneOptions:
+        """These options, for results that are of the tested classifier."""
+        return dataclasses.replace(self, checkpoint=self.tested(best))
 
 
 def check_pooling(options: FinetuneOptions, path: Path, weights: Mapping[str, object]) -> None:
@@ -120,6 +119,8 @@ def check_finetune(options: FinetuneOptions) -> None:
     check_training(options)
     if options.checkpoint is None and not options.eval:
         raise ConfigError("give the pre-trained model as --checkpoint FILE")
+    if options.checkpoint is None and not options.output_dir and options.resume in ("", "auto"):
+        raise ConfigError("--eval: name the classifier as --resume FILE")
     for name in ("drop_path", "smoothing", "reprob", "mixup_prob", "mixup_switch_prob"):
         if not 0 <= getattr(options, name) <= 1:
             raise ConfigError(f"--{name} must lie in 0..1")
