@@ -29,9 +29,10 @@ class Hints:
         return f"; {self.written[setting]} {what}" if setting in self.written else ""
 
     def resize(self) -> str:
-        """How to make a model of other sizes, where there is a way."""
-        ways = [self.written[name] for name in ("model", "input_size") if name in self.written]
-        return f": change {' or '.join(ways)}" if ways else ""
+        """How to make a model of other sizes, where the sizes are the user's choice."""
+        if not {"model", "input_size"} <= self.written.keys():
+            return ""
+        return f": change {self.written['model']} or {self.written['input_size']}"
 
 
 IN_PYTHON = Hints(

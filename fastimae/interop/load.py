@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError, load_weights
 from fastimae.interop import layouts
@@ -146,16 +146,16 @@ def decoder_misfit(
     hints: Hints,
 ) -> str:
     """Why the file's decoder is not one of ours, which an encoder's use must not mind; or ""."""
-    theirs = {key: shape for key, shape in shapes.items() if key.startswith(DECODER)}
-    if not theirs or (why := _unknown_heads(shapes, facts)):
-        return why if theirs else ""
+    theirs = [key for key in shapes if key.startswith(DECODER)]
+    if not theirs:
+        return ""
+    if why := _unknown_heads(shapes, facts):
+        return why
     try:
         with torch.device("meta"):
-            model: nn.Module = MaskedAutoencoder(
-                **model_arguments(checkpoint, shapes, facts, name, hints)
-            )
+            ours = MaskedAutoencoder(**model_arguments(checkpoint, shapes, facts, name, hints))
     except ValueError as error:
         return str(error)
-    ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    odd = [key for key, shape in theirs.items() if ours.get(key) != shape]
+    own = ours.state_dict()
+    odd = [key for key in theirs if key not in own or tuple(own[key].shape) != shapes[key]]
     return f"{odd[0]} is no part of ours in that size" if odd else ""

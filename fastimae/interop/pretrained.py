@@ -74,7 +74,7 @@ def load_teacher(
         optional += ("decoder_embed.",)
     _load(teacher, weights, path, allow_partial, optional, hints)
     tell(path, {"num_heads": facts["num_heads"]}, hints, decoder=False)
-    _say_differences(path, facts, student, ("norm_pix_loss", "mean", "std"))
+    _say_differences(path, facts, student)
     return teacher
 
 
@@ -109,9 +109,10 @@ def load_init(
         weights = {key: value for key, value in weights.items() if not key.startswith(DECODER)}
     afresh = hints.if_any("allow_partial", "starts the decoder afresh") if odd else ""
     _load(student, weights, path, allow_partial, fresh, hints, afresh)
-    _compare_heads(checkpoint, facts, student, hints)
-    _say_differences(path, facts, student, ("norm_pix_loss", "mean", "std"))
-    _say_unknown(path, facts, student, _shapes(weights))
+    used = {key: fact for key, fact in facts.items() if _matters(key, _shapes(weights))}
+    _compare_heads(checkpoint, used, student, hints)
+    _say_differences(path, used, student)
+    _say_unknown(path, used, student, _shapes(weights))
 
 
 def _read(path: Path, hints: Hints) -> tuple[Checkpoint, dict[str, Tensor]]:
@@ -147,6 +148,11 @@ def _load(
     )  # fmt: skip
 
 
+def _matters(setting: str, shapes: Shapes) -> bool:
+    """Whether a setting has a meaning for these weights: a decoder's heads need a decoder."""
+    return setting not in HEADS or setting in widths(shapes)
+
+
 def _compare_heads(
     checkpoint: Checkpoint, facts: Mapping[str, Fact], student: MaskedAutoencoder, hints: Hints
 ) -> None:
@@ -164,16 +170,13 @@ def _compare_heads(
         log.warning(message)
 
 
-def _say_differences(
-    path: Path, facts: Mapping[str, Fact], student: MaskedAutoencoder, settings: tuple[str, ...]
-) -> None:
-    """A line on what the file was trained with and this run is not."""
+def _say_differences(path: Path, facts: Mapping[str, Fact], student: MaskedAutoencoder) -> None:
+    """A line on what the file was trained with, heads aside, and this run is not."""
     own = _settings(student)
     said = [
         f"{setting} {fact.value}, this run has {own[setting]}"
-        for setting in settings
-        if (fact := facts[setting]).source != "assumed"
-        and (fact.value is not None and fact.value != own[setting])
+        for setting, fact in facts.items()
+        if setting not in HEADS and fact.source != "assumed" and fact.value != own[setting]
     ]
     if said:
         log.warning("%s was trained with %s", path, "; ".join(said))
@@ -186,8 +189,8 @@ def _say_unknown(
     own = _settings(student)
     open_ = [
         f"{setting} {own[setting]}" for setting in own
-        if (setting not in facts or facts[setting].source == "assumed")
-        and (setting in widths(shapes) or setting not in HEADS)
+        if _matters(setting, shapes)
+        and (setting not in facts or facts[setting].source == "assumed")
     ]  # fmt: skip
     if open_:
         log.info("%s does not tell all of its settings; taken as this run's: %s",

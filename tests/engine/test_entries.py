@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from fastimae.engine.entries import Place, take
@@ -34,6 +36,7 @@ def beside(prefix):
 
 
 WEIGHTS, OTHER = model().state_dict(), model(1).state_dict()
+NOTHING = torch.zeros(1)
 NOISE = {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}, "epoch": 3, "rng": {"cpu": None}}
 LAYOUTS = {
     "bare": (WEIGHTS, "", ""),
@@ -80,6 +83,26 @@ def test_the_average_is_named_and_can_be_taken(name):
     weights = take(content, averaged=True).weights
     assert weights.keys() == OTHER.keys()
     assert all(torch.equal(value, OTHER[key]) for key, value in weights.items())
+
+
+@given(
+    words=st.lists(
+        st.sampled_from(["module", "_orig_mod", "model", "net_2", "encoder"]), max_size=4
+    ),
+    beside=st.sets(st.sampled_from(["head.weight", "loss.weight", "modules.bias"]), max_size=3),
+    order=st.randoms(use_true_random=False),
+)
+def test_any_wrappers_in_any_order(words, beside, order):
+    prefix = "".join(f"{word}." for word in words)
+    items = [*prefixed(prefix, WEIGHTS).items(), *((f"other.{key}", NOTHING) for key in beside)]
+    order.shuffle(items)
+    taken = take({"state_dict": dict(items)})
+    strangers = {f"other.{key}" for key in beside}
+    if prefix:
+        assert taken.weights.keys() == WEIGHTS.keys() and set(taken.left_out) == strangers
+    else:  # nothing tells these from the model's own: whoever loads it accounts for them
+        assert taken.weights.keys() == WEIGHTS.keys() | strangers
+    assert all(taken.weights[key] is value for key, value in WEIGHTS.items())
 
 
 def test_what_is_no_weight_is_left_out_and_named():

@@ -16,6 +16,7 @@ from fastimae.interop.sizes import mlp_ratio
 from fastimae.models import create_model
 
 NAME = "mae_vit_nano_patch8"
+ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -235,6 +236,9 @@ def test_first_weights_are_compared_with_the_student(tmp_path, caplog):
     assert "taken as this run's: decoder_num_heads 4, mean (0.485" in caplog.text
     with pytest.raises(CheckpointError, match=r"own\.pth was trained with num_heads 6"):
         load_init(student, save(tmp_path / "own.pth", build(), True, settings))
+    settings = {"num_heads": 3, "decoder_num_heads": 8}  # of a decoder that is not in the file
+    encoder = save(tmp_path / "vit.pth", build(num_heads=3), True, settings, keep=ENCODER)
+    load_init(student, encoder, allow_partial=True)
     caplog.clear()
     settings = {"num_heads": 6, "decoder_num_heads": 4}
     load_init(build(), save(tmp_path / "same.pth", build(), True, settings))

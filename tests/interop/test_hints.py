@@ -175,9 +175,11 @@ def test_hints_follow_the_options():
         num_heads: int = 0
         std: int = 0
         teach_model: str = ""
+        input_size: int = 0
 
     hints = Hints.of(Options, model="teach_model")
     assert hints.to_set("num_heads", "std", "model") == "--num_heads, --std and --teach_model"
     assert hints.to_set("mean") == "fastimae-import --mean"
     assert hints.if_any("allow_partial", "does it") == ""
-    assert Hints.of(Options).resize() == "" and hints.resize() == ": change --teach_model"
+    assert Hints.of(Options).resize() == ""
+    assert hints.resize() == ": change --teach_model or --input_size"
