@@ -10,7 +10,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastimae.config import ConfigError, TrainConfig, flatten
+from fastimae.config import (
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainConfig,
+    flatten,
+)
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
@@ -22,6 +29,7 @@ from fastimae.engine.precision import resolve_precision
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.evaluate.origin import RUN
+from fastimae.interop.hints import Hints
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
@@ -40,6 +48,13 @@ _FREE = {
     "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
     "dist_timeout", "preempt_signal",
 }  # fmt: skip
+
+
+# How to change what is said of --init, and of --teacher.
+_HINTS = Hints.of(DataConfig, ModelConfig)
+_TEACHER_HINTS = Hints.of(
+    DataConfig, ModelConfig, ObjectiveConfig, model="teach_model", num_heads="teach_num_heads"
+)
 
 
 def build_loader(config: TrainConfig, world: World) -> Loader:
@@ -89,6 +104,7 @@ def build_model(config: TrainConfig, heads: int) -> MaskedAutoencoder:
         in_chans=config.data.in_chans,
         mean=config.data.mean,
         std=config.data.std,
+        num_heads=model.num_heads,
         decoder_embed_dim=model.decoder_embed_dim,
         decoder_depth=model.decoder_depth,
         decoder_num_heads=model.decoder_num_heads,
@@ -106,14 +122,16 @@ def build_objective(config: TrainConfig) -> nn.Module:
     student = build_model(config, heads=2 if imae else 1)
     masking["mask_unit"] = _mask_unit(model.mask_patch_size, student.patch_size)
     if model.init:
-        load_init(student, model.init, allow_partial=model.allow_partial)
+        load_init(student, model.init, allow_partial=model.allow_partial, hints=_HINTS)
     if not imae:
         return MAE(student, **masking)
     teacher = None
     if objective.teacher:
         teacher = load_teacher(
-            objective.teacher, student, objective.teach_model, allow_partial=model.allow_partial
-        )
+            objective.teacher, student, objective.teach_model,
+            num_heads=objective.teach_num_heads, allow_partial=model.allow_partial,
+            hints=_TEACHER_HINTS,
+        )  # fmt: skip
     else:
         log.info("no --teacher: i-MAE trains without distillation")
     return IMAE(

@@ -9,8 +9,8 @@ from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
 
 _POSITIVE = (
     "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
-    "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "synthetic_samples", "clip_grad",
-    "mix_beta", "repeated_aug", "dist_timeout", "max_pixels",
+    "num_heads", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "synthetic_samples",
+    "clip_grad", "mix_beta", "repeated_aug", "dist_timeout", "max_pixels", "teach_num_heads",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "num_workers", "max_bad_samples", "mix_group", "distill_weight", "save_steps", "vis_freq",
@@ -69,7 +69,10 @@ def _check_idle(settings: dict[str, Any]) -> None:
         (settings["objective"] == "mae", _OF_IMAE, "with --objective mae"),
         (
             not settings["teacher"],
-            ("teach_model", "teacher_view", "teacher_precision", "distill_weight"),
+            (
+                *("teach_model", "teach_num_heads", "teacher_view", "teacher_precision"),
+                "distill_weight",
+            ),
             "without --teacher",
         ),
         (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),

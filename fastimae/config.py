@@ -85,6 +85,8 @@ class ModelConfig:
 
     model: str = "mae_vit_large_patch16"
     """mae_vit_{nano,tiny,small,base,large,huge}_patchN, N from 2 to 32."""
+    num_heads: int | None = None
+    """Attention heads of the encoder. None: the model's own."""
     decoder_embed_dim: int | None = None
     """Width of the decoder. None: the model's own."""
     decoder_depth: int | None = None
@@ -127,6 +129,8 @@ class ObjectiveConfig:
     """MAE checkpoint whose latents are distilled; without it there is no distillation."""
     teach_model: str | None = None
     """Name of the teacher's model. None: as its checkpoint says."""
+    teach_num_heads: int | None = None
+    """Attention heads of the teacher's encoder. None: as its checkpoint says, else by its width."""
     distill_weight: float = 1.0
     """Weight of the distillation."""
     teacher_view: Literal["clean", "mixed"] = "clean"

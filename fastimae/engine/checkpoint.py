@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from fastimae.engine.entries import take
 from fastimae.engine.files import CheckpointError, read, write
 from fastimae.engine.sharded import FILES, forget_shards, join, laid_out
 
@@ -41,15 +41,11 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, MAE's {"model": ...} or a bare one, without wrappers' names.
-
-    Raises CheckpointError where there is none.
-    """
-    weights = content.get("model", content)
-    if not isinstance(weights, dict) or not any(torch.is_tensor(v) for v in weights.values()):
-        raise CheckpointError(f"{path} holds no model weights")
-    prefix = re.compile(r"^(module\.|_orig_mod\.)+")
-    return {prefix.sub("", name): value for name, value in weights.items()}
+    """The trained weights in a checkpoint, see `entries.take`. Raises CheckpointError if none."""
+    try:
+        return dict(take(content).weights)
+    except ValueError as error:
+        raise CheckpointError(f"{path} {error}") from error
 
 
 def load_weights(
@@ -59,11 +55,14 @@ def load_weights(
     *,
     allow_partial: bool = False,
     optional: tuple[str, ...] = (),
+    size_hint: str = "",
+    partial_hint: str = "",
 ) -> None:
     """Copy weights into the module and account for every key.
 
     optional: prefixes of keys that may be missing without a word. Raises CheckpointError that
     lists missing and unexpected keys, unless allow_partial, and keys of another shape, always.
+    The hints end its message: what the caller's user can do about either.
     """
     own = module.state_dict()
     wrong = [
@@ -72,17 +71,13 @@ def load_weights(
         if own[name].shape != weights[name].shape
     ]
     if wrong:
-        raise CheckpointError(
-            f"{path} is of another size: {_listed(wrong)}: change --model or --input_size"
-        )
+        raise CheckpointError(f"{path} is of another size: {listed(wrong)}{size_hint}")
     missing = [n for n in own if n not in weights and not n.startswith(optional or ("\0",))]
     unexpected = [name for name in weights if name not in own]
     if missing or unexpected:
-        message = (
-            f"{path}: missing keys: {_listed(missing)}; unexpected keys: {_listed(unexpected)}"
-        )
+        message = f"{path}: missing keys: {listed(missing)}; unexpected keys: {listed(unexpected)}"
         if not allow_partial:
-            raise CheckpointError(f"{message}; --allow_partial loads it all the same")
+            raise CheckpointError(message + partial_hint)
         log.warning(message)
     fitting = {name: laid_out(weights[name], own[name]) for name in own if name in weights}
     module.load_state_dict(fitting, strict=False)
@@ -100,6 +95,7 @@ def find_resume(resume: str, output_dir: Path) -> Path | None:
     return epochs[max(epochs)] if epochs else None
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return (", ".join(names[:_LISTED]) + more) or "none"

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
-from fastimae.interop.files import read
+from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
+
+ELSEWHERE = Hints({})
+"""For files that a command has no flags for: fastimae-import's settle what they do not tell."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,26 +39,28 @@ class Contestant:
 
 
 def load_contestants(
-    paths: Sequence[Path], device: torch.device, name: str | None = None
+    paths: Sequence[Path], device: torch.device, **of_first: Any
 ) -> list[Contestant]:
     """Models with their decoders, frozen, on the device.
 
-    name: of the model in the first file, where that does not tell. Raises CheckpointError.
+    of_first: what the user says of the model in the first file, as `load_model` takes it; the
+    others have to say it themselves. Raises CheckpointError.
     """
-    models = [frozen(path, device, None if i else name) for i, path in enumerate(paths)]
+    said = [of_first, *({"hints": ELSEWHERE} for _ in paths[1:])]
+    models = [frozen(path, device, **one) for path, one in zip(paths, said, strict=True)]
     return [
-        Contestant(name=title, path=path, model=model, args=dict(read(path).args))
+        Contestant(name=title, path=path, model=model, args=dict(model.args))
         for title, path, model in zip(names_of(paths), paths, models, strict=True)
     ]
 
 
-def frozen(path: Path, device: torch.device, name: str | None = None) -> MaskedAutoencoder:
+def frozen(path: Path, device: torch.device, **of_model: Any) -> MaskedAutoencoder:
     """The whole model of a checkpoint in eval mode, without gradients.
 
-    name: of the model, where the file does not tell. Raises CheckpointError, also for a file that
-    holds an encoder only.
+    of_model: what the user says of the model, as `load_model` takes it. Raises CheckpointError,
+    also for a file that holds an encoder only.
     """
-    return load_model(path, name=name, device=device).eval().requires_grad_(False)
+    return load_model(path, device=device, **of_model).eval().requires_grad_(False)
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

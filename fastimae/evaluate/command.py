@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -98,8 +99,17 @@ def _recipe(options: type, recipes: dict, argv: Sequence[str]) -> Any:
             return None
         if name not in recipes:
             raise UsageError(f"--recipe {name} is not one of: {', '.join(recipes)}")
-        return options(checkpoint=tyro.MISSING, **recipes[name]())
+        return options(**_missing(options), **recipes[name]())
     return None
+
+
+def _missing(options: type) -> dict[str, Any]:
+    """What has to be given, for tyro."""
+    no_default = dataclasses.MISSING
+    return {
+        field.name: tyro.MISSING for field in dataclasses.fields(options)
+        if field.default is no_default and field.default_factory is no_default
+    }  # fmt: skip
 
 
 def _help() -> str:

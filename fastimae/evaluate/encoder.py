@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastimae.config import ConfigError
 from fastimae.engine.precision import DTYPES, resolve_precision
 from fastimae.interop import load_model
 from fastimae.kernels import Mask
@@ -26,16 +27,16 @@ def load_encoder(
     path: Path,
     device: torch.device,
     *,
-    name: str | None = None,
     random_init: bool = False,
     seed: int = 0,
+    **of_model: Any,
 ) -> MaskedAutoencoder:
     """The model of a checkpoint in eval mode. Its decoder is of use only where the file has one.
 
-    name: of the model, where the file does not tell. random_init: fresh weights of that
-    architecture, a function of `seed`. Raises CheckpointError.
+    of_model: what the user says of the model, as `load_model` takes it. random_init: fresh weights
+    of that architecture, a function of `seed`. Raises CheckpointError.
     """
-    model = load_model(path, name=name, encoder_only=True)
+    model = load_model(path, encoder_only=True, **of_model)
     if random_init:
         torch.manual_seed(seed)
         model.reset_parameters()
@@ -52,6 +53,8 @@ def inference(device: torch.device, precision: Precision = "auto") -> torch.auto
 def latents(model: MaskedAutoencoder, images: Tensor, precision: Precision = "auto") -> Tensor:
     """Normalised latents of the class token and of all patches, float32 [B, 1 + L, D].
 
+    Those of a model that was fine-tuned on their mean are not normalised: its `fc_norm` follows.
+
     images: uint8 [B, H, W, C], of the model's size, on its device. precision: what it is
     computed in; auto is bf16 where that pays.
     """
@@ -63,15 +66,31 @@ def latents(model: MaskedAutoencoder, images: Tensor, precision: Precision = "au
 
 
 def features(
-    model: MaskedAutoencoder, images: Tensor, pool: Pool, precision: Precision = "auto"
+    model: MaskedAutoencoder, images: Tensor, pool: Pool | None, precision: Precision = "auto"
 ) -> Tensor:
     """One vector an image, float32 [B, D], from all patches unmasked.
 
     images, precision: see `latents`. pool: "cls" is the latent of the class token, "avg" the mean
-    of the patches' latents, both after the encoder's last norm.
+    of the patches' latents, both after the encoder's last norm; the norm of a model that was
+    fine-tuned on the mean, `fc_norm`, comes after that. None: `check_pool` says. Raises ConfigError
+    where the model has no norm for the class token.
     """
+    pool = check_pool(model, pool)
     tokens = latents(model, images, precision)
-    return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(1)
+    pooled = tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(1)
+    return model.fc_norm(pooled) if hasattr(model, "fc_norm") else pooled
+
+
+def check_pool(model: MaskedAutoencoder, pool: Pool | None) -> Pool:
+    """The pool to use: the given one, else MAE's class token, or the mean that a fine-tuned model
+    classifies. Raises ConfigError for the class token of a model that has no norm for it."""
+    only_mean = isinstance(model.norm, torch.nn.Identity)
+    if pool == "cls" and only_mean:
+        raise ConfigError(
+            "--pool cls: this model was fine-tuned on the mean of its patches, and has no norm for "
+            "its class token: use --pool avg"
+        )
+    return pool or ("avg" if only_mean else "cls")
 
 
 def extract(

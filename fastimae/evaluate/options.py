@@ -16,17 +16,16 @@ from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.claim import ALONE, claimed
 from fastimae.engine.distributed import World, join_world
 from fastimae.evaluate.images import Images, open_images
+from fastimae.interop.options import ModelOptions
 from fastimae.loaders.limits import set_max_pixels
 
 
 @dataclasses.dataclass(kw_only=True)
-class EvalOptions:
+class EvalOptions(ModelOptions):
     """Options of any task; a task adds its own in a subclass."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(aliases=["--finetune"])]
     """What fastimae-train wrote, or a MAE of the official layout, i-MAE, timm or Hugging Face."""
-    model: str | None = None
-    """Name of its model (mae_vit_base_patch16), where the file does not tell."""
     ffcv: Path | None = None
     """The .beton file to train a probe on, or to take images from."""
     data_path: Path | None = None
@@ -52,6 +51,10 @@ class EvalOptions:
     def folder(self, task: str) -> Path:
         """Where the task's results go."""
         return self.output_dir or self.checkpoint.parent / f"eval-{task}"
+
+    def source(self) -> Path:
+        """The file that results are of."""
+        return self.checkpoint
 
     def launch(self) -> dict[str, Any]:
         """Arguments of `join_world` beside the device."""
@@ -92,16 +95,22 @@ def plain(options: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def results_folder(
-    options: EvalOptions, task: str, *, log_dir: Path | None = None, world: World = ALONE
+    options: EvalOptions,
+    task: str,
+    *,
+    inside: str = "",
+    log_dir: Path | None = None,
+    world: World = ALONE,
 ) -> Iterator[Path]:
-    """The task's folder, made, and its alone inside; to be entered before anything is computed.
+    """The task's folder, or one inside it, made, and the task's alone; to be entered before
+    anything is computed.
 
     Raises CheckpointError where it would be made beside a checkpoint that is not there, and
     FolderError as `fastimae.engine.claim.claimed`.
     """
-    if options.output_dir is None and not options.checkpoint.exists():
-        raise CheckpointError(f"there is no checkpoint {options.checkpoint}")
-    folder = options.folder(task)
+    if options.output_dir is None and not options.source().exists():
+        raise CheckpointError(f"there is no checkpoint {options.source()}")
+    folder = options.folder(task) / inside
     with claimed(folder, log_dir, world):
         yield folder
 

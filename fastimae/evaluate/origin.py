@@ -16,7 +16,7 @@ RUN = "run"
 """Among a checkpoint's settings: what tells its run from all others."""
 WEIGHTS = "weights"
 """Among a classifier's settings: the digest of the weights that it began from."""
-_ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.")
+_ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.", "fc_norm.")
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -16,8 +16,10 @@ from fastimae.arguments import parse
 from fastimae.engine.checkpoint import FORMAT, CheckpointError
 from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import Conversion, encoder_of
-from fastimae.interop.files import Checkpoint, read, say_licence
+from fastimae.interop.files import Checkpoint, introduce, read
+from fastimae.interop.finetuned import describe, has_classifier, pools
 from fastimae.interop.load import build_model, our_weights
+from fastimae.interop.options import ModelOptions
 from fastimae.interop.sizes import name_of, settings_of
 from fastimae.interop.write import check_target, write_file, write_hub_folder
 from fastimae.locks import file_to_write, folder_to_write
@@ -29,15 +31,13 @@ Target = Literal["timm", "huggingface", "mae", "fastimae"]
 
 
 @dataclasses.dataclass(kw_only=True)
-class ImportOptions:
+class ImportOptions(ModelOptions):
     """Bring another's checkpoint (MAE, i-MAE, timm, Hugging Face) into our layout."""
 
     checkpoint: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]]
     """A .pth, a .safetensors, or a folder with Hugging Face's config.json."""
     out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
     """The file to write: .safetensors or .pth. A folder with --to huggingface."""
-    model: str | None = None
-    """Name of the model, where the file's width does not tell it."""
     encoder_only: bool = False
     """Leave the decoder out."""
     allow_partial: bool = False
@@ -56,8 +56,9 @@ class ExportOptions(ImportOptions):
     """Whose layout. timm: always the encoder alone. huggingface: a folder for from_pretrained."""
     head: imae.Head | None = None
     """Of an i-MAE: the head to keep as decoder_embed. None: both, the dominant for huggingface."""
-    global_pool: Literal["token", "avg"] = "token"
-    """For timm: avg renames norm to fc_norm, as models with global_pool='avg' want it."""
+    global_pool: Literal["token", "avg"] | None = None
+    """For timm: avg renames norm to fc_norm, as models with global_pool='avg' want it. None: avg
+    for a file that was fine-tuned so, else token."""
 
 
 def export(argv: Sequence[str]) -> int:
@@ -85,14 +86,18 @@ def convert(options: ExportOptions) -> None:
 
 
 def _convert(options: ExportOptions) -> None:
-    checkpoint = read(options.checkpoint)
-    say_licence(checkpoint)
+    said = options.of_model()
+    checkpoint = read(options.checkpoint, use_ema=said.pop("use_ema"), hints=said["hints"])
+    introduce(checkpoint, said["hints"])
     ours = our_weights(checkpoint)
-    model = _checked(checkpoint, ours.weights, options)
+    model = build_model(
+        checkpoint, ours.weights, encoder_only=_is_encoder(options, ours.weights),
+        allow_partial=options.allow_partial, **said,
+    )  # fmt: skip
     log.info("%s: %s", checkpoint.path, _described(model, ours))
     try:
         weights = ours.weights
-        for step in _steps(options, model):
+        for step in _steps(options, model, weights):
             conversion = step(weights)
             weights = conversion.weights
             log.info("for %s: %s", options.to, conversion.summary())
@@ -102,29 +107,13 @@ def _convert(options: ExportOptions) -> None:
     log.info("wrote %s", options.out)
 
 
-def _checked(
-    checkpoint: Checkpoint, weights: Mapping[str, Tensor], options: ImportOptions
-) -> MaskedAutoencoder:
-    """The model, with all weights in their places. Raises CheckpointError where one has none.
-
-    A fine-tuned file with `fc_norm` has no `norm`: that is for the classifier and no fault.
-    """
-    in_place_of_norm = {
-        f"norm.{kind}": weights[f"fc_norm.{kind}"]
-        for kind in ("weight", "bias")
-        if f"fc_norm.{kind}" in weights
-    }
-    return build_model(
-        checkpoint,
-        in_place_of_norm | weights,
-        options.model,
-        encoder_only="decoder_pred.weight" not in weights,
-        allow_partial=options.allow_partial,
-    )
+def _is_encoder(options: ExportOptions, weights: Mapping[str, Tensor]) -> bool:
+    """Whether the encoder alone is wanted, or all there is: no decoder has to fit then."""
+    return options.encoder_only or options.to == "timm" or "decoder_pred.weight" not in weights
 
 
 def _steps(
-    options: ExportOptions, model: MaskedAutoencoder
+    options: ExportOptions, model: MaskedAutoencoder, weights: Mapping[str, Tensor]
 ) -> Iterator[Callable[[Mapping[str, Tensor]], Conversion]]:
     """What is to be done to our names, one after the other. Raises ValueError."""
     two_heads = model.heads == 2
@@ -136,9 +125,17 @@ def _steps(
         yield functools.partial(imae.one_head, head=options.head or "dominant")
     elif two_heads and options.to == "mae":
         yield imae.from_mae
+    pools_only = pools(weights) and "norm.weight" not in weights
     if options.to == "timm":
-        yield functools.partial(timm.from_mae, global_pool=options.global_pool)
+        if pools_only and options.global_pool == "token":
+            raise ValueError("was fine-tuned on the mean of its patches: drop --global_pool token")
+        pool = options.global_pool or ("avg" if pools_only else "token")
+        yield functools.partial(timm.from_mae, global_pool=pool)
     elif options.to == "huggingface":
+        if pools_only:
+            raise ValueError(
+                "has fc_norm in place of norm, which ViTMAE has no place for: use --to timm"
+            )
         yield huggingface.from_mae
 
 
@@ -164,4 +161,5 @@ def _write(
 
 def _described(model: MaskedAutoencoder, ours: Conversion) -> str:
     height, width = model.img_size
-    return f"{name_of(model)}, {height}x{width} px; {ours.summary()}"
+    classifier = f"; {describe(ours.weights)}" if has_classifier(ours.weights) else ""
+    return f"{name_of(model)}, {height}x{width} px; {ours.summary()}{classifier}"

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# What the encoder-only layouts have no place for. Our own names, which are MAE's.
-DECODER = ("decoder_", "mask_token")
+from fastimae.engine.entries import DECODER
+
+# What the encoder-only layouts have no place for, beside the decoder. Our names, which are timm's.
 CLASSIFIER = ("head.", "fc_norm.")
 
 

@@ -1,5 +1,7 @@
 """Hugging Face's ViTMAEModel and ViTMAEForPreTraining: names, and the config.json beside them.
 
+ViT's (`ViTModel`, `ViTForImageClassification`) are read, too: its encoder has the same names.
+
 The names are those of the files on the hub, which transformers reads whatever its version; those
 that the modules of transformers 5 have in memory are read too. Query, key and value are apart.
 """
@@ -52,6 +54,9 @@ _NEWER = {
     r"\.mlp\.fc1\.": ".intermediate.dense.",
     r"\.mlp\.fc2\.": ".output.dense.",
 }
+# Of ViTForImageClassification and ViTModel, beside the same encoder.
+_CLASSIFIER = re.compile(r"classifier\.")
+_POOLER = re.compile(r"(vit\.)?pooler\.")
 _LAYER = re.compile(rf"({'|'.join(map(re.escape, _OUR_STACKS))})\.(\d+)\.(.+)\.(weight|bias)")
 
 
@@ -63,10 +68,13 @@ def is_huggingface(weights: Mapping[str, Tensor]) -> bool:
 def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
     """ViTMAE -> our names; names that are unknown stay as they are.
 
-    Biases that a model with `qkv_bias=False` does not have are filled with zeros.
+    Biases that a model with `qkv_bias=False` does not have are filled with zeros. ViT's pooler,
+    which nothing of ours has, is dropped.
     """
     ours: dict[str, Tensor] = {}
     renamed, filled = {}, {}
+    dropped = tuple(name for name in weights if _POOLER.match(name))
+    weights = {name: value for name, value in weights.items() if name not in dropped}
     apart: dict[str, list[Tensor]] = {}
     for name in sorted(weights, key=_part):  # query before key before value
         renamed[name] = new = _our_name(_hub_name(name))
@@ -81,7 +89,7 @@ def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
             ours[bias] = torch.zeros(len(ours[new]))
             filled["blocks.*.attn.qkv.bias"] = "zeros (qkv_bias=False)"
     renamed = {old: new for old, new in renamed.items() if old != new}
-    return Conversion(ours, renamed, filled=filled)
+    return Conversion(ours, renamed, dropped, filled)
 
 
 def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
@@ -139,6 +147,11 @@ def processor_of(model: MaskedAutoencoder) -> dict[str, Any]:
     }
 
 
+def knows(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a ViTMAE, or of a ViT, whose encoder is the same."""
+    return config.get("model_type") in ("vit_mae", "vit")
+
+
 def settings(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json and preprocessor_config.json say, by our flags' names.
 
@@ -148,12 +161,15 @@ def settings(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[st
     if config.get("hidden_act", "gelu") != "gelu":
         raise ValueError(f"computes with hidden_act={config['hidden_act']}, which MAE has not")
     size = config.get("image_size", 224)
-    said = {
-        "input_size": [size] if isinstance(size, int) else list(size),
-        "num_heads": config.get("num_attention_heads", 12),
+    of_mae = {
         "decoder_num_heads": config.get("decoder_num_attention_heads", 16),
         "norm_pix_loss": config.get("norm_pix_loss", False),
         "mask_ratio": config.get("mask_ratio", 0.75),
+    }
+    said = {
+        **(of_mae if config["model_type"] == "vit_mae" else {}),
+        "input_size": [size] if isinstance(size, int) else list(size),
+        "num_heads": config.get("num_attention_heads", 12),
         "mean": processor.get("image_mean"),
         "std": processor.get("image_std"),
     }
@@ -174,6 +190,7 @@ def _hub_name(name: str) -> str:
 def _our_name(hub: str) -> str:
     if (match := _LAYER.fullmatch(hub)) and match[3] in _OUR_BLOCK:
         return f"{_OUR_STACKS[match[1]]}.{match[2]}.{_OUR_BLOCK[match[3]]}.{match[4]}"
+    hub = _CLASSIFIER.sub("head.", hub) if _CLASSIFIER.match(hub) else hub
     stem, _, kind = hub.rpartition(".")
     return _OUR_TOP.get(hub) or (f"{_OUR_TOP[stem]}.{kind}" if stem in _OUR_TOP else hub)
 

@@ -6,7 +6,7 @@ the encoder's width, a shared `decoder_embed` follows, and no other code knows t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal
 
 from torch import Tensor
@@ -19,9 +19,9 @@ _UNUSED = tuple(f"decoder_embed.{kind}" for kind in ("weight", "bias"))
 Head = Literal["subordinate", "dominant"]
 
 
-def head_space(weights: Mapping[str, Tensor]) -> Literal["decoder", "encoder"]:
+def head_space(names: Container[str]) -> Literal["decoder", "encoder"]:
     """Where the two heads of an i-MAE in our names live."""
-    return "encoder" if _UNUSED[0] in weights else "decoder"
+    return "encoder" if _UNUSED[0] in names else "decoder"
 
 
 def to_mae(weights: Mapping[str, Tensor]) -> Conversion:

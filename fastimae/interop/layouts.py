@@ -31,9 +31,14 @@ def detect(weights: Mapping[str, Tensor]) -> Layout:
     """
     if huggingface.is_huggingface(weights):
         return "huggingface"
+    if "1.weight" in weights and "cls_token" not in weights:
+        raise ValueError("is a probe of features, without the encoder: give the encoder's file")
     for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
         if name not in weights:
             raise ValueError(f"is not a masked autoencoder: it has no {name}")
+    shape = tuple(weights["patch_embed.proj.weight"].shape)
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise ValueError(f"has no square patches of images: patch_embed.proj.weight is {shape}")
     if imae.HEADS[0] in weights:
         return "imae"
     return "mae" if any(name.startswith(DECODER) for name in weights) else "timm"

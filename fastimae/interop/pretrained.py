@@ -5,16 +5,25 @@ Reads what `fastimae.interop.load_model` reads.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError, load_weights
 from fastimae.interop import imae
-from fastimae.interop.files import Checkpoint, read, say_licence
-from fastimae.interop.load import our_weights
+from fastimae.interop.conversion import DECODER
+from fastimae.interop.facts import HEADS, Fact, Shapes, facts_of, tell, widths
+from fastimae.interop.files import Checkpoint, introduce, read
+from fastimae.interop.finetuned import pools, without_classifier
+from fastimae.interop.hints import IN_PYTHON, Hints
+from fastimae.interop.load import build, decoder_misfit, our_weights
 from fastimae.interop.sizes import model_arguments
 from fastimae.models import MaskedAutoencoder
+
+log = logging.getLogger("fastimae")
 
 # Parts of a teacher that give no latents: files without them will do.
 _UNUSED_OF_TEACHER = (
@@ -31,34 +40,60 @@ def load_teacher(
     student: MaskedAutoencoder,
     name: str | None = None,
     *,
+    num_heads: int | None = None,
     allow_partial: bool = False,
+    hints: Hints = IN_PYTHON,
 ) -> MaskedAutoencoder:
     """A MAE for the student's image size, with the file's weights.
 
-    name: of the teacher's model (--teach_model); read from the file where not given. Raises
-    CheckpointError where the file does not hold such a MAE or lacks what gives latents.
+    name: of the teacher's model (--teach_model); num_heads: of its encoder (--teach_num_heads);
+    read from the file where not given. Images reach it normalised as for the student: a line says
+    so where the file was trained with another mean or deviation. Raises CheckpointError where the
+    file does not hold such a MAE or lacks what gives latents.
     """
-    checkpoint, weights = _read(path)
+    checkpoint, weights = _read(path, hints)
     if imae.HEADS[0] in weights:
         raise CheckpointError(f"--teacher {path} is an i-MAE: distillation needs a plain MAE")
-    teacher = MaskedAutoencoder(
-        **model_arguments(checkpoint, weights, name, "--teach_model")
-        | {name: getattr(student, name) for name in ("img_size", "in_chans", "mean", "std")}
-    )
+    if pools(weights) and "norm.weight" not in weights:
+        raise CheckpointError(
+            f"--teacher {path} was fine-tuned on the mean of its patches and has no norm, which "
+            "the latents of a teacher need: give the file that it was fine-tuned from"
+        )
+    shapes = _shapes(weights)
+    facts = facts_of(checkpoint, shapes, {"num_heads": num_heads}, name, hints)
+    if decoder_misfit(checkpoint, shapes, facts, name, hints):
+        unused = DECODER if student.head_space == "encoder" else _UNUSED_OF_TEACHER
+        weights = {key: value for key, value in weights.items() if not key.startswith(unused)}
+        facts.pop("decoder_num_heads", None)
+    students = {key: getattr(student, key) for key in ("img_size", "in_chans", "mean", "std")}
+    arguments = model_arguments(checkpoint, _shapes(weights), facts, name, hints)
+    teacher = build(arguments | students, path)
+    teacher.facts = facts
     optional = _UNUSED_OF_TEACHER
     if student.head_space == "encoder":
         optional += ("decoder_embed.",)
-    load_weights(teacher, weights, path, allow_partial=allow_partial, optional=optional)
+    _load(teacher, weights, path, allow_partial, optional, hints)
+    tell(path, {"num_heads": facts["num_heads"]}, hints, decoder=False)
+    _say_differences(path, facts, student)
     return teacher
 
 
-def load_init(student: MaskedAutoencoder, path: Path, *, allow_partial: bool = False) -> None:
+def load_init(
+    student: MaskedAutoencoder,
+    path: Path,
+    *,
+    allow_partial: bool = False,
+    hints: Hints = IN_PYTHON,
+) -> None:
     """Start the student from a MAE; both heads of an i-MAE start as its `decoder_embed`.
 
-    Heads in the encoder's width have no counterpart in a MAE and stay fresh. Raises
-    CheckpointError that lists missing and unexpected keys.
+    Heads in the encoder's width have no counterpart in a MAE and stay fresh. What the file says of
+    attention heads, targets, mean and deviation is compared with the student's, and a line names
+    what differs or is not told. Raises CheckpointError that lists missing and unexpected keys, and
+    where a file of ours has other attention heads.
     """
-    _, weights = _read(path)
+    checkpoint, weights = _read(path, hints)
+    facts = facts_of(checkpoint, _shapes(weights), {}, None, hints)
     fresh: tuple[str, ...] = ()
     if student.heads == 2 and imae.HEADS[0] not in weights:
         if student.head_space == "encoder":
@@ -68,10 +103,106 @@ def load_init(student: MaskedAutoencoder, path: Path, *, allow_partial: bool = F
                 shared = weights.pop(f"decoder_embed.{kind}", None)
                 if shared is not None:
                     weights[f"decoder_embed1.{kind}"] = weights[f"decoder_embed2.{kind}"] = shared
-    load_weights(student, weights, path, allow_partial=allow_partial, optional=fresh)
+    odd = _odd_decoder(student, weights)
+    if odd and allow_partial:
+        log.warning("%s: its decoder is left out: %s has no place here", path, odd[0])
+        weights = {key: value for key, value in weights.items() if not key.startswith(DECODER)}
+    afresh = hints.if_any("allow_partial", "starts the decoder afresh") if odd else ""
+    _load(student, weights, path, allow_partial, fresh, hints, afresh)
+    used = {key: fact for key, fact in facts.items() if _matters(key, _shapes(weights))}
+    _compare_heads(checkpoint, used, student, hints)
+    _say_differences(path, used, student)
+    _say_unknown(path, used, student, _shapes(weights))
 
 
-def _read(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    checkpoint = read(path)
-    say_licence(checkpoint)
-    return checkpoint, dict(our_weights(checkpoint).weights)
+def _read(path: Path, hints: Hints) -> tuple[Checkpoint, dict[str, Tensor]]:
+    checkpoint = read(path, hints=hints)
+    introduce(checkpoint, hints)
+    return checkpoint, without_classifier(our_weights(checkpoint).weights, path)
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in weights.items()}
+
+
+def _odd_decoder(student: MaskedAutoencoder, weights: Mapping[str, Tensor]) -> list[str]:
+    """Names of the file's decoder that have no place in the student's."""
+    own = _shapes(student.state_dict())
+    named = ((key, tuple(value.shape)) for key, value in weights.items())
+    return [key for key, shape in named if key.startswith(DECODER) and own.get(key) != shape]
+
+
+def _load(
+    model: MaskedAutoencoder,
+    weights: Mapping[str, Tensor],
+    path: Path,
+    allow_partial: bool,
+    optional: tuple[str, ...],
+    hints: Hints,
+    cure: str = "",
+) -> None:
+    load_weights(
+        model, weights, path, allow_partial=allow_partial, optional=optional,
+        size_hint=hints.resize() + cure,
+        partial_hint=hints.if_any("allow_partial", "loads it all the same"),
+    )  # fmt: skip
+
+
+def _matters(setting: str, shapes: Shapes) -> bool:
+    """Whether a setting has a meaning for these weights: a decoder's heads need a decoder."""
+    return setting not in HEADS or setting in widths(shapes)
+
+
+def _compare_heads(
+    checkpoint: Checkpoint, facts: Mapping[str, Fact], student: MaskedAutoencoder, hints: Hints
+) -> None:
+    """Weights under other heads compute something else: ours are refused, others warned of."""
+    for setting, own in _settings(student).items():
+        fact = facts.get(setting)
+        if setting not in HEADS or fact is None or fact.source == "assumed" or fact.value == own:
+            continue
+        message = (
+            f"{checkpoint.path} was trained with {setting} {fact.value}, this model has {own}: "
+            f"{hints.to_set(setting)} {fact.value} makes them alike"
+        )
+        if checkpoint.ours:
+            raise CheckpointError(message)
+        log.warning(message)
+
+
+def _say_differences(path: Path, facts: Mapping[str, Fact], student: MaskedAutoencoder) -> None:
+    """A line on what the file was trained with, heads aside, and this run is not."""
+    own = _settings(student)
+    said = [
+        f"{setting} {fact.value}, this run has {own[setting]}"
+        for setting, fact in facts.items()
+        if setting not in HEADS and fact.source != "assumed" and fact.value != own[setting]
+    ]
+    if said:
+        log.warning("%s was trained with %s", path, "; ".join(said))
+
+
+def _say_unknown(
+    path: Path, facts: Mapping[str, Fact], student: MaskedAutoencoder, shapes: Shapes
+) -> None:
+    """A line on what the file does not tell, and what this run takes it to be."""
+    own = _settings(student)
+    open_ = [
+        f"{setting} {own[setting]}" for setting in own
+        if _matters(setting, shapes)
+        and (setting not in facts or facts[setting].source == "assumed")
+    ]  # fmt: skip
+    if open_:
+        log.info("%s does not tell all of its settings; taken as this run's: %s",
+                 path, ", ".join(open_))  # fmt: skip
+
+
+def _settings(model: MaskedAutoencoder) -> dict[str, Any]:
+    """What a model's shapes do not tell of it, by setting."""
+    return {
+        "num_heads": model.blocks[0].attn.num_heads,
+        "decoder_num_heads": model.decoder_blocks[0].attn.num_heads,
+        "norm_pix_loss": model.norm_pix_loss,
+        "mean": model.mean,
+        "std": model.std,
+    }

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop import imae
+from fastimae.interop.facts import OF_DECODER, Fact, Shapes, named_sizes, widths
 from fastimae.interop.files import Checkpoint
-from fastimae.models import DECODER, SIZES, MaskedAutoencoder, parse_name
+from fastimae.interop.hints import Hints
+from fastimae.models import DECODER, SIZES, MaskedAutoencoder
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-# The only official files with normalised targets; they do not say so themselves.
-_NORM_PIX_FILE = re.compile(r"mae_pretrain_vit_(base|large|huge)_full\.pth")
-# i-MAE calls its teachers tmae_vit_..., fine-tuning code vit_..., timm vit_..._224.
-_NAME = re.compile(r"(t?mae_)?(vit_[a-z]+_patch\d+(?:_dec\d+d\d+b)?)(_\d+)?(\..*)?")
 # Settings of a run that its checkpoint keeps when it goes to another layout.
 _OF_TRAINING = (
     *("mask_ratio", "mask_patch_size", "epochs", "mix_beta", "mix_lambda", "mix_per"),
@@ -30,35 +24,53 @@ _OF_TRAINING = (
 
 def model_arguments(
     checkpoint: Checkpoint,
-    weights: Mapping[str, Tensor],
-    name: str | None = None,
-    flag: str = "--model",
+    shapes: Shapes,
+    facts: Mapping[str, Fact],
+    name: str | None,
+    hints: Hints,
 ) -> dict[str, Any]:
-    """Keyword arguments of `MaskedAutoencoder` for a checkpoint's weights, given under our names.
+    """Keyword arguments of `MaskedAutoencoder` for a checkpoint with these shapes, by our names.
 
-    name: of the model, where shapes do not tell the number of its attention heads; `flag` is what
-    the user sets it with. Raises CheckpointError where nothing tells.
+    facts: see `facts_of`. name: of the model, as the user says. A file's decoder whose heads
+    nobody tells gets one, which fits any width. Raises CheckpointError where nothing tells the
+    encoder's.
     """
-    shapes = {key: tuple(value.shape) for key, value in weights.items()}
     args, path = checkpoint.args, checkpoint.path
     _, in_chans, _, patch_size = shapes["patch_embed.proj.weight"]
     width = shapes["cls_token"][-1]
-    sizes = _heads(args, shapes, path, name, flag)
+    if "num_heads" not in facts:
+        raise CheckpointError(
+            f"{path}: nothing tells the attention heads of its width of {width}: give "
+            f"{hints.to_set('num_heads')}, or {hints.to_set('model')} if it has a known name"
+        )
+    sizes = _usual_sizes(name or args.get("model"), width)
+    sizes |= {setting: fact.value for setting, fact in facts.items() if setting not in OF_DECODER}
+    sizes |= {"norm_pix_loss": facts["norm_pix_loss"].value}
     sizes |= {"embed_dim": width, "patch_size": patch_size, "in_chans": in_chans}
     sizes |= {"depth": depth(shapes, "blocks.")}
     if "blocks.0.mlp.fc1.weight" in shapes:
-        sizes["mlp_ratio"] = shapes["blocks.0.mlp.fc1.weight"][0] / width
-    if "mask_token" in shapes or "decoder_embed.weight" in shapes:
-        sizes["decoder_embed_dim"] = shapes.get("mask_token", shapes.get("decoder_embed.bias"))[-1]
+        sizes["mlp_ratio"] = mlp_ratio(shapes["blocks.0.mlp.fc1.weight"][0], width)
+    if decoder := widths(shapes).get("decoder_num_heads"):
+        sizes["decoder_embed_dim"] = decoder
+        sizes["decoder_num_heads"] = facts.get("decoder_num_heads", Fact(1, "assumed")).value
         sizes["decoder_depth"] = depth(shapes, "decoder_blocks.") or 1
     if imae.HEADS[0] in shapes:
-        sizes |= {"heads": 2, "head_space": imae.head_space(weights)}
-    return sizes | {
-        "img_size": _image_size(args, shapes["pos_embed"][1] - 1, patch_size, path),
-        "norm_pix_loss": bool(args.get("norm_pix_loss", _NORM_PIX_FILE.fullmatch(path.name))),
-        "mean": _per_channel(args.get("mean"), in_chans),
-        "std": _per_channel(args.get("std"), in_chans),
-    }
+        sizes |= {"heads": 2, "head_space": imae.head_space(shapes)}
+    return sizes | {"img_size": _image_size(args, shapes["pos_embed"][1] - 1, patch_size, path)}
+
+
+def _usual_sizes(name: object, width: int) -> dict[str, Any]:
+    """Sizes of the model of that name, else of the one as wide, else a decoder's only."""
+    named = named_sizes(name)
+    if named.get("embed_dim") == width:
+        return named
+    return {**DECODER, **next((s for s in SIZES.values() if s["embed_dim"] == width), {})}
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """The ratio for which int(width * ratio) is `hidden`, which the quotient may miss by one."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def name_of(model: MaskedAutoencoder) -> str | None:
@@ -73,53 +85,36 @@ def name_of(model: MaskedAutoencoder) -> str | None:
 def settings_of(model: MaskedAutoencoder, args: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint of ours says of its model and training, by flag name.
 
-    args: settings of the run. Of those, what shaped the weights is kept; paths are not, but for
-    the teacher's file name.
+    model: as `load_model` returns it. args: settings of the run. Of those, what shaped the weights
+    is kept; paths are not, but for the teacher's file name. What was assumed is listed, so that
+    reading it says so again.
     """
     decoder = model.decoder_blocks[0].attn
     training = {key: args[key] for key in _OF_TRAINING if key in args}
     if args.get("teacher"):
         training["teacher"] = Path(args["teacher"]).name
-    return training | {
-        "model": name_of(model),
-        "num_heads": model.blocks[0].attn.num_heads,
+    assumed = [key for key, fact in model.facts.items() if fact.source == "assumed"]
+    training |= {"assumed": assumed} if assumed else {}
+    of_decoder = {
         "decoder_embed_dim": decoder.proj.in_features,
         "decoder_depth": len(model.decoder_blocks),
         "decoder_num_heads": decoder.num_heads,
-        "objective": "imae" if model.heads == 2 else "mae",
-        "head_space": model.head_space,
-        "input_size": list(model.img_size),
-        "in_chans": model.in_chans,
-        "mean": list(model.mean),
-        "std": list(model.std),
-        "norm_pix_loss": model.norm_pix_loss,
     }
-
-
-def _heads(
-    args: Mapping[str, Any], shapes: Shapes, path: Path, name: str | None, flag: str
-) -> dict[str, Any]:
-    """Sizes that shapes do not tell, above all the numbers of heads; the usual widths tell them."""
-    width = shapes["cls_token"][-1]
-    sizes = _named(name or args.get("model"))
-    if name and sizes.get("embed_dim") != width:
-        raise CheckpointError(f"{path}: {flag} {name} does not fit its width of {width}")
-    if sizes.get("embed_dim") != width:
-        usual = (size for size in SIZES.values() if size["embed_dim"] == width)
-        sizes = {**DECODER, **next(usual, {})}
-    given = ("num_heads", "decoder_num_heads")
-    sizes |= {key: args[key] for key in given if args.get(key)}
-    if "num_heads" not in sizes:
-        raise CheckpointError(f"{path}: name its model with {flag} (width {width})")
-    return sizes
-
-
-def _named(name: object) -> dict[str, Any]:
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    try:
-        return dict(parse_name(f"mae_{match[2]}")) if match else {}
-    except ValueError:
-        return {}
+    return (
+        training
+        | ({} if model.fresh_decoder else of_decoder)
+        | {
+            "model": name_of(model),
+            "num_heads": model.blocks[0].attn.num_heads,
+            "objective": "imae" if model.heads == 2 else "mae",
+            "head_space": model.head_space,
+            "input_size": list(model.img_size),
+            "in_chans": model.in_chans,
+            "mean": list(model.mean),
+            "std": list(model.std),
+            "norm_pix_loss": model.norm_pix_loss,
+        }
+    )
 
 
 def _image_size(
@@ -135,10 +130,6 @@ def _image_size(
     if side * side == patches:
         return side * patch_size, side * patch_size
     raise CheckpointError(f"{path}: {patches} positions are no square and no setting says more")
-
-
-def _per_channel(values: Sequence[float] | None, in_chans: int) -> tuple[float, ...] | None:
-    return tuple(values) if values and len(values) == in_chans else None
 
 
 def depth(shapes: Mapping[str, Any], prefix: str) -> int:

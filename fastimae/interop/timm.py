@@ -7,6 +7,7 @@ So are the official encoder-only and fine-tuned MAE files: a classifier is `head
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -30,3 +31,19 @@ def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conve
                 kept[f"fc_norm.{kind}"] = norm
                 renamed[f"norm.{kind}"] = f"fc_norm.{kind}"
     return Conversion(kept, renamed, encoder.dropped)
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config.json of timm's files on the hub says, by our flags' names.
+
+    The architecture's name tells its heads, unless arguments of the model do.
+    """
+    of_data, of_model = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
+    said = {
+        "model": config.get("architecture"),
+        "num_heads": of_model.get("num_heads"),
+        "input_size": list(of_data.get("input_size") or ())[1:] or None,
+        "mean": of_data.get("mean"),
+        "std": of_data.get("std"),
+    }
+    return {name: value for name, value in said.items() if value is not None}

@@ -63,7 +63,7 @@ class MaskedAutoencoder(nn.Module):
         """
         super().__init__()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.mean, self.std = _channel_statistics(in_chans, mean, std)
+        self.mean, self.std = channel_statistics(in_chans, mean, std)
         _check_sizes(self.img_size, patch_size, embed_dim, num_heads)
         _check_sizes(self.img_size, patch_size, decoder_embed_dim, decoder_num_heads, "decoder_")
         self.patch_size, self.in_chans = patch_size, in_chans
@@ -190,7 +190,7 @@ def _fixed(tokens: int, width: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(1, tokens, width), requires_grad=False)
 
 
-def _channel_statistics(
+def channel_statistics(
     in_chans: int, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """ImageNet's where the image has three channels, 0.5 otherwise, unless given."""

@@ -117,7 +117,7 @@ def loader(toy, *, workers=0, world=None, batch_size=12, images=None, **changes)
         checkpoint=root / "mae.pth", num_workers=workers, batch_size=batch_size, seed=3, **changes
     )
     encoder = load_encoder(root / "mae.pth", CPU)
-    student = finetune._classifier(options, encoder, 3)
+    student = finetune._classifier(options, encoder, 3, global_pool=options.pools)
     images = images or open_images(root / "data")
     return finetune.build_loader(options, images, encoder, student, world or World(0, 1, CPU))
 

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_model
 from toy_images import save_colours, save_mae
 
 from fastimae.cli import evaluate
@@ -15,6 +16,7 @@ from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData
+from fastimae.evaluate.encoder import check_pool
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 pytest.importorskip("timm")
@@ -131,9 +133,8 @@ def test_lars_scales_the_matrix_by_its_trust_ratio(options):
 def test_defaults_are_maes():
     options = linear.LinearOptions(checkpoint="x")
     assert (options.epochs, options.blr, options.weight_decay) == (90, 0.1, 0)
-    assert (options.warmup_epochs, options.pool, options.peak_lr(World(0, 4, None))) == (
-        10, "cls", pytest.approx(0.8),
-    )  # fmt: skip
+    assert (options.warmup_epochs, options.peak_lr(World(0, 4, None))) == (10, pytest.approx(0.8))
+    assert check_pool(tiny_model(), options.pool) == "cls"
 
 
 def test_the_command_separates_colours(tmp_path):

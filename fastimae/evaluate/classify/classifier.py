@@ -6,14 +6,25 @@ D = encoder width.
 from __future__ import annotations
 
 import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
+from fastimae.config import ConfigError
+from fastimae.interop.files import introduce, read
+from fastimae.interop.finetuned import describe
+from fastimae.interop.load import build_model, our_weights
+from fastimae.interop.sizes import mlp_ratio
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.vit import LAYER_NORM_EPS
+
+log = logging.getLogger("fastimae")
 
 HEAD_STD = 2e-5  # MAE's: the first logits are all but equal
 
@@ -31,10 +42,11 @@ def build_classifier(
     """A classifier of images, float [B, C, H, W] normalised -> [B, classes], that starts from an
     encoder.
 
-    global_pool: classify the mean of the patches, under a fresh `fc_norm`, which takes the place
-    of the encoder's last norm; else the class token, under that norm. img_size: (height, width);
+    global_pool: classify the mean of the patches, under `fc_norm`, which takes the place of the
+    encoder's last norm, fresh unless the encoder was fine-tuned with one; else the class token,
+    under the last norm, which such an encoder lacks. img_size: (height, width);
     for another than the encoder's, positions are interpolated. They are trained like all else.
-    Raises ValueError where patches do not fill it.
+    Raises ValueError where patches do not fill it, or the norm is missing.
     """
     img_size, patch = img_size or encoder.img_size, encoder.patch_size
     if img_size[0] % patch or img_size[1] % patch:
@@ -50,7 +62,7 @@ def build_classifier(
         embed_dim=encoder.pos_embed.shape[-1],
         depth=len(encoder.blocks),
         num_heads=encoder.blocks[0].attn.num_heads,
-        mlp_ratio=encoder.blocks[0].mlp.fc1.out_features / encoder.pos_embed.shape[-1],
+        mlp_ratio=mlp_ratio(encoder.blocks[0].mlp.fc1.out_features, encoder.pos_embed.shape[-1]),
         norm_layer=functools.partial(nn.LayerNorm, eps=LAYER_NORM_EPS),
         drop_path_rate=drop_path,
     )
@@ -70,11 +82,38 @@ def _load_encoder(model: VisionTransformer, encoder: MaskedAutoencoder) -> None:
         )
     fresh = {"head.weight", "head.bias"}
     if model.global_pool == "avg":
-        fresh |= {"fc_norm.weight", "fc_norm.bias"}
-        del weights["norm.weight"], weights["norm.bias"]
+        fresh |= {"fc_norm.weight", "fc_norm.bias"} - weights.keys()
+        weights = {name: value for name, value in weights.items() if not name.startswith("norm.")}
+    elif "norm.weight" not in weights:
+        raise ValueError(
+            "the checkpoint was fine-tuned on the mean of its patches, and has no norm for its "
+            "class token: leave out --cls_token and --no_global_pool"
+        )
     result = model.load_state_dict(weights, strict=False)
     if set(result.missing_keys) != fresh or result.unexpected_keys:
         raise RuntimeError(f"timm's vision transformer has other parts than ours: {result}")
+
+
+def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dict[str, Tensor]]:
+    """The encoder in a classifier's file, and all of its weights under timm's names.
+
+    The file is ours, or has timm's names, as MAE's own. of_model: what the user says of it, as
+    `load_model` takes it. Raises CheckpointError, ConfigError where it is no classifier.
+    """
+    hints, use_ema = of_model["hints"], of_model.pop("use_ema", False)
+    checkpoint = read(path, use_ema=use_ema, hints=hints)
+    introduce(checkpoint, hints)
+    weights = dict(our_weights(checkpoint).weights)
+    if "head.bias" not in weights:
+        raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
+    log.info("%s: %s; all of it is taken", path, describe(weights))
+    return build_model(checkpoint, weights, encoder_only=True, **of_model), weights
+
+
+def load_head(model: VisionTransformer, weights: Mapping[str, Tensor]) -> None:
+    """Copy a classifier's last layer."""
+    kinds = ("weight", "bias")
+    model.head.load_state_dict({kind: weights[f"head.{kind}"] for kind in kinds})
 
 
 def layer_decay_groups(

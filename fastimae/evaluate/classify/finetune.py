@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,21 +14,32 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from fastimae.config import ConfigError
-from fastimae.engine.checkpoint import load_checkpoint, load_weights, model_weights
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
 from fastimae.evaluate.classify.augment import AugmentedLoader
 from fastimae.evaluate.classify.classification import Classification
-from fastimae.evaluate.classify.classifier import build_classifier, classes_of, layer_decay_groups
-from fastimae.evaluate.classify.finetune_options import RECIPES, FinetuneOptions, check_finetune
+from fastimae.evaluate.classify.classifier import (
+    build_classifier,
+    classes_of,
+    layer_decay_groups,
+    load_classifier,
+    load_head,
+)
+from fastimae.evaluate.classify.finetune_options import (
+    RECIPES,
+    FinetuneOptions,
+    check_finetune,
+    check_pooling,
+)
 from fastimae.evaluate.classify.training import train, training_numbers
 from fastimae.evaluate.classify.transforms import build_mixup, training_transform
-from fastimae.evaluate.classify.validation import BEST, Validated, validate
+from fastimae.evaluate.classify.validation import Validated, validate
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import Images, center_batches, check_classes
 from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.origin import WEIGHTS, origin_of
 from fastimae.evaluate.results import save_results
+from fastimae.interop.finetuned import pools
 from fastimae.models import MaskedAutoencoder
 
 __all__ = ["RECIPES", "FinetuneOptions", "run"]
@@ -40,32 +52,33 @@ def run(options: FinetuneOptions) -> None:
     check_finetune(options)
     with (
         joined(options) as world,
-        results_folder(options, "finetune", log_dir=options.log_dir, world=world) as folder,
-    ):
-        encoder = load_encoder(
-            options.checkpoint, torch.device("cpu"),
-            name=options.model, random_init=options.random_init, seed=options.seed,
-        ).requires_grad_(True)  # fmt: skip
+        results_folder(
+            options, "finetune", inside="eval" if options.eval else "",
+            log_dir=options.log_dir, world=world,
+        ) as folder,
+    ):  # fmt: skip
         work = _evaluate if options.eval else _train
-        numbers, origin = work(options, encoder, world, folder)
+        numbers, origin = work(options, world, folder)
         if numbers and world.is_main:
-            path = save_results(
-                folder / "eval" if options.eval else folder, "finetune", numbers, options,
-                origin=origin,
-            )  # fmt: skip
+            of = dataclasses.replace(options, checkpoint=options.source())
+            path = save_results(folder, "finetune", numbers, of, origin=origin)
             log.info("finetune: acc1 %.2f %%, acc5 %.2f %%; %s",
                      numbers["acc1"], numbers["acc5"], path)  # fmt: skip
 
 
 def _train(
-    options: FinetuneOptions, encoder: MaskedAutoencoder, world: World, folder: Path
+    options: FinetuneOptions, world: World, folder: Path
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Numbers of a finished run, None of a stopped one; and where its first weights are from."""
+    encoder = load_encoder(
+        options.checkpoint, torch.device("cpu"),
+        random_init=options.random_init, seed=options.seed, **options.of_model(),
+    ).requires_grad_(True)  # fmt: skip
     origin = origin_of(options.checkpoint, encoder)
     images, val = options.train_images(), options.val_images()
     classes = _class_count(options, images, val)
     torch.manual_seed(options.seed)
-    student = _classifier(options, encoder, classes)
+    student = _classifier(options, encoder, classes, global_pool=options.pools)
     torch.manual_seed(options.seed + world.rank)  # each rank drops other paths
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
@@ -93,19 +106,18 @@ def _train(
 
 
 def _evaluate(
-    options: FinetuneOptions, encoder: MaskedAutoencoder, world: World, folder: Path
+    options: FinetuneOptions, world: World, _: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """acc1, acc5 and loss of the classifier that --resume names, else of the best one; and where
-    its weights are from."""
-    path = folder / BEST if options.resume in ("", "auto") else Path(options.resume)
-    weights = model_weights(load_checkpoint(path), path)
-    if "head.bias" not in weights:
-        raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
+    """acc1, acc5 and loss of the classifier that --resume names, else of the best one, all that is
+    needed is read from its file; and where its weights are from."""
+    path = options.source()
+    encoder, weights = load_classifier(path, **options.of_model())
+    check_pooling(options, path, weights)
     val, classes = options.val_images(), classes_of(weights)
     if (found := check_classes(val, val)) > classes:
         raise ConfigError(f"--val {val.source} has {found} classes, {path} knows {classes}")
-    student = _classifier(options, encoder, classes)
-    load_weights(student, weights, path)
+    student = _classifier(options, encoder, classes, global_pool=pools(weights))
+    load_head(student, weights)
     origin = origin_of(path, student)
     student.to(world.device)
     batches = validation_batches(options, val, encoder, student, world)
@@ -159,12 +171,12 @@ def validation_batches(
 
 
 def _classifier(
-    options: FinetuneOptions, encoder: MaskedAutoencoder, classes: int
+    options: FinetuneOptions, encoder: MaskedAutoencoder, classes: int, *, global_pool: bool
 ) -> VisionTransformer:
     size = (options.input_size * 2)[:2] if options.input_size else None
     return build_classifier(
         encoder, classes,
-        global_pool=options.pools, img_size=size, drop_path=options.drop_path,
+        global_pool=global_pool, img_size=size, drop_path=options.drop_path,
     )  # fmt: skip
 
 

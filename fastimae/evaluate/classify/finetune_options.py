@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from fastimae.config import ConfigError
 from fastimae.evaluate.classify.training import TrainingOptions, check_training
+from fastimae.evaluate.classify.validation import BEST
 from fastimae.evaluate.encoder import Precision
+from fastimae.interop.finetuned import pools
 
 Settings = dict[str, Any]
 
@@ -18,6 +22,9 @@ Settings = dict[str, Any]
 class FinetuneOptions(TrainingOptions):
     """Train all of the encoder, and a classifier on it, with labels."""
 
+    checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
+    """What to start from: a file of fastimae-train, or a MAE of the official layout, i-MAE, timm or
+    Hugging Face; a fine-tuned one gives its encoder. Not needed with --eval."""
     recipe: str | None = None
     """A named run to start from; other flags win over it."""
     random_init: bool = False
@@ -67,7 +74,8 @@ class FinetuneOptions(TrainingOptions):
     precision: Precision = "auto"
     """auto: bf16 on GPUs that have it and on CPUs with AMX, else fp32."""
     eval: bool = False
-    """Only test the classifier of --resume; without that, of output_dir/checkpoint-best.pth."""
+    """Only test the classifier of --resume, be it ours, MAE's or timm's, on the images of --val;
+    without --resume, that of output_dir/checkpoint-best.pth."""
     dist_eval: bool = True
     """Processes share the validation images; --no_dist_eval: each tests on all."""
     pin_mem: bool = True
@@ -84,13 +92,33 @@ class FinetuneOptions(TrainingOptions):
         return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
 
     def folder(self, task: str) -> Path:
-        """As of `EvalOptions`; the baseline has a folder of its own."""
+        """As of `EvalOptions`; a folder of its own for the baseline, the file's for --eval FILE."""
+        if self.checkpoint is None and self.output_dir is None:
+            return Path(self.resume).parent
         return super().folder(f"{task}-random" if self.random_init else task)
+
+    def source(self) -> Path:
+        """With --eval the classifier to test: --resume FILE, else the run's best."""
+        if not self.eval:
+            return super().source()
+        named = self.resume not in ("", "auto")
+        return Path(self.resume) if named else self.folder("finetune") / BEST
+
+
+def check_pooling(options: FinetuneOptions, path: Path, weights: Mapping[str, object]) -> None:
+    """Raise ConfigError where flags say otherwise than the classifier's own weights."""
+    if pools(weights) and not options.pools:
+        flag = "--cls_token" if options.cls_token else "--no_global_pool"
+        raise ConfigError(f"{path} classifies the mean of the patches: leave out {flag}")
 
 
 def check_finetune(options: FinetuneOptions) -> None:
     """Raise ConfigError where a value is out of range, or would have no effect."""
     check_training(options)
+    if options.checkpoint is None and not options.eval:
+        raise ConfigError("give the pre-trained model as --checkpoint FILE")
+    if options.checkpoint is None and not options.output_dir and options.resume in ("", "auto"):
+        raise ConfigError("--eval: name the classifier as --resume FILE")
     for name in ("drop_path", "smoothing", "reprob", "mixup_prob", "mixup_switch_prob"):
         if not 0 <= getattr(options, name) <= 1:
             raise ConfigError(f"--{name} must lie in 0..1")

@@ -10,7 +10,7 @@ from typing import Any
 from fastimae.engine.claim import agreed
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
-from fastimae.evaluate.encoder import Pool, Precision, load_encoder
+from fastimae.evaluate.encoder import Pool, Precision, check_pool, load_encoder
 from fastimae.evaluate.images import check_classes
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import origin_of
@@ -24,8 +24,9 @@ MAX_BATCH = 512
 class ProbeOptions(EvalOptions):
     """Options of linear, knn and fewshot."""
 
-    pool: Pool = "cls"
-    """cls: the class token's latent, as MAE's linear probe. avg: the mean of the patches'."""
+    pool: Pool | None = None
+    """cls: the class token's latent. avg: the mean of the patches'. None: cls, as MAE's linear
+    probe, but avg for a model that was fine-tuned on that mean."""
     precision: Precision = "auto"
     """Of the encoder. auto: bf16 where it pays, as in pre-training; the probe itself is in fp32."""
     random_init: bool = False
@@ -75,7 +76,7 @@ def probe_data(options: ProbeOptions, world: World, folder: Path) -> ProbeData:
     classes = check_classes(train, val)
     model = load_encoder(
         options.checkpoint, world.device,
-        name=options.model, random_init=options.random_init, seed=options.seed,
+        random_init=options.random_init, seed=options.seed, **options.of_model(),
     )  # fmt: skip
     origin = origin_of(options.checkpoint, model)
     store = FeatureStore(
@@ -83,7 +84,7 @@ def probe_data(options: ProbeOptions, world: World, folder: Path) -> ProbeData:
         folder=options.features(),
         scratch=folder,
         world=world,
-        pool=options.pool,
+        pool=check_pool(model, options.pool),
         precision=options.precision,
         batch_size=min(options.batch_size, MAX_BATCH),
         workers=options.num_workers,

@@ -54,7 +54,7 @@ def run(options: AttentionOptions) -> None:
 
 def _measure_and_draw(options: AttentionOptions, folder: Path) -> None:
     device = join_world(options.device).device
-    model = load_encoder(options.checkpoint, device, name=options.model)
+    model = load_encoder(options.checkpoint, device, **options.of_model())
     origin = origin_of(options.checkpoint, model)
     token = token_number(model, options.token)
     layers = chosen_layers(model, options.layers)

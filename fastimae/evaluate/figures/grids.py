@@ -97,7 +97,7 @@ def run(options: ReconstructOptions) -> None:
 
 def _measure_and_draw(options: ReconstructOptions, folder: Path) -> None:
     device = join_world(options.device).device
-    model = frozen(options.checkpoint, device, options.model)
+    model = frozen(options.checkpoint, device, **options.of_model())
     origin = origin_of(options.checkpoint, model)
     images = options.val_images() if options.val else options.train_images()
     mixing: Sequence[float | None] = options.mix_ratios if model.heads == 2 else (None,)

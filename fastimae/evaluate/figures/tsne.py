@@ -51,7 +51,7 @@ def run(options: TsneOptions) -> None:
 
 def _embed_and_draw(options: TsneOptions, folder: Path) -> None:
     device = join_world(options.device).device
-    model = load_encoder(options.checkpoint, device, name=options.model)
+    model = load_encoder(options.checkpoint, device, **options.of_model())
     origin = origin_of(options.checkpoint, model)
     images = options.val_images() if options.val else options.train_images()
     order = np.random.default_rng(options.seed).permutation(len(images))[: options.samples]

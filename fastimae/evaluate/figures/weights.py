@@ -40,9 +40,13 @@ def run(options: WeightsOptions) -> None:
 
 
 def _measure(options: WeightsOptions, folder: Path) -> None:
-    model = load_encoder(options.checkpoint, torch.device("cpu"), name=options.model)
+    model = load_encoder(options.checkpoint, torch.device("cpu"), **options.of_model())
     origin = origin_of(options.checkpoint, model)
-    matrices = {name: w for name, w in model.named_parameters() if w.dim() > 1 and _counts(name)}
+    left_out = ("decoder",) if model.fresh_decoder else ()
+    matrices = {
+        name: w for name, w in model.named_parameters()
+        if w.dim() > 1 and _counts(name) and not name.startswith(left_out or "\0")
+    }  # fmt: skip
     table = [{"weight": name, **moments(weight)} for name, weight in matrices.items()]
     forget_results(folder)
     draw(matrices, folder / PICTURE)

@@ -82,7 +82,7 @@ def _measure(options: MsemOptions, folder: Path) -> None:
     train, val = options.train_images(), options.val_images()
     check_classes(train, val)
     contestants = load_contestants(
-        (options.checkpoint, *options.others), device, name=options.model
+        (options.checkpoint, *options.others), device, **options.of_model()
     )
     origin = origin_of(options.checkpoint, contestants[0].model)
     fit_on = collect(options, contestants, train, options.train_samples)

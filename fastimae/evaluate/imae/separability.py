@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import join_world
-from fastimae.evaluate.checkpoints import Contestant, frozen, load_contestants
+from fastimae.evaluate.checkpoints import ELSEWHERE, Contestant, frozen, load_contestants
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
 from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
@@ -73,9 +73,9 @@ def run(options: SeparabilityOptions) -> None:
 
 def _measure(options: SeparabilityOptions, folder: Path) -> None:
     device = join_world(options.device).device
-    teacher = frozen(options.teacher, device)
+    teacher = frozen(options.teacher, device, hints=ELSEWHERE)
     contestants = load_contestants(
-        (options.checkpoint, *options.others), device, name=options.model
+        (options.checkpoint, *options.others), device, **options.of_model()
     )
     origin = origin_of(options.checkpoint, contestants[0].model)
     for contestant in contestants:

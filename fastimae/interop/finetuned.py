@@ -1,0 +1,53 @@
+"""Fine-tuned files: an encoder with a classifier, and the norm that it was trained with.
+
+A classifier of the class token is `head`, behind the encoder's `norm`. A classifier of the mean of
+the patches has `fc_norm` after the mean, in place of `norm` before it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fastimae.interop.conversion import CLASSIFIER
+from fastimae.models import MaskedAutoencoder
+from fastimae.models.vit import LAYER_NORM_EPS
+
+log = logging.getLogger("fastimae")
+
+HEAD, FC_NORM = CLASSIFIER
+
+
+def without_classifier(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights without `head`, which a line says; `fc_norm` stays: features pass through it."""
+    if has_classifier(weights):
+        log.info("%s: %s; the encoder is taken, the classifier left out", path, describe(weights))
+    return {name: value for name, value in weights.items() if not name.startswith(HEAD)}
+
+
+def has_classifier(names: Mapping[str, object]) -> bool:
+    """Whether the file was fine-tuned: it has a head, or the norm of one."""
+    return any(name.startswith(CLASSIFIER) for name in names)
+
+
+def describe(weights: Mapping[str, Tensor]) -> str:
+    """What such a file holds, in words."""
+    if not pools(weights):
+        return "an encoder with a classifier of its class token"
+    norm = "beside" if "norm.weight" in weights else "in place of"
+    return f"an encoder with a classifier of the mean of its patches, fc_norm {norm} norm"
+
+
+def pools(names: Mapping[str, object]) -> bool:
+    """Whether the mean of the patches was classified."""
+    return f"{FC_NORM}weight" in names
+
+
+def put_fc_norm(model: MaskedAutoencoder, *, keep_norm: bool) -> None:
+    """Give the model a fresh `fc_norm`, for pooled latents; in place of `norm` unless kept."""
+    model.fc_norm = nn.LayerNorm(model.pos_embed.shape[-1], eps=LAYER_NORM_EPS)
+    if not keep_norm:
+        model.norm = nn.Identity()

@@ -1,0 +1,42 @@
+"""How a user changes a setting: by the flag that the command at hand has, or in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Hints:
+    """What to write for a setting, by its name. A setting without an entry has no way here."""
+
+    written: Mapping[str, str]
+
+    @classmethod
+    def of(cls, *options: type, **renamed: str) -> Hints:
+        """The flags of a command's options; renamed: settings whose flag is called otherwise."""
+        names = {field.name for each in options for field in dataclasses.fields(each)}
+        flags = {name: f"--{name}" for name in names}
+        return cls(flags | {name: f"--{flag}" for name, flag in renamed.items() if flag in names})
+
+    def to_set(self, *settings: str) -> str:
+        """How to set them, "--mean and --std"; fastimae-import can where the command cannot."""
+        ways = [self.written.get(name, f"fastimae-import --{name}") for name in settings]
+        return " and ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
+
+    def if_any(self, setting: str, what: str) -> str:
+        """`what` follows the flag: "; --allow_partial loads it", or nothing without a flag."""
+        return f"; {self.written[setting]} {what}" if setting in self.written else ""
+
+    def resize(self) -> str:
+        """How to make a model of other sizes, where the sizes are the user's choice."""
+        if not {"model", "input_size"} <= self.written.keys():
+            return ""
+        return f": change {self.written['model']} or {self.written['input_size']}"
+
+
+IN_PYTHON = Hints(
+    {"model": "name", "allow_partial": "allow_partial=True", "use_ema": "use_ema=True"}
+    | {name: name for name in ("num_heads", "decoder_num_heads", "norm_pix_loss", "mean", "std")}
+)
+"""Arguments of `load_model`."""

@@ -1,0 +1,207 @@
+"""Fine-tuned files, MAE's and ours, as checkpoints: their features, exports and teachers."""
+
+import json
+import logging
+
+import pytest
+import torch
+from toy_images import save_colours
+
+from fastimae.cli import evaluate, export, import_
+from fastimae.config import ConfigError
+from fastimae.engine.checkpoint import CheckpointError
+from fastimae.evaluate.encoder import features, load_encoder
+from fastimae.interop import load_model
+from fastimae.interop.pretrained import load_init, load_teacher
+from fastimae.models import create_model
+from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD
+
+timm = pytest.importorskip("timm")
+CPU = torch.device("cpu")
+CLOSE = {"rtol": 0, "atol": 2e-5}
+POOLS = ("avg", "token")
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
+    caplog.set_level("INFO", "fastimae")
+
+
+def vit(pool, **options):
+    """timm's, with weights far from their start, so that every norm does something."""
+    torch.manual_seed(4)
+    net = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=128, depth=2, num_heads=4, num_classes=3,
+        global_pool=pool, **options,
+    )  # fmt: skip
+    for value in net.parameters():
+        value.data += 0.3 * torch.randn_like(value)
+    return net.eval()
+
+
+@pytest.fixture(params=POOLS)
+def official(request, tmp_path):
+    """(timm's model, its file in MAE's layout of fine-tuned models)."""
+    net = vit(request.param)
+    content = {"model": net.state_dict(), "optimizer": {}, "epoch": 99}
+    torch.save(content, tmp_path / "mae_finetuned.pth")
+    return net, tmp_path / "mae_finetuned.pth"
+
+
+def pixels(count=2):
+    images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
+    mean, std = (torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return images, ((images / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def test_features_are_those_of_the_fine_tuned_model(official, caplog):
+    """What the classifier sees: with mean pooling, fc_norm of the mean of tokens without norm."""
+    net, path = official
+    images, inputs = pixels()
+    model = load_encoder(path, CPU)
+    with torch.no_grad():
+        expected = net.forward_head(net.forward_features(inputs), pre_logits=True)
+    torch.testing.assert_close(features(model, images, None, "fp32"), expected, **CLOSE)
+    assert "classifier left out" in caplog.text and "fine-tuned" not in caplog.text
+    assert ("fc_norm in place of norm" in caplog.text) == (net.global_pool == "avg")
+
+
+def test_the_class_token_of_a_mean_is_refused(tmp_path):
+    torch.save({"model": vit("avg").state_dict()}, tmp_path / "tuned.pth")
+    model = load_encoder(tmp_path / "tuned.pth", CPU)
+    with pytest.raises(ConfigError, match="use --pool avg"):
+        features(model, pixels()[0], "cls")
+    torch.save({"model": vit("token").state_dict()}, tmp_path / "tuned.pth")
+    model = load_encoder(tmp_path / "tuned.pth", CPU)
+    assert features(model, pixels()[0], "avg").shape == (2, 128)
+
+
+def test_a_norm_before_the_mean_and_one_after(tmp_path):
+    """timm can have both, and so can its files."""
+    net = vit("avg", fc_norm=True, final_norm=True)
+    torch.save(net.state_dict(), tmp_path / "both.pth")
+    images, inputs = pixels()
+    with torch.no_grad():
+        expected = net.forward_head(net.forward_features(inputs), pre_logits=True)
+    model = load_encoder(tmp_path / "both.pth", CPU)
+    torch.testing.assert_close(features(model, images, "avg", "fp32"), expected, **CLOSE)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    save_colours(root / "train", 6)
+    save_colours(root / "val", 3, seed=1)
+    return root
+
+
+TASKS = {
+    "knn": [],
+    "linear": ["--epochs", "1", "--warmup_epochs", "0", "--batch_size", "9"],
+    "fewshot": ["--shots", "2", "--draws", "1"],
+    "attention": ["--samples", "1"],
+    "tsne": ["--samples", "18"],
+    "weights": [],
+    "finetune": ["--epochs", "1", "--batch_size", "9"],
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_of_an_encoder_takes_them(official, task, data, tmp_path):
+    pytest.importorskip("sklearn")
+    net, path = official
+    flags = ["--checkpoint", str(path), "--output_dir", str(tmp_path / task), "--device", "cpu"]
+    flags += ["--num_workers", "0", "--data_path", str(data), *TASKS[task]]
+    flags += ["--cls_token"] if task == "finetune" and net.global_pool == "token" else []
+    assert evaluate([task, *flags]) == 0
+    results = json.loads((tmp_path / task / "results.json").read_text())
+    if task == "weights":  # no decoder of its own, so none is shown
+        names = [row["weight"] for row in results["numbers"]["table"]]
+        assert names and not any(name.startswith("decoder") for name in names)
+
+
+def test_pictures_are_refused(official, data, capsys):
+    flags = ["--checkpoint", str(official[1]), "--data_path", str(data), "--device", "cpu"]
+    assert evaluate(["reconstruct", *flags]) == 2
+    assert "has no decoder, only an encoder" in capsys.readouterr().err
+
+
+def test_features_of_two_norms_are_kept_apart(tmp_path):
+    """The cache of features knows fc_norm: another one has other features."""
+    from fastimae.evaluate.classify.feature_cache import encoder_digest
+
+    net = vit("avg")
+    digests = set()
+    for shift in (0.0, 0.5):
+        net.fc_norm.bias.data += shift
+        torch.save({"model": net.state_dict()}, tmp_path / "tuned.pth")
+        digests.add(encoder_digest(load_encoder(tmp_path / "tuned.pth", CPU)))
+    assert len(digests) == 2
+
+
+def test_fine_tuning_goes_on_from_its_norm(tmp_path):
+    from fastimae.evaluate.classify.classifier import build_classifier
+
+    net = vit("avg")
+    torch.save({"model": net.state_dict()}, tmp_path / "tuned.pth")
+    encoder = load_model(tmp_path / "tuned.pth", encoder_only=True)
+    student = build_classifier(encoder, 3).eval()
+    assert torch.equal(student.fc_norm.weight, net.fc_norm.weight)
+    student.head.load_state_dict(net.head.state_dict())
+    _, inputs = pixels()
+    with torch.no_grad():
+        torch.testing.assert_close(student(inputs), net(inputs), rtol=1e-5, atol=1e-4)
+    with pytest.raises(ValueError, match="leave out --cls_token"):
+        build_classifier(encoder, 3, global_pool=False)
+
+
+def test_export_and_import_keep_the_classifier(official, tmp_path, capsys):
+    net, path = official
+    imported, exported = tmp_path / "ours.pth", tmp_path / "timm.safetensors"
+    assert import_([str(path), str(imported)]) == 0
+    assert "with a classifier of" in capsys.readouterr().err
+    assert export([str(imported), str(exported), "--to", "timm"]) == 0
+    again = vit(net.global_pool)
+    timm.models.load_checkpoint(again, str(exported))
+    images, inputs = pixels()
+    with torch.no_grad():
+        assert torch.equal(again(inputs), net(inputs))
+        expected = net.forward_head(net.forward_features(inputs), pre_logits=True)
+    found = features(load_encoder(imported, CPU), images, None, "fp32")
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_exports_that_would_lose_the_norm_are_refused(tmp_path, capsys):
+    torch.save({"model": vit("avg").state_dict()}, tmp_path / "tuned.pth")
+    command = [str(tmp_path / "tuned.pth"), str(tmp_path / "out")]
+    assert export([*command, "--to", "huggingface"]) == 2
+    assert "ViTMAE has no place for: use --to timm" in capsys.readouterr().err
+    assert export([*command[:1], str(tmp_path / "out.pth"), "--to", "timm",
+                   "--global_pool", "token"]) == 2  # fmt: skip
+    assert "drop --global_pool token" in capsys.readouterr().err
+
+
+def test_as_teacher_and_first_weights(tmp_path):
+    student = create_model("mae_vit_nano_patch8", img_size=32, depth=2, heads=2,
+                           head_space="encoder")  # fmt: skip
+    for pool in POOLS:
+        net = vit(pool)
+        path = tmp_path / f"{pool}.pth"
+        torch.save({"model": net.state_dict()}, path)
+        load_init(student, path, allow_partial=True)
+        assert torch.equal(student.blocks[1].mlp.fc1.weight, net.blocks[1].mlp.fc1.weight)
+    assert torch.equal(load_teacher(path, student).norm.weight, net.norm.weight)
+    with pytest.raises(CheckpointError, match="has no norm, which the latents of a teacher need"):
+        load_teacher(tmp_path / "avg.pth", student)
+
+
+def test_a_linear_probe_names_what_it_lacks(data, tmp_path, capsys):
+    """Its checkpoints hold the probe alone."""
+    torch.save({"model": vit("token").state_dict()}, tmp_path / "tuned.pth")
+    flags = ["--data_path", str(data), "--device", "cpu", "--num_workers", "0"]
+    linear = ["linear", "--checkpoint", str(tmp_path / "tuned.pth"), "--epochs", "1"]
+    assert evaluate([*linear, "--warmup_epochs", "0", "--batch_size", "9", *flags]) == 0
+    probe = tmp_path / "eval-linear" / "checkpoint-best.pth"
+    assert evaluate(["knn", "--checkpoint", str(probe), *flags]) == 2
+    assert "is a probe of features, without the encoder" in capsys.readouterr().err
