@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
+from fastimae.loaders.beton import BETON_SUFFIXES
 
 _POSITIVE = (
     "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
@@ -17,6 +21,7 @@ _NOT_NEGATIVE = (
     "start_epoch", "weight_decay", "warmup_epochs", "lr", "blr", "min_lr",
 )  # fmt: skip
 _BETWEEN_0_AND_1 = ("mask_ratio", "mix_lambda")
+_OF_IMAGES = ("max_pixels", "value_range", "crop", "crop_ratio")
 _OF_IMAE = tuple(f.name for f in dataclasses.fields(ObjectiveConfig) if f.name != "objective")
 
 
@@ -37,6 +42,13 @@ def check(config: TrainConfig) -> None:
     _require(
         0 < settings["min_crop"] <= settings["max_crop"] <= 1,
         "--min_crop and --max_crop: 0 < min <= max <= 1",
+    )
+    low, high = settings["crop_ratio"]
+    _require(0 < low <= high < math.inf, "--crop_ratio LOW HIGH: 0 < LOW <= HIGH")
+    low, high = settings["value_range"] or (0, 1)
+    _require(
+        low < high and math.isfinite(high - low),
+        "--value_range LOW HIGH: LOW must be below HIGH, and both finite",
     )
     size = settings["input_size"]
     _require(len(size) in (1, 2), "--input_size takes a side, or height and width")
@@ -74,7 +86,13 @@ def _check_idle(settings: dict[str, Any]) -> None:
         ),
         (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),
         (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
-        (settings["synthetic"], ("max_pixels",), "with --synthetic"),
+        (settings["synthetic"], _OF_IMAGES, "with --synthetic"),
+        (settings["crop"] == "none", ("min_crop", "max_crop", "crop_ratio"), "with --crop none"),
+        (
+            reads_beton(settings),
+            ("value_range",),
+            "on a .beton file, whose images have 8 bits (fastimae-convert has it, too)",
+        ),
         (not settings["ffcv"], ("decoder", "dali_share"), "without --ffcv"),
         (settings["decoder"] != "ffcv", ("ffcv_ops",), "without --decoder ffcv"),
         (not settings["ffcv"] and not settings["dali"], ("cache",), "without --ffcv or --dali"),
@@ -91,6 +109,11 @@ def _check_idle(settings: dict[str, Any]) -> None:
         for name in names:
             unchanged = settings[name] == defaults[name]
             _require(not applies or unchanged, f"--{name} has no effect {why}: drop one of them")
+
+
+def reads_beton(settings: Mapping[str, Any]) -> bool:
+    """Whether a run with these settings takes its images from a .beton file."""
+    return bool(settings.get("ffcv")) or Path(settings.get("dali") or "").suffix in BETON_SUFFIXES
 
 
 def _require(holds: bool, message: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastimae import __version__
 from fastimae.evaluate.options import EvalOptions, plain
+from fastimae.evaluate.trained import crop_of, settings_of
 
 RESULTS = "results.json"
 _LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "torchmetrics", "piq")
@@ -28,7 +29,7 @@ def save_results(
     content = {
         "task": task,
         "numbers": numbers,
-        "settings": plain(options),
+        "settings": {"crop": crop_of(settings_of(options.checkpoint)), **plain(options)},
         "checkpoint": str(options.checkpoint),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": _versions(),

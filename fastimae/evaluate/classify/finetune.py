@@ -27,6 +27,9 @@ from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import Images, center_batches, check_classes
 from fastimae.evaluate.options import joined, plain
 from fastimae.evaluate.results import save_results
+from fastimae.evaluate.trained import settings_of
+from fastimae.loaders.crops import Crops
+from fastimae.loaders.survey import say_windows, survey_files
 from fastimae.models import MaskedAutoencoder
 
 __all__ = ["RECIPES", "FinetuneOptions", "run"]
@@ -56,10 +59,13 @@ def _train(
     options: FinetuneOptions, encoder: MaskedAutoencoder, world: World, folder: Path
 ) -> dict[str, Any] | None:
     """Numbers of a finished run, None of a stopped one."""
+    options.settle_crops(settings_of(options.checkpoint))
     images, val = options.train_images(), options.val_images()
     classes = _class_count(options, images, val)
     torch.manual_seed(options.seed)
     student = _classifier(options, encoder, classes)
+    if world.is_main:
+        _tell_of_windows(options, images, student.patch_embed.img_size)
     torch.manual_seed(options.seed + world.rank)  # each rank drops other paths
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
@@ -92,6 +98,7 @@ def _evaluate(
     """acc1, acc5 and loss of the classifier that --resume names, else of the best one."""
     path = folder / BEST if options.resume in ("", "auto") else Path(options.resume)
     weights = model_weights(load_checkpoint(path), path)
+    options.settle_crops(settings_of(path))
     if "head.bias" not in weights:
         raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
     val, classes = options.val_images(), classes_of(weights)
@@ -104,6 +111,14 @@ def _evaluate(
     precision = resolve_precision(options.precision, world.device)
     numbers = validate(student, batches, world, precision)
     return {name.removeprefix("test_"): value for name, value in numbers.items()}
+
+
+def _tell_of_windows(options: FinetuneOptions, images: Images, size: tuple[int, int]) -> None:
+    crops = Crops(
+        size=size, scale=(options.min_crop, 1.0), ratio=options.crop_ratio,
+        random=options.crop == "random",
+    )  # fmt: skip
+    say_windows(str(images.source), survey_files(images.open, len(images)), crops)
 
 
 def build_loader(
