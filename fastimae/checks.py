@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
-from fastimae.loaders.beton import BETON_SUFFIXES
 
 _POSITIVE = (
     "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
@@ -88,11 +85,6 @@ def _check_idle(settings: dict[str, Any]) -> None:
         (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
         (settings["synthetic"], _OF_IMAGES, "with --synthetic"),
         (settings["crop"] == "none", ("min_crop", "max_crop", "crop_ratio"), "with --crop none"),
-        (
-            reads_beton(settings),
-            ("value_range",),
-            "on a .beton file, whose images have 8 bits (fastimae-convert has it, too)",
-        ),
         (not settings["ffcv"], ("decoder", "dali_share"), "without --ffcv"),
         (settings["decoder"] != "ffcv", ("ffcv_ops",), "without --decoder ffcv"),
         (not settings["ffcv"] and not settings["dali"], ("cache",), "without --ffcv or --dali"),
@@ -109,11 +101,6 @@ def _check_idle(settings: dict[str, Any]) -> None:
         for name in names:
             unchanged = settings[name] == defaults[name]
             _require(not applies or unchanged, f"--{name} has no effect {why}: drop one of them")
-
-
-def reads_beton(settings: Mapping[str, Any]) -> bool:
-    """Whether a run with these settings takes its images from a .beton file."""
-    return bool(settings.get("ffcv")) or Path(settings.get("dali") or "").suffix in BETON_SUFFIXES
 
 
 def _require(holds: bool, message: str) -> None:

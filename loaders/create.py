@@ -14,6 +14,7 @@ from fastimae.loaders.base import Loader
 from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
 from fastimae.loaders.crops import RATIO, Crops
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.limits import value_range
 from fastimae.loaders.sampler import Sampler
 from fastimae.loaders.survey import (
     Survey,
@@ -91,6 +92,7 @@ def create_loader(
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
     _check_source(ffcv, dali, data_path, synthetic, decoder, cache)
+    _check_range(ffcv, dali)
     if ffcv_ops is not None and decoder != "ffcv":
         raise DataError(f"--ffcv_ops {ffcv_ops} needs --decoder ffcv")
     _check_numbers(in_chans, synthetic, num_workers)
@@ -203,6 +205,15 @@ def _check_source(
         raise DataError(f"--decoder {decoder} is not one of {', '.join(get_args(Decoder))}")
     if decoder != "auto" and ffcv is None:
         raise DataError(f"--decoder {decoder} needs --ffcv FILE.beton")
+
+
+def _check_range(ffcv: str | Path | None, dali: str | Path | None) -> None:
+    beton = ffcv or (dali if Path(dali or "").suffix in BETON_SUFFIXES else None)
+    if value_range() and beton:
+        raise DataError(
+            f"--value_range has no effect on {beton}, whose images have 8 bits: drop it here, "
+            "and give it to fastimae-convert"
+        )
 
 
 def _check_numbers(

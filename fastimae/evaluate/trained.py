@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastimae.checks import reads_beton
 from fastimae.engine import files
 from fastimae.engine.files import CheckpointError
 from fastimae.interop.files import read as read_any
+from fastimae.loaders.beton import BETON_SUFFIXES
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
 
 log = logging.getLogger("fastimae")
@@ -47,7 +47,13 @@ def range_for(
     if given is None:
         return tuple(known) if known else None
     check_value_range(given)
-    if "value_range" in settings and known != list(given) and not reads_beton(settings):
+    if (known and tuple(known) != tuple(given)) or (known is None and _read_files(settings)):
         before = f"with {named_range(known)}" if known else "without --value_range"
         log.warning("%s was trained %s, not with %s", checkpoint, before, named_range(given))
     return given
+
+
+def _read_files(settings: Mapping[str, Any]) -> bool:
+    """Whether a training is known to have read image files itself."""
+    source = settings.get("data_path") or settings.get("dali")
+    return bool(source) and Path(source).suffix not in BETON_SUFFIXES

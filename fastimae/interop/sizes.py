@@ -25,6 +25,7 @@ _NAME = re.compile(r"(t?mae_)?(vit_[a-z]+_patch\d+(?:_dec\d+d\d+b)?)(_\d+)?(\..*
 _OF_TRAINING = (
     *("mask_ratio", "mask_patch_size", "epochs", "mix_beta", "mix_lambda", "mix_per"),
     *("same_class_ratio", "reciprocal_pairs", "targets", "teacher_view", "distill_weight"),
+    *("crop", "crop_ratio", "value_range"),
 )
 
 
