@@ -23,7 +23,7 @@ from fastimae.loaders.items import Item, SkipImage
 from fastimae.loaders.jpeg import JpegInfo, read_jpeg_info
 from fastimae.loaders.jpeg_mend import mend_jpeg
 from fastimae.loaders.limits import ValueRange, limited_to, open_image
-from fastimae.loaders.pixels import check_deep_colour, eight_bits, used_bits
+from fastimae.loaders.pixels import check_deep_colour, depth_of, eight_bits
 from fastimae.loaders.trailer import ROW_START, largest_trailer, make_trailer
 
 PASSED_THROUGH = "passed through"
@@ -70,8 +70,8 @@ class Encoded(NamedTuple):
     trailer: bytes
     shrunk: str = ""
     """Why it has fewer pixels than the original; "" if it has not."""
-    used_bits: int = 0
-    """As of `pixels.used_bits`: over 0 if the original has more than the 8 bits that are kept."""
+    depth: str = ""
+    """Of an original of more than the 8 bits that are kept: see `pixels.depth_of`."""
 
 
 def encode_item(item: Item, settings: EncodeSettings) -> Encoded | str:
@@ -95,13 +95,13 @@ def encode(data: bytes, settings: EncodeSettings) -> Encoded:
 
 
 def _encode(data: bytes, settings: EncodeSettings) -> Encoded:
-    (image, bits), sound, mended = decode_image(data), None, ""
+    (image, depth), sound, mended = decode_image(data), None, ""
     if image.format in JPEG_FORMATS:
         data, mended = mend_jpeg(data, image)
         sound = check_jpeg(data)
     cause = _cause(len(data), image, sound and sound.info, settings)
     if sound is None or cause is not None:
-        return _fitted(image, settings, cause)._replace(used_bits=bits)
+        return _fitted(image, settings, cause)._replace(depth=depth)
     how = mended + MENDED if mended else PASSED_THROUGH
     trailer = make_trailer(data, sound.rows, sound.components)
     return Encoded(data, image.height, image.width, "jpg", how, trailer)
@@ -138,8 +138,8 @@ def _inspect(data: bytes) -> native_library.Inspection:
     return _UNKNOWN if native_library.load() is None else native_library.inspect_jpeg(data)
 
 
-def decode_image(data: bytes) -> tuple[Image.Image, int]:
-    """The first frame of an image file, completely decoded, and its `used_bits`.
+def decode_image(data: bytes) -> tuple[Image.Image, str]:
+    """The first frame of an image file, completely decoded, and its depth (`pixels.depth_of`).
 
     Raises:
         SkipImage: it cannot be decoded, or is over the limit of pixels.
@@ -149,14 +149,14 @@ def decode_image(data: bytes) -> tuple[Image.Image, int]:
             warnings.simplefilter("ignore")  # odd metadata: all that counts is decoding
             image = open_image(data)
             check_deep_colour(image)
-            bits = used_bits(image)
+            depth = depth_of(image)
             image.load()
     except SkipImage:
         raise
     # Damaged files make the decoders raise nearly anything.
     except Exception as error:
         raise SkipImage(f"cannot be decoded: {error or type(error).__name__}") from error
-    return image, bits
+    return image, depth
 
 
 def _cause(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastimae.loaders.depth import ALL_BITS
+from fastimae.loaders.depth import depth
 from fastimae.loaders.items import SkipImage
 from fastimae.loaders.limits import named_range, value_range
 
@@ -88,14 +88,20 @@ def gray_bits(image: Image.Image) -> int:
     return 16 if image.mode != "I" or image.format else 0
 
 
-def used_bits(image: Image.Image) -> int:
-    """How many of 16 bits an opened image uses: 0 if it has but 8, fewer than 16 only for 16-bit
-    gray without a --value_range. To know it, that is decoded."""
-    if image.mode not in DEEP_GRAY:
-        return ALL_BITS if _is_deep_colour(image) else 0
-    if value_range() or gray_bits(image) != ALL_BITS:
-        return ALL_BITS
-    return max(1, int(np.asarray(image).max()).bit_length())
+def depth_of(image: Image.Image) -> str:
+    """The `depth` of an opened image of more than 8 bits that can be shown, else "".
+
+    Decodes it where there is no range of values."""
+    colours = _is_deep_colour(image)
+    if not colours and image.mode not in DEEP_GRAY:
+        return ""
+    if bounds := value_range():
+        return f"mapped by {named_range(bounds)}"
+    bits = 16 if colours else gray_bits(image)
+    if not bits:
+        return ""
+    used = int(np.asarray(image).max()).bit_length()
+    return depth(8 + used if colours else used, bits, colours=colours)
 
 
 def check_deep_colour(image: Image.Image) -> None:

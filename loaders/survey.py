@@ -14,8 +14,7 @@ from PIL import Image
 
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.depth import about_depth
-from fastimae.loaders.limits import named_range, value_range
-from fastimae.loaders.pixels import used_bits
+from fastimae.loaders.pixels import depth_of
 
 LOOKED_AT = 32
 """Image files that are opened."""
@@ -37,23 +36,23 @@ class Survey(NamedTuple):
     """[n], in pixels."""
     widths: NDArray[np.int64]
     """[n]"""
-    used_bits: Counter[int]
-    """Of those of more than 8 bits, as far as they were decoded: see `pixels.used_bits`."""
+    depths: Counter[str]
+    """Of those of more than 8 bits, as far as they were decoded: see `pixels.depth_of`."""
 
 
 def survey_files(open_image: Callable[[int], Image.Image], count: int) -> Survey:
     """Look at a few of `count` images, spread evenly; broken ones are left out."""
-    sizes, used = [], Counter()
+    sizes, depths = [], Counter()
     for index in spread(count, LOOKED_AT):
         try:
             image = open_image(index)
             sizes.append(image.size)
-            bits = used_bits(image) if used.total() < _DECODED else 0
+            depth = depth_of(image) if depths.total() < _DECODED else ""
         except Exception:  # whoever shows it says what is wrong with it
             continue
-        used.update([bits] if bits else [])
+        depths.update([depth] if depth else [])
     widths, heights = np.array(sizes, np.int64).reshape(-1, 2).T
-    return Survey(heights, widths, used)
+    return Survey(heights, widths, depths)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -69,10 +68,9 @@ def survey_sizes(heights: NDArray, widths: NDArray) -> Survey:
 
 def say_depth(name: str, survey: Survey) -> None:
     """Log that only 8 bits are kept, and warn where these are few."""
-    kept, *hints = about_depth(survey.used_bits) or [""]
+    kept, *hints = about_depth(survey.depths) or [""]
     if kept:
-        how = f", by {named_range(bounds)}" if (bounds := value_range()) else ""
-        log.info("%s: of %d images looked at, %s%s", name, len(survey.heights), kept, how)
+        log.info("%s: of %d images looked at, %s", name, len(survey.heights), kept)
     for hint in hints:
         log.warning("%s: %s", name, hint)
 

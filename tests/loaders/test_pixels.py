@@ -213,7 +213,7 @@ def test_the_training_flag_acts_and_does_not_stay(tmp_path):
 
 def test_a_conversion_that_goes_on_knows_what_it_has_seen(tmp_path):
     first = Journal(tmp_path / "j", "task")
-    first.add(Progress(done=3, used_bits={12: 2, 16: 1}))
-    first.add(Progress(done=1, used_bits={12: 1}))
+    first.add(Progress(done=3, depths={"x": 2, "y": 1}))
+    first.add(Progress(done=1, depths={"x": 1}))
     first.close()
-    assert Journal(tmp_path / "j", "task").progress.used_bits == {12: 3, 16: 1}
+    assert Journal(tmp_path / "j", "task").progress.depths == {"x": 3, "y": 1}

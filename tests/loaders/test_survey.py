@@ -6,18 +6,31 @@ import re
 import numpy as np
 import pytest
 from back_ends import INSTALLED
-from deep_images import GRAY12, GRAY16, RGB, file_bytes
+from deep_images import (
+    COLOURS16,
+    GRAY12,
+    GRAY16,
+    RGB,
+    UNRANGED_FILES,
+    file_bytes,
+    png16,
+    tiff,
+)
 from PIL import Image
 
 from fastimae.loaders import create_loader
 from fastimae.loaders.convert import ConvertOptions, convert
+from fastimae.loaders.depth import depth
 from fastimae.loaders.limits import limited_to
 from fastimae.loaders.survey import spread, survey_files
 
 ALONE = {"batch_size": 1, "mix_group": 0, "num_workers": 0}
 READERS = ["data_path", *(["dali"] if "nvidia-dali" in INSTALLED else [])]
-HINT = r"most of these use 12 of their 16 bits at most.*--value_range 0 4095"
-KEPT = r"3 of more than 8 bits, of which 8 are kept \(12 bits used: 2, 16 bits used: 1\)"
+HINT = r"most of these use 12 of 16 bits at most and are dark: --value_range 0 4095 maps"
+KEPT = (
+    r"3 of more than 8 bits, of which 8 are kept "
+    r"\(12 of 16 bits of gray used: 2, 16 of 16 bits of gray used: 1\)"
+)
 
 
 @pytest.fixture
@@ -53,7 +66,9 @@ def test_other_ranks_are_silent(mostly_dark, told):
 def test_with_a_range_no_other_is_offered(mostly_dark, told):
     with limited_to(None, (0, 4095)):
         create_loader(data_path=mostly_dark, **ALONE).close()
-    assert "8 are kept, by --value_range 0 4095" in told() and not re.search(HINT, told())
+    assert "mapped by --value_range: 3), by --value_range 0 4095" in told() and not re.search(
+        HINT, told()
+    )
 
 
 def test_images_of_8_bits_are_not_worth_a_line(tmp_path, told):
@@ -65,11 +80,33 @@ def test_images_of_8_bits_are_not_worth_a_line(tmp_path, told):
 def test_the_report_of_a_conversion_points_it_out(mostly_dark, tmp_path):
     options = {"src": str(mostly_dark), "out": tmp_path / "a.beton", "workers": 2}
     report = convert(ConvertOptions(**options))
-    assert report.used_bits == {12: 2, 16: 1}
+    assert report.depths == {depth(12, 16): 2, depth(16, 16): 1}
     assert re.search(KEPT, report.summary()) and re.search(HINT, report.summary())
     report = convert(ConvertOptions(**options, value_range=(0, 4095), overwrite=True))
-    assert "3 of more than 8 bits, of which 8 are kept\n" in report.summary() + "\n"
+    assert (
+        "3 of more than 8 bits, of which 8 are kept (mapped by --value_range: 3)"
+        in report.summary()
+    )
     assert not re.search(HINT, report.summary())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_dark_colours_are_pointed_out_without_a_flag_that_cannot_help(tmp_path, told, kind):
+    pixels = COLOURS16 >> 6
+    data = png16(pixels) if kind == "PNG" else tiff(pixels.tobytes(), (16, 16, 16), photometric=2)
+    (tmp_path / "a.png").write_bytes(data)
+    create_loader(data_path=tmp_path, **ALONE).close()
+    assert "(10 of 16 bits a colour used: 1)" in told()
+    assert "--value_range cannot map colours, so scale 1023 to 255 with another tool" in told()
+
+
+def test_images_that_no_reader_shows_are_not_counted(tmp_path, told):
+    for name, (data, _) in UNRANGED_FILES.items():
+        (tmp_path / f"{name}.tif").write_bytes(data)
+    create_loader(data_path=tmp_path, **ALONE).close()
+    assert told() == ""
+    report = convert(ConvertOptions(src=str(tmp_path), out=tmp_path / "a.beton", workers=1))
+    assert len(report.skipped) == len(UNRANGED_FILES) and "are kept" not in report.summary()
 
 
 def test_few_images_are_opened_and_broken_ones_are_passed_over():
@@ -83,7 +120,7 @@ def test_few_images_are_opened_and_broken_ones_are_passed_over():
 
     survey = survey_files(open_image, 1_000_000)
     assert len(opened) == 32 and len(survey.heights) == sum(i % 2 == 0 for i in opened)
-    assert survey.used_bits == {12: 8}, "more were decoded than needed"
+    assert survey.depths == {depth(12, 16): 8}, "more were decoded than needed"
     assert spread(3, 32) == [0, 1, 2] and spread(1, 32) == [0] and spread(10**9, 3)[1:] == [
         499999999, 999999999,
     ]  # fmt: skip
