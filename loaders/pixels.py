@@ -40,13 +40,13 @@ def eight_bits(image: Image.Image, mode: Mode = "RGB", box: Box | None = None) -
     Gray is made of RGB, whatever the image has, as from a .beton file. Raises SkipImage where
     that is not possible, or what Pillow raises of a damaged file.
     """
-    bounds = value_range()
     check_deep_colour(image)
-    if image.mode in DEEP_GRAY:
+    bounds, deep = value_range(), image.mode in DEEP_GRAY
+    if deep:
         _check_values(image)
     part = image.crop(box) if box else image.copy()
     part.info.pop("transparency", None)  # alpha is dropped; of some kinds Pillow would warn
-    if image.mode in DEEP_GRAY:
+    if deep:
         values = np.asarray(part)
         kept = _mapped(values, *bounds) if bounds else values >> (gray_bits(image) - 8)
         part = Image.fromarray(kept.astype(np.uint8))
@@ -91,17 +91,18 @@ def gray_bits(image: Image.Image) -> int:
 def depth_of(image: Image.Image) -> str:
     """The `depth` of an opened image of more than 8 bits that can be shown, else "".
 
-    Decodes it where there is no range of values."""
+    Decodes it where there is no range of values.
+    """
     colours = _is_deep_colour(image)
     if not colours and image.mode not in DEEP_GRAY:
         return ""
     if bounds := value_range():
-        return f"mapped by {named_range(bounds)}"
-    bits = 16 if colours else gray_bits(image)
-    if not bits:
-        return ""
-    used = int(np.asarray(image).max()).bit_length()
-    return depth(8 + used if colours else used, bits, colours=colours)
+        return "" if colours else f"mapped by {named_range(bounds)}"
+    if colours:
+        eight = np.asarray(image)[..., :3]  # without alpha
+        return depth(8 + int(eight.max()).bit_length(), 16, colours=True)
+    bits = gray_bits(image)
+    return depth(int(np.asarray(image).max()).bit_length(), bits) if bits else ""
 
 
 def check_deep_colour(image: Image.Image) -> None:

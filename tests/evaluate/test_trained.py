@@ -121,7 +121,7 @@ def test_the_range_of_training_holds_unless_another_is_given(tmp_path, deep, tol
     assert np.array_equal(np.asarray(images[0][0])[..., 0], expected)
     assert options.value_range == (0.0, 1.0), "not in results.json"
     assert "trained" not in told()
-    assert "8 are kept, by --value_range 0 1" in told()
+    assert "mapped by --value_range 0 1: 2" in told()
     others = EvalOptions(checkpoint=mae, data_path=deep, value_range=(0, 2)).train_images()
     assert np.array_equal(np.asarray(others[1][0])[..., 0], expected)
     assert f"{mae} was trained with --value_range 0 1, not with --value_range 0 2" in told()
