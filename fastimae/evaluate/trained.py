@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastimae.engine.files import CheckpointError
 from fastimae.interop.files import read as read_any
 from fastimae.loaders.beton import BETON_SUFFIXES
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
+from fastimae.loaders.report import manifest_path
 
 log = logging.getLogger("fastimae")
 
@@ -40,10 +42,10 @@ def range_for(
 ) -> ValueRange | None:
     """The range of values to read images with: the one given, else the training's.
 
-    Warns where the two differ, as far as that is known: a .beton may have been converted with any.
-    Raises DataError for a range that is none.
+    That of a .beton is what it was converted with. Warns where the two differ, as far as that is
+    known. Raises DataError for a range that is none.
     """
-    known = settings.get("value_range")
+    known = settings.get("value_range") or _converted_with(settings)
     if given is None:
         return tuple(known) if known else None
     check_value_range(given)
@@ -51,6 +53,15 @@ def range_for(
         before = f"with {named_range(known)}" if known else "without --value_range"
         log.warning("%s was trained %s, not with %s", checkpoint, before, named_range(given))
     return given
+
+
+def _converted_with(settings: Mapping[str, Any]) -> Sequence[float] | None:
+    """The range of the .beton that was trained on, if its manifest is still there and has one."""
+    source = settings.get("ffcv") or settings.get("dali") or ""
+    try:
+        return json.loads(manifest_path(Path(source)).read_text())["options"]["value_range"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _read_files(settings: Mapping[str, Any]) -> bool:

@@ -19,12 +19,14 @@ from fastimae.evaluate.images import center_batches, center_view, open_images
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.trained import settings_of
 from fastimae.loaders import create_loader
+from fastimae.loaders.convert import ConvertOptions, convert
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import limited_to, value_range
 
 pytest.importorskip("timm")
 from timm.data.transforms_factory import transforms_imagenet_train
 
+from fastimae.evaluate.classify.augment import AugmentedLoader
 from fastimae.evaluate.classify.finetune_options import FinetuneOptions, check_finetune
 from fastimae.evaluate.classify.transforms import training_transform
 
@@ -146,6 +148,38 @@ def test_a_warning_comes_where_the_two_are_known_to_differ(tmp_path, deep, told,
     mae = checkpoint(tmp_path / "mae.pth", **args)
     EvalOptions(checkpoint=mae, data_path=deep, value_range=(0, 2)).train_images()
     assert ("was trained without --value_range" in told()) == warns
+
+
+def test_the_range_of_a_beton_is_what_it_was_converted_with(tmp_path, deep, told):
+    beton = tmp_path / "deep.beton"
+    convert(ConvertOptions(src=str(deep), out=beton, workers=1, value_range=(0, 1)))
+    for flag in ("ffcv", "dali"):
+        mae = checkpoint(tmp_path / "mae.pth", value_range=None, **{flag: str(beton)})
+        options = EvalOptions(checkpoint=mae, data_path=deep)
+        shown = np.asarray(options.train_images()[0][0])[..., 0]
+        assert np.array_equal(shown, np.rint(255.0 * deep_images.FLOATS))
+    EvalOptions(checkpoint=mae, data_path=deep, value_range=(0, 2)).train_images()
+    assert "trained with --value_range 0 1, not with --value_range 0 2" in told()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_fine_tuning_reads_pixels_alike(deep, workers):
+    """In worker processes, too; what has no range is a bad sample."""
+    (deep / "z.png").write_bytes(deep_images.file_bytes(deep_images.GRAY16, "PNG"))
+    images = open_images(deep)
+    images.labels = np.zeros(3, np.int64)
+    loader = AugmentedLoader(
+        images, lambda image: torch.from_numpy(np.array(image)), None, channels=1, batch_size=3,
+        num_workers=workers, pin_mem=False, world=World(0, 1, CPU), seed=0,
+    )  # fmt: skip
+    (batch,) = loader
+    assert loader.report() == {"bad_samples": 2}
+    assert all(np.array_equal(shown, deep_images.GRAY16 >> 8) for shown in batch.inputs)
+    loader.set_epoch(0)
+    with limited_to(None, (0, 1)):
+        (batch,) = loader
+    shown = dict(zip(batch.index.tolist(), batch.inputs, strict=True))
+    assert np.array_equal(shown[0], np.rint(255.0 * deep_images.FLOATS))
 
 
 def test_a_range_does_not_stay_for_the_next_evaluation(tmp_path, deep):

@@ -1,6 +1,7 @@
 """The same file shows the same pixels in every reader, or is refused with the same reason."""
 
 import io
+import pickle
 
 import deep_images
 import numpy as np
@@ -22,7 +23,7 @@ from fastimae.loaders.decode import crop_and_resize
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import SkipImage
 from fastimae.loaders.journal import Journal, Progress
-from fastimae.loaders.limits import limited_to, value_range
+from fastimae.loaders.limits import for_data_loader, limited_to, value_range
 
 LISTED = ["folder", "workers", "evaluation"]
 LISTED += ["dali", "dali-tar"] if "nvidia-dali" in INSTALLED else []
@@ -172,6 +173,15 @@ def test_a_part_is_refused_where_the_whole_is(window):
     image = Image.open(io.BytesIO(file_bytes(pixels, "TIFF")))
     with limited_to(None, (LOW, HIGH)), pytest.raises(SkipImage, match="NaN"):
         crop_and_resize(image, window, False, Crops(size=(4, 4)))
+
+
+def test_workers_that_are_not_forked_know_the_range():
+    with limited_to(None, (LOW, HIGH)):
+        begin = pickle.dumps(for_data_loader())
+    with limited_to(None):
+        assert value_range() is None
+        pickle.loads(begin)(0)
+        assert value_range() == (LOW, HIGH)
 
 
 WRONG = ["5 5", "9 1", "nan 1", "0 inf", "-1e308 1e308"]
