@@ -111,6 +111,13 @@ def plain(options: Any) -> dict[str, Any]:
     }
 
 
+def recorded(options: Any) -> dict[str, Any]:
+    """What results.json says of the settings: all, and how much of an image a task shows."""
+    if not isinstance(options, EvalOptions):  # of a study, whose tasks have results of their own
+        return plain(options)
+    return {"crop": options.crop_of(settings_of(options.checkpoint)), **plain(options)}
+
+
 @contextlib.contextmanager
 def joined(options: EvalOptions) -> Iterator[World]:
     """The processes that torchrun or SLURM started; only the first one writes and prints."""

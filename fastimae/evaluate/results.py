@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastimae import __version__
-from fastimae.evaluate.options import EvalOptions, plain
-from fastimae.evaluate.trained import crop_of, settings_of
+from fastimae.evaluate.options import EvalOptions, recorded
 
 RESULTS = "results.json"
 _LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "torchmetrics", "piq")
@@ -29,7 +28,7 @@ def save_results(
     content = {
         "task": task,
         "numbers": numbers,
-        "settings": {"crop": crop_of(settings_of(options.checkpoint)), **plain(options)},
+        "settings": recorded(options),
         "checkpoint": str(options.checkpoint),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": _versions(),

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_images import save_colours, save_mae
+from toy_images import save_colours, save_trained
 
 from fastimae.cli import evaluate, export, train
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.feature_cache import FeatureStore
 from fastimae.evaluate.encoder import load_encoder
@@ -24,11 +23,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import limited_to, value_range
 
 pytest.importorskip("timm")
-from timm.data.transforms_factory import transforms_imagenet_train
-
 from fastimae.evaluate.classify.augment import AugmentedLoader
-from fastimae.evaluate.classify.finetune_options import FinetuneOptions, check_finetune
-from fastimae.evaluate.classify.transforms import training_transform
 
 CPU = torch.device("cpu")
 SIZE = (16, 48)
@@ -38,15 +33,6 @@ SIZE = (16, 48)
 def _own_limits():
     with limited_to(None):
         yield
-
-
-def checkpoint(path, **args):
-    """A MAE's file whose training had these settings."""
-    save_mae(path, img_size=(32, 32))
-    content = torch.load(path, weights_only=True)
-    content["args"] |= args
-    torch.save(content, path)
-    return path
 
 
 @pytest.fixture
@@ -69,7 +55,7 @@ def told(caplog, monkeypatch):
 
 @pytest.mark.parametrize("channels", [3, 1])
 def test_whole_views_are_what_training_with_crop_none_shows(tmp_path, photos, channels):
-    mae = checkpoint(tmp_path / "mae.pth", crop="none")
+    mae = save_trained(tmp_path / "mae.pth", crop="none")
     images = EvalOptions(checkpoint=mae, data_path=photos).train_images()
     ((views, _),) = center_batches(images, SIZE, batch_size=3, workers=0, channels=channels)
     settings = {"batch_size": 3, "mix_group": 0, "num_workers": 0, "in_chans": channels}
@@ -82,7 +68,7 @@ def test_whole_views_are_what_training_with_crop_none_shows(tmp_path, photos, ch
 
 def test_without_it_the_middle_is_shown(tmp_path, photos):
     for name, args in (("a", {}), ("b", {"crop": "random"})):
-        mae = checkpoint(tmp_path / f"{name}.pth", **args)
+        mae = save_trained(tmp_path / f"{name}.pth", **args)
         images = EvalOptions(checkpoint=mae, data_path=photos).train_images()
         ((views, _),) = center_batches(images, SIZE, batch_size=3, workers=0)
         for index, view in enumerate(views):
@@ -91,7 +77,7 @@ def test_without_it_the_middle_is_shown(tmp_path, photos):
 
 
 def test_features_of_whole_views_are_kept_apart(tmp_path, photos):
-    mae = checkpoint(tmp_path / "mae.pth")
+    mae = save_trained(tmp_path / "mae.pth")
     world = World(0, 1, CPU)
     store = FeatureStore(
         model=load_encoder(mae, CPU), folder=tmp_path / "features", world=world,
@@ -116,7 +102,7 @@ def deep(tmp_path):
 
 
 def test_the_range_of_training_holds_unless_another_is_given(tmp_path, deep, told):
-    mae = checkpoint(tmp_path / "mae.pth", value_range=[0.0, 1.0])
+    mae = save_trained(tmp_path / "mae.pth", value_range=[0.0, 1.0])
     options = EvalOptions(checkpoint=mae, data_path=deep)
     images = options.train_images()
     expected = np.rint(255.0 * deep_images.FLOATS)
@@ -145,7 +131,7 @@ def test_the_range_of_training_holds_unless_another_is_given(tmp_path, deep, tol
 )
 def test_a_warning_comes_where_the_two_are_known_to_differ(tmp_path, deep, told, args, warns):
     """A .beton may have been converted with any range."""
-    mae = checkpoint(tmp_path / "mae.pth", **args)
+    mae = save_trained(tmp_path / "mae.pth", **args)
     EvalOptions(checkpoint=mae, data_path=deep, value_range=(0, 2)).train_images()
     assert ("was trained without --value_range" in told()) == warns
 
@@ -154,7 +140,7 @@ def test_the_range_of_a_beton_is_what_it_was_converted_with(tmp_path, deep, told
     beton = tmp_path / "deep.beton"
     convert(ConvertOptions(src=str(deep), out=beton, workers=1, value_range=(0, 1)))
     for flag in ("ffcv", "dali"):
-        mae = checkpoint(tmp_path / "mae.pth", value_range=None, **{flag: str(beton)})
+        mae = save_trained(tmp_path / "mae.pth", value_range=None, **{flag: str(beton)})
         options = EvalOptions(checkpoint=mae, data_path=deep)
         shown = np.asarray(options.train_images()[0][0])[..., 0]
         assert np.array_equal(shown, np.rint(255.0 * deep_images.FLOATS))
@@ -184,8 +170,8 @@ def test_fine_tuning_reads_pixels_alike(deep, workers):
 
 def test_a_range_does_not_stay_for_the_next_evaluation(tmp_path, deep):
     ranged, plain = (
-        checkpoint(tmp_path / "a.pth", value_range=[0, 1]),
-        checkpoint(tmp_path / "b.pth"),
+        save_trained(tmp_path / "a.pth", value_range=[0, 1]),
+        save_trained(tmp_path / "b.pth"),
     )
     EvalOptions(checkpoint=ranged, data_path=deep).train_images()
     assert value_range() == (0, 1)
@@ -197,7 +183,7 @@ def test_a_range_does_not_stay_for_the_next_evaluation(tmp_path, deep):
 
 
 def test_settings_are_read_from_any_file_or_not_at_all(tmp_path):
-    path = checkpoint(tmp_path / "a.pth", crop="none")
+    path = save_trained(tmp_path / "a.pth", crop="none")
     assert settings_of(path)["crop"] == "none"
     assert export([str(path), str(tmp_path / "b.safetensors"), "--to", "mae"]) == 0
     assert settings_of(tmp_path / "b.safetensors")["crop"] == "none"
@@ -216,71 +202,3 @@ def test_training_and_probing_from_the_command_line(tmp_path):
     options = f"--data_path {data} --device cpu --num_workers 0 --k 1"
     assert evaluate(f"knn --checkpoint {out / 'checkpoint-last.pth'} {options}".split()) == 0
     assert json.loads((out / "eval-knn" / "results.json").read_text())["settings"]["crop"] == "none"
-
-
-def transform_of(size, **options):
-    options = {"aa": "none", "reprob": 0, **options}
-    return training_transform(
-        FinetuneOptions(checkpoint="x", **options), size, (0, 0, 0), (1, 1, 1)
-    )
-
-
-def test_crops_of_fine_tuning_are_relative_to_the_target():
-    square = transform_of((32, 32)).transforms[0]
-    timms = transforms_imagenet_train(32).transforms[0]
-    assert square.ratio == timms.ratio == (3 / 4, 4 / 3)
-    assert transform_of((16, 48)).transforms[0].ratio == pytest.approx((9 / 4, 4))
-    wide = transform_of((16, 48), crop_ratio=(0.5, 2)).transforms[0]
-    assert wide.ratio == pytest.approx((1.5, 6)) and wide.size == (16, 48)
-
-
-def test_fine_tuning_shows_whole_images_too():
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    whole = np.asarray(image.resize(SIZE[::-1], Image.Resampling.BICUBIC)) / 255
-    views = [transform_of(SIZE, crop="none")(image).permute(1, 2, 0).numpy() for _ in range(8)]
-    for view in views:
-        assert any(np.allclose(view, way, atol=1e-6) for way in (whole, whole[:, ::-1]))
-
-
-@pytest.mark.parametrize(
-    ("given", "trained", "crop", "ratio"),
-    [
-        ({}, {}, "random", (3 / 4, 4 / 3)),
-        ({}, {"crop": "none", "crop_ratio": [0.75, 1.25]}, "none", (0.75, 1.25)),
-        ({}, {"crop": "random", "crop_ratio": [0.5, 2.0]}, "random", (0.5, 2.0)),
-        ({"crop": "random"}, {"crop": "none"}, "random", (3 / 4, 4 / 3)),
-        ({"crop": "none"}, {"crop": "random"}, "none", (3 / 4, 4 / 3)),
-        ({"crop_ratio": (1, 1)}, {"crop_ratio": [0.5, 2.0]}, "random", (1, 1)),
-    ],
-    ids=str,
-)
-def test_fine_tuning_crops_as_pre_training_did_unless_told(given, trained, crop, ratio):
-    options = FinetuneOptions(checkpoint="x", **given)
-    options.settle_crops(trained)
-    assert (options.crop, options.crop_ratio) == (crop, ratio)
-
-
-@pytest.mark.parametrize("given", [{"min_crop": 0.5}, {"crop_ratio": (1, 2)}], ids=str)
-def test_a_crop_that_has_no_effect_is_an_error(given):
-    for crop, trained in ((None, {"crop": "none"}), ("none", {})):
-        with pytest.raises(ConfigError, match=r"--crop none.*or add --crop random"):
-            FinetuneOptions(checkpoint="x", crop=crop, **given).settle_crops(trained)
-    with pytest.raises(ConfigError, match="--crop_ratio LOW HIGH"):
-        check_finetune(FinetuneOptions(checkpoint="x", crop_ratio=(2, 1)))
-
-
-def test_a_classifier_keeps_how_it_was_shown_images(tmp_path):
-    """--eval of one that was trained on whole images shows whole ones."""
-    data = save_colours(tmp_path / "data" / "train", 4).parent
-    save_colours(data / "val", 2, seed=1)
-    mae, out = checkpoint(tmp_path / "mae.pth", crop="none"), tmp_path / "run"
-    flags = f"--checkpoint {mae} --data_path {data} --device cpu --num_workers 0 --batch_size 6"
-    flags += f" --precision fp32 --output_dir {out}"
-    assert evaluate(f"finetune {flags} --epochs 1".split()) == 0
-    kept = settings_of(out / "checkpoint-best.pth")
-    assert kept["crop"] == "none" and kept["crop_ratio"] == [3 / 4, 4 / 3]
-    save_mae(mae, img_size=(32, 32))  # which tells nothing of crops
-    assert evaluate(f"finetune {flags} --eval".split()) == 0
-    settings = json.loads((out / "eval" / "results.json").read_text())["settings"]
-    assert settings["crop"] == "none"
