@@ -72,6 +72,18 @@ def test_a_crop_that_has_no_effect_is_an_error(given):
         check_finetune(FinetuneOptions(checkpoint="x", crop_ratio=(2, 1)))
 
 
+@pytest.mark.parametrize(("crop", "said"), [("random", True), ("none", False)])
+def test_windows_that_do_not_fit_are_pointed_out(tmp_path, capsys, crop, said):
+    data = tmp_path / "data"
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (data / name).mkdir(parents=True)
+        Image.new("RGB", (256, 16)).save(data / name / "x.png")
+    flags = f"--checkpoint {save_trained(tmp_path / 'mae.pth')} --data_path {data} --device cpu"
+    flags += " --num_workers 0 --batch_size 2 --epochs 1"
+    assert evaluate(f"finetune {flags} --crop {crop}".split()) == 0
+    assert ("100 % of the random windows do not fit" in capsys.readouterr().err) == said
+
+
 def test_a_classifier_keeps_how_it_was_shown_images(tmp_path):
     """--eval of one that was trained on whole images shows whole ones."""
     data = save_colours(tmp_path / "data" / "train", 4).parent
