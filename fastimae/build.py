@@ -33,7 +33,7 @@ from fastimae.interop.hints import Hints
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
-from fastimae.loaders.limits import set_max_pixels
+from fastimae.loaders.limits import set_max_pixels, set_value_range
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
 from fastimae.speedups import prepare_objective, wants_graph
@@ -61,6 +61,7 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
     """The loader that the settings ask for. Raises DataError."""
     data, objective, optim = config.data, config.objective, config.optim
     set_max_pixels(data.max_pixels)
+    set_value_range(data.value_range)
     return create_loader(
         ffcv=data.ffcv,
         dali=data.dali,
@@ -80,6 +81,8 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
         num_workers=data.num_workers,
         min_crop=data.min_crop,
         max_crop=data.max_crop,
+        crop=data.crop,
+        crop_ratio=data.crop_ratio,
         hflip=data.hflip,
         repeated_aug=data.repeated_aug,
         mix_group=objective.mix_group if objective.objective == "imae" else 0,

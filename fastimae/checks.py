@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
@@ -17,6 +18,7 @@ _NOT_NEGATIVE = (
     "start_epoch", "weight_decay", "warmup_epochs", "lr", "blr", "min_lr",
 )  # fmt: skip
 _BETWEEN_0_AND_1 = ("mask_ratio", "mix_lambda")
+_OF_IMAGES = ("max_pixels", "value_range", "crop", "crop_ratio")
 _OF_IMAE = tuple(f.name for f in dataclasses.fields(ObjectiveConfig) if f.name != "objective")
 
 
@@ -37,6 +39,13 @@ def check(config: TrainConfig) -> None:
     _require(
         0 < settings["min_crop"] <= settings["max_crop"] <= 1,
         "--min_crop and --max_crop: 0 < min <= max <= 1",
+    )
+    low, high = settings["crop_ratio"]
+    _require(0 < low <= high < math.inf, "--crop_ratio LOW HIGH: 0 < LOW <= HIGH")
+    low, high = settings["value_range"] or (0, 1)
+    _require(
+        low < high and math.isfinite(high - low),
+        "--value_range LOW HIGH: LOW must be below HIGH, and both finite",
     )
     size = settings["input_size"]
     _require(len(size) in (1, 2), "--input_size takes a side, or height and width")
@@ -77,7 +86,8 @@ def _check_idle(settings: dict[str, Any]) -> None:
         ),
         (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),
         (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
-        (settings["synthetic"], ("max_pixels",), "with --synthetic"),
+        (settings["synthetic"], _OF_IMAGES, "with --synthetic"),
+        (settings["crop"] == "none", ("min_crop", "max_crop", "crop_ratio"), "with --crop none"),
         (not settings["ffcv"], ("decoder", "dali_share"), "without --ffcv"),
         (settings["decoder"] != "ffcv", ("ffcv_ops",), "without --decoder ffcv"),
         (not settings["ffcv"] and not settings["dali"], ("cache",), "without --ffcv or --dali"),

@@ -65,6 +65,10 @@ class DataConfig:
     """Smallest share of an image's area that a random crop takes."""
     max_crop: float = 1.0
     """Largest share."""
+    crop: Literal["random", "none"] = "random"
+    """none: show the whole image, resized to --input_size."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and largest width / height of a random crop, relative to --input_size's."""
     hflip: bool = True
     """Flip half of the crops."""
     repeated_aug: int = 1
@@ -77,6 +81,9 @@ class DataConfig:
     """Unreadable images are replaced and counted; more than this many end the run."""
     max_pixels: int | None = None
     """Larger images count as unreadable: 4 bytes a pixel and worker. None: Pillow's 89 million."""
+    value_range: tuple[float, float] | None = None
+    """LOW HIGH, of images of more than 8 bits: what becomes 0 and 255. None: 16 bits are scaled,
+    floating-point and 32-bit images count as unreadable."""
 
 
 @dataclasses.dataclass(kw_only=True)

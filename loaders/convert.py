@@ -135,6 +135,7 @@ def _convert_source(source: Source, out: Path, options: ConvertOptions) -> Conve
                 how=dict(progress.how),
                 shrunk=dict(progress.shrunk),
                 skipped=source.skipped + progress.skipped,
+                depths=progress.depths,
                 notes=_notes(),
             )
             write_json(manifest_path(out), _manifest(report, source, options))
@@ -222,6 +223,8 @@ def _write_samples(
                 stretch.how[result.how] += 1
                 if result.shrunk:
                     stretch.shrunk[result.shrunk] += 1
+                if result.depth:
+                    stretch.depths[result.depth] += 1
             stretch.done += 1
             bar.update()
             if time.monotonic() - saved >= CHECKPOINT_SECONDS:
@@ -277,6 +280,7 @@ def _manifest(report: ConvertReport, source: Source, options: ConvertOptions) ->
         "mended": report.mended,
         "encoded": report.encoded,
         "shrunk": report.shrunk,
+        "depths": report.depths,
         "class_names": source.class_names,
         "skipped": [{"name": name, "reason": reason} for name, reason in report.skipped],
     }

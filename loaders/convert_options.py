@@ -9,6 +9,7 @@ from typing import Literal
 
 from fastimae.loaders.encode import EncodeSettings
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.limits import check_value_range
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,6 +42,9 @@ class ConvertOptions:
     max_pixels: int | None = None
     """Skip images with more pixels, which take 4 bytes of memory each in every process. None:
     Pillow's limit, 89 million pixels (358 MB)."""
+    value_range: tuple[float, float] | None = None
+    """LOW HIGH, of images of more than 8 bits: what becomes 0 and 255. None: 16 bits are scaled;
+    floating-point and 32-bit images, which have no known range, are skipped."""
     verify: bool = False
     """Check and decode every sample of the file when it is written, or of SRC without OUT."""
     strict: bool = False
@@ -55,6 +59,8 @@ class ConvertOptions:
             raise DataError(f"--page_size must be a power of two below 4 GiB, not {self.page_size}")
         if self.reencode and self.mode == "raw":
             raise DataError("--reencode has no effect with --mode raw: leave out one of them")
+        if self.value_range is not None:
+            check_value_range(self.value_range)
         for name in ("max_resolution", "workers", "limit", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,15 +12,24 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
-from fastimae.loaders.crops import Crops
+from fastimae.loaders.crops import RATIO, Crops
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.limits import value_range
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.survey import (
+    Survey,
+    say_depth,
+    say_windows,
+    survey_files,
+    survey_sizes,
+)
 
 if TYPE_CHECKING:
     import torch
 
 Decoder = Literal["auto", "native", "pillow", "ffcv"]
 Cache = Literal["none", "ram"]
+Crop = Literal["random", "none"]
 
 log = logging.getLogger("fastimae")
 
@@ -44,6 +54,8 @@ def create_loader(
     num_workers: int = 10,
     min_crop: float = 0.2,
     max_crop: float = 1.0,
+    crop: Crop = "random",
+    crop_ratio: tuple[float, float] = RATIO,
     hflip: bool = True,
     mix_group: int = 32,
     same_class_ratio: float | None = None,
@@ -69,6 +81,8 @@ def create_loader(
     in_chans: 3 (RGB) or 1 (gray); any number for `synthetic`.
     batch_size: samples of a micro-batch on one rank; `accum_iter` of them make an optimizer step.
     min_crop, max_crop: bounds of the share of an image's area that is shown.
+    crop: "none" shows all of each image, resized to `input_size`.
+    crop_ratio: bounds of the shown part's width / height, relative to `input_size`'s.
     mix_group: partners come from groups of so many consecutive samples (0: the whole batch).
     same_class_ratio: share of mixtures of two images with one label (None: as it comes).
     repeated_aug: crops of each image drawn, all in one batch; an epoch is so many times as long.
@@ -78,11 +92,16 @@ def create_loader(
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
     _check_source(ffcv, dali, data_path, synthetic, decoder, cache)
+    _check_range(ffcv, dali)
     if ffcv_ops is not None and decoder != "ffcv":
         raise DataError(f"--ffcv_ops {ffcv_ops} needs --decoder ffcv")
-    _check_numbers(in_chans, synthetic, (min_crop, max_crop), num_workers)
+    _check_numbers(in_chans, synthetic, num_workers)
+    _check_crops((min_crop, max_crop), crop, crop_ratio)
     _check_dali(ffcv, dali_share, hw_decoder_load)
-    crops = Crops(size=input_size, channels=in_chans, scale=(min_crop, max_crop), hflip=hflip)
+    crops = Crops(
+        size=input_size, channels=in_chans, scale=(min_crop, max_crop), ratio=crop_ratio,
+        random=crop == "random", hflip=hflip,
+    )  # fmt: skip
     make_sampler = partial(
         Sampler,
         batch_size=batch_size,
@@ -105,6 +124,8 @@ def create_loader(
         from fastimae.loaders.imagefolder import FolderLoader, scan_folder
 
         folder = scan_folder(data_path)
+        if rank == 0:
+            _tell(data_path, survey_files(folder.open, len(folder.files)), crops)
         sampler = make_sampler(folder.labels)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
     on_gpu = {"device": device, "hw_decoder_load": hw_decoder_load}
@@ -113,6 +134,7 @@ def create_loader(
         from fastimae.loaders.encoded import find_encoded
 
         opened: Any = find_encoded(dali, cache=cache, quiet=rank > 0)
+        survey = opened.survey
         make = partial(DaliLoader, **on_gpu)
     else:
         make = _beton_loader(decoder, ffcv_ops)
@@ -121,8 +143,11 @@ def create_loader(
 
             make = partial(SharedLoader, first=make, dali_share=dali_share, **on_gpu)
         opened = BetonReader(ffcv, cache=cache, quiet=rank > 0)
+        survey = partial(survey_sizes, opened.heights, opened.widths)
     with contextlib.ExitStack() as on_error:
         on_error.callback(opened.close)
+        if rank == 0:
+            _tell(ffcv or dali, survey(), crops)
         sampler = make_sampler(opened.labels)
         loader = make(opened, sampler, crops, num_workers=num_workers, **common)
         on_error.pop_all()
@@ -152,6 +177,12 @@ def _beton_loader(decoder: Decoder, ffcv_ops: str | None) -> Callable[..., Loade
     return NativeLoader
 
 
+def _tell(name: str | Path | None, survey: Survey, crops: Crops) -> None:
+    """What users should know of the images before they are trained on."""
+    say_depth(str(name), survey)
+    say_windows(str(name), survey, crops)
+
+
 def _check_source(
     ffcv: str | Path | None,
     dali: str | Path | None,
@@ -176,20 +207,35 @@ def _check_source(
         raise DataError(f"--decoder {decoder} needs --ffcv FILE.beton")
 
 
+def _check_range(ffcv: str | Path | None, dali: str | Path | None) -> None:
+    beton = ffcv or (dali if Path(dali or "").suffix in BETON_SUFFIXES else None)
+    if value_range() and beton:
+        raise DataError(
+            f"--value_range has no effect on {beton}, whose images have 8 bits: drop it here, "
+            "and give it to fastimae-convert"
+        )
+
+
 def _check_numbers(
     in_chans: int,
     synthetic: bool,
-    crop: tuple[float, float],
     num_workers: int,
 ) -> None:
     if in_chans not in (1, 3) and not synthetic:
         raise DataError(f"--in_chans {in_chans}: images have 3 channels (RGB) or 1 (gray)")
-    if not 0 < crop[0] <= crop[1] <= 1:
-        raise DataError(
-            f"--min_crop {crop[0]} and --max_crop {crop[1]} must satisfy 0 < min <= max <= 1"
-        )
     if num_workers < 0:
         raise DataError(f"--num_workers {num_workers} must be 0 or more")
+
+
+def _check_crops(scale: tuple[float, float], crop: str, ratio: tuple[float, float]) -> None:
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise DataError(
+            f"--min_crop {scale[0]} and --max_crop {scale[1]} must satisfy 0 < min <= max <= 1"
+        )
+    if crop not in get_args(Crop):
+        raise DataError(f"--crop {crop} is not one of {', '.join(get_args(Crop))}")
+    if not 0 < ratio[0] <= ratio[1] < math.inf:
+        raise DataError(f"--crop_ratio {ratio[0]} {ratio[1]} must satisfy 0 < LOW <= HIGH")
 
 
 def _check_dali(ffcv: str | Path | None, dali_share: float, hw_decoder_load: float) -> None:

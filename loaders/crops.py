@@ -1,4 +1,8 @@
-"""Which part of an image is shown: torchvision's RandomResizedCrop, drawn from a sample's key."""
+"""Which part of an image is shown: torchvision's RandomResizedCrop, drawn from a sample's key.
+
+Unlike there, the bounds of a window's width / height are relative to those of the size that it is
+resized to, so that a window of an oblong target is as oblong. For square ones that is the same.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from fastimae.loaders.philox import philox, uniform
 
 TRIES = 10
 RATIO = (3 / 4, 4 / 3)
+"""Bounds of a window's width / height, as a share of the target's."""
 
 _STREAM = 1
 """Last counter word of crops; masks use 0 with the same sample key."""
@@ -21,7 +26,7 @@ _BLOCKS = 6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crops:
-    """What every sample becomes: a random window, resized to one size."""
+    """What every sample becomes: a random window, or the whole image, resized to one size."""
 
     size: tuple[int, int]
     """(height, width) in pixels after the resize."""
@@ -29,6 +34,10 @@ class Crops:
     """3 for RGB, 1 for gray."""
     scale: tuple[float, float] = (0.2, 1.0)
     """Least and largest share of the image's area in the window."""
+    ratio: tuple[float, float] = RATIO
+    """Bounds of the window's width / height, relative to that of `size`."""
+    random: bool = True
+    """Whether there are windows; else the whole image is shown."""
     hflip: bool = True
     """Whether half of the samples are mirrored."""
 
@@ -40,9 +49,30 @@ class Crops:
     def draw(
         self, key: NDArray[np.int64], heights: NDArray, widths: NDArray
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """`draw_windows` with these settings; without `hflip` no sample is mirrored."""
-        windows, flip = draw_windows(key, heights, widths, self.scale)
+        """Window and mirror flag of each image, as of `draw_windows`."""
+        windows, flip = draw_windows(key, heights, widths, self.scale, self.bounds)
+        if not self.random:
+            windows[:, :2] = 0
+            windows[:, 2:] = np.stack([heights, widths], axis=1)
         return windows, flip & self.hflip
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of a window's width / height, in pixels."""
+        return relative_to(self.size, self.ratio)
+
+    def fall_back(
+        self, key: NDArray[np.int64], heights: NDArray, widths: NDArray
+    ) -> NDArray[np.bool_]:
+        """Whether none of the windows tried fits in an image, so that its middle is shown."""
+        tries = _draws(key)[:, : 2 * TRIES].reshape(-1, TRIES, 2)
+        return _window_sizes(tries, heights, widths, self.scale, self.bounds)[0] == 0
+
+
+def relative_to(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[float, float]:
+    """Bounds of width / height for a target of (height, width): the one rule for crops."""
+    shape = size[1] / size[0]
+    return ratio[0] * shape, ratio[1] * shape
 
 
 def draw_windows(
@@ -57,10 +87,7 @@ def draw_windows(
     key: int64 [B]; heights, widths: [B], in pixels; ratio: bounds of width / height.
     Returns windows int64 [B, 4] as (top, left, height, width), and flip bool [B].
     """
-    counter = np.zeros((_BLOCKS, 4), dtype=np.uint32)
-    counter[:, 0] = np.arange(_BLOCKS)
-    counter[:, 3] = _STREAM
-    draws = uniform(philox(key[:, None], counter)).reshape(len(key), 4 * _BLOCKS)
+    draws = _draws(key)
     tries = draws[:, : 2 * TRIES].reshape(-1, TRIES, 2)
     top, left, flip = draws[:, 2 * TRIES : 2 * TRIES + 3].T
 
@@ -73,6 +100,14 @@ def draw_windows(
     tops = np.where(fallback, free_rows // 2, (top * (free_rows + 1)).astype(np.int64))
     lefts = np.where(fallback, free_columns // 2, (left * (free_columns + 1)).astype(np.int64))
     return np.stack([tops, lefts, high, wide], axis=1), flip < 0.5
+
+
+def _draws(key: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Uniform numbers of each key, [B, 4 x _BLOCKS]."""
+    counter = np.zeros((_BLOCKS, 4), dtype=np.uint32)
+    counter[:, 0] = np.arange(_BLOCKS)
+    counter[:, 3] = _STREAM
+    return uniform(philox(key[:, None], counter)).reshape(len(key), 4 * _BLOCKS)
 
 
 def _window_sizes(
@@ -102,4 +137,4 @@ def _central(
     shape = widths / heights
     tall = np.where(shape < ratio[0], np.rint(widths / ratio[0]), heights).astype(np.int64)
     wide = np.where(shape > ratio[1], np.rint(heights * ratio[1]), widths).astype(np.int64)
-    return tall, wide
+    return np.maximum(tall, 1), np.maximum(wide, 1)

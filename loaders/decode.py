@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.items import SkipImage
+from fastimae.loaders.pixels import MODES, eight_bits
 
 OpenImage = Callable[[int], Image.Image]
 """Opens one sample by its index; its pixels may be decoded later. Raises if it is broken, or has
@@ -35,10 +36,8 @@ def crop_and_resize(
 ) -> NDArray[np.uint8]:
     """The window (top, left, height, width) of `image` as uint8 [H, W, C], mirrored if `flip`."""
     top, left, height, width = window
-    part = image.crop((left, top, left + width, top + height))
-    mode = "RGB" if crops.channels == 3 else "L"
-    if part.mode != mode:
-        part = part.convert(mode)
+    box = left, top, left + width, top + height
+    part = eight_bits(image, MODES[crops.channels], box)
     part = part.resize(crops.size[::-1], Image.Resampling.BICUBIC)
     pixels = np.asarray(part).reshape(crops.shape)
     return pixels[:, ::-1] if flip else pixels
@@ -143,8 +142,6 @@ def stand_ins(count: int, failures: Failures) -> NDArray[np.int64]:
 
 def reason_for(error: Exception) -> str:
     """What is said of an image that cannot be shown; Pillow raises a dozen types."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow knows"
     if isinstance(error, SkipImage):
         return str(error)
     return " ".join(f"{type(error).__name__}: {error}".split())

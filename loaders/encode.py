@@ -3,7 +3,7 @@
 A sound JPEG that any decoder reads alike is passed through untouched, and one that can be made so
 without loss is mended. Everything else is decoded to 8-bit RGB and encoded again, by the rules of
 torchvision's ImageFolder: the alpha channel is dropped, EXIF orientation is not applied, of an
-animation the first frame is taken. Unlike there, 16-bit gray is scaled to 8 bits, not clipped.
+animation the first frame is taken. Unlike there, 16-bit gray is scaled to 8 bits (pixels.py).
 Files are judged by their content, never by their name. docs/data.md tells users of it.
 """
 
@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 from fastimae.loaders import native_library
-from fastimae.loaders.image_formats import foreign_format, unread
 from fastimae.loaders.items import Item, SkipImage
 from fastimae.loaders.jpeg import JpegInfo, read_jpeg_info
 from fastimae.loaders.jpeg_mend import mend_jpeg
-from fastimae.loaders.limits import limited_to, open_image
+from fastimae.loaders.limits import ValueRange, limited_to, open_image
+from fastimae.loaders.pixels import check_deep_colour, depth_of, eight_bits
 from fastimae.loaders.trailer import ROW_START, largest_trailer, make_trailer
 
 PASSED_THROUGH = "passed through"
@@ -33,14 +33,9 @@ REENCODED = "--reencode"
 MAX_JPEG_SIDE = 65500
 """libjpeg encodes no larger sides."""
 
-Image.init()  # registers the formats
-# Named, because Pillow would start Ghostscript for an EPS file.
-_WANTED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-_FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 JPEG_FORMATS = ("JPEG", "MPO")
 """Pillow calls a JPEG file MPO if further pictures follow the first."""
 _UNKNOWN = native_library.Inspection(native_library.UNSUPPORTED, None, np.empty(0, ROW_START))
-_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +52,8 @@ class EncodeSettings:
     """Encode what could be passed through, too."""
     max_pixels: int | None = None
     """Larger images are skipped. None: Pillow's limit."""
+    value_range: ValueRange | None = None
+    """What images of more than 8 bits are mapped from. None: see pixels.py."""
 
 
 class Encoded(NamedTuple):
@@ -73,6 +70,8 @@ class Encoded(NamedTuple):
     trailer: bytes
     shrunk: str = ""
     """Why it has fewer pixels than the original; "" if it has not."""
+    depth: str = ""
+    """Of an original of more than the 8 bits that are kept: see `pixels.depth_of`."""
 
 
 def encode_item(item: Item, settings: EncodeSettings) -> Encoded | str:
@@ -91,18 +90,18 @@ def encode(data: bytes, settings: EncodeSettings) -> Encoded:
     Raises:
         SkipImage: not an image, damaged, or too large to be decoded safely.
     """
-    with limited_to(settings.max_pixels):
+    with limited_to(settings.max_pixels, settings.value_range):
         return _encode(data, settings)
 
 
 def _encode(data: bytes, settings: EncodeSettings) -> Encoded:
-    image, sound, mended = decode_image(data), None, ""
+    (image, depth), sound, mended = decode_image(data), None, ""
     if image.format in JPEG_FORMATS:
         data, mended = mend_jpeg(data, image)
         sound = check_jpeg(data)
     cause = _cause(len(data), image, sound and sound.info, settings)
     if sound is None or cause is not None:
-        return _fitted(image, settings, cause)
+        return _fitted(image, settings, cause)._replace(depth=depth)
     how = mended + MENDED if mended else PASSED_THROUGH
     trailer = make_trailer(data, sound.rows, sound.components)
     return Encoded(data, image.height, image.width, "jpg", how, trailer)
@@ -139,8 +138,8 @@ def _inspect(data: bytes) -> native_library.Inspection:
     return _UNKNOWN if native_library.load() is None else native_library.inspect_jpeg(data)
 
 
-def decode_image(data: bytes) -> Image.Image:
-    """The first frame of an image file, completely decoded.
+def decode_image(data: bytes) -> tuple[Image.Image, str]:
+    """The first frame of an image file, completely decoded, and its depth (`pixels.depth_of`).
 
     Raises:
         SkipImage: it cannot be decoded, or is over the limit of pixels.
@@ -148,18 +147,16 @@ def decode_image(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata: all that counts is decoding
-            image = open_image(data, _FORMATS)
+            image = open_image(data)
+            check_deep_colour(image)
+            depth = depth_of(image)
             image.load()
-    except Image.UnidentifiedImageError:
-        foreign = foreign_format(data)
-        reason = unread(foreign) if foreign else "not an image, or of an unknown format"
-        raise SkipImage(reason) from None
     except SkipImage:
         raise
     # Damaged files make the decoders raise nearly anything.
     except Exception as error:
         raise SkipImage(f"cannot be decoded: {error or type(error).__name__}") from error
-    return image
+    return image, depth
 
 
 def _cause(
@@ -191,29 +188,10 @@ def _max_side(settings: EncodeSettings) -> tuple[int, str]:
     return MAX_JPEG_SIDE, f"sides of at most {MAX_JPEG_SIDE} pixels"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    try:
-        if image.mode in _SIXTEEN_BIT_MODES:
-            image = _to_8_bits(image)
-        elif image.mode == "F":
-            raise SkipImage("floating-point pixels have no known range")
-        return image.convert("RGB")
-    except ValueError as error:
-        raise SkipImage(f"{image.mode} pixels: {error}") from error
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Keep the high byte of 16-bit gray."""
-    pixels = np.asarray(image)
-    if pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise SkipImage("32-bit pixels have no known range")
-    return Image.fromarray((pixels >> 8).astype(np.uint8))
-
-
 def _fitted(image: Image.Image, settings: EncodeSettings, cause: str) -> Encoded:
     """Encode an image, smaller where it would exceed the longest side, or its sample a page."""
     side, why = _max_side(settings)
-    original, image = image.size, _shrink(_to_rgb(image), side)
+    original, image = image.size, _shrink(eight_bits(image), side)
     payload = _to_bytes(image, settings)
     while (size := len(payload) + largest_trailer(image.height)) > settings.page_size:
         why = f"--page_size {settings.page_size}"

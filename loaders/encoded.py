@@ -17,6 +17,7 @@ from fastimae.loaders.jpeg import read_jpeg_header
 from fastimae.loaders.limits import max_pixels, open_image
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.sources import find_for_loader
+from fastimae.loaders.survey import Survey, survey_files, survey_sizes
 
 
 class Jpeg(NamedTuple):
@@ -45,6 +46,10 @@ class Encoded(abc.ABC):
     def name(self, index: int) -> str:
         """How messages call the sample."""
 
+    def survey(self) -> Survey:
+        """What some of the samples are like."""
+        return survey_files(self.open, len(self.labels))
+
     def close(self) -> None:  # noqa: B027
         """Release files."""
 
@@ -72,6 +77,9 @@ class EncodedBeton(Encoded):
 
     def open(self, index: int) -> Image.Image:
         return open_sample(self.reader, index)
+
+    def survey(self) -> Survey:
+        return survey_sizes(self.reader.heights, self.reader.widths)
 
     def name(self, index: int) -> str:
         return f"sample {index} of {self.reader.path}"

@@ -24,6 +24,8 @@ class Progress:
     """How many samples were passed through, mended, or encoded for which reason."""
     shrunk: Counter[str] = dataclasses.field(default_factory=Counter)
     """How many samples were made smaller than their originals for which reason."""
+    depths: Counter[str] = dataclasses.field(default_factory=Counter)
+    """How many samples had more than 8 bits, by what `pixels.depth_of` says of them."""
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Name and reason."""
 
@@ -33,6 +35,7 @@ class Progress:
         self.rows = np.concatenate([self.rows, stretch.rows])
         self.how.update(stretch.how)
         self.shrunk.update(stretch.shrunk)
+        self.depths.update(stretch.depths)
         self.skipped += stretch.skipped
 
 
@@ -97,6 +100,7 @@ def _replay(lines: list[bytes], fingerprint: str) -> Progress | None:
             progress.done += stretch["done"]
             progress.how.update(stretch["how"])
             progress.shrunk.update(stretch["shrunk"])
+            progress.depths.update(stretch["depths"])
             progress.skipped += map(tuple, stretch["skipped"])
             rows += map(tuple, stretch["rows"])
         progress.rows = np.array(rows, ROW)

@@ -1,10 +1,12 @@
-"""How many pixels an image may have: one rule, kept by whatever decodes."""
+"""What holds for every image that a process reads: how many pixels it may have, which formats are
+read, and the range of values that images of more than 8 bits are mapped from."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from PIL import Image
 
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.image_formats import foreign_format, unread
 from fastimae.loaders.items import SkipImage
 
 _NO_LIMIT = 1 << 62
+
+ValueRange = tuple[float, float]
+"""(LOW, HIGH): the values that become 0 and 255."""
+_range: ValueRange | None = None
+
+Image.init()  # registers the formats
+# Named, because Pillow would start Ghostscript for an EPS file, whatever that is called.
+_WANTED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
+"""Those that every reader takes, by content."""
 
 # What Pillow only warns of is refused here; the warning would say the same again.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -39,25 +52,55 @@ def set_max_pixels(limit: int | None) -> None:
     Image.MAX_IMAGE_PIXELS = limit
 
 
+def value_range() -> ValueRange | None:
+    """What --value_range says in this process."""
+    return _range
+
+
+def set_value_range(bounds: ValueRange | None) -> None:
+    """Set the range of this process; None: there is none. Raises DataError for one that is none."""
+    global _range
+    if bounds is not None:
+        check_value_range(bounds)
+        bounds = float(bounds[0]), float(bounds[1])
+    _range = bounds
+
+
+def check_value_range(bounds: ValueRange) -> None:
+    """Raise DataError unless LOW is below HIGH."""
+    low, high = bounds
+    if not (low < high and math.isfinite(high - low)):
+        raise DataError(f"{named_range(bounds)}: LOW must be below HIGH, and both finite")
+
+
+def named_range(bounds: ValueRange) -> str:
+    """The flag that sets this range."""
+    return f"--value_range {bounds[0]:.12g} {bounds[1]:.12g}"
+
+
 @contextlib.contextmanager
-def limited_to(limit: int | None) -> Iterator[None]:
-    """Inside, `limit` holds in this process; None: what held before."""
-    before = Image.MAX_IMAGE_PIXELS
+def limited_to(limit: int | None, bounds: ValueRange | None = None) -> Iterator[None]:
+    """Inside, `limit` pixels (None: as many as before) and a range of values (None: no range) hold
+    in this process."""
+    before = Image.MAX_IMAGE_PIXELS, _range
     set_max_pixels(limit)
+    set_value_range(bounds)
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        Image.MAX_IMAGE_PIXELS = before[0]
+        set_value_range(before[1])
 
 
 def for_data_loader() -> Callable[[int], None]:
-    """A `worker_init_fn` that sets this process's limit in the workers, also where these are not
-    forked."""
-    return functools.partial(_set_in_worker, max_pixels())
+    """A `worker_init_fn` that makes what holds in this process hold in the workers, also where
+    these are not forked."""
+    return functools.partial(_set_in_worker, max_pixels(), value_range())
 
 
-def _set_in_worker(limit: int, _worker: int) -> None:
+def _set_in_worker(limit: int, bounds: ValueRange | None, _worker: int) -> None:
     set_max_pixels(limit)
+    set_value_range(bounds)
 
 
 def too_many(pixels: int) -> str:
@@ -71,14 +114,19 @@ def check_pixels(width: int, height: int) -> None:
         raise TooManyPixels(too_many(width * height))
 
 
-def open_image(data: bytes | memoryview, formats: Sequence[str] | None = None) -> Image.Image:
+def open_image(data: bytes | memoryview, formats: Sequence[str] = FORMATS) -> Image.Image:
     """An image file's bytes for Pillow, which decodes them when it has to.
 
-    formats: those to try; None: all. Raises TooManyPixels, or what Pillow raises.
+    formats: those to try. Raises SkipImage for no image of these and for one over the limit, or
+    what Pillow raises.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:  # over twice the limit
         raise TooManyPixels(too_many(int(re.findall(r"\d+", str(error))[0]))) from error
+    except Image.UnidentifiedImageError:
+        foreign = foreign_format(data)
+        reason = unread(foreign) if foreign else "not an image, or of an unknown format"
+        raise SkipImage(reason) from None
     check_pixels(*image.size)
     return image

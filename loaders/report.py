@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
+from fastimae.loaders.depth import about_depth
 from fastimae.loaders.encode import MENDED, PASSED_THROUGH
 from fastimae.loaders.items import LISTED
 from fastimae.loaders.verify import Verification
@@ -24,6 +26,8 @@ class ConvertReport:
     """How many samples were passed through, mended, or encoded for which reason."""
     shrunk: dict[str, int] = dataclasses.field(default_factory=dict)
     """How many samples have fewer pixels than their originals, and why."""
+    depths: Counter[str] = dataclasses.field(default_factory=Counter)
+    """How many samples had more than 8 bits, by what `pixels.depth_of` says of them."""
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Images left out: name and reason."""
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -65,6 +69,7 @@ class ConvertReport:
         lines += _counted("mended without loss", mended)
         lines += _counted("encoded", self.encoded)
         lines += _counted("shrunk", self.shrunk)
+        lines += [f"  {line}" for line in about_depth(self.depths)]
         lines += _named("skipped", self.skipped)
         if self.verified is not None:
             lines += _named("bad", self.verified.bad) or ["  every sample decodes"]

@@ -101,7 +101,7 @@ def _problem(sample: Sample) -> str | None:
 
 
 def _check_image(payload: bytes, sample: Sample) -> None:
-    image, size = decode_image(payload), (sample.width, sample.height)
+    (image, _), size = decode_image(payload), (sample.width, sample.height)
     if image.format not in JPEG_FORMATS or image.size != size:
         found = f"a {image.format} of {image.height} x {image.width}"
         raise SkipImage(f"{found}, not {sample.height} x {sample.width} JPEG")

@@ -33,3 +33,12 @@ def save_mae(path: Path, **model: object) -> MaskedAutoencoder:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": net.state_dict(), "args": args, "fastimae_format": 1}, path)
     return net
+
+
+def save_trained(path: Path, **settings: object) -> Path:
+    """A checkpoint whose training had these settings."""
+    save_mae(path)
+    content = torch.load(path, weights_only=True)
+    content["args"] |= settings
+    torch.save(content, path)
+    return path

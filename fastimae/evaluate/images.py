@@ -27,8 +27,9 @@ from fastimae.loaders.beton import BETON_SUFFIXES
 from fastimae.loaders.decode import reason_for
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.imagefolder import scan_folder
-from fastimae.loaders.limits import max_pixels
+from fastimae.loaders.limits import max_pixels, value_range
 from fastimae.loaders.pillow_loader import open_sample
+from fastimae.loaders.pixels import MODES, eight_bits
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.report import manifest_path
 
@@ -39,7 +40,8 @@ CROP_SHARE = 224 / 256  # of the shorter side, up to 224 pixels; larger crops ta
 
 
 class Images(Dataset[tuple[Image.Image, int]]):
-    """`images[i]` is (PIL image in RGB, label); raises what Pillow raises where it is broken.
+    """`images[i]` is (PIL image in RGB, label), by the rules of `loaders.pixels`; raises what
+    Pillow raises, or SkipImage, where it is broken.
 
     Picklable, for worker processes.
     """
@@ -50,6 +52,8 @@ class Images(Dataset[tuple[Image.Image, int]]):
     """[N]; -1 where an image has no label."""
     classes: list[str] | None
     """The name of each label, where names are known."""
+    whole: bool = False
+    """Whether evaluation shows all of each image: see `center_view`."""
 
     def __init__(
         self,
@@ -68,7 +72,11 @@ class Images(Dataset[tuple[Image.Image, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self._open(index).convert("RGB"), int(self.labels[index])
+        return eight_bits(self._open(index)), int(self.labels[index])
+
+    def open(self, index: int) -> Image.Image:
+        """The image as it is stored, not decoded yet."""
+        return self._open(index)
 
 
 def open_images(source: Path) -> Images:
@@ -136,7 +144,7 @@ class CenterBatches:
     def _view(self, index: int) -> tuple[NDArray[np.uint8], int] | None:
         try:
             image, label = self.images[index]
-            return center_view(image, self.size, self.channels), label
+            return center_view(image, self.size, self.channels, self.images.whole), label
         except Exception as error:  # Pillow raises a dozen types
             if index not in self.bad:
                 self.bad[index] = reason_for(error)
@@ -145,14 +153,21 @@ class CenterBatches:
             return None
 
 
-def center_view(image: Image.Image, size: tuple[int, int], channels: int = 3) -> NDArray[np.uint8]:
+def center_view(
+    image: Image.Image, size: tuple[int, int], channels: int = 3, whole: bool = False
+) -> NDArray[np.uint8]:
     """What an image shows in evaluation, uint8 [H, W, C].
 
     size: (height, width). An image of that size stays as it is. Of others the middle is taken
     after a bicubic, antialiased resize to just cover size x 256 / 224 (for ImageNet: shorter side
     256, crop 224); above 224 pixels to just cover size itself, as MAE does in fine-tuning.
+    whole: all of the image is resized to that size instead, as training with --crop none shows it.
     """
     height, width = size
+    if image.mode != MODES[channels]:
+        image = eight_bits(image, MODES[channels])
+    if whole and image.size != (width, height):
+        image = transforms.resize(image, [height, width], InterpolationMode.BICUBIC)
     if image.size != (width, height):
         share = CROP_SHARE if max(size) <= 224 else 1.0
         cover = max(int(height / share) / image.height, int(width / share) / image.width)
@@ -162,7 +177,7 @@ def center_view(image: Image.Image, size: tuple[int, int], channels: int = 3) ->
         )
         image = transforms.resize(image, list(resized), InterpolationMode.BICUBIC)
         image = transforms.center_crop(image, [height, width])
-    return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(*size, channels)
+    return np.asarray(image).reshape(*size, channels)
 
 
 def _open_beton(path: Path) -> Images:
@@ -207,8 +222,9 @@ def _size_and_time(path: str) -> tuple[int, int] | None:
 
 
 def _digest(*parts: object) -> str:
-    # The limit of pixels decides which images count.
-    return hashlib.sha256(repr((max_pixels(), *parts)).encode()).hexdigest()[:16]
+    # The limit of pixels decides which images count, the range of values what they show.
+    told = max_pixels(), value_range(), *parts
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def check_classes(train: Images, val: Images) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +16,13 @@ from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.claim import ALONE, claimed
 from fastimae.engine.distributed import World, join_world
 from fastimae.evaluate.images import Images, open_images
+from fastimae.evaluate.trained import crop_of, range_for, settings_of
 from fastimae.interop.options import ModelOptions
-from fastimae.loaders.limits import set_max_pixels
+from fastimae.loaders.beton import BETON_SUFFIXES
+from fastimae.loaders.limits import set_max_pixels, set_value_range
+from fastimae.loaders.survey import say_depth, survey_files
+
+log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -43,6 +48,8 @@ class EvalOptions(ModelOptions):
     """Threads that decode; 0 decodes in the main thread."""
     max_pixels: int | None = None
     """Larger images are left out: 4 bytes a pixel and worker. None: Pillow's 89 million."""
+    value_range: tuple[float, float] | None = None
+    """LOW HIGH, of images of more than 8 bits: what becomes 0 and 255. None: as in training."""
     seed: int = 0
     """All random choices follow from it."""
     debug: bool = False
@@ -68,8 +75,22 @@ class EvalOptions(ModelOptions):
         return self._open(given[0])
 
     def _open(self, source: Path) -> Images:
+        """The images, read and shown as in training unless the options say otherwise."""
+        trained = settings_of(self.source())
+        self.value_range = range_for(self.value_range, trained, self.source())
         set_max_pixels(self.max_pixels)
-        return open_images(source)
+        set_value_range(self.value_range)
+        images = open_images(source)
+        images.whole = self.crop_of(trained) == "none"
+        if source.suffix not in BETON_SUFFIXES:
+            say_depth(str(source), survey_files(images.open, len(images)))
+        elif self.value_range:
+            log.info("--value_range has no effect on %s, whose images have 8 bits", source)
+        return images
+
+    def crop_of(self, trained: Mapping[str, Any]) -> str:
+        """--crop, by the settings of a training: with "none", images are shown whole."""
+        return crop_of(trained)
 
     def val_images(self) -> Images:
         """The images of --val, or of the val/ in it or in --data_path; never those of a train/.
@@ -91,6 +112,13 @@ def plain(options: Any) -> dict[str, Any]:
         field.name: plain_value(getattr(options, field.name))
         for field in dataclasses.fields(options)
     }
+
+
+def recorded(options: Any) -> dict[str, Any]:
+    """What results.json says of the settings: all, and how much of an image a task shows."""
+    if not isinstance(options, EvalOptions):  # of a study, whose tasks have results of their own
+        return plain(options)
+    return {"crop": options.crop_of(settings_of(options.checkpoint)), **plain(options)}
 
 
 @contextlib.contextmanager

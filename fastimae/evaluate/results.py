@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastimae import __version__
-from fastimae.evaluate.options import EvalOptions, plain
+from fastimae.evaluate.options import EvalOptions, recorded
 
 RESULTS = "results.json"
 _LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "torchmetrics", "piq")
@@ -36,7 +36,7 @@ def save_results(
     content = {
         "task": task,
         "numbers": numbers,
-        "settings": plain(options),
+        "settings": recorded(options),
         "checkpoint": str(options.checkpoint),
         **(origin or {}),
         "pictures": list(pictures),

@@ -19,6 +19,7 @@ from fastimae.models import DECODER, SIZES, MaskedAutoencoder
 _OF_TRAINING = (
     *("mask_ratio", "mask_patch_size", "epochs", "mix_beta", "mix_lambda", "mix_per"),
     *("same_class_ratio", "reciprocal_pairs", "targets", "teacher_view", "distill_weight"),
+    *("crop", "crop_ratio", "value_range"),
 )
 
 

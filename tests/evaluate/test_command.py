@@ -55,7 +55,8 @@ def test_results_are_read_as_they_were_saved(tmp_path):
     content = read_results(tmp_path)
     assert content == read_results(path) == json.loads(path.read_text())
     assert content["numbers"] == {"acc1": 1 / 3, "by_k": {"10": 2}} and content["task"] == "knn"
-    assert content["settings"] == plain(options) and content["settings"]["seed"] == 4
+    assert content["settings"] == {"crop": "random", **plain(options)}
+    assert content["settings"]["seed"] == 4
     assert content["checkpoint"] == str(options.checkpoint)
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(content["date"])
     assert age.total_seconds() < 60

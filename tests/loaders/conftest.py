@@ -21,6 +21,8 @@ from fastimae.loaders.sampler import Sampler
 from fastimae.loaders.trailer import make_trailer
 
 COUNT, CLASSES, BATCH, SIZE = 42, 3, 8, (24, 32)
+RATIO = (3 / 4 * SIZE[1] / SIZE[0], 4 / 3 * SIZE[1] / SIZE[0])
+"""Bounds of width / height, in pixels."""
 SETTINGS = {"batch_size": BATCH, "input_size": SIZE, "mix_group": 4, "seed": 5}
 
 
@@ -103,7 +105,9 @@ class Data:
         image = Image.open(io.BytesIO(self.payloads[shown])).convert(
             "RGB" if channels == 3 else "L"
         )
-        windows, flip = draw_windows(np.array([key]), [image.height], [image.width], (0.2, 1.0))
+        windows, flip = draw_windows(
+            np.array([key]), [image.height], [image.width], (0.2, 1.0), RATIO
+        )
         image = resized_crop(image, *windows[0].tolist(), SIZE, InterpolationMode.BICUBIC)
         return np.asarray(hflip(image) if flip[0] else image).reshape(*SIZE, channels)
 

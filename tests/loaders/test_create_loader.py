@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader, native_library
-from fastimae.loaders.crops import draw_windows
+from fastimae.loaders.crops import Crops
 from fastimae.loaders.native import NativeLoader
 
 
@@ -23,7 +23,7 @@ def test_raw_beton_samples(tmp_path):
     ) as loader:  # fmt: skip
         batch = next(iter(loader))
     # Windows of the whole area and of the image's own shape show it as it is.
-    windows, _ = draw_windows(batch.key.numpy(), [30] * 4, [40] * 4, (1.0, 1.0))
+    windows, _ = Crops(size=(30, 40), scale=(1.0, 1.0)).draw(batch.key.numpy(), [30] * 4, [40] * 4)
     for row, (top, left, height, width) in enumerate(windows.tolist()):
         part = Image.fromarray(pixels[batch.index[row]][top : top + height, left : left + width])
         assert np.array_equal(batch.images[row], part.resize((40, 30), Image.Resampling.BICUBIC))

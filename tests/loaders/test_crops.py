@@ -11,34 +11,13 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
+from windows_by_hand import window_by_hand
 
 from fastimae.loaders.crops import Crops, draw_windows
 from fastimae.loaders.decode import crop_and_resize
-from fastimae.loaders.philox import philox
 
 KEYS = st.integers(-(2**63), 2**63 - 1)
 SIDES = st.one_of(st.integers(1, 12), st.integers(1, 3000))
-
-
-def window_by_hand(key, height, width, scale, ratio):
-    """RandomResizedCrop's rule in Python floats, one sample at a time."""
-    words = [int(w) for block in range(6) for w in philox(key, [block, 0, 0, 1])]
-    draw = [word / 2**32 for word in words]
-    flip = draw[22] < 0.5
-    for attempt in range(10):
-        area = height * width * (scale[0] + draw[2 * attempt] * (scale[1] - scale[0]))
-        low, high = math.log(ratio[0]), math.log(ratio[1])
-        aspect = math.exp(low + draw[2 * attempt + 1] * (high - low))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            top, left = int(draw[20] * (height - h + 1)), int(draw[21] * (width - w + 1))
-            return (top, left, h, w), flip
-    h, w = height, width
-    if width / height < min(ratio):
-        h = round(width / min(ratio))
-    elif width / height > max(ratio):
-        w = round(height * max(ratio))
-    return ((height - h) // 2, (width - w) // 2, h, w), flip
 
 
 @given(

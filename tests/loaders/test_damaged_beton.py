@@ -22,7 +22,7 @@ from torchvision.transforms.functional import hflip, resized_crop
 
 from fastimae.loaders import BetonWriter, DataError, create_loader, native_library
 from fastimae.loaders.beton import BetonReader
-from fastimae.loaders.crops import draw_windows
+from fastimae.loaders.crops import Crops
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.trailer import make_trailer
 from fastimae.loaders.verify import check_sample, samples_of
@@ -197,7 +197,7 @@ def look(path: Path, back_end: str, count: int) -> View:
 def expected(index: int, key: int) -> np.ndarray:
     """The crop of a sample as it was written, by torchvision."""
     image = pictures()[index][1]
-    windows, flip = draw_windows(np.array([key]), [image.height], [image.width], (0.2, 1.0))
+    windows, flip = Crops(size=SIZE).draw(np.array([key]), [image.height], [image.width])
     image = resized_crop(image, *windows[0].tolist(), SIZE, InterpolationMode.BICUBIC)
     return np.asarray(hflip(image) if flip[0] else image)
 

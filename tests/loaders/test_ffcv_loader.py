@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fastimae.loaders import BetonWriter, DataError, create_loader
-from fastimae.loaders.crops import draw_windows
+from fastimae.loaders.crops import Crops
 from fastimae.loaders.sampler import Sampler
 from fastimae.loaders.trailer import make_trailer
 
@@ -90,8 +90,8 @@ def test_raw_samples_equal_opencv(loaders):
         for pixels, index, key in zip(batch.images, batch.index, batch.key, strict=True):
             if int(index) in RAW:
                 image = np.asarray(picture(int(index)))
-                windows, flip = draw_windows(
-                    key.numpy()[None], image.shape[:1], image.shape[1:2], (0.2, 1.0)
+                windows, flip = Crops(size=SIZE).draw(
+                    key.numpy()[None], image.shape[:1], image.shape[1:2]
                 )
                 top, left, height, width = windows[0]
                 part = image[top : top + height, left : left + width]

@@ -170,7 +170,7 @@ def test_damage_to_a_beton_is_seen_in_the_samples_that_it_reaches(tmp_path, seed
 def test_dali_decodes_windows_to_the_bit(tmp_path, monkeypatch, width):
     """Windows of the size of the crops, so that nothing is resized."""
 
-    def windows(key, heights, widths, scale):
+    def windows(key, heights, widths, scale, ratio):
         free = np.stack([heights, widths], axis=1) - size
         place = np.abs(key)[:, None] % (1 << 40) // [1, 1 << 20] % (free + 1)
         return np.hstack([place, np.tile(size, (len(key), 1))]), np.zeros(len(key), bool)

@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.classification import ClassBatch, EpochLoader, Step
 from fastimae.evaluate.images import Images
+from fastimae.loaders.decode import reason_for
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.imagefolder import start_method
 from fastimae.loaders.limits import for_data_loader
+from fastimae.loaders.pixels import MODES, eight_bits
 
 log = logging.getLogger("fastimae")
 
@@ -104,7 +106,7 @@ class _Steps(Dataset[tuple[ClassBatch, dict[int, str]]]):
         seed: tuple[int, int],
     ) -> None:
         self.images, self.transform, self.mixup = images, transform, mixup
-        self.mode = "RGB" if channels == 3 else "L"
+        self.mode = MODES[channels]
         self.seed, self.rank = seed
 
     def __getitems__(self, step: Step) -> tuple[ClassBatch, dict[int, str]]:
@@ -123,12 +125,11 @@ class _Steps(Dataset[tuple[ClassBatch, dict[int, str]]]):
         for shown in ((index + more) % len(self.images) for more in range(TRIES)):
             try:
                 image, label = self.images[shown]
-                image.load()
             except Exception as error:  # Pillow raises a dozen types
-                bad[shown] = " ".join(f"{type(error).__name__}: {error}".split())
+                bad[shown] = reason_for(error)
                 continue
             with seeded(self.seed, epoch, index):
-                return self.transform(image.convert(self.mode)), label, shown
+                return self.transform(eight_bits(image, self.mode)), label, shown
         raise DataError(f"{self.images.source}: {TRIES} images from {index} on cannot be read")
 
 

@@ -63,7 +63,7 @@ class FeatureStore:
     def features(self, images: Images) -> Features:
         """The features of all images that can be read, in order.
 
-        The file's name follows from the encoder's weights, the images, their size, the pool and
+        The file's name follows from the encoder's weights, the images, their view, the pool and
         the precision. Raises DataError where no image can be read.
         """
         path = self.folder / f"{self._key(images)}.safetensors"
@@ -80,7 +80,8 @@ class FeatureStore:
         height, width = self.model.img_size
         precision = resolve_precision(self.precision, self.world.device)
         weights = encoder_digest(self.model)
-        return f"{weights}-{images.fingerprint}-{height}x{width}-{self.pool}-{precision}"
+        view = f"{height}x{width}{'-whole' * images.whole}"
+        return f"{weights}-{images.fingerprint}-{view}-{self.pool}-{precision}"
 
     def _compute(self, images: Images, name: str) -> Features:
         """All features; other processes' shares come through files in `scratch`."""

@@ -39,7 +39,10 @@ from fastimae.evaluate.images import Images, center_batches, check_classes
 from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.origin import WEIGHTS, origin_of
 from fastimae.evaluate.results import save_results
+from fastimae.evaluate.trained import settings_of
 from fastimae.interop.finetuned import pools
+from fastimae.loaders.crops import Crops
+from fastimae.loaders.survey import say_windows, survey_files
 from fastimae.models import MaskedAutoencoder
 
 __all__ = ["RECIPES", "FinetuneOptions", "run"]
@@ -70,6 +73,7 @@ def _train(
     options: FinetuneOptions, world: World, folder: Path
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Numbers of a finished run, None of a stopped one; and where its first weights are from."""
+    options.settle_crops(settings_of(options.checkpoint))
     encoder = load_encoder(
         options.checkpoint, torch.device("cpu"),
         random_init=options.random_init, seed=options.seed, **options.of_model(),
@@ -79,6 +83,8 @@ def _train(
     classes = _class_count(options, images, val)
     torch.manual_seed(options.seed)
     student = _classifier(options, encoder, classes, global_pool=options.pools)
+    if world.is_main:
+        _tell_of_windows(options, images, student.patch_embed.img_size)
     torch.manual_seed(options.seed + world.rank)  # each rank drops other paths
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
@@ -111,6 +117,7 @@ def _evaluate(
     """acc1, acc5 and loss of the classifier that --resume names, else of the best one, all that is
     needed is read from its file; and where its weights are from."""
     path = options.source()
+    options.settle_crops(settings_of(path))
     encoder, weights = load_classifier(path, **options.of_model())
     check_pooling(options, path, weights)
     val, classes = options.val_images(), classes_of(weights)
@@ -124,6 +131,14 @@ def _evaluate(
     precision = resolve_precision(options.precision, world.device)
     numbers = validate(student, batches, world, precision)
     return {name.removeprefix("test_"): value for name, value in numbers.items()}, origin
+
+
+def _tell_of_windows(options: FinetuneOptions, images: Images, size: tuple[int, int]) -> None:
+    crops = Crops(
+        size=size, scale=(options.min_crop, 1.0), ratio=options.crop_ratio,
+        random=options.crop == "random",
+    )  # fmt: skip
+    say_windows(str(images.source), survey_files(images.open, len(images)), crops)
 
 
 def build_loader(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from fastimae.evaluate.classify.training import TrainingOptions, check_training
 from fastimae.evaluate.classify.validation import BEST
 from fastimae.evaluate.encoder import Precision
 from fastimae.interop.finetuned import pools
+from fastimae.loaders.crops import RATIO
 
 Settings = dict[str, Any]
 
@@ -47,6 +49,11 @@ class FinetuneOptions(TrainingOptions):
     """Where the half-cosine ends."""
     min_crop: float = 0.08
     """Smallest share of an image's area that a random crop takes."""
+    crop: Literal["random", "none"] | None = None
+    """none: show the whole image, resized to --input_size. None: as in pre-training."""
+    crop_ratio: tuple[float, float] | None = None
+    """Least and largest width / height of a random crop, relative to --input_size's. None: as in
+    pre-training."""
     color_jitter: float | None = None
     """Strength of colour jitter, for --aa none."""
     aa: str = "rand-m9-mstd0.5-inc1"
@@ -91,6 +98,24 @@ class FinetuneOptions(TrainingOptions):
         """Whether Mixup or CutMix is on."""
         return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
 
+    def crop_of(self, trained: Mapping[str, Any]) -> str:
+        """As of `EvalOptions`, unless --crop is given."""
+        return self.crop or super().crop_of(trained)
+
+    def settle_crops(self, trained: Mapping[str, Any]) -> None:
+        """Fill in crop and crop_ratio by the settings of a training where they are not given.
+
+        Raises ConfigError for flags that have no effect then.
+        """
+        ratio = self.crop_ratio
+        self.crop = self.crop_of(trained)
+        self.crop_ratio = ratio or tuple(trained.get("crop_ratio") or RATIO)
+        if self.crop == "none" and (ratio or self.min_crop != FinetuneOptions.min_crop):
+            raise ConfigError(
+                "--min_crop and --crop_ratio have no effect with --crop none, which holds here "
+                "or held in pre-training: drop them, or add --crop random"
+            )
+
     def folder(self, task: str) -> Path:
         """As of `EvalOptions`; a folder of its own for the baseline, the file's for --eval FILE."""
         if self.checkpoint is None and self.output_dir is None:
@@ -122,6 +147,9 @@ def check_finetune(options: FinetuneOptions) -> None:
     for name in ("drop_path", "smoothing", "reprob", "mixup_prob", "mixup_switch_prob"):
         if not 0 <= getattr(options, name) <= 1:
             raise ConfigError(f"--{name} must lie in 0..1")
+    low, high = options.crop_ratio or RATIO
+    if not 0 < low <= high < math.inf:
+        raise ConfigError("--crop_ratio LOW HIGH: 0 < LOW <= HIGH")
     if not 0 < options.layer_decay <= 1:
         raise ConfigError("--layer_decay must lie in 0..1, without 0")
     if options.mixes and options.batch_size % 2:

@@ -8,8 +8,10 @@ from typing import Any
 from PIL import Image, ImageOps
 from timm.data import Mixup, create_transform
 from timm.data.auto_augment import AugmentOp
+from torchvision.transforms import InterpolationMode, Resize
 
 from fastimae.evaluate.classify.finetune_options import FinetuneOptions
+from fastimae.loaders.crops import RATIO, relative_to
 
 
 def training_transform(
@@ -17,13 +19,15 @@ def training_transform(
 ) -> Callable:
     """PIL image -> float [C, H, W]: crop, flip, policy, normalisation, random erasing.
 
-    size: (height, width). mean, std: of each channel. Raises ValueError for --aa that is none.
+    size: (height, width). mean, std: of each channel. With --crop none the whole image is resized
+    in place of a crop. Raises ValueError for --aa that is none.
     """
     try:
         transform = create_transform(
             size,
             is_training=True,
             scale=(options.min_crop, 1.0),
+            ratio=relative_to(size, options.crop_ratio or RATIO),
             color_jitter=options.color_jitter,
             auto_augment=options.aa if options.aa != "none" else None,
             interpolation="bicubic",
@@ -35,6 +39,8 @@ def training_transform(
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise ValueError(f"--aa {options.aa} is no policy that timm knows ({error})") from error
+    if options.crop == "none":
+        transform.transforms[0] = Resize(size, InterpolationMode.BICUBIC)
     for operation in _operations(transform.transforms):
         if operation.name.startswith("Posterize"):
             operation.aug_fn = _posterize

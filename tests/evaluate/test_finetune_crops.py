@@ -1,0 +1,100 @@
+"""What fine-tuning shows of an image: windows relative to the target, or all of it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_images import save_colours, save_trained
+
+from fastimae.cli import evaluate
+from fastimae.config import ConfigError
+from fastimae.evaluate.trained import settings_of
+
+pytest.importorskip("timm")
+from timm.data.transforms_factory import transforms_imagenet_train
+
+from fastimae.evaluate.classify.finetune_options import FinetuneOptions, check_finetune
+from fastimae.evaluate.classify.transforms import training_transform
+
+SIZE = (16, 48)
+
+
+def transform_of(size, **options):
+    options = {"aa": "none", "reprob": 0, **options}
+    return training_transform(
+        FinetuneOptions(checkpoint="x", **options), size, (0, 0, 0), (1, 1, 1)
+    )
+
+
+def test_crops_of_fine_tuning_are_relative_to_the_target():
+    square = transform_of((32, 32)).transforms[0]
+    timms = transforms_imagenet_train(32).transforms[0]
+    assert square.ratio == timms.ratio == (3 / 4, 4 / 3)
+    assert transform_of((16, 48)).transforms[0].ratio == pytest.approx((9 / 4, 4))
+    wide = transform_of((16, 48), crop_ratio=(0.5, 2)).transforms[0]
+    assert wide.ratio == pytest.approx((1.5, 6)) and wide.size == (16, 48)
+
+
+def test_fine_tuning_shows_whole_images_too():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    whole = np.asarray(image.resize(SIZE[::-1], Image.Resampling.BICUBIC)) / 255
+    views = [transform_of(SIZE, crop="none")(image).permute(1, 2, 0).numpy() for _ in range(8)]
+    for view in views:
+        assert any(np.allclose(view, way, atol=1e-6) for way in (whole, whole[:, ::-1]))
+
+
+@pytest.mark.parametrize(
+    ("given", "trained", "crop", "ratio"),
+    [
+        ({}, {}, "random", (3 / 4, 4 / 3)),
+        ({}, {"crop": "none", "crop_ratio": [0.75, 1.25]}, "none", (0.75, 1.25)),
+        ({}, {"crop": "random", "crop_ratio": [0.5, 2.0]}, "random", (0.5, 2.0)),
+        ({"crop": "random"}, {"crop": "none"}, "random", (3 / 4, 4 / 3)),
+        ({"crop": "none"}, {"crop": "random"}, "none", (3 / 4, 4 / 3)),
+        ({"crop_ratio": (1, 1)}, {"crop_ratio": [0.5, 2.0]}, "random", (1, 1)),
+    ],
+    ids=str,
+)
+def test_fine_tuning_crops_as_pre_training_did_unless_told(given, trained, crop, ratio):
+    options = FinetuneOptions(checkpoint="x", **given)
+    options.settle_crops(trained)
+    assert (options.crop, options.crop_ratio) == (crop, ratio)
+
+
+@pytest.mark.parametrize("given", [{"min_crop": 0.5}, {"crop_ratio": (1, 2)}], ids=str)
+def test_a_crop_that_has_no_effect_is_an_error(given):
+    for crop, trained in ((None, {"crop": "none"}), ("none", {})):
+        with pytest.raises(ConfigError, match=r"--crop none.*or add --crop random"):
+            FinetuneOptions(checkpoint="x", crop=crop, **given).settle_crops(trained)
+    with pytest.raises(ConfigError, match="--crop_ratio LOW HIGH"):
+        check_finetune(FinetuneOptions(checkpoint="x", crop_ratio=(2, 1)))
+
+
+@pytest.mark.parametrize(("crop", "said"), [("random", True), ("none", False)])
+def test_windows_that_do_not_fit_are_pointed_out(tmp_path, capsys, crop, said):
+    data = tmp_path / "data"
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (data / name).mkdir(parents=True)
+        Image.new("RGB", (256, 16)).save(data / name / "x.png")
+    flags = f"--checkpoint {save_trained(tmp_path / 'mae.pth')} --data_path {data} --device cpu"
+    flags += " --num_workers 0 --batch_size 2 --epochs 1"
+    assert evaluate(f"finetune {flags} --crop {crop}".split()) == 0
+    assert ("100 % of the random windows do not fit" in capsys.readouterr().err) == said
+
+
+def test_a_classifier_keeps_how_it_was_shown_images(tmp_path):
+    """--eval of one that was trained on whole images shows whole ones."""
+    data = save_colours(tmp_path / "data" / "train", 4).parent
+    save_colours(data / "val", 2, seed=1)
+    mae, out = save_trained(tmp_path / "mae.pth", crop="none"), tmp_path / "run"
+    flags = f"--checkpoint {mae} --data_path {data} --device cpu --num_workers 0 --batch_size 6"
+    flags += f" --precision fp32 --output_dir {out}"
+    assert evaluate(f"finetune {flags} --epochs 1".split()) == 0
+    kept = settings_of(out / "checkpoint-best.pth")
+    assert kept["crop"] == "none" and kept["crop_ratio"] == [3 / 4, 4 / 3]
+    save_trained(mae)  # which tells nothing of crops
+    assert evaluate(f"finetune {flags} --eval".split()) == 0
+    settings = json.loads((out / "eval" / "results.json").read_text())["settings"]
+    assert settings["crop"] == "none"

@@ -1,0 +1,229 @@
+"""The same file shows the same pixels in every reader, or is refused with the same reason."""
+
+import io
+import pickle
+
+import deep_images
+import numpy as np
+import pytest
+from back_ends import INSTALLED
+from deep_images import GRAY16, SHAPE, file_bytes
+from PIL import Image
+from source_files import make_tar
+
+from fastimae.arguments import parse_training
+from fastimae.build import build_loader
+from fastimae.config import ConfigError
+from fastimae.engine.distributed import World
+from fastimae.evaluate.images import center_batches, open_images
+from fastimae.loaders import create_loader, native_library
+from fastimae.loaders.convert import ConvertOptions, convert
+from fastimae.loaders.crops import Crops
+from fastimae.loaders.decode import crop_and_resize
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.items import SkipImage
+from fastimae.loaders.journal import Journal, Progress
+from fastimae.loaders.limits import for_data_loader, limited_to, value_range
+
+LISTED = ["folder", "workers", "evaluation"]
+LISTED += ["dali", "dali-tar"] if "nvidia-dali" in INSTALLED else []
+BETON = ["pillow", *(["native"] if native_library.load() else [])]
+LOW, HIGH = 1000.0, 41000.0
+
+
+def written(root, files):
+    """Each file as a class of its own, under a name that says nothing, in a folder and in a tar.
+
+    Its number is its label.
+    """
+    names = {f"images/{number:02d}/x.png": data for number, data in enumerate(files)}
+    for name, data in names.items():
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(data)
+    make_tar(root / "images.tar", names)
+    return root
+
+
+def seen(reader, root, count, channels=3):
+    """{number of a file: its pixels, whole} of those that are not refused; and the reasons."""
+    if reader == "evaluation":
+        batches = center_batches(
+            open_images(root / "images"), SHAPE, batch_size=count, workers=0, channels=channels
+        )
+        ((images, labels),) = batches
+        return dict(zip(labels.tolist(), images.numpy(), strict=True)), batches.bad
+    source = {
+        "native": {"ffcv": root / "images.beton", "decoder": "native"},
+        "pillow": {"ffcv": root / "images.beton", "decoder": "pillow"},
+        "folder": {"data_path": root / "images", "num_workers": 0},
+        "workers": {"data_path": root / "images"},
+        "dali": {"dali": root / "images"},
+        "dali-tar": {"dali": root / "images.tar"},
+    }[reader]
+    whole = {"crop": "none", "hflip": False, "input_size": SHAPE, "in_chans": channels}
+    settings = {"num_workers": 1, "batch_size": count, "mix_group": 0, **whole, **source}
+    with create_loader(**settings) as loader:
+        (batch,) = loader
+        return dict(zip(batch.labels.tolist(), batch.images.numpy(), strict=True)), loader.bad
+
+
+def made_beton(root, bounds=None):
+    """images.beton; returns the reasons for what is left out, by number of the file."""
+    options = {"mode": "raw", "workers": 1, "value_range": bounds}
+    report = convert(ConvertOptions(src=str(root / "images"), out=root / "images.beton", **options))
+    return {int(name.split("/")[-2]): reason for name, reason in report.skipped}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    root = written(tmp_path_factory.mktemp("shown"), [d for d, _ in deep_images.SHOWN.values()])
+    assert made_beton(root) == {}
+    return root
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("reader", [*LISTED, *BETON])
+def test_every_reader_shows_the_same_pixels(shown, reader, channels):
+    pixels, bad = seen(reader, shown, len(deep_images.SHOWN), channels)
+    assert bad == {}
+    for number, (name, (_, expected)) in enumerate(deep_images.SHOWN.items()):
+        image = Image.fromarray(expected if expected.ndim == 2 else expected.astype(np.uint8))
+        image = image.convert("RGB").convert("RGB" if channels == 3 else "L")
+        assert np.array_equal(pixels[number], np.asarray(image).reshape(*SHAPE, channels)), name
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    files = [data for data, _ in deep_images.REFUSED.values()]
+    return written(tmp_path_factory.mktemp("refused"), [*files, file_bytes(GRAY16, "PNG")])
+
+
+def check_reasons(found, table):
+    for number, (name, (_, reason)) in enumerate(table.items()):
+        assert found[number] == reason, name
+    assert len(found) == len(table)
+
+
+@pytest.mark.parametrize("reader", [*LISTED, "convert"])
+def test_every_reader_refuses_the_same_files(refused, reader):
+    """In the same words, and nothing else: the last file is a good one."""
+    count = len(deep_images.REFUSED) + 1
+    if reader == "convert":
+        check_reasons(made_beton(refused), deep_images.REFUSED)
+    else:
+        check_reasons(seen(reader, refused, count)[1], deep_images.REFUSED)
+
+
+def mapped(values):
+    """LOW..HIGH to 0..255, one number at a time."""
+    flat = [min(max(float(value), LOW), HIGH) for value in values.ravel()]
+    levels = [round(255 * (value - LOW) / (HIGH - LOW)) for value in flat]
+    return np.repeat(np.array(levels, np.uint8).reshape(SHAPE)[..., None], 3, axis=-1)
+
+
+WIDE = np.where(GRAY16 < 50000, GRAY16, np.inf).astype(np.float32)
+DEEP = {
+    **dict.fromkeys(deep_images.GRAY16_FILES, GRAY16),
+    "float": GRAY16.astype(np.float32),
+    "infinite": WIDE,
+    "negative": -WIDE,
+    "int32": GRAY16.astype(np.int32) * 3 - 70000,
+}
+DEEP_FILES = {
+    **deep_images.GRAY16_FILES,
+    **{name: file_bytes(DEEP[name], "TIFF") for name in list(DEEP)[-4:]},
+}
+RANGE_REFUSES = {
+    **{
+        name: (data, "Pillow reads 8 bits of 16-bit colours: --value_range 1000 41000 cannot act")
+        for name, (data, _) in deep_images.COLOURS16_FILES.items()
+    },
+    "NaN": (
+        file_bytes(np.where(np.eye(*SHAPE), np.nan, GRAY16).astype(np.float32), "TIFF"),
+        "some of its pixels are NaN, not a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", [*LISTED, *BETON])
+def test_a_range_maps_what_is_deeper_than_8_bits(tmp_path, reader):
+    """And leaves images of 8 bits alone. A NaN has no place in a range."""
+    eight = {name: deep_images.SHOWN[name] for name in ("RGBA-PNG", "P-TIFF", "LA-PNG")}
+    files = [*(data for data, _ in RANGE_REFUSES.values()), *DEEP_FILES.values()]
+    root = written(tmp_path, [*files, *(data for data, _ in eight.values())])
+    if reader in BETON:
+        bad = made_beton(root, (LOW, HIGH))
+        pixels, _ = seen(reader, root, len(DEEP_FILES) + len(eight))
+    else:
+        with limited_to(None, (LOW, HIGH)):
+            pixels, bad = seen(reader, root, len(files) + len(eight))
+    check_reasons(bad, RANGE_REFUSES)
+    expected = [*(mapped(DEEP[name]) for name in DEEP_FILES), *(p for _, p in eight.values())]
+    assert sorted(pixels)[-len(expected) :] == list(range(len(bad), len(bad) + len(expected)))
+    for number, image in enumerate(expected, len(bad)):
+        assert np.array_equal(pixels[number], image), [*DEEP_FILES, *eight][number - len(bad)]
+    assert value_range() is None
+
+
+@pytest.mark.parametrize("window", [(0, 0, 3, 4), (5, 2, 6, 9)])
+def test_a_part_is_refused_where_the_whole_is(window):
+    """Or else a NaN would be bad in some epochs."""
+    pixels = GRAY16.astype(np.float32)
+    pixels[-1, -1] = np.nan
+    image = Image.open(io.BytesIO(file_bytes(pixels, "TIFF")))
+    with limited_to(None, (LOW, HIGH)), pytest.raises(SkipImage, match="NaN"):
+        crop_and_resize(image, window, False, Crops(size=(4, 4)))
+
+
+def test_workers_that_are_not_forked_know_the_range():
+    with limited_to(None, (LOW, HIGH)):
+        begin = pickle.dumps(for_data_loader())
+    with limited_to(None):
+        assert value_range() is None
+        pickle.loads(begin)(0)
+        assert value_range() == (LOW, HIGH)
+
+
+WRONG = ["5 5", "9 1", "nan 1", "0 inf", "-1e308 1e308"]
+
+
+@pytest.mark.parametrize("bounds", WRONG, ids=str)
+def test_a_range_that_is_none_is_refused_by_name(bounds, tmp_path):
+    pair = tuple(map(float, bounds.split()))
+    with pytest.raises(DataError, match=r"^--value_range .*LOW must be below HIGH"):
+        ConvertOptions(src="x", value_range=pair)
+    with pytest.raises(ConfigError, match=r"^--value_range LOW HIGH: LOW must be below HIGH"):
+        parse_training("fastimae-train", f"--data_path x --value_range {bounds}".split())
+
+
+@pytest.mark.parametrize("source", ["--synthetic", "--ffcv a.beton", "--dali a.beton"])
+def test_a_range_without_effect_is_refused(source):
+    with (
+        limited_to(None),
+        pytest.raises((ConfigError, DataError), match="--value_range has no effect"),
+    ):
+        config = parse_training("fastimae-train", f"{source} --value_range 0 9".split())
+        build_loader(config, World(rank=0, size=1, device="cpu"))
+
+
+def test_the_training_flag_acts_and_does_not_stay(tmp_path):
+    """A second run in the process, without it, has no range."""
+    root = written(tmp_path, [file_bytes(GRAY16.astype(np.float32), "TIFF")] * 2)
+    flags = f"--data_path {root / 'images'} --batch_size 2 --num_workers 0 --crop none --no_hflip"
+    flags += f" --input_size {SHAPE[0]} {SHAPE[1]}"
+    for more, shown in ((f" --value_range {LOW} {HIGH}", mapped(GRAY16)), ("", None)):
+        config = parse_training("fastimae-train", (flags + more).split())
+        with build_loader(config, World(rank=0, size=1, device="cpu")) as loader:
+            if shown is None:
+                with pytest.raises(DataError, match="no known range"):
+                    next(iter(loader))
+            else:
+                assert np.array_equal(next(iter(loader)).images[0], shown)
+
+
+def test_a_conversion_that_goes_on_knows_what_it_has_seen(tmp_path):
+    first = Journal(tmp_path / "j", "task")
+    first.add(Progress(done=3, depths={"x": 2, "y": 1}))
+    first.add(Progress(done=1, depths={"x": 1}))
+    first.close()
+    assert Journal(tmp_path / "j", "task").progress.depths == {"x": 3, "y": 1}
