@@ -117,8 +117,10 @@ def _keep_traceback(error: Exception) -> None:
     """In the folder that was being written to when it happened."""
     folder: Path | None = getattr(error, "output_dir", None)  # see fastimae.engine.claim
     if folder is not None:
-        with contextlib.suppress(OSError), (folder / "debug.log").open("a") as file:
-            traceback.print_exception(error, file=file)
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)  # where it was made in vain, it was removed
+            with (folder / "debug.log").open("a") as file:
+                traceback.print_exception(error, file=file)
 
 
 def _flattened(box: str) -> str:

@@ -32,13 +32,20 @@ class InUse(FolderError):
 
 @contextlib.contextmanager
 def folder_to_write(path: Path, flag: str = "--output_dir") -> Iterator[None]:
-    """A folder that is made, tried out, and this process's alone inside.
+    """A folder that is made, tried out, and this process's alone inside. One that was made here
+    and is left empty, as by a run that fails at once, is removed.
 
     Raises FolderError where it cannot be written, InUse where another process has it.
     """
+    was_there = path.exists()
     prepare_folder(path, flag)
-    with _lock(path / LOCK, path, flag):
-        yield
+    try:
+        with _lock(path / LOCK, path, flag):
+            yield
+    finally:
+        if not was_there:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
 
 
 @contextlib.contextmanager

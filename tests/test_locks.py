@@ -131,3 +131,15 @@ def test_a_lock_that_cannot_be_made(tmp_path):
     (tmp_path / LOCK).mkdir()
     with pytest.raises(FolderError, match="--output_dir"), folder_to_write(tmp_path):
         pass
+
+
+def test_a_folder_made_in_vain_is_removed_and_no_other(tmp_path):
+    with contextlib.suppress(RuntimeError), folder_to_write(tmp_path / "new"):
+        raise RuntimeError
+    assert not (tmp_path / "new").exists()
+    for name in ("there", "used"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with folder_to_write(tmp_path / name):
+            if name == "used":
+                (tmp_path / name / "file").touch()
+        assert (tmp_path / name).exists()

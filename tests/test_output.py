@@ -147,6 +147,7 @@ def test_the_usual_folder_cannot_be_written(places, capsys, task):
 @pytest.mark.parametrize("name", WRITES)
 def test_a_folder_in_use_is_refused(places, capsys, name):
     command, flag = WRITES[name]
+    (places["root"] / "held").mkdir()
     with folder_to_write(places["root"] / "held"):
         assert call(places, f"{command} {places['root'] / 'held'}") == 2
     assert refused(capsys, places["root"] / "held", "in use", flag)
