@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from fastimae.engine.launcher import alone
 
 SIDE = 96
 PER_CLASS = 400
@@ -108,7 +111,7 @@ def start(command: list[str]) -> subprocess.Popen:
     program = Path(sys.executable).with_name(command[0])
     if not program.is_file():
         raise DemoError(f"{program} is not installed: make setup")
-    return subprocess.Popen([program, *command[1:]])
+    return subprocess.Popen([program, *command[1:]], env=alone(os.environ))
 
 
 def finish(process: subprocess.Popen, command: list[str]) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.figures.picture_table import displayable
 from fastimae.evaluate.figures.plots import plt, save_figure
@@ -47,7 +47,7 @@ class AttentionOptions(EvalOptions):
 
 def run(options: AttentionOptions) -> None:
     """Draws attention-N.png for each image; writes entropies and distances to results.json."""
-    device = join_world(options.device).device
+    device = alone(options.device).device
     model = load_encoder(options.checkpoint, device, name=options.model)
     token = token_number(model, options.token)
     layers = chosen_layers(model, options.layers)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import frozen
 from fastimae.evaluate.figures.grid_figures import draw_all
 from fastimae.evaluate.figures.quality import quality
@@ -89,7 +89,7 @@ class Reconstruction:
 def run(options: ReconstructOptions) -> None:
     """Reconstruct, draw, measure; writes results.json and figures."""
     check_ratios(options)
-    device = join_world(options.device).device
+    device = alone(options.device).device
     model = frozen(options.checkpoint, device, options.model)
     images = options.val_images() if options.val else options.train_images()
     mixing: Sequence[float | None] = options.mix_ratios if model.heads == 2 else (None,)

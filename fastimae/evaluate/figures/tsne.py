@@ -14,7 +14,7 @@ from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import silhouette_score
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.encoder import Pool, extract, load_encoder
 from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
 from fastimae.evaluate.images import center_batches
@@ -43,7 +43,7 @@ class TsneOptions(EvalOptions):
 
 def run(options: TsneOptions) -> None:
     """Draws tsne.png; writes its quality to results.json and the points to points.npz."""
-    device = join_world(options.device).device
+    device = alone(options.device).device
     model = load_encoder(options.checkpoint, device, name=options.model)
     images = options.val_images() if options.val else options.train_images()
     order = np.random.default_rng(options.seed).permutation(len(images))[: options.samples]

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import Contestant, load_contestants
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
@@ -71,7 +71,7 @@ class MsemOptions(EvalOptions):
 def run(options: MsemOptions) -> None:
     """Measure, print the table, and write results.json and msem.png."""
     check_ratios(options.mix_ratios)
-    device = join_world(options.device).device
+    device = alone(options.device).device
     train, val = options.train_images(), options.val_images()
     check_classes(train, val)
     contestants = load_contestants(

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import Contestant, frozen, load_contestants
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
@@ -65,7 +65,7 @@ class SeparabilityOptions(EvalOptions):
 def run(options: SeparabilityOptions) -> None:
     """Measure, print the table, and write results.json and separability.png."""
     check_ratios(options.mix_ratios)
-    device = join_world(options.device).device
+    device = alone(options.device).device
     teacher = frozen(options.teacher, device)
     contestants = load_contestants(
         (options.checkpoint, *options.others), device, name=options.model
