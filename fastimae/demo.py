@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -19,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from fastimae.engine.launcher import alone
 
 SIDE = 96
 PER_CLASS = 400
@@ -111,7 +108,7 @@ def start(command: list[str]) -> subprocess.Popen:
     program = Path(sys.executable).with_name(command[0])
     if not program.is_file():
         raise DemoError(f"{program} is not installed: make setup")
-    return subprocess.Popen([program, *command[1:]], env=alone(os.environ))
+    return subprocess.Popen([program, *command[1:]])
 
 
 def finish(process: subprocess.Popen, command: list[str]) -> None:
