@@ -143,3 +143,10 @@ def test_an_earlier_run_is_moved_not_overwritten(tmp_path):
         assert set_aside(tmp_path) == tmp_path / f"previous-{number}"
         assert (tmp_path / f"previous-{number}" / "log.txt").read_text() == str(number)
     assert {p.name for p in tmp_path.iterdir()} == {"previous-1", "previous-2"}
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "checkpoint.pth")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pth is not a file"):
+        load_checkpoint(tmp_path / "checkpoint.pth")
