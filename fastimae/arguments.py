@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from fastimae.checks import check
 from fastimae.config import ConfigError, TrainConfig, flatten, read_yaml, updated
+from fastimae.engine.launcher import stands_aside
+from fastimae.engine.signals import Terminated
 from fastimae.folders import FolderError
 from fastimae.recipes import RECIPES
 
@@ -80,14 +82,24 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     return config
 
 
-def run_safely(prog: str, command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+def run_safely(
+    prog: str,
+    command: Callable[[Sequence[str]], int],
+    argv: Sequence[str],
+    *,
+    several: bool = False,
+) -> int:
     """Run a command; what the user can mend becomes one line on stderr and exit status 2.
+
+    several: it may be one of several processes; else all but the first have nothing to do.
 
     With --debug the traceback is shown too, and kept in debug.log where output goes.
     """
     _log_through_tqdm()
     try:
-        return command(argv)
+        return 0 if not several and stands_aside(prog) else command(argv)
+    except Terminated as stop:
+        return stop.status
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -22,7 +22,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 def train(argv: Sequence[str] | None = None) -> int:
     """fastimae-train: pre-train MAE or i-MAE. Exit status 0; 2 for what the user can mend."""
-    return run_safely("fastimae-train", _train, sys.argv[1:] if argv is None else argv)
+    return run_safely(
+        "fastimae-train", _train, sys.argv[1:] if argv is None else argv, several=True
+    )
 
 
 def convert(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +44,9 @@ def bench(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """fastimae-eval: what a checkpoint has learned, one task a call."""
-    return run_safely("fastimae-eval", _evaluate, sys.argv[1:] if argv is None else argv)
+    return run_safely(
+        "fastimae-eval", _evaluate, sys.argv[1:] if argv is None else argv, several=True
+    )
 
 
 def export(argv: Sequence[str] | None = None) -> int:
@@ -93,10 +97,12 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _convert(argv: Sequence[str]) -> int:
+    from fastimae.engine.signals import sigterm_as_ctrl_c
     from fastimae.loaders import convert
 
     options = parse("fastimae-convert", ConvertArguments, argv)
-    report = convert.convert(options)
+    with sigterm_as_ctrl_c():
+        report = convert.convert(options)
     logging.getLogger("fastimae").info(report.summary())
     return report.exit_status(options.strict)
 

@@ -224,7 +224,7 @@ def check_cores() -> Check:
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
-    """/dev/shm, through which DataLoader workers hand over batches."""
+    """/dev/shm, where NCCL's processes meet; our loaders only have locks there."""
     if not folder.is_dir():
         return Check(name="shared memory", status="ok", found=f"no {folder} on this system")
     total = shutil.disk_usage(folder).total
@@ -232,8 +232,8 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
         name="shared memory",
         status="ok" if total >= GIB else "low",
         found=f"{total / GIB:.1f} GiB in {folder}",
-        cost="--data_path workers can die with a bus error",
-        fix="docker run --shm-size=8g (or --ipc=host), or --num_workers 0",
+        cost="several GPUs that do not reach each other directly need more; one needs none",
+        fix="docker run --shm-size=8g (or --ipc=host)",
     )
 
 

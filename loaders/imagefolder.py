@@ -2,36 +2,29 @@
 
 The reference pipeline: it reads every format that Pillow does. Order, crops and flips are those
 of the other back ends, so the batches are the same.
-
-Worker processes are forked on Linux (where Python would choose another way from 3.14 on). Forking
-is safe here, since workers touch Pillow and NumPy only, no CUDA and no OpenMP; it starts in
-milliseconds where a fresh process imports torch for seconds, it does not copy a million file names
-to each worker, and it does not ask the user's script for a `__main__` guard.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from fastimae.loaders.base import Loader, Shown
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, decode_rows, replace_failures
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Item, Source
-from fastimae.loaders.limits import for_data_loader, open_image
+from fastimae.loaders.limits import open_image
 from fastimae.loaders.sampler import Sampler, Step
 from fastimae.loaders.sources import find_for_loader
+from fastimae.loaders.worker_batches import check_workers, made_by_workers
 
 ROWS_AT_ONCE = 16
 """Files a worker holds at once, so that crops are drawn for several images in one call."""
@@ -98,6 +91,7 @@ class FolderLoader(Loader):
         pin_mem: bool,
     ) -> None:
         super().__init__(sampler, crops.shape, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
+        check_workers(num_workers)
         self.num_workers = num_workers
         self._dataset = _Steps(folder, crops)
 
@@ -105,57 +99,30 @@ class FolderLoader(Loader):
         return self._dataset.folder.path(index)
 
     def _show(self, steps: Iterable[Step]) -> Iterator[Shown]:
-        results = iter(
-            DataLoader(
-                self._dataset,
-                batch_sampler=steps,
-                collate_fn=_unchanged,
-                num_workers=self.num_workers,
-                multiprocessing_context=start_method() if self.num_workers else None,
-                worker_init_fn=for_data_loader(),
-                # One of our own: drawing from the default one would disturb the training run.
-                generator=torch.Generator(),
-            )
+        made = made_by_workers(
+            self._dataset,
+            steps,
+            shape=(self.sampler.batch_size, *self.shape),
+            dtype=np.uint8,
+            num_workers=self.num_workers,
+            pin=self.pin,
         )
-        try:
-            while (result := self._next(results)) is not None:
-                images, index, bad = result
-                # A copy, as each shared batch that the caller keeps would hold a file open.
-                yield Shown(images=images if self.pin else images.clone(), index=index, bad=bad)
-        finally:
-            # By name, not by dropping it: the traceback of an error would keep it alive.
-            if self.num_workers:
-                results._shutdown_workers()
-
-    def _next(self, results: Iterator[_Result]) -> _Result | None:
-        """The next result, None at the end; `DataError` if a worker process has died."""
-        try:
-            return next(results, None)
-        except (RuntimeError, OSError, EOFError) as error:
-            # "Caught": torch passes on an error that a worker raised. A dead one shows as others,
-            # depending on what it was doing.
-            if self.num_workers == 0 or str(error).startswith("Caught"):
-                raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise DataError(
-                f"a loading process died, try fewer --num_workers ({reason})"
-            ) from error
+        with contextlib.closing(made):
+            for pixels, (index, bad) in made:
+                yield Shown(images=pixels, index=index, bad=bad)
 
 
-_Result = tuple[Tensor, NDArray[np.int64], dict[int, str]]
-"""The fields of `Shown`."""
-
-
-class _Steps(Dataset[_Result]):
-    """What runs in a worker: one item is one step."""
+class _Steps:
+    """What runs in a worker."""
 
     def __init__(self, folder: Folder, crops: Crops) -> None:
         self.folder, self.crops = folder, crops
 
-    def __getitems__(self, step: Step) -> _Result:
-        """Decode a step, which torch takes for a list of indices."""
+    def __call__(
+        self, step: Step, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.int64], dict[int, str]]:
+        """Decode a step into `pixels`; the other fields of `Shown`."""
         index, key, count = step.index, step.key, len(step.index)
-        pixels = np.empty((count, *self.crops.shape), dtype=np.uint8)
         failures: Failures = {}
         for first in range(0, count, ROWS_AT_ONCE):
             rows = slice(first, first + ROWS_AT_ONCE)
@@ -163,13 +130,4 @@ class _Steps(Dataset[_Result]):
             failures.update({first + row: reason for row, reason in failed.items()})
         shown = replace_failures(self.folder.open, self.crops, index, key, pixels, failures)
         bad = {int(index[row]): reason for row, reason in failures.items()}
-        return torch.from_numpy(pixels), shown, bad
-
-
-def _unchanged(result: _Result) -> _Result:
-    return result
-
-
-def start_method() -> str | None:
-    """How DataLoader starts its workers: see the top of this file. None: as Python likes."""
-    return "fork" if sys.platform == "linux" else None
+        return shown, bad

@@ -5,14 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing.connection import wait
 from typing import TypeVar
+
+from fastimae.loaders.processes import heed_the_parent_alone, why_not_started
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +46,8 @@ def safe_map(
         crashed: the result of an item that kills its process or outlasts `PATIENCE_SECONDS`.
 
     Raises:
-        WorkersCannotStart: for example in a script without `if __name__ == "__main__":`.
+        WorkersCannotStart: for example in a script without `if __name__ == "__main__":`, or where
+            /dev/shm has no room for their locks.
     """
     remaining = iter(items)
     chunks = iter(lambda: list(islice(remaining, chunk)), [])
@@ -77,14 +78,16 @@ def _start_pool(function: Function[T, R], workers: int) -> ProcessPoolExecutor:
     # What the workers need is imported once for all of them.
     module = getattr(function, "func", function).__module__
     context.set_forkserver_preload(["__main__", module])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=heed_the_parent_alone)
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
         raise WorkersCannotStart(
             "worker processes cannot start: a script must call this under "
             '`if __name__ == "__main__":`'
         ) from error
+    except OSError as error:
+        raise WorkersCannotStart(f"--workers {workers}: {why_not_started(error)}") from error
     return pool
 
 
@@ -122,19 +125,6 @@ def _one_by_one(function: Function[T, R], batch: list[T], crashed: R) -> list[R]
             pool = _start_pool(function, 1)
     pool.shutdown()
     return results
-
-
-def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A killed parent cannot stop its workers, and they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _run(function: Function[T, R], batch: list[T]) -> list[R]:

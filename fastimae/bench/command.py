@@ -14,7 +14,7 @@ from fastimae.bench.advice import Findings, advice, best_batch_size, best_worker
 from fastimae.bench.measure import Speed, fed_speed, loader_speed, step_speed
 from fastimae.bench.options import BenchOptions, changed, cores, settings
 from fastimae.config import TrainConfig, config_errors
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.engine.precision import resolve_precision
 
 log = logging.getLogger("fastimae")
@@ -31,7 +31,7 @@ def bench(argv: Sequence[str]) -> int:
     """Measure this machine and print what was found. Raises what the user can mend."""
     options = parse("fastimae-bench", BenchOptions, argv)
     with config_errors():
-        device = join_world(options.device).device
+        device = alone(options.device).device
         config = settings(options, device)
         try:
             found = measure(config, device, options)

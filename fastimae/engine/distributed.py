@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# rank, processes, rank on this machine: torchrun, then SLURM's srun.
-_LAUNCHERS = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
-)
-_OPEN_MPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
+from fastimae.engine.launcher import TORCHRUN, Launched, is_script_of_many, launched
+
+log = logging.getLogger("fastimae")
+
+PATIENCE_SECONDS = 30
+"""Others that take longer to come are waited for aloud."""
 # Groups that were left. DistributedDataParallel holds one, too, and must not be the last to let go:
 # torch would then wait, with the interpreter's lock, for gloo's threads, which wait for that lock.
 _LEFT: list[dist.ProcessGroup] = []
@@ -133,39 +135,50 @@ def join_world(
     ValueError, naming the flag, where the device is missing, the launcher started another number
     of processes than world_size says, or they do not find each other.
     """
-    ranks = _ranks(os.environ, dist_on_itp)
-    rank, size, local = ranks or (0, 1, 0)
+    found = launched(os.environ, open_mpi=dist_on_itp)
+    rank, size, local, launcher = found or Launched(0, 1, -1, "")
     if world_size not in (1, size):
         raise ValueError(
             f"--world_size {world_size}, but {size} process(es) were started: "
             f"use torchrun --nproc_per_node={world_size} --no-python fastimae-train ..."
         )
-    chosen = _device(device, local if ranks and local >= 0 else max(local_rank, 0))
+    chosen = _device(device, local if local >= 0 else max(local_rank, 0))
     if size == 1:
+        if is_script_of_many(os.environ):
+            log.warning("SLURM has several tasks, but srun did not start this: it runs alone")
         return World(rank, size, chosen)
+    _check_address(dist_url, rank, size, launcher)
     store = _meet(dist_url, rank, size, chosen, timedelta(seconds=timeout))
     return World(rank, size, chosen, StopVote(store))
 
 
-def _ranks(env: Mapping[str, str], open_mpi: bool) -> tuple[int, int, int] | None:
-    if open_mpi and _OPEN_MPI[0] not in env:
-        raise ValueError("--dist_on_itp: Open MPI's environment is not there, start with mpirun")
-    for names in (_OPEN_MPI,) if open_mpi else _LAUNCHERS:
-        if names[0] in env and names[1] in env:
-            return int(env[names[0]]), int(env[names[1]]), int(env.get(names[2], -1))
-    return None
+def alone(device: str = "auto") -> World:
+    """A world of this process only, whoever started it. Raises ValueError for the device."""
+    return World(0, 1, _device(device, 0))
+
+
+def _check_address(url: str, rank: int, size: int, launcher: str) -> None:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if url == "env://" and missing:
+        raise ValueError(
+            f"this is process {rank} of {size} by the variables of {launcher}, but "
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: export where "
+            "the processes meet (docs/launch.md)"
+            + (", or unset RANK and WORLD_SIZE to run alone" if launcher == TORCHRUN else "")
+        )
 
 
 def _meet(url: str, rank: int, size: int, device: torch.device, timeout: timedelta) -> dist.Store:
     """Found the group of processes; returns the store that they share."""
     try:
-        store, _, _ = next(dist.rendezvous(url, rank, size, timeout=timeout))
-        store.set_timeout(timeout)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        group_store = dist.PrefixStore("group", store)
-        dist.init_process_group(
-            backend, store=group_store, rank=rank, world_size=size, timeout=timeout
-        )
+        with _saying_so(f"process {rank} of {size} waits for the others at --dist_url {url}"):
+            store, _, _ = next(dist.rendezvous(url, rank, size, timeout=timeout))
+            store.set_timeout(timeout)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            group_store = dist.PrefixStore("group", store)
+            dist.init_process_group(
+                backend, store=group_store, rank=rank, world_size=size, timeout=timeout
+            )
     except RuntimeError as error:
         raise ValueError(
             f"process {rank} of {size} did not meet the others at --dist_url {url} within "
@@ -173,6 +186,18 @@ def _meet(url: str, rank: int, size: int, device: torch.device, timeout: timedel
             "with one MASTER_ADDR and MASTER_PORT?"
         ) from error
     return store
+
+
+@contextlib.contextmanager
+def _saying_so(line: str) -> Iterator[None]:
+    """Log the line if what is inside takes longer than it should."""
+    timer = threading.Timer(PATIENCE_SECONDS, log.warning, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _device(name: str, local_rank: int) -> torch.device:

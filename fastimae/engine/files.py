@@ -48,6 +48,8 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     mmap: leave tensors on the disk until they are looked at. Raises CheckpointError where the
     file is missing, damaged or holds anything but data.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CheckpointError(f"{path} is not a file")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+ECHO_SECONDS = 5.0
+"""A signal that comes again so soon is the same one: a scheduler sends it to all processes of a
+job, and those that started others, as torchrun, pass it on to them. Ctrl-C has no such echo."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where it is to end a command as Ctrl-C does."""
+
+    status = 128 + signal.SIGTERM
 
 
 @contextlib.contextmanager
@@ -16,15 +27,38 @@ def stop_signals(preempt_signal: str, ask: Callable[[], None]) -> Iterator[None]
     """
     numbers = {signal.SIGTERM, signal.SIGINT, signal.Signals[preempt_signal]}
     before = {number: signal.getsignal(number) for number in numbers}
+    asked_at: dict[int, float] = {}
 
-    def once(number: int, frame: Any) -> None:
-        signal.signal(number, before[number])
-        ask()
+    def handle(number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
+        if number not in asked_at:
+            asked_at[number] = time.monotonic()
+            ask()
+        elif time.monotonic() - asked_at[number] > ECHO_SECONDS:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
     for number in before:
-        signal.signal(number, once)
+        signal.signal(number, handle)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Inside, a first SIGTERM raises `Terminated`, so that what is open is closed and cleared away;
+    a second one ends the process. Only the main thread of a process may enter."""
+
+    def once(number: int, frame: Any) -> None:
+        signal.signal(number, before)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

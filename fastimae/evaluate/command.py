@@ -13,6 +13,7 @@ import tyro
 
 from fastimae.arguments import UsageError, parse
 from fastimae.config import config_errors
+from fastimae.engine.launcher import stands_aside
 
 PROG = "fastimae-eval"
 
@@ -23,6 +24,8 @@ class Task(NamedTuple):
     place: str
     options: str
     about: str
+    several: bool = False
+    """Whether the processes that torchrun or srun starts share the work; else the first does it."""
 
     @property
     def module(self) -> str:
@@ -35,10 +38,13 @@ TASKS = {
         "classify.finetune",
         "FinetuneOptions",
         "train all of the encoder with labels",
+        several=True,
     ),
-    "linear": Task("classify.linear", "LinearOptions", "a linear probe of the features"),
-    "knn": Task("classify.knn", "KnnOptions", "weighted nearest neighbours"),
-    "fewshot": Task("classify.fewshot", "FewshotOptions", "a probe with few labels"),
+    "linear": Task(
+        "classify.linear", "LinearOptions", "a linear probe of the features", several=True
+    ),
+    "knn": Task("classify.knn", "KnnOptions", "weighted nearest neighbours", several=True),
+    "fewshot": Task("classify.fewshot", "FewshotOptions", "a probe with few labels", several=True),
     "separability": Task("imae.separability", "SeparabilityOptions", "M_ls of the i-MAE paper"),
     "msem": Task("imae.msem", "MsemOptions", "M_sem of the i-MAE paper"),
     "semantics": Task("imae.semantics", "SemanticsOptions", "a study over same-class ratios"),
@@ -68,6 +74,8 @@ def evaluate(argv: Sequence[str]) -> int:
     if name not in TASKS:
         raise UsageError(f"there is no task {name}: use one of {', '.join(TASKS)}")
     task = TASKS[name]
+    if not task.several and stands_aside(f"{PROG} {name}"):
+        return 0
     module = _import(name, task.module)
     options_class = getattr(module, task.options)
     recipe = _recipe(options_class, getattr(module, "RECIPES", {}), rest)

@@ -132,3 +132,10 @@ def test_resume_auto_means_the_last_or_the_highest(tmp_path):
     save_checkpoint(tmp_path / "checkpoint-last.pth", {})
     assert find_resume("auto", tmp_path).name == "checkpoint-last.pth"
     assert find_resume("x.pth", tmp_path).name == "x.pth"
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "checkpoint.pth")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pth is not a file"):
+        load_checkpoint(tmp_path / "checkpoint.pth")

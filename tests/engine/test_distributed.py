@@ -1,5 +1,7 @@
 """Who starts the processes, how they meet, and how they agree to stop."""
 
+import logging
+import os
 import random
 import signal
 import socket
@@ -10,15 +12,17 @@ import torch
 import torch.distributed as dist
 
 from fastimae.engine import distributed
-from fastimae.engine.distributed import ProcessLost, StopVote, World, join_world
+from fastimae.engine.distributed import ProcessLost, StopVote, World, alone, join_world
+
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture
 def launched(monkeypatch):
     """Function: pretend that a launcher set these variables; nothing is really joined."""
-    for names in (*distributed._LAUNCHERS, distributed._OPEN_MPI):
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
+    for name in [*os.environ]:
+        if name in PLACE or name.startswith(("OMPI_", "PMI_", "MV2_", "SLURM_")):
+            monkeypatch.delenv(name)
     joined = []
 
     def meet(url, rank, size, timeout):
@@ -44,6 +48,7 @@ def launched(monkeypatch):
     [
         ({"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1}, {}),
         ({"SLURM_PROCID": 3, "SLURM_NTASKS": 4, "SLURM_LOCALID": 1}, {}),
+        ({"SLURM_PROCID": 3, "SLURM_STEP_NUM_TASKS": 4, "SLURM_NTASKS": 9, "SLURM_STEP_ID": 2}, {}),
         ({"OMPI_COMM_WORLD_RANK": 3, "OMPI_COMM_WORLD_SIZE": 4}, {"dist_on_itp": True}),
     ],
 )
@@ -63,6 +68,38 @@ def test_alone_where_nobody_launched(launched):
     world = join_world("cpu")
     assert (world.rank, world.size, world.is_main, joined) == (0, 1, True, [])
     assert world.mean(torch.ones(2)).tolist() == [1, 1] and world.any(True)
+
+
+def test_a_script_of_sbatch_runs_alone_and_says_so(launched, caplog, monkeypatch):
+    """Its shell has what a task has, and the room for tasks; nobody else will come."""
+    joined = launched(SLURM_JOB_ID=7, SLURM_NTASKS=8, SLURM_PROCID=0, SLURM_LOCALID=0)
+    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
+    world = join_world("cpu")
+    assert (world.rank, world.size, world.is_main, joined) == (0, 1, True, [])
+    assert "srun did not start this" in caplog.text
+
+
+def test_who_is_alone_joins_nobody(launched):
+    joined = launched(RANK=2, WORLD_SIZE=4, LOCAL_RANK=2)
+    world = alone("cpu")
+    assert (world.rank, world.size, joined) == (0, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": 0, "WORLD_SIZE": 8}, r"process 0 of 8 .* MASTER_ADDR and MASTER_PORT are not"),
+        ({"RANK": 0, "WORLD_SIZE": 8, "MASTER_ADDR": "here"}, "MASTER_PORT is not set"),
+        ({"SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 8, "SLURM_STEP_ID": 0}, "variables of srun"),
+        ({"OMPI_COMM_WORLD_RANK": 0, "OMPI_COMM_WORLD_SIZE": 8}, "--dist_on_itp"),
+    ],
+    ids=["stale", "no port", "srun", "Open MPI"],
+)
+def test_variables_that_cannot_be_all_are_named_at_once(launched, variables, words):
+    joined = launched(**variables)
+    with pytest.raises(ValueError, match=words):
+        join_world("cpu")
+    assert joined == []
 
 
 @pytest.mark.parametrize(
@@ -86,15 +123,18 @@ def test_a_missing_gpu_is_named(launched):
         join_world("cuda")
 
 
-def test_who_waits_in_vain_is_told_for_whom(launched, monkeypatch):
+def test_who_waits_in_vain_is_told_for_whom(launched, monkeypatch, caplog):
     launched(RANK=0, WORLD_SIZE=2)
     monkeypatch.undo()
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(ValueError, match=r"process 0 of 2 .* --dist_timeout 1 s"):
         join_world("cpu", dist_url=f"tcp://127.0.0.1:{port}", timeout=1)
+    assert "process 0 of 2 waits for the others" in caplog.text
 
 
 @pytest.mark.parametrize("seed", range(20))

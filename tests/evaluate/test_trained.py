@@ -80,7 +80,7 @@ def test_features_of_whole_views_are_kept_apart(tmp_path, photos):
     mae = save_trained(tmp_path / "mae.pth")
     world = World(0, 1, CPU)
     store = FeatureStore(
-        model=load_encoder(mae, CPU), folder=tmp_path / "features", world=world,
+        model=load_encoder(mae, CPU), folder=tmp_path / "features", scratch=tmp_path, world=world,
         pool="avg", precision="fp32", batch_size=3, workers=0,
     )  # fmt: skip
     images = open_images(photos)

@@ -12,24 +12,25 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.data import Mixup
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.classification import ClassBatch, EpochLoader, Step
 from fastimae.evaluate.images import Images
 from fastimae.loaders.decode import reason_for
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.imagefolder import start_method
-from fastimae.loaders.limits import for_data_loader
 from fastimae.loaders.pixels import MODES, eight_bits
+from fastimae.loaders.worker_batches import check_workers, made_by_workers
 
 log = logging.getLogger("fastimae")
 
 TRIES = 10
 _MIXUP_STREAM = 1 << 40
 """Tells a step's seed from a sample's."""
+_Rest = tuple[NDArray, NDArray[np.int64], dict[int, str]]
+"""Targets and indices, as in `ClassBatch`, and which images were broken, and why."""
 
 
 class AugmentedLoader(EpochLoader):
@@ -45,43 +46,41 @@ class AugmentedLoader(EpochLoader):
         transform: Callable,
         mixup: Mixup | None,
         *,
-        channels: int,
+        shape: tuple[int, int, int],
         batch_size: int,
         num_workers: int,
         pin_mem: bool,
         world: World,
         seed: int,
     ) -> None:
-        """transform: PIL image -> float [C, H, W]. mixup: changes a batch and its labels."""
+        """transform: PIL image -> float [C, H, W], of this shape. mixup: changes a batch and its
+        labels."""
+        check_workers(num_workers)
         super().__init__(len(images), batch_size=batch_size, world=world, seed=seed)
-        self.steps = _Steps(images, transform, mixup, channels, (seed, world.rank))
-        self.num_workers = num_workers
+        self.steps = _Steps(images, transform, mixup, shape[0], (seed, world.rank))
+        self.shape, self.num_workers = shape, num_workers
         self.pin = pin_mem and world.device.type == "cuda"
         self.bad: set[int] = set()
 
     def _show(self, steps: Iterable[Step]) -> Generator[ClassBatch, None, None]:
-        batches = iter(
-            DataLoader(
-                self.steps,
-                batch_sampler=steps,
-                collate_fn=_unchanged,
-                num_workers=self.num_workers,
-                multiprocessing_context=start_method() if self.num_workers else None,
-                worker_init_fn=for_data_loader(),
-                pin_memory=self.pin,
-                # One of our own: drawing from the default one would disturb the training run.
-                generator=torch.Generator(),
-            )
+        made = made_by_workers(
+            self.steps,
+            steps,
+            shape=(self.batch_size, *self.shape),
+            dtype=np.float32,
+            num_workers=self.num_workers,
+            pin=self.pin,
         )
-        try:
-            for batch, bad in batches:
-                for index, reason in bad.items():
-                    self._note(index, reason)
-                yield batch.to(self.world.device)
-        finally:
-            # By name, not by dropping it: the traceback of an error would keep it alive.
-            if self.num_workers:
-                batches._shutdown_workers()
+        with contextlib.closing(made):
+            for inputs, (targets, index, bad) in made:
+                for number, reason in bad.items():
+                    self._note(number, reason)
+                batch = ClassBatch(
+                    inputs=inputs,
+                    targets=torch.from_numpy(targets),
+                    index=torch.from_numpy(index),
+                )
+                yield (batch.pin_memory() if self.pin else batch).to(self.world.device)
 
     def report(self) -> dict[str, int]:
         """The number of broken images so far."""
@@ -94,8 +93,8 @@ class AugmentedLoader(EpochLoader):
                         self.steps.images.source, index, reason)  # fmt: skip
 
 
-class _Steps(Dataset[tuple[ClassBatch, dict[int, str]]]):
-    """What runs in a worker: one item is one step."""
+class _Steps:
+    """What runs in a worker."""
 
     def __init__(
         self,
@@ -109,16 +108,19 @@ class _Steps(Dataset[tuple[ClassBatch, dict[int, str]]]):
         self.mode = MODES[channels]
         self.seed, self.rank = seed
 
-    def __getitems__(self, step: Step) -> tuple[ClassBatch, dict[int, str]]:
-        """The batch of a step, which torch takes for a list of indices, and what was broken."""
+    def __call__(self, step: Step, inputs: NDArray[np.float32]) -> _Rest:
+        """Fill `inputs` with what a step shows."""
         bad: dict[int, str] = {}
         samples = [self._sample(step.epoch, int(index), bad) for index in step.index]
         views, labels, shown = zip(*samples, strict=True)
-        inputs, targets = torch.stack(views), torch.tensor(labels)
+        into = torch.from_numpy(inputs)
+        mixed, targets = torch.stack(views, out=into), torch.tensor(labels)
         if self.mixup:
             with seeded(self.seed, step.epoch, step.number, self.rank, _MIXUP_STREAM):
-                inputs, targets = self.mixup(inputs, targets)
-        return ClassBatch(inputs=inputs, targets=targets, index=torch.tensor(shown)), bad
+                mixed, targets = self.mixup(into, targets)
+        if mixed is not into:
+            into.copy_(mixed)
+        return targets.numpy(), np.array(shown), bad
 
     def _sample(self, epoch: int, index: int, bad: dict[int, str]) -> tuple[Tensor, int, int]:
         """(view, label, index) of a sample, or of the next one that can be read."""
@@ -147,7 +149,3 @@ def seeded(*key: int) -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
-
-
-def _unchanged(result):
-    return result

@@ -154,7 +154,7 @@ def build_loader(
         images,
         training_transform(options, size, encoder.mean, encoder.std),
         build_mixup(options, student.num_classes),
-        channels=encoder.in_chans,
+        shape=(encoder.in_chans, *size),
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         pin_mem=options.pin_mem,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.figures.picture_table import displayable
 from fastimae.evaluate.figures.plots import plt, save_figure
@@ -53,7 +53,7 @@ def run(options: AttentionOptions) -> None:
 
 
 def _measure_and_draw(options: AttentionOptions, folder: Path) -> None:
-    device = join_world(options.device).device
+    device = alone(options.device).device
     model = load_encoder(options.checkpoint, device, **options.of_model())
     origin = origin_of(options.checkpoint, model)
     token = token_number(model, options.token)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import frozen
 from fastimae.evaluate.figures.grid_figures import draw_all
 from fastimae.evaluate.figures.quality import quality
@@ -96,7 +96,7 @@ def run(options: ReconstructOptions) -> None:
 
 
 def _measure_and_draw(options: ReconstructOptions, folder: Path) -> None:
-    device = join_world(options.device).device
+    device = alone(options.device).device
     model = frozen(options.checkpoint, device, **options.of_model())
     origin = origin_of(options.checkpoint, model)
     images = options.val_images() if options.val else options.train_images()

@@ -14,7 +14,7 @@ from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import silhouette_score
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.encoder import Pool, extract, load_encoder
 from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
 from fastimae.evaluate.images import center_batches
@@ -50,7 +50,7 @@ def run(options: TsneOptions) -> None:
 
 
 def _embed_and_draw(options: TsneOptions, folder: Path) -> None:
-    device = join_world(options.device).device
+    device = alone(options.device).device
     model = load_encoder(options.checkpoint, device, **options.of_model())
     origin = origin_of(options.checkpoint, model)
     images = options.val_images() if options.val else options.train_images()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastimae.config import ConfigError
+from fastimae.engine.launcher import alone
 from fastimae.evaluate.results import RESULTS
 
 log = logging.getLogger("fastimae")
@@ -67,7 +69,7 @@ def call(command: Sequence[str]) -> int:
     SIGTERM is handed on and Ctrl-C reaches it anyway: it may save and stop, and is waited for.
     """
     program, *flags = command
-    process = subprocess.Popen([sys.executable, *PROGRAMS[program], *flags])
+    process = subprocess.Popen([sys.executable, *PROGRAMS[program], *flags], env=alone(os.environ))
     with _handing_on(process):
         while True:
             try:

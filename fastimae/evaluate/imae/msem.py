@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import Contestant, load_contestants
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
@@ -78,7 +78,7 @@ def run(options: MsemOptions) -> None:
 
 
 def _measure(options: MsemOptions, folder: Path) -> None:
-    device = join_world(options.device).device
+    device = alone(options.device).device
     train, val = options.train_images(), options.val_images()
     check_classes(train, val)
     contestants = load_contestants(

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fastimae.config import ConfigError
-from fastimae.engine.distributed import join_world
+from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import ELSEWHERE, Contestant, frozen, load_contestants
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
@@ -72,7 +72,7 @@ def run(options: SeparabilityOptions) -> None:
 
 
 def _measure(options: SeparabilityOptions, folder: Path) -> None:
-    device = join_world(options.device).device
+    device = alone(options.device).device
     teacher = frozen(options.teacher, device, hints=ELSEWHERE)
     contestants = load_contestants(
         (options.checkpoint, *options.others), device, **options.of_model()
