@@ -41,6 +41,10 @@ class DataConfig:
     """module:function that returns operations of the ffcv library, for --decoder ffcv to run."""
     cache: Literal["none", "ram"] = "none"
     """ram: read all of the .beton first and keep it in memory, once for all ranks of a machine."""
+    label_field: str | None = None
+    """Which field of a .beton file of several is the label; none: it has no labels."""
+    image_field: str | None = None
+    """Which field of a .beton file of several is the image."""
     dali: str | None = None
     """A .beton, a folder, or shards-{000..146}.tar (in quotes): DALI decodes, on the GPU if any."""
     dali_share: float = 0.0
@@ -272,12 +276,24 @@ def updated(config: TrainConfig, settings: dict[str, Any], source: str) -> Train
 def read_yaml(path: Path) -> dict[str, Any]:
     """Settings of a --config file. Raises ConfigError where it is missing or not a mapping."""
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
+        settings = yaml.load(path.read_text(), _OnceLoader) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path}: expected lines of the form 'batch_size: 64'")
     return settings
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """As yaml.safe_load, but that a key may not come twice: the last would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        names = [key.replace("-", "_") if isinstance(key, str) else key for key in keys]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise yaml.constructor.ConstructorError(problem=f"{name} is there twice")
+        return super().construct_mapping(node, deep)
 
 
 def plain_value(value: Any) -> Any:
