@@ -13,7 +13,7 @@ import tyro
 
 from fastimae.config import ConfigError, plain_value
 from fastimae.engine.distributed import World, join_world
-from fastimae.evaluate.images import Images, open_images
+from fastimae.evaluate.images import Images, is_beton, open_images
 from fastimae.loaders.limits import set_max_pixels
 
 
@@ -32,6 +32,10 @@ class EvalOptions:
     val: Path | None = None
     """The .beton file or folder to test on; its val/ is taken where it has one. None: the val/ in
     --data_path."""
+    label_field: str | None = None
+    """Which field of .beton files of several is the label; none: they have no labels."""
+    image_field: str | None = None
+    """Which field of .beton files of several is the image."""
     output_dir: Path | None = None
     """Results and pictures. None: the folder eval-TASK beside the checkpoint."""
     device: str = "auto"
@@ -66,7 +70,10 @@ class EvalOptions:
 
     def _open(self, source: Path) -> Images:
         set_max_pixels(self.max_pixels)
-        return open_images(source)
+        fields = {"label_field": self.label_field, "image_field": self.image_field}
+        if any(fields.values()) and not any(map(is_beton, filter(None, (self.ffcv, self.val)))):
+            raise ConfigError("--label_field and --image_field are for .beton files: --ffcv, --val")
+        return open_images(source, **fields)
 
     def val_images(self) -> Images:
         """The images of --val, or of the val/ in it or in --data_path; never those of a train/.

@@ -16,6 +16,13 @@ from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import load_checkpoint, load_weights, model_weights
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
+from fastimae.evaluate.class_names import (
+    CLASSES,
+    class_count,
+    match_classes,
+    match_training,
+    names_in,
+)
 from fastimae.evaluate.classify.augment import AugmentedLoader
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.classifier import build_classifier, classes_of, layer_decay_groups
@@ -24,7 +31,7 @@ from fastimae.evaluate.classify.training import train, training_numbers
 from fastimae.evaluate.classify.transforms import build_mixup, training_transform
 from fastimae.evaluate.classify.validation import BEST, Validated, validate
 from fastimae.evaluate.encoder import load_encoder
-from fastimae.evaluate.images import Images, center_batches, check_classes
+from fastimae.evaluate.images import Images, center_batches
 from fastimae.evaluate.options import joined, plain
 from fastimae.evaluate.results import save_results
 from fastimae.models import MaskedAutoencoder
@@ -56,15 +63,15 @@ def _train(
     options: FinetuneOptions, encoder: MaskedAutoencoder, world: World, folder: Path
 ) -> dict[str, Any] | None:
     """Numbers of a finished run, None of a stopped one."""
-    images, val = options.train_images(), options.val_images()
-    classes = _class_count(options, images, val)
+    images = options.train_images()
+    val, classes = match_training(images, options.val_images(), _class_count(options, images))
     torch.manual_seed(options.seed)
     student = _classifier(options, encoder, classes)
     torch.manual_seed(options.seed + world.rank)  # each rank drops other paths
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
     precision = resolve_precision(options.precision, world.device)
-    args = {**plain(options), **_settings(encoder, student)}
+    args = {**plain(options), **_settings(encoder, student), CLASSES: images.classes or []}
     loader = Validated(
         build_loader(options, images, encoder, student, world),
         student,
@@ -91,19 +98,20 @@ def _evaluate(
 ) -> dict[str, Any]:
     """acc1, acc5 and loss of the classifier that --resume names, else of the best one."""
     path = folder / BEST if options.resume in ("", "auto") else Path(options.resume)
-    weights = model_weights(load_checkpoint(path), path)
+    content = load_checkpoint(path)
+    weights = model_weights(content, path)
     if "head.bias" not in weights:
         raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
-    val, classes = options.val_images(), classes_of(weights)
-    if (found := check_classes(val, val)) > classes:
-        raise ConfigError(f"--val {val.source} has {found} classes, {path} knows {classes}")
+    classes = classes_of(weights)
+    val = match_classes(names_in(content), options.val_images(), classes)
     student = _classifier(options, encoder, classes)
     load_weights(student, weights, path)
     student.to(world.device)
     batches = validation_batches(options, val, encoder, student, world)
     precision = resolve_precision(options.precision, world.device)
     numbers = validate(student, batches, world, precision)
-    return {name.removeprefix("test_"): value for name, value in numbers.items()}
+    found = {name.removeprefix("test_"): value for name, value in numbers.items()}
+    return {**found, "classes": classes}
 
 
 def build_loader(
@@ -160,8 +168,8 @@ def _classifier(
     )  # fmt: skip
 
 
-def _class_count(options: FinetuneOptions, images: Images, val: Images) -> int:
-    found = check_classes(images, val)
+def _class_count(options: FinetuneOptions, images: Images) -> int:
+    found = class_count(images)
     if options.nb_classes and options.nb_classes < found:
         raise ConfigError(f"--nb_classes {options.nb_classes}, but the labels are of {found}")
     return options.nb_classes or found

@@ -15,6 +15,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fastimae.engine.distributed import World
+from fastimae.evaluate.class_names import CLASSES
 from fastimae.evaluate.classify.classification import ClassBatch, Classification, EpochLoader, Step
 from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
@@ -89,6 +90,7 @@ def run(options: LinearOptions) -> None:
     with joined(options) as world:
         data = probe_data(options, world)
         folder = options.folder("linear")
+        args = {**plain(options), CLASSES: list(data.class_names)}
         objective = Classification(build_probe(data, options.seed)).to(world.device)
         loader = Validated(
             FeatureLoader(
@@ -99,10 +101,12 @@ def run(options: LinearOptions) -> None:
             world,
             precision="fp32",
             output_dir=folder,
-            args=plain(options),
+            args=args,
         )
         optimizer = build_optimizer(objective, options, options.peak_lr(world))
-        finished = train(options, objective, loader, optimizer, world, folder, precision="fp32")
+        finished = train(
+            options, objective, loader, optimizer, world, folder, precision="fp32", args=args
+        )
         if finished and world.is_main:
             numbers = {**training_numbers(loader), **data.sizes()}
             path = save_results(folder, "linear", numbers, options)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastimae.engine.distributed import World
+from fastimae.evaluate.class_names import match_training
 from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
 from fastimae.evaluate.encoder import Pool, Precision, load_encoder
-from fastimae.evaluate.images import check_classes
 from fastimae.evaluate.options import EvalOptions
 
 MAX_BATCH = 512
@@ -41,6 +42,8 @@ class ProbeData:
     train: Features
     val: Features
     classes: int
+    class_names: Sequence[str] = ()
+    """Empty where they are not known."""
 
     def sizes(self) -> dict[str, Any]:
         """For results.json."""
@@ -54,8 +57,8 @@ class ProbeData:
 
 def probe_data(options: ProbeOptions, world: World) -> ProbeData:
     """Load the encoder and make, or find, its features. Raises DataError, CheckpointError."""
-    train, val = options.train_images(), options.val_images()
-    classes = check_classes(train, val)
+    train = options.train_images()
+    val, classes = match_training(train, options.val_images())
     model = load_encoder(
         options.checkpoint, world.device,
         name=options.model, random_init=options.random_init, seed=options.seed,
@@ -69,4 +72,9 @@ def probe_data(options: ProbeOptions, world: World) -> ProbeData:
         batch_size=min(options.batch_size, MAX_BATCH),
         workers=options.num_workers,
     )
-    return ProbeData(train=store.features(train), val=store.features(val), classes=classes)
+    return ProbeData(
+        train=store.features(train),
+        val=store.features(val),
+        classes=classes,
+        class_names=train.classes or [],
+    )

@@ -16,6 +16,7 @@ from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.trainer import Plan, Trainer
+from fastimae.evaluate.class_names import CLASSES, check_same_classes
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import EvalOptions, plain
@@ -149,7 +150,9 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
 def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
     path = find_resume(resume, folder)
     if path is not None:
-        trainer.load_state_dict(load_checkpoint(path), path)
+        content = load_checkpoint(path)
+        check_same_classes(path, content, trainer.args.get(CLASSES, []))
+        trainer.load_state_dict(content, path)
         log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
     elif trainer.world.is_main and (old := set_aside(folder)):
         with contextlib.suppress(FileNotFoundError):  # of a run that was stopped
