@@ -30,7 +30,8 @@ MAY_IMPORT = {
         *("arguments", "bench", "build", "config", "doctor", "engine", "evaluate", "interop"),
         "loaders",
     },
-    "arguments": {"checks", "config", "recipes", "engine", "loaders"},
+    "arguments": {"checks", "config", "flags", "recipes", "engine", "loaders"},
+    "flags": set(),
     "checks": {"config"},
     "build": {
         *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "config": set(),
     "doctor": {"machine"},
     "machine": set(),
-    "demo": set(),
+    "demo": {"flags"},
     "models": {"kernels"},
     "objectives": {"models", "kernels"},
     "engine": set(),
@@ -50,7 +51,8 @@ MAY_IMPORT = {
         "speedups",
     },
     "evaluate": {
-        *("arguments", "config", "engine", "interop", "kernels", "loaders", "models", "objectives"),
+        *("arguments", "config", "engine", "flags", "interop", "kernels", "loaders", "models"),
+        "objectives",
     },
     "interop": {"arguments", "engine", "kernels", "models"},
     "kernels": set(),
