@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 import yaml
 
+from fastimae.flags import OnceLoader
+
 
 class ConfigError(ValueError):
     """Settings that cannot work. The message names the flag to change."""
@@ -276,24 +278,12 @@ def updated(config: TrainConfig, settings: dict[str, Any], source: str) -> Train
 def read_yaml(path: Path) -> dict[str, Any]:
     """Settings of a --config file. Raises ConfigError where it is missing or not a mapping."""
     try:
-        settings = yaml.load(path.read_text(), _OnceLoader) or {}
+        settings = yaml.load(path.read_text(), OnceLoader) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path}: expected lines of the form 'batch_size: 64'")
     return settings
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """As yaml.safe_load, but that a key may not come twice: the last would win without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        names = [key.replace("-", "_") if isinstance(key, str) else key for key in keys]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                raise yaml.constructor.ConstructorError(problem=f"{name} is there twice")
-        return super().construct_mapping(node, deep)
 
 
 def plain_value(value: Any) -> Any:

@@ -1,4 +1,5 @@
-"""A flag stands on a command line once: the last of two would win without a word."""
+"""A setting stands on a command line, or in a YAML file, once: the last of two would win without a
+word."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
+
+import yaml
 
 
 def repeated(argv: Sequence[str], meaning: Mapping[str, str]) -> str | None:
@@ -72,3 +75,15 @@ class OnceParser(argparse.ArgumentParser):
         if problem is not None:
             self.error(problem)
         return super().parse_known_args(args, namespace)
+
+
+class OnceLoader(yaml.SafeLoader):
+    """As yaml.safe_load, but that a key may not come twice: the last would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        names = [key.replace("-", "_") if isinstance(key, str) else key for key in keys]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise yaml.constructor.ConstructorError(problem=f"{name} is there twice")
+        return super().construct_mapping(node, deep)

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     },
     "recipes": {"config"},
     "speedups": {"config", "engine", "loaders"},
-    "config": set(),
+    "config": {"flags"},
     "doctor": {"machine"},
     "machine": set(),
     "demo": {"flags"},
