@@ -71,7 +71,8 @@ class EvalOptions:
     def _open(self, source: Path) -> Images:
         set_max_pixels(self.max_pixels)
         fields = {"label_field": self.label_field, "image_field": self.image_field}
-        if any(fields.values()) and not any(map(is_beton, filter(None, (self.ffcv, self.val)))):
+        given = filter(None, (self.ffcv, self.data_path, self.val))
+        if any(fields.values()) and not any(map(is_beton, given)):
             raise ConfigError("--label_field and --image_field are for .beton files: --ffcv, --val")
         return open_images(source, **fields)
 

@@ -11,6 +11,7 @@ from beton_by_hand import many_fields
 from fastimae import build
 from fastimae.arguments import parse, parse_training
 from fastimae.bench.options import BenchOptions, settings
+from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
 from fastimae.evaluate.figures.weights import WeightsOptions
 from fastimae.evaluate.images import open_images
@@ -176,3 +177,6 @@ def test_the_flags_reach_the_file(tmp_path):
 def test_fields_are_those_of_a_beton(image_folder, flag):
     with pytest.raises(DataError, match=f"--{flag} x is for a .beton file"):
         create_loader(data_path=image_folder, batch_size=4, **{flag: "x"})
+    options = WeightsOptions(checkpoint="x", data_path=image_folder, **{flag: "x"})
+    with pytest.raises(ConfigError, match=r"for \.beton files: --ffcv"):
+        options.train_images()
