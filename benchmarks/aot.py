@@ -13,7 +13,6 @@ under test are those in use. Prints a table and exits 1 if a kernel falls short.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import itertools
@@ -38,6 +37,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 from benchmarks.aot_cases import Case, cases
 from benchmarks.aot_tables import fingerprint, identity, problems
 from benchmarks.harness import conditions, out_file, table, write_json
+from fastimae.flags import OnceParser
 from fastimae.kernels import _attention_choice, _launch
 
 WIDE, BULK = 8, 0.1
@@ -83,7 +83,7 @@ class Access:
 
 def main(argv: list[str] | None = None) -> int:
     """Compile the cases; 0 if no kernel falls short."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__)
+    parser = OnceParser(prog="python -m benchmarks.aot", description=__doc__)
     parser.add_argument("--out", type=out_file, help="file for the table as JSON")
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHS, metavar="N")
     parser.add_argument("--only", default="", help="cases with this text in 'op name'")

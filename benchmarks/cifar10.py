@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.harness import conditions, out_file, table, write_json
+from fastimae.flags import OnceParser
 
 
 class Run(NamedTuple):
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.cifar10", description=__doc__)
+    made = OnceParser(prog="python -m benchmarks.cifar10", description=__doc__)
     made.add_argument("--ffcv", type=Path, required=True, help="training images, .beton")
     made.add_argument("--val", type=Path, required=True, help="images to test on, .beton")
     made.add_argument("--runs", type=Path, required=True, help="folder of the runs")

@@ -7,7 +7,6 @@ last, after the last change: results carry its commit. Prints what it weighs.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import os
 import shutil
@@ -21,6 +20,7 @@ from benchmarks.gpu_day.commit import FILE, write_commit
 from benchmarks.gpu_day.images import BETON, CIFAR, COUNT
 from benchmarks.harness import ROOT
 from fastimae.arguments import run_safely
+from fastimae.flags import OnceParser
 from fastimae.loaders.convert import ConvertOptions, convert
 
 PROG = "python -m benchmarks.gpu_kit"
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _gather(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    parser = OnceParser(prog=PROG, description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / ".gpu", help="the kit; made anew")
     parser.add_argument("--python", default="3.12", help="the version on the machine with the GPU")
     parser.add_argument("--wheels", type=Path, help="folder with the wheels, instead of PyPI")

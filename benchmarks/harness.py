@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.card import gpu_facts
 from benchmarks.clocks import Call, HostClock, clock_of
+from fastimae.flags import OnceParser
 from fastimae.folders import FolderError, prepare_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +42,7 @@ class Timing:
 
 def usual_parser(module: str, about: str | None) -> argparse.ArgumentParser:
     """--out, --device and --smoke, as all benchmarks of a GPU have them. about: the docstring."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
+    parser = OnceParser(prog=f"python -m {module}", description=about)
     parser.add_argument("--out", type=out_file, help="file for the results as JSON")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")

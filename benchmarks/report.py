@@ -11,7 +11,6 @@ shows a GPU's figures once there are some. benchmarks/results/README.md is writt
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -24,6 +23,7 @@ from benchmarks.gemm import products_table
 from benchmarks.harness import ROOT, card, table, versions
 from benchmarks.loaders.markdown import loader_table
 from benchmarks.train.tables import ladder_table, number, step_table
+from fastimae.flags import OnceParser
 
 RESULTS = Path("benchmarks/results")
 PAGES = (Path("README.md"), Path("docs/kernels.md"))
@@ -37,7 +37,7 @@ MARKED = re.compile(
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
     """Write the pages; with --check change nothing, and return 1 if one is not up to date."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser = OnceParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")
     options = parser.parse_args(argv)
     stale = []

@@ -20,6 +20,7 @@ from fastimae.checks import check
 from fastimae.config import ConfigError, TrainConfig, flatten, read_yaml, updated
 from fastimae.engine.launcher import stands_aside
 from fastimae.engine.signals import Terminated
+from fastimae.flags import flags_of, repeated
 from fastimae.folders import FolderError
 from fastimae.recipes import RECIPES
 
@@ -36,11 +37,14 @@ class UsageError(Exception):
 def parse(
     prog: str, options: type[Options], argv: Sequence[str], default: Options | None = None
 ) -> Options:
-    """Options from flags; underscores and hyphens are the same. Raises UsageError."""
+    """Options from flags, each given once at most; underscores and hyphens are the same.
+
+    Raises UsageError.
+    """
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(
+            parsed = tyro.cli(
                 options,
                 args=list(argv),
                 prog=prog,
@@ -52,6 +56,9 @@ def parse(
         if stop.code in (0, None):
             raise
         raise UsageError(f"{_flattened(message.getvalue())} ({prog} --help)") from None
+    if problem := repeated(argv, flags_of(options)):
+        raise UsageError(f"{problem} ({prog} --help)")
+    return parsed
 
 
 def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:

@@ -71,6 +71,8 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
         decoder=data.decoder,
         ffcv_ops=data.ffcv_ops,
         cache=data.cache,
+        label_field=data.label_field,
+        image_field=data.image_field,
         device=world.device,
         dali_share=data.dali_share,
         hw_decoder_load=data.hw_decoder_load,

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 import yaml
 
+from fastimae.flags import OnceLoader
+
 
 class ConfigError(ValueError):
     """Settings that cannot work. The message names the flag to change."""
@@ -41,6 +43,10 @@ class DataConfig:
     """module:function that returns operations of the ffcv library, for --decoder ffcv to run."""
     cache: Literal["none", "ram"] = "none"
     """ram: read all of the .beton first and keep it in memory, once for all ranks of a machine."""
+    label_field: str | None = None
+    """Which field of a .beton file of several is the label; none: it has no labels."""
+    image_field: str | None = None
+    """Which field of a .beton file of several is the image."""
     dali: str | None = None
     """A .beton, a folder, or shards-{000..146}.tar (in quotes): DALI decodes, on the GPU if any."""
     dali_share: float = 0.0
@@ -283,7 +289,7 @@ def updated(config: TrainConfig, settings: dict[str, Any], source: str) -> Train
 def read_yaml(path: Path) -> dict[str, Any]:
     """Settings of a --config file. Raises ConfigError where it is missing or not a mapping."""
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
+        settings = yaml.load(path.read_text(), OnceLoader) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):

@@ -6,7 +6,6 @@ runs: convert, pre-train a small i-MAE, stop it in the middle, resume it, look a
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastimae.flags import OnceParser
 from fastimae.folders import FolderError
 from fastimae.locks import folder_to_write
 
@@ -38,7 +38,7 @@ class DemoError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the demo; 0 if every step worked and the loss fell, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m fastimae.demo", description=__doc__)
+    parser = OnceParser(prog="python -m fastimae.demo", description=__doc__)
     parser.add_argument("--data", type=Path, help="a folder of images (default: made here)")
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
     options = parser.parse_args(arguments)

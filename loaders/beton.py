@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from fastimae.loaders.beton_fields import Wanted
 from fastimae.loaders.beton_format import HEADER, MODES, ROW
+from fastimae.loaders.beton_names import read_names
 from fastimae.loaders.beton_record import has_record
 from fastimae.loaders.beton_table import read_table
 from fastimae.loaders.beton_writer import BetonWriter
@@ -34,14 +38,21 @@ class BetonReader:
     Args:
         cache: "ram" reads the file into memory, where it stays until `close`.
         quiet: without a progress bar.
+        label_field, image_field: which of several fields to read, see beton_fields.py.
 
     Raises:
-        DataError: the file is missing, truncated, foreign or damaged, holds no images, or is
-            larger than the memory it should be kept in.
+        DataError: the file is missing, truncated, foreign or damaged, holds no images, several
+            fields that could be meant, or is larger than the memory it should be kept in.
     """
 
     labels: np.ndarray
     """int64 [N], -1 where the file has no label field."""
+    class_names: list[str]
+    """The name of each label; empty where names are not known."""
+    kind: str
+    """What the file is, in words, with the fields that were chosen where there was a choice."""
+    image_field: str
+    """Name of the field that the images are from."""
     heights: np.ndarray
     """int64 [N], pixels."""
     widths: np.ndarray
@@ -58,13 +69,24 @@ class BetonReader:
     """Whether the labels, and all else that opening checks, have a checksum."""
 
     def __init__(
-        self, path: str | Path, cache: Literal["none", "ram"] = "none", *, quiet: bool = False
+        self,
+        path: str | Path,
+        cache: Literal["none", "ram"] = "none",
+        *,
+        quiet: bool = False,
+        label_field: str | None = None,
+        image_field: str | None = None,
     ) -> None:
         self.path = Path(path)
+        self._wanted = Wanted(label_field, image_field)
         self._map = _map_file(self.path)
         self._view = memoryview(self._map)
         try:
-            rows = read_table(self.path, self._view)
+            rows, names, self.kind, self.image_field = read_table(
+                self.path, self._view, self._wanted
+            )
+            self.class_names = read_names(self.path, names, rows["label"])
+            names.release()
             if cache == "ram":
                 keep_in_memory(self.path, np.frombuffer(self._view, np.uint8), quiet=quiet)
         except BaseException:
@@ -159,8 +181,9 @@ class BetonReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[BetonReader], tuple[Path]]:
-        return BetonReader, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., BetonReader], tuple[Path]]:
+        wanted = {"label_field": self._wanted.label, "image_field": self._wanted.image}
+        return functools.partial(BetonReader, **wanted), (self.path,)
 
 
 def _map_file(path: Path) -> mmap.mmap:

@@ -2,11 +2,12 @@
 
 Little-endian, in this order:
 
-    header | field descriptors | metadata [N] | zeros | pages | allocation table (to the end)
+    header | field descriptors | metadata [N] | zeros | pages | names | allocation table
 
 Pages start at multiples of the page size, and a sample's bytes lie inside one page. Its metadata
-gives their position, the allocation table gives their length. In files written here a trailer
-follows in the same page (trailer.py), and all but the samples has a checksum (beton_record.py).
+gives their position, the allocation table, which ends the file, their length. In files written
+here a trailer follows in the same page (trailer.py), classes have names (beton_names.py), and all
+but the samples has a checksum (beton_record.py).
 """
 
 from __future__ import annotations

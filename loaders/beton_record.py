@@ -1,9 +1,9 @@
 """The checksum of a `.beton` file's table: of all that says what and where the samples are.
 
-It covers the header, the field descriptors, the metadata (so the labels, and how many samples there
-are) and the allocation table; samples have their own (trailer.py), and the rest is padding. It lies
-where other readers do not look, in the first bytes of the arguments of descriptor 0, if that is an
-image field, which has none. Little-endian:
+It covers the header, the field descriptors, the metadata (so the labels, and how many samples
+there are), the names of the classes (beton_names.py) and the allocation table; samples have their
+own (trailer.py), and the rest is padding. It lies where other readers do not look, in the first
+bytes of the arguments of descriptor 0, if that is an image field, which has none. Little-endian:
 
     0   4 bytes  "FTB1"
     4   uint32   CRC-32, as zlib computes it, of the above, with this record as zeros
@@ -24,22 +24,25 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.trailer import MAGIC as TRAILER_MAGIC
 
 _MAGIC, _BYTES = b"FTB1", 16
-_TYPE_AT = HEADER.itemsize + DESCRIPTOR.fields["type_id"][1]
+TYPE_AT = HEADER.itemsize + DESCRIPTOR.fields["type_id"][1]
 _FROM = HEADER.itemsize + DESCRIPTOR.fields["arguments"][1]
-_TO = _FROM + _BYTES
+RECORD_END = _FROM + _BYTES
+"""Positions in the file: of descriptor 0's type, and of what follows the record."""
 
 
-def with_record(head: bytes, metadata: bytes, table: bytes) -> bytes:
+def with_record(head: bytes, metadata: bytes, names: bytes, table: bytes) -> bytes:
     """`head`, the header and descriptors of a file of these parts, with its record."""
-    return head[:_FROM] + _record(head, metadata, table) + head[_TO:]
+    return head[:_FROM] + _record(head, metadata, names, table) + head[RECORD_END:]
 
 
 def has_record(view: memoryview) -> bool:
     """Whether a file has a record, right or wrong."""
-    return view[_TYPE_AT] == IMAGE_FIELD and any(view[_FROM:_TO])
+    return view[TYPE_AT] == IMAGE_FIELD and any(view[_FROM:RECORD_END])
 
 
-def check_record(path: Path, view: memoryview, first_byte: int, end: int) -> None:
+def check_record(
+    path: Path, view: memoryview, first_byte: int, names: memoryview, end: int
+) -> None:
     """Compare a file's record with its table, if it has a record.
 
     first_byte: where the metadata ends; end: where the allocation table begins.
@@ -47,7 +50,8 @@ def check_record(path: Path, view: memoryview, first_byte: int, end: int) -> Non
     Raises:
         DataError: it is not the right one.
     """
-    if has_record(view) and view[_FROM:_TO] != _record(view[:first_byte], view[end:]):
+    parts = view[:first_byte], names, view[end:]
+    if has_record(view) and view[_FROM:RECORD_END] != _record(*parts):
         raise damaged_table(path)
 
 
@@ -71,6 +75,6 @@ def _record(*parts: bytes | memoryview) -> bytes:
     """The record of a file whose table consists of these parts. The first holds the place of the
     record, whatever lies there; nothing is copied."""
     crc = zlib.crc32(bytes(_BYTES), zlib.crc32(parts[0][:_FROM]))
-    for part in (parts[0][_TO:], *parts[1:]):
+    for part in (parts[0][RECORD_END:], *parts[1:]):
         crc = zlib.crc32(part, crc)
     return (_MAGIC + crc.to_bytes(4, "little")).ljust(_BYTES, b"\0")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from fastimae.loaders.beton_fields import Field, Wanted, choose_image, choose_label, told
 from fastimae.loaders.beton_format import (
     ALLOCATION,
     DESCRIPTOR,
     FLOAT_FIELD,
     HEADER,
-    IMAGE_FIELD,
     INT_FIELD,
     METADATA,
     MODES,
@@ -19,6 +21,7 @@ from fastimae.loaders.beton_format import (
     VERSION,
     metadata_dtype,
 )
+from fastimae.loaders.beton_names import find_names
 from fastimae.loaders.beton_record import (
     check_record,
     damaged_table,
@@ -28,58 +31,86 @@ from fastimae.loaders.beton_record import (
 from fastimae.loaders.errors import DataError
 
 
-def read_table(path: Path, view: memoryview) -> np.ndarray:
-    """ROW [N], the samples, after checking everything but pixels and trailers.
+class Table(NamedTuple):
+    """What a file says, apart from pixels and trailers."""
+
+    rows: np.ndarray
+    """ROW [N], the samples."""
+    names: memoryview
+    """The names of the classes (beton_names.py), empty where they are not in the file."""
+    kind: str
+    """What the file is, in words."""
+    image_field: str
+    """Name of the field that the images are from."""
+
+
+def read_table(path: Path, view: memoryview, wanted: Wanted) -> Table:
+    """What a file says, after checking everything but pixels and trailers.
 
     Where the file has a record (beton_record.py), all this is what was written.
 
     Raises:
-        DataError: the file is truncated, foreign or damaged, or holds no images.
+        DataError: the file is truncated, foreign or damaged, holds no images, or not the fields
+            `wanted`; or nothing says which of its fields is meant.
     """
     header = np.frombuffer(view, HEADER, 1)[0]
     if header["version"] != VERSION:
         raise DataError(f"{path}: not a .beton file of version {VERSION}")
-    fields, count = int(header["num_fields"]), int(header["num_samples"])
-    start, end = HEADER.itemsize + fields * DESCRIPTOR.itemsize, int(header["alloc_table_ptr"])
+    count, end = int(header["num_samples"]), int(header["alloc_table_ptr"])
+    start = HEADER.itemsize + int(header["num_fields"]) * DESCRIPTOR.itemsize
     if not start < end < len(view) or (len(view) - end) % ALLOCATION.itemsize:
         raise DataError(f"{path}: truncated or damaged, its allocation table is not whole")
-    types = _field_types(path, view, fields)
-    dtype = metadata_dtype(types)
+    fields = _fields(path, view, int(header["num_fields"]))
+    dtype = metadata_dtype([field.type_id for field in fields])
     first_byte = start + count * dtype.itemsize
     if count == 0 or first_byte > end:
         raise DataError(f"{path}: damaged, it cannot hold the {count} samples of its header")
-    check_record(path, view, first_byte, end)
+    names = find_names(path, view, first_byte, end)
+    check_record(path, view, first_byte, names, end)
     metadata = np.frombuffer(view, dtype, count, start)
-    image = metadata[f"f{types.index(IMAGE_FIELD)}"]
+    image = choose_image(path, fields, wanted.image)
+    label, labels = choose_label(path, fields, metadata, wanted.label) or (None, -1)
     rows = np.empty(count, ROW)
     for name in ("height", "width", "mode"):
-        rows[name] = image[name]
-    rows["label"] = _labels(metadata, types)
-    rows["ptr"] = image["data_ptr"]
+        rows[name] = metadata[f"f{image}"][name]
+    rows["label"] = labels
+    rows["ptr"] = metadata[f"f{image}"]["data_ptr"]
+    _add_sizes(path, view, rows, fields, first_byte, end)
+    return Table(rows, names, told(fields, image, label), fields[image].name)
+
+
+def _fields(path: Path, view: memoryview, count: int) -> list[Field]:
+    descriptors = np.frombuffer(view, DESCRIPTOR, count, HEADER.itemsize)
+    fields = [
+        Field(name.decode("ascii", "replace"), type_id)
+        for name, type_id in zip(descriptors["name"], descriptors["type_id"].tolist(), strict=True)
+    ]
+    foreign = [field.name for field in fields if field.type_id not in METADATA]
+    if foreign and has_record(view):
+        raise damaged_table(path)
+    if foreign:
+        raise DataError(
+            f"{path}: field {foreign[0]!r} is of a custom type; write the file again without it"
+        )
+    return fields
+
+
+def _add_sizes(
+    path: Path,
+    view: memoryview,
+    rows: np.ndarray,
+    fields: Sequence[Field],
+    first_byte: int,
+    end: int,
+) -> None:
+    """Fill in how long samples and trailers are, from the allocation table."""
     table = np.frombuffer(view, ALLOCATION, -1, end)
     table = table[np.argsort(table["ptr"], kind="stable")]
     rows["size"] = _sizes(path, table, rows, first_byte, end)
     _check_shapes(path, rows)
-    rows["trailer"] = _trailer_sizes(path, table, rows, types, end)
+    rows["trailer"] = _trailer_sizes(path, table, rows, fields, end)
     if not has_record(view):
         refuse_lost_record(path, view, (rows["ptr"] + rows["size"]) * (rows["trailer"] > 0))
-    return rows
-
-
-def _field_types(path: Path, view: memoryview, fields: int) -> list[int]:
-    descriptors = np.frombuffer(view, DESCRIPTOR, fields, HEADER.itemsize)
-    types = descriptors["type_id"].tolist()
-    if has_record(view) and not METADATA.keys() >= set(types):
-        raise damaged_table(path)
-    for type_id, name in zip(types, descriptors["name"], strict=True):
-        if type_id not in METADATA:
-            raise DataError(
-                f"{path}: field {name.decode('ascii', 'replace')!r} is of a custom type; "
-                "write the file again without it"
-            )
-    if IMAGE_FIELD not in types:
-        raise DataError(f"{path}: has no RGB image field")
-    return types
 
 
 def _sizes(
@@ -95,10 +126,10 @@ def _sizes(
 
 
 def _trailer_sizes(
-    path: Path, table: np.ndarray, rows: np.ndarray, types: list[int], end: int
+    path: Path, table: np.ndarray, rows: np.ndarray, fields: Sequence[Field], end: int
 ) -> np.ndarray:
     """int64 [N], bytes of the allocation of the same sample right behind each image; else 0."""
-    if sum(type_id not in (INT_FIELD, FLOAT_FIELD) for type_id in types) > 1:
+    if sum(field.type_id not in (INT_FIELD, FLOAT_FIELD) for field in fields) > 1:
         return np.zeros(len(rows), np.int64)  # what follows belongs to another field
     positions = rows["ptr"] + rows["size"]
     found, sizes, samples = _allocated_at(table, positions)
@@ -118,17 +149,6 @@ def _allocated_at(
     entries = table[place]
     sizes, samples = entries["size"].astype(np.int64), entries["sample_id"].astype(np.int64)
     return starts[place] == positions, sizes, samples
-
-
-def _labels(metadata: np.ndarray, types: list[int]) -> np.ndarray:
-    """int64 [N]: the first integer field, else the first float field if all are whole numbers."""
-    if INT_FIELD in types:
-        return metadata[f"f{types.index(INT_FIELD)}"]
-    if FLOAT_FIELD in types:
-        values = metadata[f"f{types.index(FLOAT_FIELD)}"]
-        if np.all((np.abs(values) < 2**53) & (values == np.trunc(values))):
-            return values.astype(np.int64)
-    return np.full(len(metadata), -1)
 
 
 def _check_shapes(path: Path, rows: np.ndarray) -> None:

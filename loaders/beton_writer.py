@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from fastimae.loaders.beton_format import (
     end_of,
     metadata_dtype,
 )
+from fastimae.loaders.beton_names import names_block, with_names
 from fastimae.loaders.beton_record import with_record
 from fastimae.loaders.trailer import make_trailer
 
@@ -42,6 +44,7 @@ class BetonWriter:
         capacity: how many samples there is room for; by default as many as fit before the
             second page (349,000 for pages of 8 MiB).
         rows: ROW [N], `rows` of an earlier writer with the same arguments, to go on after these.
+        class_names: the name of each label, kept in the file.
 
     Raises:
         OSError: the file cannot be written.
@@ -55,6 +58,7 @@ class BetonWriter:
         page_size: int = DEFAULT_PAGE_SIZE,
         capacity: int | None = None,
         rows: np.ndarray | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
         if page_size < 1 << 12 or page_size >= 1 << 32 or page_size & (page_size - 1):
             raise ValueError(f"page_size must be a power of two of 4 KiB to 2 GiB, not {page_size}")
@@ -62,6 +66,7 @@ class BetonWriter:
         self.part = part_path(self.path)
         self.page_size = page_size
         self._fields = [(IMAGE_FIELD, b"image")] + [(INT_FIELD, b"label")] * has_labels
+        self._class_names = list(class_names) if has_labels else []
         self._metadata = metadata_dtype([type_id for type_id, _ in self._fields])
         head = HEADER.itemsize + len(self._fields) * DESCRIPTOR.itemsize
         if capacity is None:
@@ -118,6 +123,8 @@ class BetonWriter:
             )
         if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
             raise ValueError(f"{height} x {width}: sides must be 1 to {MAX_SIDE}")
+        if label >= len(self._class_names) > 0:
+            raise ValueError(f"label {label} has none of the {len(self._class_names)} names")
         if mode == "raw" and size != height * width * 3:
             raise ValueError(f"{height} x {width} raw pixels are not {size} bytes")
         room = -self._position % self.page_size or self.page_size
@@ -140,12 +147,13 @@ class BetonWriter:
         """Complete the file and rename it from `.part` to `path`."""
         if self._file.closed:
             return
-        self._file.write(bytes(-self._position % 8))
-        head = self._head(self._file.tell())
+        names, at = names_block(self._class_names), _round_up(self._position, 8)
+        head = with_names(self._head(_round_up(at + len(names), 8)), names, at)
         metadata, table = self._sample_metadata().tobytes(), self._allocation_table().tobytes()
         if self._has_trailers():
-            head = with_record(head, metadata, table)
-        self._file.write(table)
+            head = with_record(head, metadata, names, table)
+        for part in (names, table):
+            self._file.write(bytes(-self._file.tell() % 8) + part)
         self._file.seek(0)
         self._file.write(head + metadata)
         self.sync()

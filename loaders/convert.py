@@ -25,20 +25,21 @@ from PIL import features
 from tqdm import tqdm
 
 from fastimae.loaders import native_library
-from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.beton_format import ALLOCATION, end_of
+from fastimae.loaders.beton_names import manifest_path
 from fastimae.loaders.beton_writer import BetonWriter, part_path
 from fastimae.loaders.convert_options import ConvertOptions
+from fastimae.loaders.describe import describe
 from fastimae.loaders.encode import Encoded, encode_item
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Source
 from fastimae.loaders.journal import Journal, Progress
 from fastimae.loaders.philox import derive_keys
-from fastimae.loaders.report import ConvertReport, format_bytes, manifest_path, write_json
+from fastimae.loaders.report import ConvertReport, format_bytes, write_json
 from fastimae.loaders.safe_map import CRASHED, WorkersCannotStart, safe_map
 from fastimae.loaders.sources import find_source
 from fastimae.loaders.trailer import MAGIC as TRAILER_MAGIC
-from fastimae.loaders.verify import verify_beton
+from fastimae.loaders.verify import open_to_verify, verify_beton
 from fastimae.locks import file_to_write
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
@@ -84,9 +85,13 @@ def convert(options: ConvertOptions) -> ConvertReport:
 def _verify_only(options: ConvertOptions) -> ConvertReport:
     if not options.verify:
         raise DataError("OUT is missing: name the file to write, or give --verify to check SRC")
+    if options.labels is not None:
+        raise DataError(f"--labels {options.labels} needs images to convert: name OUT, too")
     path = Path(options.src)
-    with BetonReader(path) as reader:
+    with open_to_verify(path) as reader:
         samples, classes = len(reader), len(np.unique(reader.labels[reader.labels >= 0]))
+        log.info("%s: %s: %s", path, reader.kind,
+                 describe(samples, reader.labels, reader.class_names))  # fmt: skip
     report = ConvertReport(path=path, samples=samples, class_count=classes, notes=_notes())
     report.verified = verify_beton(path, options.worker_count(), options.max_pixels)
     return report
@@ -102,7 +107,7 @@ def _convert_to(out: Path, options: ConvertOptions) -> ConvertReport:
 def _convert_alone(out: Path, options: ConvertOptions) -> ConvertReport:
     scratch = out.with_name(out.name + ".unpacked")
     try:
-        source = find_source(options.src, scratch)
+        source = find_source(options.src, scratch, options.labels)
         report = _convert_source(source, out, options)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -114,7 +119,8 @@ def _convert_alone(out: Path, options: ConvertOptions) -> ConvertReport:
 def _convert_source(source: Source, out: Path, options: ConvertOptions) -> ConvertReport:
     keys = derive_keys(options.seed, np.arange(len(source.items)), 0, _SHUFFLE_STREAM)
     order = np.argsort(keys, kind="stable")[: options.limit].tolist()
-    log.info("%s: %s, %d images", options.src, source.kind, len(source.items))
+    what = describe(len(source.items), source.labels, source.class_names)
+    log.info("%s: %s: %s", options.src, source.kind, what)
     for note in source.notes:
         log.info("%s", note)
     with closing(_open_journal(source, out, options)) as journal:
@@ -125,6 +131,7 @@ def _convert_source(source: Source, out: Path, options: ConvertOptions) -> Conve
             page_size=options.page_size,
             capacity=len(order),
             rows=journal.progress.rows,
+            class_names=source.class_names,
         ) as writer:
             _write_samples(writer, journal, source, order, chunk, options)
             progress = journal.progress
@@ -164,7 +171,7 @@ def _fingerprint(source: Source, options: ConvertOptions) -> str:
     digest = hashlib.blake2b(digest_size=16)
     task = options.encode_settings(), options.seed, options.limit, _versions(), TRAILER_MAGIC
     digest.update(repr(task).encode())
-    digest.update(repr(source.labels).encode())
+    digest.update(repr((source.labels, source.class_names)).encode())
     for item in source.items:
         digest.update(os.fsencode(f"{item.name}\n{item.offset} {item.size}\n"))
     return digest.hexdigest()
@@ -269,11 +276,15 @@ def _notes() -> list[str]:
 
 def _manifest(report: ConvertReport, source: Source, options: ConvertOptions) -> dict[str, Any]:
     """All that is known about the file, for the JSON file beside it."""
-    asked = {name: value for name, value in vars(options).items() if name != "workers"}
+    asked = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(options).items()
+        if name != "workers"
+    }
     return {
         "source": source.kind,
         "notes": source.notes,
-        "options": asked | {"out": str(options.out)},
+        "options": asked,
         "versions": _versions(),
         "samples": report.samples,
         "passed_through": report.passed_through,

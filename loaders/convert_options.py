@@ -22,6 +22,9 @@ class ConvertOptions:
     .beton file to check with --verify."""
     out: Path | None = None
     """The .beton file to write."""
+    labels: Path | None = None
+    """Labels of ImageNet's validation images: the devkit (ILSVRC2012_devkit_t12.tar.gz, its folder,
+    or the ground truth in it), or LOC_val_solution.csv of Kaggle."""
     max_resolution: int | None = None
     """Shrink images whose longer side exceeds this (pixels)."""
     jpeg_quality: int = 90

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
 from fastimae.loaders.crops import RATIO, Crops
+from fastimae.loaders.describe import describe
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import value_range
 from fastimae.loaders.sampler import Sampler
@@ -26,6 +27,9 @@ from fastimae.loaders.survey import (
 
 if TYPE_CHECKING:
     import torch
+
+    from fastimae.loaders.encoded import Encoded
+    from fastimae.loaders.imagefolder import Folder
 
 Decoder = Literal["auto", "native", "pillow", "ffcv"]
 Cache = Literal["none", "ram"]
@@ -44,6 +48,8 @@ def create_loader(
     decoder: Decoder = "auto",
     ffcv_ops: str | None = None,
     cache: Cache = "none",
+    label_field: str | None = None,
+    image_field: str | None = None,
     device: torch.device | str = "cpu",
     dali_share: float = 0.0,
     hw_decoder_load: float = 0.65,
@@ -74,6 +80,8 @@ def create_loader(
         "auto": the engine where it was built, else Pillow; their pixels are equal.
     ffcv_ops: "module:function", which returns operations of the ffcv library to run after decoding.
     cache: "ram" reads all of the .beton file first and keeps it in memory, once for all ranks.
+    label_field, image_field: which of several fields of a .beton file to read (None: the only one
+        that can be meant); "none" for no labels.
     dali_share: share of the samples of `ffcv` that DALI decodes, beside `decoder`.
     device: where DALI decodes; on CUDA the batches' images are there. Others make CPU tensors.
     hw_decoder_load: share of the JPEGs that DALI gives to the GPU's JPEG engine.
@@ -91,7 +99,8 @@ def create_loader(
 
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
-    _check_source(ffcv, dali, data_path, synthetic, decoder, cache)
+    _check_source(ffcv, dali, data_path, synthetic)
+    _check_beton(ffcv, dali, decoder, cache, {"label": label_field, "image": image_field})
     _check_range(ffcv, dali)
     if ffcv_ops is not None and decoder != "ffcv":
         raise DataError(f"--ffcv_ops {ffcv_ops} needs --decoder ffcv")
@@ -124,16 +133,19 @@ def create_loader(
         from fastimae.loaders.imagefolder import FolderLoader, scan_folder
 
         folder = scan_folder(data_path)
+        _say(data_path, folder)
         if rank == 0:
             _tell(data_path, survey_files(folder.open, len(folder.files)), crops)
         sampler = make_sampler(folder.labels)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
     on_gpu = {"device": device, "hw_decoder_load": hw_decoder_load}
+    beton: dict[str, Any] = {"cache": cache, "quiet": rank > 0}
+    beton |= {"label_field": label_field, "image_field": image_field}
     if dali is not None:
         from fastimae.loaders.dali_loader import DaliLoader
         from fastimae.loaders.encoded import find_encoded
 
-        opened: Any = find_encoded(dali, cache=cache, quiet=rank > 0)
+        opened: Any = find_encoded(dali, **beton)
         survey = opened.survey
         make = partial(DaliLoader, **on_gpu)
     else:
@@ -142,16 +154,23 @@ def create_loader(
             from fastimae.loaders.shared_loader import SharedLoader
 
             make = partial(SharedLoader, first=make, dali_share=dali_share, **on_gpu)
-        opened = BetonReader(ffcv, cache=cache, quiet=rank > 0)
+        opened = BetonReader(ffcv, **beton)
         survey = partial(survey_sizes, opened.heights, opened.widths)
     with contextlib.ExitStack() as on_error:
         on_error.callback(opened.close)
+        _say(ffcv or dali, opened)
         if rank == 0:
             _tell(ffcv or dali, survey(), crops)
         sampler = make_sampler(opened.labels)
         loader = make(opened, sampler, crops, num_workers=num_workers, **common)
         on_error.pop_all()
     return loader
+
+
+def _say(source: str | Path | None, opened: BetonReader | Encoded | Folder) -> None:
+    """What the run will see, so that a wrong reading is noticed at its start."""
+    labels, names = opened.labels, opened.class_names
+    log.info("%s: %s: %s", source, opened.kind, describe(len(labels), labels, names))
 
 
 def _beton_loader(decoder: Decoder, ffcv_ops: str | None) -> Callable[..., Loader]:
@@ -188,8 +207,6 @@ def _check_source(
     dali: str | Path | None,
     data_path: str | Path | None,
     synthetic: bool,
-    decoder: str,
-    cache: str,
 ) -> None:
     sources = sum(given is not None for given in (ffcv, dali, data_path)) + synthetic
     if sources != 1:
@@ -197,14 +214,28 @@ def _check_source(
             f"{'none' if not sources else 'more than one'} of --ffcv FILE.beton, --dali SOURCE, "
             "--data_path FOLDER and --synthetic is given: choose one"
         )
+
+
+def _check_beton(
+    ffcv: str | Path | None,
+    dali: str | Path | None,
+    decoder: str,
+    cache: str,
+    fields: dict[str, str | None],
+) -> None:
+    """Flags that are about a .beton file need one."""
+    is_beton = ffcv is not None or Path(dali or "").suffix in BETON_SUFFIXES
     if cache not in get_args(Cache):
         raise DataError(f"--cache {cache} is not one of {', '.join(get_args(Cache))}")
-    if cache != "none" and ffcv is None and Path(dali or "").suffix not in BETON_SUFFIXES:
+    if cache != "none" and not is_beton:
         raise DataError(f"--cache {cache} keeps a .beton file in memory: --ffcv FILE.beton")
     if decoder not in get_args(Decoder):
         raise DataError(f"--decoder {decoder} is not one of {', '.join(get_args(Decoder))}")
     if decoder != "auto" and ffcv is None:
         raise DataError(f"--decoder {decoder} needs --ffcv FILE.beton")
+    for kind, name in fields.items():
+        if name is not None and not is_beton:
+            raise DataError(f"--{kind}_field {name} is for a .beton file: --ffcv FILE.beton")
 
 
 def _check_range(ffcv: str | Path | None, dali: str | Path | None) -> None:

@@ -33,6 +33,10 @@ class Encoded(abc.ABC):
 
     labels: NDArray[np.int64]
     """[N], -1 where there are none."""
+    class_names: list[str]
+    """The name of each label; empty where names are not known."""
+    kind: str
+    """What it was taken for, in words."""
 
     @abc.abstractmethod
     def jpeg(self, index: int) -> Jpeg | None:
@@ -62,6 +66,7 @@ class EncodedBeton(Encoded):
 
     def __init__(self, reader: BetonReader) -> None:
         self.reader, self.labels = reader, reader.labels
+        self.class_names, self.kind = reader.class_names, reader.kind
         self._good = np.zeros(len(reader), bool)
 
     def jpeg(self, index: int) -> Jpeg | None:
@@ -110,6 +115,7 @@ class EncodedFolder(EncodedFiles):
 
     def __init__(self, folder: Folder) -> None:
         self.folder, self.labels = folder, folder.labels
+        self.class_names, self.kind = folder.class_names, folder.kind
 
     def read(self, index: int) -> bytes:
         return Item(self.name(index)).read()
@@ -123,6 +129,7 @@ class EncodedItems(EncodedFiles):
 
     def __init__(self, source: Source) -> None:
         self.items = source.items
+        self.class_names, self.kind = source.class_names, source.kind
         labels = source.labels or np.full(len(source.items), -1)
         self.labels = np.asarray(labels, np.int64)
 

@@ -87,6 +87,7 @@ class FFCVLoader(BetonLoader):
         largest = int((reader.heights * reader.widths)[~self._too_large].max(initial=1))
         self._pipeline = Pipeline(
             reader.path,
+            reader.image_field,
             crops.size,
             largest,
             sampler.batch_size,

@@ -60,7 +60,7 @@ class Run:
 
 
 class Pipeline:
-    """Decodes batches of the file `path` and applies `operations`.
+    """Decodes batches of the field `image` of the file `path` and applies `operations`.
 
     Numba compiles it at the first call, in every process. `DataError` without ffcv.
     """
@@ -68,6 +68,7 @@ class Pipeline:
     def __init__(
         self,
         path: Path,
+        image: str,
         size: tuple[int, int],
         largest: int,
         batch_size: int,
@@ -82,7 +83,7 @@ class Pipeline:
         self.operations, self._timeout, self._compiled = operations, timeout, False
         with torch_threads_kept():
             self._epoch, self._node = _build(
-                path, size, largest, batch_size, num_workers, operations
+                path, image, size, largest, batch_size, num_workers, operations
             )
 
     @property
@@ -166,6 +167,7 @@ class Worker:
 
 def _build(
     path: Path,
+    image: str,
     size: tuple[int, int],
     largest: int,
     batch_size: int,
@@ -175,7 +177,6 @@ def _build(
     """An ffcv epoch whose `run_pipeline` decodes, and the number of its decoder's node."""
     try:
         import numba
-        from ffcv.fields import RGBImageField
         from ffcv.loader import Loader
         from ffcv.loader.epoch_iterator import EpochIterator
         from ffcv.pipeline import PipelineSpec
@@ -183,9 +184,7 @@ def _build(
     except (ImportError, OSError) as error:
         raise library_missing(error) from error
     check_operations(operations)
-    fields = Reader(str(path)).handlers
-    image = next(name for name, field in fields.items() if isinstance(field, RGBImageField))
-    pipelines: dict[str, Any] = dict.fromkeys(fields)
+    pipelines: dict[str, Any] = dict.fromkeys(Reader(str(path)).handlers)
     pipelines[image] = PipelineSpec(
         image, decoder=WindowDecoder(size, largest), transforms=list(operations)
     )

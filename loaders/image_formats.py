@@ -33,8 +33,18 @@ _FOREIGN_SIGNATURES = {
 }
 _FOREIGN = {name: re.compile(pattern, re.DOTALL) for name, pattern in _FOREIGN_SIGNATURES.items()}
 _TIFF = re.compile(rb"II\*\0|MM\0\*")
+_SYSTEM_FOLDERS = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN"}
+    | {"System Volume Information"}
+)
+"""What systems put among a user's files: no classes, though some hold copies of images."""
 HEAD_BYTES = 1024
 """So many of a file's first bytes tell its format."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def is_image_name(name: str) -> bool:

@@ -40,8 +40,10 @@ class Folder:
     labels: NDArray[np.int64]
     """[N] number of the class folder; -1 where there are none."""
 
-    classes: list[str]
+    class_names: list[str]
     """The name of each label."""
+    kind: str
+    """What it was taken for, in words."""
 
     @classmethod
     def of(cls, source: Source) -> Folder:
@@ -52,7 +54,8 @@ class Folder:
         return cls(
             files=np.fromiter(names, f"S{longest}", len(source.items)),
             labels=np.asarray(labels, np.int64),
-            classes=source.class_names,
+            class_names=source.class_names,
+            kind=source.kind,
         )
 
     def path(self, index: int) -> str:

@@ -85,11 +85,6 @@ class ConvertReport:
         return f"{self.path}: {self.samples} images, {classes}, {size}"
 
 
-def manifest_path(path: Path) -> Path:
-    """Where the manifest of a .beton file lies."""
-    return path.with_name(path.name + ".json")
-
-
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")

@@ -13,6 +13,7 @@ from fastimae.loaders.image_formats import (
     HEAD_BYTES,
     foreign_reason,
     is_foreign_name,
+    is_hidden,
     is_image_name,
     looks_like_image,
 )
@@ -129,7 +130,7 @@ def _look(path: str) -> _Folder:
     found = _Folder(path, [], [], [], Counter())
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if not entry.name.startswith("."):
+            if not is_hidden(entry.name):
                 _sort_in(entry, found)
     return found
 

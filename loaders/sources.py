@@ -12,6 +12,7 @@ from pathlib import Path
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import LISTED, Item, Source, counts, extension
 from fastimae.loaders.source_folders import folder_source
+from fastimae.loaders.source_imagenet import hint_for, label_images
 from fastimae.loaders.source_lists import list_source
 from fastimae.loaders.source_published import CIFAR_FILES, cifar_source, tiny_imagenet_source
 from fastimae.loaders.source_tars import tar_source
@@ -25,7 +26,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
-def find_source(src: str, scratch: Path | None) -> Source:
+def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> Source:
     """List the images of SRC, in an order that depends on their names alone.
 
     What SRC may be, and how labels are found, is told in docs/sources.md.
@@ -33,9 +34,10 @@ def find_source(src: str, scratch: Path | None) -> Source:
     Args:
         src: a folder, a tar file, a pattern of tar files (`*`, `{000..146}`), or a list file.
         scratch: a folder for what has to be unpacked; made if needed. None: that is an error.
+        labels: what --labels names, for ImageNet's validation images.
 
     Raises:
-        DataError: SRC does not exist, is none of these, or has no images.
+        DataError: SRC does not exist, is none of these, or has no images; or `labels` does not fit.
     """
     path = Path(src)
     try:
@@ -52,6 +54,10 @@ def find_source(src: str, scratch: Path | None) -> Source:
     if not source.items:
         raise DataError(f"SRC: no images in {src}{_first_of(source.skipped)}{left and f'; {left}'}")
     source.notes += [left] if left else []
+    if labels is not None:
+        label_images(source, labels)
+    elif source.labels is None and (hint := hint_for(source.items[0].name)):
+        source.notes.append(hint)
     return source
 
 

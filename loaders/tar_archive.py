@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import posixpath
 from collections import Counter
@@ -12,6 +13,7 @@ from fastimae.loaders.image_formats import (
     HEAD_BYTES,
     foreign_reason,
     is_foreign_name,
+    is_hidden,
     is_image_name,
 )
 from fastimae.loaders.items import Item, extension
@@ -129,11 +131,10 @@ class Archive:
             self.foreign[file.name] = reason
 
 
+@functools.lru_cache(maxsize=1024)  # millions of files lie in a few folders
 def _is_hidden(folder: str) -> bool:
     """Whether it, or one around it, is."""
-    if "/." not in f"/{folder}":  # nearly all
-        return False
-    return any(part[:1] == "." and part not in (".", "..") for part in folder.split("/"))
+    return any(is_hidden(part) for part in folder.split("/") if part not in (".", ".."))
 
 
 def read_archive(path: Path) -> Archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -14,12 +15,15 @@ from tqdm import tqdm
 
 from fastimae.loaders import native_library
 from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.beton_fields import NO_LABELS, UnclearField
 from fastimae.loaders.encode import JPEG_FORMATS, decode_image
 from fastimae.loaders.items import Item, SkipImage
 from fastimae.loaders.limits import check_pixels, limited_to
 from fastimae.loaders.safe_map import CRASHED, safe_map
 from fastimae.loaders.trailer import read_trailer
 from fastimae.loaders.verdict import find_problem
+
+log = logging.getLogger("fastimae")
 
 _CHUNK = 64
 
@@ -57,7 +61,7 @@ def verify_beton(path: Path, workers: int, max_pixels: int | None = None) -> Ver
     Raises:
         DataError: the file cannot be read as a `.beton` file at all.
     """
-    with BetonReader(path) as reader:
+    with open_to_verify(path) as reader:
         bar = tqdm(total=len(reader), desc="verify", unit="img")
         results = safe_map(
             partial(check_sample, max_pixels=max_pixels),
@@ -73,6 +77,15 @@ def verify_beton(path: Path, workers: int, max_pixels: int | None = None) -> Ver
                     bad.append((f"sample {index}", reason))
                 bar.update()
         return Verification(bad=bad, has_trailers=reader.has_trailers, has_record=reader.has_record)
+
+
+def open_to_verify(path: Path) -> BetonReader:
+    """The file, without labels where nothing says which of its fields they are. A warning does."""
+    try:
+        return BetonReader(path)
+    except UnclearField as error:
+        log.warning("%s", error)
+    return BetonReader(path, label_field=NO_LABELS)
 
 
 def check_sample(sample: Sample, max_pixels: int | None = None) -> str | None:

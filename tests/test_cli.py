@@ -223,9 +223,10 @@ def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, wor
     if kind == "dali" and "dali-1" not in AVAILABLE:
         pytest.skip("DALI is not installed")
     command = f"{source[kind]} {BASE} --epochs 5 --num_workers {workers} {IMAE}"
-    command += " --save_steps 2 --save_freq 50 --vis_freq 0"
+    command += " --save_freq 50 --vis_freq 0"
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    program = [sys.executable, "-c", KILLED, *command.split(), "--output_dir", str(killed)]
+    saving = f"{command} --save_steps 2 --output_dir {killed}"
+    program = [sys.executable, "-c", KILLED, *saving.split()]
     said = tmp_path / "said.txt"  # a pipe would be open as long as a worker of DataLoader lives on
     with said.open("w") as file:
         run = subprocess.Popen(program, stdout=file, stderr=file, start_new_session=True)
@@ -233,8 +234,8 @@ def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, wor
     with contextlib.suppress(ProcessLookupError):  # one that was just starting does not notice
         os.killpg(run.pid, signal.SIGKILL)
     assert step_of(killed / "checkpoint-last.pth") < (4, 0), "too late to prove anything"
-    assert train(f"{command} --output_dir {killed} --resume auto") == 0
-    assert train(f"{command} --output_dir {straight} --save_steps 0") == 0
+    assert train(f"{saving} --resume auto") == 0
+    assert train(f"{command} --output_dir {straight}") == 0
     assert_same_training(straight, killed)
     assert [line["epoch"] for line in log_of(killed)] == list(range(5))
     for a, b in zip(log_of(straight), log_of(killed), strict=True):
@@ -242,8 +243,8 @@ def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, wor
 
 
 def test_sigterm_saves_mid_epoch_and_exits_0(source, tmp_path):
-    command = f"{source['ffcv']} {BASE} --epochs 1000 --output_dir {tmp_path} --save_steps 3"
-    process = launch(command)
+    command = f"{source['ffcv']} {BASE} --output_dir {tmp_path} --save_steps 3"
+    process = launch(f"{command} --epochs 1000")
     last = tmp_path / "checkpoint-last.pth"
     wait_for_step((0, 0), last, process)
     before = step_of(last)
@@ -287,7 +288,8 @@ def test_resuming_with_other_settings_says_so(source, tmp_path, capsys):
 
 
 def test_a_warm_up_longer_than_the_run_is_pointed_out(source, tmp_path, capsys):
-    command = f"{source['ffcv']} {BASE} --epochs 1 --output_dir {tmp_path}"
+    base = BASE.replace("--warmup_epochs 1 ", "")
+    command = f"{source['ffcv']} {base} --epochs 1 --output_dir {tmp_path}"
     assert train(f"{command} --warmup_epochs 40") == 0
     assert "--warmup_epochs 40 is not below --epochs 1" in capsys.readouterr().err
     assert train(f"{command} --warmup_epochs 0.5") == 0
@@ -306,7 +308,8 @@ def test_bad_samples_are_replaced_and_counted(image_folder, beton, tmp_path):
 
 
 def test_gray_and_oblong_images(source, tmp_path):
-    command = f"{source['ffcv']} {BASE} --input_size 32 48 --in_chans 1 --epochs 1"
+    base = BASE.replace("--input_size 32", "--input_size 32 48")
+    command = f"{source['ffcv']} {base} --in_chans 1 --epochs 1"
     assert train(f"{command} --output_dir {tmp_path} --norm_pix_loss --mask_patch_size 16") == 0
     content = load_checkpoint(tmp_path / "checkpoint-last.pth")
     assert content["model"]["pos_embed"].shape == (1, 7, 128)

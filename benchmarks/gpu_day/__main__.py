@@ -25,6 +25,7 @@ from benchmarks.gpu_day.plan import SECONDS, START, Settings, Stage, stages
 from benchmarks.gpu_day.processes import run_parts
 from benchmarks.gpu_day.summary import brief, markdown
 from benchmarks.harness import ROOT, conditions, write_json, write_whole
+from fastimae.flags import OnceParser
 
 PROG = "benchmarks/gpu_day.sh"
 WORK = Path("build/gpu_day")
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    parser = OnceParser(prog=PROG, description=__doc__)
     parser.add_argument("run", type=int, choices=(1, 2, 3), help="which parts: see plan.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for what is found")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all: the last lose")

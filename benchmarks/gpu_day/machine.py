@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from fastimae.flags import OnceParser
 from fastimae.loaders import native_library
 
 TOOLS = ("git", "gcc", "g++", "nvcc", "nvidia-smi", "ncu", "compute-sanitizer")
@@ -21,7 +21,7 @@ PACKAGES = ("tyro", "timm", "torchvision", "nvidia.dali", "ffcv", "torchao")
 
 def main(argv: list[str] | None = None) -> int:
     """Print a line for each fact, as it is found; one that cannot be had is said to be so."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_day.machine")
+    parser = OnceParser(prog="python -m benchmarks.gpu_day.machine")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true", help="small products and copies")
     options = parser.parse_args(argv)

@@ -13,6 +13,7 @@ import tyro
 from fastimae.arguments import UsageError
 from fastimae.checks import check
 from fastimae.config import TrainConfig, updated
+from fastimae.loaders.beton_fields import NO_LABELS
 
 SAMPLES = 100_000
 """Images that a made-up data set pretends to have."""
@@ -81,10 +82,10 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
 
 
 def data_settings(data: Path | None) -> dict[str, object]:
-    """Flags that name the data: a .beton file, or made-up images."""
+    """Flags that name the data: a .beton file, whose labels are not needed, or made-up images."""
     if data is None:
-        return {"synthetic": True, "synthetic_samples": SAMPLES}
-    return {"ffcv": str(data)}
+        return {"synthetic": True, "synthetic_samples": SAMPLES, "label_field": None}
+    return {"ffcv": str(data), "label_field": NO_LABELS}
 
 
 def changed(config: TrainConfig, **flags: object) -> TrainConfig:

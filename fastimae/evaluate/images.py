@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -25,13 +24,13 @@ from torchvision.transforms import functional as transforms
 from fastimae.loaders import BetonReader
 from fastimae.loaders.beton import BETON_SUFFIXES
 from fastimae.loaders.decode import reason_for
-from fastimae.loaders.errors import DataError
+from fastimae.loaders.describe import describe
 from fastimae.loaders.imagefolder import scan_folder
 from fastimae.loaders.limits import max_pixels, value_range
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.pixels import MODES, eight_bits
 from fastimae.loaders.read_ahead import started_ahead, threads
-from fastimae.loaders.report import manifest_path
+from fastimae.loaders.source_imagenet import hint_for
 
 log = logging.getLogger("fastimae")
 
@@ -52,6 +51,10 @@ class Images(Dataset[tuple[Image.Image, int]]):
     """[N]; -1 where an image has no label."""
     classes: list[str] | None
     """The name of each label, where names are known."""
+    kind: str
+    """What they were taken for, in words."""
+    advice: str
+    """How to get labels for images that have none, where that is known."""
     whole: bool = False
     """Whether evaluation shows all of each image: see `center_view`."""
 
@@ -62,11 +65,26 @@ class Images(Dataset[tuple[Image.Image, int]]):
         classes: list[str] | None,
         opener: Callable[[int], Image.Image],
         fingerprint: str,
+        *,
+        kind: str,
+        advice: str = "",
     ) -> None:
         self.source, self.labels, self.classes = source, labels, classes
-        self.fingerprint = fingerprint
-        """Another text for another content, as far as names, sizes and times tell."""
-        self._open = opener
+        self.kind, self.advice = kind, advice
+        self._open, self._files = opener, fingerprint
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Another text for other images or labels, as far as names, sizes and times of files tell;
+        not for other names of classes."""
+        return _digest(self._files, self.labels.tobytes())
+
+    def with_labels(self, labels: NDArray[np.int64], classes: list[str]) -> Images:
+        """The same images with other labels, int64 [N], named by `classes`."""
+        return Images(
+            self.source, labels, classes, self._open, self._files,
+            kind=self.kind, advice=self.advice,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,14 +97,24 @@ class Images(Dataset[tuple[Image.Image, int]]):
         return self._open(index)
 
 
-def open_images(source: Path) -> Images:
+def is_beton(source: Path) -> bool:
+    """Whether images are to be read from a .beton file there, and not from a folder."""
+    return source.suffix in BETON_SUFFIXES or source.is_file()
+
+
+def open_images(
+    source: Path, *, label_field: str | None = None, image_field: str | None = None
+) -> Images:
     """The images of a .beton file, of class folders, or of a flat folder (without labels).
 
-    Of a folder with splits, train/ is taken. Raises DataError where there are none.
+    Of a folder with splits, train/ is taken. label_field, image_field: of a .beton file with
+    several. What was found is told in one line. Raises DataError where there are none.
     """
-    source = Path(source)
-    is_file = source.suffix in BETON_SUFFIXES or source.is_file()
-    return _open_beton(source) if is_file else _open_folder(source)
+    source, fields = Path(source), {"label_field": label_field, "image_field": image_field}
+    images = _open_beton(source, fields) if is_beton(source) else _open_folder(source)
+    what = describe(len(images), images.labels, images.classes or ())
+    log.info("%s: %s: %s", source, images.kind, what)
+    return images
 
 
 def center_batches(
@@ -180,24 +208,17 @@ def center_view(
     return np.asarray(image).reshape(*size, channels)
 
 
-def _open_beton(path: Path) -> Images:
-    reader = BetonReader(path)
+def _open_beton(path: Path, fields: dict[str, str | None]) -> Images:
+    reader = BetonReader(path, **fields)
     stat = path.stat()
     return Images(
         path,
         reader.labels,
-        _class_names(path),
+        reader.class_names or None,
         functools.partial(open_sample, reader),
-        _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns),
+        _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns, reader.image_field),
+        kind=reader.kind,
     )
-
-
-def _class_names(path: Path) -> list[str] | None:
-    """As the manifest beside a .beton file has them."""
-    try:
-        return json.loads(manifest_path(path).read_text())["class_names"] or None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _open_folder(path: Path) -> Images:
@@ -206,9 +227,11 @@ def _open_folder(path: Path) -> Images:
     return Images(
         path,
         folder.labels,
-        folder.classes or None,
+        folder.class_names or None,
         folder.open,
         _digest(*folder.files.tolist(), *known),
+        kind=folder.kind,
+        advice=hint_for(folder.path(0)),
     )
 
 
@@ -225,16 +248,3 @@ def _digest(*parts: object) -> str:
     # The limit of pixels decides which images count, the range of values what they show.
     told = max_pixels(), value_range(), *parts
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-
-
-def check_classes(train: Images, val: Images) -> int:
-    """The number of classes. Raises DataError without labels, or where the two do not agree."""
-    for images in (train, val):
-        if (images.labels < 0).any():
-            raise DataError(f"{images.source} has images without labels, which this task needs")
-    if train.fingerprint == val.fingerprint and train is not val:
-        log.warning("%s is both what is learned from and what is tested on", train.source)
-    if train.classes and val.classes and train.classes != val.classes:
-        raise DataError(f"--val {val.source} has other classes than {train.source}")
-    count = int(max(train.labels.max(), val.labels.max())) + 1
-    return max(count, len(train.classes or []))

@@ -15,10 +15,9 @@ from fastimae.config import ConfigError, plain_value
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.claim import ALONE, claimed
 from fastimae.engine.distributed import World, join_world
-from fastimae.evaluate.images import Images, open_images
+from fastimae.evaluate.images import Images, is_beton, open_images
 from fastimae.evaluate.trained import crop_of, range_for, settings_of
 from fastimae.interop.options import ModelOptions
-from fastimae.loaders.beton import BETON_SUFFIXES
 from fastimae.loaders.limits import set_max_pixels, set_value_range
 from fastimae.loaders.survey import say_depth, survey_files
 
@@ -38,6 +37,10 @@ class EvalOptions(ModelOptions):
     val: Path | None = None
     """The .beton file or folder to test on; its val/ is taken where it has one. None: the val/ in
     --data_path."""
+    label_field: str | None = None
+    """Which field of .beton files of several is the label; none: they have no labels."""
+    image_field: str | None = None
+    """Which field of .beton files of several is the image."""
     output_dir: Path | None = None
     """All that is written. None: the folder eval-TASK beside the checkpoint."""
     device: str = "auto"
@@ -80,13 +83,21 @@ class EvalOptions(ModelOptions):
         self.value_range = range_for(self.value_range, trained, self.source())
         set_max_pixels(self.max_pixels)
         set_value_range(self.value_range)
-        images = open_images(source)
+        images = open_images(source, **self._fields())
         images.whole = self.crop_of(trained) == "none"
-        if source.suffix not in BETON_SUFFIXES:
+        if not is_beton(source):
             say_depth(str(source), survey_files(images.open, len(images)))
         elif self.value_range:
             log.info("--value_range has no effect on %s, whose images have 8 bits", source)
         return images
+
+    def _fields(self) -> dict[str, str | None]:
+        """The flags of .beton files. Raises ConfigError where there is none to use them on."""
+        fields = {"label_field": self.label_field, "image_field": self.image_field}
+        given = filter(None, (self.ffcv, self.data_path, self.val))
+        if any(fields.values()) and not any(map(is_beton, given)):
+            raise ConfigError("--label_field and --image_field are for .beton files: --ffcv, --val")
+        return fields
 
     def crop_of(self, trained: Mapping[str, Any]) -> str:
         """--crop, by the settings of a training: with "none", images are shown whole."""

@@ -19,7 +19,8 @@ from fastimae.engine.distributed import World
 from fastimae.engine.step import Step
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-SMALL = ["--model", "mae_vit_nano_patch8", "--input_size", "32", "--batch_size", "16"]
+TINY = ["--model", "mae_vit_nano_patch8", "--input_size", "32"]
+SMALL = [*TINY, "--batch_size", "16"]
 
 
 def speed(img_per_s, **more):
@@ -40,8 +41,8 @@ def beton(image_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("objective", ["mae", "imae"])
 def test_it_measures_three_things_and_suggests_a_run(objective, beton, capsys):
-    more = ["--batch_size", "32"] if objective == "imae" else []
-    argv = [str(beton), *SMALL, *more, "--objective", objective, "--seconds", "1"]
+    batch_size = ["--batch_size", "32" if objective == "imae" else "16"]
+    argv = [str(beton), *TINY, *batch_size, "--objective", objective, "--seconds", "1"]
     assert bench([*argv, "--num_workers", "1", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
     pattern = r"^(loader alone|step alone, made-up images|both) +([\d.e+]+) +([\d.e+]+)"

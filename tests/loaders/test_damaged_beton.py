@@ -28,6 +28,7 @@ from fastimae.loaders.trailer import make_trailer
 from fastimae.loaders.verify import check_sample, samples_of
 
 COUNT, PAGE, SIZE = 8, 1 << 13, (16, 24)
+NAMES = [f"class {number}" for number in range(COUNT)]
 MODES = ["jpg", "jpg", "jpg", "raw"] * 2
 EXACT = ["pillow", *(["native"] if native_library.load() else [])]
 READERS = [*EXACT, *(["dali"] if "nvidia-dali" in INSTALLED else [])]
@@ -52,7 +53,7 @@ def pictures() -> list[tuple[bytes, Image.Image]]:
 
 def write_present(path: Path) -> None:
     """As the converter does, but that no trailer vouches for some of the JPEGs."""
-    with BetonWriter(path, page_size=PAGE, capacity=COUNT) as writer:
+    with BetonWriter(path, page_size=PAGE, capacity=COUNT, class_names=NAMES) as writer:
         for number, (data, image) in enumerate(pictures()):
             size = {"height": image.height, "width": image.width}
             trailer = None
@@ -102,7 +103,7 @@ class Written:
             "anything": range(size),
             "labels": range(metadata + 16, metadata + 24 * count, 24),
             "ends of samples": (ends[:, None] + np.arange(-30, 10)).ravel().tolist(),
-            "tables": [*range(64), *range(size - 48 * count, size)],
+            "tables": [*range(64), *range(self.regions[-1][1], size)],
         }
 
     def touched(self, data: bytes) -> set[int]:
@@ -224,6 +225,7 @@ def check(written: Written, data: bytes, path: Path, back_ends: list[str]) -> bo
     try:
         with BetonReader(path) as reader:
             rows, images = rows_of(reader), list(opened(reader))
+            assert reader.class_names == (NAMES if written.kind == "present" else [])
             verdicts = list(map(check_sample, samples_of(reader)))
     except DataError as error:
         assert str(path) in str(error) and "\n" not in str(error)

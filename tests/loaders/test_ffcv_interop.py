@@ -77,6 +77,7 @@ def test_ffcv_reads_our_files(ours, name, mode, os_cache):
     with BetonReader(ours / f"{name}-{mode}.beton") as reader:
         if name == "labelled":
             assert found[f"label{os_cache}"].ravel().tolist() == reader.labels.tolist()
+            assert reader.class_names == ["class0", "class1"]  # in the file, unseen by the library
         else:
             assert found.files == ["image1", "image0", "quasi"]
             assert set(reader.labels) == {-1}

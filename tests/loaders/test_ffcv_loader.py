@@ -299,7 +299,7 @@ def test_gray_is_refused(path):
 
 
 def test_missing_library_is_named(path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ffcv.fields", None)
+    monkeypatch.setitem(sys.modules, "ffcv.reader", None)
     with pytest.raises(DataError, match=r"fastimae\[ffcv\]") as caught:
         make(path)
     assert "--decoder" in str(caught.value)

@@ -1,6 +1,7 @@
 """--data_path, --dali and evaluation read the files of a folder that fastimae-convert reads."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -58,6 +59,21 @@ def test_all_who_read_folders_agree(tmp_path, make):
         np.testing.assert_array_equal(labels, expected)
     assert [dali.name(index) for index in range(len(files))] == files
     assert (images.classes or []) == source.class_names
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [".ipynb_checkpoints", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "__pycache__"],
+)
+def test_what_programs_leave_is_no_class(tmp_path, folder):
+    """At any depth, by all readers; though it may hold copies of images."""
+    root = make_files(tmp_path / "data", "bus/1.jpg", "~cat/2.jpg", f"{folder}/3.jpg")
+    make_files(root, f"bus/{folder}/1-checkpoint.jpg", f"bus/{folder}/deep/1.jpg")
+    shutil.make_archive(str(tmp_path / "data"), "tar", root)
+    packed, dali = find(tmp_path / "data.tar", tmp_path), find_encoded(root)
+    for labels in (scan_folder(root).labels, open_images(root).labels, dali.labels, packed.labels):
+        assert list(labels) == [0, 1]
+    assert packed.class_names == scan_folder(root).class_names == ["bus", "~cat"]
 
 
 def test_class_names_are_those_of_the_labels(tmp_path):

@@ -32,7 +32,14 @@ def test_list_file(tmp_path, text, labels):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a.jpg 1\nb.jpg\n", "label on 1 of its 2 lines"),
+        (b"a.jpg 1\nb.jpg\n", r"label on 1 of its 2 lines only, not on .*b\.jpg"),
+        (b"path label\na.jpg 1\n", "label on 1 of its 2 lines only, not on .*path label"),
+        (b"a.jpg 1 7\n", r"line 1 has '1 7' behind the path"),
+        (b"a.jpg 1\n./b.jpg -1\n", r"line 2 has '-1' behind the path"),
+        (b"a.jpg 2.0\n", r"line 1 has '2.0' behind the path"),
+        (b"a.jpg,3\n", r"line 1 has ',3' behind the path"),
+        (b"\na.jpg;3\n", r"line 2 has ';3' behind the path"),
+        (b"# x\na b.JPG\tcat\n", r"line 2 has 'cat' behind the path"),
         (b"PK\x03\x04\xff\xfe", "neither a folder, a tar file nor a text file"),
         (b"", "no images"),
     ],
@@ -40,6 +47,32 @@ def test_list_file(tmp_path, text, labels):
 def test_unusable_list_file(tmp_path, content, message):
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
+        find(tmp_path / "list.txt", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "label"),
+    [
+        ("a b.jpg 7", "a b.jpg", 7),
+        ("a.jpg copy.jpg", "a.jpg copy.jpg", None),
+        ("d 1/a,2.png", "d 1/a,2.png", None),
+        ("scan 12 3", "scan 12", 3),
+        ("../d/scan", "../d/scan", None),
+        ("./a.jpg\t 0", "./a.jpg", 0),
+    ],
+    ids=["space", "two-images", "comma", "strange-name", "no-extension", "tab"],
+)
+def test_a_line_has_one_reading(tmp_path, line, name, label):
+    (tmp_path / "list.txt").write_text(line)
+    source = find(tmp_path / "list.txt", tmp_path)
+    assert source.items[0].path == str(tmp_path / name)
+    assert source.labels == (None if label is None else [label])
+
+
+def test_a_line_with_two_readings_is_an_error(tmp_path):
+    make_files(tmp_path, "scan 12")
+    (tmp_path / "list.txt").write_text("scan 12")
+    with pytest.raises(DataError, match="'scan 12' is a file, and also a path with a label"):
         find(tmp_path / "list.txt", tmp_path)
 
 

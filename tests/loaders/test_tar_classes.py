@@ -12,7 +12,7 @@ from source_files import HEIC, find, in_tar, jpeg, listed, make_files, make_tar,
 
 from fastimae.loaders.errors import DataError
 
-CLASS = st.sampled_from(["a", "b", "c-d", "x", "train", "val", "test", ".hidden"])
+CLASS = st.sampled_from(["a", "b", "c-d", "x", "train", "val", "test", ".hidden", "__MACOSX"])
 FILE = st.sampled_from(["1.jpg", "2.PNG", "3.heic", "4.txt", ".5.jpg"])
 PATHS = st.lists(st.tuples(CLASS, st.lists(CLASS, max_size=3), FILE), max_size=8)
 CONTENT = {".heic": HEIC, "4.txt": b"text"}

@@ -16,6 +16,13 @@ from torch import Tensor
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
+from fastimae.evaluate.class_names import (
+    CLASSES,
+    class_count,
+    match_classes,
+    match_training,
+    names_in,
+)
 from fastimae.evaluate.classify.augment import AugmentedLoader
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.classifier import (
@@ -35,7 +42,7 @@ from fastimae.evaluate.classify.training import train, training_numbers
 from fastimae.evaluate.classify.transforms import build_mixup, training_transform
 from fastimae.evaluate.classify.validation import Validated, validate
 from fastimae.evaluate.encoder import load_encoder
-from fastimae.evaluate.images import Images, center_batches, check_classes
+from fastimae.evaluate.images import Images, center_batches
 from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.origin import WEIGHTS, origin_of
 from fastimae.evaluate.results import save_results
@@ -79,8 +86,8 @@ def _train(
         random_init=options.random_init, seed=options.seed, **options.of_model(),
     ).requires_grad_(True)  # fmt: skip
     origin = origin_of(options.checkpoint, encoder)
-    images, val = options.train_images(), options.val_images()
-    classes = _class_count(options, images, val)
+    images = options.train_images()
+    val, classes = match_training(images, options.val_images(), _class_count(options, images))
     torch.manual_seed(options.seed)
     student = _classifier(options, encoder, classes, global_pool=options.pools)
     if world.is_main:
@@ -89,7 +96,9 @@ def _train(
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
     precision = resolve_precision(options.precision, world.device)
-    args = {**plain(options), **_settings(encoder, student), WEIGHTS: origin[WEIGHTS]}
+    settings = _settings(encoder, student)
+    begun = {WEIGHTS: origin[WEIGHTS], CLASSES: images.classes or []}
+    args = {**plain(options), **settings, **begun}
     loader = Validated(
         build_loader(options, images, encoder, student, world),
         student,
@@ -120,9 +129,8 @@ def _evaluate(
     options.settle_crops(settings_of(path))
     encoder, weights = load_classifier(path, **options.of_model())
     check_pooling(options, path, weights)
-    val, classes = options.val_images(), classes_of(weights)
-    if (found := check_classes(val, val)) > classes:
-        raise ConfigError(f"--val {val.source} has {found} classes, {path} knows {classes}")
+    classes = classes_of(weights)
+    val = match_classes(names_in({"args": encoder.args}), options.val_images(), classes)
     student = _classifier(options, encoder, classes, global_pool=pools(weights))
     load_head(student, weights)
     origin = origin_of(path, student)
@@ -130,7 +138,8 @@ def _evaluate(
     batches = validation_batches(options, val, encoder, student, world)
     precision = resolve_precision(options.precision, world.device)
     numbers = validate(student, batches, world, precision)
-    return {name.removeprefix("test_"): value for name, value in numbers.items()}, origin
+    found = {name.removeprefix("test_"): value for name, value in numbers.items()}
+    return {**found, "classes": classes}, origin
 
 
 def _tell_of_windows(options: FinetuneOptions, images: Images, size: tuple[int, int]) -> None:
@@ -195,8 +204,8 @@ def _classifier(
     )  # fmt: skip
 
 
-def _class_count(options: FinetuneOptions, images: Images, val: Images) -> int:
-    found = check_classes(images, val)
+def _class_count(options: FinetuneOptions, images: Images) -> int:
+    found = class_count(images)
     if options.nb_classes and options.nb_classes < found:
         raise ConfigError(f"--nb_classes {options.nb_classes}, but the labels are of {found}")
     return options.nb_classes or found

@@ -15,6 +15,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fastimae.engine.distributed import World
+from fastimae.evaluate.class_names import CLASSES
 from fastimae.evaluate.classify.classification import ClassBatch, Classification, EpochLoader, Step
 from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
@@ -92,8 +93,9 @@ def run(options: LinearOptions) -> None:
         results_folder(options, "linear", log_dir=options.log_dir, world=world) as folder,
     ):
         data = probe_data(options, world, folder)
+        begun = {WEIGHTS: data.origin.get(WEIGHTS), CLASSES: list(data.class_names)}
+        args = {**plain(options), **begun}
         objective = Classification(build_probe(data, options.seed)).to(world.device)
-        args = {**plain(options), WEIGHTS: data.origin.get(WEIGHTS)}
         loader = Validated(
             FeatureLoader(
                 data.train, batch_size=options.batch_size, world=world, seed=options.seed

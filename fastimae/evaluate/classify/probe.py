@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastimae.engine.claim import agreed
 from fastimae.engine.distributed import World
+from fastimae.evaluate.class_names import match_training
 from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
 from fastimae.evaluate.encoder import Pool, Precision, check_pool, load_encoder
-from fastimae.evaluate.images import check_classes
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, prepare_folder
@@ -53,6 +53,8 @@ class ProbeData:
     classes: int
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of the encoder: see `origin_of`."""
+    class_names: Sequence[str] = ()
+    """Empty where they are not known."""
 
     def sizes(self) -> dict[str, Any]:
         """For results.json."""
@@ -72,8 +74,8 @@ def probe_data(options: ProbeOptions, world: World, folder: Path) -> ProbeData:
     with agreed(world, FolderError("the main process cannot write to --feature_dir: it says why")):
         if world.is_main:
             prepare_folder(options.features(), "--feature_dir")
-    train, val = options.train_images(), options.val_images()
-    classes = check_classes(train, val)
+    train = options.train_images()
+    val, classes = match_training(train, options.val_images())
     model = load_encoder(
         options.checkpoint, world.device,
         random_init=options.random_init, seed=options.seed, **options.of_model(),
@@ -90,5 +92,9 @@ def probe_data(options: ProbeOptions, world: World, folder: Path) -> ProbeData:
         workers=options.num_workers,
     )
     return ProbeData(
-        train=store.features(train), val=store.features(val), classes=classes, origin=origin
+        train=store.features(train),
+        val=store.features(val),
+        classes=classes,
+        class_names=train.classes or [],
+        origin=origin,
     )

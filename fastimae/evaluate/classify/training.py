@@ -16,6 +16,7 @@ from fastimae.engine.leftovers import make_room
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.trainer import Plan, Trainer
+from fastimae.evaluate.class_names import CLASSES, check_same_classes
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import EvalOptions, plain
@@ -151,6 +152,7 @@ def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
     content = load_checkpoint(path) if path else {}
     if path:
         check_same_weights(content.get("args"), trainer.args, path)
+        check_same_classes(path, content, trainer.args.get(CLASSES, []))
     if trainer.world.is_main:
         make_room(folder, trainer.log_dir, path)
     if path:

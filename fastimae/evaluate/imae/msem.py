@@ -29,10 +29,11 @@ from tqdm import tqdm
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import Contestant, load_contestants
+from fastimae.evaluate.class_names import match_training
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
 from fastimae.evaluate.imae.separability import check_ratios
-from fastimae.evaluate.images import Images, check_classes
+from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
@@ -79,8 +80,8 @@ def run(options: MsemOptions) -> None:
 
 def _measure(options: MsemOptions, folder: Path) -> None:
     device = alone(options.device).device
-    train, val = options.train_images(), options.val_images()
-    check_classes(train, val)
+    train = options.train_images()
+    val, _ = match_training(train, options.val_images())
     contestants = load_contestants(
         (options.checkpoint, *options.others), device, **options.of_model()
     )

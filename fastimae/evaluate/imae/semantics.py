@@ -13,7 +13,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -26,6 +26,7 @@ from fastimae.evaluate.origin import check_result_is_of
 from fastimae.evaluate.report.runs import is_finished, read_log
 from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import RESULTS, forget_results, read_results, save_results
+from fastimae.flags import spelled
 
 log = logging.getLogger("fastimae")
 
@@ -33,7 +34,6 @@ PICTURE = "semantics.png"
 Probe = Literal["linear", "finetune", "msem"]
 NUMBER = {"linear": "acc1", "finetune": "acc1", "msem": "msem"}
 """What each task's results.json calls the number of the table."""
-_OURS = ("--objective", "--same_class_ratio", "--same_prob", "--output_dir", "--resume")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -106,10 +106,20 @@ def check(options: SemanticsOptions) -> None:
         raise ConfigError(f"--ratios must lie between 0 and 1, not {list(options.ratios)}")
     if (options.ffcv is None) == (options.data_path is None):
         raise ConfigError("give the images as --ffcv FILE.beton or as --data_path FOLDER")
-    given = {flag.split("=")[0].replace("-", "_").replace("__", "--", 1) for flag in
-             options.train_flags if flag.startswith("--")}  # fmt: skip
-    if taken := sorted(given & set(_OURS)):
+    bare = dataclasses.replace(
+        options, train_flags=(), **{f"{task}_flags": "" for task in get_args(Probe)}
+    )
+    ours = _flags(train_command(bare, 0.0, Path())) | {"--same_prob"}
+    if taken := sorted(_flags(options.train_flags) & ours):
         raise ConfigError(f"{', '.join(taken)} after --: the study sets that itself")
+    for task in options.tasks:
+        ours = _flags(evaluate_command(bare, task, Path(), Path()))
+        if taken := sorted(_flags(shlex.split(getattr(options, f"{task}_flags"))) & ours):
+            raise ConfigError(f"{', '.join(taken)} in --{task}_flags: the study sets that itself")
+
+
+def _flags(words: Sequence[str]) -> set[str]:
+    return {spelled(word) for word in words if word.startswith("--")}
 
 
 def cells(options: SemanticsOptions) -> Iterator[Cell]:

@@ -13,6 +13,7 @@ import torch
 
 from fastimae.config import ConfigError
 from fastimae.engine.leftovers import PICTURE
+from fastimae.evaluate.class_names import CLASSES
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
 from fastimae.evaluate.results import RESULTS
 
@@ -71,7 +72,8 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Settings in the newest checkpoint of the folder, without reading its weights."""
+    """Settings in the newest checkpoint of the folder, without reading its weights, and without the
+    names of the classes, which may be thousands."""
     files = sorted(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime)
     if not files:
         return {}
@@ -82,7 +84,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         log.warning("%s cannot be read: %s", files[-1], " ".join(str(error).split())[:200])
         return {}
     args = content.get("args") if isinstance(content, dict) else None
-    return args if isinstance(args, dict) else vars(args) if args else {}
+    settings = args if isinstance(args, dict) else vars(args) if args else {}
+    return {name: value for name, value in settings.items() if name != CLASSES}
 
 
 def last_losses(entries: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -1,0 +1,129 @@
+"""Labels of one data set in the numbers of another: by the names of the classes.
+
+Class k of a folder with some of the classes is another class than class k of all of them. So where
+both sides have names, names decide, and labels are renumbered; else the numbers must do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastimae.evaluate.images import Images
+from fastimae.loaders.describe import listed
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.items import LISTED, shown
+
+log = logging.getLogger("fastimae")
+
+CLASSES = "classes"
+"""The setting of a classifier's checkpoint that holds the names of its classes, in order."""
+
+
+def match_training(train: Images, val: Images, classes: int | None = None) -> tuple[Images, int]:
+    """`val` with labels as `train` numbers its classes, and how many classes these are.
+
+    classes: more than `train` has. Raises DataError without labels, or where `val` has classes that
+    training does not know.
+    """
+    check_labelled(train)
+    if train.fingerprint == val.fingerprint and train is not val:
+        log.warning("%s is both what is learned from and what is tested on", train.source)
+    classes = classes or class_count(train)
+    return match_classes(train.classes or [], val, classes), classes
+
+
+def class_count(images: Images) -> int:
+    """How many classes there are, with those that have no images."""
+    return len(images.classes or ()) or int(images.labels.max()) + 1
+
+
+def match_classes(names: Sequence[str], images: Images, classes: int) -> Images:
+    """`images` with labels in the numbers of training, which has `classes` of these names.
+
+    names: of the first labels, or of all; empty: not known. Says how classes were matched, unless
+    all are the same. Raises DataError without labels, or for classes that training does not know.
+    """
+    check_labelled(images)
+    if not names or not images.classes:
+        return _by_number(images, classes, not names)
+    return images if list(names) == images.classes else _by_name(names, images)
+
+
+def check_labelled(images: Images) -> None:
+    """Raise DataError unless all images have labels."""
+    if (images.labels < 0).any():
+        advice = f"; {images.advice}" if images.advice else ""
+        raise DataError(f"{images.source} has images without labels, which this task needs{advice}")
+
+
+def _by_name(names: Sequence[str], images: Images) -> Images:
+    present = np.unique(images.labels)
+    wanted = [images.classes[label] for label in present]
+    _check_names(names, wanted, images)
+    number_of = {name: number for number, name in enumerate(names)}
+    numbers = np.array([number_of[name] for name in wanted], np.int64)
+    log.info(
+        "%s: %d of the %d classes of training, matched by name",
+        images.source, len(present), len(names),
+    )  # fmt: skip
+    labels = numbers[np.searchsorted(present, images.labels)]
+    return images.with_labels(labels, list(names))
+
+
+def _check_names(names: Sequence[str], wanted: Sequence[str], images: Images) -> None:
+    for side in (names, wanted):
+        twice = [name for name, count in Counter(side).items() if count > 1]
+        if twice:
+            raise DataError(
+                f"{images.source} cannot be matched by the names of its classes, as several are "
+                f"called {', '.join(twice)}"
+            )
+    if unknown := sorted(set(wanted) - set(names)):
+        raise DataError(
+            f"{images.source} has {_unknown(unknown)} (it knows {len(names)}: {listed(names)})"
+        )
+
+
+def _by_number(images: Images, classes: int, training_has_none: bool) -> Images:
+    present = np.unique(images.labels)
+    if unknown := present[present >= classes].tolist():
+        raise DataError(
+            f"{images.source} has {_unknown(map(str, unknown))} (it knows 0 to {classes - 1})"
+        )
+    if len(present) < classes:
+        log.info(
+            "%s: %d of the %d classes of training, matched by number, as %s has no class names",
+            images.source, len(present), classes, "training" if training_has_none else "it",
+        )  # fmt: skip
+    return images
+
+
+def _unknown(names: Iterable[str]) -> str:
+    first = [shown(name) for name in itertools.islice(names, LISTED + 1)]
+    more = ", ..." if len(first) > LISTED else ""
+    return f"classes that training does not know: {', '.join(first[:LISTED])}{more}"
+
+
+def names_in(checkpoint: Mapping[str, Any]) -> list[str]:
+    """The names of a classifier's classes, as its checkpoint keeps them; empty if it does not."""
+    args = checkpoint.get("args")
+    names = args.get(CLASSES) if isinstance(args, Mapping) else None
+    return names if isinstance(names, list) else []
+
+
+def check_same_classes(path: Path, checkpoint: Mapping[str, Any], new: Sequence[str]) -> None:
+    """Raise DataError if the classifier in a checkpoint has other classes than the run that is to
+    go on with it."""
+    old = names_in(checkpoint)
+    if old and new and old != new:
+        raise DataError(
+            f"--resume {path} is of {len(old)} classes ({listed(old)}); this run has {len(new)} "
+            f"({listed(new)}): give the images that it was trained on, or another --output_dir"
+        )

@@ -1,0 +1,180 @@
+"""A test set with some of the classes is scored by their names, in whatever order they are."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from toy_images import save_colours, save_mae
+
+from fastimae.cli import convert, evaluate
+from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.evaluate.class_names import match_classes, match_training
+from fastimae.evaluate.images import Images
+from fastimae.loaders.errors import DataError
+
+NAMES = ["a_red", "b_green", "c_blue"]
+
+
+def images(labels, classes, source="val"):
+    return Images(
+        Path(source), np.array(labels, np.int64), classes, int, f"{source} {labels}", kind="made up"
+    )
+
+
+words = st.text("abcdefgh", min_size=1, max_size=3)
+
+
+@given(st.lists(words, min_size=1, max_size=12, unique=True), st.data())
+def test_each_image_keeps_the_name_of_its_class(names, data):
+    classes = data.draw(st.permutations([*names, "only here"]))
+    chosen = st.sampled_from([k for k, name in enumerate(classes) if name != "only here"])
+    labels = data.draw(st.lists(chosen, min_size=1, max_size=20))
+    before = images(labels, classes)
+    after = match_classes(names, before, len(names))
+    assert [names[label] for label in after.labels] == [classes[label] for label in labels]
+    assert after.classes == names and before.labels.tolist() == labels
+    assert (after.fingerprint == before.fingerprint) == (after.labels.tolist() == labels)
+
+
+def test_what_was_matched_is_told(caplog):
+    caplog.set_level("INFO", "fastimae")
+    match_classes(NAMES, images([0, 1, 1], ["c_blue", "a_red"]), 3)
+    assert "val: 2 of the 3 classes of training, matched by name" in caplog.text
+    caplog.clear()
+    match_classes(NAMES, images([0, 2, 1], NAMES), 3)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "who"),
+    [([], NAMES, "training"), (NAMES, None, "it")],
+    ids=["train", "val"],
+)
+def test_without_names_numbers_decide(caplog, names, classes, who):
+    caplog.set_level("INFO", "fastimae")
+    assert match_classes(names, images([0, 2, 0], classes), 3).labels.tolist() == [0, 2, 0]
+    assert f"2 of the 3 classes of training, matched by number, as {who} has no" in caplog.text
+    with pytest.raises(DataError, match=r"training does not know: 3, 7 \(it knows 0 to 2\)"):
+        match_classes(names, images([0, 7, 3], classes and list("abcdefgh")), 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "message"),
+    [
+        (NAMES, ["b_green", "x", "y"], r"does not know: x, y \(it knows 3: a_red, b_green, c_blue"),
+        (["a", "b", "a"], ["a", "b", "c"], "several are called a"),
+        (["a", "b", "c"], ["c", "b", "c"], "several are called c"),
+    ],
+    ids=["unknown", "twice-in-training", "twice-in-test"],
+)
+def test_classes_that_cannot_be_matched_are_one_error(names, classes, message):
+    with pytest.raises(DataError, match=message):
+        match_classes(names, images([0, 1, 2], classes), 3)
+
+
+def test_a_class_without_images_does_not_matter():
+    matched, count = match_training(
+        images([0, 0], ["a", "empty"], "train"), images([1, 1], ["unknown", "a"])
+    )
+    assert (matched.labels.tolist(), count) == ([0, 0], 2)
+    with pytest.raises(DataError, match="train has images without labels"):
+        match_training(images([0, -1], None, "train"), images([0], None))
+
+
+def test_a_hint_where_imagenets_validation_images_have_no_labels(tmp_path, capsys):
+    save_mae(tmp_path / "mae.pth", depth=1)
+    save_colours(tmp_path / "train", 2)
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "flat" / "ILSVRC2012_val_00000001.JPEG")
+    command = ["--checkpoint", str(tmp_path / "mae.pth"), "--data_path", str(tmp_path / "train")]
+    command += ["--val", str(tmp_path / "flat"), "--device", "cpu", "--num_workers", "0"]
+    assert evaluate(["knn", *command]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "without labels" in error and "--labels FILE" in error and "LOC_val_solution" in error
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Images of three classes, a checkpoint, and val/ in parts: of one class and of the others."""
+    root = tmp_path_factory.mktemp("toy")
+    save_mae(root / "mae.pth", depth=1)
+    save_colours(root / "data" / "train", 8)
+    save_colours(root / "data" / "val", 4, seed=1)
+    for part, names in (("one", NAMES[:1]), ("others", NAMES[1:]), ("all", NAMES)):
+        for name in names:
+            shutil.copytree(root / "data" / "val" / name, root / part / name)
+    return root
+
+
+def run(root, task, folder, *flags):
+    command = [task, "--checkpoint", str(root / "mae.pth"), "--output_dir", str(folder)]
+    quick = ["--device", "cpu", "--num_workers", "0", "--precision", "fp32"]
+    assert evaluate([*command, *quick, *map(str, flags)]) == 0
+    return folder
+
+
+def accuracies(results):
+    return json.loads((results / "results.json").read_text())["numbers"]["acc1"]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folders", "beton"])
+def test_parts_of_a_test_set_add_up(toy, tmp_path, packed):
+    """Each image is right or wrong, whatever else is in its test set."""
+
+    def place(part):
+        if not packed:
+            return folders[part]
+        assert convert([str(folders[part]), str(tmp_path / f"{part}.beton"), "--workers", "1"]) == 0
+        (tmp_path / f"{part}.beton.json").unlink()
+        return tmp_path / f"{part}.beton"
+
+    folders = {part: toy / part for part in ("one", "others", "all")}
+    train = toy / "data" / "train"
+    scores = [
+        accuracies(run(toy, "knn", tmp_path / part, "--k", 1, "--data_path", train, "--val", val))
+        for part, val in ((part, place(part)) for part in folders)
+    ]
+    assert scores[2] > 60
+    assert 4 * scores[0] + 8 * scores[1] == pytest.approx(12 * scores[2])
+
+
+def test_a_classifier_keeps_the_names_and_is_tested_by_them(toy, tmp_path, capsys):
+    pytest.importorskip("timm")
+    more = ["--data_path", toy / "data", "--epochs", 4, "--lr", 2e-3, "--warmup_epochs", 1]
+    more += ["--batch_size", 12, "--reprob", 0, "--aa", "none", "--smoothing", 0]
+    tune = functools.partial(run, toy, "finetune", tmp_path)
+    tune(*more)
+    for name in ("checkpoint-last.pth", "checkpoint-best.pth"):
+        assert load_checkpoint(tmp_path / name)["args"]["classes"] == NAMES
+    places = (toy / "one", toy / "others", toy / "all")
+    one, others, every = (accuracies(tune("--eval", "--val", val) / "eval") for val in places)
+    assert every > 40 and 4 * one + 8 * others == pytest.approx(12 * every, abs=1e-9)
+    for split in ("train", "val"):
+        shutil.copytree(toy / "data" / split, tmp_path / "data" / split)
+        (tmp_path / "data" / split / "a_red").rename(tmp_path / "data" / split / "d_red")
+    again = [
+        "finetune",
+        "--checkpoint",
+        toy / "mae.pth",
+        "--data_path",
+        tmp_path / "data",
+        *more[2:],
+    ]
+    again += ["--output_dir", tmp_path, "--device", "cpu", "--num_workers", 0, "--resume", "auto"]
+    assert evaluate(list(map(str, again))) == 2
+    assert "is of 3 classes (a_red, b_green, c_blue); this run has 3" in capsys.readouterr().err
+
+
+def test_a_probe_keeps_the_names(toy, tmp_path):
+    pytest.importorskip("timm")
+    data = ["--ffcv", tmp_path / "t.beton", "--val", toy / "others", "--epochs", 1]
+    assert convert([str(toy / "data" / "train"), str(tmp_path / "t.beton"), "--workers", "1"]) == 0
+    run(toy, "linear", tmp_path, *data, "--batch_size", 8)
+    names = load_checkpoint(tmp_path / "checkpoint-last.pth")["args"]["classes"]
+    assert names == NAMES
