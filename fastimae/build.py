@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from fastimae.config import ConfigError, TrainConfig, flatten
-from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
+from fastimae.engine.checkpoint import LAST, find_resume, set_aside
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.peak import peak_rate
 from fastimae.engine.precision import resolve_precision
+from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.interop.pretrained import load_init, load_teacher
@@ -31,15 +32,6 @@ from fastimae.speedups import prepare_objective, wants_graph
 log = logging.getLogger("fastimae")
 
 PICTURE = "reconstruction.png"
-
-# Settings that a resumed run may change without becoming another run.
-_FREE = {
-    "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
-    "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
-    "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
-    "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
-    "dist_timeout", "preempt_signal",
-}  # fmt: skip
 
 
 def build_loader(config: TrainConfig, world: World) -> Loader:
@@ -175,6 +167,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         parallel=parallel,
         cores=cores,
         full_speed=speed,
+        seed=run.seed,
     )
     trainer.epoch = run.start_epoch
     if optim.warmup_epochs >= optim.epochs:
@@ -214,10 +207,7 @@ def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
         if trainer.world.is_main and (folder := set_aside(config.run.output_dir)):
             log.warning("%s held an earlier run: its files are in %s now", folder.parent, folder)
         return
-    content = load_checkpoint(path)
-    _warn_of_changes(content.get("args", {}), flatten(config))
-    trainer.load_state_dict(content, path)
-    log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
+    go_on(trainer, path, "--init")
 
 
 def prepare_output(path: Path) -> None:
@@ -237,16 +227,6 @@ def _mask_unit(mask_patch_size: int | None, patch_size: int) -> int:
             f"--mask_patch_size {mask_patch_size} is not a multiple of the patch size {patch_size}"
         )
     return unit
-
-
-def _warn_of_changes(before: dict, now: dict) -> None:
-    changed = [
-        f"--{name} {before[name]} -> {now[name]}"
-        for name in before.keys() & now.keys() - _FREE
-        if before[name] != now[name]
-    ]
-    if changed:
-        log.warning("resumed with other settings than before: %s", ", ".join(sorted(changed)))
 
 
 def say_goodbye(finished: bool, output_dir: Path) -> None:

@@ -21,6 +21,7 @@ from fastimae.loaders.philox import (
     STEP_STREAM,
     derive_keys,
 )
+from fastimae.loaders.resume import EpochSteps, digest_of
 
 RATIO_TOLERANCE = 0.02
 
@@ -76,6 +77,7 @@ class Sampler:
         repeated_aug: int = 1,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
+        self._digest = digest_of(self.labels)
         self.batch_size, self.accum_iter = batch_size, accum_iter
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.repeated_aug = repeated_aug
@@ -97,7 +99,15 @@ class Sampler:
         self._plan: tuple[int, EpochPlan] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels) // self._samples_per_update() * self.accum_iter
+        return len(self.epoch_steps)
+
+    @property
+    def epoch_steps(self) -> EpochSteps:
+        """How an epoch is cut into micro steps."""
+        return EpochSteps(
+            samples=len(self.labels), labels=self._digest,
+            stride=self.stride, accum_iter=self.accum_iter,
+        )  # fmt: skip
 
     @property
     def stride(self) -> int:
@@ -121,9 +131,6 @@ class Sampler:
             step_key=derive_keys(self.seed, [number // self.accum_iter], epoch, STEP_STREAM),
         )
 
-    def _samples_per_update(self) -> int:
-        return self.stride * self.accum_iter
-
     def _check_positive(self, mix_group: int) -> None:
         if min(self.batch_size, self.accum_iter, self.repeated_aug, mix_group + 1) < 1:
             raise DataError(
@@ -145,7 +152,7 @@ class Sampler:
             return
         raise DataError(
             f"{len(self.labels)} samples are fewer than one optimizer step of "
-            f"{self._samples_per_update()} (--batch_size {self.batch_size} x {self.world_size} "
+            f"{self.stride * self.accum_iter} (--batch_size {self.batch_size} x {self.world_size} "
             f"ranks x --accum_iter {self.accum_iter}"
             + (f" / {copies}" if self.repeated_aug > 1 else "")
             + "): make --batch_size or --accum_iter smaller"

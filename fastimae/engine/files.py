@@ -53,6 +53,8 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path} is a folder: name a checkpoint in it") from error
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely ({_one_line(error)})"

@@ -42,7 +42,7 @@ def test_vectors_do_not_decay_and_frozen_tensors_do_not_train():
     student = create_model("mae_vit_tiny_patch4", img_size=8, heads=2)
     teacher = create_model("mae_vit_tiny_patch4", img_size=8)
     objective = IMAE(student, teacher)
-    decayed, plain = build_optimizer(objective, 1e-3, 0.05).param_groups
+    plain, decayed = build_optimizer(objective, 1e-3, 0.05).param_groups
     names = {id(p): n for n, p in student.named_parameters()}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     assert decayed["betas"] == (0.9, 0.95)
@@ -98,4 +98,4 @@ def test_apex_is_nvidias_or_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "apex.optimizers", nvidia)
     groups, settings = build_optimizer(layer, 0.1, 0.05, opt="apex_adam")
     assert settings == {"lr": 0.1, "betas": (0.9, 0.95), "adam_w_mode": True}
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.05]

@@ -19,6 +19,7 @@ from fastimae.engine.metrics import Clock, LossMeter, NonFiniteLoss
 from fastimae.engine.optim import Schedule, build_optimizer
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.loaders import DevicePrefetch, create_loader
+from fastimae.loaders.resume import EpochSteps
 from fastimae.models import create_model
 from fastimae.objectives import MAE
 
@@ -38,11 +39,12 @@ class Samples:
 class Counting:
     """A loader of samples 0 .. n-1, shifted by the epoch."""
 
-    def __init__(self, batch_size, n=24):
-        self.batch_size, self.n, self.epoch, self.at, self.bad = batch_size, n, 0, 0, {}
+    def __init__(self, batch_size, n=24, accum_iter=1):
+        self.batch_size, self.epoch, self.at, self.bad = batch_size, 0, 0, {}
+        self.steps = EpochSteps(samples=n, labels=0, stride=batch_size, accum_iter=accum_iter)
 
     def __len__(self):
-        return self.n // self.batch_size
+        return len(self.steps)
 
     def __iter__(self):
         while self.at < len(self):
@@ -57,10 +59,10 @@ class Counting:
         self.epoch, self.at = epoch, 0
 
     def state_dict(self):
-        return {"epoch": self.epoch, "step": self.at}
+        return self.steps.state(self.epoch, self.at)
 
     def load_state_dict(self, state):
-        self.epoch, self.at = state["epoch"], state["step"]
+        self.epoch, self.at = self.steps.resume(state)
 
 
 class Squares(nn.Module):
@@ -84,7 +86,7 @@ def trainer(path, *, batch_size=4, objective=None, full_speed=None, **plan):
     plan = Plan(**{"epochs": 3, "log_steps": 4, **plan})
     return Trainer(
         objective=objective,
-        loader=Counting(batch_size),
+        loader=Counting(batch_size, accum_iter=plan.accum_iter),
         optimizer=build_optimizer(objective, 0.1, 0.05),
         schedule=Schedule(lr=0.1, min_lr=0, warmup_epochs=1, epochs=plan.epochs),
         plan=plan,
@@ -200,7 +202,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_from_any_checkpoint(tmp_path):
 def test_weights_alone_are_no_run_to_resume(tmp_path):
     run = trainer(tmp_path)
     weights = {"model": run.objective.student.state_dict(), "epoch": 3}
-    with pytest.raises(CheckpointError, match=r"has no args, .*optimizer.*--init"):
+    with pytest.raises(CheckpointError, match=r"has no args, .*optimizer"):
         run.load_state_dict(weights, tmp_path / "mae.pth")
 
 
@@ -221,7 +223,7 @@ def test_checkpoints_hold_what_the_readme_says(tmp_path):
     names = sorted(p.name for p in tmp_path.glob("*.pth"))
     assert names == [f"checkpoint-{n}.pth" for n in (0, 2, 3, "last")]
     content = load_checkpoint(tmp_path / "checkpoint-2.pth")
-    keys = "model optimizer scaler epoch step args rng loader metrics fastimae_format"
+    keys = "model optimizer scaler epoch step args loader metrics fastimae_format"
     assert set(content) == set(keys.split())
     assert content["epoch"] == 2 and content["args"] == {"batch_size": 4}
     assert set(content["model"]) == {"weight", "bias"}

@@ -182,17 +182,28 @@ def test_broken_images_are_replaced_and_counted(tmp_path, toy):
         loader(toy, batch_size=13, images=open_images(root))
 
 
-def test_resuming_needs_a_step_that_starts_there(toy):
+def test_other_batches_go_on_where_an_epoch_stood(toy):
     batches = loader(toy, batch_size=12)
     next(iter(batches))
     state = batches.state_dict()
-    assert state == {"epoch": 0, "step": 1, "stride": 12}
     halves = loader(toy, batch_size=6)
     halves.load_state_dict(state)
     rest = torch.cat([batch.index for batch in halves])
     assert torch.equal(rest, next(iter(batches)).index)
-    with pytest.raises(DataError, match="cannot resume after 1 steps of 12 samples"):
-        loader(toy, batch_size=8).load_state_dict(state)
+    eights = loader(toy, batch_size=8)
+    eights.load_state_dict(state)
+    again = torch.cat([batch.index for batch in eights])
+    assert torch.equal(again[4:], rest) and len(again) == 16
+
+
+def test_broken_images_stay_counted_after_a_resume(tmp_path, toy):
+    root = save_colours(tmp_path / "images", 4)
+    (root / "b_green" / "001.png").write_bytes(b"no image")
+    batches = loader(toy, batch_size=6, images=open_images(root))
+    list(batches)
+    resumed = loader(toy, batch_size=6, images=open_images(root))
+    resumed.load_state_dict(batches.state_dict())
+    assert resumed.report() == batches.report() == {"bad_samples": 1}
 
 
 def test_gray_images_and_another_size(tmp_path):

@@ -49,13 +49,15 @@ class AugmentedLoader(EpochLoader):
         pin_mem: bool,
         world: World,
         seed: int,
+        accum_iter: int = 1,
     ) -> None:
         """transform: PIL image -> float [C, H, W]. mixup: changes a batch and its labels."""
-        super().__init__(len(images), batch_size=batch_size, world=world, seed=seed)
+        super().__init__(
+            images.labels, batch_size=batch_size, world=world, seed=seed, accum_iter=accum_iter
+        )
         self.steps = _Steps(images, transform, mixup, channels, (seed, world.rank))
         self.num_workers = num_workers
         self.pin = pin_mem and world.device.type == "cuda"
-        self.bad: set[int] = set()
 
     def _show(self, steps: Iterable[Step]) -> Generator[ClassBatch, None, None]:
         batches = iter(

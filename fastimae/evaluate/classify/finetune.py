@@ -60,7 +60,6 @@ def _train(
     classes = _class_count(options, images, val)
     torch.manual_seed(options.seed)
     student = _classifier(options, encoder, classes)
-    torch.manual_seed(options.seed + world.rank)  # each rank drops other paths
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
     precision = resolve_precision(options.precision, world.device)
@@ -125,6 +124,7 @@ def build_loader(
         pin_mem=options.pin_mem,
         world=world,
         seed=options.seed,
+        accum_iter=options.accum_iter,
     )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from fastimae.config import ConfigError
-from fastimae.engine.checkpoint import find_resume, load_checkpoint, set_aside
+from fastimae.engine.checkpoint import find_resume, set_aside
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
+from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
@@ -124,6 +125,7 @@ def train(
         log_dir=options.log_dir,
         args=args or plain(options),
         parallel=parallel,
+        seed=options.seed,
     )  # fmt: skip
     trainer.epoch = options.start_epoch
     _resume_or_begin(trainer, options.resume, folder)
@@ -149,8 +151,7 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
 def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
     path = find_resume(resume, folder)
     if path is not None:
-        trainer.load_state_dict(load_checkpoint(path), path)
-        log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
+        go_on(trainer, path, "--checkpoint")
     elif trainer.world.is_main and (old := set_aside(folder)):
         with contextlib.suppress(FileNotFoundError):  # of a run that was stopped
             (folder / RESULTS).rename(old / RESULTS)

@@ -1,0 +1,97 @@
+"""Where in an epoch a loader stands, and where another one goes on from there.
+
+A state says how many samples of the epoch's order have been drawn, and whether that was all the
+epoch had: which means the same to any batch size, accumulation and number of ranks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastimae.loaders.errors import DataError
+
+log = logging.getLogger("fastimae")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochSteps:
+    """How a loader cuts an epoch into micro steps: whole optimizer steps, the rest is left out."""
+
+    samples: int
+    """In the data set."""
+    labels: int
+    """`digest_of` its labels."""
+    stride: int
+    """Samples that all ranks together draw for one micro step."""
+    accum_iter: int
+    """Micro steps of an optimizer step."""
+
+    def __len__(self) -> int:
+        return self.samples // (self.stride * self.accum_iter) * self.accum_iter
+
+    def state(self, epoch: int, step: int) -> dict[str, Any]:
+        """Of a loader that has yielded `step` micro steps of `epoch`; plain numbers."""
+        return {
+            "epoch": epoch,
+            "step": step,
+            "stride": self.stride,
+            "accum_iter": self.accum_iter,
+            "finished": step == len(self),
+            "samples": self.samples,
+            "labels": self.labels,
+        }
+
+    def resume(self, state: dict[str, Any], main: bool = True) -> tuple[int, int]:
+        """(epoch, micro steps done) to go on from after `state`, of a loader with any stride.
+
+        At the end of an epoch all are done, also where this loader would have left out fewer
+        samples. Within an epoch, with other batches, they are whole optimizer steps, as many as
+        leave no sample out, and at least one is still to do.
+        main: whether to say what changes by that. Raises `DataError` within an epoch of other data.
+        """
+        done = state["step"] * state["stride"]
+        finished = state.get("finished", self._was_all(state["stride"], done))
+        change = self._change_of_data(state)
+        if change and done and not finished:
+            raise DataError(
+                f"cannot go on in the middle of epoch {state['epoch']} with other data ({change}): "
+                "give the data of before, or a checkpoint of an epoch's end (checkpoint-N.pth)"
+            )
+        if change and main:
+            log.warning("goes on with other data than before: %s", change)
+        if finished:
+            return state["epoch"], len(self)
+        if (state["stride"], state.get("accum_iter")) == (self.stride, self.accum_iter):
+            return state["epoch"], state["step"]
+        update = self.stride * self.accum_iter
+        updates = min(done // update, self.samples // update - 1)
+        again = min(done, len(self) * self.stride) - updates * update
+        if main and again:
+            log.warning(
+                "%d samples of epoch %d are seen again: %d had been seen, and a step is %d now",
+                again, state["epoch"], done, update,
+            )  # fmt: skip
+        return state["epoch"], updates * self.accum_iter
+
+    def _was_all(self, stride: int, done: int) -> bool:
+        """For states that do not say whether their epoch was finished."""
+        return done >= len(self) * self.stride or self.samples - done < stride
+
+    def _change_of_data(self, state: dict[str, Any]) -> str:
+        """How the data differ from the state's, "" where they do not as far as it tells."""
+        samples = state.get("samples", self.samples)
+        if samples != self.samples:
+            return f"{samples} samples then, {self.samples} now"
+        same = state.get("labels", self.labels) == self.labels
+        return "" if same else f"as many samples, {samples}, with other labels"
+
+
+def digest_of(labels: NDArray[np.int64]) -> int:
+    """A number that tells data sets apart by their labels, int64 [N], whatever holds them."""
+    return zlib.crc32(np.ascontiguousarray(labels, dtype="<i8"))
