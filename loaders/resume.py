@@ -69,15 +69,20 @@ class EpochSteps:
             return state["epoch"], len(self)
         if (state["stride"], state.get("accum_iter")) == (self.stride, self.accum_iter):
             return state["epoch"], state["step"]
-        update = self.stride * self.accum_iter
-        updates = min(done // update, self.samples // update - 1)
-        again = min(done, len(self) * self.stride) - updates * update
+        step = self._last_update(done)
+        again = min(done, len(self) * self.stride) - step * self.stride
         if main and again:
             log.warning(
                 "%d samples of epoch %d are seen again: %d had been seen, and a step is %d now",
-                again, state["epoch"], done, update,
+                again, state["epoch"], done, self.stride * self.accum_iter,
             )  # fmt: skip
-        return state["epoch"], updates * self.accum_iter
+        return state["epoch"], step
+
+    def _last_update(self, done: int) -> int:
+        """The micro step of the last optimizer step that starts within the first `done` samples, or
+        right after them, and ends within the epoch."""
+        update = self.stride * self.accum_iter
+        return min(done // update, self.samples // update - 1) * self.accum_iter
 
     def _was_all(self, stride: int, done: int) -> bool:
         """For states that do not say whether their epoch was finished."""
