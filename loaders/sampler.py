@@ -12,6 +12,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from fastimae.loaders.epoch_steps import EpochSteps, digest_of
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.pairs import cycle, reciprocal, same_class_order
 from fastimae.loaders.philox import (
@@ -21,7 +22,6 @@ from fastimae.loaders.philox import (
     STEP_STREAM,
     derive_keys,
 )
-from fastimae.loaders.resume import EpochSteps, digest_of
 
 RATIO_TOLERANCE = 0.02
 

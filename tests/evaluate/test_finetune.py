@@ -206,6 +206,72 @@ def test_broken_images_stay_counted_after_a_resume(tmp_path, toy):
     assert resumed.report() == batches.report() == {"bad_samples": 1}
 
 
+def train_without_end(toy, tmp_path, monkeypatch, *flags):
+    """A run of 3 epochs that is killed in the third; its folder."""
+    real = Classification.forward
+    calls = iter(range(5))  # two steps an epoch
+
+    def forward(self, batch):
+        if next(calls, None) is None:
+            raise MemoryError
+        return real(self, batch)
+
+    _, options = toy
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Classification, "forward", forward)
+        flags = ["--epochs", 3, "--save_steps", 1, "--output_dir", tmp_path / "run", *flags]
+        evaluate(["finetune", *options, *map(str, flags)])
+    return tmp_path / "run"
+
+
+def test_another_accumulation_goes_on_within_an_epoch(toy, tmp_path, monkeypatch):
+    folder = train_without_end(toy, tmp_path, monkeypatch)
+    flags = ["--epochs", 3, "--resume", "auto", "--output_dir", folder]
+    run(toy, folder, *flags, "--batch_size", 4, "--accum_iter", 4)
+    assert [line["epoch"] for line in lines_of(folder)] == [0, 1, 2]
+    last = load_checkpoint(folder / "checkpoint-last.pth")
+    assert (last["epoch"], last["step"]) == (2, 1) and last["loader"]["finished"]
+    results = (folder / "results.json").read_bytes()
+    kept = {path: path.read_bytes() for path in folder.glob("*.pth")}
+    run(toy, folder, *flags, "--batch_size", 6)
+    assert json.loads(results)["numbers"] == numbers_of(folder)
+    assert kept == {path: path.read_bytes() for path in folder.glob("*.pth")}
+    assert len(lines_of(folder)) == 3
+
+
+def test_the_kept_best_is_of_the_run_that_goes_on(toy, tmp_path, capsys):
+    """A later epoch's, of a run that was taken back to an earlier one, is not tested for it."""
+    folder = run(toy, tmp_path / "run", "--epochs", 2, "--save_freq", 1)
+    best = load_checkpoint(folder / "checkpoint-best.pth")
+    best["metrics"] = {**best["metrics"], "epoch": 9, "test_acc1": 101.0}
+    torch.save(best, folder / "checkpoint-best.pth")
+    run(toy, folder, "--epochs", 2, "--resume", folder / "checkpoint-0.pth")
+    assert "checkpoint-best.pth is not of epoch 0" in capsys.readouterr().err
+    kept = load_checkpoint(folder / "checkpoint-best.pth")
+    assert kept["epoch"] == 1 and numbers_of(folder)["best_epoch"] == 1
+    assert kept["metrics"]["test_acc1"] == numbers_of(folder)["best_acc1"]
+
+
+@pytest.mark.parametrize("task", ["finetune", "linear"])
+def test_files_of_another_kind_are_named_with_the_flag_that_takes_them(toy, tmp_path, capsys, task):
+    root, options = toy
+    probe = tmp_path / "probe.pth"
+    torch.save({"model": {"0.running_mean": torch.zeros(3)}}, probe)
+    best = run(toy, "best", "--epochs", 1) / "checkpoint-best.pth"
+    mine = {"finetune": "a classifier", "linear": "a linear probe"}[task]
+    says = {
+        root / "mae.pth": f"is a MAE, and this run trains {mine}: --checkpoint {root / 'mae.pth'} ",
+        probe: "is a linear probe",
+        best: "is a classifier",
+    }
+    for path, expected in says.items():
+        flags = ["--resume", str(path), "--output_dir", str(tmp_path / "out"), "--epochs", "1"]
+        options = [*options[:4], "--device", "cpu", "--batch_size", "12", "--num_workers", "0"]
+        assert evaluate([task, *options, *flags]) == 2
+        (line,) = [s for s in capsys.readouterr().err.splitlines() if "error:" in s]
+        assert f"--resume {path} {expected}" in line
+
+
 def test_gray_images_and_another_size(tmp_path):
     save_mae(tmp_path / "mae.pth", in_chans=1, depth=1)
     for split in ("train", "val"):
@@ -229,6 +295,8 @@ def test_gray_images_and_another_size(tmp_path):
         (["--color_jitter", "0.4"], "add --aa none"),
         (["--layer_decay", "0"], "--layer_decay must lie"),
         (["--nb_classes", "2"], "--nb_classes 2, but the labels are of 3"),
+        (["--accum_iter", "3"], "--batch_size 12 on 1 ranks with --accum_iter 3 does not fit 24"),
+        (["--start_epoch", "50"], "--start_epoch 50 is not below --epochs 50"),
         (["--eval", "--output_dir", "{}/nothing"], "there is no checkpoint"),
         (["--recipe", "mae_vit_giant"], "is not one of: mae_vit_base"),
         (["--input_size", "30"], "--input_size 30x30 is not a multiple of the patch size 8"),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
-from fastimae.loaders.resume import EpochSteps, digest_of
+from fastimae.loaders.epoch_steps import EpochSteps, digest_of
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -87,6 +87,10 @@ def check_training(options: TrainingOptions) -> None:
     for name in ("num_workers", "weight_decay", "warmup_epochs", "min_lr", "start_epoch"):
         if getattr(options, name) < 0:
             raise ConfigError(f"--{name} must not be negative")
+    if options.start_epoch >= options.epochs:
+        raise ConfigError(
+            f"--start_epoch {options.start_epoch} is not below --epochs {options.epochs}"
+        )
 
 
 def train(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fastimae.loaders.epoch_steps import EpochSteps, digest_of
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.resume import EpochSteps, digest_of
 from fastimae.loaders.sampler import Sampler
 
 COUNT = 140
@@ -40,7 +40,7 @@ def test_no_sample_is_lost_and_as_many_are_repeated_as_is_said(before, after, da
     with pytest.MonkeyPatch.context() as patch:
         said = []
         patch.setattr(
-            "fastimae.loaders.resume.log.warning", lambda text, *of: said.append(text % of)
+            "fastimae.loaders.epoch_steps.log.warning", lambda text, *of: said.append(text % of)
         )
         epoch, start = new[0].epoch_steps.resume(state)
     assert epoch == 3 and start % after[2] == 0
