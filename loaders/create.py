@@ -105,7 +105,7 @@ def create_loader(
         from fastimae.loaders.imagefolder import FolderLoader, scan_folder
 
         folder = scan_folder(data_path)
-        sampler = make_sampler(folder.labels)
+        sampler = make_sampler(folder.labels, read=folder.read)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
     on_gpu = {"device": device, "hw_decoder_load": hw_decoder_load}
     if dali is not None:
@@ -123,7 +123,7 @@ def create_loader(
         opened = BetonReader(ffcv, cache=cache, quiet=rank > 0)
     with contextlib.ExitStack() as on_error:
         on_error.callback(opened.close)
-        sampler = make_sampler(opened.labels)
+        sampler = make_sampler(opened.labels, read=opened.read)
         loader = make(opened, sampler, crops, num_workers=num_workers, **common)
         on_error.pop_all()
     return loader

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
 from fastimae.loaders.imagefolder import Folder
-from fastimae.loaders.items import Item, SkipImage, Source
+from fastimae.loaders.items import SkipImage, Source
 from fastimae.loaders.jpeg import read_jpeg_header
 from fastimae.loaders.limits import max_pixels, open_image
 from fastimae.loaders.pillow_loader import open_sample
@@ -32,6 +32,10 @@ class Encoded(abc.ABC):
 
     labels: NDArray[np.int64]
     """[N], -1 where there are none."""
+
+    @abc.abstractmethod
+    def read(self, index: int) -> bytes | memoryview:
+        """The sample's bytes. Raises SkipImage."""
 
     @abc.abstractmethod
     def jpeg(self, index: int) -> Jpeg | None:
@@ -59,6 +63,9 @@ class EncodedBeton(Encoded):
         self.reader, self.labels = reader, reader.labels
         self._good = np.zeros(len(reader), bool)
 
+    def read(self, index: int) -> memoryview:
+        return self.reader.read(index)
+
     def jpeg(self, index: int) -> Jpeg | None:
         if not self.reader.is_jpeg[index]:
             return None
@@ -83,10 +90,6 @@ class EncodedBeton(Encoded):
 class EncodedFiles(Encoded):
     """Image files, each read when it is needed."""
 
-    @abc.abstractmethod
-    def read(self, index: int) -> bytes:
-        """The whole file. Raises SkipImage."""
-
     def jpeg(self, index: int) -> Jpeg | None:
         try:
             return _plain_jpeg(self.read(index))
@@ -104,7 +107,7 @@ class EncodedFolder(EncodedFiles):
         self.folder, self.labels = folder, folder.labels
 
     def read(self, index: int) -> bytes:
-        return Item(self.name(index)).read()
+        return self.folder.read(index)
 
     def name(self, index: int) -> str:
         return self.folder.path(index)

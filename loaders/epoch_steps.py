@@ -6,15 +6,22 @@ epoch had: which means the same to any batch size, accumulation and number of ra
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.items import SkipImage
+
+SAMPLED = 16
+"""Images that are looked at to tell a data set from others."""
+Read = Callable[[int], bytes | memoryview]
 
 log = logging.getLogger("fastimae")
 
@@ -25,8 +32,8 @@ class EpochSteps:
 
     samples: int
     """In the data set."""
-    labels: int
-    """`digest_of` its labels."""
+    data: int
+    """`digest_of` the data set."""
     stride: int
     """Samples that all ranks together draw for one micro step."""
     accum_iter: int
@@ -44,7 +51,7 @@ class EpochSteps:
             "accum_iter": self.accum_iter,
             "finished": step == len(self),
             "samples": self.samples,
-            "labels": self.labels,
+            "data": self.data,
         }
 
     def resume(self, state: dict[str, Any], main: bool = True) -> tuple[int, int]:
@@ -93,10 +100,19 @@ class EpochSteps:
         samples = state.get("samples", self.samples)
         if samples != self.samples:
             return f"{samples} samples then, {self.samples} now"
-        same = state.get("labels", self.labels) == self.labels
-        return "" if same else f"as many samples, {samples}, with other labels"
+        same = state.get("data", self.data) == self.data
+        return "" if same else f"as many samples, {samples}, with other labels or images"
 
 
-def digest_of(labels: NDArray[np.int64]) -> int:
-    """A number that tells data sets apart by their labels, int64 [N], whatever holds them."""
-    return zlib.crc32(np.ascontiguousarray(labels, dtype="<i8"))
+def digest_of(labels: NDArray[np.int64], read: Read | None = None) -> int:
+    """A number that tells data sets apart by their labels, int64 [N], and the bytes of some images.
+
+    Not by names, times or what holds them: a copy is the same data, and so are a folder of JPEGs
+    and the .beton that they were copied to. read: the bytes of a sample.
+    """
+    digest = zlib.crc32(np.ascontiguousarray(labels, dtype="<i8"))
+    if read is not None and len(labels):
+        for index in np.unique(np.linspace(0, len(labels) - 1, SAMPLED, dtype=int)).tolist():
+            with contextlib.suppress(SkipImage):  # whoever shows it says so
+                digest = zlib.crc32(read(index), digest)
+    return digest

@@ -12,7 +12,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from fastimae.loaders.epoch_steps import EpochSteps, digest_of
+from fastimae.loaders.epoch_steps import EpochSteps, Read, digest_of
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.pairs import cycle, reciprocal, same_class_order
 from fastimae.loaders.philox import (
@@ -58,8 +58,8 @@ class Sampler:
     so many times in a row, with other random keys each time. Partners are of the same showing, so
     they are different images, and a batch holds all the showings of its blocks.
 
-    labels: int64 [N], -1 where unknown. The other arguments are the flags of `create_loader`.
-    Raises `DataError` for settings that do not fit together.
+    labels: int64 [N], -1 where unknown. read: see `digest_of`. The other arguments are the flags
+    of `create_loader`. Raises `DataError` for settings that do not fit together.
     """
 
     def __init__(
@@ -75,9 +75,10 @@ class Sampler:
         same_class_ratio: float | None = None,
         reciprocal_pairs: bool = False,
         repeated_aug: int = 1,
+        read: Read | None = None,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
-        self._digest = digest_of(self.labels)
+        self._digest = digest_of(self.labels, read)
         self.batch_size, self.accum_iter = batch_size, accum_iter
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.repeated_aug = repeated_aug
@@ -105,7 +106,7 @@ class Sampler:
     def epoch_steps(self) -> EpochSteps:
         """How an epoch is cut into micro steps."""
         return EpochSteps(
-            samples=len(self.labels), labels=self._digest,
+            samples=len(self.labels), data=self._digest,
             stride=self.stride, accum_iter=self.accum_iter,
         )  # fmt: skip
 

@@ -31,7 +31,7 @@ class Counting:
 
     def __init__(self, batch_size, n=24, accum_iter=1):
         self.batch_size, self.epoch, self.at, self.bad = batch_size, 0, 0, {}
-        self.steps = EpochSteps(samples=n, labels=0, stride=batch_size, accum_iter=accum_iter)
+        self.steps = EpochSteps(samples=n, data=0, stride=batch_size, accum_iter=accum_iter)
 
     def __len__(self):
         return len(self.steps)

@@ -25,6 +25,7 @@ from torchvision.transforms import functional as transforms
 from fastimae.loaders import BetonReader
 from fastimae.loaders.beton import BETON_SUFFIXES
 from fastimae.loaders.decode import reason_for
+from fastimae.loaders.epoch_steps import Read
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.imagefolder import scan_folder
 from fastimae.loaders.limits import max_pixels
@@ -58,11 +59,13 @@ class Images(Dataset[tuple[Image.Image, int]]):
         classes: list[str] | None,
         opener: Callable[[int], Image.Image],
         fingerprint: str,
+        read: Read,
     ) -> None:
+        """read: the bytes of an image."""
         self.source, self.labels, self.classes = source, labels, classes
         self.fingerprint = fingerprint
         """Another text for another content, as far as names, sizes and times tell."""
-        self._open = opener
+        self._open, self.read = opener, read
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -174,6 +177,7 @@ def _open_beton(path: Path) -> Images:
         _class_names(path),
         functools.partial(open_sample, reader),
         _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns),
+        reader.read,
     )
 
 
@@ -194,6 +198,7 @@ def _open_folder(path: Path) -> Images:
         folder.classes or None,
         folder.open,
         _digest(*folder.files.tolist(), *known),
+        folder.read,
     )
 
 

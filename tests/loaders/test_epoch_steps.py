@@ -1,14 +1,17 @@
 """Where an epoch goes on with other batches: nothing is lost, and what is repeated is said."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from back_ends import AVAILABLE
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastimae.loaders.epoch_steps import EpochSteps, digest_of
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.items import SkipImage
 from fastimae.loaders.sampler import Sampler
 
 COUNT = 140
@@ -31,6 +34,7 @@ def shown(ranks, steps, epoch=3):
     return [int(i) for step in steps for rank in ranks for i in rank.step(epoch, step).index]
 
 
+@settings(max_examples=60)
 @given(batches, batches, st.data())
 def test_no_sample_is_lost_and_as_many_are_repeated_as_is_said(before, after, data):
     old, new = ranks_of(*before), ranks_of(*after)
@@ -75,9 +79,9 @@ def test_an_old_state_of_an_epochs_end_begins_the_next_with_any_batches(before, 
     assert new.resume(state) == (2, len(new))
 
 
-def cut(samples=100, labels=1, **changes):
+def cut(samples=100, data=1, **changes):
     return EpochSteps(
-        **{"samples": samples, "labels": labels, "stride": 10, "accum_iter": 1, **changes}
+        **{"samples": samples, "data": data, "stride": 10, "accum_iter": 1, **changes}
     )
 
 
@@ -85,9 +89,9 @@ def cut(samples=100, labels=1, **changes):
     ("now", "named"),
     [
         ({"samples": 90}, "100 samples then, 90 now"),
-        ({"labels": 2}, "as many samples, 100, with other labels"),
+        ({"data": 2}, "as many samples, 100, with other labels or images"),
     ],
-    ids=["fewer", "relabelled"],
+    ids=["fewer", "others"],
 )
 def test_other_data_are_named_and_refused_within_an_epoch(now, named, caplog):
     with pytest.raises(DataError, match=f"in the middle of epoch 4 with other data .{named}"):
@@ -100,7 +104,36 @@ def test_other_data_are_named_and_refused_within_an_epoch(now, named, caplog):
         assert len(caplog.records) == 1  # one process says it
 
 
-def test_a_copy_is_the_same_data_and_other_labels_are_not():
+def test_labels_tell_data_sets_apart():
     labels = np.arange(50) % 7
-    assert digest_of(labels) == digest_of(labels[::-1][::-1]) == digest_of(labels.astype(">i8"))
-    assert digest_of(labels) != digest_of(labels[::-1])
+    assert digest_of(labels) == digest_of(labels.astype(">i8")) != digest_of(labels[::-1])
+
+
+@pytest.mark.parametrize("back_end", AVAILABLE)
+def test_a_copy_is_the_same_data_for_every_reader_and_others_are_not(data, tmp_path, back_end):
+    """A copy has another name and other times; the other data have the same labels."""
+    shutil.copytree(data.folder, tmp_path / "copy" / "images")
+    shutil.copy(data.beton, tmp_path / "copy" / "images.beton")
+    copy, other = (type(data)(tmp_path / name) for name in ("copy", "other"))
+    (tmp_path / "other").mkdir()
+    other.payloads = other.payloads[::-1]
+    other.write()
+    states = []
+    for one in (data, copy, other):
+        with one.loader(back_end) as loader:
+            states.append(loader.state_dict())
+    with data.loader("folder-0") as loader:
+        folder = loader.state_dict()
+    assert states[0] == states[1] == states[2] | {"data": states[0]["data"]}
+    if not back_end.startswith("synthetic"):
+        assert states[0] == folder and states[0]["data"] != states[2]["data"]
+
+
+def test_images_that_cannot_be_read_are_none_of_the_digests_business():
+    def read(index):
+        if index % 2:
+            raise SkipImage("no such file")
+        return b"image"
+
+    assert digest_of(np.zeros(40), read) == digest_of(np.zeros(40), read)
+    assert digest_of(np.zeros(40), read) != digest_of(np.zeros(40))

@@ -53,8 +53,9 @@ class AugmentedLoader(EpochLoader):
     ) -> None:
         """transform: PIL image -> float [C, H, W]. mixup: changes a batch and its labels."""
         super().__init__(
-            images.labels, batch_size=batch_size, world=world, seed=seed, accum_iter=accum_iter
-        )
+            images.labels, batch_size=batch_size, world=world, seed=seed, accum_iter=accum_iter,
+            read=images.read,
+        )  # fmt: skip
         self.steps = _Steps(images, transform, mixup, channels, (seed, world.rank))
         self.num_workers = num_workers
         self.pin = pin_mem and world.device.type == "cuda"
