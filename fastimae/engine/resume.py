@@ -43,7 +43,8 @@ def go_on(trainer: Trainer, path: Path, weights_flag: str) -> None:
     """
     content = load_checkpoint(path)
     trainer.load_state_dict(content, path, weights_flag)
-    _warn_of_changes(content["args"], trainer.args)
+    if trainer.world.is_main:
+        _warn_of_changes(content["args"], trainer.args)
     if trainer.finished:
         log.info("%s is of a finished run: a larger --epochs goes on from it", path)
     else:
@@ -87,9 +88,8 @@ def check_resumable(
 def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
     """Raise CheckpointError where a run that stands there has done more than `epochs`."""
     if epoch > epochs or (epoch == epochs and update):
-        under_way = f" and {update} steps of the next one" if update else ""
         raise CheckpointError(
-            f"--resume {path} has {epoch} epochs{under_way} done, more than --epochs {epochs}: "
+            f"--resume {path} is past --epochs {epochs}, at step {update} of epoch {epoch}: "
             "make --epochs larger, or resume an earlier checkpoint"
         )
 

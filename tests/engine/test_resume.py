@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from toy_trainer import CPU, Squares, mae_trainer, trainer, weights_of
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import LossMeter
 from fastimae.engine.resume import go_on
+from fastimae.engine.statistics import load_statistics
 from fastimae.models import create_model
 
 LAST = "checkpoint-last.pth"
@@ -136,9 +138,9 @@ def test_a_finished_run_stays_as_it_is_and_goes_on_with_more_epochs(tmp_path, ba
 
 def test_fewer_epochs_than_are_done_is_one_line(tmp_path):
     stopped(tmp_path, 14, epochs=3)
-    with pytest.raises(CheckpointError, match=r"has 2 epochs and 2 steps of the next .*--epochs 2"):
+    with pytest.raises(CheckpointError, match="past --epochs 2, at step 2 of epoch 2"):
         resumed(tmp_path, epochs=2)
-    with pytest.raises(CheckpointError, match=r"2 epochs .* more than --epochs 1: make --epochs"):
+    with pytest.raises(CheckpointError, match=r"past --epochs 1, .*: make --epochs larger"):
         resumed(tmp_path, epochs=1)
 
 
@@ -250,7 +252,7 @@ def test_folders_and_texts_are_named_too(tmp_path):
     (tmp_path / "notes.txt").write_text("lr 1e-3\n")
     for name, expected in (
         (".", "is a folder: name a checkpoint in it"),
-        ("notes.txt", r"notes\.txt is not a checkpoint that can be read"),
+        ("notes.txt", r"notes\.txt is no checkpoint: torch\.save wrote no such file"),
         ("gone.pth", r"there is no checkpoint .*gone\.pth"),
     ):
         with pytest.raises(CheckpointError, match=expected) as error:
@@ -277,3 +279,15 @@ def test_fp16_goes_on_from_other_formats_and_other_code_from_ours(tmp_path):
         run.load_state_dict({**content, "scaler": state}, tmp_path / LAST)
         assert run.step.scaler.get_scale() == 2.0**16
     torch.amp.GradScaler("cpu").load_state_dict(content["scaler"])
+
+
+@pytest.mark.parametrize(("size", "expected"), [(2, 3.0), (1, 2.0), (3, 2.0)])
+def test_processes_get_their_statistics_back_and_others_the_mean(size, expected):
+    """Two saved 1 and 3; this is the second process, or one of another number."""
+    norm, content = nn.BatchNorm1d(4), {"statistics": []}
+    for value in (1.0, 3.0):
+        buffers = {name: torch.full((4,), value) for name in ("running_mean", "running_var")}
+        content["statistics"].append(buffers)
+    load_statistics(norm, content, dataclasses.replace(CPU, rank=min(1, size - 1), size=size))
+    assert norm.running_mean.tolist() == norm.running_var.tolist() == [expected] * 4
+    assert norm.num_batches_tracked == 0

@@ -295,11 +295,11 @@ def test_gray_images_and_another_size(tmp_path):
         (["--color_jitter", "0.4"], "add --aa none"),
         (["--layer_decay", "0"], "--layer_decay must lie"),
         (["--nb_classes", "2"], "--nb_classes 2, but the labels are of 3"),
-        (["--accum_iter", "3"], "--batch_size 12 on 1 ranks with --accum_iter 3 does not fit 24"),
-        (["--start_epoch", "50"], "--start_epoch 50 is not below --epochs 50"),
         (["--eval", "--output_dir", "{}/nothing"], "there is no checkpoint"),
         (["--recipe", "mae_vit_giant"], "is not one of: mae_vit_base"),
         (["--input_size", "30"], "--input_size 30x30 is not a multiple of the patch size 8"),
+        (["--accum_iter", "3"], "--batch_size 12 on 1 ranks with --accum_iter 3 does not fit 24"),
+        (["--start_epoch", "50"], "--start_epoch 50 is not below --epochs 50"),
     ],
 )
 def test_settings_that_cannot_work_are_named(toy, capsys, tmp_path, flags, message):
