@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastimae.config import ConfigError, TrainConfig, flatten
-from fastimae.engine.checkpoint import LAST, find_resume, set_aside
+from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint, set_aside
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
@@ -207,7 +207,7 @@ def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
         if trainer.world.is_main and (folder := set_aside(config.run.output_dir)):
             log.warning("%s held an earlier run: its files are in %s now", folder.parent, folder)
         return
-    go_on(trainer, path, "--init")
+    go_on(trainer, load_checkpoint(path), path, "--init")
 
 
 def prepare_output(path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, model_weights
+from fastimae.engine.checkpoint import CheckpointError, model_weights
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
@@ -35,13 +35,12 @@ _KINDS = (
 )
 
 
-def go_on(trainer: Trainer, path: Path, weights_flag: str) -> None:
-    """Take the trainer to where the checkpoint was saved, and say so.
+def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: str) -> None:
+    """Take the trainer to where a checkpoint was saved, and say so.
 
-    weights_flag: what starts a run from a file's weights. Raises CheckpointError, in one line,
+    content: of `path`. weights_flag: what starts a run from a file's weights. Raises CheckpointError, in one line,
     where the file is not of such a run or the run is past its --epochs; DataError as loaders do.
     """
-    content = load_checkpoint(path)
     trainer.load_state_dict(content, path, weights_flag)
     if trainer.world.is_main:
         _warn_of_changes(content["args"], trainer.args)

@@ -52,7 +52,7 @@ def stopped(path, update, **plan):
 
 def resumed(path, **plan):
     run = trainer(path, **plan)
-    go_on(run, path / LAST, "--init")
+    go_on(run, load_checkpoint(path / LAST), path / LAST, "--init")
     return run
 
 
@@ -242,13 +242,12 @@ def test_what_cannot_be_resumed_is_named_in_one_line(tmp_path, name):
     torch.save(content, path)
     expected = expected.replace("INIT", f"--init {path} starts from its weights$")
     with pytest.raises(CheckpointError, match=expected) as error:
-        go_on(run, path, "--init")
+        go_on(run, load_checkpoint(path), path, "--init")
     assert "some.pth" in str(error.value) and "\n" not in str(error.value)
     assert "--allow_partial" not in str(error.value)
 
 
 def test_folders_and_texts_are_named_too(tmp_path):
-    run = trainer(tmp_path)
     (tmp_path / "notes.txt").write_text("lr 1e-3\n")
     for name, expected in (
         (".", "is a folder: name a checkpoint in it"),
@@ -256,7 +255,7 @@ def test_folders_and_texts_are_named_too(tmp_path):
         ("gone.pth", r"there is no checkpoint .*gone\.pth"),
     ):
         with pytest.raises(CheckpointError, match=expected) as error:
-            go_on(run, tmp_path / name, "--init")
+            load_checkpoint(tmp_path / name)
         assert "\n" not in str(error.value)
 
 
@@ -265,7 +264,7 @@ def test_settings_of_the_optimizer_are_those_of_this_run(tmp_path):
     run = trainer(tmp_path)
     for group in run.optimizer.param_groups:
         group.update(weight_decay=0.3, betas=(0.5, 0.6))
-    go_on(run, tmp_path / LAST, "--init")
+    go_on(run, load_checkpoint(tmp_path / LAST), tmp_path / LAST, "--init")
     assert {group["weight_decay"] for group in run.optimizer.param_groups} == {0.3}
     assert run.optimizer.param_groups[0]["betas"] == (0.5, 0.6)
     assert run.optimizer.state_dict()["state"][0]["step"] == 3

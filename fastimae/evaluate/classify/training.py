@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fastimae.config import ConfigError
-from fastimae.engine.checkpoint import find_resume, set_aside
+from fastimae.engine.checkpoint import find_resume, load_checkpoint, set_aside
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
@@ -155,7 +155,7 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
 def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
     path = find_resume(resume, folder)
     if path is not None:
-        go_on(trainer, path, "--checkpoint")
+        go_on(trainer, load_checkpoint(path), path, "--checkpoint")
     elif trainer.world.is_main and (old := set_aside(folder)):
         with contextlib.suppress(FileNotFoundError):  # of a run that was stopped
             (folder / RESULTS).rename(old / RESULTS)
