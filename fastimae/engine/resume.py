@@ -38,8 +38,9 @@ _KINDS = (
 def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: str) -> None:
     """Take the trainer to where a checkpoint was saved, and say so.
 
-    content: of `path`. weights_flag: what starts a run from a file's weights. Raises CheckpointError, in one line,
-    where the file is not of such a run or the run is past its --epochs; DataError as loaders do.
+    content: of `path`. weights_flag: what starts a run from a file's weights. Raises
+    CheckpointError, in one line, where the file is not of such a run or the run is past its
+    --epochs; DataError as loaders do.
     """
     trainer.load_state_dict(content, path, weights_flag)
     if trainer.world.is_main:
