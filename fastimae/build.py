@@ -26,6 +26,7 @@ from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.peak import peak_rate
 from fastimae.engine.precision import resolve_precision
+from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.evaluate.origin import RUN
@@ -39,15 +40,6 @@ from fastimae.objectives import IMAE, MAE
 from fastimae.speedups import prepare_objective, wants_graph
 
 log = logging.getLogger("fastimae")
-
-# Settings that a resumed run may change without becoming another run.
-_FREE = {
-    "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
-    "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
-    "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
-    "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
-    "dist_timeout", "preempt_signal",
-}  # fmt: skip
 
 
 # How to change what is said of --init, and of --teacher.
@@ -198,6 +190,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         parallel=parallel,
         cores=cores,
         full_speed=speed,
+        seed=run.seed,
     )
     trainer.epoch = run.start_epoch
     if optim.warmup_epochs >= optim.epochs:
@@ -231,17 +224,14 @@ def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
     Raises CheckpointError.
     """
     path = find_resume(config.run.resume, config.run.output_dir)
-    content = load_checkpoint(path) if path else {}
+    if path:
+        content = load_checkpoint(path)
+        go_on(trainer, content, path, "--init")
+        trainer.args[RUN] = content["args"].get(RUN, trainer.args[RUN])
+    elif config.run.resume:
+        log.info("--resume auto: no checkpoint in %s, starting anew", config.run.output_dir)
     if trainer.world.is_main:
         make_room(config.run.output_dir, config.run.log_dir, path)
-    if path is None:
-        if config.run.resume:
-            log.info("--resume auto: no checkpoint in %s, starting anew", config.run.output_dir)
-        return
-    _warn_of_changes(content.get("args", {}), flatten(config))
-    trainer.load_state_dict(content, path)
-    trainer.args[RUN] = content["args"].get(RUN, trainer.args[RUN])
-    log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
 
 
 def _mask_unit(mask_patch_size: int | None, patch_size: int) -> int:
@@ -251,16 +241,6 @@ def _mask_unit(mask_patch_size: int | None, patch_size: int) -> int:
             f"--mask_patch_size {mask_patch_size} is not a multiple of the patch size {patch_size}"
         )
     return unit
-
-
-def _warn_of_changes(before: dict, now: dict) -> None:
-    changed = [
-        f"--{name} {before[name]} -> {now[name]}"
-        for name in before.keys() & now.keys() - _FREE
-        if before[name] != now[name]
-    ]
-    if changed:
-        log.warning("resumed with other settings than before: %s", ", ".join(sorted(changed)))
 
 
 def say_goodbye(finished: bool, output_dir: Path) -> None:

@@ -33,6 +33,10 @@ def check(config: TrainConfig) -> None:
     for name in _BETWEEN_0_AND_1:
         value = given.get(name, 0.5)
         _require(0 < value < 1, f"--{name} {value} must lie between 0 and 1")
+    _require(
+        settings["start_epoch"] < settings["epochs"],
+        "--start_epoch {start_epoch} is not below --epochs {epochs}".format(**settings),
+    )
     _require(0 <= settings["hw_decoder_load"] <= 1, "--hw_decoder_load must lie in 0..1")
     _require(0 <= settings["dali_share"] < 1, "--dali_share must be 0 or more, and below 1")
     _require(0 <= given.get("same_class_ratio", 0) <= 1, "--same_class_ratio must lie in 0..1")

@@ -158,29 +158,21 @@ class Loader(abc.ABC):
         """Where the loader stands: plain numbers and strings, safe to load with weights_only.
 
         "step" counts the micro steps already yielded, "stride" is the samples drawn for one
-        micro step by all ranks.
+        micro step by all ranks; "finished" is whether that was the epoch. "samples" and "labels"
+        tell the data from others.
         """
-        return {
-            "epoch": self._epoch,
-            "step": self._step,
-            "stride": self.sampler.stride,
-            "bad": dict(self.bad),
-        }
+        return {**self.sampler.epoch_steps.state(self._epoch, self._step), "bad": dict(self.bad)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go where `state` was taken, also with another number of ranks or batch size.
+        """Go on from where `state` was taken, also with other batches: see `EpochSteps.resume`.
 
-        Raises `DataError` if no step of this loader starts there.
+        Raises `DataError` in the middle of an epoch of other data.
         """
         self._running.stop()
-        step, rest = divmod(state["step"] * state["stride"], self.sampler.stride)
-        if rest or step > len(self):
-            raise DataError(
-                f"cannot resume after {state['step']} steps of {state['stride']} samples with "
-                f"--batch_size {self.sampler.batch_size}, --repeated_aug "
-                f"{self.sampler.repeated_aug} and {self.sampler.world_size} ranks"
-            )
-        self._epoch, self._step, self.bad = state["epoch"], step, dict(state["bad"])
+        self._epoch, self._step = self.sampler.epoch_steps.resume(
+            state, main=self.sampler.rank == 0
+        )
+        self.bad = dict(state["bad"])
 
     def report(self) -> dict[str, int | float]:
         """What a log line should say of the epoch: bad samples so far, and the realised

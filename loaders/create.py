@@ -136,7 +136,7 @@ def create_loader(
         _say(data_path, folder)
         if rank == 0:
             _tell(data_path, survey_files(folder.open, len(folder.files)), crops)
-        sampler = make_sampler(folder.labels)
+        sampler = make_sampler(folder.labels, read=folder.read)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
     on_gpu = {"device": device, "hw_decoder_load": hw_decoder_load}
     beton: dict[str, Any] = {"cache": cache, "quiet": rank > 0}
@@ -161,7 +161,7 @@ def create_loader(
         _say(ffcv or dali, opened)
         if rank == 0:
             _tell(ffcv or dali, survey(), crops)
-        sampler = make_sampler(opened.labels)
+        sampler = make_sampler(opened.labels, read=opened.read)
         loader = make(opened, sampler, crops, num_workers=num_workers, **common)
         on_error.pop_all()
     return loader

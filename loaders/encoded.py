@@ -12,7 +12,7 @@ from PIL import Image
 
 from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
 from fastimae.loaders.imagefolder import Folder
-from fastimae.loaders.items import Item, SkipImage, Source
+from fastimae.loaders.items import SkipImage, Source
 from fastimae.loaders.jpeg import read_jpeg_header
 from fastimae.loaders.limits import max_pixels, open_image
 from fastimae.loaders.pillow_loader import open_sample
@@ -37,6 +37,10 @@ class Encoded(abc.ABC):
     """The name of each label; empty where names are not known."""
     kind: str
     """What it was taken for, in words."""
+
+    @abc.abstractmethod
+    def read(self, index: int) -> bytes | memoryview:
+        """The sample's bytes. Raises SkipImage."""
 
     @abc.abstractmethod
     def jpeg(self, index: int) -> Jpeg | None:
@@ -69,6 +73,9 @@ class EncodedBeton(Encoded):
         self.class_names, self.kind = reader.class_names, reader.kind
         self._good = np.zeros(len(reader), bool)
 
+    def read(self, index: int) -> memoryview:
+        return self.reader.read(index)
+
     def jpeg(self, index: int) -> Jpeg | None:
         if not self.reader.is_jpeg[index]:
             return None
@@ -96,10 +103,6 @@ class EncodedBeton(Encoded):
 class EncodedFiles(Encoded):
     """Image files, each read when it is needed."""
 
-    @abc.abstractmethod
-    def read(self, index: int) -> bytes:
-        """The whole file. Raises SkipImage."""
-
     def jpeg(self, index: int) -> Jpeg | None:
         try:
             return _plain_jpeg(self.read(index))
@@ -118,7 +121,7 @@ class EncodedFolder(EncodedFiles):
         self.class_names, self.kind = folder.class_names, folder.kind
 
     def read(self, index: int) -> bytes:
-        return Item(self.name(index)).read()
+        return self.folder.read(index)
 
     def name(self, index: int) -> str:
         return self.folder.path(index)

@@ -62,9 +62,13 @@ class Folder:
         """The file of sample `index`."""
         return os.fsdecode(self.files[index])
 
+    def read(self, index: int) -> bytes:
+        """The bytes of the file. Raises SkipImage."""
+        return Item(self.path(index)).read()
+
     def open(self, index: int) -> Image.Image:
         """The image, undecoded; the file is closed again."""
-        return open_image(Item(self.path(index)).read())
+        return open_image(self.read(index))
 
 
 def scan_folder(path: str | Path, flag: str = "--data_path") -> Folder:

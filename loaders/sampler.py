@@ -12,6 +12,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from fastimae.loaders.epoch_steps import EpochSteps, Read, digest_of
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.pairs import cycle, reciprocal, same_class_order
 from fastimae.loaders.philox import (
@@ -57,8 +58,8 @@ class Sampler:
     so many times in a row, with other random keys each time. Partners are of the same showing, so
     they are different images, and a batch holds all the showings of its blocks.
 
-    labels: int64 [N], -1 where unknown. The other arguments are the flags of `create_loader`.
-    Raises `DataError` for settings that do not fit together.
+    labels: int64 [N], -1 where unknown. read: see `digest_of`. The other arguments are the flags
+    of `create_loader`. Raises `DataError` for settings that do not fit together.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Sampler:
         same_class_ratio: float | None = None,
         reciprocal_pairs: bool = False,
         repeated_aug: int = 1,
+        read: Read | None = None,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
+        self._digest = digest_of(self.labels, read)
         self.batch_size, self.accum_iter = batch_size, accum_iter
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.repeated_aug = repeated_aug
@@ -97,7 +100,15 @@ class Sampler:
         self._plan: tuple[int, EpochPlan] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels) // self._samples_per_update() * self.accum_iter
+        return len(self.epoch_steps)
+
+    @property
+    def epoch_steps(self) -> EpochSteps:
+        """How an epoch is cut into micro steps."""
+        return EpochSteps(
+            samples=len(self.labels), data=self._digest,
+            stride=self.stride, accum_iter=self.accum_iter,
+        )  # fmt: skip
 
     @property
     def stride(self) -> int:
@@ -121,9 +132,6 @@ class Sampler:
             step_key=derive_keys(self.seed, [number // self.accum_iter], epoch, STEP_STREAM),
         )
 
-    def _samples_per_update(self) -> int:
-        return self.stride * self.accum_iter
-
     def _check_positive(self, mix_group: int) -> None:
         if min(self.batch_size, self.accum_iter, self.repeated_aug, mix_group + 1) < 1:
             raise DataError(
@@ -145,7 +153,7 @@ class Sampler:
             return
         raise DataError(
             f"{len(self.labels)} samples are fewer than one optimizer step of "
-            f"{self._samples_per_update()} (--batch_size {self.batch_size} x {self.world_size} "
+            f"{self.stride * self.accum_iter} (--batch_size {self.batch_size} x {self.world_size} "
             f"ranks x --accum_iter {self.accum_iter}"
             + (f" / {copies}" if self.repeated_aug > 1 else "")
             + "): make --batch_size or --accum_iter smaller"

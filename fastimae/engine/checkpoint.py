@@ -17,7 +17,7 @@ from fastimae.engine.sharded import FILES, forget_shards, join, laid_out
 log = logging.getLogger("fastimae")
 
 LAST = "checkpoint-last.pth"
-FORMAT = 1
+FORMAT = 2
 _LISTED = 8
 
 

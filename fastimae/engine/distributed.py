@@ -82,6 +82,14 @@ class World:
             values /= self.size
         return values
 
+    def all(self, values: Tensor) -> list[Tensor]:
+        """The values of each process, by rank."""
+        if self.size == 1:
+            return [values]
+        everyone = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(everyone, values.contiguous())
+        return everyone
+
     def max(self, number: int) -> int:
         """Largest number of all processes."""
         if self.size == 1:

@@ -55,13 +55,28 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path} is a folder: name a checkpoint in it") from error
     except Exception as error:  # torch raises many kinds for damaged and foreign files
+        if not _is_of_torch(path):
+            raise CheckpointError(
+                f"{path} is no checkpoint: torch.save wrote no such file"
+            ) from error
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely ({_one_line(error)})"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Whether it begins as what torch.save writes, if it can be opened: a zip file, or a pickle."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) in (b"PK", b"\x80\x02")
+    except OSError:
+        return True
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -57,8 +57,9 @@ class LossMeter:
         values = torch.stack(self._pending)
         self._stop_if_not_finite(values.cpu())
         means = self.world.mean(values.double()).cpu()
-        before = self.sums or [0.0] * len(self.names)
-        self.sums = [a + b for a, b in zip(before, means.sum(0).tolist(), strict=True)]
+        for row in means.tolist():  # one by one: the sum must not tell how often it was read
+            before = self.sums or [0.0] * len(self.names)
+            self.sums = [a + b for a, b in zip(before, row, strict=True)]
         self.count += len(values)
         self._pending, self._samples = [], []
         return dict(zip(self.names, means.mean(0).tolist(), strict=True))
@@ -79,6 +80,13 @@ class LossMeter:
         """Go on from a `state_dict`."""
         self.names, self.sums = list(state["names"]), list(state["sums"])
         self.count = state["count"]
+
+    def stand_for(self, count: int) -> None:
+        """Let the mean of the epoch so far weigh as much as `count` micro-steps: after a resume,
+        those are of another size, and some are to be done again."""
+        if self.count and count != self.count:
+            self.sums = [value / self.count * count for value in self.sums]
+            self.count = count
 
     def _stop_if_not_finite(self, values: Tensor) -> None:
         finite = values.isfinite().all(1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from fastimae.engine.sharded import laid_out_state
 
 BETAS = (0.9, 0.95)
 
@@ -45,13 +47,16 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; 1-d parameters (biases, norms) do not decay.
 
+    Groups and their parameters are in the order of timm's `param_groups_weight_decay`, so that
+    MAE's code goes on from a checkpoint's "optimizer".
+
     opt: torch's fused AdamW, or FusedAdam of NVIDIA apex. for_graph: to be recorded in a CUDA
     graph; the rate of each group is then a tensor. Raises ValueError where apex is not NVIDIA's.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
     ]
     if opt == "apex_adam":
         return _apex_adam()(groups, lr=lr, betas=BETAS, adam_w_mode=True)
@@ -71,13 +76,58 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = own
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Go on from a `state_dict`; rates stay tensors or numbers, as this optimizer wants them."""
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its `state_dict` with numbers for rates, whatever they are here."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on from a `state_dict` of whole tensors: its moments, and this optimizer's settings.
+
+    Rates stay tensors or numbers, as this optimizer wants them, and take the saved value. Raises
+    ValueError where the moments are of other parameters.
+    """
     rates = [group["lr"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
+    saved = laid_out_state(_in_order(state, optimizer), optimizer)
+    own = optimizer.state_dict()["param_groups"]
+    groups = [
+        {**theirs, **ours, "params": theirs["params"], "lr": float(theirs["lr"])}
+        for theirs, ours in zip(saved["param_groups"], own, strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        saved, group["lr"] = float(group["lr"]), rate
-        group["lr"] = rate.fill_(saved) if torch.is_tensor(rate) else saved
+        group["lr"] = rate.fill_(group["lr"]) if torch.is_tensor(rate) else group["lr"]
+
+
+def _in_order(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state with its groups in the order of this optimizer's, and its parameters numbered by
+    it: checkpoints of format 1 had the two groups the other way round."""
+    groups = state["param_groups"]
+    for order in (groups, groups[::-1]):
+        if _fits([[state["state"].get(n, {}) for n in g["params"]] for g in order], optimizer):
+            old = [number for group in order for number in group["params"]]
+            new = {number: place for place, number in enumerate(old)}
+            return {
+                "state": {new[n]: values for n, values in state["state"].items() if n in new},
+                "param_groups": [{**g, "params": [new[n] for n in g["params"]]} for g in order],
+            }
+    raise ValueError("the optimizer's state is of other parameters than this run trains")
+
+
+def _fits(groups: list[list[dict[str, Any]]], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the moments in `groups` have the shapes of the optimizer's parameters."""
+    own = [[p.shape for p in group["params"]] for group in optimizer.param_groups]
+    if [len(group) for group in groups] != [len(group) for group in own]:
+        return False
+    return all(
+        value.shape in (shape, torch.Size())
+        for group, shapes in zip(groups, own, strict=True)
+        for values, shape in zip(group, shapes, strict=True)
+        for value in values.values()
+        if torch.is_tensor(value)
+    )
 
 
 def _apex_adam() -> type[torch.optim.Optimizer]:

@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,15 @@ class Step:
         set_lr(self.optimizer, lr)
         self._apply_gradients()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The loss scale of fp16; a fresh one in other formats, from which any code goes on."""
+        return self.scaler.state_dict() or torch.amp.GradScaler("cpu").state_dict()
+
+    def load_scaler(self, state: dict[str, Any]) -> None:
+        """Go on from a `scaler_state`; checkpoints of format 1 have none without fp16."""
+        if state:
+            self.scaler.load_state_dict(state)
 
     def _forward_backward(self, batch: Batch) -> Parts:
         with computing(self.objective, self.precision, self.device):

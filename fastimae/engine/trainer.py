@@ -12,22 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastimae.engine.checkpoint import (
-    FORMAT,
-    LAST,
-    CheckpointError,
-    load_weights,
-    save_checkpoint,
-)
+from fastimae.engine.checkpoint import FORMAT, LAST, CheckpointError, load_weights, save_checkpoint
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
-from fastimae.engine.optim import Schedule, load_optimizer
+from fastimae.engine.optim import Schedule, load_optimizer, optimizer_state
 from fastimae.engine.parallel import is_sharded
 from fastimae.engine.profile import Profile
-from fastimae.engine.sharded import laid_out_state, save_sharded
+from fastimae.engine.randomness import seed_draws
+from fastimae.engine.resume import check_epochs, check_resumable
+from fastimae.engine.sharded import save_sharded
 from fastimae.engine.signals import stop_signals
+from fastimae.engine.statistics import load_statistics, statistics_of_all
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.throttle import Throttle
 
@@ -62,6 +59,7 @@ class Trainer:
     parallel: what is called in the objective's place (see `parallelise`).
     cores: of a CPU, for computing and loading.
     full_speed: images a second at which all devices would be at their peak, for `mfu`.
+    seed: of what torch draws in a step (dropped paths), with the step and the rank.
     """
 
     def __init__(
@@ -80,13 +78,14 @@ class Trainer:
         parallel: nn.Module | None = None,
         cores: Cores = SHARED,
         full_speed: float | None = None,
+        seed: int = 0,
     ) -> None:
         if world.size > 1 and parallel is None:
             raise ValueError("several processes that share no gradients: give `parallel`")
         self.objective, self.loader, self.optimizer = objective, loader, optimizer
         self.schedule, self.plan, self.world = schedule, plan, world
         self.output_dir, self.log_dir = output_dir, log_dir or output_dir
-        self.args, self.draw, self.cores = args or {}, draw, cores
+        self.args, self.draw, self.cores, self.seed = args or {}, draw, cores, seed
         self.profile = Profile(output_dir, world.rank) if plan.profile else None
         self.meter = LossMeter(world, output_dir)
         self.window, self.epoch_clock = Clock(full_speed), Clock(full_speed)
@@ -105,12 +104,19 @@ class Trainer:
             parallel=parallel,
         )
 
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.plan.epochs
+
     def run(self) -> bool:
         """Train to the end of the plan. Returns False where a signal ended it early.
 
         Signals save checkpoint-last.pth after the step under way. Raises NonFiniteLoss,
         CheckpointError, ProcessLost, or what the loader raises.
         """
+        if self.finished:
+            return True
         total = self.plan.epochs * self.updates_per_epoch
         done = self.epoch * self.updates_per_epoch + self.update
         self.reporter = Reporter(
@@ -121,7 +127,7 @@ class Trainer:
         self.cores.pin()
         try:
             with stop_signals(self.plan.preempt_signal, self._ask_to_stop), self.world.watched():
-                while self.epoch < self.plan.epochs and not self.stopped:
+                while not self.finished and not self.stopped:
                     self._train_epoch()
                     if self.update == self.updates_per_epoch:
                         self._finish_epoch()
@@ -132,7 +138,7 @@ class Trainer:
             self.reporter.close()
             if self.profile:
                 self.profile.close()
-        return self.epoch == self.plan.epochs
+        return self.finished
 
     def _train_epoch(self) -> None:
         """Train from where the epoch stands to its end, or to a signal's stop."""
@@ -159,6 +165,8 @@ class Trainer:
         count = self.plan.accum_iter
         for micro in range(count):
             self.batch = next(batches)
+            place = self.epoch, self.update, micro, self.world.rank
+            seed_draws(self.world.device, self.seed, *place)
             parts = self.step.accumulate(self.batch, last=micro == count - 1)
             self.meter.add(parts, self.epoch, self.update, self.batch.index)
             for clock in (self.window, self.epoch_clock):
@@ -210,50 +218,51 @@ class Trainer:
         """Write checkpoint-last.pth, and a copy to keep under another name."""
         self._read_losses()
         path = self.output_dir / LAST
+        more = statistics_of_all(self.objective.student, self.world)
         if is_sharded(self.objective):
-            save_sharded(path, self.state_dict(), self.world, also)
+            save_sharded(path, self.state_dict() | more, self.world, also)
         elif self.world.is_main:
-            save_checkpoint(path, self.state_dict(), also)
+            save_checkpoint(path, self.state_dict() | more, also)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs; plain data and tensors only."""
-        rng = {"torch": torch.get_rng_state()}
-        if self.world.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state()
         return {
             "model": self.objective.student.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "scaler": self.step.scaler_state(),
             "epoch": self.epoch,
             "step": self.update,
             "args": self.args,
-            "rng": rng,
             "loader": self.loader.state_dict(),
             "metrics": self.meter.state_dict(),
             "fastimae_format": FORMAT,
         }
 
-    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        """Go on from a checkpoint's content. Raises CheckpointError where it does not fit."""
-        missing = sorted(self.state_dict().keys() - state.keys())
-        if missing:
-            raise CheckpointError(
-                f"{path} cannot be resumed, it has no {', '.join(missing)}: "
-                "to start from its weights use --init"
-            )
+    def load_state_dict(
+        self, state: dict[str, Any], path: Path, weights_flag: str = "--init"
+    ) -> None:
+        """Go on from a checkpoint's content: see `EpochSteps.resume` for where.
+
+        weights_flag: what a run starts from mere weights with. Raises CheckpointError where it
+        does not fit.
+        """
+        check_resumable(state, self.state_dict(), path, weights_flag)
         load_weights(self.objective.student, state["model"], path)
-        load_optimizer(self.optimizer, laid_out_state(state["optimizer"], self.optimizer))
-        self.step.scaler.load_state_dict(state["scaler"])
+        load_statistics(self.objective.student, state, self.world)
+        try:
+            load_optimizer(self.optimizer, state["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(f"--resume {path}: {error}") from error
+        self.step.load_scaler(state["scaler"])
         self.loader.load_state_dict(state["loader"])
+        place = self.loader.state_dict()
+        self.epoch, self.update = place["epoch"], place["step"] // self.plan.accum_iter
         self.meter.load_state_dict(state["metrics"])
-        torch.set_rng_state(state["rng"]["torch"])
-        if "cuda" in state["rng"] and self.world.device.type == "cuda":
-            torch.cuda.set_rng_state(state["rng"]["cuda"])
-        self.epoch = state["epoch"]
-        self.update = self.loader.state_dict()["step"] // self.plan.accum_iter
+        self.meter.stand_for(place["step"])
         if self.update == self.updates_per_epoch:  # saved at the end of an epoch
             self.epoch, self.update = self.epoch + 1, 0
             self.meter.reset()
+        check_epochs(path, self.epoch, self.update, self.plan.epochs)
 
     def _ask_to_stop(self) -> None:
         self.asked_to_stop = True

@@ -5,6 +5,7 @@ B = batch, H, W = height and width in pixels, C = channels.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import logging
@@ -25,6 +26,7 @@ from fastimae.loaders import BetonReader
 from fastimae.loaders.beton import BETON_SUFFIXES
 from fastimae.loaders.decode import reason_for
 from fastimae.loaders.describe import describe
+from fastimae.loaders.epoch_steps import Read
 from fastimae.loaders.imagefolder import scan_folder
 from fastimae.loaders.limits import max_pixels, value_range
 from fastimae.loaders.pillow_loader import open_sample
@@ -65,13 +67,15 @@ class Images(Dataset[tuple[Image.Image, int]]):
         classes: list[str] | None,
         opener: Callable[[int], Image.Image],
         fingerprint: str,
+        read: Read,
         *,
         kind: str,
         advice: str = "",
     ) -> None:
+        """read: the bytes of an image."""
         self.source, self.labels, self.classes = source, labels, classes
         self.kind, self.advice = kind, advice
-        self._open, self._files = opener, fingerprint
+        self._open, self.read, self._files = opener, read, fingerprint
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -81,10 +85,10 @@ class Images(Dataset[tuple[Image.Image, int]]):
 
     def with_labels(self, labels: NDArray[np.int64], classes: list[str]) -> Images:
         """The same images with other labels, int64 [N], named by `classes`."""
-        return Images(
-            self.source, labels, classes, self._open, self._files,
-            kind=self.kind, advice=self.advice,
-        )  # fmt: skip
+        images = copy.copy(self)
+        images.labels, images.classes = labels, classes
+        images.__dict__.pop("fingerprint", None)
+        return images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -217,6 +221,7 @@ def _open_beton(path: Path, fields: dict[str, str | None]) -> Images:
         reader.class_names or None,
         functools.partial(open_sample, reader),
         _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns, reader.image_field),
+        reader.read,
         kind=reader.kind,
     )
 
@@ -230,6 +235,7 @@ def _open_folder(path: Path) -> Images:
         folder.class_names or None,
         folder.open,
         _digest(*folder.files.tolist(), *known),
+        folder.read,
         kind=folder.kind,
         advice=hint_for(folder.path(0)),
     )

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclasses.dataclass
 class Ranks:
-    """What `ranks.py` left in a folder."""
+    """What `ranks.py`, or another script, left in a folder."""
 
     folder: Path
     report: dict
@@ -35,22 +35,32 @@ class Ranks:
 
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory):
+    return made_once(tmp_path_factory, "ranks")
+
+
+@pytest.fixture(scope="session")
+def stopped_runs(tmp_path_factory):
+    return made_once(tmp_path_factory, "stopped_runs")
+
+
+def made_once(tmp_path_factory, script: str) -> Ranks:
+    """What a script beside this file leaves, whichever test process asks first."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # which all test processes share
-    folder, report = root / "ranks", root / "ranks" / "report.json"
-    with (root / "ranks.lock").open("w") as lock:
+    folder, report = root / script, root / script / "report.json"
+    with (root / f"{script}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not report.exists():
             folder.mkdir(exist_ok=True)
-            start(folder)
+            start(script, folder)
     return Ranks(folder, json.loads(report.read_text()))
 
 
-def start(folder: Path) -> None:
-    script = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(folder)]
+def start(script: str, folder: Path) -> None:
+    command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     run = subprocess.run(
-        script, env=environment, capture_output=True, text=True, timeout=170, check=False
+        command, env=environment, capture_output=True, text=True, timeout=170, check=False
     )
     assert run.returncode == 0, run.stderr[-3000:]

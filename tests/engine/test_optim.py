@@ -6,17 +6,19 @@ import types
 
 import pytest
 import torch
+from interop.foreign_maes import TimmMAE
 from torch import nn
 
 from fastimae.engine.optim import (
     Schedule,
     build_optimizer,
     load_optimizer,
+    optimizer_state,
     scaled_lr,
     set_lr,
 )
-from fastimae.models import create_model
-from fastimae.objectives import IMAE
+from fastimae.models import MaskedAutoencoder, create_model
+from fastimae.objectives import IMAE, MAE
 
 
 def test_schedule_is_linear_then_half_a_cosine():
@@ -42,7 +44,7 @@ def test_vectors_do_not_decay_and_frozen_tensors_do_not_train():
     student = create_model("mae_vit_tiny_patch4", img_size=8, heads=2)
     teacher = create_model("mae_vit_tiny_patch4", img_size=8)
     objective = IMAE(student, teacher)
-    decayed, plain = build_optimizer(objective, 1e-3, 0.05).param_groups
+    plain, decayed = build_optimizer(objective, 1e-3, 0.05).param_groups
     names = {id(p): n for n, p in student.named_parameters()}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     assert decayed["betas"] == (0.9, 0.95)
@@ -87,6 +89,63 @@ def test_rates_keep_their_kind_over_a_resume():
     assert plain.param_groups[0]["lr"] == 0.25 and not torch.is_tensor(plain.param_groups[0]["lr"])
 
 
+def test_maes_code_goes_on_from_our_state(tmp_path):
+    """timm's factory makes the groups there; the names of parameters are all that both share."""
+    factory = pytest.importorskip("timm.optim").param_groups_weight_decay
+    ours = MaskedAutoencoder(
+        img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, mlp_ratio=2.0,
+        decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2,
+    )  # fmt: skip
+    theirs = TimmMAE()
+    optimizer = build_optimizer(MAE(ours, mask_ratio=0.5), 1e-3, 0.05)
+
+    def backward():
+        ours(torch.rand(4, 3, 32, 32))[0].backward()
+
+    for _ in range(3):
+        backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.save(
+        {"model": ours.state_dict(), "optimizer": optimizer_state(optimizer)}, tmp_path / "x.pth"
+    )
+    saved = torch.load(tmp_path / "x.pth", weights_only=True)
+    theirs.load_state_dict(saved["model"])
+    foreign = torch.optim.AdamW(factory(theirs, 0.05), lr=1e-3, betas=(0.9, 0.95))
+    foreign.load_state_dict(saved["optimizer"])
+    backward()
+    parameters = dict(ours.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        parameter.grad = None if parameters[name].grad is None else parameters[name].grad.clone()
+    optimizer.step(), foreign.step()
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(parameter, parameters[name], rtol=1e-6, atol=1e-8, msg=name)
+    assert [group["weight_decay"] for group in foreign.param_groups] == [0.0, 0.05]
+
+
+def test_moments_find_their_parameters_in_either_order():
+    """As format 1 had them, and as they are; of other shapes they are refused."""
+    layer = nn.Linear(3, 3)
+    optimizer = build_optimizer(layer, 0.1, 0.05)
+    layer(torch.rand(4, 3)).square().sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    plain, decayed = state["param_groups"]
+    old = {
+        "state": {0: state["state"][1], 1: state["state"][0]},
+        "param_groups": [{**decayed, "params": [0]}, {**plain, "params": [1]}],
+    }
+    for saved in (state, old):
+        fresh = build_optimizer(layer, 0.1, 0.05)
+        load_optimizer(fresh, saved)
+        for parameter in layer.parameters():
+            for name, value in optimizer.state[parameter].items():
+                assert torch.equal(fresh.state[parameter][name], value)
+        assert [group["weight_decay"] for group in fresh.param_groups] == [0.0, 0.05]
+    with pytest.raises(ValueError, match="of other parameters"):
+        load_optimizer(build_optimizer(nn.Linear(4, 3), 0.1, 0.05), state)
+
+
 def test_apex_is_nvidias_or_an_error(monkeypatch):
     layer = nn.Linear(2, 2)
     monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))  # the one of PyPI
@@ -98,4 +157,4 @@ def test_apex_is_nvidias_or_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "apex.optimizers", nvidia)
     groups, settings = build_optimizer(layer, 0.1, 0.05, opt="apex_adam")
     assert settings == {"lr": 0.1, "betas": (0.9, 0.95), "adam_w_mode": True}
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.05]

@@ -9,94 +9,14 @@ import signal
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
+from toy_trainer import CPU, Squares, mae_trainer, trainer, weights_of
 from tqdm import tqdm
 
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter, NonFiniteLoss
-from fastimae.engine.optim import Schedule, build_optimizer
-from fastimae.engine.trainer import Plan, Trainer
-from fastimae.loaders import DevicePrefetch, create_loader
-from fastimae.models import create_model
-from fastimae.objectives import MAE
-
-CPU = World(0, 1, torch.device("cpu"))
-
-
-class Samples:
-    """A batch of vectors, with the fields that a trainer looks at."""
-
-    def __init__(self, index):
-        self.index, self.x = index, torch.sin(index[:, None] * torch.arange(1.0, 4.0))
-
-    def __len__(self):
-        return len(self.index)
-
-
-class Counting:
-    """A loader of samples 0 .. n-1, shifted by the epoch."""
-
-    def __init__(self, batch_size, n=24):
-        self.batch_size, self.n, self.epoch, self.at, self.bad = batch_size, n, 0, 0, {}
-
-    def __len__(self):
-        return self.n // self.batch_size
-
-    def __iter__(self):
-        while self.at < len(self):
-            self.at += 1
-            first = (self.at - 1) * self.batch_size
-            yield Samples(torch.arange(first, first + self.batch_size) + 100 * self.epoch)
-
-    def report(self):
-        return {"bad_samples": len(self.bad)}
-
-    def set_epoch(self, epoch):
-        self.epoch, self.at = epoch, 0
-
-    def state_dict(self):
-        return {"epoch": self.epoch, "step": self.at}
-
-    def load_state_dict(self, state):
-        self.epoch, self.at = state["epoch"], state["step"]
-
-
-class Squares(nn.Module):
-    """Minimises the squared output of a linear layer."""
-
-    def __init__(self, poison=None):
-        super().__init__()
-        torch.manual_seed(3)
-        self.student, self.poison, self.seen = nn.Linear(3, 2), poison, []
-
-    def forward(self, batch):
-        self.seen.append(batch.index.tolist())
-        loss = self.student(batch.x).square().mean()
-        if self.poison in batch.index.tolist():
-            loss = loss * math.nan
-        return {"loss": loss, "half": loss / 2}
-
-
-def trainer(path, *, batch_size=4, objective=None, full_speed=None, **plan):
-    objective = objective or Squares()
-    plan = Plan(**{"epochs": 3, "log_steps": 4, **plan})
-    return Trainer(
-        objective=objective,
-        loader=Counting(batch_size),
-        optimizer=build_optimizer(objective, 0.1, 0.05),
-        schedule=Schedule(lr=0.1, min_lr=0, warmup_epochs=1, epochs=plan.epochs),
-        plan=plan,
-        world=CPU,
-        output_dir=path,
-        args={"batch_size": batch_size},
-        full_speed=full_speed,
-    )
-
-
-def weights_of(run):
-    return torch.cat([p.detach().flatten() for p in run.objective.parameters()])
+from fastimae.engine.trainer import Trainer
 
 
 def test_processes_that_would_train_apart_are_an_error(tmp_path):
@@ -200,7 +120,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_from_any_checkpoint(tmp_path):
 def test_weights_alone_are_no_run_to_resume(tmp_path):
     run = trainer(tmp_path)
     weights = {"model": run.objective.student.state_dict(), "epoch": 3}
-    with pytest.raises(CheckpointError, match=r"has no args, .*optimizer.*--init"):
+    with pytest.raises(CheckpointError, match=r"has no args, .*optimizer"):
         run.load_state_dict(weights, tmp_path / "mae.pth")
 
 
@@ -221,7 +141,7 @@ def test_checkpoints_hold_what_the_readme_says(tmp_path):
     names = sorted(p.name for p in tmp_path.glob("*.pth"))
     assert names == [f"checkpoint-{n}.pth" for n in (0, 2, 3, "last")]
     content = load_checkpoint(tmp_path / "checkpoint-2.pth")
-    keys = "model optimizer scaler epoch step args rng loader metrics fastimae_format"
+    keys = "model optimizer scaler epoch step args loader metrics fastimae_format"
     assert set(content) == set(keys.split())
     assert content["epoch"] == 2 and content["args"] == {"batch_size": 4}
     assert set(content["model"]) == {"weight", "bias"}
@@ -287,34 +207,6 @@ def test_losses_are_read_at_logging_steps_only(tmp_path, monkeypatch):
     monkeypatch.setattr(LossMeter, "read", lambda self: reads.append(run.update) or real(self))
     run.run()
     assert set(reads) == {3, 6}
-
-
-class Noting(DevicePrefetch):
-    """Says in `seen` when an iteration starts."""
-
-    def __iter__(self):
-        self.seen.append("the loader starts")
-        return super().__iter__()
-
-
-def mae_trainer(path, seen, **plan):
-    """Of a small MAE."""
-    torch.manual_seed(0)
-    objective = MAE(create_model("mae_vit_nano_patch8", img_size=16))
-    loader = create_loader(
-        synthetic=True, synthetic_samples=24, batch_size=4, input_size=(16, 16), mix_group=0
-    )
-    loader = Noting(loader, "cpu")
-    loader.seen = seen
-    return Trainer(
-        objective=objective,
-        loader=loader,
-        optimizer=build_optimizer(objective, 1e-2, 0.05),
-        schedule=Schedule(lr=1e-2, min_lr=0, warmup_epochs=1, epochs=3),
-        plan=Plan(log_steps=4, accum_iter=2, **plan),
-        world=CPU,
-        output_dir=path,
-    )
 
 
 def test_a_step_is_recorded_before_the_loader_starts_and_trains_alike(tmp_path, monkeypatch):

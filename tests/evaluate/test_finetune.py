@@ -183,17 +183,94 @@ def test_broken_images_are_replaced_and_counted(tmp_path, toy):
         loader(toy, batch_size=13, images=open_images(root))
 
 
-def test_resuming_needs_a_step_that_starts_there(toy):
+def test_other_batches_go_on_where_an_epoch_stood(toy):
     batches = loader(toy, batch_size=12)
     next(iter(batches))
     state = batches.state_dict()
-    assert state == {"epoch": 0, "step": 1, "stride": 12}
     halves = loader(toy, batch_size=6)
     halves.load_state_dict(state)
     rest = torch.cat([batch.index for batch in halves])
     assert torch.equal(rest, next(iter(batches)).index)
-    with pytest.raises(DataError, match="cannot resume after 1 steps of 12 samples"):
-        loader(toy, batch_size=8).load_state_dict(state)
+    eights = loader(toy, batch_size=8)
+    eights.load_state_dict(state)
+    again = torch.cat([batch.index for batch in eights])
+    assert torch.equal(again[4:], rest) and len(again) == 16
+
+
+def test_broken_images_stay_counted_after_a_resume(tmp_path, toy):
+    root = save_colours(tmp_path / "images", 4)
+    (root / "b_green" / "001.png").write_bytes(b"no image")
+    batches = loader(toy, batch_size=6, images=open_images(root))
+    list(batches)
+    resumed = loader(toy, batch_size=6, images=open_images(root))
+    resumed.load_state_dict(batches.state_dict())
+    assert resumed.report() == batches.report() == {"bad_samples": 1}
+
+
+def train_without_end(toy, tmp_path, monkeypatch, *flags):
+    """A run of 3 epochs that is killed in the third; its folder."""
+    real = Classification.forward
+    calls = iter(range(5))  # two steps an epoch
+
+    def forward(self, batch):
+        if next(calls, None) is None:
+            raise MemoryError
+        return real(self, batch)
+
+    _, options = toy
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Classification, "forward", forward)
+        flags = ["--epochs", 3, "--save_steps", 1, "--output_dir", tmp_path / "run", *flags]
+        evaluate(["finetune", *options, *map(str, flags)])
+    return tmp_path / "run"
+
+
+def test_another_accumulation_goes_on_within_an_epoch(toy, tmp_path, monkeypatch):
+    folder = train_without_end(toy, tmp_path, monkeypatch)
+    flags = ["--epochs", 3, "--resume", "auto", "--output_dir", folder]
+    run(toy, folder, *flags, "--batch_size", 4, "--accum_iter", 4)
+    assert [line["epoch"] for line in lines_of(folder)] == [0, 1, 2]
+    last = load_checkpoint(folder / "checkpoint-last.pth")
+    assert (last["epoch"], last["step"]) == (2, 1) and last["loader"]["finished"]
+    results = (folder / "results.json").read_bytes()
+    kept = {path: path.read_bytes() for path in folder.glob("*.pth")}
+    run(toy, folder, *flags, "--batch_size", 6)
+    assert json.loads(results)["numbers"] == numbers_of(folder)
+    assert kept == {path: path.read_bytes() for path in folder.glob("*.pth")}
+    assert len(lines_of(folder)) == 3
+
+
+def test_the_kept_best_is_of_the_run_that_goes_on(toy, tmp_path, capsys):
+    """A later epoch's, of a run that was taken back to an earlier one, is not tested for it."""
+    folder = run(toy, tmp_path / "run", "--epochs", 2, "--save_freq", 1)
+    best = load_checkpoint(folder / "checkpoint-best.pth")
+    best["metrics"] = {**best["metrics"], "epoch": 9, "test_acc1": 101.0}
+    torch.save(best, folder / "checkpoint-best.pth")
+    run(toy, folder, "--epochs", 2, "--resume", folder / "checkpoint-0.pth")
+    assert "checkpoint-best.pth is not of epoch 0" in capsys.readouterr().err
+    kept = load_checkpoint(folder / "checkpoint-best.pth")
+    assert kept["epoch"] == 1 and numbers_of(folder)["best_epoch"] == 1
+    assert kept["metrics"]["test_acc1"] == numbers_of(folder)["best_acc1"]
+
+
+@pytest.mark.parametrize("task", ["finetune", "linear"])
+def test_files_of_another_kind_are_named_with_the_flag_that_takes_them(toy, tmp_path, capsys, task):
+    root, options = toy
+    probe = tmp_path / "probe.pth"
+    torch.save({"model": {"0.running_mean": torch.zeros(3)}}, probe)
+    best = run(toy, "best", "--epochs", 1) / "checkpoint-best.pth"
+    mine = {"finetune": "a classifier", "linear": "a linear probe"}[task]
+    says = {
+        root / "mae.pth": f"is a MAE, and this run trains {mine}: --checkpoint {root / 'mae.pth'} ",
+        probe: "is a linear probe",
+        best: "is a classifier",
+    }
+    for path, expected in says.items():
+        flags = ["--resume", str(path), "--output_dir", str(tmp_path / "out"), "--epochs", "1"]
+        options = [*options[:4], "--device", "cpu", "--batch_size", "12", "--num_workers", "0"]
+        assert evaluate([task, *options, *flags]) == 2
+        (line,) = [s for s in capsys.readouterr().err.splitlines() if "error:" in s]
+        assert f"--resume {path} {expected}" in line
 
 
 def test_gray_images_and_another_size(tmp_path):
@@ -222,6 +299,8 @@ def test_gray_images_and_another_size(tmp_path):
         (["--eval", "--output_dir", "{}/nothing"], "there is no checkpoint"),
         (["--recipe", "mae_vit_giant"], "is not one of: mae_vit_base"),
         (["--input_size", "30"], "--input_size 30x30 is not a multiple of the patch size 8"),
+        (["--accum_iter", "3"], "--batch_size 12 on 1 ranks with --accum_iter 3 does not fit 24"),
+        (["--start_epoch", "50"], "--start_epoch 50 is not below --epochs 50"),
     ],
 )
 def test_settings_that_cannot_work_are_named(toy, capsys, tmp_path, flags, message):

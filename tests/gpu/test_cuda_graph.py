@@ -7,6 +7,7 @@ import torch
 from fake_graphs import failure
 
 from fastimae.engine.graph import in_one_line, record_cuda_graph
+from fastimae.engine.randomness import seed_draws
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,6 +40,16 @@ def test_another_threads_allocations_do_no_harm():
     for value in (1.0, 5.0):
         x.fill_(value)
         assert (replay() == 2 * value + 1).all()
+
+
+def test_a_replay_draws_what_its_step_was_seeded_with():
+    device = torch.device("cuda", torch.cuda.current_device())
+    replay = record_cuda_graph(lambda: torch.rand(10, device=device))
+    drawn = []
+    for key in ((0, 1), (0, 2), (0, 1)):
+        seed_draws(device, *key)
+        drawn.append(replay().tolist())
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 def test_a_failed_capture_leaves_nothing(pools):

@@ -9,7 +9,7 @@ import safetensors
 import torch
 
 from fastimae.cli import export, import_
-from fastimae.engine.checkpoint import CheckpointError
+from fastimae.engine.checkpoint import FORMAT, CheckpointError
 from fastimae.interop import load_model
 from fastimae.models import create_model
 
@@ -205,7 +205,9 @@ def test_an_imported_file_keeps_its_licence(save, tmp_path, capsys):
     with safetensors.safe_open(out, "pt") as file:
         metadata = file.metadata()
     assert "CC-BY-NC 4.0" in metadata["licence"]
-    assert json.loads(metadata["args"])["model"] == NAME and metadata["fastimae_format"] == "1"
+    assert json.loads(metadata["args"])["model"] == NAME and metadata["fastimae_format"] == str(
+        FORMAT
+    )
     capsys.readouterr()
     assert same(net, load_model(out)) and "CC-BY-NC 4.0" in capsys.readouterr().err
 

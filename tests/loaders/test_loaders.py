@@ -109,8 +109,6 @@ def test_resume_with_other_ranks_and_batch(data):
         loader.load_state_dict(state)
     for whole, *parts in zip(expected, *ranks, strict=True):
         assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
-    with pytest.raises(DataError, match="--batch_size"):
-        data.loader("pillow-0", batch_size=12).load_state_dict(state | {"step": 1})
     for loader in ranks:
         loader.close()
 
@@ -124,9 +122,9 @@ def test_resume_with_other_repeated_augmentation(data):
         loader.load_state_dict(state)
         for once, twice in zip(rest, loader, strict=True):
             assert torch.equal(twice.index, once.index.repeat(2))
-    loader = data.loader("synthetic-0", batch_size=16, repeated_aug=2)
-    with loader, pytest.raises(DataError, match="--repeated_aug 2"):
-        loader.load_state_dict(state)
+    with data.loader("synthetic-0", batch_size=16, repeated_aug=2) as loader:
+        loader.load_state_dict(state)  # in the middle of its first step, which is shown whole
+        assert len(list(loader)) == len(loader) == 5 and loader.state_dict()["finished"]
 
 
 @pytest.mark.parametrize("back_end", ALL)

@@ -52,15 +52,18 @@ class AugmentedLoader(EpochLoader):
         pin_mem: bool,
         world: World,
         seed: int,
+        accum_iter: int = 1,
     ) -> None:
         """transform: PIL image -> float [C, H, W], of this shape. mixup: changes a batch and its
         labels."""
         check_workers(num_workers)
-        super().__init__(len(images), batch_size=batch_size, world=world, seed=seed)
+        super().__init__(
+            images.labels, batch_size=batch_size, world=world, seed=seed, accum_iter=accum_iter,
+            read=images.read,
+        )  # fmt: skip
         self.steps = _Steps(images, transform, mixup, shape[0], (seed, world.rank))
         self.shape, self.num_workers = shape, num_workers
         self.pin = pin_mem and world.device.type == "cuda"
-        self.bad: set[int] = set()
 
     def _show(self, steps: Iterable[Step]) -> Generator[ClassBatch, None, None]:
         made = made_by_workers(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
-from fastimae.loaders.errors import DataError
+from fastimae.loaders.epoch_steps import EpochSteps, Read, digest_of
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -75,18 +75,37 @@ class Step(NamedTuple):
 class EpochLoader(abc.ABC):
     """Batches in an order that is a function of (seed, epoch), resumable after any of them.
 
-    Ranks share the order, step by step; what does not fill a step of all ranks is left out. Has
-    what `Trainer` asks of a loader; a subclass implements `_show`.
+    Ranks share the order, step by step; what does not fill an optimizer step of all ranks is left
+    out. Has what `Trainer` asks of a loader; a subclass implements `_show`.
     """
 
-    def __init__(self, count: int, *, batch_size: int, world: World, seed: int) -> None:
-        """count: samples. batch_size: of one rank. Raises ConfigError if that is too many."""
-        self.count, self.batch_size, self.world, self.seed = count, batch_size, world, seed
-        self.stride = batch_size * world.size
-        if not 0 < self.stride <= count:
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        *,
+        batch_size: int,
+        world: World,
+        seed: int,
+        accum_iter: int = 1,
+        read: Read | None = None,
+    ) -> None:
+        """labels: int64 [N]. batch_size: of one rank. read: see `digest_of`. Raises ConfigError if
+        a step is more than all samples."""
+        self.batch_size, self.world, self.seed = batch_size, world, seed
+        self.epoch_steps = EpochSteps(
+            samples=len(labels),
+            data=digest_of(labels, read),
+            stride=batch_size * world.size,
+            accum_iter=accum_iter,
+        )
+        if not len(self):
             raise ConfigError(
-                f"--batch_size {batch_size} on {world.size} ranks does not fit {count} images"
+                f"--batch_size {batch_size} on {world.size} ranks"
+                + (f" with --accum_iter {accum_iter}" if accum_iter > 1 else "")
+                + f" does not fit {len(labels)} images"
             )
+        self.bad: set[int] = set()
+        """Broken images met so far on this rank."""
         self._epoch, self._step = 0, 0
 
     @abc.abstractmethod
@@ -99,11 +118,13 @@ class EpochLoader(abc.ABC):
         return self._epoch
 
     def __len__(self) -> int:
-        return self.count // self.stride
+        return len(self.epoch_steps)
 
     def __iter__(self) -> Iterator[ClassBatch]:
         """The rest of the epoch."""
-        order = np.random.default_rng((self.seed, self._epoch)).permutation(self.count)
+        order = np.random.default_rng((self.seed, self._epoch)).permutation(
+            self.epoch_steps.samples
+        )
         numbers = range(self._step, len(self))
         steps = (Step(self._epoch, number, self._rows(order, number)) for number in numbers)
         with contextlib.closing(self._show(steps)) as batches:
@@ -112,7 +133,7 @@ class EpochLoader(abc.ABC):
                 yield batch
 
     def _rows(self, order: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-        first = number * self.stride + self.world.rank * self.batch_size
+        first = number * self.epoch_steps.stride + self.world.rank * self.batch_size
         return order[first : first + self.batch_size]
 
     def set_epoch(self, epoch: int) -> None:
@@ -120,18 +141,16 @@ class EpochLoader(abc.ABC):
         self._epoch, self._step = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands: "step" counts the batches yielded, of "stride" samples each."""
-        return {"epoch": self._epoch, "step": self._step, "stride": self.stride}
+        """Where the loader stands (see `EpochSteps`), and its broken images."""
+        return {**self.epoch_steps.state(self._epoch, self._step), "bad": sorted(self.bad)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go where `state` was taken. Raises DataError if no step of this loader starts there."""
-        step, rest = divmod(state["step"] * state["stride"], self.stride)
-        if rest or step > len(self):
-            raise DataError(
-                f"cannot resume after {state['step']} steps of {state['stride']} samples with "
-                f"--batch_size {self.batch_size} on {self.world.size} ranks"
-            )
-        self._epoch, self._step = state["epoch"], step
+        """Go on from where `state` was taken, also with other batches: see `EpochSteps.resume`.
+
+        Raises DataError in the middle of an epoch of other data.
+        """
+        self._epoch, self._step = self.epoch_steps.resume(state, main=self.world.is_main)
+        self.bad = set(state.get("bad", ()))
 
     def report(self) -> dict[str, Any]:
         """What a log line should say of the epoch."""

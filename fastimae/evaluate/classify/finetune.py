@@ -92,7 +92,6 @@ def _train(
     student = _classifier(options, encoder, classes, global_pool=options.pools)
     if world.is_main:
         _tell_of_windows(options, images, student.patch_embed.img_size)
-    torch.manual_seed(options.seed + world.rank)  # each rank drops other paths
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
     precision = resolve_precision(options.precision, world.device)
@@ -169,6 +168,7 @@ def build_loader(
         pin_mem=options.pin_mem,
         world=world,
         seed=options.seed,
+        accum_iter=options.accum_iter,
     )
 
 

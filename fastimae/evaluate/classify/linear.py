@@ -74,8 +74,9 @@ RECIPES = {"mae": mae}
 class FeatureLoader(EpochLoader):
     """Batches of features that lie on the device."""
 
-    def __init__(self, features: Features, *, batch_size: int, world: World, seed: int) -> None:
-        super().__init__(len(features), batch_size=batch_size, world=world, seed=seed)
+    def __init__(self, features: Features, *, world: World, **settings: int) -> None:
+        """settings: of `EpochLoader`."""
+        super().__init__(features.labels.cpu().numpy(), world=world, **settings)
         self.rows = features.rows.to(world.device)
         self.labels = features.labels.to(world.device)
 
@@ -98,7 +99,8 @@ def run(options: LinearOptions) -> None:
         objective = Classification(build_probe(data, options.seed)).to(world.device)
         loader = Validated(
             FeatureLoader(
-                data.train, batch_size=options.batch_size, world=world, seed=options.seed
+                data.train, world=world, batch_size=options.batch_size, seed=options.seed,
+                accum_iter=options.accum_iter,
             ),
             objective.student,
             lambda: _share(data.val, world),
@@ -106,7 +108,7 @@ def run(options: LinearOptions) -> None:
             precision="fp32",
             output_dir=folder,
             args=args,
-        )
+        )  # fmt: skip
         optimizer = build_optimizer(objective, options, options.peak_lr(world))
         finished = train(
             options, objective, loader, optimizer, world, folder, precision="fp32", args=args

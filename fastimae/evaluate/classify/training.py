@@ -15,6 +15,7 @@ from fastimae.engine.distributed import World
 from fastimae.engine.leftovers import make_room
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
+from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.class_names import CLASSES, check_same_classes
 from fastimae.evaluate.classify.classification import Classification
@@ -87,6 +88,10 @@ def check_training(options: TrainingOptions) -> None:
     for name in ("num_workers", "weight_decay", "warmup_epochs", "min_lr", "start_epoch"):
         if getattr(options, name) < 0:
             raise ConfigError(f"--{name} must not be negative")
+    if options.start_epoch >= options.epochs:
+        raise ConfigError(
+            f"--start_epoch {options.start_epoch} is not below --epochs {options.epochs}"
+        )
 
 
 def train(
@@ -125,6 +130,7 @@ def train(
         log_dir=options.log_dir,
         args=args or plain(options),
         parallel=parallel,
+        seed=options.seed,
     )  # fmt: skip
     trainer.epoch = options.start_epoch
     _resume_or_begin(trainer, options.resume, folder)
@@ -149,12 +155,10 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
 
 def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
     path = find_resume(resume, folder)
-    content = load_checkpoint(path) if path else {}
     if path:
+        content = load_checkpoint(path)
         check_same_weights(content.get("args"), trainer.args, path)
         check_same_classes(path, content, trainer.args.get(CLASSES, []))
+        go_on(trainer, content, path, "--checkpoint")
     if trainer.world.is_main:
         make_room(folder, trainer.log_dir, path)
-    if path:
-        trainer.load_state_dict(content, path)
-        log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 
 from fastimae.engine.checkpoint import FORMAT, save_checkpoint
 from fastimae.engine.distributed import World
+from fastimae.engine.files import CheckpointError, read
 from fastimae.evaluate.classify.accuracy import hits, percentages
 from fastimae.evaluate.encoder import Precision, inference
+
+log = logging.getLogger("fastimae")
 
 BEST = "checkpoint-best.pth"
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -48,7 +52,8 @@ class Validated:
     """A loader that validates: its `report`, which ends an epoch, says how well `student` does.
 
     `last` and `best` are the reports of the last and of the best epoch, {} before the first; the
-    best one's weights are in `checkpoint-best.pth`.
+    best one's weights are in `checkpoint-best.pth`. After a resume from where that is another
+    folder's or a later epoch's, the best of the epochs to come is kept.
     """
 
     def __init__(
@@ -68,14 +73,16 @@ class Validated:
         self.output_dir, self.args = output_dir, args
         self.last: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
+        self.best_is_kept = True
 
     def report(self) -> dict[str, Any]:
         """The loader's own line, and `validate`'s."""
         self._share_statistics()
         result = validate(self.student, self.batches(), self.world, self.precision)
         self.last = {"epoch": self.loader.epoch, **result}
-        if result["test_acc1"] > self.best.get("test_acc1", -1.0):
-            self.best = self.last
+        better = result["test_acc1"] > self.best.get("test_acc1", -1.0)
+        if better or not self.best_is_kept:
+            self.best, self.best_is_kept = self.last, True
             self._keep()
         return {**self.loader.report(), **result}
 
@@ -93,6 +100,11 @@ class Validated:
         """Go on from a `state_dict`."""
         self.loader.load_state_dict(state)
         self.last, self.best = dict(state["last"]), dict(state["best"])
+        path = self.output_dir / BEST
+        self.best_is_kept = not self.best or _report_with(path) == self.best
+        if not self.best_is_kept and self.world.is_main:
+            log.warning("%s is not of epoch %d, which was the best before: the best of those to "
+                        "come is kept there", path, self.best["epoch"])  # fmt: skip
 
     @property
     def epoch(self) -> int:
@@ -123,3 +135,11 @@ class Validated:
                 "fastimae_format": FORMAT,
             }
             save_checkpoint(self.output_dir / BEST, content)
+
+
+def _report_with(path: Path) -> dict[str, Any]:
+    """The report that a kept classifier came with, {} where there is none to be read."""
+    try:
+        return read(path, mmap=True).get("metrics", {})
+    except CheckpointError:
+        return {}

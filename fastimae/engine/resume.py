@@ -1,0 +1,127 @@
+"""Going on from a checkpoint: whether it is one of such a run, and what has changed since."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastimae.engine.checkpoint import CheckpointError, model_weights
+
+if TYPE_CHECKING:
+    from fastimae.engine.trainer import Trainer
+
+log = logging.getLogger("fastimae")
+
+# Settings that a resumed run may change without becoming another run.
+_FREE = {
+    "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
+    "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
+    "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
+    "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
+    "dist_timeout", "preempt_signal", "dist_eval", "feature_dir",
+    # What tells one run from another, and what evaluation compares itself.
+    "run", "weights", "classes",
+}  # fmt: skip
+
+_NO_ENCODER = "a linear probe"
+_UNKNOWN = "a model of another kind"
+# What a state dict is of, by a name that it has; the first that fits.
+_KINDS = (
+    ("decoder_embed1.weight", "an i-MAE"),
+    ("mask_token", "a MAE"),
+    ("head.weight", "a classifier"),
+    ("0.running_mean", _NO_ENCODER),
+    ("cls_token", "an encoder alone"),
+)
+
+
+def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: str) -> None:
+    """Take the trainer to where a checkpoint was saved, and say so.
+
+    content: of `path`. weights_flag: what starts a run from a file's weights. Raises
+    CheckpointError, in one line, where the file is not of such a run or the run is past its
+    --epochs; DataError as loaders do.
+    """
+    trainer.load_state_dict(content, path, weights_flag)
+    if trainer.world.is_main:
+        _warn_of_changes(content["args"], trainer.args)
+    if trainer.finished:
+        log.info("%s is of a finished run: a larger --epochs goes on from it", path)
+    else:
+        log.info("resumed %s: epoch %d, step %d", path, trainer.epoch, trainer.update)
+
+
+def check_resumable(
+    content: Mapping[str, Any],
+    own: Mapping[str, Any],
+    path: Path,
+    weights_flag: str,
+) -> None:
+    """Raise CheckpointError that says what `content` is, unless it is of a run like this one.
+
+    own: the state of this run; see `Trainer.state_dict`.
+    """
+    of_timm = {"model": content["state_dict"]} if "state_dict" in content else {}
+    weights, ours = model_weights({**of_timm, **content}, path), own["model"]
+    found, wanted = _kind(weights), _kind(ours)
+    missing = sorted(own.keys() - content.keys())
+    hint = _hint(found, f"{weights_flag} {path} starts from its weights")
+    if found != wanted:
+        raise CheckpointError(f"--resume {path} is {found}, and this run trains {wanted}: {hint}")
+    if missing:
+        raise CheckpointError(
+            f"--resume {path} is {found}{_origin(content)} and not a run to go on with, it has no "
+            f"{', '.join(missing)}: {hint}"
+        )
+    if different := sorted(ours.keys() ^ weights.keys()):
+        raise CheckpointError(
+            f"--resume {path} is {found} with other parts than this run's "
+            f"({len(different)} names, such as {different[0]}): give the flags of before"
+        )
+    before, now = (_setting(state["args"], "opt") for state in (content, own))
+    if before and now and before != now:
+        raise CheckpointError(
+            f"--resume {path} was trained with --opt {before}: --opt {now} cannot go on from that"
+        )
+
+
+def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
+    """Raise CheckpointError where a run that stands there has done more than `epochs`."""
+    if epoch > epochs or (epoch == epochs and update):
+        raise CheckpointError(
+            f"--resume {path} is past --epochs {epochs}, at step {update} of epoch {epoch}: "
+            "make --epochs larger, or resume an earlier checkpoint"
+        )
+
+
+def _kind(names: Collection[str]) -> str:
+    return next((kind for name, kind in _KINDS if name in names), _UNKNOWN)
+
+
+def _hint(kind: str, to_start: str) -> str:
+    if kind == _NO_ENCODER:
+        return "give the checkpoint-last.pth of such a run"
+    return f"if it is a vision transformer, {to_start}" if kind == _UNKNOWN else to_start
+
+
+def _origin(content: Mapping[str, Any]) -> str:
+    """Who wrote a checkpoint, as far as it tells."""
+    if "fastimae_format" in content:
+        return " of FastIMAE"
+    return "" if isinstance(content.get("args", {}), dict) else " of MAE's code"
+
+
+def _setting(args: Any, name: str) -> Any:
+    return args.get(name) if isinstance(args, dict) else None
+
+
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [
+        f"--{name} {before[name]} -> {now[name]}"
+        for name in before.keys() & now.keys() - _FREE
+        if before[name] != now[name]
+    ]
+    if changed:
+        log.warning("resumed with other settings than before: %s", ", ".join(sorted(changed)))

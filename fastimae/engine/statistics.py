@@ -1,0 +1,43 @@
+"""Running statistics (batch normalisation's): each process has its own, and goes on with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastimae.engine.distributed import World
+
+KEY = "statistics"
+
+
+def statistics_of_all(module: nn.Module, world: World) -> dict[str, Any]:
+    """{KEY: the floating-point buffers of each process, by rank} for a checkpoint; {} of one
+    process, and where there are no such buffers. All processes call it."""
+    own = _floating(module)
+    if world.size == 1 or not own:
+        return {}
+    by_name = {name: world.all(buffer) for name, buffer in own.items()}
+    return {
+        KEY: [
+            {name: everyone[rank].clone() for name, everyone in by_name.items()}
+            for rank in range(world.size)
+        ]
+    }
+
+
+def load_statistics(module: nn.Module, content: dict[str, Any], world: World) -> None:
+    """Give this process its own of a checkpoint's; of another number of processes, the mean."""
+    everyone = content.get(KEY, [])
+    if not everyone:
+        return
+    for name, buffer in _floating(module).items():
+        if len(everyone) == world.size:
+            buffer.copy_(everyone[world.rank][name])
+        else:
+            buffer.copy_(torch.stack([of_rank[name] for of_rank in everyone]).mean(0))
+
+
+def _floating(module: nn.Module) -> dict[str, Tensor]:
+    return {name: b for name, b in module.named_buffers() if b.is_floating_point()}

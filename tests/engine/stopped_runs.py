@@ -1,0 +1,109 @@
+"""Runs that are killed or stopped, and go on, beside the same runs undisturbed.
+
+    stopped_runs.py FOLDER
+
+Of one process and of two, for each thing that is trained here. FOLDER/report.json has the exit
+statuses of each run's processes, at each time it was started; FOLDER/NAME is its output_dir.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed.fsdp
+import toy_images
+from ranks import launch
+
+from fastimae import build, cli
+from fastimae.engine.trainer import Trainer
+from fastimae.evaluate.classify import finetune, linear  # noqa: F401 - before processes are forked
+
+BATCH, EPOCHS = 4, 2
+COMMON = (
+    "--device cpu --num_workers 0 --warmup_epochs 1 --save_steps 2 --save_freq 9 --log_steps 3 "
+    f"--clip_grad 0.5 --dist_timeout 60 --epochs {EPOCHS}"
+)
+PRETRAINING = (
+    "--synthetic --synthetic_samples 34 --model mae_vit_nano_patch16 --input_size 32 "
+    "--blr 3e-2 --precision fp32"
+)
+TASKS = {
+    "mae": (cli.train, PRETRAINING),
+    "imae": (cli.train, f"{PRETRAINING} --objective imae --mix_group 2"),
+    "linear": (cli.evaluate, "linear --lr 0.1"),
+    "finetune": (
+        cli.evaluate,
+        "finetune --precision fp32 --lr 1e-3 --drop_path 0.5 --mixup 0.8 --cutmix 1 --cls_token",
+    ),
+}
+# How a run ends early, and before which of the eight steps, counted from 0.
+ENDS = {"kill_2": (signal.SIGKILL, 2), "kill_7": (signal.SIGKILL, 7), "stop_5": (signal.SIGTERM, 5)}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    drawing = sys.modules[build.save_reconstruction.__module__]
+    drawing.draw_grid = lambda pictures, path, note: path.touch()  # to draw takes a second
+    toy_images.save_mae(folder / "mae.pth", depth=2)
+    for part, count in (("train", 11), ("val", 2)):
+        toy_images.save_colours(folder / "data" / part, count)
+    report = {}
+    for task in TASKS:
+        for size in (1, 2):
+            name = f"{task}_{size}"
+            report[f"{name}_whole"] = [train(folder, task, size, "whole")]
+            for end in ends_of(task):
+                report[f"{name}_{end}"] = [
+                    train(folder, task, size, end, ends_early(*ENDS[end])),
+                    train(folder, task, size, end),
+                ]
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+def ends_of(task: str) -> list[str]:
+    """All of them where dropped paths and mixed labels are drawn, one elsewhere."""
+    return list(ENDS) if task == "finetune" else ["kill_7"]
+
+
+def train(
+    folder: Path, task: str, size: int, name: str, at_step: Callable[[Trainer], None] | None = None
+) -> list[int]:
+    """Exit statuses of the processes; a run that is there already goes on."""
+    start, flags = TASKS[task]
+    output = folder / f"{task}_{size}_{name}"
+    command = f"{flags} {COMMON} --batch_size {BATCH * 2 // size} --output_dir {output} "
+    command += "--resume auto "
+    if start is cli.evaluate:
+        command += f"--checkpoint {folder / 'mae.pth'} --data_path {folder / 'data'}"
+    return launch(folder, output.name, size, lambda: run(start, command, at_step))["codes"]
+
+
+def run(start: Callable, command: str, at_step: Callable[[Trainer], None] | None) -> int:
+    real = Trainer._train_step
+
+    def step(self: Trainer, batches: object) -> None:
+        if at_step:
+            at_step(self)
+        real(self, batches)
+
+    Trainer._train_step = step
+    return start(command.split())
+
+
+def ends_early(number: int, at: int) -> Callable[[Trainer], None]:
+    """A signal to every process that is killed, and to one that is to stop."""
+
+    def end(trainer: Trainer) -> None:
+        here = trainer.epoch * trainer.updates_per_epoch + trainer.update == at
+        if here and (number == signal.SIGKILL or trainer.world.is_main):
+            os.kill(os.getpid(), number)
+
+    return end
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

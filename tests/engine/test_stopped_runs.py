@@ -1,0 +1,58 @@
+"""A run that was killed or stopped, and went on, is the run that was not: bit for bit."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from fastimae.engine.checkpoint import load_checkpoint
+
+pytest.importorskip("timm")
+TIMES = {"img_per_s", "mfu", "data_wait", "memory_gb"}
+RUNS = [
+    (f"{task}_{size}", end)
+    for task in ("mae", "imae", "linear", "finetune")
+    for size in (1, 2)
+    for end in (("kill_2", "kill_7", "stop_5") if task == "finetune" else ("kill_7",))
+]
+
+
+def leaves(content, name=""):
+    """(name, value) of all that nested dicts and lists hold, but where the run was written."""
+    if isinstance(content, dict | list):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in pairs:
+            yield from leaves(value, f"{name}/{key}")
+    elif name != "/args/output_dir":
+        yield name, content
+
+
+def same(a, b):
+    return torch.equal(a, b) if torch.is_tensor(a) and torch.is_tensor(b) else a == b
+
+
+@pytest.mark.parametrize(("name", "end"), RUNS)
+def test_it_ends_with_the_same_bits_and_numbers(stopped_runs, name, end):
+    ended, resumed = stopped_runs.report[f"{name}_{end}"]
+    output = stopped_runs.output(f"{name}_{end}", 0)
+    if end.startswith("kill"):  # the others may see that one is gone before they are killed
+        assert -signal.SIGKILL in ended and set(ended) <= {-signal.SIGKILL, 2}
+    else:
+        assert set(ended) == {0}
+    assert set(resumed) == {0}, output
+    whole, other = (stopped_runs.folder / f"{name}_{part}" for part in ("whole", end))
+    files = {path.name for path in whole.glob("checkpoint-*.pth")}
+    assert files == {path.name for path in other.glob("checkpoint-*.pth")}
+    for file in files:
+        a, b = (dict(leaves(load_checkpoint(folder / file))) for folder in (whole, other))
+        assert a.keys() == b.keys()
+        assert [key for key in a if not same(a[key], b[key])] == []
+    lines = [
+        [{k: v for k, v in line.items() if k not in TIMES} for line in stopped_runs.log(run)]
+        for run in (f"{name}_whole", f"{name}_{end}")
+    ]
+    assert lines[0] == lines[1] and len(lines[0]) == 2
+    if (whole / "results.json").exists():
+        numbers = [json.loads((f / "results.json").read_text())["numbers"] for f in (whole, other)]
+        assert numbers[0] == numbers[1]
