@@ -158,7 +158,10 @@ _distance.register_autograd(_backward, setup_context=keep_difference)
 
 
 class MeanSquare(torch.autograd.Function):
-    """The same in torch: fp32 [n], the mean of (x - target)^2 over each branch of x."""
+    """The same in torch: fp32 [n], the mean of (x - target)^2 over each branch of x.
+
+    A second derivative is an error, as in Triton: it would take the difference for a constant.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, target: Tensor, branches: int) -> Tensor:
@@ -169,6 +172,8 @@ class MeanSquare(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError("this loss has no second derivative: leave out create_graph")
         (difference,) = ctx.saved_tensors
         rows = difference.reshape(len(grad), -1)
         scale = grad.float()[:, None] * (2 / max(rows.shape[1], 1))
