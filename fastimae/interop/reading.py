@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import enum
 import inspect
-import math
 import sys
 from types import FunctionType, ModuleType
 from typing import Any
 
-import numpy
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fastimae.interop.bytecode import Unreadable, Use, uses
+from fastimae.interop.stateless import (
+    BUILTINS,
+    TELLING,
+    belongs_to_a_value,
+    is_constant,
+    is_operation,
+)
 from fastimae.interop.watch import Code, Global, Watch, frozen_copy
 
 SETTINGS = frozenset((
@@ -37,22 +40,8 @@ SETTINGS = frozenset((
 ))  # fmt: skip
 """Attributes with plain values that are part of the recipe."""
 
-_PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, enum.Enum, type(None))
 _IDLE = (nn.Identity, nn.Dropout)
 _CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
-_BUILTINS = frozenset((
-    "abs", "all", "any", "bool", "dict", "divmod", "enumerate", "float", "int", "isinstance", "len",
-    "list", "max", "min", "pow", "range", "reversed", "round", "set", "slice", "sorted", "str",
-    "sum", "super", "tuple", "zip", "AssertionError", "ValueError", "TypeError", "RuntimeError",
-    "NotImplementedError",
-))  # fmt: skip
-_OPERATIONS = (F, torch.functional, torch.linalg, torch.special, torch.fft, math)
-_HARMLESS = (torch.no_grad, torch.enable_grad, torch._assert)
-_HOLDERS = (torch.Tensor, list, dict, tuple, str, int, float)
-_TELLING = frozenset((
-    "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "backward", "grad",
-    "grad_fn", "requires_grad", "is_leaf", "_version",
-))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +119,7 @@ class _Reader:
             return
         self.read.add(function)
         defaults = *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()
-        if not _is_constant(defaults):
+        if not is_constant(defaults):
             raise Unreadable(f"{name} keeps state in its defaults")
         try:
             found = uses(function, is_method)
@@ -147,7 +136,7 @@ class _Reader:
             self.method(use.names[0], after=home)
         elif use.of == "global":
             self.global_name(function, use.names)
-        elif use.names[0] in _TELLING or not _belongs_to_a_value(use.names[0]):
+        elif not belongs_to_a_value(use.names[0]):
             raise Unreadable(f"{name} reads .{use.names[0]} of something")
 
     def attribute(self, names: tuple[str, ...]) -> None:
@@ -162,7 +151,7 @@ class _Reader:
                 raise Unreadable(f"reads {path}, which is computed")
             value = getattr(owner, name, None)
             idle = type(value) in _IDLE and rest in ((), ("p",))
-            setting = name in SETTINGS and _is_constant(value, (tuple, list))
+            setting = name in SETTINGS and is_constant(value, (tuple, list))
             if not (idle or setting or (isinstance(value, nn.Module) and rest)):
                 break
             self.watch.values.append((owner, name, frozen_copy(value)))
@@ -179,7 +168,7 @@ class _Reader:
         if name == "training":
             return True
         if name in role.shared:
-            return not rest or (isinstance(value, torch.Tensor) and not _TELLING & {*rest})
+            return not rest or (isinstance(value, torch.Tensor) and not TELLING & {*rest})
         if name in role.containers:
             self.watch.containers.append((self.module, name))
             return not rest
@@ -220,16 +209,16 @@ class _Reader:
         """A global, or the attribute of one: an operation, a constant, a function to read."""
         name, text = names[0], ".".join(names)
         if name not in function.__globals__:
-            if name in _BUILTINS and hasattr(builtins, name) and len(names) == 1:
+            if name in BUILTINS and hasattr(builtins, name) and len(names) == 1:
                 return
             raise Unreadable(f"uses {text}")
         home, value, rest = _home(function), function.__globals__[name], list(names[1:])
         while rest and isinstance(value, ModuleType):
             home, name = value, rest.pop(0)
             value = getattr(home, name, None)
-        if _is_operation(value, *rest):
+        if is_operation(value, *rest):
             return
-        if rest or home is None or not (isinstance(value, FunctionType) or _is_constant(value)):
+        if rest or home is None or not (isinstance(value, FunctionType) or is_constant(value)):
             raise Unreadable(f"uses the global {text}")
         if isinstance(value, FunctionType) and value.__module__.startswith("torch."):
             raise Unreadable(f"uses {text}, which may do more later")
@@ -244,33 +233,3 @@ def _home(function: FunctionType) -> ModuleType | None:
     """The Python module whose names are the function's globals, if it can be found again."""
     home = sys.modules.get(function.__module__)
     return home if home and vars(home) is function.__globals__ else None
-
-
-def _is_operation(value: Any, *rest: str) -> bool:
-    """Whether a global, or an attribute of a class, is without state: it does the same in every
-    call."""
-    if rest:
-        value = getattr(value, rest[0], None) if isinstance(value, enum.EnumMeta) else None
-        return len(rest) == 1 and (type(value).__module__ or "").startswith("timm.")
-    name, home = getattr(value, "__name__", ""), getattr(value, "__module__", None) or ""
-    if home.startswith(("einops.", "timm.layers.")) and callable(value):
-        return True
-    if isinstance(value, (numpy.ufunc, torch.dtype)) or any(value is one for one in _HARMLESS):
-        return True
-    if isinstance(value, type):
-        return home.startswith("torch.nn.modules.") or value in (torch.Tensor, torch.Size)
-    if hasattr(torch._C._VariableFunctions, name) and getattr(torch, name, None) is value:
-        return True
-    return any(getattr(place, name, None) is value for place in _OPERATIONS)
-
-
-def _is_constant(value: Any, holders: tuple[type, ...] = (tuple,)) -> bool:
-    """Whether a value can be compared with later, and is not changed in its place before."""
-    if isinstance(value, holders):
-        return all(_is_constant(one, holders) for one in value)
-    return isinstance(value, _PLAIN)
-
-
-def _belongs_to_a_value(name: str) -> bool:
-    """Whether tensors and Python's own containers have an attribute of this name."""
-    return not name.startswith("__") and any(hasattr(kind, name) for kind in _HOLDERS)

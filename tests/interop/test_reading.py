@@ -1,10 +1,21 @@
 """What may switch on later is left by `accelerate`, and named: models of which random trials see
 nothing are compared with a copy that was not accelerated, before and after the switch."""
 
+import math
+import os
+import random
+import time
+
+import numpy
 import pytest
 import torch
+import torch.nn.functional as F
 from interop import changing_maes as zoo
 from interop.twins import ATTENTION, assert_alike, differs, setting, twins
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from fastimae.interop.stateless import is_operation
 
 
 def fill(model):
@@ -103,3 +114,29 @@ def test_what_may_switch_on_later_is_left_and_named(case, imgs, restored):
             switch(one)
     after = assert_alike(plain, model, imgs)
     assert case in SILENT or differs(before, after), "the switch does something"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        torch.argsort, torch.gather, torch.ones, torch.einsum, torch.cat, torch.rand, torch.where,
+        torch.arange, torch.float32, torch.no_grad, F.mse_loss, F.layer_norm, F.softmax, math.sqrt,
+        numpy.sqrt, nn.GELU, torch.linalg.norm,
+    ],
+    ids=lambda value: getattr(value, '__name__', str(value)),
+)  # fmt: skip
+def test_operations_are_known(operation):
+    assert is_operation(operation)
+
+
+@pytest.mark.parametrize(
+    "stateful",
+    [
+        torch.is_grad_enabled, torch.get_default_dtype, torch.autocast, torch.compile,
+        torch.manual_seed, torch.distributed.get_rank, torch.cuda.is_available, checkpoint,
+        random.random, numpy.random.rand, time.time, print, os.environ, torch, object(),
+    ],
+    ids=lambda value: getattr(value, '__name__', type(value).__name__),
+)  # fmt: skip
+def test_what_has_state_is_no_operation(stateful):
+    assert not is_operation(stateful)
