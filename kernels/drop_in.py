@@ -21,7 +21,7 @@ from fastimae.kernels.rows import masked_rows, visible_rows
 def patchify(self: Any, imgs: Tensor) -> Tensor:
     """imgs [B, C, H, W] -> [B, L, P*P*C], pixels ordered (row, column, channel)."""
     check_shape("imgs", imgs, "B", "C", "H", "W")
-    return reference.patchify(imgs.permute(0, 2, 3, 1), _patch_size(self))
+    return reference.patchify(imgs.permute(0, 2, 3, 1), patch_size_of(self))
 
 
 def random_masking(self: Any, x: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,7 +44,7 @@ def forward_loss(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
     it is not the one that `random_masking` gave last, the host waits to count it. Raises ValueError
     where they do not fit together.
     """
-    patch, norm_pix = _patch_size(self), bool(self.norm_pix_loss)
+    patch, norm_pix = patch_size_of(self), bool(self.norm_pix_loss)
     _check_loss(imgs, pred, mask, patch)
     drawn = getattr(self, "_fastimae_mask", None)
     if drawn is None or drawn.mask is not mask:
@@ -65,7 +65,8 @@ def _check_loss(imgs: Tensor, pred: Tensor, mask: Tensor, patch: int) -> None:
     check_shape("mask", mask, batch, patches)
 
 
-def _patch_size(model: Any) -> int:
+def patch_size_of(model: Any) -> int:
+    """The side of a patch. Raises ValueError where patches are not square."""
     size = model.patch_embed.patch_size
     if isinstance(size, int):
         return size

@@ -49,12 +49,14 @@ class Role:
     """How the replacement of a method treats the parts that the method reads.
 
     shared: used by both in the same way. containers: lists of modules, each called by both.
-    bypassed: modules that only the method calls, by the role of their own forward.
+    bypassed: modules that only the method calls, by the role of their own forward. needed: what
+    only the replacement reads.
     """
 
     shared: tuple[str, ...] = ()
     containers: tuple[str, ...] = ()
     bypassed: dict[str, str] = dataclasses.field(default_factory=dict)
+    needed: tuple[tuple[str, ...], ...] = ()
 
 
 _DECODER_END = ("decoder_norm", "decoder_pred")
@@ -69,7 +71,7 @@ ROLES = {
         shared=("decoder_embed", "mask_token", "decoder_pos_embed", *_DECODER_END),
         containers=("decoder_blocks",),
     ),
-    "forward_loss": Role(shared=("norm_pix_loss",)),
+    "forward_loss": Role(shared=("norm_pix_loss",), needed=(("patch_embed", "patch_size"),)),
     "attention": Role(shared=("qkv", "proj", "num_heads")),
     "patches": Role(bypassed={"proj": "convolution"}),
 }
@@ -82,7 +84,10 @@ def watch_of(module: nn.Module, name: str, role: str, like: torch.Tensor) -> Wat
     the reason where the method must not be replaced.
     """
     watch = Watch(like.dtype, like.device.type)
-    _Reader(watch, module, ROLES[role]).method(name)
+    reader = _Reader(watch, module, ROLES[role])
+    reader.method(name)
+    for names in ROLES[role].needed:
+        reader.attribute(names)
     if reason := watch.change():
         raise ValueError(reason)
     return watch

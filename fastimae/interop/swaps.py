@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,28 +81,24 @@ def _leaves_some(patches: int, mask_ratio: float) -> bool:
 def _draws_of_images(self: Any, imgs: Tensor, mask_ratio: float) -> bool:
     masks = self.__dict__.get("random_masking")
     ours = isinstance(masks, Swap) and not masks.watch.change()
-    plain = tuple(imgs.shape[1:]) == image_shape(self) and not imgs.requires_grad
-    return ours and plain and _leaves_some(self.pos_embed.shape[1] - 1, mask_ratio)
+    some = _leaves_some(self.pos_embed.shape[1] - 1, mask_ratio)
+    return ours and some and not imgs.requires_grad
 
 
 def _is_our_mask(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> bool:
-    """The mask that was drawn last, as it was drawn, and images and prediction of the model's."""
+    """The mask that was drawn last, as it was drawn, and a prediction of all patches."""
     drawn = getattr(self, "_fastimae_mask", None)
-    if drawn is None or drawn.mask is not mask or _was_written(mask):
+    if drawn is None or drawn.mask is not mask or _writes(mask) != self._fastimae_writes:
         return False
-    shape = image_shape(self)
-    values = shape[0] * math.prod(self.patch_embed.proj.kernel_size)
-    patches = len(imgs), *mask.shape[1:], values
-    plain = tuple(imgs.shape[1:]) == shape and not imgs.requires_grad
-    return plain and pred.shape == patches and isinstance(self.norm_pix_loss, bool)
+    patches = len(imgs), mask.shape[1], imgs.shape[1] * drop_in.patch_size_of(self) ** 2
+    plain = isinstance(self.norm_pix_loss, bool) and not imgs.requires_grad
+    return plain and pred.shape == patches
 
 
-def _was_written(mask: Tensor) -> bool:
-    """Whether somebody has changed values of a mask since it was drawn. Tensors of inference mode
-    do not count that, and compiled code cannot ask."""
-    if torch.compiler.is_compiling():
-        return False
-    return mask.is_inference() or mask._version > 0
+def _writes(mask: Tensor) -> int:
+    """How often values of a mask were changed in their place. Tensors of inference mode do not
+    count that, and compiled code cannot ask."""
+    return 0 if torch.compiler.is_compiling() or mask.is_inference() else mask._version
 
 
 def _restores(self: Any, x: Tensor, ids_restore: Tensor) -> bool:
@@ -112,16 +107,6 @@ def _restores(self: Any, x: Tensor, ids_restore: Tensor) -> bool:
 
 def _is_sequence(self: Any, x: Tensor) -> bool:
     return x.ndim == 3
-
-
-def image_shape(model: Any) -> tuple[int, int, int]:
-    """Channels, height and width of the model's images: its patch embedding's, else a square of
-    its positions. Told without looking at weights: some are computed anew by each look."""
-    convolution = model.patch_embed.proj
-    side = math.isqrt(model.pos_embed.shape[1] - 1) * convolution.kernel_size[-1]
-    size = getattr(model.patch_embed, "img_size", None) or (side, side)
-    height, width = (size, size) if isinstance(size, int) else size
-    return convolution.in_channels, height, width
 
 
 # Name: the replacement, when it serves a call, how many arguments both take.
@@ -139,7 +124,8 @@ class Swap:
     """A replacement as an attribute of the module, over the method `name` of its class.
 
     A plain object, so that modules can be copied and pickled with it. parameters: name and default
-    of each of the method's. watch: what has to stay as it was.
+    of each of the method's. watch: what has to stay as it was. image: shape of an image in the
+    trials, of which others must be.
     """
 
     module: nn.Module
@@ -147,6 +133,7 @@ class Swap:
     replacement: str
     parameters: tuple[tuple[str, Any], ...]
     watch: Watch
+    image: tuple[int, ...] | None = None
     told: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -155,7 +142,12 @@ class Swap:
         values = [given.get(name, default) for name, default in self.parameters]
         extras = zip(values[arity:], self.parameters[arity:], strict=True)
         usual = all(value is default for value, (_, default) in extras)
-        if usual and self._holds(values[0]) and fits(self.module, *values[:arity]):
+        usual = usual and self._holds(values[0])
+        if (
+            usual
+            and self.image in (None, tuple(values[0].shape[1:]))
+            and fits(self.module, *values[:arity])
+        ):
             return ours(self.module, *values[:arity])
         return self.original(*args, **kwargs)
 
@@ -201,7 +193,8 @@ def make_swap(module: nn.Module, name: str, replacement: str, like: Tensor) -> S
     if len(parameters) < arity or needed or any(p.kind in variadic for p in parameters):
         raise TypeError(f"takes ({', '.join(map(str, parameters))})")
     known = tuple((p.name, p.default) for p in parameters)
-    return Swap(module, name, replacement, known, watch)
+    image = tuple(like.shape[1:]) if like.ndim == 4 else None
+    return Swap(module, name, replacement, known, watch, image)
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -225,6 +218,7 @@ def draw_key(x: Tensor) -> Tensor:
 
 def _draw(self: Any, x: Tensor, grid: tuple[int, int], mask_ratio: float) -> Mask:
     self._fastimae_mask = drawn = kernels.random_masking(draw_key(x), grid, mask_ratio)
+    self._fastimae_writes = _writes(drawn.mask)
     if hasattr(self, "_fastimae_record"):
         self._fastimae_record.append(drawn)
     return drawn

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ from fastimae.interop.swaps import (
     Swap,
     check_attention,
     draw_key,
-    image_shape,
     make_swap,
     masked_by,
 )
@@ -146,8 +146,13 @@ def _random(like: Tensor, *shape: int) -> Tensor:
 
 
 def _random_images(model: nn.Module) -> Tensor:
-    """Two images of the model's size."""
-    return _random(model.cls_token, 2, *image_shape(model))
+    """Two images of the model's size: its patch embedding's, else a square of its positions. Told
+    without looking at weights: some are computed anew by each look."""
+    convolution = model.patch_embed.proj
+    side = math.isqrt(model.pos_embed.shape[1] - 1) * convolution.kernel_size[-1]
+    size = getattr(model.patch_embed, "img_size", None) or (side, side)
+    height, width = (size, size) if isinstance(size, int) else size
+    return _random(model.cls_token, 2, convolution.in_channels, height, width)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,17 @@ class LowRankLinear(nn.Module):
         return self.base(x) + self.up(self.down(x))
 
 
+class Wrapped(nn.Module):
+    """A wrapper that shows nothing of what it wraps."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, x):
+        return 2 * self.base(x)
+
+
 def swapped(path, build):
     def switch(model):
         torch.manual_seed(5)
@@ -61,6 +72,8 @@ LATER = {
     "dropout put in": swapped("blocks.0.attn.attn_drop", lambda _: nn.Dropout(0.5)),
     "other patches": swapped("patch_embed", lambda _: Alien()),
     "other projection": swapped("patch_embed.proj", lambda p: zoo.LowRank(3, len(p.weight), 8, 8)),
+    "wrapped projection": swapped("patch_embed.proj", Wrapped),
+    "bare patches": swapped("patch_embed", lambda patches: nn.Sequential(patches, nn.ReLU())),
     "adapter": swapped("blocks.0.attn.qkv", LowRankLinear),
     "fewer blocks": swapped("blocks", lambda blocks: blocks[:1]),
     "patchify": other_patchify,
