@@ -15,8 +15,6 @@ from torch import Tensor
 from fastimae.kernels._launch import jit, tl
 from fastimae.kernels.reference import constants
 
-DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
-
 
 @jit
 def pixel_offsets(
@@ -101,21 +99,3 @@ def normalise(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
         return patches.float()
     scale, bias = _affine(mean, std, patches.shape[-1] // len(mean), patches.device)
     return patches.float().mul_(scale).add_(bias)
-
-
-def check_images(
-    images: Tensor, patch_size: int, mean: Sequence[float], std: Sequence[float]
-) -> None:
-    """TypeError or ValueError unless images [B, H, W, C] can be cut into patches and normalised."""
-    if images.ndim != 4:
-        raise ValueError(f"images must be [B, H, W, C], not {list(images.shape)}")
-    if images.dtype not in DTYPES:
-        raise TypeError(f"images must be uint8, float32, bfloat16 or float16, not {images.dtype}")
-    _, height, width, channels = images.shape
-    if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(f"patch_size {patch_size} does not divide images of {height}x{width}")
-    if images.dtype == torch.uint8 and not len(mean) == len(std) == channels:
-        raise ValueError(
-            f"mean and std need a value for each of {channels} channels, not {len(mean)} "
-            f"and {len(std)}"
-        )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastimae.kernels._checks import check_tokens
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -260,15 +261,7 @@ def assemble_tokens(
     over the batch are at least fp32, and the same in every run.
     Raises ValueError where shapes do not fit together, and where impl="triton" cannot run.
     """
-    (batch, patches), width = ids_restore.shape, x.shape[-1]
-    expected = (1, 1, width), (1, 1 + patches, width)
-    fits = len(x) == batch and x.shape[1] <= 1 + patches
-    if not fits or (tuple(mask_token.shape), tuple(positions.shape)) != expected:
-        shapes = [tuple(part.shape) for part in (x, mask_token, positions, ids_restore)]
-        raise ValueError(
-            "assemble_tokens: shapes {}, {}, {}, {} of x, mask_token, positions and ids_restore "
-            "do not fit together".format(*shapes)
-        )
+    check_tokens(x, mask_token, positions, ids_restore)
     wide = "" if x.dtype in _DTYPES else f"its tokens are {x.dtype}"
     tensors = (x, mask_token, positions, ids_restore)
     return _assemble_tokens(*tensors, use_triton("assemble_tokens", impl, *tensors, obstacle=wide))

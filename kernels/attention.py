@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastimae.kernels import _attention_tile as kernel
 from fastimae.kernels._attention_choice import Choice, Tile, choose, tile_of
+from fastimae.kernels._checks import check_qkv
 from fastimae.kernels._launch import Impl, attention_preference, use_triton
 
 _DTYPES = (torch.float16, torch.bfloat16)
@@ -137,6 +138,5 @@ def attention(qkv: Tensor, *, impl: Impl = "auto") -> Tensor:
     Raises ValueError for another shape, for a variable or table that makes no sense, and for
     impl="triton" where that cannot run: in fp32, and for keys that do not fit in one tile.
     """
-    if qkv.dim() != 5 or qkv.shape[2] != 3:
-        raise ValueError(f"attention: qkv must be [B, N, 3, h, d], not {list(qkv.shape)}")
+    check_qkv(qkv)
     return _forward(qkv)[0] if _by_triton(qkv, impl) else _sdpa(qkv)

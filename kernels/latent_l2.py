@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastimae.kernels._checks import check_branches, check_latents
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 
 _BLOCK = 2048  # 16 elements a thread: two 16-byte loads of each bf16 tensor in flight
@@ -157,7 +158,10 @@ _distance.register_autograd(_backward, setup_context=keep_difference)
 
 
 class MeanSquare(torch.autograd.Function):
-    """The same in torch: fp32 [n], the mean of (x - target)^2 over each branch of x."""
+    """The same in torch: fp32 [n], the mean of (x - target)^2 over each branch of x.
+
+    A second derivative is an error, as in Triton: it would take the difference for a constant.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, target: Tensor, branches: int) -> Tensor:
@@ -168,16 +172,12 @@ class MeanSquare(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError("this loss has no second derivative: leave out create_graph")
         (difference,) = ctx.saved_tensors
         rows = difference.reshape(len(grad), -1)
         scale = grad.float()[:, None] * (2 / max(rows.shape[1], 1))
         return (rows * scale).to(difference.dtype).view_as(difference), None, None
-
-
-def check_branches(op: str, x: Tensor, branches: int | None) -> None:
-    """Raise ValueError unless `branches` divides the first axis of x."""
-    if branches is not None and (branches < 1 or not x.ndim or len(x) % branches):
-        raise ValueError(f"{op}: {branches} branches do not divide a tensor of {list(x.shape)}")
 
 
 def latent_l2(
@@ -190,12 +190,9 @@ def latent_l2(
     impl: "auto" takes Triton on CUDA and torch elsewhere.
 
     Returns a fp32 scalar, or fp32 [n] with `branches`; NaN where there is no element.
-    Raises ValueError for unequal shapes, or where n does not divide the first axis.
+    Raises ValueError for unequal shapes or devices, or where n does not divide the first axis.
     """
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"latent_l2: student {list(student.shape)} and teacher {list(teacher.shape)} differ"
-        )
+    check_latents(student, teacher)
     check_branches("latent_l2", student, branches)
     if use_triton("latent_l2", impl, student, teacher):
         save = student.requires_grad and torch.is_grad_enabled()

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastimae.kernels._checks import check_images, check_prediction
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 from fastimae.kernels._pixels import (
-    check_images,
     dense_rows,
     gather_patches,
     normalise,
     pixel_offsets,
     scale_and_bias,
 )
-from fastimae.kernels.latent_l2 import MeanSquare, check_branches, keep_difference, scale_branches
+from fastimae.kernels.latent_l2 import MeanSquare, keep_difference, scale_branches
 from fastimae.kernels.reference import NORM_PIX_EPS
 
 _MAX_VALUES = 24576  # of a patch, held in registers
@@ -226,28 +226,6 @@ def _masked_l2_torch(
     return MeanSquare.apply(pred, patches, branches)
 
 
-def _check_rest(
-    pred: Tensor,
-    images: Tensor,
-    target: Tensor,
-    ids_masked: Tensor,
-    patch_size: int,
-    branches: int | None,
-) -> None:
-    check_branches("masked_l2", pred, branches)
-    size = patch_size**2 * images.shape[3]
-    if pred.ndim != 3 or pred.shape[2] != size:
-        raise ValueError(f"pred must be [B, M, {size}], not {list(pred.shape)}")
-    rows, masked, _ = pred.shape
-    if target.shape != (rows,):
-        raise ValueError(f"target must be [{rows}], not {list(target.shape)}")
-    if ids_masked.shape not in {(rows, masked), (rows // (branches or 1), masked)}:
-        raise ValueError(f"ids_masked must be [{rows}, {masked}], not {list(ids_masked.shape)}")
-    for name, ids in (("target", target), ("ids_masked", ids_masked)):
-        if ids.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"{name} must be int32 or int64, not {ids.dtype}")
-
-
 def masked_l2(
     pred: Tensor,
     images: Tensor,
@@ -266,8 +244,8 @@ def masked_l2(
     pred: [B, M, P*P*C] of any float dtype, rows in the order of ids_masked. images: uint8
     [N, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float, taken as
     normalised. Any strides; rows whose W*C values are contiguous are read fastest. target: integer
-    [B], image that row b of pred reconstructs. ids_masked: integer [B, M], patch numbers. Neither
-    is checked to lie within the images.
+    [B], image that row b of pred reconstructs. ids_masked: integer [B, M], patch numbers. That they
+    lie within the images is for the caller to see to: see `_checks`.
     norm_pix: scale each target patch to mean 0 and variance 1. branches: pred and target are n
     branches stacked, [n*B, ...], with a mean each; ids_masked may then be [B, M], shared by all.
     impl: "auto" takes Triton on CUDA and torch elsewhere.
@@ -277,7 +255,7 @@ def masked_l2(
     Raises ValueError or TypeError naming the argument that does not fit.
     """
     check_images(images, patch_size, mean, std)
-    _check_rest(pred, images, target, ids_masked, patch_size, branches)
+    check_prediction(pred, images, target, ids_masked, patch_size, branches)
     count, size = branches or 1, pred.shape[-1]
     obstacle = f"a patch has over {_MAX_VALUES} values" if size > _MAX_VALUES else ""
     if use_triton("masked_l2", impl, pred, images, target, ids_masked, obstacle=obstacle):

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastimae.kernels._checks import DtypeError, check_images, check_mixture
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 from fastimae.kernels._pixels import (
-    check_images,
     dense_rows,
     gather_patches,
     normalise,
@@ -252,8 +252,9 @@ def mix_patchify(
     images: uint8 [B, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float32,
     bfloat16, float16, taken as normalised. Any strides (NCHW images come as
     `images.permute(0, 2, 3, 1)`); rows whose W*C values are contiguous are read fastest.
-    ids_keep: int32 or int64 [B, K], patch numbers in [0, L), not checked.
-    partner: int64 [B], image mixed into each, in [0, B), not checked. alpha: float [B], weight of
+    ids_keep: int32 or int64 [B, K], patch numbers in [0, L).
+    partner: int64 [B], image mixed into each, in [0, B). Both ranges are for the caller to see to:
+    see `_checks`. alpha: float [B], weight of
     the image itself; its partner has 1 - alpha.
     clean: with a partner, return the unmixed patches too, for a teacher.
 
@@ -263,9 +264,9 @@ def mix_patchify(
     Raises ValueError or TypeError naming the argument that does not fit.
     """
     check_images(images, patch_size, mean, std)
-    _check_ids(images, ids_keep, partner, alpha)
+    check_mixture(images, ids_keep, patch_size, partner, alpha)
     if dtype not in OUT_DTYPES:
-        raise TypeError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
+        raise DtypeError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
     tensors = [x for x in (images, ids_keep, partner, alpha) if x is not None]
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     obstacle = "images or alpha require a gradient" if needs_grad else ""
@@ -273,25 +274,3 @@ def mix_patchify(
     if use_triton("mix_patchify", impl, *tensors, obstacle=obstacle):
         return tuple(_mix_patchify_op(*args))
     return _mix_patchify_torch(*args)
-
-
-def _check_ids(
-    images: Tensor, ids_keep: Tensor, partner: Tensor | None, alpha: Tensor | None
-) -> None:
-    """TypeError or ValueError unless the other tensors fit images."""
-    batch = images.shape[0]
-    if ids_keep.ndim != 2 or len(ids_keep) != batch:
-        raise ValueError(f"ids_keep must be [{batch}, K], not {list(ids_keep.shape)}")
-    if ids_keep.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"ids_keep must be int32 or int64, not {ids_keep.dtype}")
-    if partner is None and alpha is None:
-        return
-    if partner is None or alpha is None:
-        raise ValueError("partner and alpha go together: give both or none")
-    for name, x in (("partner", partner), ("alpha", alpha)):
-        if x.shape != (batch,):
-            raise ValueError(f"{name} must be [{batch}], not {list(x.shape)}")
-    if partner.dtype != torch.int64:
-        raise TypeError(f"partner must be int64, not {partner.dtype}")
-    if not alpha.is_floating_point():
-        raise TypeError(f"alpha must be a float tensor, not {alpha.dtype}")

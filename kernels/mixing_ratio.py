@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels import reference
+from fastimae.kernels._checks import check_device, check_key
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 
 _BITS = 12
@@ -84,13 +85,15 @@ def mixing_ratio(key: Tensor, quantiles: Tensor, *, impl: Impl = "auto") -> Tens
 
     Returns fp32 [B], in [0, 0.5]. A key draws the same place between the same two quantiles on
     every device and by every implementation; what is computed from them may differ in rounding.
-    Raises ValueError for other quantiles, and where impl="triton" cannot run.
+    Raises ValueError for other keys or quantiles, and where impl="triton" cannot run.
     """
     if quantiles.shape != (LEVELS + 1,) or quantiles.dtype != torch.float32:
         raise ValueError(
             f"mixing_ratio: quantiles must be float32 [{LEVELS + 1}], "
             f"not {quantiles.dtype} {list(quantiles.shape)}"
         )
+    check_key(key)
+    check_device(key=key, quantiles=quantiles)
     if use_triton("mixing_ratio", impl, key, quantiles):
         return _mixing_ratio(key, quantiles)
     return reference.mixing_ratio(key, quantiles)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastimae.kernels._checks import check_dtype, check_key, check_shape
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 
 _WORD = 0xFFFFFFFF
@@ -35,8 +36,11 @@ class Mask(NamedTuple):
     def from_bool(cls, masked: Tensor) -> Mask:
         """Mask from bool [B, L], true where masked.
 
-        Raises ValueError where rows differ in their number of masked patches.
+        Raises ValueError for another dtype or shape, and where rows differ in their number of
+        masked patches.
         """
+        check_shape("masked", masked, "B", "L")
+        check_dtype("masked", masked, torch.bool)
         keep = (~masked).sum(1)
         if len(keep) and not torch.equal(keep, keep[:1].expand_as(keep)):
             raise ValueError("every image of a batch must have the same number of masked patches")
@@ -202,11 +206,12 @@ def random_masking(
 
     Returns a `Mask`. The same key gives the same mask on every device, in every batch and by
     every implementation.
-    Raises ValueError where the grid is not a multiple of `unit`, where no patch would be visible
-    or masked, and where impl="triton" cannot run.
+    Raises ValueError for another key, where the grid is not a multiple of `unit`, where no patch
+    would be visible or masked, and where impl="triton" cannot run.
     """
+    check_key(key)
     down, across = grid
-    if down % unit or across % unit:
+    if unit < 1 or down % unit or across % unit:
         raise ValueError(f"a mask unit of {unit} patches does not divide the grid {down}x{across}")
     units = (down // unit) * (across // unit)
     keep = int(units * (1 - mask_ratio))

@@ -1,5 +1,7 @@
 """Every op in plain torch: the specification that faster implementations are tested against.
 
+It refuses what they refuse, by the same checks.
+
 B = batch, H, W, C = image rows, columns, channels, P = patch size, L = patches of an image,
 K = visible patches, M = masked patches, E = token width. The pixels of a patch are ordered
 (row, column, channel), as in MAE's targets.
@@ -12,6 +14,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastimae.kernels._checks import (
+    check_grid,
+    check_key,
+    check_latents,
+    check_mixture,
+    check_prediction,
+    check_qkv,
+    check_shape,
+    check_tokens,
+)
 from fastimae.kernels.random_masking import philox
 
 NORM_PIX_EPS = 1e-6
@@ -20,18 +32,22 @@ MIXING_STREAM = 2  # masks use stream 0 of a key, crops stream 1
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """[B, H, W, C] -> [B, L, P*P*C] of the same dtype."""
+    check_shape("images", images, "B", "H", "W", "C")
+    check_grid(images, patch_size)
     b, height, width, c = images.shape
     p = patch_size
     grid = images.reshape(b, height // p, p, width // p, p, c).transpose(2, 3)
-    return grid.reshape(b, -1, p * p * c)
+    return grid.flatten(1, 2).flatten(2)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
     """[B, L, P*P*C] -> [B, H, W, C], the inverse of `patchify` for a grid of patches."""
     down, across = grid
+    check_shape("patches", patches, "B", down * across, "P*P*C")
     p = round((patches.shape[-1] // channels) ** 0.5)
-    image = patches.reshape(-1, down, across, p, p, channels).transpose(2, 3)
-    return image.reshape(-1, down * p, across * p, channels)
+    batch = len(patches)
+    image = patches.reshape(batch, down, across, p, p, channels).transpose(2, 3)
+    return image.reshape(batch, down * p, across * p, channels)
 
 
 def normalise(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -63,6 +79,7 @@ def mixing_ratio(key: Tensor, quantiles: Tensor) -> Tensor:
     key: int64 [B]. quantiles: fp32 [n + 1], those of lambda at 0, 1/n, ..., 1. Returns fp32 [B]:
     lambda is the quantile of a uniform draw, linear between the entries of the table.
     """
+    check_key(key)
     word = philox(key, torch.zeros_like(key), MIXING_STREAM)[0]
     place = word.double() * ((len(quantiles) - 1) / 2**32)
     low = place.long()
@@ -86,6 +103,7 @@ def mix_patchify(
 
     Returns fp32 [B, K, P*P*C] each: (clean,) without partner, else (mixed, clean, clean partner).
     """
+    check_mixture(images, ids_keep, patch_size, partner, alpha)
     patches = patchify(images, patch_size)
     clean = normalise(gather_rows(patches, ids_keep), mean, std)
     if partner is None:
@@ -103,6 +121,7 @@ def assemble_tokens(
     x: [B, 1 + K, E] (class token first). mask_token: [1, 1, E]. positions: [1, 1 + L, E].
     ids_restore: integer [B, L]. Returns [B, 1 + L, E] in the dtype of x.
     """
+    check_tokens(x, mask_token, positions, ids_restore)
     masked = ids_restore.shape[1] + 1 - x.shape[1]
     fill = mask_token.to(x.dtype).expand(len(x), masked, -1)
     patches = gather_rows(torch.cat([x[:, 1:], fill], dim=1), ids_restore)
@@ -125,6 +144,7 @@ def masked_l2(
     already normalised. target: int64 [B], image that row b of pred reconstructs.
     ids_masked: integer [B, M]. Returns a fp32 scalar, the mean over all rows and pixels.
     """
+    check_prediction(pred, images, target, ids_masked, patch_size, branches=None)
     patches = normalise(gather_rows(patchify(images, patch_size), ids_masked, target), mean, std)
     if norm_pix:
         patches = normalise_patches(patches)
@@ -148,11 +168,13 @@ def latent_l2(student: Tensor, teacher: Tensor) -> Tensor:
 
     Both of one shape, any float dtype. Returns a fp32 scalar.
     """
+    check_latents(student, teacher)
     return (student.float() - teacher.detach().float()).square().mean()
 
 
 def attention(qkv: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v. qkv: [B, N, 3, h, d]. Returns [B, N, h * d]."""
+    check_qkv(qkv)
     q, k, v = qkv.float().permute(2, 0, 3, 1, 4)
     weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
     return (weights @ v).transpose(1, 2).flatten(2).to(qkv.dtype)

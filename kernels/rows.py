@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastimae.kernels._checks import check_rows
 from fastimae.kernels.random_masking import Mask
 from fastimae.kernels.reference import gather_rows
 
@@ -40,9 +41,11 @@ class _Rows(torch.autograd.Function):
 
 def visible_rows(x: Tensor, mask: Mask) -> Tensor:
     """x [B, N, D], any float dtype -> its rows of visible patches in ascending order, [B, K, D]."""
+    check_rows(x, mask.ids_keep, mask.ids_restore)
     return _Rows.apply(x, mask.ids_keep, mask.ids_restore, 0)
 
 
 def masked_rows(x: Tensor, mask: Mask) -> Tensor:
     """x [B, N, D], any float dtype -> its rows of masked patches in ascending order, [B, M, D]."""
+    check_rows(x, mask.ids_masked, mask.ids_restore)
     return _Rows.apply(x, mask.ids_masked, mask.ids_restore, mask.ids_keep.shape[1])

@@ -17,6 +17,7 @@ from fastimae.config import ConfigError
 from fastimae.engine.precision import DTYPES, resolve_precision
 from fastimae.interop import load_model
 from fastimae.kernels import Mask
+from fastimae.kernels._checks import check_bytes
 from fastimae.models import MaskedAutoencoder
 
 Pool = Literal["cls", "avg"]
@@ -56,13 +57,19 @@ def latents(model: MaskedAutoencoder, images: Tensor, precision: Precision = "au
     Those of a model that was fine-tuned on their mean are not normalised: its `fc_norm` follows.
 
     images: uint8 [B, H, W, C], of the model's size, on its device. precision: what it is
-    computed in; auto is bf16 where that pays.
+    computed in; auto is bf16 where that pays. Raises ValueError for other images.
     """
-    shape = len(images), model.grid[0] * model.grid[1]
-    mask = Mask.from_bool(torch.zeros(shape, dtype=torch.bool, device=images.device))
+    mask = all_visible(model, images)
     with inference(images.device, precision):
         (patches,) = model.visible_patches(images, mask)
         return model.encode(patches, mask.ids_keep).float()
+
+
+def all_visible(model: MaskedAutoencoder, images: Tensor) -> Mask:
+    """The mask that hides nothing of the images, uint8. Raises ValueError for others."""
+    check_bytes("images", images)
+    shape = len(images), model.grid[0] * model.grid[1]
+    return Mask.from_bool(torch.zeros(shape, dtype=torch.bool, device=images.device))
 
 
 def features(

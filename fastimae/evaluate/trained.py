@@ -12,8 +12,8 @@ from fastimae.engine import files
 from fastimae.engine.files import CheckpointError
 from fastimae.interop.files import read as read_any
 from fastimae.loaders.beton import BETON_SUFFIXES
+from fastimae.loaders.beton_names import manifest_path
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
-from fastimae.loaders.report import manifest_path
 
 log = logging.getLogger("fastimae")
 

@@ -15,7 +15,13 @@ from torch import nn
 
 from fastimae.interop.probe import results, unequal
 from fastimae.interop.swaps import looks_like_attention
-from fastimae.interop.trials import METHODS, original_methods, recording, swap_attention
+from fastimae.interop.trials import (
+    METHODS,
+    original_methods,
+    recording,
+    swap_attention,
+    swaps_of,
+)
 
 log = logging.getLogger("fastimae")
 
@@ -45,10 +51,19 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
     model: has MAE's methods `random_masking(x, mask_ratio)`, `forward_encoder(imgs, mask_ratio)`,
     `forward_decoder(x, ids_restore)`, `forward_loss(imgs, pred, mask)`, or some of them; imgs are
     float [B, C, H, W]. Its attention modules have timm's `qkv`, `proj` and `num_heads`. Put it on
-    its device first: a part is replaced only where it gives the same outputs and gradients there,
-    on random weights and inputs, in training and in evaluation mode. Parameters and their names
-    stay; calls that a replacement does not serve (an attention mask, mask_ratio=0, images that
-    require a gradient) go to the original method. Masks are as random as before, but others.
+    its device first, and call this again where it moves.
+
+    A part is replaced only where, first, its method can be read and does nothing that may change
+    later (the rule is in `fastimae.interop.reading`), and no hook, parametrization or forward of
+    its own is on a module that would not be called any more; where, second, it gives the same
+    outputs and gradients on random weights and inputs, in training and in evaluation mode and
+    under autocast. Trials call the model's parts, and with them their hooks.
+
+    What was read is looked at again in each call. Where it has changed (dropout, a hook on one
+    module or on all, another method, class, constant, device or number format), and for calls that
+    a replacement does not serve (an attention mask, mask_ratio=0, images of another size or that
+    require a gradient), the original method runs; a change is said once. Parameters and their
+    names stay. Masks are as random as before, but others. The loss has no second derivative.
 
     debug: the first call of the model is also computed with the original methods, the same masks
     and the same random numbers; AccelerationError names the outputs and gradients that differ.
@@ -56,8 +71,8 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
     Returns the same object, with a `Report` as `model.fastimae_report`. Raises TypeError where it
     has none of the methods.
     """
-    if hasattr(model, "fastimae_report"):
-        return model
+    for swap in swaps_of(model):
+        swap.remove()
     if not any(callable(getattr(model, name, None)) for name in METHODS):
         raise TypeError(f"{type(model).__name__} has none of MAE's methods: {', '.join(METHODS)}")
     report = Report()

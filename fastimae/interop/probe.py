@@ -12,6 +12,9 @@ from torch import Tensor, nn
 # Largest difference that counts as none, as a share of the largest value.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _TOLERANCE_TF32 = 5e-3
+_TOLERANCE_AUTOCAST = 0.1
+_MODES = {"evaluation": (False, False), "training": (True, False), "autocast": (True, True)}
+"""Name of a trial: whether in training mode, whether under autocast to bfloat16."""
 _BLOCKS = ("blocks.", "decoder_blocks.")
 
 
@@ -20,27 +23,36 @@ def difference(
 ) -> str:
     """What differs between two functions without arguments; "" where nothing does.
 
-    Both are called in evaluation and in training mode, `after` first, from the same state of the
-    random generators, while the module's parameters are random: those of a fresh model hide much.
+    Both are called in evaluation and in training mode and under autocast, `after` first, from the
+    same state of the random generators, while the module's parameters are random: those of a fresh
+    model hide much. What the module itself cannot do under autocast is not asked for.
     The module is left as it was. wrt: inputs, by name, whose gradients are compared, too.
     """
     probe = _Probe(module)
     parameters = _random_parameters(module)
-    for training in (False, True):
-        with _mode(module, training), torch.random.fork_rng(_devices(module)), torch.enable_grad():
-            found = []
+    kind = next(module.parameters()).device.type
+    for name, (training, autocast) in _MODES.items():
+        found, failures = [], []
+        with mode(module, training), torch.random.fork_rng(_devices(module)), torch.enable_grad():
             for function in (after, before):
                 torch.manual_seed(0)
                 buffers = {f"module.{name}": b.clone() for name, b in module.named_buffers()}
                 try:
-                    state = parameters | buffers
-                    outputs = torch.func.functional_call(probe, state, (function,))
+                    with torch.autocast(kind, torch.bfloat16, enabled=autocast):
+                        state = parameters | buffers
+                        outputs = torch.func.functional_call(probe, state, (function,))
+                    found.append(results(outputs, parameters | wrt))
                 except Exception as error:  # whatever a foreign method raises, it is left alone
-                    which = "" if function is before else "the replacement "
-                    return f"{which}fails on a trial: {type(error).__name__}: {error}"
-                found.append(results(outputs, parameters | wrt))
-            if unlike := unequal(*found):
-                return f"differs in {'training' if training else 'evaluation'}: {unlike[0]}"
+                    failures.append(f"{type(error).__name__}: {error}")
+                    found.append(None)
+        ours, theirs = found
+        if theirs is None and autocast:
+            continue
+        if failures:
+            which = "" if ours is not None or theirs is None else "the replacement "
+            return f"{which}fails on a trial: {failures[-1]}"
+        if unlike := unequal(ours, theirs, _TOLERANCE_AUTOCAST if autocast else None):
+            return f"differs {'under' if autocast else 'in'} {name}: {unlike[0]}"
     return ""
 
 
@@ -63,13 +75,18 @@ def results(outputs: Any, sources: dict[str, Tensor]) -> dict[str, Tensor | None
     return {name: x if x is None else x.detach() for name, x in tensors.items()}
 
 
-def unequal(ours: dict[str, Tensor | None], theirs: dict[str, Tensor | None]) -> list[str]:
-    """Names of what differs between two results, each with by how much."""
-    gaps = ((name, _gap(ours.get(name), theirs.get(name))) for name in ours | theirs)
+def unequal(
+    ours: dict[str, Tensor | None],
+    theirs: dict[str, Tensor | None],
+    tolerance: float | None = None,
+) -> list[str]:
+    """Names of what differs between two results, each with by how much. tolerance: None for that
+    of the number format."""
+    gaps = ((name, _gap(ours.get(name), theirs.get(name), tolerance)) for name in ours | theirs)
     return [f"{name} {gap}" for name, gap in gaps if gap]
 
 
-def _gap(a: Tensor | None, b: Tensor | None) -> str:
+def _gap(a: Tensor | None, b: Tensor | None, tolerance: float | None) -> str:
     if a is None or b is None:  # no gradient is a gradient of zero
         other = b if a is None else a
         return "" if other is None or not other.any() else "is not there in both"
@@ -79,9 +96,9 @@ def _gap(a: Tensor | None, b: Tensor | None) -> str:
         return f"is {a.dtype} instead of {b.dtype}"
     if not b.is_floating_point():
         return "" if torch.equal(a, b) else "has other values"
-    tolerance = _TOLERANCE[b.dtype]
-    if b.is_cuda and b.dtype == torch.float32:
-        tolerance = _TOLERANCE_TF32
+    if tolerance is None:
+        tf32 = b.is_cuda and b.dtype == torch.float32
+        tolerance = _TOLERANCE_TF32 if tf32 else _TOLERANCE[b.dtype]
     size = max(b.abs().max().item(), 1e-6) if b.numel() else 1.0
     apart = (a - b).abs().max().item() / size if b.numel() else 0.0
     return "" if apart <= tolerance else f"is off by {apart:.1e} of its largest value"
@@ -129,7 +146,7 @@ def _random_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _mode(module: nn.Module, training: bool) -> Iterator[None]:
+def mode(module: nn.Module, training: bool) -> Iterator[None]:
     modes = {part: part.training for part in module.modules()}
     module.train(training)
     try:

@@ -1,13 +1,15 @@
 """What `accelerate` puts in the place of a foreign MAE's methods, with the same meaning.
 
 Each takes the module first, as the method does. `fits` of the same name says whether a call is one
-that the replacement serves; any other call goes to the method that the class defines.
+that the replacement serves; any other call goes to the method that the class defines, and so do
+all where the model is not as it was (`watch`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae import kernels
+from fastimae.interop.reading import watch_of
+from fastimae.interop.watch import Watch
 from fastimae.kernels import Mask, drop_in, mix_patchify
 from fastimae.kernels.rows import visible_rows
+
+log = logging.getLogger("fastimae")
 
 _LINEARS = ("qkv", "proj")
 
@@ -65,33 +71,51 @@ def attention(self: Any, x: Tensor) -> Tensor:
 
 def _draws(self: Any, x: Tensor, mask_ratio: float) -> bool:
     """Some patches stay and some go: MAE is also called with mask_ratio=0, for features."""
-    return 0 < int(x.shape[1] * (1 - mask_ratio)) < x.shape[1]
+    return x.ndim == 3 and _leaves_some(x.shape[1], mask_ratio)
+
+
+def _leaves_some(patches: int, mask_ratio: float) -> bool:
+    return isinstance(mask_ratio, float) and 0 < int(patches * (1 - mask_ratio)) < patches
 
 
 def _draws_of_images(self: Any, imgs: Tensor, mask_ratio: float) -> bool:
-    patches = self.pos_embed.shape[1] - 1
-    size = self.patch_embed.proj.weight.shape[-1]
-    fits = (imgs.shape[2] // size) * (imgs.shape[3] // size) == patches
-    plain = imgs.is_floating_point() and not imgs.requires_grad
-    return plain and fits and 0 < int(patches * (1 - mask_ratio)) < patches
+    masks = self.__dict__.get("random_masking")
+    ours = isinstance(masks, Swap) and not masks.watch.change()
+    some = _leaves_some(self.pos_embed.shape[1] - 1, mask_ratio)
+    return ours and some and not imgs.requires_grad
 
 
 def _is_our_mask(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> bool:
+    """The mask that was drawn last, as it was drawn, and a prediction of all patches."""
     drawn = getattr(self, "_fastimae_mask", None)
-    return drawn is not None and drawn.mask is mask and not imgs.requires_grad
+    if drawn is None or drawn.mask is not mask or _writes(mask) != self._fastimae_writes:
+        return False
+    patches = len(imgs), mask.shape[1], imgs.shape[1] * drop_in.patch_size_of(self) ** 2
+    plain = isinstance(self.norm_pix_loss, bool) and not imgs.requires_grad
+    return plain and pred.shape == patches
 
 
-def _always(*_: Any) -> bool:
-    return True
+def _writes(mask: Tensor) -> int:
+    """How often values of a mask were changed in their place. Tensors of inference mode do not
+    count that, and compiled code cannot ask."""
+    return 0 if torch.compiler.is_compiling() or mask.is_inference() else mask._version
+
+
+def _restores(self: Any, x: Tensor, ids_restore: Tensor) -> bool:
+    return x.ndim == 3 and ids_restore.shape == (len(x), self.decoder_pos_embed.shape[1] - 1)
+
+
+def _is_sequence(self: Any, x: Tensor) -> bool:
+    return x.ndim == 3
 
 
 # Name: the replacement, when it serves a call, how many arguments both take.
 REPLACEMENTS: dict[str, tuple[Callable, Callable[..., bool], int]] = {
     "random_masking": (random_masking, _draws, 2),
     "forward_encoder": (forward_encoder, _draws_of_images, 2),
-    "forward_decoder": (forward_decoder, _always, 2),
+    "forward_decoder": (forward_decoder, _restores, 2),
     "forward_loss": (drop_in.forward_loss, _is_our_mask, 3),
-    "attention": (attention, _always, 1),
+    "attention": (attention, _is_sequence, 1),
 }
 
 
@@ -100,13 +124,17 @@ class Swap:
     """A replacement as an attribute of the module, over the method `name` of its class.
 
     A plain object, so that modules can be copied and pickled with it. parameters: name and default
-    of each of the method's.
+    of each of the method's. watch: what has to stay as it was. image: shape of an image in the
+    trials, of which others must be.
     """
 
     module: nn.Module
     name: str
     replacement: str
     parameters: tuple[tuple[str, Any], ...]
+    watch: Watch
+    image: tuple[int, ...] | None = None
+    told: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         ours, fits, arity = REPLACEMENTS[self.replacement]
@@ -114,9 +142,22 @@ class Swap:
         values = [given.get(name, default) for name, default in self.parameters]
         extras = zip(values[arity:], self.parameters[arity:], strict=True)
         usual = all(value is default for value, (_, default) in extras)
-        if usual and fits(self.module, *values[:arity]):
+        usual = usual and self._holds(values[0])
+        if (
+            usual
+            and self.image in (None, tuple(values[0].shape[1:]))
+            and fits(self.module, *values[:arity])
+        ):
             return ours(self.module, *values[:arity])
         return self.original(*args, **kwargs)
+
+    def _holds(self, x: Any) -> bool:
+        """Whether all is as it was when both sides were compared; says once what is not."""
+        change = self.watch.change() or self.watch.move(x)
+        if change and not self.told and not torch.compiler.is_compiling():
+            self.told = True
+            log.warning("accelerate: %s runs the model's own method: %s", self.name, change)
+        return not change
 
     @property
     def original(self) -> Callable:
@@ -136,20 +177,24 @@ class Swap:
         self.module.__dict__.pop(self.name, None)
 
 
-def make_swap(module: nn.Module, name: str, replacement: str) -> Swap:
+def make_swap(module: nn.Module, name: str, replacement: str, like: Tensor) -> Swap:
     """A swap for a method with as many arguments and more only with defaults.
 
-    Raises TypeError for another signature, and where the module has the method to itself.
+    like: see `watch_of`. Raises TypeError for another signature, and where the module has the
+    method to itself; ValueError where the method does more than a replacement could know.
     """
     if name in module.__dict__:
         raise TypeError(f"{name} was replaced in this very object")
+    watch = watch_of(module, name, replacement, like)
     _, *parameters = inspect.signature(getattr(type(module), name)).parameters.values()
     arity = REPLACEMENTS[replacement][2]
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p for p in parameters[arity:] if p.default is inspect.Parameter.empty]
     if len(parameters) < arity or needed or any(p.kind in variadic for p in parameters):
         raise TypeError(f"takes ({', '.join(map(str, parameters))})")
-    return Swap(module, name, replacement, tuple((p.name, p.default) for p in parameters))
+    known = tuple((p.name, p.default) for p in parameters)
+    image = tuple(like.shape[1:]) if like.ndim == 4 else None
+    return Swap(module, name, replacement, known, watch, image)
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -173,6 +218,7 @@ def draw_key(x: Tensor) -> Tensor:
 
 def _draw(self: Any, x: Tensor, grid: tuple[int, int], mask_ratio: float) -> Mask:
     self._fastimae_mask = drawn = kernels.random_masking(draw_key(x), grid, mask_ratio)
+    self._fastimae_writes = _writes(drawn.mask)
     if hasattr(self, "_fastimae_record"):
         self._fastimae_record.append(drawn)
     return drawn

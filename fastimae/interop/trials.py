@@ -6,6 +6,7 @@ The functions raise TypeError or ValueError with the reason where a part is left
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,32 +14,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastimae.interop.probe import difference
-from fastimae.interop.swaps import Swap, check_attention, draw_key, make_swap, masked_by
+from fastimae.interop.probe import difference, mode
+from fastimae.interop.swaps import (
+    Swap,
+    check_attention,
+    draw_key,
+    make_swap,
+    masked_by,
+)
 from fastimae.kernels import Mask
+
+_RATIOS = (0.1, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""Of masking: some round where others cut off, or change their ways with the ratio."""
 
 
 def swap_attention(module: nn.Module) -> None:
     """Put our attention in. Raises TypeError or ValueError where it differs."""
     check_attention(module)
-    swap = make_swap(module, "forward", "attention")
-    weight = module.qkv.weight
+    weight = next(module.parameters())
+    swap = make_swap(module, "forward", "attention", weight)
     x = _random(weight, 2, 9, module.qkv.in_features).requires_grad_()
     _prove(swap, (x,), {"x": x})
 
 
 def swap_random_masking(model: nn.Module) -> None:
     """Replace it if it is MAE's: the smallest of torch.rand's numbers stay."""
-    swap = make_swap(model, "random_masking", "random_masking")
     weight = next(model.parameters())
-    x = _random(weight, 3, 16, 4)
-    for ratio in (0.75, 0.6):
-        with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
+    swap = make_swap(model, "random_masking", "random_masking", weight)
+    patches = model.pos_embed.shape[1] - 1 if hasattr(model, "pos_embed") else 16
+    ratios = [ratio for ratio in _RATIOS if 0 < int(patches * (1 - ratio)) < patches]
+    for ratio, training in itertools.product(ratios, (False, True)):
+        x = _random(weight, 1 + 2 * training, patches, 4)
+        devices = [weight.device] if weight.is_cuda else []
+        with mode(model, training), torch.random.fork_rng(devices):
             torch.manual_seed(0)
             theirs = swap.original(**swap.named(x, ratio))
             torch.manual_seed(0)
             noise = torch.rand(x.shape[:2], device=x.device)
-        masked = noise.argsort(1).argsort(1) >= int(16 * (1 - ratio))
+        masked = noise.argsort(1).argsort(1) >= int(patches * (1 - ratio))
         _check_masking(x, masked, theirs)
     swap.install()
 
@@ -59,8 +72,8 @@ def _check_masking(x: Tensor, masked: Tensor, theirs: Any) -> None:
 def swap_encoder(model: nn.Module) -> None:
     """Put ours in for `forward_encoder`. Raises TypeError or ValueError where it differs."""
     _need(model, "random_masking")
-    swap = make_swap(model, "forward_encoder", "forward_encoder")
     imgs = _random_images(model)
+    swap = make_swap(model, "forward_encoder", "forward_encoder", imgs)
     with recording(model) as drawn:
 
         def theirs() -> Any:
@@ -72,9 +85,9 @@ def swap_encoder(model: nn.Module) -> None:
 
 def swap_decoder(model: nn.Module) -> None:
     """Put ours in for `forward_decoder`. Raises TypeError or ValueError where it differs."""
-    swap = make_swap(model, "forward_decoder", "forward_decoder")
+    weight = model.mask_token
+    swap = make_swap(model, "forward_decoder", "forward_decoder", weight)
     patches = model.decoder_pos_embed.shape[1] - 1
-    weight = model.decoder_embed.weight
     x = _random(weight, 2, 1 + patches // 2, model.decoder_embed.in_features).requires_grad_()
     ids_restore = torch.rand(2, patches, device=weight.device).argsort(1)
     _prove(swap, (x, ids_restore), {"x": x})
@@ -83,8 +96,8 @@ def swap_decoder(model: nn.Module) -> None:
 def swap_loss(model: nn.Module) -> None:
     """With raw and with normalised targets: `norm_pix_loss` may be changed later."""
     _need(model, "random_masking")
-    swap = make_swap(model, "forward_loss", "forward_loss")
     imgs = _random_images(model)
+    swap = make_swap(model, "forward_loss", "forward_loss", imgs)
     size = model.patch_embed.patch_size
     size = size if isinstance(size, int) else size[0]
     patches = imgs.shape[2] * imgs.shape[3] // size**2
@@ -133,12 +146,13 @@ def _random(like: Tensor, *shape: int) -> Tensor:
 
 
 def _random_images(model: nn.Module) -> Tensor:
-    """Two images of the model's size: its patch embedding's, else a square of its positions."""
-    weight = model.patch_embed.proj.weight
-    side = math.isqrt(model.pos_embed.shape[1] - 1) * weight.shape[-1]
+    """Two images of the model's size: its patch embedding's, else a square of its positions. Told
+    without looking at weights: some are computed anew by each look."""
+    convolution = model.patch_embed.proj
+    side = math.isqrt(model.pos_embed.shape[1] - 1) * convolution.kernel_size[-1]
     size = getattr(model.patch_embed, "img_size", None) or (side, side)
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    return _random(weight, 2, weight.shape[1], *size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return _random(model.cls_token, 2, convolution.in_channels, height, width)
 
 
 @contextlib.contextmanager
@@ -151,13 +165,18 @@ def recording(model: nn.Module) -> Iterator[list[Mask]]:
         del model._fastimae_record
 
 
+def swaps_of(model: nn.Module) -> list[Swap]:
+    """All replacements in the model."""
+    return [v for m in model.modules() for v in list(vars(m).values()) if isinstance(v, Swap)]
+
+
 @contextlib.contextmanager
 def original_methods(model: nn.Module, masks: Sequence[Mask]) -> Iterator[None]:
     """The model without swaps, but its `random_masking` repeats the given masks in turn.
 
     That takes as many random numbers as our draw did, so that dropout meets the same ones.
     """
-    swaps = [v for m in model.modules() for v in list(vars(m).values()) if isinstance(v, Swap)]
+    swaps = swaps_of(model)
     in_turn = iter(masks)
 
     def repeat(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask, assemble_tokens, masked_l2, mix_patchify, random_masking
+from fastimae.kernels._checks import check_ids, check_mask, check_shape, check_size
 from fastimae.kernels.reference import patchify, unpatchify
 from fastimae.kernels.rows import masked_rows
 from fastimae.models.vit import (
@@ -110,10 +111,13 @@ class MaskedAutoencoder(nn.Module):
         imgs: float [B, C, H, W] normalised, or uint8 [B, H, W, C]. mask: drawn from torch's
         random generator where not given. Returns the loss (fp32 scalar), pred for all patches
         [B, L, P*P*C], and mask float32 [B, L], 1 where masked.
+        Raises ValueError for images of another size or layout, and for a mask of other images.
         """
         if self.heads == 2:
             raise TypeError("two heads reconstruct a mixture: use fastimae.objectives.IMAE")
-        images = imgs if imgs.dtype == torch.uint8 else imgs.permute(0, 2, 3, 1)
+        channels_last = imgs.dtype == torch.uint8
+        check_size("imgs", imgs, self.img_size, self.in_chans, channels_last=channels_last)
+        images = imgs if channels_last else imgs.permute(0, 2, 3, 1)
         if mask is None:
             key = torch.randint(2**62, (len(images),), device=images.device)
             mask = random_masking(key, self.grid, mask_ratio)
@@ -125,7 +129,8 @@ class MaskedAutoencoder(nn.Module):
 
     def visible_patches(self, images: Tensor, mask: Mask, **mixture: Any) -> tuple[Tensor, ...]:
         """`mix_patchify` in the number format that the encoder computes in; mixture: its partner,
-        alpha and clean."""
+        alpha and clean. Raises ValueError for images of another size than the model's."""
+        check_size("images", images, self.img_size, self.in_chans)
         device = images.device.type
         dtype = self.patch_embed.proj.weight.dtype
         if torch.is_autocast_enabled(device):
@@ -136,6 +141,9 @@ class MaskedAutoencoder(nn.Module):
 
     def encode(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
         """Visible patches [B, K, P*P*C] -> normalised latents [B, 1 + K, D], class token first."""
+        check_shape("ids_keep", ids_keep, "B", "K")
+        check_ids("ids_keep", ids_keep)
+        check_shape("patches", patches, *ids_keep.shape, self.patch_size**2 * self.in_chans)
         x = self.patch_embed(patches)
         x = x + F.embedding(ids_keep, self.pos_embed[0, 1:].to(x.dtype))
         cls = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
@@ -144,6 +152,7 @@ class MaskedAutoencoder(nn.Module):
 
     def split(self, latent: Tensor) -> Tensor:
         """Latents [B, 1 + K, D] -> what each head makes of them [heads, B, 1 + K, D or E]."""
+        check_shape("latent", latent, "B", "1 + K", self.pos_embed.shape[-1])
         if self.heads == 1:
             return self.decoder_embed(latent)[None]
         return torch.stack([self.decoder_embed1(latent), self.decoder_embed2(latent)])
@@ -154,6 +163,10 @@ class MaskedAutoencoder(nn.Module):
         masked_only: return the masked rows only, [B, M, P*P*C]; the others are not computed
         past the keys and values of the last block.
         """
+        check_mask(mask, len(head), self.grid[0] * self.grid[1])
+        decoder = self.heads == 1 or self.head_space == "decoder"
+        width = (self.mask_token if decoder else self.pos_embed).shape[-1]
+        check_shape("head", head, len(head), 1 + mask.ids_keep.shape[1], width)
         if self.heads == 2 and self.head_space == "encoder":
             head = self.decoder_embed(head)
         x = assemble_tokens(head, self.mask_token, self.decoder_pos_embed, mask.ids_restore)
@@ -172,6 +185,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> Tensor:
         """Mean squared error of pred [B, M, P*P*C] to the masked patches of images[target]; with
         `branches` stacked in pred and target, one for each."""
+        check_size("images", images, self.img_size, self.in_chans)
         return masked_l2(
             pred, images, target, ids_masked, self.patch_size, self.mean, self.std,
             self.norm_pix_loss, branches=branches,
@@ -179,10 +193,13 @@ class MaskedAutoencoder(nn.Module):
 
     def patchify(self, imgs: Tensor) -> Tensor:
         """imgs [B, C, H, W] -> [B, L, P*P*C], pixels ordered (row, column, channel)."""
+        check_shape("imgs", imgs, "B", self.in_chans, "H", "W")
         return patchify(imgs.permute(0, 2, 3, 1), self.patch_size)
 
     def unpatchify(self, x: Tensor) -> Tensor:
         """[B, L, P*P*C] -> imgs [B, C, H, W], the inverse of `patchify`."""
+        size = self.patch_size**2 * self.in_chans
+        check_shape("x", x, "B", self.grid[0] * self.grid[1], size)
         return unpatchify(x, self.grid, self.in_chans).permute(0, 3, 1, 2)
 
 

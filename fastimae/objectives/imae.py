@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastimae.kernels import Mask, latent_l2, random_masking
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import latent_flops, training_flops
+from fastimae.objectives.batches import check_pairs
 from fastimae.objectives.mixing import MixRatio
 from fastimae.objectives.panels import (
     covering_masks,
@@ -98,8 +99,10 @@ class IMAE(nn.Module):
 
         Returns fp32 scalars: "loss", and for each target "recon_subordinate", "recon_dominant",
         "latent_subordinate", "latent_dominant" (the last two with a teacher), all plain means;
-        loss = recon parts + distill_weight * latent parts.
+        loss = recon parts + distill_weight * latent parts. Raises ValueError where batch, mask or
+        alpha do not fit the student.
         """
+        check_pairs(self.student, batch, mask)
         mask = mask or self.draw_mask(batch)
         alpha = self.ratio(batch.key, batch.step_key) if alpha is None else alpha
         views = self._views(batch, mask, alpha)
@@ -128,6 +131,7 @@ class IMAE(nn.Module):
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures to look at, by title, uint8 [B, H, W, C] each; see `picture_note`."""
         student, images = self.student, batch.images
+        check_pairs(student, batch)
         drawn = self.draw_mask(batch)
         alpha = self.ratio(batch.key, batch.step_key)
         mixture = mix_images(images, batch.partner, alpha)
@@ -148,6 +152,7 @@ class IMAE(nn.Module):
 
     def teacher_latents(self, batch: Batch) -> Tensor:
         """What `forward` distils from the teacher, [n branches x B, 1 + K, E]."""
+        check_pairs(self.student, batch)
         mask, alpha = self.draw_mask(batch), self.ratio(batch.key, batch.step_key)
         return self._teacher_latents(batch, mask, self._views(batch, mask, alpha))
 

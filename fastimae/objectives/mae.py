@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastimae.kernels import Mask, random_masking
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import training_flops
+from fastimae.objectives.batches import check_batch
 from fastimae.objectives.panels import mask_out, paste, predicted_images
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ class MAE(nn.Module):
         return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
 
     def forward(self, batch: Batch, mask: Mask | None = None) -> dict[str, Tensor]:
-        """batch: `fastimae.loaders.Batch`. Returns {"loss": fp32 scalar}."""
+        """batch: `fastimae.loaders.Batch`. Returns {"loss": fp32 scalar}. Raises ValueError where
+        the batch or the mask does not fit the student."""
+        check_batch(self.student, batch, mask)
         mask = mask or self.draw_mask(batch.key)
         own = torch.arange(len(batch.images), device=batch.images.device)
         pred = self._predict(batch.images, mask, masked_only=True)
@@ -54,6 +57,7 @@ class MAE(nn.Module):
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures to look at, by title, uint8 [B, H, W, C] each; see `picture_note`."""
         student, images = self.student, batch.images
+        check_batch(student, batch)
         mask = self.draw_mask(batch.key)
         pred = self._predict(images, mask, masked_only=False)
         return {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels import Mask
+from fastimae.kernels._checks import check_bytes, check_mask, check_pairs, check_shape, check_size
 from fastimae.kernels.reference import normalise, patch_statistics, patchify, unpatchify
 from fastimae.models import MaskedAutoencoder
 
@@ -21,6 +22,10 @@ def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> 
     was trained with norm_pix_loss, each patch gets back the mean and deviation of the *target*
     patch: the picture then shows more than the model knows, and captions should say so.
     """
+    check_bytes("target", target)
+    check_size("target", target, model.img_size, model.in_chans)
+    patches, size = model.grid[0] * model.grid[1], model.patch_size**2 * model.in_chans
+    check_shape("pred", pred, len(target), patches, size)
     shown = pred.float()
     if model.norm_pix_loss:
         patches = normalise(patchify(target, model.patch_size), model.mean, model.std)
@@ -44,6 +49,11 @@ def covering_masks(mask: Mask) -> Iterator[Mask]:
 
 def paste(model: MaskedAutoencoder, under: Tensor, over: Tensor, mask: Mask) -> Tensor:
     """`over` on masked patches, `under` on visible ones; uint8 [B, H, W, C] all three."""
+    for name, images in (("under", under), ("over", over)):
+        check_bytes(name, images)
+        check_size(name, images, model.img_size, model.in_chans)
+    check_shape("over", over, *under.shape)
+    check_mask(mask, len(under), model.grid[0] * model.grid[1])
     below, above = (patchify(images, model.patch_size) for images in (under, over))
     patches = torch.where(mask.mask[..., None].bool(), above, below)
     return unpatchify(patches, model.grid, model.in_chans)
@@ -56,6 +66,8 @@ def mask_out(model: MaskedAutoencoder, images: Tensor, mask: Mask) -> Tensor:
 
 def mix_images(images: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:
     """alpha * image + (1 - alpha) * partner's image, uint8 [B, H, W, C]; alpha: float [B]."""
+    check_bytes("images", images)
+    check_pairs(len(images), partner, alpha)
     weight = alpha[:, None, None, None]
     mixed = weight * images.float() + (1 - weight) * images[partner].float()
     return mixed.round().to(torch.uint8)

@@ -19,12 +19,12 @@ RUNS = [
 
 
 def leaves(content, name=""):
-    """(name, value) of all that nested dicts and lists hold, but where the run was written."""
+    """(name, value) of all that nested dicts and lists hold, but where the run was written, and which it is."""
     if isinstance(content, dict | list):
         pairs = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in pairs:
             yield from leaves(value, f"{name}/{key}")
-    elif name != "/args/output_dir":
+    elif name not in ("/args/output_dir", "/args/run"):
         yield name, content
 
 

@@ -138,3 +138,11 @@ def test_what_does_not_fit_is_named():
         latent_l2(torch.zeros(3), torch.zeros(3), branches=2)
     with pytest.raises(ValueError, match="impl='cuda'"):
         latent_l2(torch.zeros(3), torch.zeros(3), impl="cuda")
+
+
+def test_a_second_derivative_is_refused():
+    """It would be left out of the sum with other terms, without a word."""
+    x = torch.randn(2, 3, requires_grad=True)
+    loss = latent_l2(x, torch.zeros(2, 3)) + x.pow(3).sum()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, x, create_graph=True)

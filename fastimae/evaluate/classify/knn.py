@@ -17,6 +17,7 @@ from fastimae.evaluate.classify.accuracy import hits, percentages
 from fastimae.evaluate.classify.probe import ProbeOptions, probe_data
 from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
+from fastimae.kernels._checks import check_shape
 
 log = logging.getLogger("fastimae")
 
@@ -64,6 +65,10 @@ def knn_accuracy(
     temperature: float,
 ) -> dict[int, dict[str, float]]:
     """{k: {"acc1", "acc5"} in percent}. train, val: [N, D], [M, D]; labels int64."""
+    check_shape("train", train, "N", "D")
+    check_shape("train_labels", train_labels, len(train))
+    check_shape("val", val, "M", train.shape[1])
+    check_shape("val_labels", val_labels, len(val))
     total = {k: torch.zeros(2, dtype=torch.int64, device=val.device) for k in ks}
     train = F.normalize(train, dim=1)
     for at in range(0, len(val), ROWS_AT_ONCE):

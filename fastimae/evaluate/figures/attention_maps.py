@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
-from fastimae.evaluate.encoder import load_encoder
+from fastimae.evaluate.encoder import all_visible, load_encoder
 from fastimae.evaluate.figures.picture_table import displayable
 from fastimae.evaluate.figures.plots import plt, save_figure
 from fastimae.evaluate.images import center_batches
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import forget_results, save_results
-from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
@@ -114,8 +113,7 @@ def attention_maps(model: MaskedAutoencoder, images: Tensor) -> list[Tensor]:
     images: uint8 [B, H, W, C]; all patches are visible. Row n is what token n looks at: it sums
     to 1.
     """
-    shape = len(images), model.grid[0] * model.grid[1]
-    mask = Mask.from_bool(torch.zeros(shape, dtype=torch.bool, device=images.device))
+    mask = all_visible(model, images)
     with recorded_qkv(model.blocks) as recorded:
         (patches,) = model.visible_patches(images, mask)
         model.encode(patches, mask.ids_keep)

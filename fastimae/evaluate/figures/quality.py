@@ -10,6 +10,8 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from fastimae.kernels._checks import check_bytes, check_shape
+
 PSNR_OF_EQUALS = 100.0
 """Decibels that stand for the infinity of two equal pictures, and the most that is counted."""
 SSIM_WINDOW = 11
@@ -26,6 +28,10 @@ def quality(shown: Tensor, truth: Tensor) -> dict[str, Tensor]:
     three channels. Measures that pictures are too small for, or have too many channels for, are
     left out.
     """
+    for name, images in (("shown", shown), ("truth", truth)):
+        check_shape(name, images, "B", "H", "W", "C")
+        check_bytes(name, images)
+    check_shape("truth", truth, *shown.shape)
     x, y = (images.permute(0, 3, 1, 2).float() / 255 for images in (shown, truth))
     psnr = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
     measures = {

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastimae.evaluate.encoder import all_visible
 from fastimae.evaluate.images import Images, center_batches
 from fastimae.kernels import Mask, random_masking
+from fastimae.kernels._checks import check_bytes
 from fastimae.models import MaskedAutoencoder
 
 
@@ -33,8 +35,7 @@ class Pairs:
     def mask(self, model: MaskedAutoencoder, mask_ratio: float) -> Mask:
         """The mask of each mixture; with ratio 0 every patch is visible."""
         if mask_ratio == 0:
-            shape = len(self.images), model.grid[0] * model.grid[1]
-            return Mask.from_bool(torch.zeros(shape, dtype=torch.bool, device=self.images.device))
+            return all_visible(model, self.images)
         return random_masking(self.key, model.grid, mask_ratio)
 
 
@@ -77,6 +78,7 @@ def mixture_latents(model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: f
     ratio: weight of the image itself; its partner has 1 - ratio. With two heads, head 0 is for
     the image of smaller weight.
     """
+    check_bytes("images", batch.images)
     alpha = torch.full((len(batch.images),), ratio, device=batch.images.device)
     mixed = model.visible_patches(
         batch.images, mask, partner=batch.partner, alpha=alpha, clean=False
@@ -89,6 +91,7 @@ def clean_latents(
     model: MaskedAutoencoder, batch: Pairs, mask: Mask, space: str = "decoder"
 ) -> Tensor:
     """What a MAE makes of each image alone, float32 [B, 1 + K, E]; space: as `head_space`."""
+    check_bytes("images", batch.images)
     (patches,) = model.visible_patches(batch.images, mask)
     latent = model.encode(patches, mask.ids_keep)
     return (latent if space == "encoder" else model.split(latent)[0]).float()

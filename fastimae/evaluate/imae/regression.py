@@ -12,6 +12,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from fastimae.kernels._checks import check_shape
+
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
@@ -42,7 +44,10 @@ class Moments:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """x: [..., E]. y: [..., F]. On the device of these moments."""
-        joined = torch.cat([x, y], dim=-1).flatten(0, -2).double()
+        x, y = x.flatten(0, -2), y.flatten(0, -2)
+        check_shape("x", x, "R", self.inputs)
+        check_shape("y", y, len(x), len(self._products) - 1 - self.inputs)
+        joined = torch.cat([x, y], dim=-1).double()
         joined = torch.cat([joined.new_ones(len(joined), 1), joined], dim=1)
         self._products += joined.T @ joined
         self.rows += len(joined)

@@ -1,0 +1,67 @@
+"""What is known to do the same in every call: values, operations, attributes of tensors."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Any
+
+import numpy
+import torch
+import torch.nn.functional as F
+
+BUILTINS = frozenset((
+    "abs", "all", "any", "bool", "dict", "divmod", "enumerate", "float", "int", "isinstance", "len",
+    "list", "max", "min", "pow", "range", "reversed", "round", "set", "slice", "sorted", "str",
+    "sum", "super", "tuple", "zip", "AssertionError", "ValueError", "TypeError", "RuntimeError",
+    "NotImplementedError",
+))  # fmt: skip
+_PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, enum.Enum, type(None))
+_LIBRARIES = (F, torch.functional, torch.linalg, torch.special, torch.fft, math)
+_OPERATIONS = frozenset(
+    id(value)
+    for library in _LIBRARIES
+    for value in vars(library).values()
+    if callable(value) and not isinstance(value, type)
+)
+_HARMLESS = (torch.no_grad, torch.enable_grad, torch._assert)
+_HOLDERS = (torch.Tensor, list, dict, tuple, str, int, float)
+TELLING = frozenset((
+    "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "backward", "grad",
+    "grad_fn", "requires_grad", "is_leaf", "_version",
+))  # fmt: skip
+
+
+def is_operation(value: Any, *rest: str) -> bool:
+    """Whether a global, or an attribute of a class, is without state: it does the same in every
+    call."""
+    if rest:
+        value = getattr(value, rest[0], None) if isinstance(value, enum.EnumMeta) else None
+        return len(rest) == 1 and (type(value).__module__ or "").startswith("timm.")
+    name, home = getattr(value, "__name__", ""), getattr(value, "__module__", None) or ""
+    if home.startswith(("einops.", "timm.layers.")) and callable(value):
+        return True
+    if isinstance(value, (numpy.ufunc, torch.dtype)) or any(value is one for one in _HARMLESS):
+        return True
+    if isinstance(value, type):
+        return home.startswith("torch.nn.modules.") or value in (torch.Tensor, torch.Size)
+    if hasattr(torch._C._VariableFunctions, name) and getattr(torch, name, None) is value:
+        return True
+    return id(value) in _OPERATIONS
+
+
+def is_constant(value: Any, holders: tuple[type, ...] = (tuple,)) -> bool:
+    """Whether a value can be compared with later, and is not changed in its place before."""
+    if isinstance(value, holders):
+        return all(is_constant(one, holders) for one in value)
+    return isinstance(value, _PLAIN)
+
+
+def belongs_to_a_value(name: str) -> bool:
+    """Whether tensors and Python's own containers have an attribute of this name, which tells
+    nothing of gradients and hangs nothing on them."""
+    return (
+        name not in TELLING
+        and not name.startswith("__")
+        and any(hasattr(kind, name) for kind in _HOLDERS)
+    )

@@ -1,0 +1,39 @@
+"""Does a batch fit the model? By shape and dtype alone, so that nothing waits for a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastimae.kernels import Mask
+from fastimae.kernels._checks import (
+    check_bytes,
+    check_dtype,
+    check_key,
+    check_mask,
+    check_shape,
+    check_size,
+)
+from fastimae.models import MaskedAutoencoder
+
+if TYPE_CHECKING:
+    from fastimae.loaders.base import Batch
+
+
+def check_batch(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None) -> None:
+    """Raise ValueError unless the batch is of bytes of the model's size, each with a key, and the
+    mask, if there is one, of as many images."""
+    check_bytes("images", batch.images)
+    check_size("images", batch.images, model.img_size, model.in_chans)
+    check_key(batch.key)
+    check_shape("key", batch.key, len(batch.images))
+    if mask is not None:
+        check_mask(mask, len(batch.images), model.grid[0] * model.grid[1])
+
+
+def check_pairs(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None) -> None:
+    """The same, and that every image has a partner."""
+    check_batch(model, batch, mask)
+    check_shape("partner", batch.partner, len(batch.images))
+    check_dtype("partner", batch.partner, batch.key.dtype)
+    check_key(batch.step_key)
+    check_shape("step_key", batch.step_key, 1)

@@ -1,0 +1,241 @@
+"""Do tensors fit together? Told by shape, dtype and device alone, in a line that names both sides.
+
+B = batch, H, W, C = image rows, columns, channels, P = patch size, L = patches of an image,
+K = visible patches, M = masked patches, E = token width, h = heads, d = head width. A batch of
+none is a batch.
+
+Values are not looked at: that patch numbers lie in [0, L), that partners and targets name images of
+the batch, that a row of ids_restore is a permutation. On a GPU the host would have to wait for them
+in every step, and neither CUDA graphs nor torch.compile could hold such a check. What `Mask`,
+`random_masking` and the loaders make is right by construction; of ids of your own be sure yourself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+IMAGE_DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
+_ID_DTYPES = (torch.int32, torch.int64)
+
+
+class DtypeError(TypeError, ValueError):
+    """A tensor of another dtype than asked for: a wrong type to some, a wrong value to others."""
+
+
+def check_shape(name: str, x: Tensor, *sizes: int | str) -> None:
+    """Raise ValueError unless x has these sizes; a str stands for any."""
+    fits = x.ndim == len(sizes)
+    if fits:
+        for found, size in zip(x.shape, sizes, strict=True):
+            fits = fits and (isinstance(size, str) or found == size)
+    if not fits:
+        wanted = ", ".join(str(size) for size in sizes)
+        raise ValueError(f"{name} must be [{wanted}], not {list(x.shape)}")
+
+
+def check_ids(name: str, ids: Tensor) -> None:
+    """Raise DtypeError unless these can be numbers of patches or images."""
+    if ids.dtype not in _ID_DTYPES:
+        raise DtypeError(f"{name} must be int32 or int64, not {ids.dtype}")
+
+
+def check_dtype(name: str, x: Tensor, dtype: torch.dtype) -> None:
+    """Raise DtypeError for another."""
+    if x.dtype != dtype:
+        wanted, found = (str(one).removeprefix("torch.") for one in (dtype, x.dtype))
+        raise DtypeError(f"{name} must be {wanted}, not {found}")
+
+
+def check_float(name: str, x: Tensor) -> None:
+    """Raise DtypeError unless x holds floats."""
+    if not x.is_floating_point():
+        raise DtypeError(f"{name} must be a float tensor, not {x.dtype}")
+
+
+def check_device(**tensors: Tensor | None) -> None:
+    """Raise ValueError unless all are where the first is: a kernel would follow pointers of another
+    device."""
+    (first, place), *rest = [(name, x.device) for name, x in tensors.items() if x is not None]
+    for name, device in rest:
+        if device != place:
+            raise ValueError(f"{name} is on {device}, but {first} on {place}")
+
+
+def check_images(
+    images: Tensor, patch_size: int, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Raise DtypeError or ValueError unless images [B, H, W, C] can be cut into patches and
+    normalised."""
+    if images.ndim != 4:
+        raise ValueError(f"images must be [B, H, W, C], not {list(images.shape)}")
+    if images.dtype not in IMAGE_DTYPES:
+        raise DtypeError(f"images must be uint8, float32, bfloat16 or float16, not {images.dtype}")
+    channels = images.shape[3]
+    if images.dtype == torch.uint8 and not len(mean) == len(std) == channels:
+        raise ValueError(
+            f"mean and std need a value for each of {channels} channels, not {len(mean)} "
+            f"and {len(std)}{_layout_hint('images', images, len(mean), last=True)}"
+        )
+    check_grid(images, patch_size)
+
+
+def check_grid(images: Tensor, patch_size: int) -> None:
+    """Raise ValueError unless patches fill images [B, H, W, C]."""
+    height, width = images.shape[1:3]
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        raise ValueError(f"patch_size {patch_size} does not divide images of {height}x{width}")
+
+
+def check_size(
+    name: str, images: Tensor, size: tuple[int, int], channels: int, *, channels_last: bool = True
+) -> None:
+    """Raise ValueError unless images are [B, H, W, C], or [B, C, H, W], of a model's size."""
+    wanted = (*size, channels) if channels_last else (channels, *size)
+    if images.ndim != 4 or images.shape[1:] != wanted:
+        found, expected = list(images.shape), ", ".join(map(str, ("B", *wanted)))
+        hint = _layout_hint(name, images, channels, last=channels_last)
+        raise ValueError(f"{name} must be [{expected}] for this model, not {found}{hint}")
+
+
+def check_bytes(name: str, images: Tensor) -> None:
+    """Raise DtypeError unless images are bytes, which are normalised with the model's statistics:
+    floats would be taken for normalised."""
+    if images.dtype != torch.uint8:
+        raise DtypeError(f"{name} must be uint8, values 0 to 255, not {images.dtype}")
+
+
+def _layout_hint(name: str, images: Tensor, channels: int, *, last: bool) -> str:
+    """What to call, where the channels are found at the other end."""
+    if images.ndim != 4:
+        return ""
+    asked, other = (3, 1) if last else (1, 3)
+    if images.shape[asked] == channels or images.shape[other] != channels:
+        return ""
+    layout, order = ("[B, C, H, W]", "0, 2, 3, 1") if last else ("[B, H, W, C]", "0, 3, 1, 2")
+    return f": it looks like {layout}, then pass {name}.permute({order})"
+
+
+def check_key(key: Tensor) -> None:
+    """Raise ValueError unless key is [B] of 64 bits each."""
+    check_shape("key", key, "B")
+    check_dtype("key", key, torch.int64)
+
+
+def check_mask(mask: Sequence[Tensor], batch: int, patches: int) -> None:
+    """Raise ValueError unless a `Mask` is of `batch` images with so many patches."""
+    ids_keep, ids_restore, drawn, ids_masked = mask
+    check_shape("mask.ids_keep", ids_keep, batch, "K")
+    check_shape("mask.ids_restore", ids_restore, batch, patches)
+    check_shape("mask.mask", drawn, batch, patches)
+    check_shape("mask.ids_masked", ids_masked, batch, patches - ids_keep.shape[1])
+
+
+def check_mixture(
+    images: Tensor, ids_keep: Tensor, patch_size: int, partner: Tensor | None, alpha: Tensor | None
+) -> None:
+    """Raise ValueError unless the rest of `mix_patchify` fits its images."""
+    check_shape("ids_keep", ids_keep, len(images), "K")
+    check_ids("ids_keep", ids_keep)
+    _check_count("ids_keep", ids_keep, images, patch_size)
+    check_device(images=images, ids_keep=ids_keep, partner=partner, alpha=alpha)
+    if partner is None and alpha is None:
+        return
+    if partner is None or alpha is None:
+        raise ValueError("partner and alpha go together: give both or none")
+    check_pairs(len(images), partner, alpha)
+
+
+def check_pairs(batch: int, partner: Tensor, alpha: Tensor) -> None:
+    """Raise ValueError unless every image of a batch has a partner and a weight."""
+    check_shape("partner", partner, batch)
+    check_dtype("partner", partner, torch.int64)
+    check_shape("alpha", alpha, batch)
+    check_float("alpha", alpha)
+
+
+def _check_count(name: str, ids: Tensor, images: Tensor, patch_size: int) -> None:
+    patches = (images.shape[1] // patch_size) * (images.shape[2] // patch_size)
+    if ids.shape[1] > patches:
+        raise ValueError(f"{name} names {ids.shape[1]} patches of images that have {patches}")
+
+
+def check_prediction(
+    pred: Tensor,
+    images: Tensor,
+    target: Tensor,
+    ids_masked: Tensor,
+    patch_size: int,
+    branches: int | None,
+) -> None:
+    """Raise ValueError unless the rest of `masked_l2` fits its images."""
+    check_branches("masked_l2", pred, branches)
+    check_shape("pred", pred, "B", "M", patch_size**2 * images.shape[3])
+    check_float("pred", pred)
+    rows, masked, _ = pred.shape
+    check_shape("target", target, rows)
+    shared = rows // (branches or 1)
+    is_shared = ids_masked.ndim and len(ids_masked) == shared
+    check_shape("ids_masked", ids_masked, shared if is_shared else rows, masked)
+    check_ids("target", target)
+    check_ids("ids_masked", ids_masked)
+    _check_count("ids_masked", ids_masked, images, patch_size)
+    if rows and not len(images):
+        raise ValueError(f"target names an image for each of {rows} rows of pred, of no images")
+    check_device(pred=pred, images=images, target=target, ids_masked=ids_masked)
+
+
+def check_branches(op: str, x: Tensor, branches: int | None) -> None:
+    """Raise ValueError unless `branches` divides the first axis of x."""
+    if branches is not None and (branches < 1 or not x.ndim or len(x) % branches):
+        raise ValueError(f"{op}: {branches} branches do not divide a tensor of {list(x.shape)}")
+
+
+def check_tokens(x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor) -> None:
+    """Raise ValueError unless the arguments of `assemble_tokens` fit together."""
+    fits = x.ndim == 3 and ids_restore.ndim == 2 and len(x) == len(ids_restore)
+    if fits:
+        patches, width = ids_restore.shape[1], x.shape[2]
+        fits = 1 <= x.shape[1] <= 1 + patches
+        fits = fits and mask_token.shape == (1, 1, width)
+        fits = fits and positions.shape == (1, 1 + patches, width)
+    if not fits:
+        shapes = [tuple(part.shape) for part in (x, mask_token, positions, ids_restore)]
+        raise ValueError(
+            "assemble_tokens: shapes {}, {}, {}, {} of x, mask_token, positions and ids_restore "
+            "do not fit together".format(*shapes)
+        )
+    check_float("x", x)
+    check_ids("ids_restore", ids_restore)
+    check_device(x=x, mask_token=mask_token, positions=positions, ids_restore=ids_restore)
+
+
+def check_latents(student: Tensor, teacher: Tensor) -> None:
+    """Raise ValueError unless `latent_l2` can compare them."""
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"latent_l2: student {list(student.shape)} and teacher {list(teacher.shape)} differ"
+        )
+    check_float("student", student)
+    check_float("teacher", teacher)
+    check_device(student=student, teacher=teacher)
+
+
+def check_qkv(qkv: Tensor) -> None:
+    """Raise ValueError unless qkv is packed, [B, N, 3, h, d]."""
+    if qkv.ndim != 5 or qkv.shape[2] != 3:
+        raise ValueError(f"attention: qkv must be [B, N, 3, h, d], not {list(qkv.shape)}")
+    check_float("qkv", qkv)
+
+
+def check_rows(x: Tensor, ids: Tensor, ids_restore: Tensor) -> None:
+    """Raise ValueError unless x [B, N, D] has a row for every patch of a mask, other tokens
+    before."""
+    fits = x.ndim == 3 and ids_restore.ndim == ids.ndim == 2
+    if not (fits and len(x) == len(ids_restore) == len(ids) and x.shape[1] >= ids_restore.shape[1]):
+        raise ValueError(
+            f"rows of {list(x.shape)} cannot be taken by a mask of {list(ids_restore.shape)}: "
+            "it takes [B, N, D] with N the patches of the mask, or more"
+        )

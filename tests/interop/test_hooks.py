@@ -1,0 +1,122 @@
+"""Hooks are never dropped by `accelerate`: on parts that are not called any more, hung before or
+after, on all modules, and on parameters."""
+
+import pytest
+import torch
+from interop import changing_maes as zoo
+from interop.foreign_maes import PaperMAE
+from interop.twins import ATTENTION, assert_alike, differs, louder, step, twins
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import fastimae
+
+
+def quieter(module, inputs):
+    return tuple(0.5 * x for x in inputs)
+
+
+def doubled(module, grad_input, grad_output):
+    return tuple(None if g is None else 2 * g for g in grad_input)
+
+
+HOOKS = {
+    "forward": lambda module: module.register_forward_hook(louder),
+    "pre": lambda module: module.register_forward_pre_hook(quieter),
+    "backward pre": lambda m: m.register_full_backward_pre_hook(lambda _, g: (2 * g[0],)),
+    "weight norm": lambda m: nn.utils.weight_norm(m) if hasattr(m, "weight") else louder_one(m),
+    "parametrized": lambda m: (
+        parametrizations.spectral_norm(m) if hasattr(m, "weight") else louder_one(m)
+    ),
+    "pruned": lambda m: (
+        prune.random_unstructured(m, "weight", 0.5) if hasattr(m, "weight") else louder_one(m)
+    ),
+    "a forward of its own": lambda m: louder_one(m),
+}
+
+
+def louder_one(module):
+    module.forward = Louder(module)
+
+
+class Louder:
+    """Stands for a module's forward; copied with it."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __call__(self, *args):
+        return louder(self.module, args, type(self.module).forward(self.module, *args))
+
+
+BYPASSED = {
+    "patch_embed": "forward_encoder",
+    "patch_embed.proj": "forward_encoder",
+    "blocks.0.attn.attn_drop": ATTENTION,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", BYPASSED)
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_on_parts_that_are_not_called_any_more(hook, path, imgs):
+    """Before: the part is left, and says so. After: its own method runs again."""
+
+    def hung():
+        torch.manual_seed(3)
+        model = PaperMAE()
+        HOOKS[hook](model.get_submodule(path))
+        return model
+
+    model = fastimae.accelerate(hung())
+    part = BYPASSED[path]
+    assert part in model.fastimae_report.left, model.fastimae_report
+    assert_alike(hung(), model, imgs, rtol=1e-3, atol=1e-5)
+
+    torch.manual_seed(3)
+    later = fastimae.accelerate(PaperMAE())
+    assert part in later.fastimae_report.replaced
+    torch.manual_seed(9)
+    HOOKS[hook](later.get_submodule(path))
+    torch.manual_seed(9)
+    plain = hung()
+    plain.load_state_dict(later.state_dict())
+    assert_alike(plain, later, imgs, rtol=1e-3, atol=1e-5)
+
+
+def test_hooks_on_a_sequence_of_blocks(imgs):
+    plain, model = twins(zoo.OneSequence)
+    assert "forward_encoder" in model.fastimae_report.replaced
+    before = assert_alike(plain, model, imgs)
+    for one in (plain, model):
+        one.blocks.register_forward_hook(louder)
+    assert differs(before, assert_alike(plain, model, imgs))
+
+
+@pytest.mark.parametrize(
+    "register", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"]
+)
+def test_hooks_on_all_modules(register, imgs):
+    """A profiler's, for one: every module is seen."""
+    plain, model = twins(PaperMAE)
+    seen = []
+    hook = getattr(nn.modules.module, f"register_module_{register}")(
+        lambda module, *_: seen.append(type(module).__name__)
+    )
+    try:
+        theirs = [step(plain, imgs), list(seen)][1]
+        seen.clear()
+        step(model, imgs)
+        assert seen == theirs and "PlainPatches" in seen
+    finally:
+        hook.remove()
+    assert_alike(plain, model, imgs)
+
+
+def test_hooks_on_parameters_are_called(imgs):
+    plain, model = twins(PaperMAE)
+    for one in (plain, model):
+        for parameter in one.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(lambda grad: 3 * grad)
+    assert_alike(plain, model, imgs, atol=1e-5)

@@ -1,0 +1,74 @@
+"""A model and its accelerated copy, side by side."""
+
+import copy
+
+import torch
+
+import fastimae
+from fastimae.interop.swaps import draw_key
+from fastimae.interop.trials import recording
+
+ATTENTION = "blocks.0.attn"
+
+
+def twins(build):
+    """A model and its accelerated copy."""
+    plain = build()
+    return plain, fastimae.accelerate(copy.deepcopy(plain))
+
+
+def step(model, imgs):
+    """Outputs and gradients."""
+    model.zero_grad()
+    outputs = model(imgs)
+    outputs[0].backward()
+    return [*outputs, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+def assert_alike(plain, model, imgs, run=step, **tolerance):
+    """The same outputs and gradients, with the same masks and random numbers."""
+    torch.manual_seed(7)
+    with recording(model) as drawn:
+        ours = run(model, imgs)
+
+    def repeat(x, *args):
+        draw_key(x)
+        ids_keep, ids_restore = drawn[0].ids_keep.long(), drawn[0].ids_restore.long()
+        rows = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[2]))
+        return rows, (ids_restore >= ids_keep.shape[1]).float(), ids_restore
+
+    if drawn:
+        plain.random_masking = repeat
+    torch.manual_seed(7)
+    theirs = run(plain, imgs)
+    if drawn:
+        del plain.random_masking
+    tolerance = {"rtol": 1e-4, "atol": 1e-6, **tolerance}
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+    return theirs
+
+
+def differs(before, after):
+    return any(
+        a.shape != b.shape or not torch.allclose(a, b)
+        for a, b in zip(before, after, strict=True)
+        if a is not None and b is not None
+    )
+
+
+def setting(name, value):
+    return lambda model: setattr(model, name, value)
+
+
+def setting_all(path, name, value):
+    def switch(model):
+        for module in model.modules():
+            if hasattr(module, path):
+                setattr(getattr(module, path), name, value)
+
+    return switch
+
+
+def louder(module, inputs, output):
+    return 1.5 * output.roll(1, -1)  # a norm would undo the factor

@@ -1,0 +1,189 @@
+"""Tensors that do not fit together: refused by every op and by its specification, in one line."""
+
+import inspect
+
+import pytest
+import torch
+
+from fastimae import kernels
+from fastimae.kernels import Mask, drop_in, random_masking, reference
+from fastimae.kernels.rows import masked_rows, visible_rows
+
+STATISTICS = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+LONG, INT, BYTE = torch.int64, torch.int32, torch.uint8
+
+
+def arguments(op):
+    """What the op takes: two images of 4 x 6 pixels, patches of 2 x 2, two of six visible."""
+    images = {"images": torch.zeros(2, 4, 6, 3, dtype=BYTE), "patch_size": 2, **STATISTICS}
+    return {
+        "mix_patchify": {
+            **images, "ids_keep": torch.zeros(2, 2, dtype=INT),
+            "partner": torch.tensor([1, 0]), "alpha": torch.rand(2),
+        },
+        "masked_l2": {
+            **images, "pred": torch.zeros(2, 4, 12), "target": torch.arange(2),
+            "ids_masked": torch.zeros(2, 4, dtype=INT), "norm_pix": False,
+        },
+        "assemble_tokens": {
+            "x": torch.zeros(2, 3, 8), "mask_token": torch.zeros(1, 1, 8),
+            "positions": torch.zeros(1, 7, 8), "ids_restore": torch.arange(6).repeat(2, 1),
+        },
+        "latent_l2": {"student": torch.zeros(2, 3, 8), "teacher": torch.zeros(2, 3, 8)},
+        "attention": {"qkv": torch.zeros(2, 5, 3, 2, 8)},
+        "mixing_ratio": {"key": torch.arange(2), "quantiles": torch.linspace(0, 1, 4097)},
+        "random_masking": {"key": torch.arange(2), "grid": (2, 3), "mask_ratio": 0.5},
+    }[op]  # fmt: skip
+
+
+def ways(op):
+    """The op in torch, and its specification where that is a function."""
+    found = [lambda **kwargs: getattr(kernels, op)(**kwargs, impl="torch")]
+    return [*found, getattr(reference, op)] if hasattr(reference, op) else found
+
+
+def zeros(*shape, dtype=torch.float32):
+    return torch.zeros(shape, dtype=dtype)
+
+
+WRONG = [
+    ("mix_patchify", {"images": zeros(3, 4, 6, 3, dtype=BYTE)}, "ids_keep must be [3, K], not [2"),
+    ("mix_patchify", {"images": zeros(2, 5, 6, 3, dtype=BYTE)}, "2 does not divide images of 5x6"),
+    ("mix_patchify", {"ids_keep": zeros(2, 7, dtype=INT)}, "names 7 patches of images that have 6"),
+    ("mix_patchify", {"ids_keep": zeros(2, 2)}, "ids_keep must be int32 or int64"),
+    ("mix_patchify", {"partner": zeros(3, dtype=LONG)}, "partner must be [2], not [3]"),
+    ("mix_patchify", {"partner": zeros(2, dtype=INT)}, "partner must be int64, not int32"),
+    ("mix_patchify", {"alpha": zeros(2, 1)}, "alpha must be [2], not [2, 1]"),
+    ("masked_l2", {"pred": zeros(2, 4, 48)}, "pred must be [B, M, 12], not [2, 4, 48]"),
+    ("masked_l2", {"pred": zeros(2, 4, 12, dtype=LONG)}, "pred must be a float tensor"),
+    ("masked_l2", {"target": zeros(3, dtype=LONG)}, "target must be [2], not [3]"),
+    ("masked_l2", {"images": zeros(0, 4, 6, 3, dtype=BYTE)}, "2 rows of pred, of no images"),
+    ("masked_l2", {"ids_masked": zeros(2, 5, dtype=INT)}, "ids_masked must be [2, 4], not [2, 5]"),
+    (
+        "masked_l2",
+        {"pred": zeros(2, 7, 12), "ids_masked": zeros(2, 7, dtype=INT)},
+        "ids_masked names 7 patches of images that have 6",
+    ),
+    ("assemble_tokens", {"x": zeros(2, 0, 8)}, "do not fit together"),
+    ("assemble_tokens", {"x": zeros(2, 8)}, "do not fit together"),
+    ("assemble_tokens", {"ids_restore": zeros(2, 6)}, "ids_restore must be int32 or int64"),
+    ("assemble_tokens", {"ids_restore": zeros(12, dtype=INT)}, "do not fit together"),
+    ("latent_l2", {"teacher": zeros(2, 3, 9)}, "[2, 3, 8] and teacher [2, 3, 9] differ"),
+    ("latent_l2", {"teacher": zeros(2, 3, 8, dtype=LONG)}, "teacher must be a float tensor"),
+    ("attention", {"qkv": zeros(2, 5, 48)}, "must be [B, N, 3, h, d], not [2, 5, 48]"),
+    ("attention", {"qkv": zeros(2, 5, 3, 2, 8, dtype=LONG)}, "qkv must be a float tensor"),
+    ("mixing_ratio", {"key": zeros(2, dtype=INT)}, "key must be int64, not int32"),
+    ("mixing_ratio", {"key": zeros(2, 1, dtype=LONG)}, "key must be [B], not [2, 1]"),
+    ("random_masking", {"key": zeros(2)}, "key must be int64, not float32"),
+    ("random_masking", {"key": zeros(2, 1, dtype=LONG)}, "key must be [B], not [2, 1]"),
+    ("random_masking", {"unit": 0}, "a mask unit of 0 patches"),
+]
+
+
+@pytest.mark.parametrize(("op", "change", "words"), WRONG, ids=[f"{w[0]}-{w[2]}" for w in WRONG])
+def test_what_does_not_fit_is_refused_alike(op, change, words):
+    for function in ways(op):
+        function(**arguments(op))
+        with pytest.raises(ValueError) as error:
+            function(**{**arguments(op), **change})
+        assert words in str(error.value) and "\n" not in str(error.value)
+
+
+OPS = ("mix_patchify", "masked_l2", "assemble_tokens", "latent_l2", "mixing_ratio")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_tensors_of_two_devices_are_refused(op):
+    """A kernel would follow a pointer of another GPU; "meta" stands for it."""
+    names = [name for name, x in arguments(op).items() if isinstance(x, torch.Tensor)]
+    for moved in names:
+        given = arguments(op)
+        given[moved] = given[moved].to("meta")
+        for function in ways(op)[: 1 if op == "mixing_ratio" else 2]:
+            with pytest.raises(ValueError, match=r"\w+ is on \w+, but \w+ on \w+"):
+                function(**given)
+
+
+def test_every_public_op_is_tried():
+    """A new op needs its cases here."""
+    public = {name for name in kernels.__all__ if inspect.isfunction(getattr(kernels, name))}
+    assert public - {"prefer"} == {case[0] for case in WRONG}
+
+
+def test_an_empty_batch_is_a_batch():
+    for op in OPS[:4]:
+        given = {
+            name: x[:0] if isinstance(x, torch.Tensor) and len(x) == 2 else x
+            for name, x in arguments(op).items()
+        }
+        for function in ways(op):
+            function(**given)
+
+
+def test_channels_first_are_named():
+    given = arguments("mix_patchify") | {"images": zeros(2, 3, 4, 6, dtype=BYTE)}
+    with pytest.raises(
+        ValueError, match=r"looks like \[B, C, H, W\].*images\.permute\(0, 2, 3, 1\)"
+    ):
+        kernels.mix_patchify(**given)
+
+
+def test_masks_of_numbers_are_refused():
+    """~1 is -2: a mask of integers would be of no patch at all."""
+    with pytest.raises(ValueError, match="masked must be bool, not int64"):
+        Mask.from_bool(torch.tensor([[1, 0], [0, 1]]))
+    with pytest.raises(ValueError, match=r"masked must be \[B, L\], not \[2\]"):
+        Mask.from_bool(torch.tensor([True, False]))
+
+
+@pytest.mark.parametrize("take", [visible_rows, masked_rows])
+@pytest.mark.parametrize("shape", [(2, 5, 8), (3, 6, 8), (2, 48)], ids=str)
+def test_rows_of_another_mask_are_refused(take, shape):
+    mask = random_masking(torch.arange(2), (2, 3), 0.5)
+    take(torch.zeros(2, 6, 8), mask)
+    with pytest.raises(ValueError, match="cannot be taken by a mask of"):
+        take(torch.zeros(shape), mask)
+
+
+class Foreign:
+    """What drop_in asks of a model."""
+
+    def __init__(self, patch_size):
+        self.norm_pix_loss = False
+        self.patch_embed = type("Patches", (), {"patch_size": patch_size})
+
+
+@pytest.mark.parametrize(
+    ("imgs", "pred", "mask", "words"),
+    [
+        ((2, 3, 8, 12), (2, 6, 12), (2, 6), "pred must be [2, 24, 12], not [2, 6, 12]"),
+        ((2, 3, 4, 6), (2, 7, 12), (2, 6), "pred must be [2, 6, 12], not [2, 7, 12]"),
+        ((2, 3, 4, 6), (2, 6, 12), (2, 7), "mask must be [2, 6], not [2, 7]"),
+        ((2, 4, 6, 3), (2, 6, 12), (2, 6), "pred must be [2, 3, 16], not [2, 6, 12]"),
+    ],
+)  # fmt: skip
+def test_drop_in_refuses_images_of_another_size(imgs, pred, mask, words):
+    model = Foreign(2)
+    with pytest.raises(ValueError) as error:
+        drop_in.forward_loss(model, torch.zeros(imgs), torch.zeros(pred), torch.zeros(mask))
+    assert words in str(error.value)
+
+
+def test_drop_in_refuses_what_is_not_square_or_not_float():
+    shapes = torch.zeros(2, 3, 4, 6), torch.zeros(2, 6, 12), torch.zeros(2, 6)
+    with pytest.raises(ValueError, match="patches must be square, not 2x3"):
+        drop_in.forward_loss(Foreign((2, 3)), *shapes)
+    with pytest.raises(ValueError, match="imgs must be a float tensor"):
+        drop_in.forward_loss(Foreign(2), shapes[0].byte(), *shapes[1:])
+    with pytest.raises(ValueError, match="2 does not divide images of 5x6"):
+        drop_in.patchify(Foreign(2), torch.zeros(2, 3, 5, 6))
+    with pytest.raises(ValueError, match=r"x must be \[B, L, D\], not \[2, 6\]"):
+        drop_in.random_masking(Foreign(2), torch.zeros(2, 6), 0.5)
+
+
+def test_checks_are_no_operations():
+    """They read no value: under meta tensors, which have none, everything still runs."""
+    for op in ("mix_patchify", "masked_l2", "assemble_tokens", "latent_l2"):
+        given = arguments(op)
+        given |= {k: x.to("meta") for k, x in given.items() if isinstance(x, torch.Tensor)}
+        getattr(kernels, op)(**given)
