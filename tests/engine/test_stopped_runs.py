@@ -19,7 +19,7 @@ RUNS = [
 
 
 def leaves(content, name=""):
-    """(name, value) of all that nested dicts and lists hold, but where the run was written, and which it is."""
+    """(name, value) of all that nested dicts and lists hold, but which run it was, and where."""
     if isinstance(content, dict | list):
         pairs = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in pairs:
