@@ -133,9 +133,8 @@ def create_loader(
         from fastimae.loaders.imagefolder import FolderLoader, scan_folder
 
         folder = scan_folder(data_path)
-        _say(data_path, folder)
         if rank == 0:
-            _tell(data_path, survey_files(folder.open, len(folder.files)), crops)
+            _tell(data_path, folder, survey_files(folder.open, len(folder.files)), crops)
         sampler = make_sampler(folder.labels, read=folder.read)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
     on_gpu = {"device": device, "hw_decoder_load": hw_decoder_load}
@@ -158,19 +157,12 @@ def create_loader(
         survey = partial(survey_sizes, opened.heights, opened.widths)
     with contextlib.ExitStack() as on_error:
         on_error.callback(opened.close)
-        _say(ffcv or dali, opened)
         if rank == 0:
-            _tell(ffcv or dali, survey(), crops)
+            _tell(ffcv or dali, opened, survey(), crops)
         sampler = make_sampler(opened.labels, read=opened.read)
         loader = make(opened, sampler, crops, num_workers=num_workers, **common)
         on_error.pop_all()
     return loader
-
-
-def _say(source: str | Path | None, opened: BetonReader | Encoded | Folder) -> None:
-    """What the run will see, so that a wrong reading is noticed at its start."""
-    labels, names = opened.labels, opened.class_names
-    log.info("%s: %s: %s", source, opened.kind, describe(len(labels), labels, names))
 
 
 def _beton_loader(decoder: Decoder, ffcv_ops: str | None) -> Callable[..., Loader]:
@@ -196,10 +188,17 @@ def _beton_loader(decoder: Decoder, ffcv_ops: str | None) -> Callable[..., Loade
     return NativeLoader
 
 
-def _tell(name: str | Path | None, survey: Survey, crops: Crops) -> None:
-    """What users should know of the images before they are trained on."""
-    say_depth(str(name), survey)
-    say_windows(str(name), survey, crops)
+def _tell(
+    source: str | Path | None,
+    opened: BetonReader | Encoded | Folder,
+    survey: Survey,
+    crops: Crops,
+) -> None:
+    """What the run will see, so that a wrong reading is noticed at its start."""
+    labels, names = opened.labels, opened.class_names
+    log.info("%s: %s: %s", source, opened.kind, describe(len(labels), labels, names))
+    say_depth(str(source), survey)
+    say_windows(str(source), survey, crops)
 
 
 def _check_source(

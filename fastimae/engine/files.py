@@ -48,6 +48,8 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     mmap: leave tensors on the disk until they are looked at. Raises CheckpointError where the
     file is missing, damaged or holds anything but data.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name a checkpoint in it")
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise CheckpointError(f"{path} is not a file")
     try:
@@ -55,8 +57,6 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
-    except IsADirectoryError as error:
-        raise CheckpointError(f"{path} is a folder: name a checkpoint in it") from error
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         if not _is_of_torch(path):
             raise CheckpointError(

@@ -247,7 +247,9 @@ class Trainer:
         does not fit.
         """
         check_resumable(state, self.state_dict(), path, weights_flag)
-        load_weights(self.objective.student, state["model"], path)
+        load_weights(
+            self.objective.student, state["model"], path, size_hint=": give the flags of before"
+        )
         load_statistics(self.objective.student, state, self.world)
         try:
             load_optimizer(self.optimizer, state["optimizer"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,8 @@ def settings_of(checkpoint: Path | None) -> Mapping[str, Any]:
         args = files.read(checkpoint, mmap=True).get("args")
     except (CheckpointError, OSError):
         return {}
-    return args if isinstance(args, dict) else vars(args) if args else {}
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    return args if isinstance(args, dict) else {}
 
 
 def crop_of(settings: Mapping[str, Any]) -> str:

@@ -224,7 +224,7 @@ FILES = {
     "other": ({"fc": torch.zeros(1)}, "a model of another kind, .*: if it is a vision trans.*INIT"),
     "no weights": ({"epoch": 3}, "holds no model weights"),
     "deeper": ("model", student(decoder_depth=3), r"is a MAE with other parts .*\(\d+ names"),
-    "wider": ("model", student(decoder_embed_dim=96), "is of another size: .*--model"),
+    "wider": ("model", student(decoder_embed_dim=96), "another size: .*: give the flags of before"),
     "opt": ("args", {"opt": "apex_adam"}, "with --opt apex_adam: --opt adamw cannot go on"),
     "groups": ("optimizer", {"state": {}, "param_groups": []}, "state is of other parameters"),
 }  # fmt: skip

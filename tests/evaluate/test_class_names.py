@@ -23,7 +23,13 @@ NAMES = ["a_red", "b_green", "c_blue"]
 
 def images(labels, classes, source="val"):
     return Images(
-        Path(source), np.array(labels, np.int64), classes, int, f"{source} {labels}", kind="made up"
+        Path(source),
+        np.array(labels, np.int64),
+        classes,
+        int,
+        f"{source} {labels}",
+        bytes,
+        kind="made up",
     )
 
 
@@ -178,3 +184,15 @@ def test_a_probe_keeps_the_names(toy, tmp_path):
     run(toy, "linear", tmp_path, *data, "--batch_size", 8)
     names = load_checkpoint(tmp_path / "checkpoint-last.pth")["args"]["classes"]
     assert names == NAMES
+
+
+def test_all_but_the_labels_stays_as_it_was():
+    """What the images show above all: whole ones, after a training with --crop none."""
+    before = images([0, 1], ["cat", "dog"])
+    before.whole, before.advice = True, "advice"
+    after = match_classes(["ant", "cat", "dog"], before, 3)
+    assert after.labels.tolist() == [1, 2] and before.labels.tolist() == [0, 1]
+    assert after.fingerprint != before.fingerprint
+    changed = {"labels", "classes", "fingerprint"}
+    kept = vars(before).keys() - changed
+    assert {k: vars(after)[k] for k in kept} == {k: vars(before)[k] for k in kept}

@@ -40,9 +40,14 @@ def toy(tmp_path_factory):
 
 def run(toy, name, *flags):
     root, options = toy
-    status = evaluate(["finetune", *options, "--output_dir", str(root / name), *map(str, flags)])
-    assert status == 0
+    flags = [*map(str, flags), "--output_dir", str(root / name)]
+    assert evaluate(["finetune", *usual(options, flags), *flags]) == 0
     return root / name
+
+
+def usual(options, flags):
+    """The options, but the batch size, which comes last, only where the flags have none."""
+    return options[: options.index("--batch_size")] if "--batch_size" in flags else options
 
 
 def numbers_of(folder):
@@ -227,7 +232,7 @@ def train_without_end(toy, tmp_path, monkeypatch, *flags):
 
 def test_another_accumulation_goes_on_within_an_epoch(toy, tmp_path, monkeypatch):
     folder = train_without_end(toy, tmp_path, monkeypatch)
-    flags = ["--epochs", 3, "--resume", "auto", "--output_dir", folder]
+    flags = ["--epochs", 3, "--resume", "auto"]
     run(toy, folder, *flags, "--batch_size", 4, "--accum_iter", 4)
     assert [line["epoch"] for line in lines_of(folder)] == [0, 1, 2]
     last = load_checkpoint(folder / "checkpoint-last.pth")
@@ -305,8 +310,7 @@ def test_gray_images_and_another_size(tmp_path):
 )
 def test_settings_that_cannot_work_are_named(toy, capsys, tmp_path, flags, message):
     _, options = toy
-    if "--batch_size" in flags:
-        options = options[: options.index("--batch_size")]  # it comes last
+    options = usual(options, flags)
     assert evaluate(["finetune", *options, *(flag.format(tmp_path) for flag in flags)]) == 2
     assert message in capsys.readouterr().err
 

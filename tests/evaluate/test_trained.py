@@ -155,17 +155,18 @@ def test_fine_tuning_reads_pixels_alike(deep, workers):
     images = open_images(deep)
     images.labels = np.zeros(3, np.int64)
     loader = AugmentedLoader(
-        images, lambda image: torch.from_numpy(np.array(image)), None, channels=1, batch_size=3,
-        num_workers=workers, pin_mem=False, world=World(0, 1, CPU), seed=0,
+        images, lambda image: torch.from_numpy(np.array(image)[None]), None,
+        shape=(1, *deep_images.GRAY16.shape), batch_size=3, num_workers=workers, pin_mem=False,
+        world=World(0, 1, CPU), seed=0,
     )  # fmt: skip
     (batch,) = loader
     assert loader.report() == {"bad_samples": 2}
-    assert all(np.array_equal(shown, deep_images.GRAY16 >> 8) for shown in batch.inputs)
+    assert all(np.array_equal(shown[0], deep_images.GRAY16 >> 8) for shown in batch.inputs)
     loader.set_epoch(0)
     with limited_to(None, (0, 1)):
         (batch,) = loader
     shown = dict(zip(batch.index.tolist(), batch.inputs, strict=True))
-    assert np.array_equal(shown[0], np.rint(255.0 * deep_images.FLOATS))
+    assert np.array_equal(shown[0][0], np.rint(255.0 * deep_images.FLOATS))
 
 
 def test_a_range_does_not_stay_for_the_next_evaluation(tmp_path, deep):

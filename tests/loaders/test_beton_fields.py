@@ -177,6 +177,6 @@ def test_the_flags_reach_the_file(tmp_path):
 def test_fields_are_those_of_a_beton(image_folder, flag):
     with pytest.raises(DataError, match=f"--{flag} x is for a .beton file"):
         create_loader(data_path=image_folder, batch_size=4, **{flag: "x"})
-    options = WeightsOptions(checkpoint="x", data_path=image_folder, **{flag: "x"})
+    options = WeightsOptions(checkpoint=image_folder / "x", data_path=image_folder, **{flag: "x"})
     with pytest.raises(ConfigError, match=r"for \.beton files: --ffcv"):
         options.train_images()

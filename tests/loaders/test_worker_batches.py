@@ -111,6 +111,7 @@ def test_a_worker_that_dies_is_an_error_where_its_batch_is_awaited(number):
 
     def work(step, pixels):
         if step == 5:
+            time.sleep(0.2)  # the batch before is on its way
             os.kill(os.getpid(), number)
 
     made = batches(work)
