@@ -19,11 +19,13 @@ from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.trained import settings_of
 from fastimae.loaders import create_loader
 from fastimae.loaders.convert import ConvertOptions, convert
+from fastimae.loaders.crops import RATIO
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import limited_to, value_range
 
 pytest.importorskip("timm")
 from fastimae.evaluate.classify.augment import AugmentedLoader
+from fastimae.evaluate.classify.finetune_options import FinetuneOptions
 
 CPU = torch.device("cpu")
 SIZE = (16, 48)
@@ -202,3 +204,33 @@ def test_training_and_probing_from_the_command_line(tmp_path):
     options = f"--data_path {data} --device cpu --num_workers 0 --k 1"
     assert evaluate(f"knn --checkpoint {out / 'checkpoint-last.pth'} {options}".split()) == 0
     assert json.loads((out / "eval-knn" / "results.json").read_text())["settings"]["crop"] == "none"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "some text", [1, 2], 3, torch.ones(3), {"value_range": "0 4095"}, {"value_range": 4095.0},
+        {"value_range": [5, 1]}, {"value_range": [0, 1, 2]}, {"data_path": ["a", "b"]},
+        {"dali": True}, {"crop": 224}, {"crop": True}, {"crop_ratio": 1.3}, {"crop_ratio": "abc"},
+        {"crop_ratio": [0, 1]},
+    ],
+    ids=lambda args: str(args).replace(" ", ""),
+)  # fmt: skip
+def test_settings_of_other_projects_that_are_called_alike_are_none_of_ours(tmp_path, photos, args):
+    mae = save_trained(tmp_path / "mae.pth")
+    content = torch.load(mae, weights_only=True)
+    torch.save({**content, "args": args}, mae)
+    common = {"checkpoint": mae, "data_path": photos}
+    assert not EvalOptions(**common).train_images().whole
+    assert value_range() is None
+    EvalOptions(**common, value_range=(0, 1)).train_images()
+    options = FinetuneOptions(**common)
+    options.settle_crops(settings_of(mae))
+    assert (options.crop, options.crop_ratio) == ("random", RATIO)
+
+
+def test_equal_bounds_of_crops_are_a_trainings(tmp_path):
+    mae = save_trained(tmp_path / "mae.pth", crop_ratio=[1.0, 1.0])
+    options = FinetuneOptions(checkpoint=mae)
+    options.settle_crops(settings_of(mae))
+    assert options.crop_ratio == (1.0, 1.0)
