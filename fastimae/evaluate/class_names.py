@@ -26,6 +26,10 @@ CLASSES = "classes"
 """The setting of a classifier's checkpoint that holds the names of its classes, in order."""
 
 
+MOST_CLASSES = 1 << 20
+"""A classifier of more takes gigabytes; numbers so large are those of something else."""
+
+
 def match_training(train: Images, val: Images, classes: int | None = None) -> tuple[Images, int]:
     """`val` with labels as `train` numbers its classes, and how many classes these are.
 
@@ -36,6 +40,11 @@ def match_training(train: Images, val: Images, classes: int | None = None) -> tu
     if train.fingerprint == val.fingerprint and train is not val:
         log.warning("%s is both what is learned from and what is tested on", train.source)
     classes = classes or class_count(train)
+    if classes > MOST_CLASSES:
+        raise DataError(
+            f"{train.source}: labels up to {classes - 1} would be {classes} classes: number them "
+            "from 0, or name another field of a .beton file as --label_field"
+        )
     return match_classes(train.classes or [], val, classes), classes
 
 

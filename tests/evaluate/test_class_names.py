@@ -42,6 +42,13 @@ def test_each_image_keeps_the_name_of_its_class(names, data):
     assert (after.fingerprint == before.fingerprint) == (after.labels.tolist() == labels)
 
 
+def test_numbers_that_cannot_be_classes_are_an_error():
+    """As where the only integers of a .beton file are IDs: a head for them would fill a disk."""
+    with pytest.raises(DataError, match=r"ids: labels up to 1000000007 .*--label_field"):
+        match_training(images([10**9 + 7, 5], None, "ids"), images([0], None))
+    assert match_training(images([10**6, 5], None, "ids"), images([5], None))[1] == 10**6 + 1
+
+
 def test_what_was_matched_is_told(caplog):
     caplog.set_level("INFO", "fastimae")
     match_classes(NAMES, images([0, 1, 1], ["c_blue", "a_red"]), 3)
