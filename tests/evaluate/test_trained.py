@@ -234,3 +234,16 @@ def test_equal_bounds_of_crops_are_a_trainings(tmp_path):
     options = FinetuneOptions(checkpoint=mae)
     options.settle_crops(settings_of(mae))
     assert options.crop_ratio == (1.0, 1.0)
+
+
+def test_what_is_to_be_said_of_a_range_is_said_once_and_of_one_that_is_given(
+    tmp_path, photos, told
+):
+    mae = save_trained(tmp_path / "mae.pth", value_range=[0, 4095])
+    convert(ConvertOptions(src=str(photos), out=tmp_path / "photos.beton", workers=1))
+    common = {"checkpoint": mae, "ffcv": tmp_path / "photos.beton", "val": photos}
+    for options in (EvalOptions(**common), EvalOptions(**common, value_range=(0, 99))):
+        options.train_images(), options.val_images()
+        given = options.value_range == (0, 99)
+        assert told().count("not with --value_range 0 99") == given
+        assert told().count("has no effect on") == given
