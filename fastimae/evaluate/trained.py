@@ -19,6 +19,9 @@ from fastimae.loaders.limits import ValueRange, check_value_range, named_range
 
 log = logging.getLogger("fastimae")
 
+CONVERTED_WITH = "converted_with"
+"""The setting that keeps the range of values of a .beton."""
+
 
 def settings_of(checkpoint: Path | None) -> Mapping[str, Any]:
     """The settings of its training, as far as the file tells; {} where it cannot be read, which
@@ -75,8 +78,18 @@ def _range_in(value: Any) -> ValueRange | None:
     return pair if pair and pair[0] < pair[1] else None
 
 
+def conversion(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps of how the .beton that is trained on was converted, if its manifest
+    tells: evaluation may run in another folder, or when the file is gone."""
+    found = _converted_with(settings)
+    return {CONVERTED_WITH: list(found)} if found else {}
+
+
 def _converted_with(settings: Mapping[str, Any]) -> ValueRange | None:
-    """The range of the .beton that was trained on, if its manifest is still there and has one."""
+    """The range of the .beton that was trained on: as kept in the checkpoint, else as its manifest
+    has it, if that is still there."""
+    if kept := _range_in(settings.get(CONVERTED_WITH)):
+        return kept
     source = settings.get("ffcv") or settings.get("dali") or ""
     try:
         manifest = json.loads(manifest_path(Path(source)).read_text())

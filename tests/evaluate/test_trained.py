@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import deep_images
 import numpy as np
@@ -148,6 +149,24 @@ def test_the_range_of_a_beton_is_what_it_was_converted_with(tmp_path, deep, told
         assert np.array_equal(shown, np.rint(255.0 * deep_images.FLOATS))
     EvalOptions(checkpoint=mae, data_path=deep, value_range=(0, 2)).train_images()
     assert "trained with --value_range 0 1, not with --value_range 0 2" in told()
+
+
+def test_the_range_of_a_beton_stays_known_when_the_file_is_gone(tmp_path, deep, monkeypatch):
+    """Also to a run that goes on from there, in another folder."""
+    monkeypatch.chdir(tmp_path)
+    options = {"src": str(deep), "workers": 1, "value_range": (0, 1)}
+    convert(ConvertOptions(out=Path("deep.beton"), **options))
+    run = ["--ffcv", "deep.beton", "--model", "mae_vit_nano_patch16", "--input_size", "32"]
+    run += ["--batch_size", "1", "--num_workers", "1", "--device", "cpu", "--output_dir", "run"]
+    run += ["--warmup_epochs", "0"]
+    assert train([*run, "--epochs", "1"]) == 0
+    Path("deep.beton.json").unlink()
+    for epochs in (1, 2):
+        mae = Path("run/checkpoint-last.pth").absolute()
+        EvalOptions(checkpoint=mae, data_path=deep).train_images()
+        assert value_range() == (0, 1)
+        if epochs == 1:
+            assert train([*run, "--epochs", "2", "--resume", "auto"]) == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
