@@ -60,9 +60,23 @@ def match_classes(names: Sequence[str], images: Images, classes: int) -> Images:
     all are the same. Raises DataError without labels, or for classes that training does not know.
     """
     check_labelled(images)
+    names = names or _imagenets(images, classes)
     if not names or not images.classes:
         return _by_number(images, classes, not names)
     return images if list(names) == images.classes else _by_name(names, images)
+
+
+def _imagenets(images: Images, classes: int) -> list[str]:
+    """ImageNet's classes, for a classifier of as many without names and images called like them."""
+    if classes != 1000 or not images.classes:
+        return []
+    from timm.data import ImageNetInfo
+
+    names = ImageNetInfo().label_names()
+    if not set(images.classes).issubset(names):
+        return []
+    log.info("%s: the classes of training are taken for ImageNet's 1000", images.source)
+    return names
 
 
 def check_labelled(images: Images) -> None:
@@ -107,7 +121,10 @@ def _by_number(images: Images, classes: int, training_has_none: bool) -> Images:
             f"{images.source} has {_unknown(map(str, unknown))} (it knows 0 to {classes - 1})"
         )
     if len(present) < classes:
-        log.info(
+        # Numbers of folders that are only some of the classes are those of other classes.
+        level = logging.WARNING if len(images.classes or ()) not in (0, classes) else logging.INFO
+        log.log(
+            level,
             "%s: %d of the %d classes of training, matched by number, as %s has no class names",
             images.source, len(present), classes, "training" if training_has_none else "it",
         )  # fmt: skip
