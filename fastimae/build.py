@@ -30,6 +30,7 @@ from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.evaluate.origin import RUN
+from fastimae.evaluate.trained import CONVERTED_WITH, conversion
 from fastimae.interop.hints import Hints
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer
@@ -147,7 +148,7 @@ def build_objective(config: TrainConfig) -> nn.Module:
 
 def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     """Everything, ready to run; resumed where --resume says so, else in a cleared output_dir."""
-    optim, run = config.optim, config.run
+    optim, run, settings = config.optim, config.run, flatten(config)
     precision = resolve_precision(optim.precision, world.device)
     graph = wants_graph(config, world, precision)
     objective = build_objective(config)
@@ -185,7 +186,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         world=world,
         output_dir=run.output_dir,
         log_dir=run.log_dir,
-        args={**flatten(config), RUN: uuid.uuid4().hex[:12]},
+        args={**settings, **conversion(settings), RUN: uuid.uuid4().hex[:12]},
         draw=functools.partial(save_reconstruction, objective, picture),
         parallel=parallel,
         cores=cores,
@@ -227,7 +228,10 @@ def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
     if path:
         content = load_checkpoint(path)
         go_on(trainer, content, path, "--init")
-        trainer.args[RUN] = content["args"].get(RUN, trainer.args[RUN])
+        before = content["args"]
+        trainer.args[RUN] = before.get(RUN, trainer.args[RUN])
+        if CONVERTED_WITH in before:
+            trainer.args.setdefault(CONVERTED_WITH, before[CONVERTED_WITH])
     elif config.run.resume:
         log.info("--resume auto: no checkpoint in %s, starting anew", config.run.output_dir)
     if trainer.world.is_main:

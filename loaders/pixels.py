@@ -4,6 +4,7 @@ The rules are those of torchvision's ImageFolder (alpha is dropped, a palette gi
 but for images of more than 8 bits, which Pillow alone would clip to white or black:
 
 - of 16-bit gray the 8 highest bits are kept, of a TIFF of 12 bits those of the 12;
+- where a TIFF says that zero is white, levels are turned round, as Pillow does of 8 bits;
 - floating-point numbers and 32-bit or signed integers have no known range: such an image is bad;
 - with --value_range all of these are mapped from LOW..HIGH to 0..255, clipped and rounded. A NaN
   makes an image bad, infinities are clipped;
@@ -31,7 +32,9 @@ Box = tuple[int, int, int, int]
 MODES: dict[int, Mode] = {3: "RGB", 1: "L"}
 """Pillow's name of so many channels."""
 DEEP_GRAY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-_BITS_PER_SAMPLE = 258  # TIFF's tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+"""TIFF's tags."""
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
 
 
 def eight_bits(image: Image.Image, mode: Mode = "RGB", box: Box | None = None) -> Image.Image:
@@ -41,16 +44,37 @@ def eight_bits(image: Image.Image, mode: Mode = "RGB", box: Box | None = None) -
     that is not possible, or what Pillow raises of a damaged file.
     """
     check_deep_colour(image)
-    bounds, deep = value_range(), image.mode in DEEP_GRAY
+    bounds, deep = value_range(), image.mode in DEEP_GRAY or _is_signed8(image)
     if deep:
         _check_values(image)
     part = image.crop(box) if box else image.copy()
     part.info.pop("transparency", None)  # alpha is dropped; of some kinds Pillow would warn
     if deep:
-        values = np.asarray(part)
+        values = _stored(image, np.asarray(part))
         kept = _mapped(values, *bounds) if bounds else values >> (gray_bits(image) - 8)
-        part = Image.fromarray(kept.astype(np.uint8))
+        white_is_zero = _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO
+        part = Image.fromarray((255 - kept if white_is_zero else kept).astype(np.uint8))
     return _converted(part, mode)
+
+
+def _tag(image: Image.Image, tag: int, default: int) -> int:
+    """What a TIFF says, of its first channel; `default` where it says nothing, and for others."""
+    said = image.tag_v2.get(tag, default) if image.format == "TIFF" else default
+    return said[0] if isinstance(said, tuple) else said
+
+
+def _is_signed8(image: Image.Image) -> bool:
+    """Whether a gray TIFF has numbers from -128 to 127, which Pillow takes for 0 to 255."""
+    return image.mode == "L" and _tag(image, _SAMPLE_FORMAT, _UNSIGNED) == _SIGNED
+
+
+def _stored(image: Image.Image, values: NDArray) -> NDArray:
+    """Pixels of deep gray as the numbers in the file; Pillow does not keep their signs apart."""
+    if _is_signed8(image):
+        return values.view(np.int8)
+    unsigned = _tag(image, _SAMPLE_FORMAT, _UNSIGNED) == _UNSIGNED
+    is_word = image.format == "TIFF" and _tag(image, _BITS_PER_SAMPLE, 16) == 32
+    return values.view(np.uint32) if image.mode == "I" and unsigned and is_word else values
 
 
 def _converted(image: Image.Image, mode: Mode) -> Image.Image:
@@ -80,10 +104,10 @@ def _mapped(values: NDArray, low: float, high: float) -> NDArray[np.float64]:
 
 def gray_bits(image: Image.Image) -> int:
     """How many bits the values of deep gray have, from 0 up; 0 if their range is not known."""
-    if image.mode == "F":
+    if image.mode == "F" or _is_signed8(image):
         return 0
     if image.format == "TIFF":
-        return image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if image.mode != "I" else 0
+        return _tag(image, _BITS_PER_SAMPLE, 16) if image.mode != "I" else 0
     # Of others Pillow scales fewer bits to 16. In memory, mode I has 32.
     return 16 if image.mode != "I" or image.format else 0
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_formats import (
     HEAD_BYTES,
     foreign_reason,
@@ -49,6 +50,7 @@ def _source(root: Path, class_names: list[str] | None, above: frozenset[_Identit
         source.notes.append(shown(f"took {root / 'train'} only"))
         return source
     source = _labelled(top, class_names or top.folders, above)
+    check_not_parts(source, str(root))
     if not source.items:
         source.kind, source.labels, source.class_names = "flat folder without labels", None, []
         source.items = [Item(path) for path in top.images]
@@ -59,6 +61,16 @@ def _source(root: Path, class_names: list[str] | None, above: frozenset[_Identit
         why = f"as there are images in {other}, too; for one of them give its own path"
         source.notes.append(shown(f"took {root / 'train'} for a class, {why}"))
     return source
+
+
+def check_not_parts(source: Source, root: str) -> None:
+    """Raise DataError where all classes that have images are called like parts of a data set."""
+    names = [source.class_names[label] for label in sorted(set(source.labels or ()))]
+    if names and SPLITS.issuperset(names):
+        raise DataError(
+            f"SRC: {shown(root)} has images in {', '.join(names)} only: are these parts of a data "
+            "set, or classes? Give one part alone, or else rename the classes"
+        )
 
 
 def _labelled(top: _Folder, names: list[str], above: frozenset[_Identity]) -> Source:

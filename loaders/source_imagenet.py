@@ -14,6 +14,7 @@ a label is the position in the sorted list of them, as there.
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import tarfile
@@ -91,7 +92,7 @@ def _read(path: Path) -> _Labels:
     try:
         if path.is_dir():
             return _of_devkit(path, *_in_folder(path))
-        content = _bytes_of(path)
+        content = _bytes_of(path).removeprefix(codecs.BOM_UTF8)
         if tarfile.is_tarfile(path):
             return _of_devkit(path, *_in_archive(path))
         if content.startswith(_CSV_HEADER):
@@ -179,6 +180,8 @@ def _of_csv(path: Path, content: bytes) -> _Labels:
     """Lines `ILSVRC2012_val_00048981,n03995372 85 1 499 272 ...` behind a header."""
     images = {}
     for number, line in enumerate(content.decode("ascii", "replace").splitlines()[1:], 2):
+        if not line.strip():
+            continue
         name, _, boxes = line.partition(",")
         class_name = boxes.partition(" ")[0]
         if not _WNID.fullmatch(class_name):

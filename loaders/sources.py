@@ -54,9 +54,10 @@ def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> S
     if not source.items:
         raise DataError(f"SRC: no images in {src}{_first_of(source.skipped)}{left and f'; {left}'}")
     source.notes += [left] if left else []
+    first = source.items[0]
     if labels is not None:
         label_images(source, labels)
-    elif source.labels is None and (hint := hint_for(source.items[0].name)):
+    elif source.labels is None and (hint := hint_for(first.member or first.path)):
         source.notes.append(hint)
     return source
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise, takewhile
 
 from fastimae.loaders.items import Item, Source, shown
-from fastimae.loaders.source_folders import NO_CLASS, SPLITS
+from fastimae.loaders.source_folders import NO_CLASS, SPLITS, check_not_parts
 
 _Folder = tuple[str, ...]
 """Its path, in names."""
@@ -47,7 +47,7 @@ def by_folder(
         return Source(kind=kind, items=items, skipped=skipped, notes=notes)
     names = sorted(tree.names())
     number_of = {name: number for number, name in enumerate(names)}
-    return Source(
+    source = Source(
         kind="tar files with class folders",
         items=[image for image, name in known if name],
         labels=[number_of[name] for name in classes if name],
@@ -55,6 +55,8 @@ def by_folder(
         skipped=skipped + [(image.name, NO_CLASS) for image, name in known if name == ""],
         notes=notes,
     )
+    check_not_parts(source, ", ".join(folders))
+    return source
 
 
 class _Tree:

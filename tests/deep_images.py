@@ -100,6 +100,10 @@ COLOURS16_FILES = {
 SHOWN = {
     **{name: (data, _gray(GRAY16 >> 8)) for name, data in GRAY16_FILES.items()},
     "12-TIFF": (tiff(packed12(GRAY12), (12,)), _gray(GRAY12 >> 4)),
+    "16-TIFF-white-is-zero": (
+        tiff(GRAY16.tobytes(), (16,), photometric=0), _gray(255 - (GRAY16 >> 8)),
+    ),
+    "8-TIFF-white-is-zero": (tiff(ALPHA.tobytes(), (8,), photometric=0), _gray(255 - ALPHA)),
     "12-PGM": (pnm(b"P5", b"4095", GRAY12), _gray(_SCALED12 >> 8)),
     **COLOURS16_FILES,
     "1-PNG": (file_bytes(RGB, "PNG", "1"), np.asarray(Image.fromarray(RGB).convert("1"))),
@@ -140,6 +144,7 @@ UNRANGED_FILES = {
     "int16-TIFF": (
         tiff(SIGNED.tobytes(), (16,), sample_format=2), f"32-bit or signed {NO_RANGE}",
     ),
+    "int8-TIFF": (tiff(ALPHA.tobytes(), (8,), sample_format=2), f"32-bit or signed {NO_RANGE}"),
 }  # fmt: skip
 REFUSED = {
     **UNRANGED_FILES,

@@ -70,6 +70,15 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     return content
 
 
+def args_in(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint's content keeps, by flag name; {} where it has none, or what
+    is called so is something else."""
+    args = content.get("args")
+    if isinstance(args, argparse.Namespace):
+        return vars(args)
+    return args if isinstance(args, dict) else {}
+
+
 def _is_of_torch(path: Path) -> bool:
     """Whether it begins as what torch.save writes, if it can be opened: a zip file, or a pickle."""
     try:

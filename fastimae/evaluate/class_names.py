@@ -26,6 +26,10 @@ CLASSES = "classes"
 """The setting of a classifier's checkpoint that holds the names of its classes, in order."""
 
 
+MOST_CLASSES = 1 << 20
+"""A classifier of more takes gigabytes; numbers so large are those of something else."""
+
+
 def match_training(train: Images, val: Images, classes: int | None = None) -> tuple[Images, int]:
     """`val` with labels as `train` numbers its classes, and how many classes these are.
 
@@ -36,6 +40,11 @@ def match_training(train: Images, val: Images, classes: int | None = None) -> tu
     if train.fingerprint == val.fingerprint and train is not val:
         log.warning("%s is both what is learned from and what is tested on", train.source)
     classes = classes or class_count(train)
+    if classes > MOST_CLASSES:
+        raise DataError(
+            f"{train.source}: labels up to {classes - 1} would be {classes} classes: number them "
+            "from 0, or name another field of a .beton file as --label_field"
+        )
     return match_classes(train.classes or [], val, classes), classes
 
 
@@ -51,9 +60,23 @@ def match_classes(names: Sequence[str], images: Images, classes: int) -> Images:
     all are the same. Raises DataError without labels, or for classes that training does not know.
     """
     check_labelled(images)
+    names = names or _imagenets(images, classes)
     if not names or not images.classes:
         return _by_number(images, classes, not names)
     return images if list(names) == images.classes else _by_name(names, images)
+
+
+def _imagenets(images: Images, classes: int) -> list[str]:
+    """ImageNet's classes, for a classifier of as many without names and images called like them."""
+    if classes != 1000 or not images.classes:
+        return []
+    from timm.data import ImageNetInfo
+
+    names = ImageNetInfo().label_names()
+    if not set(images.classes).issubset(names):
+        return []
+    log.info("%s: the classes of training are taken for ImageNet's 1000", images.source)
+    return names
 
 
 def check_labelled(images: Images) -> None:
@@ -98,7 +121,10 @@ def _by_number(images: Images, classes: int, training_has_none: bool) -> Images:
             f"{images.source} has {_unknown(map(str, unknown))} (it knows 0 to {classes - 1})"
         )
     if len(present) < classes:
-        log.info(
+        # Numbers of folders that are only some of the classes are those of other classes.
+        level = logging.WARNING if len(images.classes or ()) not in (0, classes) else logging.INFO
+        log.log(
+            level,
             "%s: %d of the %d classes of training, matched by number, as %s has no class names",
             images.source, len(present), classes, "training" if training_has_none else "it",
         )  # fmt: skip

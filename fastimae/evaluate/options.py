@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,17 +80,24 @@ class EvalOptions(ModelOptions):
 
     def _open(self, source: Path) -> Images:
         """The images, read and shown as in training unless the options say otherwise."""
-        trained = settings_of(self.source())
-        self.value_range = range_for(self.value_range, trained, self.source())
+        trained, asked = self._trained
         set_max_pixels(self.max_pixels)
         set_value_range(self.value_range)
         images = open_images(source, **self._fields())
         images.whole = self.crop_of(trained) == "none"
         if not is_beton(source):
             say_depth(str(source), survey_files(images.open, len(images)))
-        elif self.value_range:
+        elif asked:
             log.info("--value_range has no effect on %s, whose images have 8 bits", source)
         return images
+
+    @functools.cached_property
+    def _trained(self) -> tuple[Mapping[str, Any], bool]:
+        """The settings of the training, and whether --value_range is given; looked at once, so that
+        what is to be said of the two is said once. Fills in value_range."""
+        trained, asked = settings_of(self.source()), self.value_range is not None
+        self.value_range = range_for(self.value_range, trained, self.source())
+        return trained, asked
 
     def _fields(self) -> dict[str, str | None]:
         """The flags of .beton files. Raises ConfigError where there is none to use them on."""

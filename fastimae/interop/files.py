@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError, listed, load_checkpoint
 from fastimae.engine.entries import Taken, take
+from fastimae.engine.files import args_in
 from fastimae.interop import huggingface, timm
 from fastimae.interop.hints import IN_PYTHON, Hints
 
@@ -80,11 +81,10 @@ def _read_file(path: Path, use_ema: bool, hints: Hints) -> Checkpoint:
         leave = f": leave out {hints.to_set('use_ema')}" if "averaged" in str(error) else ""
         raise CheckpointError(f"{path} {error}{leave}") from error
     ours = "fastimae_format" in content
-    args = content.get("args")
     return Checkpoint(
         path=path,
         weights=taken.weights,
-        args=args if isinstance(args, dict) else vars(args) if args else {},
+        args=args_in(content),
         ours=ours,
         licence=content.get("licence", "" if ours else FOREIGN_LICENCE),
         taken=taken,

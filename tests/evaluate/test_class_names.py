@@ -48,6 +48,36 @@ def test_each_image_keeps_the_name_of_its_class(names, data):
     assert (after.fingerprint == before.fingerprint) == (after.labels.tolist() == labels)
 
 
+def test_imagenets_classes_are_known_without_names(caplog):
+    """Those of the official fine-tuned files; sorted, as the folders of its training images."""
+    timm = pytest.importorskip("timm.data")
+    caplog.set_level("INFO", "fastimae")
+    some = ["n01443537", "n02085620", "n15075141"]
+    after = match_classes([], images([0, 1, 2], some), 1000)
+    assert after.labels.tolist() == [1, 151, 999]
+    assert [timm.ImageNetInfo().index_to_label_name(k) for k in after.labels] == some
+    assert "taken for ImageNet's 1000" in caplog.text and "matched by name" in caplog.text
+    assert match_classes([], images([0, 1], ["cat", "n01443537"]), 1000).labels.tolist() == [0, 1]
+    assert match_classes([], images([0, 1], some), 999).labels.tolist() == [0, 1]
+
+
+def test_a_folder_of_some_classes_by_number_is_warned_of(caplog):
+    caplog.set_level("WARNING", "fastimae")
+    match_classes([], images([0, 1], ["dog", "ship"]), 4)
+    assert "2 of the 4 classes of training, matched by number" in caplog.text
+    caplog.clear()
+    match_classes([], images([0, 1], ["a", "b", "c", "d"]), 4)
+    match_classes([], images([0, 1], None), 4)
+    assert not caplog.text
+
+
+def test_numbers_that_cannot_be_classes_are_an_error():
+    """As where the only integers of a .beton file are IDs: a head for them would fill a disk."""
+    with pytest.raises(DataError, match=r"ids: labels up to 1000000007 .*--label_field"):
+        match_training(images([10**9 + 7, 5], None, "ids"), images([0], None))
+    assert match_training(images([10**6, 5], None, "ids"), images([5], None))[1] == 10**6 + 1
+
+
 def test_what_was_matched_is_told(caplog):
     caplog.set_level("INFO", "fastimae")
     match_classes(NAMES, images([0, 1, 1], ["c_blue", "a_red"]), 3)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import deep_images
 import numpy as np
@@ -19,11 +20,13 @@ from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.trained import settings_of
 from fastimae.loaders import create_loader
 from fastimae.loaders.convert import ConvertOptions, convert
+from fastimae.loaders.crops import RATIO
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import limited_to, value_range
 
 pytest.importorskip("timm")
 from fastimae.evaluate.classify.augment import AugmentedLoader
+from fastimae.evaluate.classify.finetune_options import FinetuneOptions
 
 CPU = torch.device("cpu")
 SIZE = (16, 48)
@@ -148,6 +151,24 @@ def test_the_range_of_a_beton_is_what_it_was_converted_with(tmp_path, deep, told
     assert "trained with --value_range 0 1, not with --value_range 0 2" in told()
 
 
+def test_the_range_of_a_beton_stays_known_when_the_file_is_gone(tmp_path, deep, monkeypatch):
+    """Also to a run that goes on from there, in another folder."""
+    monkeypatch.chdir(tmp_path)
+    options = {"src": str(deep), "workers": 1, "value_range": (0, 1)}
+    convert(ConvertOptions(out=Path("deep.beton"), **options))
+    run = ["--ffcv", "deep.beton", "--model", "mae_vit_nano_patch16", "--input_size", "32"]
+    run += ["--batch_size", "1", "--num_workers", "1", "--device", "cpu", "--output_dir", "run"]
+    run += ["--warmup_epochs", "0"]
+    assert train([*run, "--epochs", "1"]) == 0
+    Path("deep.beton.json").unlink()
+    for epochs in (1, 2):
+        mae = Path("run/checkpoint-last.pth").absolute()
+        EvalOptions(checkpoint=mae, data_path=deep).train_images()
+        assert value_range() == (0, 1)
+        if epochs == 1:
+            assert train([*run, "--epochs", "2", "--resume", "auto"]) == 0
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_fine_tuning_reads_pixels_alike(deep, workers):
     """In worker processes, too; what has no range is a bad sample."""
@@ -203,3 +224,46 @@ def test_training_and_probing_from_the_command_line(tmp_path):
     options = f"--data_path {data} --device cpu --num_workers 0 --k 1"
     assert evaluate(f"knn --checkpoint {out / 'checkpoint-last.pth'} {options}".split()) == 0
     assert json.loads((out / "eval-knn" / "results.json").read_text())["settings"]["crop"] == "none"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "some text", [1, 2], 3, torch.ones(3), {"value_range": "0 4095"}, {"value_range": 4095.0},
+        {"value_range": [5, 1]}, {"value_range": [0, 1, 2]}, {"data_path": ["a", "b"]},
+        {"dali": True}, {"crop": 224}, {"crop": True}, {"crop_ratio": 1.3}, {"crop_ratio": "abc"},
+        {"crop_ratio": [0, 1]},
+    ],
+    ids=lambda args: str(args).replace(" ", ""),
+)  # fmt: skip
+def test_settings_of_other_projects_that_are_called_alike_are_none_of_ours(tmp_path, photos, args):
+    mae = save_trained(tmp_path / "mae.pth")
+    content = torch.load(mae, weights_only=True)
+    torch.save({**content, "args": args}, mae)
+    common = {"checkpoint": mae, "data_path": photos}
+    assert not EvalOptions(**common).train_images().whole
+    assert value_range() is None
+    EvalOptions(**common, value_range=(0, 1)).train_images()
+    options = FinetuneOptions(**common)
+    options.settle_crops(settings_of(mae))
+    assert (options.crop, options.crop_ratio) == ("random", RATIO)
+
+
+def test_equal_bounds_of_crops_are_a_trainings(tmp_path):
+    mae = save_trained(tmp_path / "mae.pth", crop_ratio=[1.0, 1.0])
+    options = FinetuneOptions(checkpoint=mae)
+    options.settle_crops(settings_of(mae))
+    assert options.crop_ratio == (1.0, 1.0)
+
+
+def test_what_is_to_be_said_of_a_range_is_said_once_and_of_one_that_is_given(
+    tmp_path, photos, told
+):
+    mae = save_trained(tmp_path / "mae.pth", value_range=[0, 4095])
+    convert(ConvertOptions(src=str(photos), out=tmp_path / "photos.beton", workers=1))
+    common = {"checkpoint": mae, "ffcv": tmp_path / "photos.beton", "val": photos}
+    for options in (EvalOptions(**common), EvalOptions(**common, value_range=(0, 99))):
+        options.train_images(), options.val_images()
+        given = options.value_range == (0, 99)
+        assert told().count("not with --value_range 0 99") == given
+        assert told().count("has no effect on") == given

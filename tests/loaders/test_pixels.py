@@ -23,7 +23,8 @@ from fastimae.loaders.decode import crop_and_resize
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import SkipImage
 from fastimae.loaders.journal import Journal, Progress
-from fastimae.loaders.limits import for_data_loader, limited_to, value_range
+from fastimae.loaders.limits import for_data_loader, limited_to, open_image, value_range
+from fastimae.loaders.pixels import eight_bits
 
 LISTED = ["folder", "workers", "evaluation"]
 LISTED += ["dali", "dali-tar"] if "nvidia-dali" in INSTALLED else []
@@ -227,3 +228,22 @@ def test_a_conversion_that_goes_on_knows_what_it_has_seen(tmp_path):
     first.add(Progress(done=1, depths={"x": 1}))
     first.close()
     assert Journal(tmp_path / "j", "task").progress.depths == {"x": 3, "y": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "number_format", "photometric"),
+    [("i1", 2, 1), ("<i2", 2, 1), ("<i4", 2, 1), ("<u4", 1, 1), ("<u2", 1, 0), ("<f4", 3, 0)],
+    ids=["int8", "int16", "int32", "uint32", "white-is-zero", "float-white-is-zero"],
+)
+def test_a_range_maps_the_numbers_that_a_tiff_holds(kind, number_format, photometric):
+    """All that its bits can hold, here."""
+    kind = np.dtype(kind)
+    spread = np.linspace(0, 1, GRAY16.size).reshape(SHAPE)
+    bounds = np.finfo("f2") if kind.kind == "f" else np.iinfo(kind)
+    low, high = float(bounds.min), float(bounds.max)
+    values = (low + spread * (high - low)).astype(kind)
+    file = deep_images.tiff(values.tobytes(), (8 * kind.itemsize,), photometric, number_format)
+    with limited_to(None, (low, high)):
+        shown = np.asarray(eight_bits(open_image(file), "L"))
+    expected = 255 * (values.astype(float) - low) / (high - low)
+    assert np.abs(shown - (expected if photometric else 255 - expected)).max() <= 0.5 + 1e-9

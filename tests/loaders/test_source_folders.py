@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, features
-from source_files import HEIC, find, jpeg, listed, make_files, reasons
+from source_files import HEIC, find, jpeg, listed, make_files, make_tar, reasons
 
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_formats import foreign_format, looks_like_image
@@ -65,6 +65,29 @@ def test_train_is_taken_where_there_is_nothing_else_and_said(tmp_path):
     source = find(root, tmp_path)
     assert listed(source, root) == [("train/a/1.jpg", 0), ("train/b/2.jpg", 1)]
     assert str(root / "train") in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["val/a/1.jpg", "test/a/2.jpg"], ["val/1.jpg", "test/2.jpg"]],
+    ids=["with-classes", "flat"],
+)
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_parts_without_train_are_no_classes(tmp_path, names, kind):
+    root = make_files(tmp_path / "data", *names)
+    (root / "a").mkdir()
+    if kind == "tar":
+        make_tar(tmp_path / "data.tar", {name: (root / name).read_bytes() for name in names})
+        root = tmp_path / "data.tar"
+    with pytest.raises(DataError, match=r"data(\.tar)? has images in test, val only.*one part"):
+        find(root, tmp_path)
+
+
+def test_one_part_alone_is_no_class(tmp_path):
+    root = make_files(tmp_path / "data", "val/a/1.jpg", "val/b/2.jpg")
+    with pytest.raises(DataError, match="has images in val only"):
+        find(root, tmp_path)
+    assert find(root / "val", tmp_path).class_names == ["a", "b"]
 
 
 def test_files_of_other_kinds_are_counted(tmp_path):

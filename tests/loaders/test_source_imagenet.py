@@ -173,9 +173,16 @@ def test_files_that_hold_no_labels_are_one_error(given, tmp_path, make, message)
         find_source(str(given / "flat"), None, tmp_path / "labels")
 
 
+def test_a_csv_may_have_a_byte_order_mark_and_empty_lines(given, tmp_path):
+    csv = (given / "LOC_val_solution.csv").read_bytes()
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf" + csv + b"\r\n")
+    assert find_source(str(given / "flat"), None, tmp_path / "labels.csv").labels == LABELS
+
+
 def test_without_them_a_note_says_how(given, tmp_path, caplog):
-    (note,) = find(given / "flat", tmp_path).notes
-    assert "--labels FILE" in note and DEVKIT in note and "LOC_val_solution.csv" in note
+    for src in ("flat", "ILSVRC2012_img_val.tar"):
+        (note,) = find(given / src, tmp_path).notes
+        assert "--labels FILE" in note and DEVKIT in note and "LOC_val_solution.csv" in note
     test = make_files(tmp_path / "test", "ILSVRC2012_test_00000001.JPEG")
     (note,) = find(test, tmp_path).notes
     assert "test images, of which no labels" in note

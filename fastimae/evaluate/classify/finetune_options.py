@@ -14,6 +14,7 @@ from fastimae.config import ConfigError
 from fastimae.evaluate.classify.training import TrainingOptions, check_training
 from fastimae.evaluate.classify.validation import BEST
 from fastimae.evaluate.encoder import Precision
+from fastimae.evaluate.trained import crop_ratio_of
 from fastimae.interop.finetuned import pools
 from fastimae.loaders.crops import RATIO
 
@@ -109,7 +110,7 @@ class FinetuneOptions(TrainingOptions):
         """
         ratio = self.crop_ratio
         self.crop = self.crop_of(trained)
-        self.crop_ratio = ratio or tuple(trained.get("crop_ratio") or RATIO)
+        self.crop_ratio = ratio or crop_ratio_of(trained)
         if self.crop == "none" and (ratio or self.min_crop != FinetuneOptions.min_crop):
             raise ConfigError(
                 "--min_crop and --crop_ratio have no effect with --crop none, which holds here "

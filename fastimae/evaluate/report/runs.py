@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastimae.config import ConfigError
+from fastimae.engine.files import args_in
 from fastimae.engine.leftovers import PICTURE
 from fastimae.evaluate.class_names import CLASSES
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
@@ -83,8 +84,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         log.warning("%s cannot be read: %s", files[-1], " ".join(str(error).split())[:200])
         return {}
-    args = content.get("args") if isinstance(content, dict) else None
-    settings = args if isinstance(args, dict) else vars(args) if args else {}
+    settings = args_in(content) if isinstance(content, dict) else {}
     return {name: value for name, value in settings.items() if name != CLASSES}
 
 
