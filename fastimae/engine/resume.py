@@ -87,12 +87,30 @@ def check_resumable(
         )
 
 
+def loader_state(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The loader's, with how many micro steps made an optimizer step, which earlier versions noted
+    among the settings only."""
+    return {"accum_iter": _setting(content["args"], "accum_iter"), **content["loader"]}
+
+
 def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
     """Raise CheckpointError where a run that stands there has done more than `epochs`."""
     if epoch > epochs or (epoch == epochs and update):
         raise CheckpointError(
             f"--resume {path} is past --epochs {epochs}, at step {update} of epoch {epoch}: "
             "make --epochs larger, or resume an earlier checkpoint"
+        )
+
+
+def check_result_stands(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError where a finished run, whose numbers are in its checkpoint, was asked to
+    be another one: they would be given out as those of other images or settings."""
+    ours = {name: value for name, value in trainer.args.items() if name != "epochs"}
+    changed = _changes(content["args"], ours)
+    if trainer.finished and changed:
+        raise CheckpointError(
+            f"--resume {path} is of a finished run: its numbers are not of these settings "
+            f"({', '.join(changed)}); make --epochs larger, or choose another --output_dir"
         )
 
 
@@ -118,10 +136,13 @@ def _setting(args: Any, name: str) -> Any:
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [
+    if changed := _changes(before, now):
+        log.warning("resumed with other settings than before: %s", ", ".join(changed))
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return sorted(
         f"--{name} {before[name]} -> {now[name]}"
         for name in before.keys() & now.keys() - _FREE
         if before[name] != now[name]
-    ]
-    if changed:
-        log.warning("resumed with other settings than before: %s", ", ".join(sorted(changed)))
+    )
