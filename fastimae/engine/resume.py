@@ -25,6 +25,9 @@ _FREE = {
     "run", "weights", "classes",
 }  # fmt: skip
 
+# Those that say which images a number is of.
+_IMAGES = {"ffcv", "data_path", "val", "label_field", "image_field", "value_range", "max_pixels"}
+
 _NO_ENCODER = "a linear probe"
 _UNKNOWN = "a model of another kind"
 # What a state dict is of, by a name that it has; the first that fits.
@@ -103,13 +106,13 @@ def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
 
 
 def check_result_stands(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
-    """Raise CheckpointError where a finished run, whose numbers are in its checkpoint, was asked to
-    be another one: they would be given out as those of other images or settings."""
-    ours = {name: value for name, value in trainer.args.items() if name != "epochs"}
-    changed = _changes(content["args"], ours)
+    """Raise CheckpointError where a finished run, whose numbers are in its checkpoint, was given
+    other images: the numbers would be given out as theirs."""
+    images = {name: value for name, value in trainer.args.items() if name in _IMAGES}
+    changed = _changes(content["args"], images)
     if trainer.finished and changed:
         raise CheckpointError(
-            f"--resume {path} is of a finished run: its numbers are not of these settings "
+            f"--resume {path} is of a finished run: its numbers are not of these images "
             f"({', '.join(changed)}); make --epochs larger, or choose another --output_dir"
         )
 

@@ -178,9 +178,7 @@ def test_a_finished_run_gives_its_numbers_out_as_nothing_else(options, tmp_path)
     linear.run(again)
     assert numbers_of(run) == first
     other = dataclasses.replace(again, val=tmp_path / "other")
-    with pytest.raises(
-        CheckpointError, match=r"not of these settings \(--val None -> "
-    ):
+    with pytest.raises(CheckpointError, match=r"not of these images \(--val None -> "):
         linear.run(other)
     linear.run(dataclasses.replace(other, epochs=3))
     assert numbers_of(run)["epochs"] == 3
