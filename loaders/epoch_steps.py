@@ -63,7 +63,7 @@ class EpochSteps:
         main: whether to say what changes by that. Raises `DataError` within an epoch of other data.
         """
         done = state["step"] * state["stride"]
-        finished = state.get("finished", self._was_all(state["stride"], done))
+        finished = state.get("finished", self._was_all(state, done))
         change = self._change_of_data(state)
         if change and done and not finished:
             raise DataError(
@@ -91,9 +91,13 @@ class EpochSteps:
         update = self.stride * self.accum_iter
         return min(done // update, self.samples // update - 1) * self.accum_iter
 
-    def _was_all(self, stride: int, done: int) -> bool:
-        """For states that do not say whether their epoch was finished."""
-        return done >= len(self) * self.stride or self.samples - done < stride
+    def _was_all(self, state: dict[str, Any], done: int) -> bool:
+        """For states that do not say whether their epoch was finished: it was where what was left
+        is less than their optimizer step."""
+        accum_iter = state.get("accum_iter")
+        if self.samples - done < state["stride"] * (accum_iter or 1):
+            return True
+        return accum_iter is None and done >= len(self) * self.stride
 
     def _change_of_data(self, state: dict[str, Any]) -> str:
         """How the data differ from the state's, "" where they do not as far as it tells."""
@@ -101,14 +105,15 @@ class EpochSteps:
         if samples != self.samples:
             return f"{samples} samples then, {self.samples} now"
         same = state.get("data", self.data) == self.data
-        return "" if same else f"as many samples, {samples}, with other labels or images"
+        as_many = f"as many samples, {samples}, of other images or labels, or in another order"
+        return "" if same else as_many
 
 
 def digest_of(labels: NDArray[np.int64], read: Read | None = None) -> int:
     """A number that tells data sets apart by their labels, int64 [N], and the bytes of some images.
 
-    Not by names, times or what holds them: a copy is the same data, and so are a folder of JPEGs
-    and the .beton that they were copied to. read: the bytes of a sample.
+    Not by names, times or what holds them: the same samples in the same order are the same data.
+    read: the bytes of a sample.
     """
     digest = zlib.crc32(np.ascontiguousarray(labels, dtype="<i8"))
     if read is not None and len(labels):

@@ -24,15 +24,23 @@ _HALF_WRITTEN = ("checkpoint-*.partial", "log.partial", "results.partial", "reco
 _PREVIOUS = re.compile(r"previous-(\d+)")
 
 
-def make_room(output_dir: Path, log_dir: Path | None = None, resumed: Path | None = None) -> None:
-    """Set aside what another run left; resumed: the checkpoint to go on from, whose run stays."""
+def make_room(
+    output_dir: Path,
+    log_dir: Path | None = None,
+    resumed: Path | None = None,
+    keep: Path | None = None,
+) -> None:
+    """Set aside what another run left, but for `keep`; resumed: the checkpoint to go on from, whose
+    run stays."""
     if resumed is None or resumed.resolve().parent != output_dir.resolve():
-        set_aside(output_dir, log_dir)
+        set_aside(output_dir, log_dir, keep)
 
 
-def set_aside(output_dir: Path, log_dir: Path | None = None) -> Path | None:
+def set_aside(
+    output_dir: Path, log_dir: Path | None = None, keep: Path | None = None
+) -> Path | None:
     """Move an earlier run's files from output_dir into output_dir/previous-N, which is returned;
-    None where there are none. Likewise TensorBoard's from log_dir.
+    None where there are none. Likewise TensorBoard's from log_dir. keep: what stays.
 
     Raises InUse, and moves nothing, while one of the run's evaluations is under way.
     """
@@ -41,7 +49,7 @@ def set_aside(output_dir: Path, log_dir: Path | None = None) -> Path | None:
             file.unlink()
     if log_dir and log_dir.resolve() != output_dir.resolve():
         _move(_found(log_dir, (EVENTS,)), log_dir)
-    files = _found(output_dir, OF_A_RUN)
+    files = [file for file in _found(output_dir, OF_A_RUN) if file != keep]
     for file in files:
         if file.is_dir():
             check_free(file)

@@ -25,6 +25,9 @@ _FREE = {
     "run", "weights", "classes",
 }  # fmt: skip
 
+# Those that say which images a number is of.
+_IMAGES = {"ffcv", "data_path", "val", "label_field", "image_field", "value_range", "max_pixels"}
+
 _NO_ENCODER = "a linear probe"
 _UNKNOWN = "a model of another kind"
 # What a state dict is of, by a name that it has; the first that fits.
@@ -87,12 +90,30 @@ def check_resumable(
         )
 
 
+def loader_state(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The loader's, with how many micro steps made an optimizer step, which earlier versions noted
+    among the settings only."""
+    return {"accum_iter": _setting(content["args"], "accum_iter"), **content["loader"]}
+
+
 def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
     """Raise CheckpointError where a run that stands there has done more than `epochs`."""
     if epoch > epochs or (epoch == epochs and update):
         raise CheckpointError(
             f"--resume {path} is past --epochs {epochs}, at step {update} of epoch {epoch}: "
             "make --epochs larger, or resume an earlier checkpoint"
+        )
+
+
+def check_result_stands(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError where a finished run, whose numbers are in its checkpoint, was given
+    other images: the numbers would be given out as theirs."""
+    images = {name: value for name, value in trainer.args.items() if name in _IMAGES}
+    changed = _changes(content["args"], images)
+    if trainer.finished and changed:
+        raise CheckpointError(
+            f"--resume {path} is of a finished run: its numbers are not of these images "
+            f"({', '.join(changed)}); make --epochs larger, or choose another --output_dir"
         )
 
 
@@ -118,10 +139,13 @@ def _setting(args: Any, name: str) -> Any:
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [
+    if changed := _changes(before, now):
+        log.warning("resumed with other settings than before: %s", ", ".join(changed))
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return sorted(
         f"--{name} {before[name]} -> {now[name]}"
         for name in before.keys() & now.keys() - _FREE
         if before[name] != now[name]
-    ]
-    if changed:
-        log.warning("resumed with other settings than before: %s", ", ".join(sorted(changed)))
+    )

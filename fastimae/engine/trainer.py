@@ -21,7 +21,7 @@ from fastimae.engine.optim import Schedule, load_optimizer, optimizer_state
 from fastimae.engine.parallel import is_sharded
 from fastimae.engine.profile import Profile
 from fastimae.engine.randomness import seed_draws
-from fastimae.engine.resume import check_epochs, check_resumable
+from fastimae.engine.resume import check_epochs, check_resumable, loader_state
 from fastimae.engine.sharded import save_sharded
 from fastimae.engine.signals import stop_signals
 from fastimae.engine.statistics import load_statistics, statistics_of_all
@@ -256,7 +256,7 @@ class Trainer:
         except ValueError as error:
             raise CheckpointError(f"--resume {path}: {error}") from error
         self.step.load_scaler(state["scaler"])
-        self.loader.load_state_dict(state["loader"])
+        self.loader.load_state_dict(loader_state(state))
         place = self.loader.state_dict()
         self.epoch, self.update = place["epoch"], place["step"] // self.plan.accum_iter
         self.meter.load_state_dict(state["metrics"])

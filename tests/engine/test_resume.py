@@ -204,6 +204,14 @@ def test_checkpoints_of_format_1_go_on_alike(tmp_path, update):
     assert runs[0].objective.seen == runs[1].objective.seen
 
 
+def test_a_finished_epoch_of_format_1_is_finished_with_other_accumulation(tmp_path):
+    stopped(tmp_path, 2, batch_size=4, accum_iter=4)  # 8 of 24 samples do not fill a step
+    content = load_checkpoint(tmp_path / LAST)
+    torch.save(as_before(content) | {"args": {"accum_iter": 4}}, tmp_path / LAST)
+    run = resumed(tmp_path, batch_size=4)
+    assert (run.epoch, run.update) == (2, 0)
+
+
 def student(**sizes):
     return create_model("mae_vit_nano_patch8", img_size=16, **sizes).state_dict()
 

@@ -12,7 +12,8 @@ from tiny import tiny_model
 from toy_images import save_colours, save_mae
 
 from fastimae.cli import evaluate
-from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.config import ConfigError
+from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData
@@ -146,3 +147,38 @@ def test_the_command_separates_colours(tmp_path):
     assert evaluate([*command, "--epochs", "20", "--warmup_epochs", "1", "--lr", "0.1"]) == 0
     content = json.loads((tmp_path / "eval-linear" / "results.json").read_text())
     assert content["numbers"]["acc1"] == 100 and content["numbers"]["classes"] == 3
+
+
+def test_features_that_a_probe_has_made_are_no_earlier_run(options, caplog):
+    run = options(epochs=1)
+    kept = run.features() / "of-this-run.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    for _ in range(2):
+        linear.run(run)
+        assert kept.exists()
+    assert caplog.text.count("held an earlier run") == 1
+
+
+def test_the_run_of_the_checkpoint_makes_no_room(options, tmp_path):
+    run = options(epochs=1)
+    run.output_dir.mkdir()
+    run.checkpoint = run.output_dir / "checkpoint-last.pth"
+    run.checkpoint.write_text("precious")
+    with pytest.raises(ConfigError, match=r"is that of --checkpoint .*: choose another"):
+        linear.run(run)
+    assert run.checkpoint.read_text() == "precious"
+
+
+def test_a_finished_run_gives_its_numbers_out_as_nothing_else(options, tmp_path):
+    run = options(epochs=2)
+    linear.run(run)
+    first = numbers_of(run)
+    again = dataclasses.replace(run, resume="auto")
+    linear.run(again)
+    assert numbers_of(run) == first
+    other = dataclasses.replace(again, val=tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"not of these images \(--val None -> "):
+        linear.run(other)
+    linear.run(dataclasses.replace(other, epochs=3))
+    assert numbers_of(run)["epochs"] == 3

@@ -162,3 +162,17 @@ def test_a_file_that_was_written_anew_meanwhile_says_nothing_of_the_epoch(tmp_pa
     path = save(tmp_path, 2, epoch=1)
     digest = weights_digest(model.state_dict())
     assert origin_of(path, model) == {"weights": digest, "run": None, "epoch": None, "step": None}
+
+
+def test_results_beside_the_checkpoints_are_judged_too(tmp_path):
+    """As of a probe whose --output_dir is the run's."""
+    other = save(tmp_path / "other", 2, run="b")
+    own = save(tmp_path / "run", 1)
+    evaluate(own, own.parent)
+    assert shown(own.parent)[:2] == (True, "")
+    evaluate(other, own.parent)
+    assert shown(own.parent)[0] is False
+    content = load_checkpoint(own)
+    begun = json.loads((own.parent / "results.json").read_text())["weights"]
+    save_checkpoint(own, content | {"args": content["args"] | {"weights": begun}})  # a classifier
+    assert shown(own.parent) == (True, "", "")

@@ -79,6 +79,17 @@ def test_an_old_state_of_an_epochs_end_begins_the_next_with_any_batches(before, 
     assert new.resume(state) == (2, len(new))
 
 
+@given(batches, batches)
+def test_so_does_one_whose_accumulation_is_known(before, after):
+    """Trainers know it of every checkpoint: it is among the settings."""
+    old, new = ranks_of(*before)[0].epoch_steps, ranks_of(*after)[0].epoch_steps
+    state = {"epoch": 2, "step": len(old), "stride": old.stride, "accum_iter": old.accum_iter}
+    assert new.resume(state) == (2, len(new))
+    if len(old) > old.accum_iter:  # one step is left to do
+        state["step"] -= old.accum_iter
+        assert new.resume(state)[1] < len(new)
+
+
 def cut(samples=100, data=1, **changes):
     return EpochSteps(
         **{"samples": samples, "data": data, "stride": 10, "accum_iter": 1, **changes}
@@ -89,7 +100,7 @@ def cut(samples=100, data=1, **changes):
     ("now", "named"),
     [
         ({"samples": 90}, "100 samples then, 90 now"),
-        ({"data": 2}, "as many samples, 100, with other labels or images"),
+        ({"data": 2}, "as many samples, 100, of other images or labels, or in another order"),
     ],
     ids=["fewer", "others"],
 )

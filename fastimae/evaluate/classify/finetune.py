@@ -38,7 +38,7 @@ from fastimae.evaluate.classify.finetune_options import (
     check_finetune,
     check_pooling,
 )
-from fastimae.evaluate.classify.training import train, training_numbers
+from fastimae.evaluate.classify.training import check_apart, train, training_numbers
 from fastimae.evaluate.classify.transforms import build_mixup, training_transform
 from fastimae.evaluate.classify.validation import Validated, validate
 from fastimae.evaluate.encoder import load_encoder
@@ -80,6 +80,7 @@ def _train(
     options: FinetuneOptions, world: World, folder: Path
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Numbers of a finished run, None of a stopped one; and where its first weights are from."""
+    check_apart(options, folder)
     options.settle_crops(settings_of(options.checkpoint))
     encoder = load_encoder(
         options.checkpoint, torch.device("cpu"),

@@ -21,6 +21,7 @@ from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
 from fastimae.evaluate.classify.training import (
     TrainingOptions,
+    check_apart,
     check_training,
     train,
     training_numbers,
@@ -93,6 +94,7 @@ def run(options: LinearOptions) -> None:
         joined(options) as world,
         results_folder(options, "linear", log_dir=options.log_dir, world=world) as folder,
     ):
+        check_apart(options, folder)
         data = probe_data(options, world, folder)
         begun = {WEIGHTS: data.origin.get(WEIGHTS), CLASSES: list(data.class_names)}
         args = {**plain(options), **begun}
@@ -111,8 +113,9 @@ def run(options: LinearOptions) -> None:
         )  # fmt: skip
         optimizer = build_optimizer(objective, options, options.peak_lr(world))
         finished = train(
-            options, objective, loader, optimizer, world, folder, precision="fp32", args=args
-        )
+            options, objective, loader, optimizer, world, folder,
+            precision="fp32", args=args, keep=options.features(),
+        )  # fmt: skip
         if finished and world.is_main:
             numbers = {**training_numbers(loader), **data.sizes()}
             path = save_results(folder, "linear", numbers, options, origin=data.origin)

@@ -15,7 +15,7 @@ from fastimae.engine.distributed import World
 from fastimae.engine.leftovers import make_room
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
-from fastimae.engine.resume import go_on
+from fastimae.engine.resume import check_result_stands, go_on
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.class_names import CLASSES, check_same_classes
 from fastimae.evaluate.classify.classification import Classification
@@ -94,6 +94,14 @@ def check_training(options: TrainingOptions) -> None:
         )
 
 
+def check_apart(options: TrainingOptions, folder: Path) -> None:
+    """Raise ConfigError where the run that --checkpoint is of would have to make room for this
+    one, and the checkpoint with it."""
+    path = options.checkpoint
+    if path.resolve().parent == folder.resolve() and path.match("checkpoint-*.pth"):
+        raise ConfigError(f"--output_dir {folder} is that of --checkpoint {path}: choose another")
+
+
 def train(
     options: TrainingOptions,
     objective: Classification,
@@ -104,10 +112,12 @@ def train(
     *,
     precision: str,
     args: dict[str, Any] | None = None,
+    keep: Path | None = None,
 ) -> bool:
     """Train to the end, from where --resume says. Returns False where a signal ended it early.
 
-    args: settings for checkpoints, the options unless given. Raises CheckpointError,
+    args: settings for checkpoints, the options unless given. keep: what has been made for this run,
+    which stays where files of an earlier one are moved. Raises CheckpointError,
     NonFiniteLoss.
     """
     with world.watched():
@@ -133,7 +143,7 @@ def train(
         seed=options.seed,
     )  # fmt: skip
     trainer.epoch = options.start_epoch
-    _resume_or_begin(trainer, options.resume, folder)
+    _resume_or_begin(trainer, options.resume, folder, keep)
     if trainer.run():
         return True
     log.info("stopped and saved: add --resume auto to go on from %s", folder)
@@ -153,12 +163,13 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
     }
 
 
-def _resume_or_begin(trainer: Trainer, resume: str, folder: Path) -> None:
+def _resume_or_begin(trainer: Trainer, resume: str, folder: Path, keep: Path | None) -> None:
     path = find_resume(resume, folder)
     if path:
         content = load_checkpoint(path)
         check_same_weights(content.get("args"), trainer.args, path)
         check_same_classes(path, content, trainer.args.get(CLASSES, []))
         go_on(trainer, content, path, "--checkpoint")
+        check_result_stands(trainer, content, path)
     if trainer.world.is_main:
-        make_room(folder, trainer.log_dir, path)
+        make_room(folder, trainer.log_dir, path, keep)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastimae.config import ConfigError
 from fastimae.engine.leftovers import is_set_aside
-from fastimae.evaluate.report.standing import Checkpoints, Standing, judge
+from fastimae.evaluate.report.standing import Checkpoints, Standing, judge, judge_own
 from fastimae.evaluate.results import RESULTS
 
 LOG = "log.txt"
@@ -51,8 +51,8 @@ def read_evaluations(run: Path) -> list[Evaluation]:
         elif within:
             owners = (one for one in within if checkpoints(one).newest)
             standing = judge(content, checkpoints(next(owners, run)))
-        else:  # what training, or a study, found
-            standing = Standing()
+        else:
+            standing = judge_own(content, checkpoints(run))
         found[folder] = _evaluation(content, folder, run, standing)
     return [found[folder] for folder in sorted(found)]
 

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from fastimae.engine.checkpoint import LAST, CheckpointError, load_checkpoint, model_weights
 from fastimae.evaluate.origin import RUN, WEIGHTS, place_of, weights_digest
 
+BEGUN = "begun"
+"""Among what is known of a classifier's checkpoint: the digest of the weights it began from."""
+
 
 class Standing(NamedTuple):
     """What there is to say of an evaluation, as against the checkpoints of its run."""
@@ -39,10 +42,13 @@ class Checkpoints:
 
     @functools.cache  # noqa: B019 - it lives as long as a report
     def read(self, path: Path) -> dict[str, Any]:
-        """Digest and place of a checkpoint, as `origin_of`; {} where it cannot be read."""
+        """Digest and place of a checkpoint, as `origin_of`, and BEGUN; {} if it cannot be read."""
         try:
             content = load_checkpoint(path, mmap=True)
-            return {WEIGHTS: weights_digest(model_weights(content, path)), **place_of(content)}
+            args = content.get("args")
+            begun = args.get(WEIGHTS) if isinstance(args, dict) else None
+            digest = weights_digest(model_weights(content, path))
+            return {WEIGHTS: digest, **place_of(content), BEGUN: begun}
         except CheckpointError:
             return {}
 
@@ -68,6 +74,15 @@ def judge(content: Mapping[str, Any], checkpoints: Checkpoints) -> Standing:
     if same:
         return Standing(note=f"of {same[0].name}; the run is at {_epoch(newest)}", when=when)
     return _without_checkpoint(content, newest, list(known.values()), when)
+
+
+def judge_own(content: Mapping[str, Any], checkpoints: Checkpoints) -> Standing:
+    """The same where the results.json lies right beside the checkpoints: what a training, or a
+    study, found, unless a probe was told to write there."""
+    if checkpoints.newest is None or not content.get(WEIGHTS):
+        return Standing()
+    begun = checkpoints.read(checkpoints.newest).get(BEGUN)
+    return Standing() if begun == content[WEIGHTS] else judge(content, checkpoints)
 
 
 def _epoch(found: Mapping[str, Any]) -> str:
