@@ -16,6 +16,16 @@ import torch
 # Where torch says what a file holds that is neither numbers nor tensors.
 _UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)")
 
+# What a checkpoint keeps among the settings that is no flag's.
+RUN = "run"
+"""What tells its run from all others."""
+WEIGHTS = "weights"
+"""Of a classifier: the digest of the weights that it began from."""
+CLASSES = "classes"
+"""Of a classifier: the names of its classes, in order."""
+CONVERTED_WITH = "converted_with"
+"""The range of values that the .beton was converted with that it was trained on."""
+
 
 class CheckpointError(Exception):
     """A checkpoint cannot be written, read or used. The message says which and what to do."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastimae.engine.checkpoint import CheckpointError, model_weights
+from fastimae.engine.files import CLASSES, RUN, WEIGHTS
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
@@ -22,7 +23,7 @@ _FREE = {
     "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
     "dist_timeout", "preempt_signal", "dist_eval", "feature_dir",
     # What tells one run from another, and what evaluation compares itself.
-    "run", "weights", "classes",
+    RUN, WEIGHTS, CLASSES,
 }  # fmt: skip
 
 # Those that say which images a number is of.
@@ -68,8 +69,7 @@ def check_resumable(
 
     own: the state of this run; see `Trainer.state_dict`.
     """
-    of_timm = {"model": content["state_dict"]} if "state_dict" in content else {}
-    weights, ours = model_weights({**of_timm, **content}, path), own["model"]
+    weights, ours = model_weights(content, path), own["model"]
     found, wanted = _kind(weights), _kind(ours)
     missing = sorted(own.keys() - content.keys())
     to_start = f"{weights_flag} {path} starts from its weights"

@@ -6,7 +6,6 @@ both sides have names, names decide, and labels are renumbered; else the numbers
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from fastimae.engine.files import CLASSES
 from fastimae.evaluate.images import Images
-from fastimae.loaders.describe import listed
+from fastimae.loaders.describe import first_of, in_short
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.items import LISTED, shown
+from fastimae.loaders.items import LISTED
 
 log = logging.getLogger("fastimae")
-
-CLASSES = "classes"
-"""The setting of a classifier's checkpoint that holds the names of its classes, in order."""
-
 
 MOST_CLASSES = 1 << 20
 """A classifier of more takes gigabytes; numbers so large are those of something else."""
@@ -110,7 +106,7 @@ def _check_names(names: Sequence[str], wanted: Sequence[str], images: Images) ->
             )
     if unknown := sorted(set(wanted) - set(names)):
         raise DataError(
-            f"{images.source} has {_unknown(unknown)} (it knows {len(names)}: {listed(names)})"
+            f"{images.source} has {_unknown(unknown)} (it knows {len(names)}: {in_short(names)})"
         )
 
 
@@ -132,24 +128,22 @@ def _by_number(images: Images, classes: int, training_has_none: bool) -> Images:
 
 
 def _unknown(names: Iterable[str]) -> str:
-    first = [shown(name) for name in itertools.islice(names, LISTED + 1)]
-    more = ", ..." if len(first) > LISTED else ""
-    return f"classes that training does not know: {', '.join(first[:LISTED])}{more}"
+    return f"classes that training does not know: {first_of(names, LISTED)}"
 
 
-def names_in(checkpoint: Mapping[str, Any]) -> list[str]:
-    """The names of a classifier's classes, as its checkpoint keeps them; empty if it does not."""
-    args = checkpoint.get("args")
-    names = args.get(CLASSES) if isinstance(args, Mapping) else None
+def names_in(settings: Any) -> list[str]:
+    """The names of a classifier's classes, as the settings in its checkpoint keep them; empty if
+    they do not."""
+    names = settings.get(CLASSES) if isinstance(settings, Mapping) else None
     return names if isinstance(names, list) else []
 
 
 def check_same_classes(path: Path, checkpoint: Mapping[str, Any], new: Sequence[str]) -> None:
     """Raise DataError if the classifier in a checkpoint has other classes than the run that is to
     go on with it."""
-    old = names_in(checkpoint)
+    old = names_in(checkpoint.get("args"))
     if old and new and old != new:
         raise DataError(
-            f"--resume {path} is of {len(old)} classes ({listed(old)}); this run has {len(new)} "
-            f"({listed(new)}): give the images that it was trained on, or another --output_dir"
+            f"--resume {path} is of {len(old)} classes ({in_short(old)}); this run has {len(new)} "
+            f"({in_short(new)}): give the images that it was trained on, or another --output_dir"
         )

@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from fastimae.engine import files
-from fastimae.engine.files import CheckpointError
+from fastimae.engine.files import CONVERTED_WITH, CheckpointError
 from fastimae.interop.files import read as read_any
-from fastimae.loaders.beton import BETON_SUFFIXES
+from fastimae.loaders.beton import names_beton
 from fastimae.loaders.beton_names import manifest_path
 from fastimae.loaders.crops import RATIO
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
 
 log = logging.getLogger("fastimae")
 
-CONVERTED_WITH = "converted_with"
-"""The setting that keeps the range of values of a .beton."""
 
-
-def settings_of(checkpoint: Path | None) -> Mapping[str, Any]:
+def training_of(checkpoint: Path | None) -> Mapping[str, Any]:
     """The settings of its training, as far as the file tells; {} where it cannot be read, which
     is for whoever loads its weights to say."""
     if checkpoint is None:
@@ -65,6 +62,13 @@ def range_for(
     return given
 
 
+def conversion(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps of how the .beton that is trained on was converted, if its manifest
+    tells: evaluation may run in another folder, or when the file is gone."""
+    found = _converted_with(settings)
+    return {CONVERTED_WITH: list(found)} if found else {}
+
+
 def _pair(value: Any) -> tuple[float, float] | None:
     """Two finite numbers of a setting; None where another project calls something else so."""
     is_pair = isinstance(value, list | tuple) and len(value) == 2
@@ -76,13 +80,6 @@ def _pair(value: Any) -> tuple[float, float] | None:
 def _range_in(value: Any) -> ValueRange | None:
     pair = _pair(value)
     return pair if pair and pair[0] < pair[1] else None
-
-
-def conversion(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint keeps of how the .beton that is trained on was converted, if its manifest
-    tells: evaluation may run in another folder, or when the file is gone."""
-    found = _converted_with(settings)
-    return {CONVERTED_WITH: list(found)} if found else {}
 
 
 def _converted_with(settings: Mapping[str, Any]) -> ValueRange | None:
@@ -101,4 +98,4 @@ def _converted_with(settings: Mapping[str, Any]) -> ValueRange | None:
 def _read_files(settings: Mapping[str, Any]) -> bool:
     """Whether a training is known to have read image files itself."""
     source = settings.get("data_path") or settings.get("dali")
-    return isinstance(source, str) and Path(source or ".beton").suffix not in BETON_SUFFIXES
+    return isinstance(source, str) and source != "" and not names_beton(source)

@@ -25,6 +25,7 @@ from fastimae.interop.swaps import (
     masked_by,
 )
 from fastimae.kernels import Mask
+from fastimae.kernels.drop_in import patch_size_of
 
 _ENCODED = (0.5, 0.75, 0.9)
 """Ratios that an encoder is tried with."""
@@ -115,8 +116,7 @@ def swap_loss(model: nn.Module) -> None:
     _need(model, "random_masking")
     imgs = _random_images(model)
     swap = make_swap(model, "forward_loss", "forward_loss", imgs)
-    size = model.patch_embed.patch_size
-    size = size if isinstance(size, int) else size[0]
+    size = patch_size_of(model)
     patches = imgs.shape[2] * imgs.shape[3] // size**2
     pred = _random(imgs, 2, patches, size**2 * imgs.shape[1])
     _, mask, _ = model.random_masking(pred, 0.5)

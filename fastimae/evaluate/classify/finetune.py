@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
+from fastimae.engine.files import CLASSES, WEIGHTS
 from fastimae.engine.precision import resolve_precision
 from fastimae.evaluate.class_names import (
-    CLASSES,
     class_count,
     match_classes,
     match_training,
@@ -44,9 +44,9 @@ from fastimae.evaluate.classify.validation import Validated, validate
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import Images, center_batches
 from fastimae.evaluate.options import joined, plain, results_folder
-from fastimae.evaluate.origin import WEIGHTS, origin_of
+from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import save_results
-from fastimae.evaluate.trained import settings_of
+from fastimae.evaluate.trained import training_of
 from fastimae.interop.finetuned import pools
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.survey import say_windows, survey_files
@@ -81,7 +81,7 @@ def _train(
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Numbers of a finished run, None of a stopped one; and where its first weights are from."""
     check_apart(options, folder)
-    options.settle_crops(settings_of(options.checkpoint))
+    options.settle_crops(training_of(options.checkpoint))
     encoder = load_encoder(
         options.checkpoint, torch.device("cpu"),
         random_init=options.random_init, seed=options.seed, **options.of_model(),
@@ -126,11 +126,11 @@ def _evaluate(
     """acc1, acc5 and loss of the classifier that --resume names, else of the best one, all that is
     needed is read from its file; and where its weights are from."""
     path = options.source()
-    options.settle_crops(settings_of(path))
+    options.settle_crops(training_of(path))
     encoder, weights = load_classifier(path, **options.of_model())
     check_pooling(options, path, weights)
     classes = classes_of(weights)
-    val = match_classes(names_in({"args": encoder.args}), options.val_images(), classes)
+    val = match_classes(names_in(encoder.args), options.val_images(), classes)
     student = _classifier(options, encoder, classes, global_pool=pools(weights))
     load_head(student, weights)
     origin = origin_of(path, student)

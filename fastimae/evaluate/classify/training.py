@@ -12,12 +12,13 @@ import torch
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import find_resume, load_checkpoint
 from fastimae.engine.distributed import World
+from fastimae.engine.files import CLASSES
 from fastimae.engine.leftovers import make_room
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.resume import check_result_stands, go_on
 from fastimae.engine.trainer import Plan, Trainer
-from fastimae.evaluate.class_names import CLASSES, check_same_classes
+from fastimae.evaluate.class_names import check_same_classes
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import EvalOptions, plain

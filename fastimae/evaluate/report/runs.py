@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from fastimae.config import ConfigError
-from fastimae.engine.files import args_in
+from fastimae.engine.files import CLASSES, args_in
 from fastimae.engine.leftovers import PICTURE
-from fastimae.evaluate.class_names import CLASSES
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
 from fastimae.evaluate.results import RESULTS
 
