@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+# Where torch says what a file holds that is neither numbers nor tensors.
+_UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)")
 
 # What a checkpoint keeps among the settings that is no flag's.
 RUN = "run"
@@ -118,5 +122,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    text = str(error).strip()
+    if found := _UNSAFE.search(text):
+        return f"it needs {found[1]}, which is code: save its state_dict() alone"
+    return text.splitlines()[0] if text else type(error).__name__

@@ -31,13 +31,15 @@ _IMAGES = {"ffcv", "data_path", "val", "label_field", "image_field", "value_rang
 
 _NO_ENCODER = "a linear probe"
 _UNKNOWN = "a model of another kind"
+_CLASSIFIER, _ENCODER = "a classifier", "an encoder alone"
+_NO_DECODER = (_CLASSIFIER, _ENCODER)
 # What a state dict is of, by a name that it has; the first that fits.
 _KINDS = (
     ("decoder_embed1.weight", "an i-MAE"),
     ("mask_token", "a MAE"),
-    ("head.weight", "a classifier"),
+    ("head.weight", _CLASSIFIER),
     ("0.running_mean", _NO_ENCODER),
-    ("cls_token", "an encoder alone"),
+    ("cls_token", _ENCODER),
 )
 
 
@@ -70,7 +72,10 @@ def check_resumable(
     weights, ours = model_weights(content, path), own["model"]
     found, wanted = _kind(weights), _kind(ours)
     missing = sorted(own.keys() - content.keys())
-    hint = _hint(found, f"{weights_flag} {path} starts from its weights")
+    to_start = f"{weights_flag} {path} starts from its weights"
+    if found in _NO_DECODER and wanted not in _NO_DECODER:
+        to_start = f"{weights_flag} {path} --allow_partial starts its encoder from it"
+    hint = _hint(found, to_start)
     if found != wanted:
         raise CheckpointError(f"--resume {path} is {found}, and this run trains {wanted}: {hint}")
     if missing:

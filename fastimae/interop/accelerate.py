@@ -25,6 +25,9 @@ from fastimae.interop.trials import (
 
 log = logging.getLogger("fastimae")
 
+_USUAL_LENGTH = 257
+"""Of sequences where no positions tell: 16 x 16 patches and a class token."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -62,8 +65,9 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
     What was read is looked at again in each call. Where it has changed (dropout, a hook on one
     module or on all, another method, class, constant, device or number format), and for calls that
     a replacement does not serve (an attention mask, mask_ratio=0, images of another size or that
-    require a gradient), the original method runs; a change is said once. Parameters and their
-    names stay. Masks are as random as before, but others. The loss has no second derivative.
+    require a gradient, more tokens than the model has positions), the original method runs; a
+    change is said once. Parameters and their names stay. Masks are as random as before, but
+    others. The loss has no second derivative.
 
     debug: the first call of the model is also computed with the original methods, the same masks
     and the same random numbers; AccelerationError names the outputs and gradients that differ.
@@ -75,10 +79,10 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
         swap.remove()
     if not any(callable(getattr(model, name, None)) for name in METHODS):
         raise TypeError(f"{type(model).__name__} has none of MAE's methods: {', '.join(METHODS)}")
-    report = Report()
+    report, longest = Report(), _longest(model)
     for path, module in model.named_modules():
         if module is not model and looks_like_attention(module):
-            _try(report, path, functools.partial(swap_attention, module))
+            _try(report, path, functools.partial(swap_attention, module, longest))
     for name, swap in METHODS.items():
         _try(report, name, functools.partial(swap, model))
     model.fastimae_report = report
@@ -86,6 +90,13 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
         model.forward = FirstCall(model)
     log.info("accelerate: %s", report)
     return model
+
+
+def _longest(model: nn.Module) -> int:
+    """How many tokens the model's attention sees at most: of the positions that it has."""
+    positions = (getattr(model, name, None) for name in ("pos_embed", "decoder_pos_embed"))
+    counts = [one.shape[1] for one in positions if isinstance(one, torch.Tensor) and one.ndim == 3]
+    return max(counts, default=_USUAL_LENGTH)
 
 
 def _try(report: Report, name: str, swap: Callable[[], None]) -> None:

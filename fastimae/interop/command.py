@@ -128,6 +128,10 @@ def _steps(
     if options.to == "timm":
         if pools_only and options.global_pool == "token":
             raise ValueError("was fine-tuned on the mean of its patches: drop --global_pool token")
+        if options.global_pool == "avg" and "head.weight" in weights and not pools(weights):
+            raise ValueError(
+                "has a classifier of its class token, of no use on a mean: drop --global_pool avg"
+            )
         pool = options.global_pool or ("avg" if pools_only else "token")
         yield functools.partial(timm.from_mae, global_pool=pool)
     elif options.to == "huggingface":
@@ -161,4 +165,5 @@ def _write(
 def _described(model: MaskedAutoencoder, ours: Conversion) -> str:
     height, width = model.img_size
     classifier = f"; {describe(ours.weights)}" if has_classifier(ours.weights) else ""
-    return f"{name_of(model)}, {height}x{width} px; {ours.summary()}{classifier}"
+    name = name_of(model) or f"an encoder of width {model.pos_embed.shape[-1]}"
+    return f"{name}, {height}x{width} px; {ours.summary()}{classifier}"

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastimae.interop.bytecode import Unreadable
+
 # Largest difference that counts as none, as a share of the largest value.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _TOLERANCE_TF32 = 5e-3
@@ -19,7 +21,12 @@ _BLOCKS = ("blocks.", "decoder_blocks.")
 
 
 def difference(
-    module: nn.Module, after: Callable[[], Any], before: Callable[[], Any], wrt: dict[str, Tensor]
+    module: nn.Module,
+    after: Callable[[], Any],
+    before: Callable[[], Any],
+    wrt: dict[str, Tensor],
+    *,
+    multiplies: bool = True,
 ) -> str:
     """What differs between two functions without arguments; "" where nothing does.
 
@@ -27,6 +34,7 @@ def difference(
     same state of the random generators, while the module's parameters are random: those of a fresh
     model hide much. What the module itself cannot do under autocast is not asked for.
     The module is left as it was. wrt: inputs, by name, whose gradients are compared, too.
+    multiplies: matrices, so that TensorFloat-32 may tell.
     """
     probe = _Probe(module)
     parameters = _random_parameters(module)
@@ -42,6 +50,8 @@ def difference(
                         state = parameters | buffers
                         outputs = torch.func.functional_call(probe, state, (function,))
                     found.append(results(outputs, parameters | wrt))
+                except Unreadable:
+                    raise
                 except Exception as error:  # whatever a foreign method raises, it is left alone
                     failures.append(f"{type(error).__name__}: {error}")
                     found.append(None)
@@ -51,9 +61,14 @@ def difference(
         if failures:
             which = "" if ours is not None or theirs is None else "the replacement "
             return f"{which}fails on a trial: {failures[-1]}"
-        if unlike := unequal(ours, theirs, _TOLERANCE_AUTOCAST if autocast else None):
+        tolerance = _TOLERANCE_AUTOCAST if autocast else None if multiplies else _exact(module)
+        if unlike := unequal(ours, theirs, tolerance):
             return f"differs {'under' if autocast else 'in'} {name}: {unlike[0]}"
     return ""
+
+
+def _exact(module: nn.Module) -> float:
+    return _TOLERANCE[next(module.parameters()).dtype]
 
 
 def results(outputs: Any, sources: dict[str, Tensor]) -> dict[str, Tensor | None]:

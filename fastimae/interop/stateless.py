@@ -28,7 +28,7 @@ _HARMLESS = (torch.no_grad, torch.enable_grad, torch._assert)
 _HOLDERS = (torch.Tensor, list, dict, tuple, str, int, float)
 TELLING = frozenset((
     "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "backward", "grad",
-    "grad_fn", "requires_grad", "is_leaf", "_version",
+    "grad_fn", "requires_grad", "is_leaf", "_version", "data",
 ))  # fmt: skip
 
 

@@ -125,7 +125,7 @@ class Swap:
 
     A plain object, so that modules can be copied and pickled with it. parameters: name and default
     of each of the method's. watch: what has to stay as it was. image: shape of an image in the
-    trials, of which others must be.
+    trials, of which others must be. longest: sequence in the trials; others may be shorter.
     """
 
     module: nn.Module
@@ -134,6 +134,7 @@ class Swap:
     parameters: tuple[tuple[str, Any], ...]
     watch: Watch
     image: tuple[int, ...] | None = None
+    longest: int | None = None
     told: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -143,13 +144,14 @@ class Swap:
         extras = zip(values[arity:], self.parameters[arity:], strict=True)
         usual = all(value is default for value, (_, default) in extras)
         usual = usual and self._holds(values[0])
-        if (
-            usual
-            and self.image in (None, tuple(values[0].shape[1:]))
-            and fits(self.module, *values[:arity])
-        ):
+        if usual and self._is_as_tried(values[0]) and fits(self.module, *values[:arity]):
             return ours(self.module, *values[:arity])
         return self.original(*args, **kwargs)
+
+    def _is_as_tried(self, x: Tensor) -> bool:
+        if self.longest is not None and x.shape[1] > self.longest:
+            return False
+        return self.image in (None, tuple(x.shape[1:]))
 
     def _holds(self, x: Any) -> bool:
         """Whether all is as it was when both sides were compared; says once what is not."""

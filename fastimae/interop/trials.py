@@ -6,6 +6,7 @@ The functions raise TypeError or ValueError with the reason where a part is left
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastimae.interop.asking import asking
 from fastimae.interop.probe import difference, mode
 from fastimae.interop.swaps import (
     Swap,
@@ -25,17 +27,25 @@ from fastimae.interop.swaps import (
 from fastimae.kernels import Mask
 from fastimae.kernels.drop_in import patch_size_of
 
+_ENCODED = (0.5, 0.75, 0.9)
+"""Ratios that an encoder is tried with."""
 _RATIOS = (0.1, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Of masking: some round where others cut off, or change their ways with the ratio."""
 
 
-def swap_attention(module: nn.Module) -> None:
-    """Put our attention in. Raises TypeError or ValueError where it differs."""
+def swap_attention(module: nn.Module, longest: int = 9) -> None:
+    """Put our attention in. Raises TypeError or ValueError where it differs.
+
+    longest: sequence that it is tried with, and stands for: scores may be scaled by their number.
+    """
     check_attention(module)
     weight = next(module.parameters())
     swap = make_swap(module, "forward", "attention", weight)
-    x = _random(weight, 2, 9, module.qkv.in_features).requires_grad_()
-    _prove(swap, (x,), {"x": x})
+    swap.longest = longest
+    for tokens in sorted({min(9, longest), longest}):
+        x = _random(weight, 2, tokens, module.qkv.in_features).requires_grad_()
+        _prove(swap, (x,), {"x": x})
+    swap.install()
 
 
 def swap_random_masking(model: nn.Module) -> None:
@@ -49,7 +59,8 @@ def swap_random_masking(model: nn.Module) -> None:
         devices = [weight.device] if weight.is_cuda else []
         with mode(model, training), torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            theirs = swap.original(**swap.named(x, ratio))
+            with asking(swap.watch, draws=1):
+                theirs = swap.original(**swap.named(x, ratio))
             torch.manual_seed(0)
             noise = torch.rand(x.shape[:2], device=x.device)
         masked = noise.argsort(1).argsort(1) >= int(patches * (1 - ratio))
@@ -75,13 +86,17 @@ def swap_encoder(model: nn.Module) -> None:
     _need(model, "random_masking")
     imgs = _random_images(model)
     swap = make_swap(model, "forward_encoder", "forward_encoder", imgs)
+    patches = model.pos_embed.shape[1] - 1
+    ratios = [ratio for ratio in _ENCODED if 0 < int(patches * (1 - ratio)) < patches]
     with recording(model) as drawn:
 
-        def theirs() -> Any:
+        def theirs(ratio: float) -> Any:
             with original_methods(model, [drawn[-1]]):
-                return swap.original(**swap.named(imgs, 0.75))
+                return swap.original(**swap.named(imgs, ratio))
 
-        _prove(swap, (imgs, 0.75), {}, theirs)
+        for ratio in ratios or [0.75]:
+            _prove(swap, (imgs, ratio), {}, functools.partial(theirs, ratio))
+    swap.install()
 
 
 def swap_decoder(model: nn.Module) -> None:
@@ -92,24 +107,38 @@ def swap_decoder(model: nn.Module) -> None:
     x = _random(weight, 2, 1 + patches // 2, model.decoder_embed.in_features).requires_grad_()
     ids_restore = torch.rand(2, patches, device=weight.device).argsort(1)
     _prove(swap, (x, ids_restore), {"x": x})
+    swap.install()
 
 
 def swap_loss(model: nn.Module) -> None:
-    """With raw and with normalised targets: `norm_pix_loss` may be changed later."""
+    """With raw and with normalised targets: `norm_pix_loss` may be changed later. With all kinds
+    of images: what is added to a variance, and where values are cut off, shows in few."""
     _need(model, "random_masking")
     imgs = _random_images(model)
     swap = make_swap(model, "forward_loss", "forward_loss", imgs)
     size = patch_size_of(model)
     patches = imgs.shape[2] * imgs.shape[3] // size**2
-    pred = _random(imgs, 2, patches, size**2 * imgs.shape[1]).requires_grad_()
-    _, mask, _ = model.random_masking(pred.detach(), 0.5)
+    pred = _random(imgs, 2, patches, size**2 * imgs.shape[1])
+    _, mask, _ = model.random_masking(pred, 0.5)
     before = model.norm_pix_loss
     try:
-        for norm_pix_loss in (False, True):
+        for norm_pix_loss, (kind, loud) in itertools.product((False, True), _kinds(imgs, size)):
             model.norm_pix_loss = norm_pix_loss
-            _prove(swap, (imgs, pred, mask), {"pred": pred})
+            guess = (pred * loud).requires_grad_()
+            _prove(swap, (kind, guess, mask), {"pred": guess}, multiplies=False)
     finally:
         model.norm_pix_loss = before
+    swap.install()
+
+
+def _kinds(imgs: Tensor, size: int) -> Iterator[tuple[Tensor, float]]:
+    """Images to try a loss with, each with the size of predictions for it: noise, loud noise, a
+    bright pixel in each patch, and noise that is hardly there, if the number format can hold it."""
+    dots = torch.zeros_like(imgs)
+    dots[..., ::size, ::size] = 1
+    yield from ((imgs, 1.0), (10 * imgs, 10.0), (dots, 1.0))
+    if imgs.dtype in (torch.float32, torch.float64):
+        yield 1e-3 * imgs, 1.0
 
 
 # In this order: the encoder's and the loss's rest upon our masks.
@@ -131,13 +160,21 @@ def _prove(
     inputs: tuple,
     wrt: dict[str, Tensor],
     theirs: Callable[[], Any] | None = None,
+    *,
+    multiplies: bool = True,
 ) -> None:
-    """Install the swap if both sides do the same with these inputs, else raise ValueError."""
+    """Raise ValueError unless both sides do the same with these inputs, and the method neither
+    asks for values nor draws any. multiplies: matrices, which some devices do with fewer digits."""
     named = swap.named(*inputs)
-    theirs = theirs or (lambda: swap.original(**named))
-    if unlike := difference(swap.module, lambda: swap(**named), theirs, wrt):
+    original = theirs or (lambda: swap.original(**named))
+
+    def watched() -> Any:
+        with asking(swap.watch):
+            return original()
+
+    unlike = difference(swap.module, lambda: swap(**named), watched, wrt, multiplies=multiplies)
+    if unlike:
         raise ValueError(unlike)
-    swap.install()
 
 
 def _random(like: Tensor, *shape: int) -> Tensor:

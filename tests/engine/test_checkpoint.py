@@ -92,7 +92,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
             return os.mkdir, (str(tmp_path / "owned"),)
 
     torch.save({"model": {}, "args": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match="read safely"):
+    with pytest.raises(CheckpointError, match=r"read safely \(it needs \w+.mkdir, which is code"):
         load_checkpoint(tmp_path / "evil.pth")
     assert not (tmp_path / "owned").exists()
 

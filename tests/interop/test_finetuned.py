@@ -181,6 +181,24 @@ def test_exports_that_would_lose_the_norm_are_refused(tmp_path, capsys):
     assert "drop --global_pool token" in capsys.readouterr().err
 
 
+def test_a_classifier_of_the_class_token_goes_on_no_mean(tmp_path, capsys):
+    """Its encoder may: without the head."""
+    tuned, alone, out = (tmp_path / f"{name}.pth" for name in ("tuned", "alone", "out"))
+    weights = vit("token").state_dict()
+    torch.save({"model": weights}, tuned)
+    torch.save({k: v for k, v in weights.items() if not k.startswith("head.")}, alone)
+    assert export([str(tuned), str(out), "--to", "timm", "--global_pool", "avg"]) == 2
+    assert "classifier of its class token" in capsys.readouterr().err and not out.exists()
+    assert export([str(alone), str(out), "--to", "timm", "--global_pool", "avg"]) == 0
+    assert "fc_norm.weight" in torch.load(out)
+
+
+def test_a_model_without_a_name_is_called_by_its_width(official, tmp_path, capsys):
+    assert import_([str(official[1]), str(tmp_path / "out.pth"), "--num_heads", "2"]) == 0
+    told = capsys.readouterr().err
+    assert "an encoder of width 128, 32x32 px" in told and "None" not in told
+
+
 def test_as_teacher_and_first_weights(tmp_path):
     student = create_model("mae_vit_nano_patch8", img_size=32, depth=2, heads=2,
                            head_space="encoder")  # fmt: skip
