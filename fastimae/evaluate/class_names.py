@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fastimae.engine.files import args_in
 from fastimae.evaluate.images import Images
 from fastimae.loaders.describe import listed
 from fastimae.loaders.errors import DataError
@@ -24,8 +25,6 @@ log = logging.getLogger("fastimae")
 
 CLASSES = "classes"
 """The setting of a classifier's checkpoint that holds the names of its classes, in order."""
-
-
 MOST_CLASSES = 1 << 20
 """A classifier of more takes gigabytes; numbers so large are those of something else."""
 
@@ -137,17 +136,16 @@ def _unknown(names: Iterable[str]) -> str:
     return f"classes that training does not know: {', '.join(first[:LISTED])}{more}"
 
 
-def names_in(checkpoint: Mapping[str, Any]) -> list[str]:
-    """The names of a classifier's classes, as its checkpoint keeps them; empty if it does not."""
-    args = checkpoint.get("args")
-    names = args.get(CLASSES) if isinstance(args, Mapping) else None
+def names_in(settings: Mapping[str, Any]) -> list[str]:
+    """The names of a classifier's classes, as its settings keep them; empty if they do not."""
+    names = settings.get(CLASSES)
     return names if isinstance(names, list) else []
 
 
-def check_same_classes(path: Path, checkpoint: Mapping[str, Any], new: Sequence[str]) -> None:
-    """Raise DataError if the classifier in a checkpoint has other classes than the run that is to
-    go on with it."""
-    old = names_in(checkpoint)
+def check_same_classes(path: Path, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise DataError if the classifier in `path`, by its content, has other classes than the run
+    that would go on with it, by its settings."""
+    old, new = names_in(args_in(content)), names_in(now)
     if old and new and old != new:
         raise DataError(
             f"--resume {path} is of {len(old)} classes ({listed(old)}); this run has {len(new)} "

@@ -130,7 +130,7 @@ def _evaluate(
     encoder, weights = load_classifier(path, **options.of_model())
     check_pooling(options, path, weights)
     classes = classes_of(weights)
-    val = match_classes(names_in({"args": encoder.args}), options.val_images(), classes)
+    val = match_classes(names_in(encoder.args), options.val_images(), classes)
     student = _classifier(options, encoder, classes, global_pool=pools(weights))
     load_head(student, weights)
     origin = origin_of(path, student)

@@ -17,7 +17,7 @@ from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.resume import check_result_stands, go_on
 from fastimae.engine.trainer import Plan, Trainer
-from fastimae.evaluate.class_names import CLASSES, check_same_classes
+from fastimae.evaluate.class_names import check_same_classes
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import EvalOptions, plain
@@ -167,8 +167,8 @@ def _resume_or_begin(trainer: Trainer, resume: str, folder: Path, keep: Path | N
     path = find_resume(resume, folder)
     if path:
         content = load_checkpoint(path)
-        check_same_weights(content.get("args"), trainer.args, path)
-        check_same_classes(path, content, trainer.args.get(CLASSES, []))
+        check_same_weights(path, content, trainer.args)
+        check_same_classes(path, content, trainer.args)
         go_on(trainer, content, path, "--checkpoint")
         check_result_stands(trainer, content, path)
     if trainer.world.is_main:

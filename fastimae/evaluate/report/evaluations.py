@@ -11,7 +11,7 @@ from typing import Any
 from fastimae.config import ConfigError
 from fastimae.engine.leftovers import is_set_aside
 from fastimae.evaluate.report.standing import Checkpoints, Standing, judge, judge_own
-from fastimae.evaluate.results import RESULTS
+from fastimae.evaluate.results import RESULTS, read_results
 
 LOG = "log.txt"
 
@@ -97,7 +97,7 @@ def _pictures(folder: Path, names: Any) -> tuple[Path, ...]:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_results(path)
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     return content if isinstance(content, dict) else {"numbers": content}
