@@ -23,9 +23,9 @@ from fastimae.loaders.ram_cache import keep_in_memory
 from fastimae.loaders.trailer import Trailer, read_trailer
 from fastimae.loaders.verdict import find_problem
 
-__all__ = ["BETON_SUFFIXES", "BetonReader", "BetonWriter"]
+__all__ = ["BetonReader", "BetonWriter", "names_beton"]
 
-BETON_SUFFIXES = (".beton", ".ffcv")
+_SUFFIXES = (".beton", ".ffcv")
 """How such files are called."""
 
 
@@ -184,6 +184,12 @@ class BetonReader:
     def __reduce__(self) -> tuple[Callable[..., BetonReader], tuple[Path]]:
         wanted = {"label_field": self._wanted.label, "image_field": self._wanted.image}
         return functools.partial(BetonReader, **wanted), (self.path,)
+
+
+def names_beton(path: str | Path) -> bool:
+    """Whether `path` is that of a .beton file, going by its name: there may be no file yet."""
+    path = Path(path)
+    return path.suffix in _SUFFIXES and not path.is_dir()
 
 
 def _map_file(path: Path) -> mmap.mmap:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fastimae.loaders.base import Loader
-from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
+from fastimae.loaders.beton import BetonReader, names_beton
 from fastimae.loaders.crops import RATIO, Crops
 from fastimae.loaders.describe import describe
 from fastimae.loaders.errors import DataError
@@ -223,7 +223,7 @@ def _check_beton(
     fields: dict[str, str | None],
 ) -> None:
     """Flags that are about a .beton file need one."""
-    is_beton = ffcv is not None or Path(dali or "").suffix in BETON_SUFFIXES
+    is_beton = ffcv is not None or names_beton(dali or "")
     if cache not in get_args(Cache):
         raise DataError(f"--cache {cache} is not one of {', '.join(get_args(Cache))}")
     if cache != "none" and not is_beton:
@@ -238,7 +238,7 @@ def _check_beton(
 
 
 def _check_range(ffcv: str | Path | None, dali: str | Path | None) -> None:
-    beton = ffcv or (dali if Path(dali or "").suffix in BETON_SUFFIXES else None)
+    beton = ffcv or (dali if names_beton(dali or "") else None)
     if value_range() and beton:
         raise DataError(
             f"--value_range has no effect on {beton}, whose images have 8 bits: drop it here, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,7 +26,7 @@ def describe(count: int, labels: ArrayLike | None, names: Sequence[str]) -> str:
         return f"{count} images, no labels"
     classes = len(names) or int(found[-1]) + 1
     text = f"{count} images, {classes} classes "
-    text += f"({listed(names)})" if names else f"by number (0 to {classes - 1})"
+    text += f"({in_short(names)})" if names else f"by number (0 to {classes - 1})"
     if len(found) < classes:
         text += f", {classes - len(found)} of them without images ({_first_missing(found, names)})"
     if unlabelled := int((numbers < 0).sum()):
@@ -34,7 +34,7 @@ def describe(count: int, labels: ArrayLike | None, names: Sequence[str]) -> str:
     return text
 
 
-def listed(names: Sequence[str]) -> str:
+def in_short(names: Sequence[str]) -> str:
     """All of a few names, else the first two and the last."""
     if len(names) <= _LISTED:
         return ", ".join(map(shown, names))
@@ -45,6 +45,10 @@ def _first_missing(found: np.ndarray, names: Sequence[str]) -> str:
     """The first classes not among `found`, which is sorted; there may be billions of them."""
     known = set(found.tolist())
     missing = (number for number in range(len(names) or int(found[-1])) if number not in known)
-    first = list(itertools.islice(missing, _LISTED + 1))
-    texts = [shown(names[number]) if names else str(number) for number in first]
-    return ", ".join(texts[:_LISTED]) + (", ..." if len(first) > _LISTED else "")
+    return first_of((names[number] if names else str(number) for number in missing), _LISTED)
+
+
+def first_of(names: Iterable[str], most: int) -> str:
+    """So many names, and dots if there are more."""
+    first = [shown(name) for name in itertools.islice(names, most + 1)]
+    return ", ".join(first[:most]) + (", ..." if len(first) > most else "")

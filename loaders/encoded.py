@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastimae.loaders.beton import BETON_SUFFIXES, BetonReader
+from fastimae.loaders.beton import BetonReader, names_beton
 from fastimae.loaders.imagefolder import Folder
 from fastimae.loaders.items import SkipImage, Source
 from fastimae.loaders.jpeg import read_jpeg_header
@@ -148,9 +148,8 @@ def find_encoded(src: str | Path, **beton_settings: Any) -> Encoded:
 
     beton_settings: see `BetonReader`. Raises `DataError` if there are none.
     """
-    path = Path(src)
-    if path.suffix in BETON_SUFFIXES and not path.is_dir():
-        return EncodedBeton(BetonReader(path, **beton_settings))
+    if names_beton(src):
+        return EncodedBeton(BetonReader(src, **beton_settings))
     source = find_for_loader(src, "--dali")
     if all(item.is_file for item in source.items):
         return EncodedFolder(Folder.of(source))

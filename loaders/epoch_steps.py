@@ -109,6 +109,11 @@ class EpochSteps:
         return "" if same else as_many
 
 
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` numbers below `count`, at even distances."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+
+
 def digest_of(labels: NDArray[np.int64], read: Read | None = None) -> int:
     """A number that tells data sets apart by their labels, int64 [N], and the bytes of some images.
 
@@ -116,8 +121,8 @@ def digest_of(labels: NDArray[np.int64], read: Read | None = None) -> int:
     read: the bytes of a sample.
     """
     digest = zlib.crc32(np.ascontiguousarray(labels, dtype="<i8"))
-    if read is not None and len(labels):
-        for index in np.unique(np.linspace(0, len(labels) - 1, SAMPLED, dtype=int)).tolist():
+    if read is not None:
+        for index in spread(len(labels), SAMPLED):
             with contextlib.suppress(SkipImage):  # whoever shows it says so
                 digest = zlib.crc32(read(index), digest)
     return digest

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.depth import about_depth
+from fastimae.loaders.epoch_steps import spread
 from fastimae.loaders.pixels import depth_of
 
 LOOKED_AT = 32
@@ -53,11 +54,6 @@ def survey_files(open_image: Callable[[int], Image.Image], count: int) -> Survey
         depths.update([depth] if depth else [])
     widths, heights = np.array(sizes, np.int64).reshape(-1, 2).T
     return Survey(heights, widths, depths)
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Up to `most` numbers below `count`, at even distances."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 def survey_sizes(heights: NDArray, widths: NDArray) -> Survey:

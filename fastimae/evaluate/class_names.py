@@ -6,7 +6,6 @@ both sides have names, names decide, and labels are renumbered; else the numbers
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +16,9 @@ import numpy as np
 
 from fastimae.engine.files import args_in
 from fastimae.evaluate.images import Images
-from fastimae.loaders.describe import listed
+from fastimae.loaders.describe import first_of, in_short
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.items import LISTED, shown
+from fastimae.loaders.items import LISTED
 
 log = logging.getLogger("fastimae")
 
@@ -109,7 +108,7 @@ def _check_names(names: Sequence[str], wanted: Sequence[str], images: Images) ->
             )
     if unknown := sorted(set(wanted) - set(names)):
         raise DataError(
-            f"{images.source} has {_unknown(unknown)} (it knows {len(names)}: {listed(names)})"
+            f"{images.source} has {_unknown(unknown)} (it knows {len(names)}: {in_short(names)})"
         )
 
 
@@ -131,9 +130,7 @@ def _by_number(images: Images, classes: int, training_has_none: bool) -> Images:
 
 
 def _unknown(names: Iterable[str]) -> str:
-    first = [shown(name) for name in itertools.islice(names, LISTED + 1)]
-    more = ", ..." if len(first) > LISTED else ""
-    return f"classes that training does not know: {', '.join(first[:LISTED])}{more}"
+    return f"classes that training does not know: {first_of(names, LISTED)}"
 
 
 def names_in(settings: Mapping[str, Any]) -> list[str]:
@@ -148,6 +145,6 @@ def check_same_classes(path: Path, content: Mapping[str, Any], now: Mapping[str,
     old, new = names_in(args_in(content)), names_in(now)
     if old and new and old != new:
         raise DataError(
-            f"--resume {path} is of {len(old)} classes ({listed(old)}); this run has {len(new)} "
-            f"({listed(new)}): give the images that it was trained on, or another --output_dir"
+            f"--resume {path} is of {len(old)} classes ({in_short(old)}); this run has {len(new)} "
+            f"({in_short(new)}): give the images that it was trained on, or another --output_dir"
         )

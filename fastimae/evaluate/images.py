@@ -23,7 +23,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from fastimae.loaders import BetonReader
-from fastimae.loaders.beton import BETON_SUFFIXES
+from fastimae.loaders.beton import names_beton
 from fastimae.loaders.decode import reason_for
 from fastimae.loaders.describe import describe
 from fastimae.loaders.epoch_steps import Read
@@ -103,7 +103,7 @@ class Images(Dataset[tuple[Image.Image, int]]):
 
 def is_beton(source: Path) -> bool:
     """Whether images are to be read from a .beton file there, and not from a folder."""
-    return source.suffix in BETON_SUFFIXES or source.is_file()
+    return names_beton(source) or source.is_file()
 
 
 def open_images(

@@ -17,7 +17,7 @@ from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.claim import ALONE, claimed
 from fastimae.engine.distributed import World, join_world
 from fastimae.evaluate.images import Images, is_beton, open_images
-from fastimae.evaluate.trained import crop_of, range_for, settings_of
+from fastimae.evaluate.trained import crop_of, range_for, training_of
 from fastimae.interop.options import ModelOptions
 from fastimae.loaders.limits import set_max_pixels, set_value_range
 from fastimae.loaders.survey import say_depth, survey_files
@@ -95,7 +95,7 @@ class EvalOptions(ModelOptions):
     def _trained(self) -> tuple[Mapping[str, Any], bool]:
         """The settings of the training, and whether --value_range is given; looked at once, so that
         what is to be said of the two is said once. Fills in value_range."""
-        trained, asked = settings_of(self.source()), self.value_range is not None
+        trained, asked = training_of(self.source()), self.value_range is not None
         self.value_range = range_for(self.value_range, trained, self.source())
         return trained, asked
 
@@ -137,7 +137,7 @@ def recorded(options: Any) -> dict[str, Any]:
     """What results.json says of the settings: all, and how much of an image a task shows."""
     if not isinstance(options, EvalOptions):  # of a study, whose tasks have results of their own
         return plain(options)
-    return {"crop": options.crop_of(settings_of(options.checkpoint)), **plain(options)}
+    return {"crop": options.crop_of(training_of(options.checkpoint)), **plain(options)}
 
 
 @contextlib.contextmanager

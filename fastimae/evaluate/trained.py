@@ -12,7 +12,7 @@ from typing import Any
 from fastimae.engine import files
 from fastimae.engine.files import CheckpointError
 from fastimae.interop.files import read as read_any
-from fastimae.loaders.beton import BETON_SUFFIXES
+from fastimae.loaders.beton import names_beton
 from fastimae.loaders.beton_names import manifest_path
 from fastimae.loaders.crops import RATIO
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
@@ -23,7 +23,7 @@ CONVERTED_WITH = "converted_with"
 """The setting that keeps the range of values of a .beton."""
 
 
-def settings_of(checkpoint: Path | None) -> Mapping[str, Any]:
+def training_of(checkpoint: Path | None) -> Mapping[str, Any]:
     """The settings of its training, as far as the file tells; {} where it cannot be read, which
     is for whoever loads its weights to say."""
     if checkpoint is None:
@@ -101,4 +101,4 @@ def _converted_with(settings: Mapping[str, Any]) -> ValueRange | None:
 def _read_files(settings: Mapping[str, Any]) -> bool:
     """Whether a training is known to have read image files itself."""
     source = settings.get("data_path") or settings.get("dali")
-    return isinstance(source, str) and Path(source or ".beton").suffix not in BETON_SUFFIXES
+    return isinstance(source, str) and source != "" and not names_beton(source)

@@ -16,9 +16,9 @@ from fastimae.arguments import parse
 from fastimae.engine.checkpoint import FORMAT, CheckpointError
 from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import Conversion, encoder_of
-from fastimae.interop.files import Checkpoint, introduce, read
+from fastimae.interop.files import Checkpoint
 from fastimae.interop.finetuned import describe, has_classifier, pools
-from fastimae.interop.load import build_model, our_weights
+from fastimae.interop.load import build_model, open_checkpoint
 from fastimae.interop.options import ModelOptions
 from fastimae.interop.sizes import name_of, settings_of
 from fastimae.interop.write import check_target, write_file, write_hub_folder
@@ -87,9 +87,8 @@ def convert(options: ExportOptions) -> None:
 
 def _convert(options: ExportOptions) -> None:
     said = options.of_model()
-    checkpoint = read(options.checkpoint, use_ema=said.pop("use_ema"), hints=said["hints"])
-    introduce(checkpoint, said["hints"])
-    ours = our_weights(checkpoint)
+    how = {"use_ema": said.pop("use_ema"), "hints": said["hints"]}
+    checkpoint, ours = open_checkpoint(options.checkpoint, **how)
     model = build_model(
         checkpoint, ours.weights, encoder_only=_is_encoder(options, ours.weights),
         allow_partial=options.allow_partial, **said,

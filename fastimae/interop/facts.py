@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from torch import Tensor
+
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop.files import Checkpoint
 from fastimae.interop.hints import Hints
@@ -41,6 +43,11 @@ class Fact:
     value: Any
     source: Source
     reason: str = ""
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight, by name."""
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def facts_of(

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastimae.engine.checkpoint import CheckpointError, load_weights
 from fastimae.interop import layouts
 from fastimae.interop.conversion import DECODER, Conversion
-from fastimae.interop.facts import SETTINGS, Fact, facts_of, tell, widths
+from fastimae.interop.facts import SETTINGS, Fact, facts_of, shapes_of, tell, widths
 from fastimae.interop.files import Checkpoint, introduce, read
 from fastimae.interop.finetuned import HEAD, put_fc_norm, without_classifier
 from fastimae.interop.hints import IN_PYTHON, Hints
@@ -56,9 +56,8 @@ def load_model(
     Raises CheckpointError where the file holds no such model, or lists the keys that do not fit.
     """
     heads = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
-    checkpoint = read(Path(path), use_ema=use_ema, hints=hints)
-    introduce(checkpoint, hints)
-    weights = our_weights(checkpoint).weights
+    checkpoint, ours = open_checkpoint(Path(path), use_ema=use_ema, hints=hints)
+    weights = ours.weights
     if encoder_only:
         weights = without_classifier(weights, checkpoint.path)
     model = build_model(
@@ -68,8 +67,20 @@ def load_model(
     return model.to(device)
 
 
-def our_weights(checkpoint: Checkpoint) -> Conversion:
-    """A checkpoint's weights under our names. Raises CheckpointError for an unknown layout."""
+def open_checkpoint(
+    path: Path, *, use_ema: bool = False, hints: Hints = IN_PYTHON
+) -> tuple[Checkpoint, Conversion]:
+    """A checkpoint, introduced to the user, and its weights under our names.
+
+    use_ema, hints: as `load_model`. Raises CheckpointError for what is none.
+    """
+    checkpoint = read(path, use_ema=use_ema, hints=hints)
+    introduce(checkpoint, hints)
+    return checkpoint, _our_weights(checkpoint)
+
+
+def _our_weights(checkpoint: Checkpoint) -> Conversion:
+    """Raises CheckpointError for an unknown layout."""
     try:
         layouts.detect(checkpoint.weights)
         if checkpoint.ours:
@@ -96,7 +107,7 @@ def build_model(
             f"{path} has no decoder, only an encoder: it gives features and reconstructs nothing "
             "(docs/checkpoints.md says which file does)"
         )
-    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    shapes = shapes_of(weights)
     facts = facts_of(checkpoint, shapes, given, name, hints)
     if encoder_only:
         weights = {key: value for key, value in weights.items() if not key.startswith(HEAD)}

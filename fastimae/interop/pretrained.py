@@ -15,11 +15,11 @@ from torch import Tensor
 from fastimae.engine.checkpoint import CheckpointError, load_weights
 from fastimae.interop import imae
 from fastimae.interop.conversion import DECODER
-from fastimae.interop.facts import HEADS, Fact, Shapes, facts_of, tell, widths
-from fastimae.interop.files import Checkpoint, introduce, read
+from fastimae.interop.facts import HEADS, Fact, Shapes, facts_of, shapes_of, tell, widths
+from fastimae.interop.files import Checkpoint
 from fastimae.interop.finetuned import pools, without_classifier
 from fastimae.interop.hints import IN_PYTHON, Hints
-from fastimae.interop.load import build, decoder_misfit, our_weights
+from fastimae.interop.load import build, decoder_misfit, open_checkpoint
 from fastimae.interop.sizes import model_arguments
 from fastimae.models import MaskedAutoencoder
 
@@ -59,14 +59,14 @@ def load_teacher(
             f"--teacher {path} was fine-tuned on the mean of its patches and has no norm, which "
             "the latents of a teacher need: give the file that it was fine-tuned from"
         )
-    shapes = _shapes(weights)
+    shapes = shapes_of(weights)
     facts = facts_of(checkpoint, shapes, {"num_heads": num_heads}, name, hints)
     if decoder_misfit(checkpoint, shapes, facts, name, hints):
         unused = DECODER if student.head_space == "encoder" else _UNUSED_OF_TEACHER
         weights = {key: value for key, value in weights.items() if not key.startswith(unused)}
         facts.pop("decoder_num_heads", None)
     students = {key: getattr(student, key) for key in ("img_size", "in_chans", "mean", "std")}
-    arguments = model_arguments(checkpoint, _shapes(weights), facts, name, hints)
+    arguments = model_arguments(checkpoint, shapes_of(weights), facts, name, hints)
     teacher = build(arguments | students, path)
     teacher.facts = facts
     optional = _UNUSED_OF_TEACHER
@@ -93,7 +93,7 @@ def load_init(
     where a file of ours has other attention heads.
     """
     checkpoint, weights = _read(path, hints)
-    facts = facts_of(checkpoint, _shapes(weights), {}, None, hints)
+    facts = facts_of(checkpoint, shapes_of(weights), {}, None, hints)
     fresh: tuple[str, ...] = ()
     if student.heads == 2 and imae.HEADS[0] not in weights:
         if student.head_space == "encoder":
@@ -109,27 +109,21 @@ def load_init(
         weights = {key: value for key, value in weights.items() if not key.startswith(DECODER)}
     afresh = hints.if_any("allow_partial", "starts the decoder afresh") if odd else ""
     _load(student, weights, path, allow_partial, fresh, hints, afresh)
-    used = {key: fact for key, fact in facts.items() if _matters(key, _shapes(weights))}
+    used = {key: fact for key, fact in facts.items() if _matters(key, shapes_of(weights))}
     _compare_heads(checkpoint, used, student, hints)
     _say_differences(path, used, student)
-    _say_unknown(path, used, student, _shapes(weights))
+    _say_unknown(path, used, student, shapes_of(weights))
 
 
 def _read(path: Path, hints: Hints) -> tuple[Checkpoint, dict[str, Tensor]]:
-    checkpoint = read(path, hints=hints)
-    introduce(checkpoint, hints)
-    return checkpoint, without_classifier(our_weights(checkpoint).weights, path)
-
-
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in weights.items()}
+    checkpoint, ours = open_checkpoint(path, hints=hints)
+    return checkpoint, without_classifier(ours.weights, path)
 
 
 def _odd_decoder(student: MaskedAutoencoder, weights: Mapping[str, Tensor]) -> list[str]:
     """Names of the file's decoder that have no place in the student's."""
-    own = _shapes(student.state_dict())
-    named = ((key, tuple(value.shape)) for key, value in weights.items())
-    return [key for key, shape in named if key.startswith(DECODER) and own.get(key) != shape]
+    own, theirs = shapes_of(student.state_dict()), shapes_of(weights)
+    return [k for k, shape in theirs.items() if k.startswith(DECODER) and own.get(k) != shape]
 
 
 def _load(

@@ -9,7 +9,7 @@ from toy_images import save_colours, save_trained
 
 from fastimae.cli import evaluate
 from fastimae.config import ConfigError
-from fastimae.evaluate.trained import settings_of
+from fastimae.evaluate.trained import training_of
 
 pytest.importorskip("timm")
 from timm.data.transforms_factory import transforms_imagenet_train
@@ -92,7 +92,7 @@ def test_a_classifier_keeps_how_it_was_shown_images(tmp_path):
     flags = f"--checkpoint {mae} --data_path {data} --device cpu --num_workers 0 --batch_size 6"
     flags += f" --precision fp32 --output_dir {out}"
     assert evaluate(f"finetune {flags} --epochs 1".split()) == 0
-    kept = settings_of(out / "checkpoint-best.pth")
+    kept = training_of(out / "checkpoint-best.pth")
     assert kept["crop"] == "none" and kept["crop_ratio"] == [3 / 4, 4 / 3]
     save_trained(mae)  # which tells nothing of crops
     assert evaluate(f"finetune {flags} --eval".split()) == 0

@@ -17,7 +17,7 @@ from fastimae.evaluate.classify.feature_cache import FeatureStore
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import center_batches, center_view, open_images
 from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.trained import settings_of
+from fastimae.evaluate.trained import training_of
 from fastimae.loaders import create_loader
 from fastimae.loaders.convert import ConvertOptions, convert
 from fastimae.loaders.crops import RATIO
@@ -206,11 +206,11 @@ def test_a_range_does_not_stay_for_the_next_evaluation(tmp_path, deep):
 
 def test_settings_are_read_from_any_file_or_not_at_all(tmp_path):
     path = save_trained(tmp_path / "a.pth", crop="none")
-    assert settings_of(path)["crop"] == "none"
+    assert training_of(path)["crop"] == "none"
     assert export([str(path), str(tmp_path / "b.safetensors"), "--to", "mae"]) == 0
-    assert settings_of(tmp_path / "b.safetensors")["crop"] == "none"
+    assert training_of(tmp_path / "b.safetensors")["crop"] == "none"
     (tmp_path / "c.pth").write_text("no checkpoint")
-    assert settings_of(tmp_path / "c.pth") == settings_of(tmp_path / "d.pth") == {}
+    assert training_of(tmp_path / "c.pth") == training_of(tmp_path / "d.pth") == {}
 
 
 def test_training_and_probing_from_the_command_line(tmp_path):
@@ -245,14 +245,14 @@ def test_settings_of_other_projects_that_are_called_alike_are_none_of_ours(tmp_p
     assert value_range() is None
     EvalOptions(**common, value_range=(0, 1)).train_images()
     options = FinetuneOptions(**common)
-    options.settle_crops(settings_of(mae))
+    options.settle_crops(training_of(mae))
     assert (options.crop, options.crop_ratio) == ("random", RATIO)
 
 
 def test_equal_bounds_of_crops_are_a_trainings(tmp_path):
     mae = save_trained(tmp_path / "mae.pth", crop_ratio=[1.0, 1.0])
     options = FinetuneOptions(checkpoint=mae)
-    options.settle_crops(settings_of(mae))
+    options.settle_crops(training_of(mae))
     assert options.crop_ratio == (1.0, 1.0)
 
 

@@ -21,8 +21,9 @@ from PIL import Image
 from fastimae.loaders import create_loader
 from fastimae.loaders.convert import ConvertOptions, convert
 from fastimae.loaders.depth import depth
+from fastimae.loaders.epoch_steps import spread
 from fastimae.loaders.limits import limited_to
-from fastimae.loaders.survey import spread, survey_files
+from fastimae.loaders.survey import survey_files
 
 ALONE = {"batch_size": 1, "mix_group": 0, "num_workers": 0}
 READERS = ["data_path", *(["dali"] if "nvidia-dali" in INSTALLED else [])]

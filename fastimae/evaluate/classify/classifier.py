@@ -17,9 +17,8 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fastimae.config import ConfigError
-from fastimae.interop.files import introduce, read
 from fastimae.interop.finetuned import describe
-from fastimae.interop.load import build_model, our_weights
+from fastimae.interop.load import build_model, open_checkpoint
 from fastimae.interop.sizes import mlp_ratio
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.vit import LAYER_NORM_EPS
@@ -100,10 +99,9 @@ def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dic
     The file is ours, or has timm's names, as MAE's own. of_model: what the user says of it, as
     `load_model` takes it. Raises CheckpointError, ConfigError where it is no classifier.
     """
-    hints, use_ema = of_model["hints"], of_model.pop("use_ema", False)
-    checkpoint = read(path, use_ema=use_ema, hints=hints)
-    introduce(checkpoint, hints)
-    weights = dict(our_weights(checkpoint).weights)
+    how = {"use_ema": of_model.pop("use_ema", False), "hints": of_model["hints"]}
+    checkpoint, ours = open_checkpoint(path, **how)
+    weights = dict(ours.weights)
     if "head.bias" not in weights:
         raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
     log.info("%s: %s; all of it is taken", path, describe(weights))

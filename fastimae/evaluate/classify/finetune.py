@@ -46,7 +46,7 @@ from fastimae.evaluate.images import Images, center_batches
 from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.origin import WEIGHTS, origin_of
 from fastimae.evaluate.results import save_results
-from fastimae.evaluate.trained import settings_of
+from fastimae.evaluate.trained import training_of
 from fastimae.interop.finetuned import pools
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.survey import say_windows, survey_files
@@ -81,7 +81,7 @@ def _train(
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Numbers of a finished run, None of a stopped one; and where its first weights are from."""
     check_apart(options, folder)
-    options.settle_crops(settings_of(options.checkpoint))
+    options.settle_crops(training_of(options.checkpoint))
     encoder = load_encoder(
         options.checkpoint, torch.device("cpu"),
         random_init=options.random_init, seed=options.seed, **options.of_model(),
@@ -126,7 +126,7 @@ def _evaluate(
     """acc1, acc5 and loss of the classifier that --resume names, else of the best one, all that is
     needed is read from its file; and where its weights are from."""
     path = options.source()
-    options.settle_crops(settings_of(path))
+    options.settle_crops(training_of(path))
     encoder, weights = load_classifier(path, **options.of_model())
     check_pooling(options, path, weights)
     classes = classes_of(weights)
