@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from fastimae.loaders.base import Loader
-from fastimae.loaders.beton import BetonReader, names_beton
+from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.create_checks import (
+    Cache,
+    Crop,
+    Decoder,
+    check_beton,
+    check_crops,
+    check_dali,
+    check_numbers,
+    check_range,
+    check_source,
+)
 from fastimae.loaders.crops import RATIO, Crops
 from fastimae.loaders.describe import describe
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.limits import value_range
 from fastimae.loaders.sampler import Sampler
 from fastimae.loaders.survey import (
     Survey,
@@ -30,10 +39,6 @@ if TYPE_CHECKING:
 
     from fastimae.loaders.encoded import Encoded
     from fastimae.loaders.imagefolder import Folder
-
-Decoder = Literal["auto", "native", "pillow", "ffcv"]
-Cache = Literal["none", "ram"]
-Crop = Literal["random", "none"]
 
 log = logging.getLogger("fastimae")
 
@@ -99,14 +104,14 @@ def create_loader(
 
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
-    _check_source(ffcv, dali, data_path, synthetic)
-    _check_beton(ffcv, dali, decoder, cache, {"label": label_field, "image": image_field})
-    _check_range(ffcv, dali)
+    check_source(ffcv, dali, data_path, synthetic)
+    check_beton(ffcv, dali, decoder, cache, {"label": label_field, "image": image_field})
+    check_range(ffcv, dali)
     if ffcv_ops is not None and decoder != "ffcv":
         raise DataError(f"--ffcv_ops {ffcv_ops} needs --decoder ffcv")
-    _check_numbers(in_chans, synthetic, num_workers)
-    _check_crops((min_crop, max_crop), crop, crop_ratio)
-    _check_dali(ffcv, dali_share, hw_decoder_load)
+    check_numbers(in_chans, synthetic, num_workers)
+    check_crops((min_crop, max_crop), crop, crop_ratio)
+    check_dali(ffcv, dali_share, hw_decoder_load)
     crops = Crops(
         size=input_size, channels=in_chans, scale=(min_crop, max_crop), ratio=crop_ratio,
         random=crop == "random", hflip=hflip,
@@ -199,79 +204,3 @@ def _tell(
     log.info("%s: %s: %s", source, opened.kind, describe(len(labels), labels, names))
     say_depth(str(source), survey)
     say_windows(str(source), survey, crops)
-
-
-def _check_source(
-    ffcv: str | Path | None,
-    dali: str | Path | None,
-    data_path: str | Path | None,
-    synthetic: bool,
-) -> None:
-    sources = sum(given is not None for given in (ffcv, dali, data_path)) + synthetic
-    if sources != 1:
-        raise DataError(
-            f"{'none' if not sources else 'more than one'} of --ffcv FILE.beton, --dali SOURCE, "
-            "--data_path FOLDER and --synthetic is given: choose one"
-        )
-
-
-def _check_beton(
-    ffcv: str | Path | None,
-    dali: str | Path | None,
-    decoder: str,
-    cache: str,
-    fields: dict[str, str | None],
-) -> None:
-    """Flags that are about a .beton file need one."""
-    is_beton = ffcv is not None or names_beton(dali or "")
-    if cache not in get_args(Cache):
-        raise DataError(f"--cache {cache} is not one of {', '.join(get_args(Cache))}")
-    if cache != "none" and not is_beton:
-        raise DataError(f"--cache {cache} keeps a .beton file in memory: --ffcv FILE.beton")
-    if decoder not in get_args(Decoder):
-        raise DataError(f"--decoder {decoder} is not one of {', '.join(get_args(Decoder))}")
-    if decoder != "auto" and ffcv is None:
-        raise DataError(f"--decoder {decoder} needs --ffcv FILE.beton")
-    for kind, name in fields.items():
-        if name is not None and not is_beton:
-            raise DataError(f"--{kind}_field {name} is for a .beton file: --ffcv FILE.beton")
-
-
-def _check_range(ffcv: str | Path | None, dali: str | Path | None) -> None:
-    beton = ffcv or (dali if names_beton(dali or "") else None)
-    if value_range() and beton:
-        raise DataError(
-            f"--value_range has no effect on {beton}, whose images have 8 bits: drop it here, "
-            "and give it to fastimae-convert"
-        )
-
-
-def _check_numbers(
-    in_chans: int,
-    synthetic: bool,
-    num_workers: int,
-) -> None:
-    if in_chans not in (1, 3) and not synthetic:
-        raise DataError(f"--in_chans {in_chans}: images have 3 channels (RGB) or 1 (gray)")
-    if num_workers < 0:
-        raise DataError(f"--num_workers {num_workers} must be 0 or more")
-
-
-def _check_crops(scale: tuple[float, float], crop: str, ratio: tuple[float, float]) -> None:
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise DataError(
-            f"--min_crop {scale[0]} and --max_crop {scale[1]} must satisfy 0 < min <= max <= 1"
-        )
-    if crop not in get_args(Crop):
-        raise DataError(f"--crop {crop} is not one of {', '.join(get_args(Crop))}")
-    if not 0 < ratio[0] <= ratio[1] < math.inf:
-        raise DataError(f"--crop_ratio {ratio[0]} {ratio[1]} must satisfy 0 < LOW <= HIGH")
-
-
-def _check_dali(ffcv: str | Path | None, dali_share: float, hw_decoder_load: float) -> None:
-    if not 0 <= hw_decoder_load <= 1:
-        raise DataError(f"--hw_decoder_load {hw_decoder_load} must be between 0 and 1")
-    if not 0 <= dali_share < 1:
-        raise DataError(f"--dali_share {dali_share} must be 0 or more, and below 1 (--dali: all)")
-    if dali_share and ffcv is None:
-        raise DataError(f"--dali_share {dali_share} needs --ffcv FILE.beton")
