@@ -21,6 +21,7 @@ from fastimae.config import (
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
+from fastimae.engine.files import CONVERTED_WITH, RUN
 from fastimae.engine.leftovers import PICTURE, make_room
 from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
 from fastimae.engine.parallel import parallelise
@@ -29,8 +30,7 @@ from fastimae.engine.precision import resolve_precision
 from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
-from fastimae.evaluate.origin import RUN
-from fastimae.evaluate.trained import CONVERTED_WITH, conversion
+from fastimae.evaluate.trained import conversion
 from fastimae.interop.hints import Hints
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer

@@ -158,7 +158,7 @@ class Loader(abc.ABC):
         """Where the loader stands: plain numbers and strings, safe to load with weights_only.
 
         "step" counts the micro steps already yielded, "stride" is the samples drawn for one
-        micro step by all ranks; "finished" is whether that was the epoch. "samples" and "labels"
+        micro step by all ranks; "finished" is whether that was the epoch. "samples" and "data"
         tell the data from others.
         """
         return {**self.sampler.epoch_steps.state(self._epoch, self._step), "bad": dict(self.bad)}

@@ -12,6 +12,17 @@ from typing import Any
 
 import torch
 
+# What a checkpoint keeps among the settings that is no flag's.
+RUN = "run"
+"""What tells its run from all others."""
+WEIGHTS = "weights"
+"""Of a classifier: the digest of the weights that it began from."""
+CLASSES = "classes"
+"""Of a classifier: the names of its classes, in order."""
+CONVERTED_WITH = "converted_with"
+"""The range of values that the .beton was converted with that it was trained on."""
+NO_FLAGS = frozenset((RUN, WEIGHTS, CLASSES, CONVERTED_WITH))
+
 
 class CheckpointError(Exception):
     """A checkpoint cannot be written, read or used. The message says which and what to do."""

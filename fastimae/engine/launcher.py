@@ -85,7 +85,7 @@ def stands_aside(command: str) -> bool:
     return True
 
 
-def alone(env: Mapping[str, str]) -> dict[str, str]:
+def without_ranks(env: Mapping[str, str]) -> dict[str, str]:
     """The environment of a command that shall be a process of its own, not one of ours."""
     names = {name for names in _VARIABLES.values() for name in names}
     return {name: value for name, value in env.items() if name not in names}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastimae.engine.checkpoint import CheckpointError, model_weights
-from fastimae.engine.files import args_in
+from fastimae.engine.files import NO_FLAGS, args_in
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
@@ -21,9 +21,7 @@ _FREE = {
     "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
     "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
     "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
-    "dist_timeout", "preempt_signal", "dist_eval", "feature_dir",
-    # What tells one run from another, and what evaluation compares itself.
-    "run", "weights", "classes",
+    "dist_timeout", "preempt_signal", "dist_eval", "feature_dir", *NO_FLAGS,
 }  # fmt: skip
 
 # Those that say which images a number is of.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastimae.engine.files import args_in
+from fastimae.engine.files import CLASSES, args_in
 from fastimae.evaluate.images import Images
 from fastimae.loaders.describe import first_of, in_short
 from fastimae.loaders.errors import DataError
@@ -22,8 +22,6 @@ from fastimae.loaders.items import LISTED
 
 log = logging.getLogger("fastimae")
 
-CLASSES = "classes"
-"""The setting of a classifier's checkpoint that holds the names of its classes, in order."""
 MOST_CLASSES = 1 << 20
 """A classifier of more takes gigabytes; numbers so large are those of something else."""
 

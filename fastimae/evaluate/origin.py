@@ -11,12 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, model_weights
-from fastimae.engine.files import args_in
+from fastimae.engine.files import RUN, WEIGHTS, args_in
 
-RUN = "run"
-"""Among a checkpoint's settings: what tells its run from all others."""
-WEIGHTS = "weights"
-"""Among a classifier's settings: the digest of the weights that it began from."""
 _ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.", "fc_norm.")
 
 

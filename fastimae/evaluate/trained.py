@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastimae.engine import files
-from fastimae.engine.files import CheckpointError
+from fastimae.engine.files import CONVERTED_WITH, CheckpointError
 from fastimae.interop.files import read as read_any
 from fastimae.loaders.beton import names_beton
 from fastimae.loaders.beton_names import manifest_path
@@ -18,9 +18,6 @@ from fastimae.loaders.crops import RATIO
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
 
 log = logging.getLogger("fastimae")
-
-CONVERTED_WITH = "converted_with"
-"""The setting that keeps the range of values of a .beton."""
 
 
 def training_of(checkpoint: Path | None) -> Mapping[str, Any]:
@@ -65,6 +62,13 @@ def range_for(
     return given
 
 
+def conversion(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps of how the .beton that is trained on was converted, if its manifest
+    tells: evaluation may run in another folder, or when the file is gone."""
+    found = _converted_with(settings)
+    return {CONVERTED_WITH: list(found)} if found else {}
+
+
 def _pair(value: Any) -> tuple[float, float] | None:
     """Two finite numbers of a setting; None where another project calls something else so."""
     is_pair = isinstance(value, list | tuple) and len(value) == 2
@@ -76,13 +80,6 @@ def _pair(value: Any) -> tuple[float, float] | None:
 def _range_in(value: Any) -> ValueRange | None:
     pair = _pair(value)
     return pair if pair and pair[0] < pair[1] else None
-
-
-def conversion(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint keeps of how the .beton that is trained on was converted, if its manifest
-    tells: evaluation may run in another folder, or when the file is gone."""
-    found = _converted_with(settings)
-    return {CONVERTED_WITH: list(found)} if found else {}
 
 
 def _converted_with(settings: Mapping[str, Any]) -> ValueRange | None:

@@ -23,6 +23,7 @@ from fastimae.interop.swaps import (
     masked_by,
 )
 from fastimae.kernels import Mask
+from fastimae.kernels.drop_in import patch_size_of
 
 _RATIOS = (0.1, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Of masking: some round where others cut off, or change their ways with the ratio."""
@@ -98,8 +99,7 @@ def swap_loss(model: nn.Module) -> None:
     _need(model, "random_masking")
     imgs = _random_images(model)
     swap = make_swap(model, "forward_loss", "forward_loss", imgs)
-    size = model.patch_embed.patch_size
-    size = size if isinstance(size, int) else size[0]
+    size = patch_size_of(model)
     patches = imgs.shape[2] * imgs.shape[3] // size**2
     pred = _random(imgs, 2, patches, size**2 * imgs.shape[1]).requires_grad_()
     _, mask, _ = model.random_masking(pred.detach(), 0.5)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fastimae import cli
-from fastimae.engine.launcher import Launched, alone, launched, started
+from fastimae.engine.launcher import Launched, launched, started, without_ranks
 from fastimae.evaluate.command import TASKS
 
 BATCH = {
@@ -83,8 +83,8 @@ def test_what_cannot_be_is_named(env, words):
 
 @pytest.mark.parametrize("env", [TORCHRUN, MPI, INTEL, {**TASK, **STEP}])
 def test_a_command_of_its_own_is_launched_by_nobody(env):
-    assert started(alone(env)) is None
-    assert alone({"HOME": "x", **env})["HOME"] == "x"
+    assert started(without_ranks(env)) is None
+    assert without_ranks({"HOME": "x", **env})["HOME"] == "x"
 
 
 ONE_PROCESS = {
@@ -101,7 +101,7 @@ ONE_PROCESS = {
 def nothing_else(monkeypatch):
     """No variables of launchers."""
     for name in [*os.environ]:
-        if name not in alone(os.environ):
+        if name not in without_ranks(os.environ):
             monkeypatch.delenv(name)
 
 

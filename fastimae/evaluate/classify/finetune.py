@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
+from fastimae.engine.files import CLASSES, WEIGHTS
 from fastimae.engine.precision import resolve_precision
 from fastimae.evaluate.class_names import (
-    CLASSES,
     class_count,
     match_classes,
     match_training,
@@ -44,7 +44,7 @@ from fastimae.evaluate.classify.validation import Validated, validate
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import Images, center_batches
 from fastimae.evaluate.options import joined, plain, results_folder
-from fastimae.evaluate.origin import WEIGHTS, origin_of
+from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import save_results
 from fastimae.evaluate.trained import training_of
 from fastimae.interop.finetuned import pools

@@ -15,7 +15,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fastimae.engine.distributed import World
-from fastimae.evaluate.class_names import CLASSES
+from fastimae.engine.files import CLASSES, WEIGHTS
 from fastimae.evaluate.classify.classification import ClassBatch, Classification, EpochLoader, Step
 from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
@@ -28,7 +28,6 @@ from fastimae.evaluate.classify.training import (
 )
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import joined, plain, results_folder
-from fastimae.evaluate.origin import WEIGHTS
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")

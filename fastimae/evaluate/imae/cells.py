@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastimae.config import ConfigError
-from fastimae.engine.launcher import alone
+from fastimae.engine.launcher import without_ranks
 from fastimae.evaluate.results import RESULTS
 
 log = logging.getLogger("fastimae")
@@ -69,7 +69,9 @@ def call(command: Sequence[str]) -> int:
     SIGTERM is handed on and Ctrl-C reaches it anyway: it may save and stop, and is waited for.
     """
     program, *flags = command
-    process = subprocess.Popen([sys.executable, *PROGRAMS[program], *flags], env=alone(os.environ))
+    process = subprocess.Popen(
+        [sys.executable, *PROGRAMS[program], *flags], env=without_ranks(os.environ)
+    )
     with _handing_on(process):
         while True:
             try:

@@ -14,8 +14,8 @@ import tyro
 from fastimae import __version__
 from fastimae.config import ConfigError
 from fastimae.engine.claim import claimed
+from fastimae.engine.files import RUN
 from fastimae.evaluate.checkpoints import names_of
-from fastimae.evaluate.origin import RUN
 from fastimae.evaluate.report.page_parts import document, table
 from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
 from fastimae.evaluate.report.svg import line_chart

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fastimae.config import ConfigError
-from fastimae.engine.files import CheckpointError, args_in, read
+from fastimae.engine.files import CLASSES, CheckpointError, args_in, read
 from fastimae.engine.leftovers import PICTURE
-from fastimae.evaluate.class_names import CLASSES
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
 from fastimae.evaluate.report.standing import newest_checkpoint
 from fastimae.evaluate.results import RESULTS

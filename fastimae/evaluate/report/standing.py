@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastimae.engine.checkpoint import LAST, CheckpointError, load_checkpoint, model_weights
-from fastimae.engine.files import args_in
-from fastimae.evaluate.origin import RUN, WEIGHTS, place_of, weights_digest
+from fastimae.engine.files import RUN, WEIGHTS, args_in
+from fastimae.evaluate.origin import place_of, weights_digest
 
 BEGUN = "begun"
 """Among what is known of a classifier's checkpoint: the digest of the weights it began from."""
