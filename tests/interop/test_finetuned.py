@@ -208,7 +208,7 @@ def test_a_linear_probe_names_what_it_lacks(data, tmp_path, capsys):
 
 
 def test_a_classifier_of_ours_says_nothing_of_targets(tmp_path, caplog):
-    settings = {"num_heads": 4, "input_size": [32, 32], "mean": [0.5] * 3, "std": list(IMAGENET_STD)}
+    settings = {"num_heads": 4, "mean": [0.5] * 3}
     content = {"model": vit("token").state_dict(), "args": settings, "fastimae_format": 2}
     torch.save(content, tmp_path / "ours.pth")
     student = create_model("mae_vit_nano_patch8", img_size=32, norm_pix_loss=True)
