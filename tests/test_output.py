@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import save_run, tiny_model
-from toy_images import save_colours
+from toy_images import save_splits
 
 pytest.importorskip("timm")
 pytest.importorskip("sklearn")
@@ -40,8 +40,7 @@ TRAIN = (
 @pytest.fixture
 def places(tmp_path):
     """Names for flags, of what a user would have, and of a place for output."""
-    save_colours(tmp_path / "images" / "train", 8)
-    save_colours(tmp_path / "images" / "val", 4, seed=1)
+    save_splits(tmp_path / "images", 8)
     names = {"root": tmp_path, "images": tmp_path / "images", "out": tmp_path / "out"}
     for name, heads in (("imae", 2), ("mae", 1)):
         names[name] = save_run(tmp_path / name, tiny_model(heads=heads))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from fastimae.engine.checkpoint import FORMAT, LAST, save_checkpoint
 from fastimae.models import MaskedAutoencoder, create_model
 
@@ -36,3 +38,14 @@ def save_run(folder: Path, model: MaskedAutoencoder, **args) -> Path:
     content = {"model": model.state_dict(), "args": settings, "epoch": 0, "fastimae_format": FORMAT}
     save_checkpoint(path, content)
     return path
+
+
+def predict_alike(one: MaskedAutoencoder, other: MaskedAutoencoder) -> bool:
+    """Whether two models of images of 32 pixels predict the same, to the bit, under one mask."""
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    results = []
+    for model in (one, other):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            results.append(model(images)[1])
+    return torch.equal(*results)

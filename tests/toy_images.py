@@ -23,6 +23,13 @@ def save_colours(root: Path, per_class: int, *, size: int = 32, seed: int = 0) -
     return root
 
 
+def save_splits(root: Path, per_class: int) -> Path:
+    """root/train of so many images a class, and root/val of half as many others."""
+    save_colours(root / "train", per_class)
+    save_colours(root / "val", per_class // 2, seed=1)
+    return root
+
+
 def save_mae(path: Path, **model: object) -> MaskedAutoencoder:
     """A checkpoint of a fresh model, as training leaves them."""
     net = create_model(MODEL, **{"img_size": 32, **model})

@@ -65,8 +65,7 @@ def check_resumable(
 
     own: the state of this run; see `Trainer.state_dict`.
     """
-    of_timm = {"model": content["state_dict"]} if "state_dict" in content else {}
-    weights, ours = model_weights({**of_timm, **content}, path), own["model"]
+    weights, ours = model_weights(content, path), own["model"]
     found, wanted = _kind(weights), _kind(ours)
     missing = sorted(own.keys() - content.keys())
     hint = _hint(found, f"{weights_flag} {path} starts from its weights")

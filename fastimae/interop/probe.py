@@ -147,6 +147,7 @@ def _random_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """The module in training or evaluation mode; afterwards each part is in its own again."""
     modes = {part: part.training for part in module.modules()}
     module.train(training)
     try:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from toy_images import save_colours, save_mae
+from toy_images import save_colours, save_mae, save_splits
 
 from fastimae.cli import convert, evaluate, export
 from fastimae.engine.checkpoint import load_checkpoint
@@ -141,8 +141,7 @@ def toy(tmp_path_factory):
     """Images of three classes, a checkpoint, and val/ in parts: of one class and of the others."""
     root = tmp_path_factory.mktemp("toy")
     save_mae(root / "mae.pth", depth=1)
-    save_colours(root / "data" / "train", 8)
-    save_colours(root / "data" / "val", 4, seed=1)
+    save_splits(root / "data", 8)
     for part, names in (("one", NAMES[:1]), ("others", NAMES[1:]), ("all", NAMES)):
         for name in names:
             shutil.copytree(root / "data" / "val" / name, root / part / name)

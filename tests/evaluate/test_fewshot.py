@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from toy_images import save_colours, save_mae
+from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
 from fastimae.evaluate.classify.feature_cache import Features
@@ -79,8 +79,7 @@ def test_settings_that_cannot_work_are_named(tmp_path, capsys, changes, message)
 
 def test_the_command_learns_from_two_labels_a_class(tmp_path):
     save_mae(tmp_path / "mae.pth")
-    save_colours(tmp_path / "data" / "train", 8)
-    save_colours(tmp_path / "data" / "val", 4, seed=1)
+    save_splits(tmp_path / "data", 8)
     command = ["fewshot", "--checkpoint", str(tmp_path / "mae.pth"), "--shots", "2"]
     command += ["--data_path", str(tmp_path / "data"), "--num_workers", "0", "--device", "cpu"]
     assert evaluate(command) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_images import save_colours, save_mae
+from toy_images import save_colours, save_mae, save_splits
 
 from fastimae.cli import evaluate
 from fastimae.config import ConfigError
@@ -33,8 +33,7 @@ def toy(tmp_path_factory):
     """A folder with a checkpoint and data of three classes; and the command's options for them."""
     root = tmp_path_factory.mktemp("toy")
     save_mae(root / "mae.pth", depth=2)
-    save_colours(root / "data" / "train", 8)
-    save_colours(root / "data" / "val", 4, seed=1)
+    save_splits(root / "data", 8)
     return root, ["--checkpoint", str(root / "mae.pth"), "--data_path", str(root / "data"), *QUICK]
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from toy_images import save_colours, save_mae
+from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
 from fastimae.evaluate.images import center_batches, open_images
@@ -18,8 +18,7 @@ QUICK = ["--num_workers", "0", "--device", "cpu", "--precision", "fp32", "--batc
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    save_colours(root / "train", 8)
-    save_colours(root / "val", 4, seed=1)
+    save_splits(root, 8)
     return root
 
 

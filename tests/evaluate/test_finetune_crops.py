@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from toy_images import save_colours, save_trained
+from toy_images import save_splits, save_trained
 
 from fastimae.cli import evaluate
 from fastimae.config import ConfigError
@@ -87,8 +87,7 @@ def test_windows_that_do_not_fit_are_pointed_out(tmp_path, capsys, crop, said):
 
 def test_a_classifier_keeps_how_it_was_shown_images(tmp_path):
     """--eval of one that was trained on whole images shows whole ones."""
-    data = save_colours(tmp_path / "data" / "train", 4).parent
-    save_colours(data / "val", 2, seed=1)
+    data = save_splits(tmp_path / "data", 4)
     mae, out = save_trained(tmp_path / "mae.pth", crop="none"), tmp_path / "run"
     flags = f"--checkpoint {mae} --data_path {data} --device cpu --num_workers 0 --batch_size 6"
     flags += f" --precision fp32 --output_dir {out}"

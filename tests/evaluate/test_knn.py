@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from toy_images import save_colours, save_mae
+from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
 from fastimae.evaluate.classify.accuracy import accuracy
@@ -61,8 +61,7 @@ def test_votes_are_scikit_learns(temperature, monkeypatch):
 
 def test_the_command_tells_colours_apart(tmp_path):
     save_mae(tmp_path / "mae.pth")
-    save_colours(tmp_path / "data" / "train", 8)
-    save_colours(tmp_path / "data" / "val", 4, seed=1)
+    save_splits(tmp_path / "data", 8)
     command = ["knn", "--checkpoint", str(tmp_path / "mae.pth")]
     command += ["--data_path", str(tmp_path / "data"), "--k", "3", "5", "--num_workers", "0"]
     assert evaluate([*command, "--device", "cpu"]) == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_model
-from toy_images import save_colours, save_mae
+from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
 from fastimae.config import ConfigError
@@ -140,8 +140,7 @@ def test_defaults_are_maes():
 
 def test_the_command_separates_colours(tmp_path):
     save_mae(tmp_path / "mae.pth")
-    save_colours(tmp_path / "data" / "train", 8)
-    save_colours(tmp_path / "data" / "val", 4, seed=1)
+    save_splits(tmp_path / "data", 8)
     command = ["linear", "--checkpoint", str(tmp_path / "mae.pth"), "--num_workers", "0"]
     command += ["--data_path", str(tmp_path / "data"), "--device", "cpu", "--batch_size", "12"]
     assert evaluate([*command, "--epochs", "20", "--warmup_epochs", "1", "--lr", "0.1"]) == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_images import save_colours, save_trained
+from toy_images import save_colours, save_splits, save_trained
 
 from fastimae.cli import evaluate, export, train
 from fastimae.engine.distributed import World
@@ -231,8 +231,7 @@ def test_settings_are_read_from_any_file_or_not_at_all(tmp_path):
 
 def test_training_and_probing_from_the_command_line(tmp_path):
     """The settings go from the training's flags to results.json."""
-    data = save_colours(tmp_path / "data" / "train", 4).parent
-    save_colours(data / "val", 2, seed=1)
+    data = save_splits(tmp_path / "data", 4)
     model = "--model mae_vit_nano_patch16 --input_size 32 --batch_size 6 --num_workers 0"
     run = f"--data_path {data} {model} --device cpu --epochs 1 --warmup_epochs 0 --vis_freq 0"
     out = tmp_path / "run"

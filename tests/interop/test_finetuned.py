@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from toy_images import save_colours
+from toy_images import save_splits
 
 from fastimae.cli import evaluate, export, import_
 from fastimae.config import ConfigError
@@ -91,8 +91,7 @@ def test_a_norm_before_the_mean_and_one_after(tmp_path):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    save_colours(root / "train", 6)
-    save_colours(root / "val", 3, seed=1)
+    save_splits(root, 6)
     return root
 
 

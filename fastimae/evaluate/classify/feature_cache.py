@@ -6,6 +6,7 @@ N = images, D = encoder width.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from pathlib import Path
@@ -79,9 +80,13 @@ class FeatureStore:
     def _key(self, images: Images) -> str:
         height, width = self.model.img_size
         precision = resolve_precision(self.precision, self.world.device)
-        weights = encoder_digest(self.model)
         view = f"{height}x{width}{'-whole' * images.whole}"
-        return f"{weights}-{images.fingerprint}-{view}-{self.pool}-{precision}"
+        return f"{self._encoder}-{images.fingerprint}-{view}-{self.pool}-{precision}"
+
+    @functools.cached_property
+    def _encoder(self) -> str:
+        """Hashed once for all data sets: a large one takes a second."""
+        return encoder_digest(self.model)
 
     def _compute(self, images: Images, name: str) -> Features:
         """All features; other processes' shares come through files in `scratch`."""
