@@ -187,8 +187,9 @@ class BetonReader:
 
 
 def names_beton(path: str | Path) -> bool:
-    """Whether `path` is called like a .beton file: there may be none yet."""
-    return Path(path).suffix in _SUFFIXES
+    """Whether `path` is that of a .beton file, going by its name: there may be no file yet."""
+    path = Path(path)
+    return path.suffix in _SUFFIXES and not path.is_dir()
 
 
 def _map_file(path: Path) -> mmap.mmap:

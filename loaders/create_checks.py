@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Literal, get_args
 
 from fastimae.loaders.beton import names_beton
+from fastimae.loaders.crops import check_ratio
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import value_range
 
@@ -78,8 +78,7 @@ def check_crops(scale: tuple[float, float], crop: str, ratio: tuple[float, float
         )
     if crop not in get_args(Crop):
         raise DataError(f"--crop {crop} is not one of {', '.join(get_args(Crop))}")
-    if not 0 < ratio[0] <= ratio[1] < math.inf:
-        raise DataError(f"--crop_ratio {ratio[0]} {ratio[1]} must satisfy 0 < LOW <= HIGH")
+    check_ratio(ratio)
 
 
 def check_dali(ffcv: str | Path | None, dali_share: float, hw_decoder_load: float) -> None:

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.philox import philox, uniform
 
 TRIES = 10
@@ -67,6 +68,13 @@ class Crops:
         """Whether none of the windows tried fits in an image, so that its middle is shown."""
         tries = _draws(key)[:, : 2 * TRIES].reshape(-1, TRIES, 2)
         return _window_sizes(tries, heights, widths, self.scale, self.bounds)[0] == 0
+
+
+def check_ratio(ratio: tuple[float, float]) -> None:
+    """Raise DataError unless these are bounds of a width / height."""
+    low, high = ratio
+    if not 0 < low <= high < math.inf:
+        raise DataError(f"--crop_ratio {low:.6g} {high:.6g}: 0 < LOW <= HIGH, both finite")
 
 
 def relative_to(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[float, float]:

@@ -148,7 +148,7 @@ def find_encoded(src: str | Path, **beton_settings: Any) -> Encoded:
 
     beton_settings: see `BetonReader`. Raises `DataError` if there are none.
     """
-    if names_beton(src) and not Path(src).is_dir():
+    if names_beton(src):
         return EncodedBeton(BetonReader(src, **beton_settings))
     source = find_for_loader(src, "--dali")
     if all(item.is_file for item in source.items):

@@ -25,6 +25,7 @@ CLASSES = "classes"
 """Of a classifier: the names of its classes, in order."""
 CONVERTED_WITH = "converted_with"
 """The range of values that the .beton was converted with that it was trained on."""
+NO_FLAGS = frozenset((RUN, WEIGHTS, CLASSES, CONVERTED_WITH))
 
 
 class CheckpointError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastimae.engine.checkpoint import CheckpointError, model_weights
-from fastimae.engine.files import CLASSES, RUN, WEIGHTS
+from fastimae.engine.files import NO_FLAGS, args_in
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
@@ -21,9 +21,7 @@ _FREE = {
     "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
     "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
     "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
-    "dist_timeout", "preempt_signal", "dist_eval", "feature_dir",
-    # What tells one run from another, and what evaluation compares itself.
-    RUN, WEIGHTS, CLASSES,
+    "dist_timeout", "preempt_signal", "dist_eval", "feature_dir", *NO_FLAGS,
 }  # fmt: skip
 
 # Those that say which images a number is of.
@@ -88,7 +86,7 @@ def check_resumable(
             f"--resume {path} is {found} with other parts than this run's "
             f"({len(different)} names, such as {different[0]}): give the flags of before"
         )
-    before, now = (_setting(state["args"], "opt") for state in (content, own))
+    before, now = (args_in(state).get("opt") for state in (content, own))
     if before and now and before != now:
         raise CheckpointError(
             f"--resume {path} was trained with --opt {before}: --opt {now} cannot go on from that"
@@ -98,7 +96,7 @@ def check_resumable(
 def loader_state(content: Mapping[str, Any]) -> dict[str, Any]:
     """The loader's, with how many micro steps made an optimizer step, which earlier versions noted
     among the settings only."""
-    return {"accum_iter": _setting(content["args"], "accum_iter"), **content["loader"]}
+    return {"accum_iter": args_in(content).get("accum_iter"), **content["loader"]}
 
 
 def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
@@ -137,10 +135,6 @@ def _origin(content: Mapping[str, Any]) -> str:
     if "fastimae_format" in content:
         return " of FastIMAE"
     return "" if isinstance(content.get("args", {}), dict) else " of MAE's code"
-
-
-def _setting(args: Any, name: str) -> Any:
-    return args.get(name) if isinstance(args, dict) else None
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastimae.engine.files import CLASSES
+from fastimae.engine.files import CLASSES, args_in
 from fastimae.evaluate.images import Images
 from fastimae.loaders.describe import first_of, in_short
 from fastimae.loaders.errors import DataError
@@ -131,17 +131,16 @@ def _unknown(names: Iterable[str]) -> str:
     return f"classes that training does not know: {first_of(names, LISTED)}"
 
 
-def names_in(settings: Any) -> list[str]:
-    """The names of a classifier's classes, as the settings in its checkpoint keep them; empty if
-    they do not."""
-    names = settings.get(CLASSES) if isinstance(settings, Mapping) else None
+def names_in(settings: Mapping[str, Any]) -> list[str]:
+    """The names of a classifier's classes, as its settings keep them; empty if they do not."""
+    names = settings.get(CLASSES)
     return names if isinstance(names, list) else []
 
 
-def check_same_classes(path: Path, checkpoint: Mapping[str, Any], new: Sequence[str]) -> None:
-    """Raise DataError if the classifier in a checkpoint has other classes than the run that is to
-    go on with it."""
-    old = names_in(checkpoint.get("args"))
+def check_same_classes(path: Path, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise DataError if the classifier in `path`, by its content, has other classes than the run
+    that would go on with it, by its settings."""
+    old, new = names_in(args_in(content)), names_in(now)
     if old and new and old != new:
         raise DataError(
             f"--resume {path} is of {len(old)} classes ({in_short(old)}); this run has {len(new)} "

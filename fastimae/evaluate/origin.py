@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, model_weights
-from fastimae.engine.files import RUN, WEIGHTS
+from fastimae.engine.files import RUN, WEIGHTS, args_in
 
 _ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.", "fc_norm.")
 
@@ -41,10 +41,10 @@ def origin_of(path: Path, model: nn.Module) -> dict[str, Any]:
     return {WEIGHTS: digest, **place_of(content if same else {})}
 
 
-def check_same_weights(before: Any, now: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError where the classifier in `path`, by its settings and those of the run
-    that would go on with it, began from other weights."""
-    begun = before.get(WEIGHTS) if isinstance(before, dict) else None
+def check_same_weights(path: Path, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where the classifier in `path`, by its content and by the settings of
+    the run that would go on with it, began from other weights."""
+    begun = args_in(content).get(WEIGHTS)
     if begun and now.get(WEIGHTS) and begun != now[WEIGHTS]:
         raise CheckpointError(
             f"--resume {path} is a classifier of other weights than --checkpoint holds now: "
@@ -67,6 +67,5 @@ def check_result_is_of(path: Path, found: Mapping[str, Any], what: Path) -> None
 
 def place_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The run, epoch and step that a checkpoint is of, as far as it says."""
-    args = content.get("args")
-    run = args.get(RUN) if isinstance(args, dict) else None
+    run = args_in(content).get(RUN)
     return {"run": run, "epoch": content.get("epoch"), "step": content.get("step")}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastimae.arguments import parse
 from fastimae.engine.checkpoint import FORMAT, CheckpointError
+from fastimae.engine.files import CLASSES
 from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import Conversion, encoder_of
 from fastimae.interop.files import Checkpoint
@@ -149,6 +150,8 @@ def _write(
     weights: Mapping[str, Tensor],
 ) -> None:
     settings = settings_of(model, checkpoint.args)
+    if "head.bias" in weights and CLASSES in checkpoint.args:
+        settings[CLASSES] = checkpoint.args[CLASSES]
     about = {"args": settings, "licence": checkpoint.licence}
     if options.to == "huggingface":
         config = huggingface.config_of(model, settings.get("mask_ratio", 0.75))

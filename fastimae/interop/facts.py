@@ -153,9 +153,14 @@ def _stated(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | None
         return Fact(named[setting], "name")
     if setting == "decoder_num_heads" and named.get("embed_dim") == shapes["cls_token"][-1]:
         return _named_decoder(setting, named, shapes, any_width=checkpoint.ours)
-    if checkpoint.ours and setting not in HEADS:
+    if checkpoint.ours and setting not in (*HEADS, *_without_decoder(shapes)):
         return Fact(_default(setting, shapes), "file")
     return None
+
+
+def _without_decoder(shapes: Shapes) -> tuple[str, ...]:
+    """Settings of which a file tells nothing that has no decoder, as a classifier's."""
+    return () if "decoder_num_heads" in widths(shapes) else OF_DECODER
 
 
 def _named_decoder(

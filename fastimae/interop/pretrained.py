@@ -74,7 +74,7 @@ def load_teacher(
         optional += ("decoder_embed.",)
     _load(teacher, weights, path, allow_partial, optional, hints)
     tell(path, {"num_heads": facts["num_heads"]}, hints, decoder=False)
-    _say_differences(path, facts, student)
+    _say_differences(f"--teacher {path}", {k: facts[k] for k in ("mean", "std")}, student)
     return teacher
 
 
@@ -111,7 +111,7 @@ def load_init(
     _load(student, weights, path, allow_partial, fresh, hints, afresh)
     used = {key: fact for key, fact in facts.items() if _matters(key, shapes_of(weights))}
     _compare_heads(checkpoint, used, student, hints)
-    _say_differences(path, used, student)
+    _say_differences(f"--init {path}", used, student)
     _say_unknown(path, used, student, shapes_of(weights))
 
 
@@ -164,7 +164,7 @@ def _compare_heads(
         log.warning(message)
 
 
-def _say_differences(path: Path, facts: Mapping[str, Fact], student: MaskedAutoencoder) -> None:
+def _say_differences(file: str, facts: Mapping[str, Fact], student: MaskedAutoencoder) -> None:
     """A line on what the file was trained with, heads aside, and this run is not."""
     own = _settings(student)
     said = [
@@ -173,7 +173,7 @@ def _say_differences(path: Path, facts: Mapping[str, Fact], student: MaskedAutoe
         if setting not in HEADS and fact.source != "assumed" and fact.value != own[setting]
     ]
     if said:
-        log.warning("%s was trained with %s", path, "; ".join(said))
+        log.warning("%s was trained with %s", file, "; ".join(said))
 
 
 def _say_unknown(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastimae.engine.checkpoint import CheckpointError
+from fastimae.engine.files import CONVERTED_WITH
 from fastimae.interop import imae
 from fastimae.interop.facts import OF_DECODER, Fact, Shapes, named_sizes, widths
 from fastimae.interop.files import Checkpoint
@@ -19,7 +20,7 @@ from fastimae.models import DECODER, SIZES, MaskedAutoencoder
 _OF_TRAINING = (
     *("mask_ratio", "mask_patch_size", "epochs", "mix_beta", "mix_lambda", "mix_per"),
     *("same_class_ratio", "reciprocal_pairs", "targets", "teacher_view", "distill_weight"),
-    *("crop", "crop_ratio", "value_range"),
+    *("crop", "crop_ratio", "value_range", CONVERTED_WITH),
 )
 
 

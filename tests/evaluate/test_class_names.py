@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from toy_images import save_colours, save_mae, save_splits
 
-from fastimae.cli import convert, evaluate
+from fastimae.cli import convert, evaluate, export
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.evaluate.class_names import match_classes, match_training
 from fastimae.evaluate.images import Images
 from fastimae.loaders.errors import DataError
 
 NAMES = ["a_red", "b_green", "c_blue"]
+QUICK = ["--device", "cpu", "--num_workers", "0", "--precision", "fp32"]
 
 
 def images(labels, classes, source="val"):
@@ -149,8 +150,7 @@ def toy(tmp_path_factory):
 
 def run(root, task, folder, *flags):
     command = [task, "--checkpoint", str(root / "mae.pth"), "--output_dir", str(folder)]
-    quick = ["--device", "cpu", "--num_workers", "0", "--precision", "fp32"]
-    assert evaluate([*command, *quick, *map(str, flags)]) == 0
+    assert evaluate([*command, *QUICK, *map(str, flags)]) == 0
     return folder
 
 
@@ -190,6 +190,16 @@ def test_a_classifier_keeps_the_names_and_is_tested_by_them(toy, tmp_path, capsy
     places = (toy / "one", toy / "others", toy / "all")
     one, others, every = (accuracies(tune("--eval", "--val", val) / "eval") for val in places)
     assert every > 40 and 4 * one + 8 * others == pytest.approx(12 * every, abs=1e-9)
+    for layout, name in (
+        ("mae", "m.pth"),
+        ("fastimae", "f.safetensors"),
+        ("timm", "t.safetensors"),
+    ):
+        file = tmp_path / "exported" / name
+        assert export([str(tmp_path / "checkpoint-best.pth"), str(file), "--to", layout]) == 0
+        alone = ["finetune", "--eval", "--resume", file, "--val", toy / "others", *QUICK]
+        assert evaluate(list(map(str, alone))) == 0
+        assert accuracies(file.parent / "eval") == others
     for split in ("train", "val"):
         shutil.copytree(toy / "data" / split, tmp_path / "data" / split)
         (tmp_path / "data" / split / "a_red").rename(tmp_path / "data" / split / "d_red")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 
 from fastimae.evaluate.class_names import match_training
 from fastimae.evaluate.images import center_batches, center_view, open_images
-from fastimae.loaders import BetonWriter
+from fastimae.loaders import BetonWriter, create_loader
 from fastimae.loaders.errors import DataError
 
 
@@ -130,3 +131,11 @@ def test_broken_images_are_left_out_and_counted(tmp_path, workers):
         shown = [(pixels[0, 0, 0, 0].item(), labels.item()) for pixels, labels in batches]
         assert shown == [(0, 0), (80, 2), (160, 4)]
         assert sorted(batches.bad) == [1, 3]
+
+
+def test_a_folder_may_be_called_like_a_file(image_folder, tmp_path):
+    named = tmp_path / "images.ffcv"
+    shutil.copytree(image_folder, named)
+    assert open_images(named).classes == open_images(image_folder).classes
+    with pytest.raises(DataError, match=r"--cache ram keeps a \.beton"):
+        create_loader(dali=named, cache="ram", batch_size=4)

@@ -1,6 +1,7 @@
 """A report shows the numbers of its run's weights, says of which epoch, and no other's."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -176,3 +177,12 @@ def test_results_beside_the_checkpoints_are_judged_too(tmp_path):
     begun = json.loads((own.parent / "results.json").read_text())["weights"]
     save_checkpoint(own, content | {"args": content["args"] | {"weights": begun}})  # a classifier
     assert shown(own.parent) == (True, "", "")
+
+
+def test_settings_and_weights_are_of_the_same_checkpoint(tmp_path):
+    older = save(tmp_path, 2, run="older", name="checkpoint-0.pth")
+    save(tmp_path, 1, run="last")
+    os.utime(older, (2e9, 2e9))  # as a copy may have it
+    evaluate(tmp_path / "checkpoint-last.pth")
+    assert read_run(tmp_path).settings["run"] == "last"
+    assert shown(tmp_path) == (True, "", "")

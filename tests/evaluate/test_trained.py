@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_images import save_splits, save_trained
+from toy_images import save_colours, save_splits, save_trained
 
 from fastimae.cli import evaluate, export, train
 from fastimae.engine.distributed import World
@@ -167,6 +167,22 @@ def test_the_range_of_a_beton_stays_known_when_the_file_is_gone(tmp_path, deep, 
         assert value_range() == (0, 1)
         if epochs == 1:
             assert train([*run, "--epochs", "2", "--resume", "auto"]) == 0
+    assert export([str(mae), "exported.pth", "--to", "mae"]) == 0
+    EvalOptions(checkpoint=tmp_path / "exported.pth", data_path=deep).train_images()
+    assert value_range() == (0, 1)
+
+
+def test_a_classifiers_range_is_that_of_what_it_learned_from(tmp_path, deep, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_colours(tmp_path / "colours", 2)
+    convert(ConvertOptions(src="colours", out=Path("c.beton"), workers=1, value_range=(0, 1)))
+    mae = save_trained(tmp_path / "mae.pth", value_range=None)
+    run = ["finetune", "--checkpoint", str(mae), "--ffcv", "c.beton", "--val", "c.beton"]
+    run += ["--epochs", "1", "--warmup_epochs", "0", "--batch_size", "4", "--num_workers", "0"]
+    assert evaluate([*run, "--device", "cpu", "--output_dir", "tuned"]) == 0
+    Path("c.beton.json").unlink()
+    EvalOptions(checkpoint=tmp_path / "tuned/checkpoint-last.pth", data_path=deep).train_images()
+    assert value_range() == (0, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -213,12 +213,14 @@ def test_hugging_faces_vit_tells_heads_and_statistics(tmp_path):
 
 
 def test_a_teachers_heads(tmp_path, caplog):
-    path = save(tmp_path / "teacher.pth", build(num_heads=6), args={"mean": [0.5] * 3})
+    settings = {"mean": [0.5] * 3, "norm_pix_loss": True}
+    path = save(tmp_path / "teacher.pth", build(num_heads=6), args=settings)
     student = build(num_heads=3, heads=2)
     assert load_teacher(path, student).blocks[0].attn.num_heads == 3
     (line,) = told(caplog)
     assert "3 attention heads assumed from its width of 192" in line
     assert "teacher.pth was trained with mean (0.5, 0.5, 0.5), this run has" in caplog.text
+    assert f"--teacher {path}" in caplog.text and "norm_pix_loss" not in caplog.text, "of no use"
     assert load_teacher(path, student, num_heads=6).blocks[0].attn.num_heads == 6
 
 
@@ -228,6 +230,7 @@ def test_first_weights_are_compared_with_the_student(tmp_path, caplog):
     load_init(student, save(tmp_path / "theirs.pth", build(), args=settings))
     assert "theirs.pth was trained with num_heads 6, this model has 3" in caplog.text
     assert "trained with norm_pix_loss True, this run has False; std (0.5" in caplog.text
+    assert f"--init {tmp_path}" in caplog.text
     assert "taken as this run's: decoder_num_heads 4, mean (0.485" in caplog.text
     with pytest.raises(CheckpointError, match=r"own\.pth was trained with num_heads 6"):
         load_init(student, save(tmp_path / "own.pth", build(), True, settings))

@@ -222,3 +222,15 @@ def test_a_linear_probe_names_what_it_lacks(data, tmp_path, capsys):
     probe = tmp_path / "eval-linear" / "checkpoint-best.pth"
     assert evaluate(["knn", "--checkpoint", str(probe), *flags]) == 2
     assert "is a probe of features, without the encoder" in capsys.readouterr().err
+
+
+def test_a_classifier_of_ours_says_nothing_of_targets(tmp_path, caplog):
+    settings = {"num_heads": 4, "mean": [0.5] * 3}
+    content = {"model": vit("token").state_dict(), "args": settings, "fastimae_format": 2}
+    torch.save(content, tmp_path / "ours.pth")
+    student = create_model("mae_vit_nano_patch8", img_size=32, norm_pix_loss=True)
+    for blocks in (student.blocks, student.decoder_blocks):
+        del blocks[2:]
+    load_init(student, tmp_path / "ours.pth", allow_partial=True)
+    (line,) = (text for text in caplog.messages if "was trained with" in text)
+    assert "norm_pix_loss" not in line and "mean (0.5" in line

@@ -46,7 +46,7 @@ from fastimae.evaluate.images import Images, center_batches
 from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import save_results
-from fastimae.evaluate.trained import training_of
+from fastimae.evaluate.trained import conversion, training_of
 from fastimae.interop.finetuned import pools
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.survey import say_windows, survey_files
@@ -96,9 +96,9 @@ def _train(
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
     precision = resolve_precision(options.precision, world.device)
-    settings = _settings(encoder, student)
+    asked, settings = plain(options), _settings(encoder, student)
     begun = {WEIGHTS: origin[WEIGHTS], CLASSES: images.classes or []}
-    args = {**plain(options), **settings, **begun}
+    args = {**asked, **conversion(asked), **settings, **begun}
     loader = Validated(
         build_loader(options, images, encoder, student, world),
         student,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +15,7 @@ from fastimae.evaluate.classify.validation import BEST
 from fastimae.evaluate.encoder import Precision
 from fastimae.evaluate.trained import crop_ratio_of
 from fastimae.interop.finetuned import pools
-from fastimae.loaders.crops import RATIO
+from fastimae.loaders.crops import RATIO, check_ratio
 
 Settings = dict[str, Any]
 
@@ -139,7 +138,7 @@ def check_pooling(options: FinetuneOptions, path: Path, weights: Mapping[str, ob
 
 
 def check_finetune(options: FinetuneOptions) -> None:
-    """Raise ConfigError where a value is out of range, or would have no effect."""
+    """Raise ConfigError, or DataError, where a value is out of range, or would have no effect."""
     check_training(options)
     if options.checkpoint is None and not options.eval:
         raise ConfigError("give the pre-trained model as --checkpoint FILE")
@@ -148,9 +147,7 @@ def check_finetune(options: FinetuneOptions) -> None:
     for name in ("drop_path", "smoothing", "reprob", "mixup_prob", "mixup_switch_prob"):
         if not 0 <= getattr(options, name) <= 1:
             raise ConfigError(f"--{name} must lie in 0..1")
-    low, high = options.crop_ratio or RATIO
-    if not 0 < low <= high < math.inf:
-        raise ConfigError("--crop_ratio LOW HIGH: 0 < LOW <= HIGH")
+    check_ratio(options.crop_ratio or RATIO)
     if not 0 < options.layer_decay <= 1:
         raise ConfigError("--layer_decay must lie in 0..1, without 0")
     if options.mixes and options.batch_size % 2:

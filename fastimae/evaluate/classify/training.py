@@ -12,7 +12,6 @@ import torch
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import find_resume, load_checkpoint
 from fastimae.engine.distributed import World
-from fastimae.engine.files import CLASSES
 from fastimae.engine.leftovers import make_room
 from fastimae.engine.optim import Schedule, scaled_lr
 from fastimae.engine.parallel import parallelise
@@ -168,8 +167,8 @@ def _resume_or_begin(trainer: Trainer, resume: str, folder: Path, keep: Path | N
     path = find_resume(resume, folder)
     if path:
         content = load_checkpoint(path)
-        check_same_weights(content.get("args"), trainer.args, path)
-        check_same_classes(path, content, trainer.args.get(CLASSES, []))
+        check_same_weights(path, content, trainer.args)
+        check_same_classes(path, content, trainer.args)
         go_on(trainer, content, path, "--checkpoint")
         check_result_stands(trainer, content, path)
     if trainer.world.is_main:

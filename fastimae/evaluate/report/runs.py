@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastimae.config import ConfigError
-from fastimae.engine.files import CLASSES, args_in
+from fastimae.engine.files import CLASSES, CheckpointError, args_in, read
 from fastimae.engine.leftovers import PICTURE
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
+from fastimae.evaluate.report.standing import newest_checkpoint
 from fastimae.evaluate.results import RESULTS
 
 log = logging.getLogger("fastimae")
@@ -74,16 +72,12 @@ def is_finished(folder: Path) -> bool:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Settings in the newest checkpoint of the folder, without reading its weights, and without the
     names of the classes, which may be thousands."""
-    files = sorted(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime)
-    if not files:
-        return {}
+    newest = newest_checkpoint(folder)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(files[-1], map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        log.warning("%s cannot be read: %s", files[-1], " ".join(str(error).split())[:200])
+        settings = args_in(read(newest, mmap=True)) if newest else {}
+    except CheckpointError as error:
+        log.warning("%s", error)
         return {}
-    settings = args_in(content) if isinstance(content, dict) else {}
     return {name: value for name, value in settings.items() if name != CLASSES}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastimae.engine.checkpoint import LAST, CheckpointError, load_checkpoint, model_weights
-from fastimae.engine.files import RUN, WEIGHTS
+from fastimae.engine.files import RUN, WEIGHTS, args_in
 from fastimae.evaluate.origin import place_of, weights_digest
 
 BEGUN = "begun"
@@ -26,14 +26,18 @@ class Standing(NamedTuple):
     """The epoch, where it is another one than the run's last."""
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The one that a run's folder stands for: its last, or else the latest file; None without."""
+    files = sorted(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime)
+    last = folder / LAST
+    return last if last in files else files[-1] if files else None
+
+
 class Checkpoints:
     """Those of a run's folder. Few are read: weights take a second for each GB."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        files = sorted(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime)
-        last = folder / LAST
-        self.newest = last if last in files else files[-1] if files else None
+        self.folder, self.newest = folder, newest_checkpoint(folder)
 
     def named(self, content: Mapping[str, Any]) -> list[Path]:
         """The files that an evaluation may be of, the newest first."""
@@ -46,10 +50,10 @@ class Checkpoints:
         """Digest and place of a checkpoint, as `origin_of`, and BEGUN; {} if it cannot be read."""
         try:
             content = load_checkpoint(path, mmap=True)
-            args = content.get("args")
-            begun = args.get(WEIGHTS) if isinstance(args, dict) else None
             digest = weights_digest(model_weights(content, path))
-            return {WEIGHTS: digest, **place_of(content), BEGUN: begun}
+            return {
+                WEIGHTS: digest, **place_of(content), BEGUN: args_in(content).get(WEIGHTS)
+            }  # fmt: skip
         except CheckpointError:
             return {}
 
