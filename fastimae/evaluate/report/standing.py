@@ -50,10 +50,9 @@ class Checkpoints:
         """Digest and place of a checkpoint, as `origin_of`, and BEGUN; {} if it cannot be read."""
         try:
             content = load_checkpoint(path, mmap=True)
+            begun = args_in(content).get(WEIGHTS)
             digest = weights_digest(model_weights(content, path))
-            return {
-                WEIGHTS: digest, **place_of(content), BEGUN: args_in(content).get(WEIGHTS)
-            }  # fmt: skip
+            return {WEIGHTS: digest, **place_of(content), BEGUN: begun}
         except CheckpointError:
             return {}
 
