@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastimae.kernels._checks import check_tokens
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+from fastimae.kernels.checks import check_tokens
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastimae.kernels import _attention_tile as kernel
 from fastimae.kernels._attention_choice import Choice, Tile, choose, tile_of
-from fastimae.kernels._checks import check_qkv
 from fastimae.kernels._launch import Impl, attention_preference, use_triton
+from fastimae.kernels.checks import check_qkv
 
 _DTYPES = (torch.float16, torch.bfloat16)
 """What tensor cores multiply; products of fp32 take too many registers in a tile of any size."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels import reference
-from fastimae.kernels._checks import check_float, check_shape
+from fastimae.kernels.checks import check_float, check_shape
 from fastimae.kernels.masked_l2 import masked_l2 as _masked_l2
 from fastimae.kernels.random_masking import Mask
 from fastimae.kernels.random_masking import random_masking as _random_masking

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastimae.kernels._checks import check_branches, check_latents
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+from fastimae.kernels.checks import check_branches, check_latents
 
 _BLOCK = 2048  # 16 elements a thread: two 16-byte loads of each bf16 tensor in flight
 _WARPS = 4

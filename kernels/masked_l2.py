@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastimae.kernels._checks import check_images, check_prediction
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 from fastimae.kernels._pixels import (
     dense_rows,
@@ -21,6 +20,7 @@ from fastimae.kernels._pixels import (
     pixel_offsets,
     scale_and_bias,
 )
+from fastimae.kernels.checks import check_images, check_prediction
 from fastimae.kernels.latent_l2 import MeanSquare, keep_difference, scale_branches
 from fastimae.kernels.reference import NORM_PIX_EPS
 
@@ -245,7 +245,7 @@ def masked_l2(
     [N, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float, taken as
     normalised. Any strides; rows whose W*C values are contiguous are read fastest. target: integer
     [B], image that row b of pred reconstructs. ids_masked: integer [B, M], patch numbers. That they
-    lie within the images is for the caller to see to: see `_checks`.
+    lie within the images is for the caller to see to: see `checks`.
     norm_pix: scale each target patch to mean 0 and variance 1. branches: pred and target are n
     branches stacked, [n*B, ...], with a mean each; ids_masked may then be [B, M], shared by all.
     impl: "auto" takes Triton on CUDA and torch elsewhere.

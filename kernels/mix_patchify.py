@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastimae.kernels._checks import DtypeError, check_images, check_mixture
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 from fastimae.kernels._pixels import (
     dense_rows,
@@ -22,6 +21,7 @@ from fastimae.kernels._pixels import (
     pixel_offsets,
     scale_and_bias,
 )
+from fastimae.kernels.checks import DtypeError, check_images, check_mixture
 
 OUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -254,7 +254,7 @@ def mix_patchify(
     `images.permute(0, 2, 3, 1)`); rows whose W*C values are contiguous are read fastest.
     ids_keep: int32 or int64 [B, K], patch numbers in [0, L).
     partner: int64 [B], image mixed into each, in [0, B). Both ranges are for the caller to see to:
-    see `_checks`. alpha: float [B], weight of
+    see `checks`. alpha: float [B], weight of
     the image itself; its partner has 1 - alpha.
     clean: with a partner, return the unmixed patches too, for a teacher.
 

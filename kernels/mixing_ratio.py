@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels import reference
-from fastimae.kernels._checks import check_device, check_key
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+from fastimae.kernels.checks import check_device, check_key
 
 _BITS = 12
 LEVELS = 2**_BITS

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastimae.kernels._checks import check_dtype, check_key, check_shape
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+from fastimae.kernels.checks import check_dtype, check_key, check_shape
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

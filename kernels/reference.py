@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastimae.kernels._checks import (
+from fastimae.kernels.checks import (
     check_grid,
     check_key,
     check_latents,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastimae.kernels._checks import check_rows
+from fastimae.kernels.checks import check_rows
 from fastimae.kernels.random_masking import Mask
 from fastimae.kernels.reference import gather_rows
 

@@ -17,7 +17,7 @@ from fastimae.config import ConfigError
 from fastimae.engine.precision import DTYPES, resolve_precision
 from fastimae.interop import load_model
 from fastimae.kernels import Mask
-from fastimae.kernels._checks import check_bytes
+from fastimae.kernels.checks import check_bytes
 from fastimae.models import MaskedAutoencoder
 
 Pool = Literal["cls", "avg"]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask, assemble_tokens, masked_l2, mix_patchify, random_masking
-from fastimae.kernels._checks import check_ids, check_mask, check_shape, check_size
+from fastimae.kernels.checks import check_ids, check_mask, check_shape, check_size
 from fastimae.kernels.reference import patchify, unpatchify
 from fastimae.kernels.rows import masked_rows
 from fastimae.models.vit import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastimae.kernels import Mask
-from fastimae.kernels._checks import (
+from fastimae.kernels.checks import (
     check_bytes,
     check_dtype,
     check_key,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels import Mask
-from fastimae.kernels._checks import check_bytes, check_mask, check_pairs, check_shape, check_size
+from fastimae.kernels.checks import check_bytes, check_mask, check_pairs, check_shape, check_size
 from fastimae.kernels.reference import normalise, patch_statistics, patchify, unpatchify
 from fastimae.models import MaskedAutoencoder
 

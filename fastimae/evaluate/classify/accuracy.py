@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastimae.kernels._checks import check_shape
+from fastimae.kernels.checks import check_shape
 
 TOP = (1, 5)
 

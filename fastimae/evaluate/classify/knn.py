@@ -17,7 +17,7 @@ from fastimae.evaluate.classify.accuracy import hits, percentages
 from fastimae.evaluate.classify.probe import ProbeOptions, probe_data
 from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
-from fastimae.kernels._checks import check_shape
+from fastimae.kernels.checks import check_shape
 
 log = logging.getLogger("fastimae")
 

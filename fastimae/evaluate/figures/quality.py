@@ -10,7 +10,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from fastimae.kernels._checks import check_bytes, check_shape
+from fastimae.kernels.checks import check_bytes, check_shape
 
 PSNR_OF_EQUALS = 100.0
 """Decibels that stand for the infinity of two equal pictures, and the most that is counted."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastimae.evaluate.encoder import all_visible
 from fastimae.evaluate.images import Images, center_batches
 from fastimae.kernels import Mask, random_masking
-from fastimae.kernels._checks import check_bytes
+from fastimae.kernels.checks import check_bytes
 from fastimae.models import MaskedAutoencoder
 
 

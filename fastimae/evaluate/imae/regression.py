@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from fastimae.kernels._checks import check_shape
+from fastimae.kernels.checks import check_shape
 
 
 @dataclasses.dataclass(frozen=True)
