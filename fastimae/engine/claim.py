@@ -30,6 +30,7 @@ def claimed(output_dir: Path, log_dir: Path | None = None, world: World = ALONE)
                 held.enter_context(folder_to_write(output_dir))
                 if log_dir and log_dir.resolve() != output_dir.resolve():
                     held.enter_context(folder_to_write(log_dir, "--log_dir"))
+                    _check_no_run(log_dir)
             else:
                 prepare_folder(output_dir)
         try:
@@ -37,6 +38,12 @@ def claimed(output_dir: Path, log_dir: Path | None = None, world: World = ALONE)
         except Exception as error:
             error.__dict__.setdefault("output_dir", output_dir)
             raise
+
+
+def _check_no_run(log_dir: Path) -> None:
+    """Raise FolderError where a run's files lie in log_dir: its curves would be moved from them."""
+    if any(log_dir.glob("checkpoint-*.pth")):
+        raise FolderError(f"--log_dir {log_dir} is the --output_dir of another run: choose another")
 
 
 @contextlib.contextmanager

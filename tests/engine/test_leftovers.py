@@ -130,3 +130,15 @@ def test_ranks_hold_a_folder_together_or_are_refused_together(tmp_path):
         assert "another process" in str(other) and str(run) in str(other)
     assert claim_by_two(run, board) == ["in", "in"]
     assert not run.exists() and not board.exists()
+
+
+def test_the_folder_of_another_run_is_none_for_tensorboard(tmp_path):
+    run, board = tmp_path / "run", tmp_path / "board"
+    board.mkdir()
+    (board / "events.out.tfevents.1").touch()
+    assert claim_by_two(run, board) == ["in", "in"]
+    (board / "checkpoint-last.pth").touch()
+    main, other = claim_by_two(run, board)
+    assert f"--log_dir {board} is the --output_dir of another run" in str(main)
+    assert "another process" in str(other)
+    assert claim_by_two(board, board) == ["in", "in"]
