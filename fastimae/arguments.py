@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,6 +28,11 @@ from fastimae.recipes import RECIPES
 Options = TypeVar("Options")
 
 USAGE_ERROR = 2
+_UNFIT = re.compile(
+    r"Error parsing (--\w+): no type matching (.+?) could be instantiated from (\[.*?\])\. Got.*"
+)
+"""What tyro says of a value that a flag with two types, such as None and a number, cannot take."""
+_QUOTED = re.compile(r"'([^']*)'")
 _NOT_SAVED = ("recipe", "config", "print_config")
 
 
@@ -150,7 +156,15 @@ def _flattened(box: str) -> str:
         (i for i, line in enumerate(words) if line.startswith(("For full help", "Argument help"))),
         None,
     )
-    return " ".join(" ".join(words[:end]).split())
+    line = " ".join(" ".join(words[:end]).split())
+    return _UNFIT.sub(_in_short, line)
+
+
+def _in_short(unfit: re.Match) -> str:
+    """Without what tyro tried, and None, which nobody means by a wrong value."""
+    flag, types, values = unfit.groups()
+    wanted = types.removeprefix("{None}|").removeprefix("{").removesuffix("}")
+    return f"{flag} takes {wanted}, not {' '.join(_QUOTED.findall(values)) or 'nothing'}"
 
 
 class _TqdmHandler(logging.Handler):

@@ -50,8 +50,8 @@ _TEACHER_HINTS = Hints.of(
 )
 
 
-def build_loader(config: TrainConfig, world: World) -> Loader:
-    """The loader that the settings ask for. Raises DataError."""
+def build_loader(config: TrainConfig, world: World, *, tell: bool = True) -> Loader:
+    """The loader that the settings ask for. tell: say what it reads. Raises DataError."""
     data, objective, optim = config.data, config.objective, config.optim
     set_max_pixels(data.max_pixels)
     set_value_range(data.value_range)
@@ -88,6 +88,7 @@ def build_loader(config: TrainConfig, world: World) -> Loader:
         rank=world.rank,
         world_size=world.size,
         pin_mem=data.pin_mem,
+        tell=tell,
     )
 
 

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
+from fastimae.recipes import RECIPES
 
 _POSITIVE = (
     "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
@@ -104,10 +105,15 @@ def _check_idle(settings: dict[str, Any]) -> None:
         (settings["kernels"] == "torch", ("attention",), "with --kernels torch"),
     )
     defaults = flatten(TrainConfig())
+    recipe = RECIPES.get(settings["recipe"] or "", dict)()
     for applies, names, why in idle:
         for name in names:
-            unchanged = settings[name] == defaults[name]
-            _require(not applies or unchanged, f"--{name} has no effect {why}: drop one of them")
+            value, default = settings[name], defaults[name]
+            of_recipe = name in recipe and recipe[name] == value
+            whose = f" of --recipe {settings['recipe']}" if of_recipe else ""
+            undo = f"add --{name} {default}" if of_recipe else "drop one of them"
+            message = f"--{name}{whose} has no effect {why}: {undo}"
+            _require(not applies or value == default, message)
 
 
 def _require(holds: bool, message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -310,6 +311,7 @@ def _parsed(owner: type, name: str, value: Any, source: str) -> Any:
         return None
     texts = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
     try:
-        return tyro.cli(get_type_hints(owner)[name], args=texts, console_outputs=False)
+        with contextlib.redirect_stderr(io.StringIO()):  # some of it is printed all the same
+            return tyro.cli(get_type_hints(owner)[name], args=texts, console_outputs=False)
     except SystemExit:
         raise ConfigError(f"{source}: {name} cannot be {value!r}") from None

@@ -16,17 +16,15 @@ from fastimae.loaders.beton_fields import Wanted
 from fastimae.loaders.beton_format import HEADER, MODES, ROW
 from fastimae.loaders.beton_names import read_names
 from fastimae.loaders.beton_record import has_record
-from fastimae.loaders.beton_table import read_table
+from fastimae.loaders.beton_table import read_fields, read_table
 from fastimae.loaders.beton_writer import BetonWriter
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.ram_cache import keep_in_memory
 from fastimae.loaders.trailer import Trailer, read_trailer
 from fastimae.loaders.verdict import find_problem
+from fastimae.loaders.what_is import BETON, check_is
 
-__all__ = ["BetonReader", "BetonWriter", "names_beton"]
-
-_SUFFIXES = (".beton", ".ffcv")
-"""How such files are called."""
+__all__ = ["BetonReader", "BetonWriter"]
 
 
 class BetonReader:
@@ -186,15 +184,18 @@ class BetonReader:
         return functools.partial(BetonReader, **wanted), (self.path,)
 
 
-def names_beton(path: str | Path) -> bool:
-    """Whether `path` is that of a .beton file, going by its name: there may be no file yet."""
-    path = Path(path)
-    return path.suffix in _SUFFIXES and not path.is_dir()
+def field_names(path: Path) -> list[str]:
+    """What a file's fields are called. Raises DataError."""
+    mapped = _map_file(path)
+    with mapped, memoryview(mapped) as view:
+        return [field.name for field in read_fields(path, view)]
 
 
 def _map_file(path: Path) -> mmap.mmap:
     if path.is_fifo():
         raise DataError(f"{path}: not a file")  # opening it would wait for ever
+    if path.is_dir():
+        check_is(path, BETON)
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < HEADER.itemsize:

@@ -119,9 +119,10 @@ def _only_one(path: Path, fields: Sequence[Field], found: list[int], what: str) 
         return found[0]
     names = ", ".join(shown(fields[k].name) for k in found)
     none = f", or {NO_LABELS}" if what == "label" else ""
+    bench = ", fastimae-bench" if what == "image" else ""
     raise UnclearField(
         f"{path}: nothing says which of its fields is the {what}: {names}; name it with "
-        f"--{what}_field NAME{none} (of fastimae-train and fastimae-eval)"
+        f"--{what}_field NAME{none} (of fastimae-train{bench} and fastimae-eval)"
     )
 
 

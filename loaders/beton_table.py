@@ -29,6 +29,7 @@ from fastimae.loaders.beton_record import (
     refuse_lost_record,
 )
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.what_is import BETON, check_is
 
 
 class Table(NamedTuple):
@@ -53,14 +54,10 @@ def read_table(path: Path, view: memoryview, wanted: Wanted) -> Table:
         DataError: the file is truncated, foreign or damaged, holds no images, or not the fields
             `wanted`; or nothing says which of its fields is meant.
     """
+    fields = read_fields(path, view)
     header = np.frombuffer(view, HEADER, 1)[0]
-    if header["version"] != VERSION:
-        raise DataError(f"{path}: not a .beton file of version {VERSION}")
     count, end = int(header["num_samples"]), int(header["alloc_table_ptr"])
-    start = HEADER.itemsize + int(header["num_fields"]) * DESCRIPTOR.itemsize
-    if not start < end < len(view) or (len(view) - end) % ALLOCATION.itemsize:
-        raise DataError(f"{path}: truncated or damaged, its allocation table is not whole")
-    fields = _fields(path, view, int(header["num_fields"]))
+    start = HEADER.itemsize + len(fields) * DESCRIPTOR.itemsize
     dtype = metadata_dtype([field.type_id for field in fields])
     first_byte = start + count * dtype.itemsize
     if count == 0 or first_byte > end:
@@ -79,7 +76,16 @@ def read_table(path: Path, view: memoryview, wanted: Wanted) -> Table:
     return Table(rows, names, told(fields, image, label), fields[image].name)
 
 
-def _fields(path: Path, view: memoryview, count: int) -> list[Field]:
+def read_fields(path: Path, view: memoryview) -> list[Field]:
+    """The columns of a file. Raises DataError for a file that is truncated, foreign or damaged."""
+    header = np.frombuffer(view, HEADER, 1)[0]
+    if header["version"] != VERSION:
+        check_is(path, BETON)
+        raise DataError(f"{path}: not a .beton file of version {VERSION}")
+    count, end = int(header["num_fields"]), int(header["alloc_table_ptr"])
+    start = HEADER.itemsize + count * DESCRIPTOR.itemsize
+    if not start < end < len(view) or (len(view) - end) % ALLOCATION.itemsize:
+        raise DataError(f"{path}: truncated or damaged, its allocation table is not whole")
     descriptors = np.frombuffer(view, DESCRIPTOR, count, HEADER.itemsize)
     fields = [
         Field(name.decode("ascii", "replace"), type_id)

@@ -77,6 +77,7 @@ def create_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_mem: bool = True,
+    tell: bool = True,
 ) -> Loader:
     """The loader for one of `ffcv` (a .beton file), `dali`, `data_path` (a folder), `synthetic`.
 
@@ -101,6 +102,7 @@ def create_loader(
     repeated_aug: crops of each image drawn, all in one batch; an epoch is so many times as long.
     max_bad_samples: more undecodable samples than this stop the run.
     pin_mem: batches in pinned memory, where there is CUDA.
+    tell: say on rank 0 what the data are and how they will be shown.
 
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
@@ -138,7 +140,7 @@ def create_loader(
         from fastimae.loaders.imagefolder import FolderLoader, scan_folder
 
         folder = scan_folder(data_path)
-        if rank == 0:
+        if tell and rank == 0:
             _tell(data_path, folder, survey_files(folder.open, len(folder.files)), crops)
         sampler = make_sampler(folder.labels, read=folder.read)
         return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
@@ -162,7 +164,7 @@ def create_loader(
         survey = partial(survey_sizes, opened.heights, opened.widths)
     with contextlib.ExitStack() as on_error:
         on_error.callback(opened.close)
-        if rank == 0:
+        if tell and rank == 0:
             _tell(ffcv or dali, opened, survey(), crops)
         sampler = make_sampler(opened.labels, read=opened.read)
         loader = make(opened, sampler, crops, num_workers=num_workers, **common)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from fastimae.loaders.beton import names_beton
 from fastimae.loaders.crops import check_ratio
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import value_range
+from fastimae.loaders.what_is import BETON, FOLDER, TAR, check_is, is_beton
 
 Decoder = Literal["auto", "native", "pillow", "ffcv"]
 Cache = Literal["none", "ram"]
 Crop = Literal["random", "none"]
+
+_TAKES = {BETON: "--ffcv", FOLDER: "--data_path", TAR: "--dali"}
+"""The flag for each kind of file."""
 
 
 def check_source(
@@ -21,13 +24,17 @@ def check_source(
     data_path: str | Path | None,
     synthetic: bool,
 ) -> None:
-    """Raise DataError unless there is one source."""
+    """Raise DataError unless there is one source, and what lies there is what its flag takes."""
     sources = sum(given is not None for given in (ffcv, dali, data_path)) + synthetic
     if sources != 1:
         raise DataError(
             f"{'none' if not sources else 'more than one'} of --ffcv FILE.beton, --dali SOURCE, "
             "--data_path FOLDER and --synthetic is given: choose one"
         )
+    if ffcv is not None:
+        check_is(ffcv, BETON, flag="--ffcv", flags=_TAKES)
+    if data_path is not None:
+        check_is(data_path, FOLDER, flag="--data_path", flags=_TAKES)
 
 
 def check_beton(
@@ -38,23 +45,23 @@ def check_beton(
     fields: dict[str, str | None],
 ) -> None:
     """Raise DataError for flags that are about a .beton file, where there is none."""
-    is_beton = ffcv is not None or names_beton(dali or "")
+    beton = ffcv is not None or is_beton(dali or "")
     if cache not in get_args(Cache):
         raise DataError(f"--cache {cache} is not one of {', '.join(get_args(Cache))}")
-    if cache != "none" and not is_beton:
+    if cache != "none" and not beton:
         raise DataError(f"--cache {cache} keeps a .beton file in memory: --ffcv FILE.beton")
     if decoder not in get_args(Decoder):
         raise DataError(f"--decoder {decoder} is not one of {', '.join(get_args(Decoder))}")
     if decoder != "auto" and ffcv is None:
         raise DataError(f"--decoder {decoder} needs --ffcv FILE.beton")
     for kind, name in fields.items():
-        if name is not None and not is_beton:
+        if name is not None and not beton:
             raise DataError(f"--{kind}_field {name} is for a .beton file: --ffcv FILE.beton")
 
 
 def check_range(ffcv: str | Path | None, dali: str | Path | None) -> None:
     """Raise DataError for a range of values where images have 8 bits."""
-    beton = ffcv or (dali if names_beton(dali or "") else None)
+    beton = ffcv or (dali if is_beton(dali or "") else None)
     if value_range() and beton:
         raise DataError(
             f"--value_range has no effect on {beton}, whose images have 8 bits: drop it here, "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastimae.loaders.beton import BetonReader, names_beton
+from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.imagefolder import Folder
 from fastimae.loaders.items import SkipImage, Source
 from fastimae.loaders.jpeg import read_jpeg_header
@@ -18,6 +18,7 @@ from fastimae.loaders.limits import max_pixels, open_image
 from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.sources import find_for_loader
 from fastimae.loaders.survey import Survey, survey_files, survey_sizes
+from fastimae.loaders.what_is import is_beton
 
 
 class Jpeg(NamedTuple):
@@ -148,7 +149,7 @@ def find_encoded(src: str | Path, **beton_settings: Any) -> Encoded:
 
     beton_settings: see `BetonReader`. Raises `DataError` if there are none.
     """
-    if names_beton(src):
+    if is_beton(src):
         return EncodedBeton(BetonReader(src, **beton_settings))
     source = find_for_loader(src, "--dali")
     if all(item.is_file for item in source.items):

@@ -154,9 +154,12 @@ class Sampler:
         raise DataError(
             f"{len(self.labels)} samples are fewer than one optimizer step of "
             f"{self.stride * self.accum_iter} (--batch_size {self.batch_size} x {self.world_size} "
-            f"ranks x --accum_iter {self.accum_iter}"
+            + ("rank" if self.world_size == 1 else "ranks")
+            + (f" x --accum_iter {self.accum_iter}" if self.accum_iter > 1 else "")
             + (f" / {copies}" if self.repeated_aug > 1 else "")
-            + "): make --batch_size or --accum_iter smaller"
+            + "): make --batch_size "
+            + ("or --accum_iter " if self.accum_iter > 1 else "")
+            + "smaller"
         )
 
     def _check_pairs(self) -> None:

@@ -29,6 +29,8 @@ _NAME = re.compile(r"(ILSVRC2012_(val|test)_(\d{8}))\.\w+")
 _WNID = re.compile(r"n\d{8}")
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 _CSV_HEADER = b"ImageId,PredictionString"
+_PAIR = re.compile(rb"[^\0\r\n]*\S[ \t]+\d+[ \t]*\r?(\n|$)")
+"""A line as of Caffe's val.txt, or of a list file."""
 _LARGEST = 64 << 20
 """Bytes of a file with labels: far more than any has."""
 _FILES = "ILSVRC2012_devkit_t12.tar.gz, or LOC_val_solution.csv of Kaggle"
@@ -97,10 +99,22 @@ def _read(path: Path) -> _Labels:
             return _of_devkit(path, *_in_archive(path))
         if content.startswith(_CSV_HEADER):
             return _of_csv(path, content)
+        if not all(word.isdigit() for word in content.split(maxsplit=1)[:1]):
+            raise _of_no_known_kind(path, content)
         return _of_devkit(path, content, _beside(path))
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"--labels {path}: cannot be read ({reason})") from error
+
+
+def _of_no_known_kind(path: Path, content: bytes) -> DataError:
+    """The error for a file that starts with something else than a number or Kaggle's header."""
+    if _PAIR.match(content):
+        return DataError(
+            f"--labels {path}: its lines are a path and a label each: that is a list file, to "
+            "convert in the place of SRC; put it into the folder from which the paths lead"
+        )
+    return DataError(f"--labels {path}: is not one of those that are read: give {_FILES}")
 
 
 def _in_folder(root: Path) -> tuple[bytes, bytes]:

@@ -18,6 +18,7 @@ from fastimae.loaders.source_published import CIFAR_FILES, cifar_source, tiny_im
 from fastimae.loaders.source_tars import tar_source
 from fastimae.loaders.tar_files import PACKED_SUFFIXES
 from fastimae.loaders.unpack import looks_like_tar
+from fastimae.loaders.what_is import BETON, IMAGE, what_is
 
 log = logging.getLogger("fastimae")
 
@@ -45,7 +46,7 @@ def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> S
             source = _from_folder(path, scratch)
         elif path.is_file():
             is_tar = path.name.endswith(_TAR_SUFFIXES) or looks_like_tar(path)
-            source = tar_source([path], scratch) if is_tar else list_source(path)
+            source = tar_source([path], scratch) if is_tar else _from_list(path)
         else:
             source = tar_source(expand_pattern(src), scratch)
     except OSError as error:
@@ -60,6 +61,16 @@ def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> S
     elif source.labels is None and (hint := hint_for(first.member or first.path)):
         source.notes.append(hint)
     return source
+
+
+def _from_list(path: Path) -> Source:
+    """Raises DataError also for files that are something else, and says what."""
+    kind = what_is(path)
+    if kind == BETON:
+        raise DataError(f"SRC: {path} is a .beton file already: --verify checks it")
+    if kind == IMAGE:
+        raise DataError(f"SRC: {path} is an image: give the folder that it lies in")
+    return list_source(path)
 
 
 def find_for_loader(src: str | Path, flag: str) -> Source:

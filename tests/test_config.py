@@ -114,6 +114,21 @@ def test_mae_vit_base_is_the_papers_table():
         ("--dist_timeout 0", "--dist_timeout must be positive"),
         ("--preempt_signal SIGKILL", "--preempt_signal"),
         ("--parallel fsdp --opt apex_adam", "--parallel fsdp needs --opt adamw"),
+        ("--value_range 5", "--value_range takes FLOAT FLOAT, not 5 (fastimae-train"),
+        ("--value_range a b", "--value_range takes FLOAT FLOAT, not a b (fastimae-train"),
+        ("--value_range", "--value_range takes FLOAT FLOAT, not nothing (fastimae-train"),
+        ("--num_heads x", "--num_heads takes INT, not x (fastimae-train"),
+        ("--crop_ratio 1", "'--crop_ratio'. Expected 2 values"),
+        (
+            "--recipe demo --crop none",
+            "--min_crop of --recipe demo has no effect with --crop none: add --min_crop 0.2",
+        ),
+        (
+            "--recipe demo --objective mae",
+            "--mix_lambda of --recipe demo has no effect with "
+            "--objective mae: add --mix_lambda None",
+        ),
+        ("--crop none --min_crop 0.6", "with --crop none: drop one of them"),
         ("--recipe nothing", "--recipe nothing is not one of: mae_vit_base"),
         ("--config missing.yaml", "--config missing.yaml"),
     ],
@@ -134,9 +149,10 @@ def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):
         ("a: [", "--config"),
     ],
 )
-def test_wrong_files_are_named(tmp_path, text, words):
+def test_wrong_files_are_named(tmp_path, text, words, capsys):
     file = tmp_path / "run.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=re.escape(words)) as error:
         parsed(f"--config {file}")
     assert str(file) in str(error.value) and "\n" not in str(error.value)
+    assert capsys.readouterr().err == ""

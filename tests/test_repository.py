@@ -32,7 +32,7 @@ MAY_IMPORT = {
     },
     "arguments": {"checks", "config", "flags", "folders", "recipes", "engine", "loaders"},
     "flags": set(),
-    "checks": {"config"},
+    "checks": {"config", "recipes"},
     "build": {
         *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
         "speedups",
@@ -49,8 +49,8 @@ MAY_IMPORT = {
     "objectives": {"models", "kernels"},
     "engine": {"folders", "locks"},
     "bench": {
-        *("arguments", "build", "checks", "config", "engine", "loaders", "models", "objectives"),
-        "speedups",
+        *("arguments", "build", "checks", "config", "engine", "flags", "loaders", "models"),
+        *("objectives", "speedups"),
     },
     "evaluate": {
         *("arguments", "config", "engine", "flags", "folders", "interop", "kernels", "loaders"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +15,12 @@ from fastimae.arguments import UsageError, parse
 from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers
 from fastimae.bench.measure import Speed, fed_speed, loader_speed, step_speed
 from fastimae.bench.options import BenchOptions, changed, cores, settings
-from fastimae.config import TrainConfig, config_errors
+from fastimae.config import ConfigError, TrainConfig, config_errors
 from fastimae.engine.distributed import alone
 from fastimae.engine.precision import resolve_precision
+from fastimae.flags import flags_of
+from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.errors import DataError
 
 log = logging.getLogger("fastimae")
 
@@ -30,7 +35,7 @@ LOADER, STEP, BOTH, TRY = 0.1, 0.2, 0.2, 0.06
 def bench(argv: Sequence[str]) -> int:
     """Measure this machine and print what was found. Raises what the user can mend."""
     options = parse("fastimae-bench", BenchOptions, argv)
-    with config_errors():
+    with config_errors(), _flags_of_training_named():
         device = alone(options.device).device
         config = settings(options, device)
         try:
@@ -40,6 +45,19 @@ def bench(argv: Sequence[str]) -> int:
             raise UsageError(f"--batch_size {size} does not fit into the GPU's memory") from error
     print(report(found, config, device))
     return 0
+
+
+@contextlib.contextmanager
+def _flags_of_training_named() -> Iterator[None]:
+    """Errors are worded for fastimae-train: they say so where they name flags that only it has."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        named = dict.fromkeys(re.findall(r"--\w+", str(error)))
+        lacking = ", ".join(flag for flag in named if flag not in flags_of(BenchOptions))
+        if not lacking:
+            raise
+        raise type(error)(f"{error} ({lacking}: of fastimae-train)") from error
 
 
 def measure(config: TrainConfig, device: torch.device, options: BenchOptions) -> Findings:
@@ -54,6 +72,11 @@ def measure(config: TrainConfig, device: torch.device, options: BenchOptions) ->
 
     loader = both = None
     if options.data is not None:
+        fields = {"label_field": config.data.label_field, "image_field": config.data.image_field}
+        with BetonReader(options.data, **fields) as reader:
+            log.info(
+                "%s: %d images from its field %s", reader.path, len(reader), reader.image_field
+            )
         log.info("measuring the loader")
         loader = loader_speed(config, device, LOADER * measuring)
     log.info("measuring the step")
@@ -146,6 +169,8 @@ def report(found: Findings, config: TrainConfig, device: torch.device) -> str:
 def suggestion(found: Findings, config: TrainConfig) -> str:
     """The training command with what was found to be best."""
     data = ["--ffcv", str(config.data.ffcv)] if config.data.ffcv else ["--synthetic"]
+    if config.data.image_field:
+        data += ["--image_field", config.data.image_field]
     flags = ["--objective", config.objective.objective, "--model", config.model.model]
     flags += ["--input_size", str(config.image_size[0])]
     flags += ["--batch_size", str(best_batch_size(found, config.optim.batch_size))]

@@ -117,7 +117,7 @@ def endless(loader: Loader | DevicePrefetch) -> Iterator[Batch]:
 
 
 def _loader(config: TrainConfig, device: torch.device) -> Loader:
-    return build_loader(config, World(0, 1, device))
+    return build_loader(config, World(0, 1, device), tell=False)
 
 
 def _always(batch: Batch) -> Iterator[Batch]:

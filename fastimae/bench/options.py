@@ -14,6 +14,7 @@ from fastimae.arguments import UsageError
 from fastimae.checks import check
 from fastimae.config import TrainConfig, updated
 from fastimae.loaders.beton_fields import NO_LABELS
+from fastimae.loaders.what_is import BETON, check_is
 
 SAMPLES = 100_000
 """Images that a made-up data set pretends to have."""
@@ -35,6 +36,8 @@ class BenchOptions:
 
     data: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="F.beton")]] = None
     """The .beton file to train on, made by fastimae-convert. Without one, the step alone."""
+    image_field: str | None = None
+    """Which field of a .beton file of several is the image."""
     model: str = "mae_vit_base_patch16"
     """As for fastimae-train, like the flags that follow."""
     objective: Literal["mae", "imae"] = "mae"
@@ -61,6 +64,10 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
     """The training run that the options describe. Raises UsageError or ConfigError."""
     if options.seconds is not None and options.seconds <= 0:
         raise UsageError(f"--seconds must be more than 0, not {options.seconds:g}")
+    if options.data is None and options.image_field is not None:
+        raise UsageError(f"--image_field {options.image_field} is for a .beton file")
+    if options.data is not None:
+        check_is(options.data, BETON)
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = 128 if device.type == "cuda" else 32
@@ -73,7 +80,9 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
             "batch_size": batch_size,
             "num_workers": cores() if options.num_workers is None else options.num_workers,
             "precision": options.precision,
+            **_pairs(options.objective, batch_size),
             **data_settings(options.data),
+            "image_field": options.image_field,
         },
         "fastimae-bench",
     )
@@ -81,10 +90,17 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
     return config
 
 
+def _pairs(objective: str, batch_size: int) -> dict[str, object]:
+    """Partners in the whole batch, where it is not a multiple of the usual group."""
+    group = TrainConfig().objective.mix_group
+    return {"mix_group": 0} if objective == "imae" and batch_size % group else {}
+
+
 def data_settings(data: Path | None) -> dict[str, object]:
     """Flags that name the data: a .beton file, whose labels are not needed, or made-up images."""
     if data is None:
-        return {"synthetic": True, "synthetic_samples": SAMPLES, "label_field": None}
+        fields = {"label_field": None, "image_field": None}
+        return {"synthetic": True, "synthetic_samples": SAMPLES, **fields}
     return {"ffcv": str(data), "label_field": NO_LABELS}
 
 

@@ -82,6 +82,12 @@ def check_labelled(images: Images) -> None:
         raise DataError(f"{images.source} has images without labels, which this task needs{advice}")
 
 
+def check_two_classes(images: Images) -> None:
+    """Raise DataError where there is nothing to tell apart."""
+    if len(np.unique(images.labels)) < 2:
+        raise DataError(f"{images.source} has images of one class only: this task needs two")
+
+
 def _by_name(names: Sequence[str], images: Images) -> Images:
     present = np.unique(images.labels)
     wanted = [images.classes[label] for label in present]

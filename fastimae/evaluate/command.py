@@ -14,6 +14,7 @@ import tyro
 from fastimae.arguments import UsageError, parse
 from fastimae.config import config_errors
 from fastimae.engine.launcher import stands_aside
+from fastimae.evaluate.checks import check_numbers
 
 PROG = "fastimae-eval"
 
@@ -76,13 +77,22 @@ def evaluate(argv: Sequence[str]) -> int:
     task = TASKS[name]
     if not task.several and stands_aside(f"{PROG} {name}"):
         return 0
+    options = options_of(name, rest)
+    with config_errors():
+        _import(name, task.module).run(options)
+    return 0
+
+
+def options_of(name: str, argv: Sequence[str]) -> Any:
+    """A task's options from its flags. Raises UsageError, and ConfigError for what is out of
+    range."""
+    task = TASKS[name]
     module = _import(name, task.module)
     options_class = getattr(module, task.options)
-    recipe = _recipe(options_class, getattr(module, "RECIPES", {}), rest)
-    options = parse(f"{PROG} {name}", options_class, rest, recipe)
-    with config_errors():
-        module.run(options)
-    return 0
+    recipe = _recipe(options_class, getattr(module, "RECIPES", {}), argv)
+    options = parse(f"{PROG} {name}", options_class, argv, recipe)
+    check_numbers(options)
+    return options
 
 
 def _import(name: str, module: str):

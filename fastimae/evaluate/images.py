@@ -23,7 +23,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from fastimae.loaders import BetonReader
-from fastimae.loaders.beton import names_beton
 from fastimae.loaders.decode import reason_for
 from fastimae.loaders.describe import describe
 from fastimae.loaders.epoch_steps import Read
@@ -33,6 +32,7 @@ from fastimae.loaders.pillow_loader import open_sample
 from fastimae.loaders.pixels import MODES, eight_bits
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.source_imagenet import hint_for
+from fastimae.loaders.what_is import BETON, FOLDER, check_is, is_beton
 
 log = logging.getLogger("fastimae")
 
@@ -101,11 +101,6 @@ class Images(Dataset[tuple[Image.Image, int]]):
         return self._open(index)
 
 
-def is_beton(source: Path) -> bool:
-    """Whether images are to be read from a .beton file there, and not from a folder."""
-    return names_beton(source) or source.is_file()
-
-
 def open_images(
     source: Path, *, label_field: str | None = None, image_field: str | None = None
 ) -> Images:
@@ -115,6 +110,7 @@ def open_images(
     several. What was found is told in one line. Raises DataError where there are none.
     """
     source, fields = Path(source), {"label_field": label_field, "image_field": image_field}
+    check_is(source, BETON, FOLDER)
     images = _open_beton(source, fields) if is_beton(source) else _open_folder(source)
     what = describe(len(images), images.labels, images.classes or ())
     log.info("%s: %s: %s", source, images.kind, what)

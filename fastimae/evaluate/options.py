@@ -16,11 +16,14 @@ from fastimae.config import ConfigError, plain_value
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.claim import ALONE, claimed
 from fastimae.engine.distributed import World, join_world
-from fastimae.evaluate.images import Images, is_beton, open_images
+from fastimae.evaluate.fields import fields_for
+from fastimae.evaluate.images import Images, open_images
 from fastimae.evaluate.trained import crop_of, range_for, training_of
 from fastimae.interop.options import ModelOptions
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import set_max_pixels, set_value_range
 from fastimae.loaders.survey import say_depth, survey_files
+from fastimae.loaders.what_is import BETON, FOLDER, check_is, is_beton
 
 log = logging.getLogger("fastimae")
 
@@ -73,17 +76,20 @@ class EvalOptions(ModelOptions):
 
     def train_images(self) -> Images:
         """The images of --ffcv or --data_path. Raises ConfigError unless one is given."""
-        given = [path for path in (self.ffcv, self.data_path) if path]
-        if len(given) != 1:
+        if (self.ffcv is None) == (self.data_path is None):
             raise ConfigError("give the images as --ffcv FILE.beton or as --data_path FOLDER")
-        return self._open(given[0])
+        self._check_kinds()
+        return self._open(self.ffcv or self.data_path)
 
     def _open(self, source: Path) -> Images:
         """The images, read and shown as in training unless the options say otherwise."""
         trained, asked = self._trained
         set_max_pixels(self.max_pixels)
         set_value_range(self.value_range)
-        images = open_images(source, **self._fields())
+        given = filter(None, (self.ffcv, self.val))
+        fields = {"label_field": self.label_field, "image_field": self.image_field}
+        fields = fields_for(source, fields, list(filter(is_beton, given)))
+        images = open_images(source, **fields)
         images.whole = self.crop_of(trained) == "none"
         if not is_beton(source):
             say_depth(str(source), survey_files(images.open, len(images)))
@@ -99,30 +105,36 @@ class EvalOptions(ModelOptions):
         self.value_range = range_for(self.value_range, trained, self.source())
         return trained, asked
 
-    def _fields(self) -> dict[str, str | None]:
-        """The flags of .beton files. Raises ConfigError where there is none to use them on."""
-        fields = {"label_field": self.label_field, "image_field": self.image_field}
-        given = filter(None, (self.ffcv, self.data_path, self.val))
-        if any(fields.values()) and not any(map(is_beton, given)):
-            raise ConfigError("--label_field and --image_field are for .beton files: --ffcv, --val")
-        return fields
+    def _check_kinds(self) -> None:
+        """Raise DataError where a flag names something else than it takes."""
+        takes = {BETON: "--ffcv", FOLDER: "--data_path"}
+        for flag, kinds in (("ffcv", (BETON,)), ("data_path", (FOLDER,)), ("val", (BETON, FOLDER))):
+            if given := getattr(self, flag):
+                check_is(given, *kinds, flag=f"--{flag}", flags=takes)
 
     def crop_of(self, trained: Mapping[str, Any]) -> str:
         """--crop, by the settings of a training: with "none", images are shown whole."""
         return crop_of(trained)
 
     def val_images(self) -> Images:
-        """The images of --val, or of the val/ in it or in --data_path; never those of a train/.
+        """The images of `val_source`."""
+        return self._open(self.val_source())
 
-        Raises ConfigError where there are none.
+    def val_source(self) -> Path:
+        """--val, or the val/ in it or in --data_path; never the train/ of one.
+
+        Raises ConfigError where there is none, and DataError where it cannot be that.
         """
+        self._check_kinds()
         given = self.val or self.data_path
         split = given / "val" if given else None
         if split and split.is_dir():
-            return self._open(split)
+            return split
         if self.val is None or (self.val / "train").is_dir():
             raise ConfigError("give the images to test on as --val FILE.beton or --val FOLDER")
-        return self._open(self.val)
+        if not self.val.exists():
+            raise DataError(f"--val {self.val}: there is no such file or folder")
+        return self.val
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 from fastimae.engine import files
 from fastimae.engine.files import CONVERTED_WITH, CheckpointError
 from fastimae.interop.files import read as read_any
-from fastimae.loaders.beton import names_beton
 from fastimae.loaders.beton_names import manifest_path
 from fastimae.loaders.crops import RATIO
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
+from fastimae.loaders.what_is import is_beton
 
 log = logging.getLogger("fastimae")
 
@@ -98,4 +98,4 @@ def _converted_with(settings: Mapping[str, Any]) -> ValueRange | None:
 def _read_files(settings: Mapping[str, Any]) -> bool:
     """Whether a training is known to have read image files itself."""
     source = settings.get("data_path") or settings.get("dali")
-    return isinstance(source, str) and source != "" and not names_beton(source)
+    return isinstance(source, str) and source != "" and not is_beton(source)

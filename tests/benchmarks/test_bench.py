@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from beton_by_hand import many_fields
 from fake_cuda_memory import CudaMemory
 
 from fastimae.arguments import parse_training
@@ -17,6 +18,7 @@ from fastimae.bench.options import BenchOptions, changed, cores, settings
 from fastimae.cli import bench, convert
 from fastimae.engine.distributed import World
 from fastimae.engine.step import Step
+from fastimae.flags import flags_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 TINY = ["--model", "mae_vit_nano_patch8", "--input_size", "32"]
@@ -276,3 +278,45 @@ def test_settings_are_those_of_a_training_run(tmp_path):
     assert without.data.synthetic and without.data.ffcv is None
     with measure.build_loader(without, World(0, 1, CPU)) as loader:
         assert next(iter(loader)).images.shape == (48, 224, 224, 3)
+
+
+def test_one_of_two_image_fields_is_measured_and_told_once(tmp_path, capsys):
+    path = tmp_path / "two.beton"
+    images = [("left", "image"), ("right", "image")]
+    path.write_bytes(many_fields([*images, ("id", "int")], {"id": list(range(16))}))
+    argv = [str(path), *SMALL, "--seconds", "0.2", "--device", "cpu"]
+    assert bench(argv) == 2
+    assert "name it with --image_field NAME" in capsys.readouterr().err
+    assert bench([*argv, "--image_field", "right"]) == 0
+    text = capsys.readouterr()
+    assert text.err.count(f"{path}: 16 images from its field right") == 1
+    assert "no labels" not in text.err
+    assert f"--ffcv {path} --image_field right " in text.out
+
+
+def test_partners_are_found_in_any_batch(tmp_path):
+    for size, group in ((48, 0), (64, 32)):
+        options = BenchOptions(objective="imae", batch_size=size)
+        assert settings(options, CPU).objective.mix_group == group
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--objective", "imae", "--batch_size", "1"],
+        ["FILE", "--batch_size", "64"],
+        ["FILE", "--input_size", "30"],
+        ["--image_field", "x"],
+        ["FOLDER"],
+    ],
+    ids=["alone", "few", "size", "field", "folder"],
+)
+def test_no_error_takes_another_commands_flag_for_ones_own(tmp_path, argv, capsys):
+    path = tmp_path / "few.beton"
+    path.write_bytes(many_fields([("image", "image")], {}))
+    given = {"FILE": str(path), "FOLDER": str(tmp_path)}
+    assert bench([given.get(word, word) for word in argv] + ["--device", "cpu"]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    lacking = set(re.findall(r"--\w+", error)) - set(flags_of(BenchOptions))
+    owner = re.search(r"\(([^()]*): of fastimae-train\)$", error)
+    assert lacking == set(re.findall(r"--\w+", owner[1] if owner else ""))

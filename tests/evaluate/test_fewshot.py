@@ -69,7 +69,7 @@ def test_classes_without_labels_are_never_guessed(tmp_path):
         (["--shots", "3", "--fraction", "0.1"], "give one"),
         (["--shots", "0"], "--shots must be positive"),
         (["--fraction", "2"], "--fraction must lie in 0..1"),
-        (["--draws", "0"], "--draws and --c must be positive"),
+        (["--draws", "0"], "--draws must be positive"),
     ],
 )
 def test_settings_that_cannot_work_are_named(tmp_path, capsys, changes, message):

@@ -67,10 +67,32 @@ def test_fine_tuning_crops_as_pre_training_did_unless_told(given, trained, crop,
 @pytest.mark.parametrize("given", [{"min_crop": 0.5}, {"crop_ratio": (1, 2)}], ids=str)
 def test_a_crop_that_has_no_effect_is_an_error(given):
     for crop, trained in ((None, {"crop": "none"}), ("none", {})):
-        with pytest.raises(ConfigError, match=r"--crop none.*or add --crop random"):
+        with pytest.raises(ConfigError, match=r"--crop none.*add --crop random, or drop"):
             FinetuneOptions(checkpoint="x", crop=crop, **given).settle_crops(trained)
     with pytest.raises(DataError, match="--crop_ratio 2 1: 0 < LOW"):
         check_finetune(FinetuneOptions(checkpoint="x", crop_ratio=(2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"recipe": "imae_cifar10", "min_crop": 0.5}, "--crop random, or --min_crop 0.08 to show"),
+        ({"recipe": "imae_cifar10", "min_crop": 0.3}, "--crop random, or drop --min_crop to show"),
+        ({"crop_ratio": (1, 1)}, "--crop random, or drop --crop_ratio to show"),
+    ],
+    ids=["recipe", "flag-over-recipe", "flag"],
+)
+def test_the_error_names_what_can_be_changed(given, said):
+    """A flag can be dropped, what a recipe sets cannot; --eval never crops at random."""
+    trained = {"crop": "none"}
+    with pytest.raises(ConfigError, match="with which x was trained") as caught:
+        FinetuneOptions(checkpoint="x", **given).settle_crops(trained)
+    assert said in str(caught.value)
+    tested = FinetuneOptions(checkpoint="x", eval=True, **given)
+    tested.settle_crops(trained)
+    assert tested.crop == "none"
+    for mend in ({"crop": "random"}, {"min_crop": 0.08, "crop_ratio": None}):
+        FinetuneOptions(checkpoint="x", **given | mend).settle_crops(trained)
 
 
 @pytest.mark.parametrize(("crop", "said"), [("random", True), ("none", False)])

@@ -177,6 +177,7 @@ def study(tmp_path, monkeypatch):
         return 0
 
     monkeypatch.setattr(cells, "call", fake_call)
+    (tmp_path / "b.beton").touch()
     options = SemanticsOptions(
         train_flags=("--model", "mae_vit_nano_patch8", "--epochs", "3", "--input_size", "32"),
         ratios=(0.0, 1.0), checkpoint=save_run(tmp_path / "mae", tiny_model()),

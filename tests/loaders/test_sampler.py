@@ -275,7 +275,7 @@ def test_ratio_of_unlabelled_data_is_unknown():
 @pytest.mark.parametrize(
     ("settings", "flags"),
     [
-        ({"batch_size": 41}, ["--batch_size", "--accum_iter"]),
+        ({"batch_size": 41}, ["--batch_size"]),
         ({"batch_size": 8, "accum_iter": 3, "world_size": 2}, ["--batch_size", "--accum_iter"]),
         ({"batch_size": 0}, ["--batch_size"]),
         ({"batch_size": 8, "mix_group": 3}, ["--batch_size", "--mix_group"]),

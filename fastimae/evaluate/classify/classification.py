@@ -72,6 +72,16 @@ class Step(NamedTuple):
     """int64 [B]"""
 
 
+def check_step(images: int, batch_size: int, world: World, accum_iter: int) -> None:
+    """Raise ConfigError if an optimizer step takes more than all images."""
+    if images < batch_size * world.size * accum_iter:
+        raise ConfigError(
+            f"--batch_size {batch_size} on {world.size} ranks"
+            + (f" with --accum_iter {accum_iter}" if accum_iter > 1 else "")
+            + f" does not fit {images} images"
+        )
+
+
 class EpochLoader(abc.ABC):
     """Batches in an order that is a function of (seed, epoch), resumable after any of them.
 
@@ -91,6 +101,7 @@ class EpochLoader(abc.ABC):
     ) -> None:
         """labels: int64 [N]. batch_size: of one rank. read: see `digest_of`. Raises ConfigError if
         a step is more than all samples."""
+        check_step(len(labels), batch_size, world, accum_iter)
         self.batch_size, self.world, self.seed = batch_size, world, seed
         self.epoch_steps = EpochSteps(
             samples=len(labels),
@@ -98,12 +109,6 @@ class EpochLoader(abc.ABC):
             stride=batch_size * world.size,
             accum_iter=accum_iter,
         )
-        if not len(self):
-            raise ConfigError(
-                f"--batch_size {batch_size} on {world.size} ranks"
-                + (f" with --accum_iter {accum_iter}" if accum_iter > 1 else "")
-                + f" does not fit {len(labels)} images"
-            )
         self.bad: set[int] = set()
         """Broken images met so far on this rank."""
         self._epoch, self._step = 0, 0

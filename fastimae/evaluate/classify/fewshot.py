@@ -15,8 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from fastimae.engine.distributed import World
+from fastimae.evaluate.class_names import check_two_classes
 from fastimae.evaluate.classify.accuracy import accuracy
 from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
+from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
 
@@ -35,6 +38,10 @@ class FewshotOptions(ProbeOptions):
     """How often to choose labels anew."""
     c: float = 1.0
     """scikit-learn's C of LogisticRegression: larger means less regularisation."""
+
+    def check_images(self, train: Images, world: World) -> None:
+        """As of `ProbeOptions`: a regression needs two classes."""
+        check_two_classes(train)
 
 
 def run(options: FewshotOptions) -> None:
@@ -100,9 +107,5 @@ def _probe(data: ProbeData, chosen: NDArray[np.int64], c: float) -> dict[str, fl
 def _check(options: FewshotOptions) -> None:
     if options.shots is not None and options.fraction is not None:
         raise ValueError("--shots and --fraction both say how many labels: give one")
-    if options.shots is not None and options.shots < 1:
-        raise ValueError("--shots must be positive")
     if options.fraction is not None and not 0 < options.fraction <= 1:
         raise ValueError("--fraction must lie in 0..1, without 0")
-    if options.draws < 1 or options.c <= 0:
-        raise ValueError("--draws and --c must be positive")

@@ -105,16 +105,18 @@ class FinetuneOptions(TrainingOptions):
     def settle_crops(self, trained: Mapping[str, Any]) -> None:
         """Fill in crop and crop_ratio by the settings of a training where they are not given.
 
-        Raises ConfigError for flags that have no effect then.
+        Raises ConfigError for flags that have no effect then, but not with --eval, which never
+        crops at random.
         """
-        ratio = self.crop_ratio
+        asked, ratio = self.crop, self.crop_ratio
         self.crop = self.crop_of(trained)
         self.crop_ratio = ratio or crop_ratio_of(trained)
-        if self.crop == "none" and (ratio or self.min_crop != FinetuneOptions.min_crop):
-            raise ConfigError(
-                "--min_crop and --crop_ratio have no effect with --crop none, which holds here "
-                "or held in pre-training: drop them, or add --crop random"
-            )
+        if self.crop == "random" or self.eval:
+            return
+        if ratio is not None:
+            raise ConfigError(_has_no_effect("crop_ratio", self, asked is None))
+        if self.min_crop != FinetuneOptions.min_crop:
+            raise ConfigError(_has_no_effect("min_crop", self, asked is None))
 
     def folder(self, task: str) -> Path:
         """As of `EvalOptions`; a folder of its own for the baseline, the file's for --eval FILE."""
@@ -128,6 +130,20 @@ class FinetuneOptions(TrainingOptions):
             return super().source()
         named = self.resume not in ("", "auto")
         return Path(self.resume) if named else self.folder("finetune") / BEST
+
+
+def _has_no_effect(name: str, options: FinetuneOptions, as_trained: bool) -> str:
+    """What is said of a setting of random crops where whole images are shown; one of a recipe
+    cannot be dropped alone. as_trained: not for --crop, but for the checkpoint's training."""
+    why = f", with which {options.checkpoint} was trained" if as_trained else ""
+    recipe = RECIPES.get(options.recipe or "", dict)()
+    of_recipe = recipe.get(name) == getattr(options, name)
+    whose = f" of --recipe {options.recipe}" if of_recipe else ""
+    undo = f"--{name} {getattr(FinetuneOptions, name)}" if of_recipe else f"drop --{name}"
+    return (
+        f"--{name}{whose} has no effect with --crop none{why}: add --crop random, or {undo} to "
+        "show whole images"
+    )
 
 
 def check_pooling(options: FinetuneOptions, path: Path, weights: Mapping[str, object]) -> None:

@@ -36,8 +36,6 @@ class KnnOptions(ProbeOptions):
 
 def run(options: KnnOptions) -> None:
     """Write results.json: acc1, acc5 of the best k, and of each."""
-    if min(options.k) < 1 or options.temperature <= 0:
-        raise ValueError("--k and --temperature must be positive")
     with joined(options) as world, results_folder(options, "knn", world=world) as folder:
         data = probe_data(options, world, folder)
         if not world.is_main:

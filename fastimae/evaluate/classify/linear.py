@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CLASSES, WEIGHTS
-from fastimae.evaluate.classify.classification import ClassBatch, Classification, EpochLoader, Step
+from fastimae.evaluate.classify.classification import (
+    ClassBatch,
+    Classification,
+    EpochLoader,
+    Step,
+    check_step,
+)
 from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
 from fastimae.evaluate.classify.training import (
@@ -27,6 +33,7 @@ from fastimae.evaluate.classify.training import (
     training_numbers,
 )
 from fastimae.evaluate.classify.validation import Validated
+from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.results import save_results
 
@@ -54,6 +61,10 @@ class LinearOptions(ProbeOptions, TrainingOptions):
     """On the matrix only."""
     warmup_epochs: float = 10
     """Epochs of linear warm-up."""
+
+    def check_images(self, train: Images, world: World) -> None:
+        """As of `ProbeOptions`: there must be enough for a step."""
+        check_step(len(train), self.batch_size, world, self.accum_iter)
 
 
 def mae() -> dict[str, Any]:

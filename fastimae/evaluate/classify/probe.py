@@ -12,6 +12,7 @@ from fastimae.engine.distributed import World
 from fastimae.evaluate.class_names import match_training
 from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
 from fastimae.evaluate.encoder import Pool, Precision, check_pool, load_encoder
+from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, prepare_folder
@@ -38,6 +39,10 @@ class ProbeOptions(EvalOptions):
     def features(self) -> Path:
         """Where features are kept."""
         return self.feature_dir or (self.output_dir or self.checkpoint.parent) / "eval-features"
+
+    def check_images(self, train: Images, world: World) -> None:
+        """Raise what the user can mend where a probe of these images is bound to fail: before
+        features are computed."""
 
     def folder(self, task: str) -> Path:
         """As of `EvalOptions`; the baseline has a folder of its own."""
@@ -76,6 +81,7 @@ def probe_data(options: ProbeOptions, world: World, folder: Path) -> ProbeData:
             prepare_folder(options.features(), "--feature_dir")
     train = options.train_images()
     val, classes = match_training(train, options.val_images())
+    options.check_images(train, world)
     model = load_encoder(
         options.checkpoint, world.device,
         random_init=options.random_init, seed=options.seed, **options.of_model(),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastimae.config import ConfigError
-from fastimae.engine.checkpoint import find_resume, load_checkpoint
+from fastimae.engine.checkpoint import CheckpointError, find_resume, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.leftovers import make_room
 from fastimae.engine.optim import Schedule, scaled_lr
@@ -81,17 +81,14 @@ class TrainingOptions(EvalOptions):
 
 
 def check_training(options: TrainingOptions) -> None:
-    """Raise ConfigError where a value is out of range."""
-    for name in ("batch_size", "epochs", "accum_iter", "save_freq", "log_steps"):
-        if getattr(options, name) <= 0:
-            raise ConfigError(f"--{name} must be positive")
-    for name in ("num_workers", "weight_decay", "warmup_epochs", "min_lr", "start_epoch"):
-        if getattr(options, name) < 0:
-            raise ConfigError(f"--{name} must not be negative")
+    """Raise ConfigError for epochs that are none, and CheckpointError where --resume names a file
+    that is not there."""
     if options.start_epoch >= options.epochs:
         raise ConfigError(
             f"--start_epoch {options.start_epoch} is not below --epochs {options.epochs}"
         )
+    if options.resume not in ("", "auto") and not Path(options.resume).exists():
+        raise CheckpointError(f"--resume: there is no checkpoint {options.resume}")
 
 
 def check_apart(options: TrainingOptions, folder: Path) -> None:

@@ -26,6 +26,7 @@ from fastimae.evaluate.images import center_batches
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import forget_results, save_results
+from fastimae.loaders.errors import DataError
 from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
@@ -73,6 +74,8 @@ def _measure_and_draw(options: AttentionOptions, folder: Path) -> None:
             looks = torch.stack([maps[i][b, :, token, 1:] for i in layers]).cpu()
             pictures.append(f"attention-{len(pictures)}.png")
             draw(image, looks, layers, model.grid, options.token, folder / pictures[-1])
+    if not pictures:
+        raise DataError(f"{images.source}: none of {len(order)} images can be read")
     measures = np.array([image for batch in numbers for image in batch])  # [images, layers, 2, h]
     table = [
         {

@@ -24,7 +24,14 @@ from fastimae.evaluate.checkpoints import frozen
 from fastimae.evaluate.figures.grid_figures import draw_all
 from fastimae.evaluate.figures.quality import quality
 from fastimae.evaluate.figures.reconstruct import LEAK_NOTE
-from fastimae.evaluate.imae.mixtures import Pairs, clean_latents, mixture_latents, pairs
+from fastimae.evaluate.imae.mixtures import (
+    Pairs,
+    check_masks,
+    check_pairs,
+    clean_latents,
+    mixture_latents,
+    pairs,
+)
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
@@ -99,7 +106,9 @@ def _measure_and_draw(options: ReconstructOptions, folder: Path) -> None:
     device = alone(options.device).device
     model = frozen(options.checkpoint, device, **options.of_model())
     origin = origin_of(options.checkpoint, model)
+    check_masks(model, options.mask_ratios, "--mask_ratios")
     images = options.val_images() if options.val else options.train_images()
+    check_pairs(images, options.batch_size, options.samples)
     mixing: Sequence[float | None] = options.mix_ratios if model.heads == 2 else (None,)
     cells = [(mask, mix) for mask in options.mask_ratios for mix in mixing]
     sums: dict[tuple[Ratios, str, str], dict[str, float]] = {}

@@ -54,6 +54,7 @@ def _embed_and_draw(options: TsneOptions, folder: Path) -> None:
     model = load_encoder(options.checkpoint, device, **options.of_model())
     origin = origin_of(options.checkpoint, model)
     images = options.val_images() if options.val else options.train_images()
+    _check_count(min(options.samples, len(images)))
     order = np.random.default_rng(options.seed).permutation(len(images))[: options.samples]
     batches = center_batches(
         images, model.img_size, batch_size=options.batch_size, workers=options.num_workers,
@@ -61,14 +62,18 @@ def _embed_and_draw(options: TsneOptions, folder: Path) -> None:
     )  # fmt: skip
     tensors = extract(model, batches, device, options.pool)
     features, labels = (tensor.numpy() for tensor in tensors)
-    if len(features) < LEAST:
-        raise ConfigError(f"t-SNE needs {LEAST} images or more, not {len(features)}: --samples")
+    _check_count(len(features))
     points, numbers = embed(features, labels, options.perplexity, options.seed)
     forget_results(folder)
     draw(points, labels, images.classes, folder / PICTURE)
     np.savez_compressed(folder / "points.npz", points=points, labels=labels)
     path = save_results(folder, "tsne", numbers, options, origin=origin, pictures=[PICTURE])
     log.info("%s and %s beside it", path, PICTURE)
+
+
+def _check_count(images: int) -> None:
+    if images < LEAST:
+        raise ConfigError(f"t-SNE needs {LEAST} images or more, not {images}: --samples")
 
 
 def embed(

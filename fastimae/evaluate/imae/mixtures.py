@@ -6,12 +6,13 @@ B = images, L = patches, K = visible patches, E = width of a head's output.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastimae.config import ConfigError
 from fastimae.evaluate.encoder import all_visible
 from fastimae.evaluate.images import Images, center_batches
 from fastimae.kernels import Mask, random_masking
@@ -37,6 +38,28 @@ class Pairs:
         if mask_ratio == 0:
             return all_visible(model, self.images)
         return random_masking(self.key, model.grid, mask_ratio)
+
+
+def check_pairs(images: Images, batch_size: int, samples: int, flag: str = "--samples") -> None:
+    """Raise ConfigError where `pairs` would find none. flag: what says how many samples."""
+    for name, number in (("--batch_size", batch_size), (flag, samples)):
+        if number < 2:
+            raise ConfigError(f"{name} must be 2 or more: images are mixed within a batch")
+    if len(images) < 2:
+        raise ConfigError(f"{images.source} has fewer than two images to mix")
+
+
+def check_masks(model: MaskedAutoencoder, ratios: Sequence[float], flag: str) -> None:
+    """Raise ConfigError for a ratio that masks no patch of a model, or all; 0 is no mask at all."""
+    key = torch.zeros(1, dtype=torch.int64)
+    for ratio in filter(None, ratios):
+        try:
+            random_masking(key, model.grid, ratio, impl="torch")
+        except ValueError:
+            down, across = model.grid
+            raise ConfigError(
+                f"{flag} {ratio:g} leaves all or none of the {down} x {across} patches visible"
+            ) from None
 
 
 def pairs(

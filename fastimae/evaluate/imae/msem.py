@@ -29,9 +29,9 @@ from tqdm import tqdm
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import Contestant, load_contestants
-from fastimae.evaluate.class_names import match_training
+from fastimae.evaluate.class_names import check_two_classes, match_training
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
-from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
+from fastimae.evaluate.imae.mixtures import check_masks, check_pairs, mixture_latents, pairs
 from fastimae.evaluate.imae.separability import check_ratios
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions, results_folder
@@ -82,10 +82,15 @@ def _measure(options: MsemOptions, folder: Path) -> None:
     device = alone(options.device).device
     train = options.train_images()
     val, _ = match_training(train, options.val_images())
+    check_two_classes(train)
+    check_pairs(train, options.batch_size, options.train_samples, "--train_samples")
+    check_pairs(val, options.batch_size, options.val_samples, "--val_samples")
     contestants = load_contestants(
         (options.checkpoint, *options.others), device, **options.of_model()
     )
     origin = origin_of(options.checkpoint, contestants[0].model)
+    for contestant in contestants:
+        check_masks(contestant.model, [options.mask_ratio], "--mask_ratio")
     fit_on = collect(options, contestants, train, options.train_samples)
     test_on = collect(options, contestants, val, options.val_samples)
     rows = [

@@ -17,9 +17,11 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from fastimae.arguments import parse_training
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import LAST
 from fastimae.engine.claim import claimed
+from fastimae.evaluate.command import options_of
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.cells import Cell, run_cell
 from fastimae.evaluate.origin import check_result_is_of
@@ -81,6 +83,7 @@ class SemanticsOptions:
 def run(options: SemanticsOptions) -> None:
     """Run the cells that are missing; write results.json, semantics.md and semantics.png."""
     check(options)
+    check_commands(options)
     with claimed(options.output_dir):
         _run(options)
 
@@ -116,6 +119,20 @@ def check(options: SemanticsOptions) -> None:
         ours = _flags(evaluate_command(bare, task, Path(), Path()))
         if taken := sorted(_flags(shlex.split(getattr(options, f"{task}_flags"))) & ours):
             raise ConfigError(f"{', '.join(taken)} in --{task}_flags: the study sets that itself")
+
+
+def check_commands(options: SemanticsOptions) -> None:
+    """Raise what cells that are to be run would, of their flags and of --val: the last ones run
+    days after the first."""
+    for name, checkpoint, ratio in entries(options):
+        folder = options.output_dir / name
+        if ratio is not None and not is_finished(folder):
+            parse_training("fastimae-train", train_command(options, ratio, folder)[1:])
+        for task in options.tasks:
+            place = folder / f"eval-{task}"
+            if not (place / RESULTS).is_file():
+                command = evaluate_command(options, task, checkpoint, place)
+                options_of(task, command[2:]).val_source()
 
 
 def _flags(words: Sequence[str]) -> set[str]:

@@ -26,7 +26,13 @@ from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import ELSEWHERE, Contestant, frozen, load_contestants
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
-from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
+from fastimae.evaluate.imae.mixtures import (
+    check_masks,
+    check_pairs,
+    clean_latents,
+    mixture_latents,
+    pairs,
+)
 from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions, results_folder
@@ -80,8 +86,12 @@ def _measure(options: SeparabilityOptions, folder: Path) -> None:
     origin = origin_of(options.checkpoint, contestants[0].model)
     for contestant in contestants:
         check_teacher(contestant, teacher)
-    fitted = collect(options, contestants, teacher, options.train_images(), options.train_samples)
-    held_out = collect(options, contestants, teacher, options.val_images(), options.val_samples)
+    check_masks(teacher, [options.mask_ratio], "--mask_ratio")
+    train, val = options.train_images(), options.val_images()
+    check_pairs(train, options.batch_size, options.train_samples, "--train_samples")
+    check_pairs(val, options.batch_size, options.val_samples, "--val_samples")
+    fitted = collect(options, contestants, teacher, train, options.train_samples)
+    held_out = collect(options, contestants, teacher, val, options.val_samples)
     rows = [
         {
             "model": contestant.name, "kind": contestant.kind, "mix_ratio": ratio,
