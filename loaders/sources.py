@@ -17,8 +17,7 @@ from fastimae.loaders.source_lists import list_source
 from fastimae.loaders.source_published import CIFAR_FILES, cifar_source, tiny_imagenet_source
 from fastimae.loaders.source_tars import tar_source
 from fastimae.loaders.tar_files import PACKED_SUFFIXES
-from fastimae.loaders.unpack import looks_like_tar
-from fastimae.loaders.what_is import BETON, IMAGE, what_is
+from fastimae.loaders.what_is import BETON, IMAGE, OTHER, PACKED_TAR, TAR, what_is
 
 log = logging.getLogger("fastimae")
 
@@ -45,8 +44,7 @@ def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> S
         if path.is_dir():
             source = _from_folder(path, scratch)
         elif path.is_file():
-            is_tar = path.name.endswith(_TAR_SUFFIXES) or looks_like_tar(path)
-            source = tar_source([path], scratch) if is_tar else _from_list(path)
+            source = _from_file(path, scratch)
         else:
             source = tar_source(expand_pattern(src), scratch)
     except OSError as error:
@@ -63,13 +61,15 @@ def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> S
     return source
 
 
-def _from_list(path: Path) -> Source:
-    """Raises DataError also for files that are something else, and says what."""
+def _from_file(path: Path, scratch: Path | None) -> Source:
+    """A tar file, also one that only its name tells as it is damaged, or a list."""
     kind = what_is(path)
     if kind == BETON:
         raise DataError(f"SRC: {path} is a .beton file already: --verify checks it")
     if kind == IMAGE:
         raise DataError(f"SRC: {path} is an image: give the folder that it lies in")
+    if kind in (TAR, PACKED_TAR) or (kind == OTHER and path.name.endswith(_TAR_SUFFIXES)):
+        return tar_source([path], scratch)
     return list_source(path)
 
 

@@ -3,6 +3,7 @@ something else was meant."""
 
 from __future__ import annotations
 
+import codecs
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,11 +34,11 @@ _MOST_FIELDS = 1000
 def what_is(path: str | Path) -> str:
     """One of the above; OTHER also for pipes and what cannot be read."""
     path = Path(path)
-    if path.is_dir():
-        return FOLDER
-    if not path.is_file():
-        return OTHER if path.exists() else MISSING
     try:
+        if path.is_dir():
+            return FOLDER
+        if not path.is_file():
+            return OTHER if path.exists() else MISSING
         with path.open("rb") as file:
             head = file.read(BLOCK)
         if _is_beton(head):
@@ -107,4 +108,8 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a letter may be cut off at the end
+    except UnicodeDecodeError:
+        return False
     return bool(head) and not any(byte < 9 or 13 < byte < 32 for byte in head)

@@ -14,7 +14,7 @@ import torch
 from fastimae.arguments import UsageError, parse
 from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers
 from fastimae.bench.measure import Speed, fed_speed, loader_speed, step_speed
-from fastimae.bench.options import BenchOptions, changed, cores, settings
+from fastimae.bench.options import BenchOptions, changed, cores, pairs_for, settings
 from fastimae.config import ConfigError, TrainConfig, config_errors
 from fastimae.engine.distributed import alone
 from fastimae.engine.precision import resolve_precision
@@ -173,7 +173,10 @@ def suggestion(found: Findings, config: TrainConfig) -> str:
         data += ["--image_field", config.data.image_field]
     flags = ["--objective", config.objective.objective, "--model", config.model.model]
     flags += ["--input_size", str(config.image_size[0])]
-    flags += ["--batch_size", str(best_batch_size(found, config.optim.batch_size))]
+    batch_size = best_batch_size(found, config.optim.batch_size)
+    flags += ["--batch_size", str(batch_size)]
+    for name, value in pairs_for(config.objective.objective, batch_size).items():
+        flags += [f"--{name}", str(value)]
     flags += ["--num_workers", str(best_workers(found, config.data.num_workers))]
     return shlex.join(["fastimae-train", *data, *flags])
 

@@ -80,7 +80,7 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
             "batch_size": batch_size,
             "num_workers": cores() if options.num_workers is None else options.num_workers,
             "precision": options.precision,
-            **_pairs(options.objective, batch_size),
+            **pairs_for(options.objective, batch_size),
             **data_settings(options.data),
             "image_field": options.image_field,
         },
@@ -90,8 +90,8 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
     return config
 
 
-def _pairs(objective: str, batch_size: int) -> dict[str, object]:
-    """Partners in the whole batch, where it is not a multiple of the usual group."""
+def pairs_for(objective: str, batch_size: int) -> dict[str, object]:
+    """Flags for a batch that is no multiple of the usual group: partners from all of it."""
     group = TrainConfig().objective.mix_group
     return {"mix_group": 0} if objective == "imae" and batch_size % group else {}
 

@@ -111,7 +111,8 @@ def open_images(
     """
     source, fields = Path(source), {"label_field": label_field, "image_field": image_field}
     check_is(source, BETON, FOLDER)
-    images = _open_beton(source, fields) if is_beton(source) else _open_folder(source)
+    as_file = source.is_file() or is_beton(source)
+    images = _open_beton(source, fields) if as_file else _open_folder(source)
     what = describe(len(images), images.labels, images.classes or ())
     log.info("%s: %s: %s", source, images.kind, what)
     return images

@@ -297,7 +297,11 @@ def test_one_of_two_image_fields_is_measured_and_told_once(tmp_path, capsys):
 def test_partners_are_found_in_any_batch(tmp_path):
     for size, group in ((48, 0), (64, 32)):
         options = BenchOptions(objective="imae", batch_size=size)
-        assert settings(options, CPU).objective.mix_group == group
+        config = settings(options, CPU)
+        assert config.objective.mix_group == group
+        suggested = command.suggestion(found(1, 1, 1), config)
+        argv = [*suggested.split()[1:], "--output_dir", str(tmp_path)]
+        assert parse_training("fastimae-train", argv).objective.mix_group == group
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 from fastimae import cli
 from fastimae.loaders import BetonReader, DataError, create_loader
 from fastimae.loaders.encoded import EncodedBeton, find_encoded
+from fastimae.loaders.sources import find_source
 from fastimae.loaders.what_is import is_beton, what_is
 
 KINDS = {
@@ -109,6 +110,12 @@ def test_conversion_says_what_it_cannot_take(tmp_path, kind, said, capsys):
     path = make(tmp_path / "given", kind)
     assert cli.convert([str(path), str(tmp_path / "out.beton")]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_list_may_be_called_anything(tmp_path):
+    make(tmp_path / "a.png", "image")
+    source = find_source(str(make(tmp_path / "list.tar", "list")), None)
+    assert source.labels == [1] * 9
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "image", "list"])
