@@ -25,8 +25,10 @@ _FREE = {
     "dist_timeout", "preempt_signal", "dist_eval", "feature_dir", *NO_FLAGS,
 }  # fmt: skip
 
-# Those that say which images a number is of.
-_IMAGES = {"ffcv", "data_path", "val", "label_field", "image_field", "value_range", "max_pixels"}
+# Those that say which images a number is of, and what these show.
+_IMAGES = {
+    "ffcv", "data_path", "val", "label_field", "image_field", "value_range", "max_pixels", "crop",
+}  # fmt: skip
 
 _OTHER_SETTINGS = "resumed with other settings than before"
 
