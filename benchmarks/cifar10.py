@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.harness import conditions, out_file, table, write_json
+from fastimae.engine.launcher import without_ranks
 from fastimae.flags import OnceParser
 
 
@@ -45,7 +47,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{run.script} {shlex.join(run.arguments)}", file=sys.stderr, flush=True)
             function = {"fastimae-train": "train", "fastimae-eval": "evaluate"}[run.script]
             code = f"import sys; from fastimae.cli import {function}; sys.exit({function}())"
-            subprocess.run([sys.executable, "-c", code, *run.arguments], check=True)
+            subprocess.run(
+                [sys.executable, "-c", code, *run.arguments],
+                env=without_ranks(os.environ), check=True,
+            )  # fmt: skip
     report |= {
         "commands": [f"{run.script} {shlex.join(run.arguments)}" for run in runs],
         "curves": {run.name: curve(run.result.parent) for run in trainings(options)},

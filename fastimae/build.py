@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import uuid
 from pathlib import Path
 
 import torch
@@ -21,13 +20,13 @@ from fastimae.config import (
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
-from fastimae.engine.files import CONVERTED_WITH, RUN
+from fastimae.engine.files import CONVERTED_WITH, EFFECTIVE_BATCH, RUN, args_in
 from fastimae.engine.leftovers import PICTURE, make_room
-from fastimae.engine.optim import Schedule, build_optimizer, scaled_lr
+from fastimae.engine.optim import Schedule, build_optimizer, peak_lr, size_of_step
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.peak import peak_rate
 from fastimae.engine.precision import resolve_precision
-from fastimae.engine.resume import go_on
+from fastimae.engine.resume import go_on, new_run
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.evaluate.trained import conversion
@@ -159,8 +158,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     prepare_objective(objective, config, world.device, precision, loader)
     with world.watched():
         parallel = parallelise(objective, world, optim.parallel, precision)
-    effective = optim.batch_size * optim.accum_iter * world.size
-    lr = optim.lr if optim.lr is not None else scaled_lr(optim.blr, effective)
+    step, lr = size_of_step(optim, world), peak_lr(optim, world)
     picture = run.output_dir / PICTURE if world.is_main else None
     trainer = Trainer(
         objective=objective,
@@ -187,7 +185,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         world=world,
         output_dir=run.output_dir,
         log_dir=run.log_dir,
-        args={**settings, **conversion(settings), RUN: uuid.uuid4().hex[:12]},
+        args={**settings, **step, **conversion(settings), RUN: new_run()},
         draw=functools.partial(save_reconstruction, objective, picture),
         parallel=parallel,
         cores=cores,
@@ -203,7 +201,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(
         "%s, %.1f M parameters, on %s in %s; effective batch %d, lr %.3g, %d steps an epoch",
-        config.model.model, parameters / 1e6, world.device, precision, effective, lr,
+        config.model.model, parameters / 1e6, world.device, precision, step[EFFECTIVE_BATCH], lr,
         trainer.updates_per_epoch,
     )  # fmt: skip
     return trainer
@@ -229,14 +227,12 @@ def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
     if path:
         content = load_checkpoint(path)
         go_on(trainer, content, path, "--init")
-        before = content["args"]
-        trainer.args[RUN] = before.get(RUN, trainer.args[RUN])
-        if CONVERTED_WITH in before:
+        if CONVERTED_WITH in (before := args_in(content)):
             trainer.args.setdefault(CONVERTED_WITH, before[CONVERTED_WITH])
     elif config.run.resume:
         log.info("--resume auto: no checkpoint in %s, starting anew", config.run.output_dir)
     if trainer.world.is_main:
-        make_room(config.run.output_dir, config.run.log_dir, path)
+        make_room(config.run.output_dir, config.run.log_dir, path, run=trainer.args[RUN])
 
 
 def _mask_unit(mask_patch_size: int | None, patch_size: int) -> int:

@@ -7,6 +7,7 @@ runs: convert, pre-train a small i-MAE, stop it in the middle, resume it, look a
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastimae.engine.launcher import stands_aside, without_ranks
 from fastimae.flags import OnceParser
 from fastimae.folders import FolderError
 from fastimae.locks import folder_to_write
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="a folder of images (default: made here)")
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
     options = parser.parse_args(arguments)
+    if stands_aside("the demo"):
+        return 0
     try:
         demo(options.data, options.output_dir)
     except (DemoError, FolderError) as error:
@@ -111,12 +115,13 @@ def run_and_interrupt(command: list[str], run_dir: Path, epochs: int = 2) -> boo
 
 
 def start(command: list[str]) -> subprocess.Popen:
-    """Shows a command line and starts it, from the environment that this Python belongs to."""
+    """Shows a command line and starts it, from the environment that this Python belongs to, and
+    as one process, whatever a launcher told this one."""
     say(f"$ {shlex.join(command)}")
     program = Path(sys.executable).with_name(command[0])
     if not program.is_file():
         raise DemoError(f"{program} is not installed: make setup")
-    return subprocess.Popen([program, *command[1:]])
+    return subprocess.Popen([program, *command[1:]], env=without_ranks(os.environ))
 
 
 def finish(process: subprocess.Popen, command: list[str]) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 import math
 import mmap
 import multiprocessing
@@ -24,6 +25,7 @@ import multiprocessing.queues
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -38,6 +40,9 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import for_data_loader
 from fastimae.loaders.processes import heed_the_parent_alone, signals_held_back, why_not_started
 
+log = logging.getLogger("fastimae")
+warnings.filterwarnings("ignore", "This DataLoader will create")  # see `check_workers`
+
 _START_METHOD = "fork" if sys.platform == "linux" else None
 """See above. None: as Python likes."""
 AHEAD = 2
@@ -50,12 +55,21 @@ a job that its scheduler suspends for an hour comes back to one long look."""
 
 
 def check_workers(num_workers: int) -> None:
-    """Raise DataError where there is no room for the locks of so many processes: to be called
-    before anything is computed."""
+    """Raise DataError where there is no room for the locks of so many processes, and say where
+    they outnumber the cores: to be called before anything is computed."""
     # DataLoader's queues have three each, and its one event has five.
     needed = 3 * (num_workers + 1) + 5 if num_workers else 0
     with _start_errors(num_workers):
         _ = [multiprocessing.Lock() for _ in range(needed)]
+    if num_workers > (cores := _cores()):
+        log.info("--num_workers %d, with %d core(s) to use: more processes than cores load no "
+                 "faster", num_workers, cores)  # fmt: skip
+
+
+def _cores() -> int:
+    """As torch counts them where it warns of the same."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 class Made(NamedTuple):

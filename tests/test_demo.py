@@ -69,6 +69,26 @@ def test_the_demo_interrupts_resumes_and_names_what_it_made(commands, tmp_path, 
     assert len(list(out.glob("images/*/*.jpg"))) == 2 * len(demo.SHAPES)
 
 
+RANKS = {"RANK": "0", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}
+
+
+def test_its_commands_see_no_launcher(commands, tmp_path, monkeypatch):
+    """Within torchrun or srun they would wait for processes that nobody started."""
+    for name, value in RANKS.items():
+        monkeypatch.setenv(name, value)
+    alone = f"import os\nassert not {set(RANKS)}.intersection(os.environ)\n"
+    commands(alone + TRAINER.format(**GOOD), convert=alone)
+    assert demo.main(["--output_dir", str(tmp_path / "out")]) == 0
+
+
+def test_of_several_processes_the_first_one_shows_it(commands, tmp_path, monkeypatch):
+    for name, value in {**RANKS, "RANK": "1", "SLURM_PROCID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    commands("raise SystemExit('must not run')", convert="raise SystemExit('must not run')")
+    assert demo.main(["--output_dir", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_is_over_before_its_stop_is_not_resumed(commands, tmp_path, capfd):
     done = (
         TRAINER

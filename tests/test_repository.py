@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "machine": set(),
     "folders": set(),
     "locks": {"folders"},
-    "demo": {"flags", "folders", "locks"},
+    "demo": {"engine", "flags", "folders", "locks"},
     "models": {"kernels"},
     "objectives": {"models", "kernels"},
     "engine": {"folders", "locks"},

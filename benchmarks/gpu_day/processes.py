@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.gpu_day.plan import Part
 from benchmarks.harness import ROOT
+from fastimae.engine.launcher import without_ranks
 
 LAST_LINES, LAST_CHARACTERS = 30, 50_000
 POLL_SECONDS = 0.5
@@ -66,7 +67,7 @@ def _started(part: Part, folder: Path) -> Iterator[subprocess.Popen]:
     ):
         process = subprocess.Popen(
             part.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-            start_new_session=True,
+            start_new_session=True, env=without_ranks(os.environ),
         )  # fmt: skip
         try:
             yield process

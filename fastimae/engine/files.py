@@ -25,7 +25,11 @@ CLASSES = "classes"
 """Of a classifier: the names of its classes, in order."""
 CONVERTED_WITH = "converted_with"
 """The range of values that the .beton was converted with that it was trained on."""
-NO_FLAGS = frozenset((RUN, WEIGHTS, CLASSES, CONVERTED_WITH))
+PROCESSES = "processes"
+"""How many it was trained on; --world_size is 1 under most launchers."""
+EFFECTIVE_BATCH = "effective_batch"
+"""Images of an optimizer step, on all processes."""
+NO_FLAGS = frozenset((RUN, WEIGHTS, CLASSES, CONVERTED_WITH, PROCESSES, EFFECTIVE_BATCH))
 
 
 class CheckpointError(Exception):

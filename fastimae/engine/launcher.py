@@ -87,7 +87,7 @@ def stands_aside(command: str) -> bool:
 
 def without_ranks(env: Mapping[str, str]) -> dict[str, str]:
     """The environment of a command that shall be a process of its own, not one of ours."""
-    names = {name for names in _VARIABLES.values() for name in names}
+    names = {_TASKS, *(name for names in _VARIABLES.values() for name in names)}
     return {name: value for name, value in env.items() if name not in names}
 
 

@@ -22,6 +22,8 @@ _BESIDE = ("debug.log",)
 """Goes with a run, and is none by itself."""
 _HALF_WRITTEN = ("checkpoint-*.partial", "log.partial", "results.partial", "reconstruction.partial")
 _PREVIOUS = re.compile(r"previous-(\d+)")
+_MARKED = re.compile(r"\.run-(\w+)$")
+"""See `mark`; earlier versions, and other programs, leave no mark, and are not told apart."""
 
 
 def make_room(
@@ -29,11 +31,21 @@ def make_room(
     log_dir: Path | None = None,
     resumed: Path | None = None,
     keep: Path | None = None,
+    run: str = "",
 ) -> None:
     """Set aside what another run left, but for `keep`; resumed: the checkpoint to go on from, whose
-    run stays."""
+    run stays. run: what tells this run from others, whose curves would run into its own."""
     if resumed is None or resumed.resolve().parent != output_dir.resolve():
         set_aside(output_dir, log_dir, keep)
+    else:
+        place = log_dir or output_dir
+        marks = {file: _MARKED.search(file.name) for file in _found(place, (EVENTS,))}
+        _move([file for file, found in marks.items() if found and found[1] != run], place)
+
+
+def mark(run: str) -> str:
+    """The end of the names of a run's EVENTS."""
+    return f".run-{run}" if run else ""
 
 
 def set_aside(

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from fastimae.engine.distributed import World
+from fastimae.engine.leftovers import mark
 
 ON_THE_BAR = {
     "loss": "loss {:.4f}",
@@ -142,15 +143,17 @@ class Reporter:
     """Writes log.txt (a JSON object an epoch, with MAE's keys), TensorBoard and the bar."""
 
     def __init__(
-        self, world: World, output_dir: Path, log_dir: Path, *, epochs: int, total: int, done: int
-    ) -> None:
-        """epochs, total: of the whole run, in optimizer steps. done: steps already taken."""
+        self, world: World, output_dir: Path, log_dir: Path, *,
+        epochs: int, total: int, done: int, run: str = "",
+    ) -> None:  # fmt: skip
+        """epochs, total: of the whole run, in optimizer steps. done: steps already taken. run: what
+        tells the run from others."""
         self.epochs = epochs
         self.log_file = output_dir / "log.txt"
         self.board = None
         if world.is_main:  # what an earlier process wrote past its last checkpoint is dropped
             purge = round(1000 * epochs * done / total) + 1 if done else None
-            self.board = SummaryWriter(log_dir, purge_step=purge)
+            self.board = SummaryWriter(log_dir, purge_step=purge, filename_suffix=mark(run))
         self.bar = tqdm(
             total=total, initial=done, unit="step", disable=not world.is_main,
             dynamic_ncols=True, smoothing=0.05, mininterval=0.5,

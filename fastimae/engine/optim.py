@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from fastimae.engine.distributed import World
+from fastimae.engine.files import EFFECTIVE_BATCH, PROCESSES
 from fastimae.engine.sharded import laid_out_state
 
 BETAS = (0.9, 0.95)
@@ -35,6 +37,20 @@ class Schedule:
 def scaled_lr(blr: float, effective_batch: int) -> float:
     """The linear scaling rule: blr is the rate of an effective batch of 256 images."""
     return blr * effective_batch / 256
+
+
+def size_of_step(flags: Any, world: World) -> dict[str, int]:
+    """For checkpoints: how many processes there are, and how many images all of them together show
+    in an optimizer step. flags: have batch_size and accum_iter."""
+    images = flags.batch_size * flags.accum_iter * world.size
+    return {PROCESSES: world.size, EFFECTIVE_BATCH: images}
+
+
+def peak_lr(flags: Any, world: World) -> float:
+    """The learning rate after warm-up. flags: have lr, blr, batch_size and accum_iter."""
+    if flags.lr is not None:
+        return flags.lr
+    return scaled_lr(flags.blr, size_of_step(flags, world)[EFFECTIVE_BATCH])
 
 
 def build_optimizer(

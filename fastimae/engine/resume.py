@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastimae.engine.checkpoint import CheckpointError, model_weights
-from fastimae.engine.files import NO_FLAGS, args_in
+from fastimae.engine.files import EFFECTIVE_BATCH, NO_FLAGS, PROCESSES, RUN, args_in
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
@@ -24,8 +25,18 @@ _FREE = {
     "dist_timeout", "preempt_signal", "dist_eval", "feature_dir", *NO_FLAGS,
 }  # fmt: skip
 
-# Those that say which images a number is of.
-_IMAGES = {"ffcv", "data_path", "val", "label_field", "image_field", "value_range", "max_pixels"}
+# Those that say which images a number is of, and what these show.
+_IMAGES = {
+    "ffcv", "data_path", "val", "label_field", "image_field", "value_range", "max_pixels", "crop",
+}  # fmt: skip
+
+_OTHER_SETTINGS = "resumed with other settings than before"
+
+# What of a step may change though no flag does.
+_OF_A_STEP = {PROCESSES: "processes", EFFECTIVE_BATCH: "effective batch"}
+
+# What a loader's state says of the data: see `EpochSteps.state`, and `Validated` of the last.
+_DATA = ("samples", "data", "val")
 
 _NO_ENCODER = "a linear probe"
 _UNKNOWN = "a model of another kind"
@@ -41,6 +52,11 @@ _KINDS = (
 )
 
 
+def new_run() -> str:
+    """What tells a run from all others."""
+    return uuid.uuid4().hex[:12]
+
+
 def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: str) -> None:
     """Take the trainer to where a checkpoint was saved, and say so.
 
@@ -49,8 +65,12 @@ def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: s
     --epochs; DataError as loaders do.
     """
     trainer.load_state_dict(content, path, weights_flag)
-    if trainer.world.is_main:
-        _warn_of_changes(content["args"], trainer.args)
+    before = args_in(content)
+    if changed := [*_changes(before, trainer.args), *_changes_of_step(before, trainer.args)]:
+        told = "a finished run keeps its settings" if trainer.finished else _OTHER_SETTINGS
+        if trainer.world.is_main:
+            log.warning("%s: %s", told, ", ".join(changed))
+    trainer.args.update({RUN: before[RUN]} if RUN in before else {})
     if trainer.finished:
         log.info("%s is of a finished run: a larger --epochs goes on from it", path)
     else:
@@ -108,16 +128,25 @@ def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
         )
 
 
-def check_result_stands(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
+def check_result_stands(trainer: Trainer, content: Mapping[str, Any], path: Path) -> None:
     """Raise CheckpointError where a finished run, whose numbers are in its checkpoint, was given
     other images: the numbers would be given out as theirs."""
     images = {name: value for name, value in trainer.args.items() if name in _IMAGES}
-    changed = _changes(content["args"], images)
+    before, now = content["loader"], trainer.loader.state_dict()
+    changed = _changes(args_in(content), images)
+    if any(before.get(name, now.get(name)) != now.get(name) for name in _DATA):
+        changed = changed or ["the files hold others than before"]
     if trainer.finished and changed:
         raise CheckpointError(
             f"--resume {path} is of a finished run: its numbers are not of these images "
             f"({', '.join(changed)}); make --epochs larger, or choose another --output_dir"
         )
+
+
+def other_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of before that a run would not be the same without, where they were others."""
+    told = before.keys() & now.keys() - _FREE
+    return {name: before[name] for name in sorted(told) if before[name] != now[name]}
 
 
 def _kind(names: Collection[str]) -> str:
@@ -137,14 +166,16 @@ def _origin(content: Mapping[str, Any]) -> str:
     return "" if isinstance(content.get("args", {}), dict) else " of MAE's code"
 
 
-def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    if changed := _changes(before, now):
-        log.warning("resumed with other settings than before: %s", ", ".join(changed))
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    different = other_settings(before, now)
+    return [f"--{name} {value} -> {now[name]}" for name, value in different.items()]
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return sorted(
-        f"--{name} {before[name]} -> {now[name]}"
-        for name in before.keys() & now.keys() - _FREE
-        if before[name] != now[name]
-    )
+def _changes_of_step(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """As far as a checkpoint tells: earlier versions did not note that."""
+    names = [name for name in _OF_A_STEP if name in before and name in now]
+    different = [name for name in names if before[name] != now[name]]
+    changed = [f"{_OF_A_STEP[name]} {before[name]} -> {now[name]}" for name in different]
+    if EFFECTIVE_BATCH in different and now.get("lr") is None:
+        changed.append("and with that the rate, --blr x effective batch / 256")
+    return changed

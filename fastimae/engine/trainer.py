@@ -15,6 +15,7 @@ from torch import nn
 from fastimae.engine.checkpoint import FORMAT, LAST, CheckpointError, load_weights, save_checkpoint
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
+from fastimae.engine.files import RUN
 from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
 from fastimae.engine.optim import Schedule, load_optimizer, optimizer_state
@@ -121,7 +122,7 @@ class Trainer:
         done = self.epoch * self.updates_per_epoch + self.update
         self.reporter = Reporter(
             self.world, self.output_dir, self.log_dir,
-            epochs=self.plan.epochs, total=total, done=done,
+            epochs=self.plan.epochs, total=total, done=done, run=self.args.get(RUN, ""),
         )  # fmt: skip
         self.reporter.forget_from(self.epoch)
         self.cores.pin()

@@ -9,6 +9,7 @@ import copy
 import functools
 import hashlib
 import logging
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -25,7 +26,7 @@ from torchvision.transforms import functional as transforms
 from fastimae.loaders import BetonReader
 from fastimae.loaders.decode import reason_for
 from fastimae.loaders.describe import describe
-from fastimae.loaders.epoch_steps import Read
+from fastimae.loaders.epoch_steps import Read, digest_of
 from fastimae.loaders.imagefolder import scan_folder
 from fastimae.loaders.limits import max_pixels, value_range
 from fastimae.loaders.pillow_loader import open_sample
@@ -83,11 +84,18 @@ class Images(Dataset[tuple[Image.Image, int]]):
         not for other names of classes."""
         return _digest(self._files, self.labels.tobytes())
 
+    @functools.cached_property
+    def as_tested(self) -> int:
+        """Another number for other images, labels or views, wherever they lie: see `digest_of`."""
+        view = self.whole, max_pixels(), value_range()
+        return zlib.crc32(repr(view).encode(), digest_of(self.labels, self.read))
+
     def with_labels(self, labels: NDArray[np.int64], classes: list[str]) -> Images:
         """The same images with other labels, int64 [N], named by `classes`."""
         images = copy.copy(self)
         images.labels, images.classes = labels, classes
-        images.__dict__.pop("fingerprint", None)
+        for digest in ("fingerprint", "as_tested"):
+            images.__dict__.pop(digest, None)
         return images
 
     def __len__(self) -> int:

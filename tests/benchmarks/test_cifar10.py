@@ -43,9 +43,11 @@ def test_the_commands_are_understood(flags):
 
 def test_what_is_finished_is_not_run_again(flags, monkeypatch, tmp_path):
     started = []
+    monkeypatch.setenv("RANK", "0")
 
-    def run(command, check):
+    def run(command, check, env):
         started.append(command)
+        assert "RANK" not in env  # a launcher's, of whoever started this
         (done,) = [r for r in everything if [*r.arguments] == command[3:]]
         done.result.parent.mkdir(exist_ok=True, parents=True)
         rows = [

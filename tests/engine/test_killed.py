@@ -30,7 +30,9 @@ def test_survivors_end_by_themselves_with_one_line(ranks):
 
 
 def test_a_killed_run_resumes_to_the_same_weights(ranks):
-    assert ranks.report["revived"]["codes"] == [0], ranks.output("revived", 0)
+    output = ranks.output("revived", 0)
+    assert ranks.report["revived"]["codes"] == [0], output
+    assert ", processes 2 -> 1" in output and "effective batch" not in output.split("settings")[1]
     alone, revived = (
         load_checkpoint(ranks.folder / name / "checkpoint-last.pth")
         for name in ("alone", "revived")

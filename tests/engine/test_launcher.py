@@ -7,7 +7,13 @@ import sys
 import pytest
 
 from fastimae import cli
-from fastimae.engine.launcher import Launched, launched, started, without_ranks
+from fastimae.engine.launcher import (
+    Launched,
+    is_script_of_many,
+    launched,
+    started,
+    without_ranks,
+)
 from fastimae.evaluate.command import TASKS
 
 BATCH = {
@@ -85,6 +91,7 @@ def test_what_cannot_be_is_named(env, words):
 def test_a_command_of_its_own_is_launched_by_nobody(env):
     assert started(without_ranks(env)) is None
     assert without_ranks({"HOME": "x", **env})["HOME"] == "x"
+    assert not is_script_of_many(without_ranks({**BATCH, **env}))
 
 
 ONE_PROCESS = {

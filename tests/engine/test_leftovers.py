@@ -3,10 +3,13 @@
 import threading
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fastimae import cli
+from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.claim import claimed
 from fastimae.engine.distributed import World
-from fastimae.engine.leftovers import set_aside
+from fastimae.engine.leftovers import make_room, mark, set_aside
 from fastimae.folders import FolderError
 from fastimae.locks import InUse, folder_to_write
 
@@ -75,6 +78,38 @@ def test_tensorboards_files_elsewhere_are_kept_apart(tmp_path):
     fill(run, [event], "same folder")
     set_aside(run, run)
     assert files(run) == {f"previous-1/{event}": "same folder"}
+
+
+def test_a_resumed_run_goes_on_without_the_curves_of_another(tmp_path):
+    """Its own stay, and so do those without a mark, which earlier versions wrote."""
+    run, board = tmp_path / "run", tmp_path / "board"
+    event = "events.out.tfevents.1.host.2.0"
+    own, other = event + mark("0123456789ab"), event + mark("ba9876543210")
+    fill(run, ["log.txt", own], "own")
+    fill(board, [event, own, other, "another.txt"], "x")
+    for _ in range(2):
+        make_room(run, board, run / "checkpoint-last.pth", run="0123456789ab")
+    kept = {event: "x", own: "x", "another.txt": "x", f"previous-1/{other}": "x"}
+    assert files(board) == kept and files(run) == {"log.txt": "own", own: "own"}
+
+
+def test_two_runs_that_take_turns_at_one_log_dir_have_curves_of_their_own(tmp_path):
+    board = tmp_path / "board"
+    command = "--synthetic --synthetic_samples 8 --num_workers 0 --device cpu --precision fp32 "
+    command += "--model mae_vit_nano_patch16 --input_size 32 --batch_size 4 --warmup_epochs 0 "
+    command += f"--vis_freq 0 --log_dir {board}"
+    for name, epochs in (("a", 1), ("b", 2), ("a", 3)):
+        flags = f"{command} --epochs {epochs} --output_dir {tmp_path / name} --resume auto"
+        assert cli.train(flags.split()) == 0
+    runs = {
+        name: load_checkpoint(tmp_path / name / "checkpoint-last.pth")["args"]["run"]
+        for name in "ab"
+    }
+    names = [path.name for path in board.glob("events*")]
+    assert names and all(name.endswith(mark(runs["a"])) for name in names)
+    steps = [event.step for event in EventAccumulator(str(board)).Reload().Scalars("lr")]
+    assert steps[-1] == 3000 and steps == sorted(set(steps))
+    assert any(board.glob(f"previous-*/*{mark(runs['b'])}"))
 
 
 def test_an_evaluation_under_way_keeps_the_run_in_its_place(tmp_path):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import LossMeter
+from fastimae.engine.optim import peak_lr, size_of_step
 from fastimae.engine.resume import go_on
 from fastimae.engine.statistics import load_statistics
 from fastimae.models import create_model
@@ -142,6 +143,57 @@ def test_fewer_epochs_than_are_done_is_one_line(tmp_path):
         resumed(tmp_path, epochs=2)
     with pytest.raises(CheckpointError, match=r"past --epochs 1, .*: make --epochs larger"):
         resumed(tmp_path, epochs=1)
+
+
+def step_of(batch_size, accum_iter, processes, lr=None):
+    """Settings, as checkpoints have them."""
+    flags = Namespace(batch_size=batch_size, accum_iter=accum_iter)
+    step = size_of_step(flags, World(0, processes, CPU.device))
+    return {"lr": lr, "blr": 1e-3, "batch_size": batch_size, "accum_iter": accum_iter, **step}
+
+
+RATE = ", and with that the rate, --blr x effective batch / 256"
+STEPS = {
+    "processes": (step_of(4, 1, 8), step_of(4, 1, 2),
+                  f": processes 8 -> 2, effective batch 32 -> 8{RATE}"),
+    "the same images": (step_of(4, 1, 8), step_of(4, 4, 2),
+                        ": --accum_iter 1 -> 4, processes 8 -> 2"),
+    "a flag": (step_of(4, 1, 2), step_of(8, 1, 2),
+               f": --batch_size 4 -> 8, effective batch 8 -> 16{RATE}"),
+    "a rate of its own": (step_of(4, 1, 8, 0.1), step_of(4, 1, 2, 0.1),
+                          ": processes 8 -> 2, effective batch 32 -> 8"),
+    "nothing": (step_of(4, 1, 8), step_of(4, 1, 8), None),
+    "unknown": ({"lr": None, "blr": 1e-3}, step_of(4, 1, 8), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_another_size_of_step_is_named_though_no_flag_changed(tmp_path, caplog, name):
+    before, now, said = STEPS[name]
+    run = stopped(tmp_path, 3)
+    run.args.clear()
+    run.args.update(before)
+    run._save()
+    run = trainer(tmp_path)
+    run.args = dict(now)
+    go_on(run, load_checkpoint(tmp_path / LAST), tmp_path / LAST, "--init")
+    lines = [line for line in caplog.messages if "settings" in line]
+    assert lines == ([f"resumed with other settings than before{said}"] if said else [])
+
+
+def test_a_rate_follows_the_effective_batch():
+    flags = Namespace(batch_size=64, accum_iter=2, lr=None, blr=1.5e-4)
+    assert peak_lr(flags, World(0, 4, CPU.device)) == pytest.approx(1.5e-4 * 512 / 256)
+    assert peak_lr(Namespace(**{**vars(flags), "lr": 0.3}), World(0, 4, CPU.device)) == 0.3
+
+
+def test_settings_in_a_namespace_are_read_like_others(tmp_path, caplog):
+    stopped(tmp_path, 3)
+    content = load_checkpoint(tmp_path / LAST)
+    content["args"] = Namespace(batch_size=9, run="0123456789ab")
+    run = trainer(tmp_path)
+    go_on(run, content, tmp_path / LAST, "--init")
+    assert "--batch_size 9 -> 4" in caplog.text and run.args["run"] == "0123456789ab"
 
 
 class Drawing(Squares):

@@ -257,6 +257,22 @@ def test_the_kept_best_is_of_the_run_that_goes_on(toy, tmp_path, capsys):
     assert kept["metrics"]["test_acc1"] == numbers_of(folder)["best_acc1"]
 
 
+def test_a_finished_run_keeps_the_settings_of_its_numbers(toy, capsys):
+    flags = ["--epochs", 1, "--resume", "auto"]
+    folder = run(toy, "kept", *flags)
+    first = json.loads((folder / "results.json").read_text())
+    run(toy, "kept", *flags, "--layer_decay", 0.5, "--mixup", 0.8, "--min_crop", 0.3)
+    again = json.loads((folder / "results.json").read_text())
+    assert {**again, "date": first["date"]} == first
+    assert "keeps its settings: --layer_decay 0.75 -> 0.5, --min_crop" in capsys.readouterr().err
+    _, options = toy
+    whole = ["--crop", "none", "--output_dir", str(folder), *map(str, flags)]
+    assert evaluate(["finetune", *options, *whole]) == 2  # what the test images show
+    assert "are not of these images (--crop random -> none)" in capsys.readouterr().err
+    run(toy, "kept", "--resume", "auto", "--layer_decay", 0.5, "--epochs", 2)
+    assert json.loads((folder / "results.json").read_text())["settings"]["layer_decay"] == 0.5
+
+
 @pytest.mark.parametrize("task", ["finetune", "linear"])
 def test_files_of_another_kind_are_named_with_the_flag_that_takes_them(toy, tmp_path, capsys, task):
     root, options = toy

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -181,3 +182,89 @@ def test_a_finished_run_gives_its_numbers_out_as_nothing_else(options, tmp_path)
         linear.run(other)
     linear.run(dataclasses.replace(other, epochs=3))
     assert numbers_of(run)["epochs"] == 3
+
+
+def results_of(options):
+    return json.loads((options.output_dir / "results.json").read_text())
+
+
+def test_a_finished_run_keeps_the_settings_of_its_numbers(options, caplog):
+    run = options(epochs=2)
+    linear.run(run)
+    first = results_of(run)
+    other = dataclasses.replace(
+        run, resume="auto", lr=0.5, accum_iter=3, min_lr=1e-3, opt="lars", log_steps=7
+    )
+    with pytest.raises(CheckpointError, match="with --opt sgd: --opt lars cannot"):
+        linear.run(other)
+    linear.run(dataclasses.replace(other, opt="sgd"))
+    again = results_of(run)
+    assert again["numbers"] == first["numbers"]
+    expected = {**first["settings"], "resume": "auto", "log_steps": 7}
+    assert again["settings"] == expected
+    line = "a finished run keeps its settings: --accum_iter 1 -> 3, --lr 0.1 -> 0.5, --min_lr "
+    assert line in caplog.text
+    linear.run(dataclasses.replace(other, opt="sgd", epochs=3))
+    assert (results_of(run)["settings"]["lr"], results_of(run)["numbers"]["epochs"]) == (0.5, 3)
+
+
+def test_a_run_that_ends_where_it_stopped_had_the_epochs_of_before(options, monkeypatch):
+    """Its rates were those of a longer training."""
+    run = options(epochs=4, resume="auto")
+    with monkeypatch.context() as patch:
+        calls, real = [], linear.Classification.forward
+
+        def stop(self, batch):
+            calls.append(1)
+            if len(calls) == 30:  # the last of the second epoch
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, batch)
+
+        patch.setattr(linear.Classification, "forward", stop)
+        linear.run(run)
+    linear.run(dataclasses.replace(run, epochs=2))
+    found = results_of(run)
+    assert (found["numbers"]["epochs"], found["settings"]["epochs"]) == (2, 4)
+
+
+def test_the_best_is_that_of_one_test_set(options, monkeypatch, caplog):
+    """After a change of --val, of the epochs that were tested on the new one."""
+    run = options(epochs=2, resume="auto")
+    linear.run(run)
+    assert numbers_of(run)["best_acc1"] > 50
+    wrong = Features(rows=DATA.val.rows, labels=(DATA.val.labels + 1) % 5)  # always worse
+    harder = dataclasses.replace(DATA, val=wrong, tested_on=1)
+    monkeypatch.setattr(linear, "probe_data", lambda *_: harder)
+    linear.run(dataclasses.replace(run, epochs=4))
+    lines = [json.loads(line) for line in (run.output_dir / "log.txt").read_text().splitlines()]
+    assert numbers_of(run)["best_acc1"] == max(line["test_acc1"] for line in lines[2:]) < 50
+    kept = load_checkpoint(run.output_dir / "checkpoint-best.pth")
+    assert kept["epoch"] == numbers_of(run)["best_epoch"] >= 2
+    assert caplog.text.count("other images to test on than before") == 1
+    linear.run(dataclasses.replace(run, epochs=5))
+    assert caplog.text.count("other images to test on than before") == 1
+
+
+@pytest.mark.parametrize("task", ["linear", "finetune"])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_other_files_in_the_same_folder_are_other_images(tmp_path, capsys, task, part):
+    """A finished run's numbers would be given out as theirs, by no flag's change."""
+    save_mae(tmp_path / "mae.pth", depth=1)
+    save_splits(tmp_path / "data", 8)
+    command = [task, "--checkpoint", str(tmp_path / "mae.pth"), "--num_workers", "0"]
+    command += ["--data_path", str(tmp_path / "data"), "--device", "cpu", "--batch_size", "12"]
+    command += ["--warmup_epochs", "0", "--resume", "auto"]
+    assert evaluate([*command, "--epochs", "1"]) == 0
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "data")
+    shutil.move(tmp_path / "copy", tmp_path / "data")  # the same data
+    assert evaluate([*command, "--epochs", "1"]) == 0
+    some = sorted((tmp_path / "data" / part / "a_red").iterdir())
+    shutil.copy(some[1], some[0])  # the first of 16 that are looked at
+    capsys.readouterr()
+    assert evaluate([*command, "--epochs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "numbers are not of these images (the files hold others than before)" in said
+    assert evaluate([*command, "--epochs", "2"]) == 0
+    said, of = capsys.readouterr().err, {"train": "goes on with other data", "val": "to test on"}
+    assert of[part] in said

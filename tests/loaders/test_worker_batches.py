@@ -57,6 +57,33 @@ def test_where_workers_share_no_memory_pixels_are_sent(monkeypatch):
         assert np.array_equal(pixels, np.random.default_rng(step).integers(0, 256, SHAPE))
 
 
+CROWDED = """
+import os, sys
+from fastimae.loaders import create_loader
+
+os.sched_getaffinity = lambda process: {0}
+with create_loader(
+    data_path=sys.argv[1], batch_size=8, mix_group=0, input_size=(24, 32), num_workers=2,
+) as loader:
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        assert len(list(loader)) == 5
+"""
+
+
+def test_more_workers_than_cores_are_one_line_of_ours(data, monkeypatch, caplog):
+    """torch's is four lines long, and names no flag."""
+    command = [sys.executable, "-c", CROWDED, str(data.folder)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0 and "DataLoader" not in run.stderr, run.stderr
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with caplog.at_level("INFO", "fastimae"):
+        worker_batches.check_workers(1)
+        worker_batches.check_workers(3)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("--num_workers 3, with 1 core(s) to use")
+
+
 FULL = """
 import sys, torch
 from fastimae.loaders import create_loader

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
-from fastimae.loaders.epoch_steps import EpochSteps, Read, digest_of
+from fastimae.loaders.epoch_steps import EpochSteps
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,15 +97,15 @@ class EpochLoader(abc.ABC):
         world: World,
         seed: int,
         accum_iter: int = 1,
-        read: Read | None = None,
+        data: int,
     ) -> None:
-        """labels: int64 [N]. batch_size: of one rank. read: see `digest_of`. Raises ConfigError if
-        a step is more than all samples."""
+        """labels: int64 [N]. batch_size: of one rank. data: `digest_of` the samples. Raises
+        ConfigError if a step is more than all samples."""
         check_step(len(labels), batch_size, world, accum_iter)
         self.batch_size, self.world, self.seed = batch_size, world, seed
         self.epoch_steps = EpochSteps(
             samples=len(labels),
-            data=digest_of(labels, read),
+            data=data,
             stride=batch_size * world.size,
             accum_iter=accum_iter,
         )

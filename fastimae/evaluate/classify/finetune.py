@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,12 +38,17 @@ from fastimae.evaluate.classify.finetune_options import (
     check_finetune,
     check_pooling,
 )
-from fastimae.evaluate.classify.training import check_apart, train, training_numbers
+from fastimae.evaluate.classify.training import (
+    check_apart,
+    settings_of,
+    train,
+    training_numbers,
+)
 from fastimae.evaluate.classify.transforms import build_mixup, training_transform
 from fastimae.evaluate.classify.validation import Validated, validate
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import Images, center_batches
-from fastimae.evaluate.options import joined, plain, results_folder
+from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import save_results
 from fastimae.evaluate.trained import conversion, training_of
@@ -57,6 +62,16 @@ __all__ = ["RECIPES", "FinetuneOptions", "run"]
 log = logging.getLogger("fastimae")
 
 
+class _Found(NamedTuple):
+    """For results.json."""
+
+    numbers: dict[str, Any] | None
+    origin: dict[str, Any]
+    """Where the weights are from."""
+    of: FinetuneOptions
+    """What the numbers were made with."""
+
+
 def run(options: FinetuneOptions) -> None:
     """Write log.txt, checkpoints and results.json with acc1 and acc5; --eval: eval/results.json."""
     check_finetune(options)
@@ -68,18 +83,17 @@ def run(options: FinetuneOptions) -> None:
         ) as folder,
     ):  # fmt: skip
         work = _evaluate if options.eval else _train
-        numbers, origin = work(options, world, folder)
+        numbers, origin, of = work(options, world, folder)
         if numbers and world.is_main:
-            of = dataclasses.replace(options, checkpoint=options.source())
+            of = dataclasses.replace(of, checkpoint=options.source())
             path = save_results(folder, "finetune", numbers, of, origin=origin)
             log.info("finetune: acc1 %.2f %%, acc5 %.2f %%; %s",
                      numbers["acc1"], numbers["acc5"], path)  # fmt: skip
 
 
-def _train(
-    options: FinetuneOptions, world: World, folder: Path
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Numbers of a finished run, None of a stopped one; and where its first weights are from."""
+def _train(options: FinetuneOptions, world: World, folder: Path) -> _Found:
+    """Of a finished run; without numbers of a stopped one. The origin is that of its first
+    weights."""
     check_apart(options, folder)
     options.settle_crops(training_of(options.checkpoint))
     encoder = load_encoder(
@@ -96,7 +110,7 @@ def _train(
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     objective.to(world.device)
     precision = resolve_precision(options.precision, world.device)
-    asked, settings = plain(options), _settings(encoder, student)
+    asked, settings = settings_of(options, world), _settings(encoder, student)
     begun = {WEIGHTS: origin[WEIGHTS], CLASSES: images.classes or []}
     args = {**asked, **conversion(asked), **settings, **begun}
     loader = Validated(
@@ -107,6 +121,7 @@ def _train(
         precision=precision,
         output_dir=folder,
         args=args,
+        tested_on=val.as_tested,
     )
     lr = options.peak_lr(world)
     optimizer = torch.optim.AdamW(
@@ -114,17 +129,16 @@ def _train(
     )
     log.info("%d classes, %d images to train on, %d to test; lr %.3g, %s on %s",
              classes, len(images), len(val), lr, precision, world.device)  # fmt: skip
-    finished = train(
+    trained = train(
         options, objective, loader, optimizer, world, folder, precision=precision, args=args
     )
-    return {**training_numbers(loader), "classes": classes} if finished else None, origin
+    numbers = {**training_numbers(loader), "classes": classes} if trained else None
+    return _Found(numbers, origin, trained or options)
 
 
-def _evaluate(
-    options: FinetuneOptions, world: World, _: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """acc1, acc5 and loss of the classifier that --resume names, else of the best one, all that is
-    needed is read from its file; and where its weights are from."""
+def _evaluate(options: FinetuneOptions, world: World, _: Path) -> _Found:
+    """acc1, acc5 and loss of the classifier that --resume names, else of the best one: all that is
+    needed is read from its file."""
     path = options.source()
     options.settle_crops(training_of(path))
     encoder, weights = load_classifier(path, **options.of_model())
@@ -139,7 +153,7 @@ def _evaluate(
     precision = resolve_precision(options.precision, world.device)
     numbers = validate(student, batches, world, precision)
     found = {name.removeprefix("test_"): value for name, value in numbers.items()}
-    return {**found, "classes": classes}, origin
+    return _Found({**found, "classes": classes}, origin, options)
 
 
 def _tell_of_windows(options: FinetuneOptions, images: Images, size: tuple[int, int]) -> None:

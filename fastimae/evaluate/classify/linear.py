@@ -29,12 +29,13 @@ from fastimae.evaluate.classify.training import (
     TrainingOptions,
     check_apart,
     check_training,
+    settings_of,
     train,
     training_numbers,
 )
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.images import Images
-from fastimae.evaluate.options import joined, plain, results_folder
+from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
 
 log = logging.getLogger("fastimae")
@@ -86,7 +87,7 @@ class FeatureLoader(EpochLoader):
     """Batches of features that lie on the device."""
 
     def __init__(self, features: Features, *, world: World, **settings: int) -> None:
-        """settings: of `EpochLoader`."""
+        """settings: the rest of `EpochLoader`'s."""
         super().__init__(features.labels.cpu().numpy(), world=world, **settings)
         self.rows = features.rows.to(world.device)
         self.labels = features.labels.to(world.device)
@@ -107,12 +108,12 @@ def run(options: LinearOptions) -> None:
         check_apart(options, folder)
         data = probe_data(options, world, folder)
         begun = {WEIGHTS: data.origin.get(WEIGHTS), CLASSES: list(data.class_names)}
-        args = {**plain(options), **begun}
+        args = {**settings_of(options, world), **begun}
         objective = Classification(build_probe(data, options.seed)).to(world.device)
         loader = Validated(
             FeatureLoader(
                 data.train, world=world, batch_size=options.batch_size, seed=options.seed,
-                accum_iter=options.accum_iter,
+                accum_iter=options.accum_iter, data=data.learned_from,
             ),
             objective.student,
             lambda: _share(data.val, world),
@@ -120,15 +121,16 @@ def run(options: LinearOptions) -> None:
             precision="fp32",
             output_dir=folder,
             args=args,
+            tested_on=data.tested_on,
         )  # fmt: skip
         optimizer = build_optimizer(objective, options, options.peak_lr(world))
-        finished = train(
+        trained = train(
             options, objective, loader, optimizer, world, folder,
             precision="fp32", args=args, keep=options.features(),
         )  # fmt: skip
-        if finished and world.is_main:
+        if trained and world.is_main:
             numbers = {**training_numbers(loader), **data.sizes()}
-            path = save_results(folder, "linear", numbers, options, origin=data.origin)
+            path = save_results(folder, "linear", numbers, trained, origin=data.origin)
             log.info("linear: acc1 %.2f %%, acc5 %.2f %%; %s",
                      numbers["acc1"], numbers["acc5"], path)  # fmt: skip
 

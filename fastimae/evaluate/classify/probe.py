@@ -16,6 +16,7 @@ from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, prepare_folder
+from fastimae.loaders.epoch_steps import digest_of
 
 MAX_BATCH = 512
 """Images whose features are computed at once, however large a probe's batch is."""
@@ -60,6 +61,10 @@ class ProbeData:
     """Of the encoder: see `origin_of`."""
     class_names: Sequence[str] = ()
     """Empty where they are not known."""
+    learned_from: int = 0
+    """`digest_of` the images to train on."""
+    tested_on: int = 0
+    """`Images.as_tested` of those to test on."""
 
     def sizes(self) -> dict[str, Any]:
         """For results.json."""
@@ -103,4 +108,6 @@ def probe_data(options: ProbeOptions, world: World, folder: Path) -> ProbeData:
         classes=classes,
         class_names=train.classes or [],
         origin=origin,
+        learned_from=digest_of(train.labels, train.read),
+        tested_on=val.as_tested,
     )

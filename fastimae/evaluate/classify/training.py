@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError, find_resume, load_checkpoint
 from fastimae.engine.distributed import World
+from fastimae.engine.files import RUN, args_in
 from fastimae.engine.leftovers import make_room
-from fastimae.engine.optim import Schedule, scaled_lr
+from fastimae.engine.optim import Schedule, peak_lr, size_of_step
 from fastimae.engine.parallel import parallelise
-from fastimae.engine.resume import check_result_stands, go_on
+from fastimae.engine.resume import check_result_stands, go_on, new_run, other_settings
 from fastimae.engine.trainer import Plan, Trainer
 from fastimae.evaluate.class_names import check_same_classes
 from fastimae.evaluate.classify.classification import Classification
@@ -76,8 +78,7 @@ class TrainingOptions(EvalOptions):
 
     def peak_lr(self, world: World) -> float:
         """The learning rate after warm-up."""
-        effective = self.batch_size * self.accum_iter * world.size
-        return self.lr if self.lr is not None else scaled_lr(self.blr, effective)
+        return peak_lr(self, world)
 
 
 def check_training(options: TrainingOptions) -> None:
@@ -89,6 +90,11 @@ def check_training(options: TrainingOptions) -> None:
         )
     if options.resume not in ("", "auto") and not Path(options.resume).exists():
         raise CheckpointError(f"--resume: there is no checkpoint {options.resume}")
+
+
+def settings_of(options: TrainingOptions, world: World) -> dict[str, Any]:
+    """For checkpoints: the options, what a step is, and which run it is."""
+    return {**plain(options), **size_of_step(options, world), RUN: new_run()}
 
 
 def check_apart(options: TrainingOptions, folder: Path) -> None:
@@ -108,14 +114,14 @@ def train(
     folder: Path,
     *,
     precision: str,
-    args: dict[str, Any] | None = None,
+    args: dict[str, Any],
     keep: Path | None = None,
-) -> bool:
-    """Train to the end, from where --resume says. Returns False where a signal ended it early.
+) -> TrainingOptions | None:
+    """Train to the end, from where --resume says. Returns the options that it was trained with,
+    which are those of before if nothing was left to do; None where a signal ended it early.
 
-    args: settings for checkpoints, the options unless given. keep: what has been made for this run,
-    which stays where files of an earlier one are moved. Raises CheckpointError,
-    NonFiniteLoss.
+    args: for checkpoints, see `settings_of`. keep: what has been made for this run, which stays
+    where files of an earlier one are moved. Raises CheckpointError, NonFiniteLoss.
     """
     with world.watched():
         parallel = parallelise(objective, world, "ddp", precision)
@@ -135,16 +141,17 @@ def train(
         world=world,
         output_dir=folder,
         log_dir=options.log_dir,
-        args=args or plain(options),
+        args=args,
         parallel=parallel,
         seed=options.seed,
     )  # fmt: skip
     trainer.epoch = options.start_epoch
-    _resume_or_begin(trainer, options.resume, folder, keep)
+    before = _resume_or_begin(trainer, options.resume, folder, keep)
+    trained = _as_before(options, before, args) if trainer.finished else options
     if trainer.run():
-        return True
+        return trained
     log.info("stopped and saved: add --resume auto to go on from %s", folder)
-    return False
+    return None
 
 
 def training_numbers(loader: Validated) -> dict[str, Any]:
@@ -160,8 +167,11 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
     }
 
 
-def _resume_or_begin(trainer: Trainer, resume: str, folder: Path, keep: Path | None) -> None:
-    path = find_resume(resume, folder)
+def _resume_or_begin(
+    trainer: Trainer, resume: str, folder: Path, keep: Path | None
+) -> dict[str, Any]:
+    """Returns the settings of before, {} of a new run."""
+    path, content = find_resume(resume, folder), {}
     if path:
         content = load_checkpoint(path)
         check_same_weights(path, content, trainer.args)
@@ -169,4 +179,15 @@ def _resume_or_begin(trainer: Trainer, resume: str, folder: Path, keep: Path | N
         go_on(trainer, content, path, "--checkpoint")
         check_result_stands(trainer, content, path)
     if trainer.world.is_main:
-        make_room(folder, trainer.log_dir, path, keep)
+        make_room(folder, trainer.log_dir, path, keep, run=trainer.args[RUN])
+    return args_in(content)
+
+
+def _as_before(
+    options: TrainingOptions, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> TrainingOptions:
+    """The options with what a finished run was trained with; the checkpoint, whose weights are the
+    same, may have moved."""
+    own = {field.name for field in dataclasses.fields(options)} - {"checkpoint"}
+    changed = other_settings(before, now)
+    return dataclasses.replace(options, **{name: changed[name] for name in own & changed.keys()})

@@ -53,7 +53,8 @@ class Validated:
 
     `last` and `best` are the reports of the last and of the best epoch, {} before the first; the
     best one's weights are in `checkpoint-best.pth`. After a resume from where that is another
-    folder's or a later epoch's, the best of the epochs to come is kept.
+    folder's or a later epoch's, or with other images to test on, the best of the epochs to come is
+    kept.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class Validated:
         precision: Precision,
         output_dir: Path,
         args: dict[str, Any],
+        tested_on: int,
     ) -> None:
-        """batches: makes this rank's validation batches. args: settings for the checkpoint."""
+        """batches: makes this rank's validation batches. args: settings for the checkpoint.
+        tested_on: `Images.as_tested`."""
         self.loader, self.student, self.batches = loader, student, batches
         self.world, self.precision = world, precision
-        self.output_dir, self.args = output_dir, args
+        self.output_dir, self.args, self.tested_on = output_dir, args, tested_on
         self.last: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
         self.best_is_kept = True
@@ -93,13 +96,19 @@ class Validated:
                 buffer.copy_(self.world.mean(buffer))
 
     def state_dict(self) -> dict[str, Any]:
-        """The loader's, and the reports so far."""
-        return {**self.loader.state_dict(), "last": self.last, "best": self.best}
+        """The loader's, the reports so far, and which images these are of."""
+        reports = {"last": self.last, "best": self.best, "val": self.tested_on}
+        return {**self.loader.state_dict(), **reports}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.loader.load_state_dict(state)
         self.last, self.best = dict(state["last"]), dict(state["best"])
+        if self.best and state.get("val", self.tested_on) != self.tested_on:
+            self.best = {}  # of accuracies on two test sets none is the best
+            if self.world.is_main:
+                log.warning("other images to test on than before: the best is that of the epochs "
+                            "to come")  # fmt: skip
         path = self.output_dir / BEST
         self.best_is_kept = not self.best or _report_with(path) == self.best
         if not self.best_is_kept and self.world.is_main:
