@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten
+from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten, height_and_width
 from fastimae.recipes import RECIPES
 
 _POSITIVE = (
@@ -52,9 +52,7 @@ def check(config: TrainConfig) -> None:
         low < high and math.isfinite(high - low),
         "--value_range LOW HIGH: LOW must be below HIGH, and both finite",
     )
-    size = settings["input_size"]
-    _require(len(size) in (1, 2), "--input_size takes a side, or height and width")
-    _require(min(size) > 0, "--input_size must be positive")
+    height_and_width(settings["input_size"])
     for name in ("compile", "cuda_graph"):
         _require(
             not settings["nan_check"] or settings[name] != "on",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -258,7 +258,17 @@ class TrainConfig:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return (self.data.input_size * 2)[:2]
+        return height_and_width(self.data.input_size)
+
+
+def height_and_width(input_size: Sequence[int]) -> tuple[int, int]:
+    """What --input_size says, a side or both, as (height, width). Raises ConfigError."""
+    if len(input_size) not in (1, 2):
+        raise ConfigError("--input_size takes a side, or height and width")
+    if min(input_size) <= 0:
+        raise ConfigError("--input_size must be positive")
+    height, *width = input_size
+    return height, *(width or [height])
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:

@@ -66,8 +66,12 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
     module or on all, another method, class, constant, device or number format), and for calls that
     a replacement does not serve (an attention mask, mask_ratio=0, images of another size or that
     require a gradient, more tokens than the model has positions), the original method runs; a
-    change is said once. Parameters and their names stay. Masks are as random as before, but
-    others. The loss has no second derivative.
+    change is said once for each part. Parameters and their names stay. Masks are as random as
+    before, but others. The loss has no second derivative.
+
+    Not found is a method that branches on a size which the trials do not vary, as that of the
+    batch (`if len(x) > 64`). Replicas of nn.DataParallel run the original methods.
+    `copy.copy(model)` shares swaps, which go on with the modules of the first: use copy.deepcopy.
 
     debug: the first call of the model is also computed with the original methods, the same masks
     and the same random numbers; AccelerationError names the outputs and gradients that differ.
@@ -82,7 +86,7 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
     report, longest = Report(), _longest(model)
     for path, module in model.named_modules():
         if module is not model and looks_like_attention(module):
-            _try(report, path, functools.partial(swap_attention, module, longest))
+            _try(report, path, functools.partial(swap_attention, module, longest, path))
     for name, swap in METHODS.items():
         _try(report, name, functools.partial(swap, model))
     model.fastimae_report = report

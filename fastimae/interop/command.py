@@ -18,7 +18,13 @@ from fastimae.engine.files import CLASSES
 from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import Conversion, encoder_of
 from fastimae.interop.files import Checkpoint
-from fastimae.interop.finetuned import describe, has_classifier, pools
+from fastimae.interop.finetuned import (
+    describe,
+    has_classifier,
+    is_probe,
+    pools,
+    without_classifier,
+)
 from fastimae.interop.load import build_model, open_checkpoint
 from fastimae.interop.options import ModelOptions
 from fastimae.interop.sizes import name_of, settings_of
@@ -90,6 +96,9 @@ def _convert(options: ExportOptions) -> None:
     said = options.of_model()
     how = {"use_ema": said.pop("use_ema"), "hints": said["hints"]}
     checkpoint, ours = open_checkpoint(options.checkpoint, **how)
+    if is_probe(ours.weights):  # nobody's classifier has a place for its BatchNorm
+        kept = without_classifier(ours.weights, checkpoint.path)
+        ours = dataclasses.replace(ours, weights=kept)
     model = build_model(
         checkpoint, ours.weights, encoder_only=_is_encoder(options, ours.weights),
         allow_partial=options.allow_partial, **said,

@@ -12,8 +12,17 @@ from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop.files import Checkpoint
+from fastimae.interop.grids import (
+    fitting,
+    given_size,
+    in_words,
+    patches_of,
+    size_by_positions,
+    square_size,
+)
 from fastimae.interop.hints import Hints
-from fastimae.models import DECODER, SIZES, parse_name
+from fastimae.interop.names import named_side, named_sizes
+from fastimae.models import DECODER, SIZES, advice
 from fastimae.models.mae import channel_statistics
 
 log = logging.getLogger("fastimae")
@@ -22,7 +31,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 Source = Literal["flag", "file", "name", "assumed"]
 
 HEADS = ("num_heads", "decoder_num_heads")
-SETTINGS = (*HEADS, "norm_pix_loss", "mean", "std")
+SETTINGS = (*HEADS, "input_size", "norm_pix_loss", "mean", "std")
+# Weights with others compute something else; what a file of ours says of them is so.
+FIXED = (*HEADS, "input_size")
 OF_DECODER = ("decoder_num_heads", "norm_pix_loss")
 
 _DECODERS = [{**DECODER, **size} for size in SIZES.values()]
@@ -32,8 +43,6 @@ USUAL_HEADS = {
 }
 # The only official files with normalised targets; they do not say so themselves.
 _NORM_PIX_FILE = re.compile(r"mae_pretrain_vit_(base|large|huge)_full\.pth")
-# i-MAE calls its teachers tmae_vit_..., fine-tuning code vit_..., timm vit_..._224.
-_NAME = re.compile(r"(t?mae_)?(vit_[a-z]+_patch\d+(?:_dec\d+d\d+b)?)(_\d+)?(\..*)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +69,19 @@ def facts_of(
     """The facts of a checkpoint whose weights, under our names, have these shapes, by setting.
 
     given: what the user says; it wins over the file, with a warning. name: of the model, as the
-    user says. Heads that nobody tells, and whose width no model has, are not among them. Raises
-    CheckpointError where a user contradicts our own file's heads, or the name is of another width.
+    user says. Heads that nobody tells, and whose width no model has, are not among them, nor is a
+    size that nobody tells of positions that are no square. Raises CheckpointError where a user
+    contradicts our own file's heads or size, or the number of its positions, or the name is of
+    another width.
     """
     width = shapes["cls_token"][-1]
     named = named_sizes(name)
     if name and named.get("embed_dim") != width:
-        why = f"does not fit its width of {width}" if named else f"is none of {', '.join(SIZES)}"
+        why = f"does not fit its width of {width}" if named else f"is not known: {advice(name)}"
         raise CheckpointError(f"{checkpoint.path}: {hints.to_set('model')} {name} {why}")
     given = {setting: value for setting, value in given.items() if value is not None}
+    if size := given.get("input_size"):
+        given["input_size"] = given_size(checkpoint.path, size, shapes, hints)
     if named:
         given = {"num_heads": named["num_heads"], **given}
     facts = {}
@@ -103,15 +116,6 @@ def _divides(
     return False
 
 
-def named_sizes(name: object) -> dict[str, Any]:
-    """Sizes of a model by MAE's, i-MAE's or timm's name for it; {} for an unknown name."""
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    try:
-        return dict(parse_name(f"mae_{match[2]}")) if match else {}
-    except ValueError:
-        return {}
-
-
 def widths(shapes: Shapes) -> dict[str, int]:
     """What the heads divide, by setting: the width of the encoder, and of a decoder."""
     found = {"num_heads": shapes["cls_token"][-1]}
@@ -138,6 +142,8 @@ def _in_words(setting: str, fact: Fact) -> str:
     if setting == "norm_pix_loss":
         kind = "normalised" if fact.value else "raw"
         return f"{kind} pixels as its targets assumed {fact.reason}".rstrip()
+    if setting == "input_size":
+        return "images of {} x {} pixels assumed ".format(*fact.value) + fact.reason
     return f"mean and deviation assumed {fact.reason}"
 
 
@@ -145,6 +151,8 @@ def _stated(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | None
     """What the file itself says, be it by the name of its model."""
     if setting in checkpoint.assumed:
         return None
+    if setting == "input_size":
+        return _stated_size(checkpoint, shapes)
     value = checkpoint.args.get(setting)
     if value is not None and not _wrong_length(setting, value, shapes):
         return Fact(tuple(value) if isinstance(value, list) else value, "file")
@@ -156,6 +164,16 @@ def _stated(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | None
     if checkpoint.ours and setting not in (*HEADS, *_without_decoder(shapes)):
         return Fact(_default(setting, shapes), "file")
     return None
+
+
+def _stated_size(checkpoint: Checkpoint, shapes: Shapes) -> Fact | None:
+    """That of the only grid with such positions; else the settings', if it fits; a name's."""
+    if size := size_by_positions(checkpoint.weights.get("pos_embed"), shapes):
+        return Fact(size, "file", "by its positions")
+    if size := fitting(checkpoint.args.get("input_size"), shapes):
+        return Fact(size, "file")
+    size = fitting(named_side(checkpoint.args.get("model")), shapes)
+    return Fact(size, "name") if size else None
 
 
 def _without_decoder(shapes: Shapes) -> tuple[str, ...]:
@@ -191,6 +209,9 @@ def _assumed(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | Non
     if setting in checkpoint.assumed and setting in checkpoint.args:
         value = checkpoint.args[setting]
         return Fact(tuple(value) if isinstance(value, list) else value, "assumed", "by its import")
+    if setting == "input_size":
+        size = square_size(shapes)
+        return Fact(size, "assumed", f"from its {patches_of(shapes)} positions") if size else None
     if setting == "norm_pix_loss":
         named = bool(_NORM_PIX_FILE.fullmatch(checkpoint.path.name))
         return Fact(named, "assumed", "from its name" if named else "")
@@ -207,17 +228,21 @@ def _assumed(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | Non
 def _compare(
     checkpoint: Checkpoint, setting: str, stated: Fact | None, wish: Any, hints: Hints
 ) -> None:
-    """A warning where the file says otherwise than the user; for heads of our own an error."""
+    """A warning where the file says otherwise than the user; of what is fixed in ours an error."""
     if stated is None or _same(stated.value, wish):
         return
-    if checkpoint.ours and setting in HEADS:
+    before, now = (
+        in_words(value) if setting == "input_size" else value for value in (stated.value, wish)
+    )
+    if checkpoint.ours and setting in FIXED:
+        model = f", or {hints.to_set('model')} if that says so" if setting in HEADS else ""
         raise CheckpointError(
-            f"{checkpoint.path} was trained with {setting} {stated.value}, not {wish}: leave "
-            f"{hints.to_set(setting)} out, or {hints.to_set('model')} if that says so"
+            f"{checkpoint.path} was trained with {setting} {before}, not {now}: leave "
+            f"{hints.to_set(setting)} out{model}"
         )
     log.warning(
         "%s says %s %s: %s %s wins over that",
-        checkpoint.path, setting, stated.value, hints.to_set(setting), wish,
+        checkpoint.path, setting, before, hints.to_set(setting), now,
     )  # fmt: skip
 
 

@@ -35,6 +35,8 @@ def has_classifier(names: Mapping[str, object]) -> bool:
 
 def describe(weights: Mapping[str, Tensor]) -> str:
     """What such a file holds, in words."""
+    if is_probe(weights):
+        return "an encoder with a linear probe behind a BatchNorm"
     if not pools(weights):
         return "an encoder with a classifier of its class token"
     norm = "beside" if "norm.weight" in weights else "in place of"
@@ -44,6 +46,11 @@ def describe(weights: Mapping[str, Tensor]) -> str:
 def pools(names: Mapping[str, object]) -> bool:
     """Whether the mean of the patches was classified."""
     return f"{FC_NORM}weight" in names
+
+
+def is_probe(names: Mapping[str, object]) -> bool:
+    """Whether the head is that of MAE's linear probing: a BatchNorm, and a Linear behind it."""
+    return f"{HEAD}1.weight" in names
 
 
 def put_fc_norm(model: MaskedAutoencoder, *, keep_norm: bool) -> None:

@@ -24,19 +24,23 @@ class Hints:
         ways = [self.written.get(name, f"fastimae-import --{name}") for name in settings]
         return " and ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
 
+    def without(self, setting: str) -> Hints:
+        """The same, of a command whose flag of that name means something else."""
+        return Hints({name: way for name, way in self.written.items() if name != setting})
+
     def if_any(self, setting: str, what: str) -> str:
         """`what` follows the flag: "; --allow_partial loads it", or nothing without a flag."""
         return f"; {self.written[setting]} {what}" if setting in self.written else ""
 
     def resize(self) -> str:
-        """How to make a model of other sizes, where the sizes are the user's choice."""
-        if not {"model", "input_size"} <= self.written.keys():
-            return ""
-        return f": change {self.written['model']} or {self.written['input_size']}"
+        """How to make a model of other sizes, where flags choose them."""
+        flags = [self.written.get(name, "") for name in ("model", "input_size")]
+        return f": change {' or '.join(flags)}" if all(f.startswith("--") for f in flags) else ""
 
 
 IN_PYTHON = Hints(
-    {"model": "name", "allow_partial": "allow_partial=True", "use_ema": "use_ema=True"}
+    {"model": "name", "input_size": "img_size"}
+    | {"allow_partial": "allow_partial=True", "use_ema": "use_ema=True"}
     | {name: name for name in ("num_heads", "decoder_num_heads", "norm_pix_loss", "mean", "std")}
 )
 """Arguments of `load_model`."""

@@ -68,11 +68,10 @@ def is_huggingface(weights: Mapping[str, Tensor]) -> bool:
 def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
     """ViTMAE -> our names; names that are unknown stay as they are.
 
-    Biases that a model with `qkv_bias=False` does not have are filled with zeros. ViT's pooler,
-    which nothing of ours has, is dropped.
+    ViT's pooler, which nothing of ours has, is dropped.
     """
     ours: dict[str, Tensor] = {}
-    renamed, filled = {}, {}
+    renamed = {}
     dropped = tuple(name for name in weights if _POOLER.match(name))
     weights = {name: value for name, value in weights.items() if name not in dropped}
     apart: dict[str, list[Tensor]] = {}
@@ -82,14 +81,9 @@ def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
             apart.setdefault(new, []).append(weights[name])
         else:
             ours[new] = weights[name]
-    for new, parts in apart.items():
-        ours[new] = torch.cat(parts)
-        bias = new.removesuffix("weight") + "bias"
-        if bias not in apart and new.endswith("weight"):
-            ours[bias] = torch.zeros(len(ours[new]))
-            filled["blocks.*.attn.qkv.bias"] = "zeros (qkv_bias=False)"
+    ours |= {new: torch.cat(parts) for new, parts in apart.items()}
     renamed = {old: new for old, new in renamed.items() if old != new}
-    return Conversion(ours, renamed, dropped, filled)
+    return Conversion(ours, renamed, dropped)
 
 
 def from_mae(weights: Mapping[str, Tensor]) -> Conversion:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastimae.interop import huggingface, imae
 from fastimae.interop.conversion import DECODER, Conversion
+from fastimae.interop.parts import fill_biases
 
 Layout = Literal["mae", "imae", "timm", "huggingface"]
 
@@ -47,6 +48,7 @@ def detect(weights: Mapping[str, Tensor]) -> Layout:
 def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
     """Weights of another's file under our names, whatever their layout.
 
-    Raises ValueError where `detect` does.
+    Biases that a model with `qkv_bias=False` does not have are filled with zeros. Raises
+    ValueError where `detect` does.
     """
-    return _TO_MAE.get(detect(weights), Conversion)(weights)
+    return fill_biases(_TO_MAE.get(detect(weights), Conversion)(weights))

@@ -17,6 +17,7 @@ from fastimae.interop.facts import SETTINGS, Fact, facts_of, shapes_of, tell, wi
 from fastimae.interop.files import Checkpoint, introduce, read
 from fastimae.interop.finetuned import HEAD, put_fc_norm, without_classifier
 from fastimae.interop.hints import IN_PYTHON, Hints
+from fastimae.interop.parts import foreign_part
 from fastimae.interop.sizes import model_arguments
 from fastimae.models import MaskedAutoencoder
 
@@ -29,6 +30,7 @@ def load_model(
     name: str | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
+    img_size: int | tuple[int, ...] | None = None,
     use_ema: bool = False,
     encoder_only: bool = False,
     allow_partial: bool = False,
@@ -39,12 +41,13 @@ def load_model(
     """The model in a checkpoint: ours, MAE's, i-MAE's, timm's or Hugging Face's.
 
     path: a .pth, a .safetensors, or a folder with Hugging Face's config.json. name: of the model
-    (`mae_vit_base_patch16`). num_heads, decoder_num_heads: attention heads; like overrides, which
-    are further arguments of `MaskedAutoencoder`, they win over what the file says (but for heads
-    of our own files: CheckpointError). Sizes, image size, norm_pix_loss, mean and std are the
-    file's as far as it tells. The rest is assumed, which a warning says; who told what is in the
-    model's `facts`: {setting: Fact}; `args` are the file's settings, and `fresh_decoder`
-    is true where its decoder is not the file's. hints: how the warning's reader changes that.
+    (`mae_vit_base_patch16`). num_heads, decoder_num_heads: attention heads. img_size:
+    pixels, a side or (height, width), with as many patches as the file has positions. Like
+    overrides, which are further arguments of `MaskedAutoencoder`, they win over what the file says
+    (but for heads and size of our own files: CheckpointError). Sizes, norm_pix_loss, mean and std
+    are the file's as far as it tells. The rest is assumed, which a warning says; who told what is
+    in the model's `facts`: {setting: Fact}; `args` are the file's settings, and `fresh_decoder` is
+    true where its decoder is not the file's. hints: how the warning's reader changes that.
 
     use_ema: take the averaged weights (EMA) that the file holds beside those of training.
     encoder_only: the caller wants features, so a file without a decoder will do, as will one whose
@@ -62,7 +65,7 @@ def load_model(
         weights = without_classifier(weights, checkpoint.path)
     model = build_model(
         checkpoint, weights, name, encoder_only=encoder_only,
-        allow_partial=allow_partial, hints=hints, **heads, **overrides,
+        allow_partial=allow_partial, hints=hints, img_size=img_size, **heads, **overrides,
     )  # fmt: skip
     return model.to(device)
 
@@ -72,11 +75,25 @@ def open_checkpoint(
 ) -> tuple[Checkpoint, Conversion]:
     """A checkpoint, introduced to the user, and its weights under our names.
 
-    use_ema, hints: as `load_model`. Raises CheckpointError for what is none.
+    use_ema, hints: as `load_model`. Raises CheckpointError for what is none, and for an encoder
+    with parts that ours has not.
     """
     checkpoint = read(path, use_ema=use_ema, hints=hints)
     introduce(checkpoint, hints)
-    return checkpoint, _our_weights(checkpoint)
+    ours = _our_weights(checkpoint)
+    _refuse_parts(checkpoint.path, ours.weights)
+    for name, what in ours.filled.items():
+        log.info("%s: filled %s with %s", checkpoint.path, name, what)
+    return checkpoint, ours
+
+
+def _refuse_parts(path: Path, weights: Mapping[str, Tensor], *, decoder: bool = False) -> None:
+    """Raise CheckpointError for parts of a transformer that ours cannot do without."""
+    if part := foreign_part(weights, decoder=decoder):
+        raise CheckpointError(
+            f"{path} has {part}: ours has none, and without that its other weights compute "
+            "something else"
+        )
 
 
 def _our_weights(checkpoint: Checkpoint) -> Conversion:
@@ -98,6 +115,7 @@ def build_model(
     encoder_only: bool = False,
     allow_partial: bool = False,
     hints: Hints = IN_PYTHON,
+    img_size: int | tuple[int, ...] | None = None,
     **given: Any,
 ) -> MaskedAutoencoder:
     """The model that a checkpoint's weights, given under our names, are of; as `load_model`."""
@@ -107,8 +125,10 @@ def build_model(
             f"{path} has no decoder, only an encoder: it gives features and reconstructs nothing "
             "(docs/checkpoints.md says which file does)"
         )
+    if not encoder_only:
+        _refuse_parts(path, weights, decoder=True)
     shapes = shapes_of(weights)
-    facts = facts_of(checkpoint, shapes, given, name, hints)
+    facts = facts_of(checkpoint, shapes, {**given, "input_size": img_size}, name, hints)
     if encoder_only:
         weights = {key: value for key, value in weights.items() if not key.startswith(HEAD)}
         if why := decoder_misfit(checkpoint, shapes, facts, name, hints):

@@ -18,6 +18,9 @@ class ModelOptions:
     """Attention heads of its encoder, where the file does not tell. None: by the width."""
     decoder_num_heads: int | None = None
     """Attention heads of its decoder, where the file does not tell. None: by the width."""
+    input_size: tuple[int, ...] | None = None
+    """Pixels of its images, a side or height and width, where the file does not tell. None: by its
+    positions, a square."""
     norm_pix_loss: Literal["on", "off"] | None = None
     """on: its targets were normalised. None: as the file says, else off."""
     mean: tuple[float, ...] | None = None
@@ -34,6 +37,7 @@ class ModelOptions:
             "name": self.model,
             "num_heads": self.num_heads,
             "decoder_num_heads": self.decoder_num_heads,
+            "img_size": self.input_size,
             "norm_pix_loss": norm_pix_loss,
             "mean": self.mean,
             "std": self.std,

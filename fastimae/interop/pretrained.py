@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from fastimae.engine.checkpoint import CheckpointError, load_weights
+from fastimae.engine.checkpoint import CheckpointError, listed, load_weights
 from fastimae.interop import imae
 from fastimae.interop.conversion import DECODER
-from fastimae.interop.facts import HEADS, Fact, Shapes, facts_of, shapes_of, tell, widths
+from fastimae.interop.facts import FIXED, HEADS, Fact, Shapes, facts_of, shapes_of, tell, widths
 from fastimae.interop.files import Checkpoint
 from fastimae.interop.finetuned import pools, without_classifier
+from fastimae.interop.grids import in_words
 from fastimae.interop.hints import IN_PYTHON, Hints
 from fastimae.interop.load import build, decoder_misfit, open_checkpoint
 from fastimae.interop.sizes import model_arguments
@@ -49,7 +50,8 @@ def load_teacher(
     name: of the teacher's model (--teach_model); num_heads: of its encoder (--teach_num_heads);
     read from the file where not given. Images reach it normalised as for the student: a line says
     so where the file was trained with another mean or deviation. Raises CheckpointError where the
-    file does not hold such a MAE or lacks what gives latents.
+    file does not hold such a MAE, or lacks what gives latents, which allow_partial does not change:
+    latents of weights drawn at random teach nothing.
     """
     checkpoint, weights = _read(path, hints)
     if imae.HEADS[0] in weights:
@@ -61,18 +63,21 @@ def load_teacher(
         )
     shapes = shapes_of(weights)
     facts = facts_of(checkpoint, shapes, {"num_heads": num_heads}, name, hints)
-    if decoder_misfit(checkpoint, shapes, facts, name, hints):
+    as_here = {**facts, "input_size": Fact(student.img_size, "flag")}
+    if decoder_misfit(checkpoint, shapes, as_here, name, hints):
         unused = DECODER if student.head_space == "encoder" else _UNUSED_OF_TEACHER
         weights = {key: value for key, value in weights.items() if not key.startswith(unused)}
-        facts.pop("decoder_num_heads", None)
+        as_here.pop("decoder_num_heads", None)
     students = {key: getattr(student, key) for key in ("img_size", "in_chans", "mean", "std")}
-    arguments = model_arguments(checkpoint, shapes_of(weights), facts, name, hints)
+    arguments = model_arguments(checkpoint, shapes_of(weights), as_here, name, hints)
     teacher = build(arguments | students, path)
-    teacher.facts = facts
+    teacher.facts = as_here
     optional = _UNUSED_OF_TEACHER
     if student.head_space == "encoder":
         optional += ("decoder_embed.",)
+    _check_complete(teacher, weights, path, optional, hints)
     _load(teacher, weights, path, allow_partial, optional, hints)
+    _compare_grids(path, facts, student, hints)
     tell(path, {"num_heads": facts["num_heads"]}, hints, decoder=False)
     _say_differences(f"--teacher {path}", {k: facts[k] for k in ("mean", "std")}, student)
     return teacher
@@ -89,8 +94,8 @@ def load_init(
 
     Heads in the encoder's width have no counterpart in a MAE and stay fresh. What the file says of
     attention heads, targets, mean and deviation is compared with the student's, and a line names
-    what differs or is not told. Raises CheckpointError that lists missing and unexpected keys, and
-    where a file of ours has other attention heads.
+    what differs or is not told. Raises CheckpointError that lists missing and unexpected keys,
+    where a file of ours has other attention heads, and where positions lie otherwise.
     """
     checkpoint, weights = _read(path, hints)
     facts = facts_of(checkpoint, shapes_of(weights), {}, None, hints)
@@ -111,6 +116,7 @@ def load_init(
     _load(student, weights, path, allow_partial, fresh, hints, afresh)
     used = {key: fact for key, fact in facts.items() if _matters(key, shapes_of(weights))}
     _compare_heads(checkpoint, used, student, hints)
+    _compare_grids(path, used, student, hints)
     _say_differences(f"--init {path}", used, student)
     _say_unknown(path, used, student, shapes_of(weights))
 
@@ -164,13 +170,52 @@ def _compare_heads(
         log.warning(message)
 
 
+def _check_complete(
+    teacher: MaskedAutoencoder,
+    weights: Mapping[str, Tensor],
+    path: Path,
+    optional: tuple[str, ...],
+    hints: Hints,
+) -> None:
+    """Raise CheckpointError where a part that gives latents would be drawn at random."""
+    missing = [n for n in teacher.state_dict() if n not in weights and not n.startswith(optional)]
+    if not missing:
+        return
+    projection = all(name.startswith("decoder_embed.") for name in missing)
+    cure = hints.if_any("head_space", "encoder compares latents before that") if projection else ""
+    raise CheckpointError(
+        f"{path} lacks what gives the latents of a teacher, missing keys: {listed(missing)}{cure}"
+    )
+
+
+def _compare_grids(
+    path: Path, facts: Mapping[str, Fact], student: MaskedAutoencoder, hints: Hints
+) -> None:
+    """Raise CheckpointError where as many positions lie otherwise; a line where nobody tells."""
+    fact, own = facts.get("input_size"), in_words(student.img_size)
+    if fact and fact.value == student.img_size:
+        return
+    if fact is None or fact.source == "assumed":
+        log.warning(
+            "%s does not tell how its positions lie: taken as those of %s pixels, as this run's",
+            path, own,
+        )  # fmt: skip
+        return
+    size = in_words(fact.value)
+    change = hints.if_any("input_size", f"{size} makes them alike")
+    raise CheckpointError(
+        f"{path} is of images of {size} pixels, this model of {own}: as many positions, which lie "
+        f"otherwise{change}"
+    )
+
+
 def _say_differences(file: str, facts: Mapping[str, Fact], student: MaskedAutoencoder) -> None:
     """A line on what the file was trained with, heads aside, and this run is not."""
     own = _settings(student)
     said = [
         f"{setting} {fact.value}, this run has {own[setting]}"
         for setting, fact in facts.items()
-        if setting not in HEADS and fact.source != "assumed" and fact.value != own[setting]
+        if setting not in FIXED and fact.source != "assumed" and fact.value != own[setting]
     ]
     if said:
         log.warning("%s was trained with %s", file, "; ".join(said))

@@ -11,9 +11,11 @@ from typing import Any
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.files import CONVERTED_WITH
 from fastimae.interop import imae
-from fastimae.interop.facts import OF_DECODER, Fact, Shapes, named_sizes, widths
+from fastimae.interop.facts import OF_DECODER, Fact, Shapes, widths
 from fastimae.interop.files import Checkpoint
+from fastimae.interop.grids import no_square
 from fastimae.interop.hints import Hints
+from fastimae.interop.names import named_sizes
 from fastimae.models import DECODER, SIZES, MaskedAutoencoder
 
 # Settings of a run that its checkpoint keeps when it goes to another layout.
@@ -35,7 +37,7 @@ def model_arguments(
 
     facts: see `facts_of`. name: of the model, as the user says. A file's decoder whose heads
     nobody tells gets one, which fits any width. Raises CheckpointError where nothing tells the
-    encoder's.
+    encoder's, or the size of its images.
     """
     args, path = checkpoint.args, checkpoint.path
     _, in_chans, _, patch_size = shapes["patch_embed.proj.weight"]
@@ -45,8 +47,11 @@ def model_arguments(
             f"{path}: nothing tells the attention heads of its width of {width}: give "
             f"{hints.to_set('num_heads')}, or {hints.to_set('model')} if it has a known name"
         )
+    if "input_size" not in facts:
+        raise no_square(path, shapes, hints)
     sizes = _usual_sizes(name or args.get("model"), width)
-    sizes |= {setting: fact.value for setting, fact in facts.items() if setting not in OF_DECODER}
+    apart = (*OF_DECODER, "input_size")
+    sizes |= {setting: fact.value for setting, fact in facts.items() if setting not in apart}
     sizes |= {"norm_pix_loss": facts["norm_pix_loss"].value}
     sizes |= {"embed_dim": width, "patch_size": patch_size, "in_chans": in_chans}
     sizes |= {"depth": depth(shapes, "blocks.")}
@@ -58,7 +63,7 @@ def model_arguments(
         sizes["decoder_depth"] = depth(shapes, "decoder_blocks.") or 1
     if imae.HEADS[0] in shapes:
         sizes |= {"heads": 2, "head_space": imae.head_space(shapes)}
-    return sizes | {"img_size": _image_size(args, shapes["pos_embed"][1] - 1, patch_size, path)}
+    return sizes | {"img_size": facts["input_size"].value}
 
 
 def _usual_sizes(name: object, width: int) -> dict[str, Any]:
@@ -117,21 +122,6 @@ def settings_of(model: MaskedAutoencoder, args: Mapping[str, Any]) -> dict[str, 
             "norm_pix_loss": model.norm_pix_loss,
         }
     )
-
-
-def _image_size(
-    args: Mapping[str, Any], patches: int, patch_size: int, path: Path
-) -> tuple[int, int]:
-    """(height, width): what the settings say if it fits the positions, else a square that does."""
-    given = args.get("input_size")
-    given = [given] if isinstance(given, int) else given or []
-    down, across = (side // patch_size for side in (*given, *given, 0, 0)[:2])
-    side = math.isqrt(patches)
-    if down * across == patches:
-        return down * patch_size, across * patch_size
-    if side * side == patches:
-        return side * patch_size, side * patch_size
-    raise CheckpointError(f"{path}: {patches} positions are no square and no setting says more")
 
 
 def depth(shapes: Mapping[str, Any], prefix: str) -> int:

@@ -26,6 +26,7 @@ from fastimae.kernels.rows import visible_rows
 log = logging.getLogger("fastimae")
 
 _LINEARS = ("qkv", "proj")
+_REPLICATE = "_replicate_for_data_parallel"
 
 
 def random_masking(self: Any, x: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,6 +127,7 @@ class Swap:
     A plain object, so that modules can be copied and pickled with it. parameters: name and default
     of each of the method's. watch: what has to stay as it was. image: shape of an image in the
     trials, of which others must be. longest: sequence in the trials; others may be shorter.
+    place: the module's name in its model.
     """
 
     module: nn.Module
@@ -135,6 +137,7 @@ class Swap:
     watch: Watch
     image: tuple[int, ...] | None = None
     longest: int | None = None
+    place: str = ""
     told: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -158,8 +161,12 @@ class Swap:
         change = self.watch.change() or self.watch.move(x)
         if change and not self.told and not torch.compiler.is_compiling():
             self.told = True
-            log.warning("accelerate: %s runs the model's own method: %s", self.name, change)
+            log.warning("accelerate: %s runs the model's own method: %s", self._where, change)
         return not change
+
+    @property
+    def _where(self) -> str:
+        return f"{self.place}.{self.name}" if self.place else self.name
 
     @property
     def original(self) -> Callable:
@@ -171,12 +178,29 @@ class Swap:
         return {name: value for (name, _), value in zip(self.parameters, values, strict=False)}
 
     def install(self) -> None:
-        """From now on the module's method is this."""
+        """From now on the module's method is this, in replicas of nn.DataParallel the class's."""
         setattr(self.module, self.name, self)
+        setattr(self.module, _REPLICATE, Replicate(self.module))
 
     def remove(self) -> None:
         """The class's method again."""
         self.module.__dict__.pop(self.name, None)
+        self.module.__dict__.pop(_REPLICATE, None)
+
+
+@dataclasses.dataclass(eq=False)
+class Replicate:
+    """Stands for what nn.DataParallel calls for a copy of the module on another device: a swap
+    would go on with this module's weights, so the copy has the methods of its class."""
+
+    module: nn.Module
+
+    def __call__(self) -> nn.Module:
+        replica = getattr(type(self.module), _REPLICATE)(self.module)
+        for name, value in vars(self.module).items():
+            if isinstance(value, Swap | Replicate):
+                del replica.__dict__[name]
+        return replica
 
 
 def make_swap(module: nn.Module, name: str, replacement: str, like: Tensor) -> Swap:

@@ -42,7 +42,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     said = {
         "model": config.get("architecture"),
         "num_heads": of_model.get("num_heads"),
-        "input_size": list(of_data.get("input_size") or ())[1:] or None,
+        "input_size": of_model.get("img_size") or list(of_data.get("input_size") or ())[1:] or None,
         "mean": of_data.get("mean"),
         "std": of_data.get("std"),
     }

@@ -33,15 +33,16 @@ _RATIOS = (0.1, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Of masking: some round where others cut off, or change their ways with the ratio."""
 
 
-def swap_attention(module: nn.Module, longest: int = 9) -> None:
+def swap_attention(module: nn.Module, longest: int = 9, place: str = "") -> None:
     """Put our attention in. Raises TypeError or ValueError where it differs.
 
     longest: sequence that it is tried with, and stands for: scores may be scaled by their number.
+    place: the module's name in its model.
     """
     check_attention(module)
     weight = next(module.parameters())
     swap = make_swap(module, "forward", "attention", weight)
-    swap.longest = longest
+    swap.longest, swap.place = longest, place
     for tokens in sorted({min(9, longest), longest}):
         x = _random(weight, 2, tokens, module.qkv.in_features).requires_grad_()
         _prove(swap, (x,), {"x": x})

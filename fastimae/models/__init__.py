@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD, MaskedAutoencoder
@@ -49,14 +50,23 @@ def parse_name(name: str) -> dict[str, int]:
     """Sizes that the name stands for, as keyword arguments of `MaskedAutoencoder`."""
     match = _NAME.fullmatch(name)
     if not match or match["size"] not in SIZES or int(match["patch"]) not in PATCH_SIZES:
-        raise ValueError(
-            f"--model {name} is not known: use mae_vit_SIZE_patchN with SIZE one of "
-            f"{', '.join(SIZES)} and N from {PATCH_SIZES[0]} to {PATCH_SIZES[-1]}"
-        )
+        raise ValueError(f"--model {name} is not known: {advice(name)}")
     sizes = {**DECODER, **SIZES[match["size"]], "patch_size": int(match["patch"])}
     if match["width"]:
         sizes.update(decoder_embed_dim=int(match["width"]), decoder_depth=int(match["depth"]))
     return sizes
+
+
+def advice(name: str) -> str:
+    """What to write instead of an unknown name: the nearest one, and how names are made."""
+    patches = [int(number) for number in re.findall(r"\d+", name) if int(number) in PATCH_SIZES]
+    words = re.findall(r"[a-z]+", name)
+    near = [size for word in words for size in difflib.get_close_matches(word, SIZES, n=1)]
+    meant = f"do you mean mae_vit_{near[0]}_patch{[*patches, 16][0]}? Else " if near else ""
+    return (
+        f"{meant}use mae_vit_SIZE_patchN with SIZE one of {', '.join(SIZES)} "
+        f"and N from {PATCH_SIZES[0]} to {PATCH_SIZES[-1]}"
+    )
 
 
 __all__ = ["create_model", "parse_name", "MaskedAutoencoder", "IMAGENET_MEAN", "IMAGENET_STD"]

@@ -318,6 +318,7 @@ def test_gray_images_and_another_size(tmp_path):
         (["--nb_classes", "2"], "--nb_classes 2, but the labels are of 3"),
         (["--eval", "--output_dir", "{}/nothing"], "there is no checkpoint"),
         (["--recipe", "mae_vit_giant"], "is not one of: mae_vit_base"),
+        (["--input_size", "8", "8", "8"], "--input_size takes a side, or height and width"),
         (["--input_size", "30"], "--input_size 30x30 is not a multiple of the patch size 8"),
         (["--accum_iter", "3"], "--batch_size 12 on 1 ranks with --accum_iter 3 does not fit 24"),
         (["--start_epoch", "50"], "--start_epoch 50 is not below --epochs 50"),

@@ -11,7 +11,7 @@ from tiny import predict_alike
 from fastimae.cli import import_
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop import load_model
-from fastimae.interop.facts import named_sizes
+from fastimae.interop.names import named_sizes
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.interop.sizes import mlp_ratio
 from fastimae.models import create_model

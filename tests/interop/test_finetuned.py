@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 from toy_images import save_splits
 
 from fastimae.cli import evaluate, export, import_
@@ -222,6 +223,46 @@ def test_a_linear_probe_names_what_it_lacks(data, tmp_path, capsys):
     probe = tmp_path / "eval-linear" / "checkpoint-best.pth"
     assert evaluate(["knn", "--checkpoint", str(probe), *flags]) == 2
     assert "is a probe of features, without the encoder" in capsys.readouterr().err
+
+
+def linear_probe(pool="token"):
+    """MAE's: its head is a BatchNorm without weights, and a Linear."""
+    net = vit(pool)
+    net.head = nn.Sequential(nn.BatchNorm1d(128, affine=False, eps=1e-6), nn.Linear(128, 3))
+    return net
+
+
+def test_a_linear_probe_behind_a_batch_norm(data, tmp_path, caplog, capsys):
+    net, path = linear_probe(), tmp_path / "mae_linprobe.pth"
+    torch.save({"model": net.state_dict(), "epoch": 89}, path)
+    images, inputs = pixels()
+    model = load_encoder(path, CPU)
+    with torch.no_grad():
+        expected = net.forward_features(inputs)[:, 0]
+    torch.testing.assert_close(features(model, images, "cls", "fp32"), expected, **CLOSE)
+    assert "num_batches_tracked" not in caplog.text and "took" not in caplog.text
+    (line,) = (text for text in caplog.messages if "classifier left out" in text)
+    assert "an encoder with a linear probe behind a BatchNorm" in line
+    flags = ["--val", str(data / "val"), "--device", "cpu", "--num_workers", "0"]
+    assert evaluate(["finetune", "--eval", "--resume", str(path), *flags]) == 2
+    error = capsys.readouterr().err
+    assert "is an encoder with a linear probe behind a BatchNorm, no fine-tuned" in error
+    assert "--checkpoint" in error and "fastimae-eval linear" in error
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_export_has_no_half_of_a_probe(tmp_path, pool):
+    """timm has no place for its BatchNorm."""
+    path, out = tmp_path / "probe.pth", tmp_path / "timm.pth"
+    net = linear_probe(pool)
+    torch.save(net.state_dict(), path)
+    assert export([str(path), str(out), "--to", "timm"]) == 0
+    again = vit(pool)
+    again.reset_classifier(0)
+    timm.models.load_checkpoint(again, str(out))
+    _, inputs = pixels()
+    with torch.no_grad():
+        assert torch.equal(again.forward_features(inputs), net.forward_features(inputs))
 
 
 def test_a_classifier_of_ours_says_nothing_of_targets(tmp_path, caplog):

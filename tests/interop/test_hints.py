@@ -50,6 +50,11 @@ FILES = {
     "an i-MAE in the encoder's width": lambda: weights(heads=2, head_space="encoder"),
     "no transformer": lambda: {"conv1.weight": torch.zeros(3, 3)},
     "no weights": lambda: {"epoch": 3},
+    "LayerScale": lambda: weights() | {"blocks.0.ls1.gamma": torch.ones(128)},
+    "a probe behind a BatchNorm": lambda: {
+        **without(("decoder", "mask_token")), "head.0.running_mean": torch.zeros(128),
+        "head.1.weight": torch.ones(3, 128), "head.1.bias": torch.zeros(3),
+    },
     "no square": lambda: weights() | {"pos_embed": torch.zeros(1, 8, 128)},
     "an average beside": lambda: {"model": weights(), "model_ema": weights()},
     "a probe": lambda: {"model": {"0.running_mean": torch.zeros(8), "1.weight": torch.ones(2, 8)}},
@@ -66,6 +71,7 @@ SAID = {
     "a name": ["--model", "mae_vit_base_patch16"],
     "an unknown name": ["--model", "resnet50"],
     "an average": ["--use_ema"],
+    "a size": ["--input_size", "16", "64"],
 }
 TASKS = ("knn", "reconstruct", "attention", "separability", "finetune", "finetune --eval")
 # Where a task goes on once it has its models.

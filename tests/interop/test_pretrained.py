@@ -6,7 +6,9 @@ import logging
 import pytest
 import torch
 
+from fastimae.config import ModelConfig, ObjectiveConfig
 from fastimae.engine.checkpoint import CheckpointError
+from fastimae.interop.hints import Hints
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.models import create_model
 
@@ -77,6 +79,35 @@ def test_an_encoder_only_file_teaches_in_the_encoders_space(saved):
     teacher = load_teacher(path, build(2, head_space="encoder"))
     assert torch.equal(teacher.norm.weight, net.norm.weight)
     assert torch.equal(teacher.blocks[3].mlp.fc1.weight, net.blocks[3].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize(
+    ("drop", "space", "cure"),
+    [
+        (("decoder", "mask_token"), "decoder", "; --head_space encoder compares"),
+        ("decoder_embed.bias", "decoder", "; --head_space encoder compares"),
+        ("norm.", "encoder", ""),
+        ("blocks.1.attn.proj.bias", "encoder", ""),
+    ],
+    ids=["an encoder alone", "half a projection", "no norm", "no bias"],
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_no_part_of_a_teacher_is_drawn_at_random(saved, drop, space, cure, partial):
+    """--allow_partial would distil towards a random projection."""
+    _, path = saved(drop=drop)
+    hints = Hints.of(ModelConfig, ObjectiveConfig)
+    with pytest.raises(CheckpointError, match="lacks what gives the latents of a teacher") as found:
+        load_teacher(path, build(2, head_space=space), allow_partial=partial, hints=hints)
+    assert cure in str(found.value) and "allow_partial" not in str(found.value)
+    assert ("head_space" in str(found.value)) == bool(cure)
+
+
+def test_a_teacher_may_have_keys_too_many(saved):
+    net, path = saved()
+    torch.save({"model": net.state_dict() | {"surplus.weight": torch.zeros(1)}}, path)
+    with pytest.raises(CheckpointError, match=r"unexpected keys: surplus\.weight"):
+        load_teacher(path, build(2))
+    assert_same_weights(net, load_teacher(path, build(2), allow_partial=True))
 
 
 def test_teachers_that_do_not_fit(saved, tmp_path):

@@ -12,7 +12,8 @@ from interop.twins import assert_alike, differs, louder, setting, setting_all, t
 from torch import nn
 
 import fastimae
-from fastimae.interop.trials import recording
+from fastimae.interop.swaps import Swap
+from fastimae.interop.trials import recording, swaps_of
 
 
 class Alien(PlainPatches):
@@ -208,6 +209,39 @@ def test_copies_go_on_watching(again, imgs):
     assert_alike(plain, other, imgs)
     torch.manual_seed(2)
     assert torch.equal(model(imgs)[1], first), "the hook is the copy's alone"
+
+
+def test_replicas_of_data_parallel_run_the_original(imgs):
+    """On another GPU, a swap would multiply with the first GPU's weights."""
+    model = fastimae.accelerate(PaperMAE())
+    assert not model.fastimae_report.left
+    for module in model.modules():
+        own = {name for name, value in vars(module).items() if isinstance(value, Swap)}
+        replica = module._replicate_for_data_parallel()
+        assert replica._is_replica and not own & vars(replica).keys()
+        assert "_replicate_for_data_parallel" not in vars(replica)
+    replica = model.blocks[0].attn._replicate_for_data_parallel()
+    for name, child in model.blocks[0].attn.named_children():
+        other = copy.deepcopy(child)
+        for value in other.parameters():
+            value.data += 1
+        setattr(replica, name, other)
+    x = torch.randn(2, 5, replica.qkv.in_features)
+    expected = type(replica).forward(replica, x)
+    assert torch.equal(replica(x), expected) and not torch.allclose(
+        model.blocks[0].attn(x), expected
+    )
+    for swap in swaps_of(model):
+        swap.remove()
+    assert not any("_replicate_for_data_parallel" in vars(module) for module in model.modules())
+
+
+def test_a_change_is_told_with_its_place(imgs, caplog):
+    model = fastimae.accelerate(PaperMAE())
+    model.blocks[1].attn.attn_drop.p = 0.5
+    model(imgs)
+    (line,) = (text for text in caplog.messages if "own method" in text)
+    assert "blocks.1.attn.forward runs the model's own method" in line
 
 
 def test_accelerated_again_after_a_move(imgs):

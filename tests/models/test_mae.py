@@ -222,7 +222,12 @@ def test_names_stand_for_sizes(name, sizes):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"name": "vit_base"}, "--model vit_base is not known"),
+        ({"name": "vit_base"}, "--model vit_base is not known: do you mean mae_vit_base_patch16?"),
+        ({"name": "mae_vit_tinny_patch8"}, "do you mean mae_vit_tiny_patch8?"),
+        ({"name": "vit_huge_patch14_224"}, "do you mean mae_vit_huge_patch14?"),
+        ({"name": "mae_vit_giant_patch14"}, "is not known: use mae_vit_SIZE_patchN with SIZE one of"),
+        ({"name": "mae-vit-large-patch99"}, "do you mean mae_vit_large_patch16?"),
+        ({"name": "resnet50"}, "is not known: use mae_vit_SIZE_patchN"),
         ({"name": "mae_vit_base_patch64"}, "N from 2 to 32"),
         ({"img_size": 30}, "--input_size 30x30 is not a multiple of the patch size 4"),
         ({"in_chans": 4, "mean": (0.5,)}, "mean has 1 values for 4 channels"),

@@ -17,7 +17,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fastimae.config import ConfigError
-from fastimae.interop.finetuned import describe
+from fastimae.interop.finetuned import describe, is_probe
 from fastimae.interop.load import build_model, open_checkpoint
 from fastimae.interop.sizes import mlp_ratio
 from fastimae.models import MaskedAutoencoder
@@ -102,6 +102,11 @@ def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dic
     how = {"use_ema": of_model.pop("use_ema", False), "hints": of_model["hints"]}
     checkpoint, ours = open_checkpoint(path, **how)
     weights = dict(ours.weights)
+    if is_probe(weights):
+        raise ConfigError(
+            f"--resume {path} is {describe(weights)}, no fine-tuned classifier: give it as "
+            "--checkpoint, for its encoder's features; fastimae-eval linear trains such a probe"
+        )
     if "head.bias" not in weights:
         raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
     log.info("%s: %s; all of it is taken", path, describe(weights))

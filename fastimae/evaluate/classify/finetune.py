@@ -13,7 +13,7 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from fastimae.config import ConfigError
+from fastimae.config import ConfigError, height_and_width
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CLASSES, WEIGHTS
 from fastimae.engine.precision import resolve_precision
@@ -212,7 +212,7 @@ def validation_batches(
 def _classifier(
     options: FinetuneOptions, encoder: MaskedAutoencoder, classes: int, *, global_pool: bool
 ) -> VisionTransformer:
-    size = (options.input_size * 2)[:2] if options.input_size else None
+    size = options.input_size and height_and_width(options.input_size)
     return build_classifier(
         encoder, classes,
         global_pool=global_pool, img_size=size, drop_path=options.drop_path,

@@ -118,6 +118,11 @@ class FinetuneOptions(TrainingOptions):
         if self.min_crop != FinetuneOptions.min_crop:
             raise ConfigError(_has_no_effect("min_crop", self, asked is None))
 
+    def of_model(self) -> dict[str, Any]:
+        """As of `ModelOptions`; --input_size is that of the classifier, not of the file."""
+        said = super().of_model()
+        return {**said, "img_size": None, "hints": said["hints"].without("input_size")}
+
     def folder(self, task: str) -> Path:
         """As of `EvalOptions`; a folder of its own for the baseline, the file's for --eval FILE."""
         if self.checkpoint is None and self.output_dir is None:

@@ -1,0 +1,80 @@
+"""Parts of other transformers that change what one computes, and that ours has not.
+
+Weights of a head or of another decoder may be left out. Without a scale, a norm or a bias within
+the encoder, the rest of its weights computes something else: such files are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from fastimae.interop.conversion import DECODER, Conversion
+
+_BLOCKS = r"(?:decoder_)?blocks\.\d+\."
+_LINEAR_OR_NORM = r"(?:attn\.(?:qkv|proj)|mlp\.fc[12]|norm[12])\.(?:weight|bias)"
+_KNOWN = re.compile(rf"{_BLOCKS}{_LINEAR_OR_NORM}|patch_embed\.proj\.(?:weight|bias)")
+# All here acts; so does what keeps Hugging Face's name, but for the token of masked patches.
+_WITHIN = re.compile(rf"{_BLOCKS}|patch_embed\.|vit\.(?:encoder|embeddings)\.(?!mask_token)")
+_PARTS_WITHIN = {
+    r"\.(ls\d|layer_scale\d?|gamma_\d|lambda_\d)\b": "LayerScale",
+    r"\.([qk]_norm|(query|key)_norm|attn\.norm)\.": "norms of queries and keys",
+    r"relative_position|rel_pos": "relative positions",
+    r"\.mlp\.(w\d+|fc1_[gx])\.|\.weights_(in|out)\.": "a gated MLP (SwiGLU)",
+    r"\.[qv]_bias$": "biases of query and value apart",
+    r"register_tokens": "register tokens",
+    r"distillation_token": "a distillation token",
+}
+_PARTS_BESIDE = {
+    r"reg_token|register_token": "register tokens",
+    r"dist_token": "a distillation token",
+    r"norm_pre\.": "a norm before its blocks",
+    r"rope|freqs|rel_pos|pos_embed_": "other positions",
+}
+_LINEAR = re.compile(r"(?P<stack>(?:decoder_)?blocks)\.\d+\.(?P<part>attn\.\w+|mlp\.\w+)\.weight")
+
+
+def foreign_part(names: Iterable[str], *, decoder: bool = False) -> str:
+    """A part that acts and that ours has not, with the name of a weight; "" where all is known.
+
+    names: of weights, ours as far as they have a counterpart. decoder: look at its blocks, too.
+    """
+    for name in names:
+        if _KNOWN.fullmatch(name) or (name.startswith(DECODER) and not decoder):
+            continue
+        if _WITHIN.match(name):
+            return f"{_first(_PARTS_WITHIN, re.search, name) or 'a part of its own'} ({name})"
+        if part := _first(_PARTS_BESIDE, re.match, name):
+            return f"{part} ({name})"
+    return ""
+
+
+def _first(parts: Mapping[str, str], matches: Callable, name: str) -> str:
+    return next((part for pattern, part in parts.items() if matches(pattern, name)), "")
+
+
+def fill_biases(conversion: Conversion) -> Conversion:
+    """With zeros for the biases that no block of a stack has (qkv_bias=False), which is exact.
+
+    conversion: to our names. Where some blocks have one, the others miss it.
+    """
+    weights: Mapping[str, Tensor] = conversion.weights
+    kinds: dict[str, list[str]] = {}
+    for name in weights:
+        if match := _LINEAR.fullmatch(name):
+            kind = "{stack}.*.{part}.bias".format(**match.groupdict())
+            kinds.setdefault(kind, []).append(f"{name.removesuffix('weight')}bias")
+    without = {kind: names for kind, names in kinds.items() if weights.keys().isdisjoint(names)}
+    zeros = {
+        bias: torch.zeros(len(weights[f"{bias.removesuffix('bias')}weight"]))
+        for biases in without.values()
+        for bias in biases
+    }
+    filled = dict.fromkeys(without, "zeros, as the file has none")
+    return dataclasses.replace(
+        conversion, weights={**weights, **zeros}, filled={**conversion.filled, **filled}
+    )

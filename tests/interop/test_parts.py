@@ -1,0 +1,127 @@
+"""Parts of other transformers: what would compute something else is refused, the rest is exact."""
+
+import logging
+
+import pytest
+import torch
+
+from fastimae.cli import import_
+from fastimae.engine.checkpoint import CheckpointError
+from fastimae.interop import load_model
+from fastimae.interop.pretrained import load_init
+from fastimae.kernels import Mask
+from fastimae.models import create_model
+
+timm = pytest.importorskip("timm")
+
+OTHERS = {
+    "LayerScale": {"init_values": 1e-5},
+    "norms of queries and keys": {"qk_norm": True},
+    "a gated MLP": {"mlp_layer": timm.layers.SwiGLU},
+    "register tokens": {"reg_tokens": 4},
+    "a norm before its blocks": {"pre_norm": True},
+    "a part of its own": {"scale_mlp_norm": True},
+}
+KEYS = {
+    "relative positions": "blocks.0.attn.relative_position_bias_table",
+    "LayerScale": "blocks.0.gamma_1",
+    "biases of query and value apart": "blocks.0.attn.q_bias",
+    "a distillation token": "dist_token",
+    "other positions": "rope.bands",
+    "a part of its own": "patch_embed.norm.weight",
+}
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
+    caplog.set_level("INFO", "fastimae")
+
+
+def vit(**options):
+    torch.manual_seed(3)
+    net = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=128, depth=2, num_heads=4, num_classes=0, **options
+    )
+    for value in net.parameters():
+        value.data += 0.2 * torch.randn_like(value)
+    return net.eval()
+
+
+def refused(path, part):
+    return pytest.raises(CheckpointError, match=rf"has {part}.* \(.*\): ours has none")
+
+
+@pytest.mark.parametrize("part", OTHERS)
+def test_parts_of_timms_are_refused(tmp_path, part):
+    path = tmp_path / "vit.pth"
+    torch.save(vit(**OTHERS[part]).state_dict(), path)
+    for partial in (False, True):
+        with refused(path, part):
+            load_model(path, encoder_only=True, allow_partial=partial)
+        with refused(path, part):
+            load_init(create_model("mae_vit_nano_patch8", img_size=32), path, allow_partial=partial)
+    assert import_([str(path), str(tmp_path / "out.pth"), "--allow_partial"]) == 2
+
+
+@pytest.mark.parametrize("part", KEYS)
+def test_parts_by_their_names(tmp_path, part):
+    path = tmp_path / "vit.pth"
+    torch.save(vit().state_dict() | {KEYS[part]: torch.zeros(1)}, path)
+    with refused(path, part):
+        load_model(path, encoder_only=True, allow_partial=True)
+
+
+@pytest.mark.parametrize("kind", ["Dinov2", "Beit"])
+def test_parts_of_hugging_faces_are_refused(tmp_path, kind):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=48, num_attention_heads=4, num_hidden_layers=1, intermediate_size=96,
+        image_size=32, patch_size=8, use_absolute_position_embeddings=True,
+    )  # fmt: skip
+    torch.save(getattr(transformers, f"{kind}Model")(config).state_dict(), tmp_path / "vit.pth")
+    with refused(tmp_path, ""):
+        load_model(tmp_path / "vit.pth", encoder_only=True, allow_partial=True, num_heads=4)
+
+
+@pytest.mark.parametrize("key", ["head_aux.weight", "decoder.blocks.0.ls1.gamma", "loss.rope"])
+def test_heads_and_decoders_may_be_left_out(tmp_path, key, caplog):
+    net = vit()
+    torch.save(net.state_dict() | {key: torch.zeros(1)}, tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match=f"unexpected keys: {key}"):
+        load_model(tmp_path / "vit.pth", encoder_only=True)
+    model = load_model(tmp_path / "vit.pth", encoder_only=True, allow_partial=True)
+    assert torch.equal(model.norm.weight, net.norm.weight)
+
+
+def test_a_decoder_of_others_is_left_out_or_refused(tmp_path, caplog):
+    """Features do not need it; a reconstruction does."""
+    weights = create_model("mae_vit_nano_patch8", img_size=32).state_dict()
+    path = tmp_path / "mae.pth"
+    torch.save(weights | {"decoder_blocks.0.ls1.gamma": torch.ones(128)}, path)
+    with refused(path, "LayerScale"):
+        load_model(path, allow_partial=True)
+    load_model(path, encoder_only=True)
+    assert "its decoder is left out" in caplog.text
+
+
+@pytest.mark.parametrize("without", ["qkv_bias", "proj_bias"])
+def test_biases_that_are_not_there_are_zeros(tmp_path, caplog, without):
+    net, images = vit(**{without: False}), torch.randn(2, 3, 32, 32)
+    torch.save(net.state_dict(), tmp_path / "vit.pth")
+    model = load_model(tmp_path / "vit.pth", encoder_only=True)
+    mask = Mask.from_bool(torch.zeros(2, 16, dtype=torch.bool))
+    with torch.no_grad():
+        expected = net.forward_features(images)
+        found = model.encode(model.patchify(images), mask.ids_keep)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    part = "attn.qkv" if without == "qkv_bias" else "mlp.fc2"
+    assert f"filled blocks.*.{part}.bias with zeros" in caplog.text
+
+
+def test_a_single_missing_bias_is_damage(tmp_path):
+    weights = vit().state_dict()
+    del weights["blocks.1.attn.qkv.bias"]
+    torch.save(weights, tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match=r"missing keys: blocks\.1\.attn\.qkv\.bias"):
+        load_model(tmp_path / "vit.pth", encoder_only=True)
