@@ -41,7 +41,6 @@ from fastimae.loaders.limits import for_data_loader
 from fastimae.loaders.processes import heed_the_parent_alone, signals_held_back, why_not_started
 
 log = logging.getLogger("fastimae")
-warnings.filterwarnings("ignore", "This DataLoader will create")  # see `check_workers`
 
 _START_METHOD = "fork" if sys.platform == "linux" else None
 """See above. None: as Python likes."""
@@ -160,6 +159,12 @@ def _shared_slots(num_workers: int, shape: tuple[int, ...], dtype: np.dtype) -> 
 
 def _start(work: _Work, steps: Iterable[tuple[int, Any]], num_workers: int) -> Iterator[Any]:
     """DataLoader's iterator, its workers at work."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # see `check_workers`
+        return _started(work, steps, num_workers)
+
+
+def _started(work: _Work, steps: Iterable[tuple[int, Any]], num_workers: int) -> Iterator[Any]:
     loader = DataLoader(
         work,
         batch_sampler=steps,

@@ -225,7 +225,7 @@ def test_names_stand_for_sizes(name, sizes):
         ({"name": "vit_base"}, "--model vit_base is not known: do you mean mae_vit_base_patch16?"),
         ({"name": "mae_vit_tinny_patch8"}, "do you mean mae_vit_tiny_patch8?"),
         ({"name": "vit_huge_patch14_224"}, "do you mean mae_vit_huge_patch14?"),
-        ({"name": "mae_vit_giant_patch14"}, "is not known: use mae_vit_SIZE_patchN with SIZE one of"),
+        ({"name": "mae_vit_giant_patch14"}, "is not known: use mae_vit_SIZE_patchN"),
         ({"name": "mae-vit-large-patch99"}, "do you mean mae_vit_large_patch16?"),
         ({"name": "resnet50"}, "is not known: use mae_vit_SIZE_patchN"),
         ({"name": "mae_vit_base_patch64"}, "N from 2 to 32"),
