@@ -21,7 +21,8 @@ DECODER = ("decoder_", "mask_token")
 _ENTRIES = ("model", "state_dict", "model_state_dict", "module", "student")
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 _AVERAGED = {"ema", "average", "averaged", "avg", "swa", "shadow", "teacher", "momentum", "target"}
-_BATCHES = "num_batches_tracked"  # BatchNorm's counter: of no use without training
+# Counters, BatchNorm's and those of thop's profile: they act on nothing.
+_COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
 _PATCHES = re.compile(
     r"(?P<prefix>(?:.+?\.)??)"
     r"(?:patch_embed\.proj|(?:vit\.)?embeddings\.patch_embeddings\.projection)\.weight"
@@ -118,8 +119,10 @@ def _within(
             continue
         own = owner == chosen.prefix
         name = key.removeprefix(chosen.prefix) if own else _beside(key, chosen.prefix)
+        if own and key.endswith(_COUNTERS):
+            continue
         if name is None or not _is_weight(value):
-            left_out += [] if own and key.endswith(_BATCHES) else [key]
+            left_out.append(key)
         else:
             weights[name] = value
     return weights, tuple(left_out)

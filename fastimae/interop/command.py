@@ -16,7 +16,7 @@ from fastimae.arguments import parse
 from fastimae.engine.checkpoint import FORMAT, CheckpointError
 from fastimae.engine.files import CLASSES
 from fastimae.interop import huggingface, imae, timm
-from fastimae.interop.conversion import Conversion, encoder_of
+from fastimae.interop.conversion import CLASSIFIER, Conversion, encoder_of
 from fastimae.interop.files import Checkpoint
 from fastimae.interop.finetuned import (
     describe,
@@ -103,6 +103,8 @@ def _convert(options: ExportOptions) -> None:
         checkpoint, ours.weights, encoder_only=_is_encoder(options, ours.weights),
         allow_partial=options.allow_partial, **said,
     )  # fmt: skip
+    if options.to == "fastimae":
+        ours = _known_to(model, ours)
     log.info("%s: %s", checkpoint.path, _described(model, ours))
     try:
         weights = ours.weights
@@ -114,6 +116,15 @@ def _convert(options: ExportOptions) -> None:
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path} {error}") from error
     log.info("wrote %s", options.out)
+
+
+def _known_to(model: MaskedAutoencoder, ours: Conversion) -> Conversion:
+    """Without what --allow_partial let through: our commands would refuse a file with it. A
+    classifier is known, too."""
+    names = model.state_dict().keys()
+    kept = {k: w for k, w in ours.weights.items() if k in names or k.startswith(CLASSIFIER)}
+    unknown = (name for name in ours.weights if name not in kept)
+    return dataclasses.replace(ours, weights=kept, dropped=(*ours.dropped, *unknown))
 
 
 def _is_encoder(options: ExportOptions, weights: Mapping[str, Tensor]) -> bool:

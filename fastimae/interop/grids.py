@@ -82,9 +82,12 @@ def in_words(size: Size) -> str:
 
 def no_square(path: object, shapes: Shapes, hints: Hints) -> CheckpointError:
     """What to say where nothing tells the size."""
+    there = patches_of(shapes)
+    square = math.isqrt(there + 1) ** 2 == there + 1
+    alone = f"; {there + 1} of patches alone (timm's no_embed_class) are none of MAE's" * square
     return CheckpointError(
-        f"{path}: its positions are for {patches_of(shapes)} patches, which is no square, and "
-        f"nothing tells how they lie: give {hints.to_set('input_size')}, height and width in pixels"
+        f"{path}: its positions are for {there} patches, which is no square, and nothing tells "
+        f"how they lie: give {hints.to_set('input_size')}, height and width in pixels{alone}"
     )
 
 

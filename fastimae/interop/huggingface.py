@@ -56,7 +56,7 @@ _NEWER = {
 }
 # Of ViTForImageClassification and ViTModel, beside the same encoder.
 _CLASSIFIER = re.compile(r"classifier\.")
-_POOLER = re.compile(r"(vit\.)?pooler\.")
+_WITHOUT_PLACE = re.compile(r"(vit\.)?(pooler\.|embeddings\.mask_token$)|decoder\.0\.")
 _LAYER = re.compile(rf"({'|'.join(map(re.escape, _OUR_STACKS))})\.(\d+)\.(.+)\.(weight|bias)")
 
 
@@ -68,11 +68,12 @@ def is_huggingface(weights: Mapping[str, Tensor]) -> bool:
 def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
     """ViTMAE -> our names; names that are unknown stay as they are.
 
-    ViT's pooler, which nothing of ours has, is dropped.
+    Dropped is what a ViT has beside its encoder and nothing of ours: the pooler; the token and the
+    convolution of ViTForMaskedImageModeling.
     """
     ours: dict[str, Tensor] = {}
     renamed = {}
-    dropped = tuple(name for name in weights if _POOLER.match(name))
+    dropped = tuple(name for name in weights if _WITHOUT_PLACE.match(name))
     weights = {name: value for name, value in weights.items() if name not in dropped}
     apart: dict[str, list[Tensor]] = {}
     for name in sorted(weights, key=_part):  # query before key before value

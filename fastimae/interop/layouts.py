@@ -34,12 +34,7 @@ def detect(weights: Mapping[str, Tensor]) -> Layout:
         return "huggingface"
     if "1.weight" in weights and "cls_token" not in weights:
         raise ValueError("is a probe of features, without the encoder: give the encoder's file")
-    for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
-        if name not in weights:
-            raise ValueError(f"is not a masked autoencoder: it has no {name}")
-    shape = tuple(weights["patch_embed.proj.weight"].shape)
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise ValueError(f"has no square patches of images: patch_embed.proj.weight is {shape}")
+    _require_parts(weights)
     if imae.HEADS[0] in weights:
         return "imae"
     return "mae" if any(name.startswith(DECODER) for name in weights) else "timm"
@@ -51,4 +46,18 @@ def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
     Biases that a model with `qkv_bias=False` does not have are filled with zeros. Raises
     ValueError where `detect` does.
     """
-    return fill_biases(_TO_MAE.get(detect(weights), Conversion)(weights))
+    ours = _TO_MAE.get(detect(weights), Conversion)(weights)
+    _require_parts(ours.weights)
+    return fill_biases(ours)
+
+
+def _require_parts(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where, by our names, a part is missing that tells sizes."""
+    for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
+        if name not in weights:
+            raise ValueError(f"is not a masked autoencoder: it has no {name}")
+    if not any(name.startswith("blocks.") for name in weights):
+        raise ValueError("is not a masked autoencoder: it has no blocks")
+    shape = tuple(weights["patch_embed.proj.weight"].shape)
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise ValueError(f"has no square patches of images: patch_embed.proj.weight is {shape}")

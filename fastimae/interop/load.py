@@ -147,7 +147,8 @@ def build_model(
     load_weights(
         model, weights, path, allow_partial=allow_partial,
         optional=DECODER if encoder_only else (),
-        partial_hint=hints.if_any("allow_partial", "loads it all the same"),
+        partial_hint=hints.if_any("allow_partial", "loads it all the same")
+        or f"; {hints.to_set('allow_partial')} writes a file without unexpected ones",
     )  # fmt: skip
     tell(path, facts, hints, decoder=not encoder_only)
     return model

@@ -18,8 +18,8 @@ from fastimae.interop.conversion import DECODER, Conversion
 _BLOCKS = r"(?:decoder_)?blocks\.\d+\."
 _LINEAR_OR_NORM = r"(?:attn\.(?:qkv|proj)|mlp\.fc[12]|norm[12])\.(?:weight|bias)"
 _KNOWN = re.compile(rf"{_BLOCKS}{_LINEAR_OR_NORM}|patch_embed\.proj\.(?:weight|bias)")
-# All here acts; so does what keeps Hugging Face's name, but for the token of masked patches.
-_WITHIN = re.compile(rf"{_BLOCKS}|patch_embed\.|vit\.(?:encoder|embeddings)\.(?!mask_token)")
+# All here acts; so does what keeps Hugging Face's name.
+_WITHIN = re.compile(rf"{_BLOCKS}|patch_embed\.|vit\.(?:encoder|embeddings)\.")
 _PARTS_WITHIN = {
     r"\.(ls\d|layer_scale\d?|gamma_\d|lambda_\d)\b": "LayerScale",
     r"\.([qk]_norm|(query|key)_norm|attn\.norm)\.": "norms of queries and keys",

@@ -112,8 +112,7 @@ def load_init(
     if odd and allow_partial:
         log.warning("%s: its decoder is left out: %s has no place here", path, odd[0])
         weights = {key: value for key, value in weights.items() if not key.startswith(DECODER)}
-    afresh = hints.if_any("allow_partial", "starts the decoder afresh") if odd else ""
-    _load(student, weights, path, allow_partial, fresh, hints, afresh)
+    _load(student, weights, path, allow_partial, fresh, hints, _afresh(student, weights, hints))
     used = {key: fact for key, fact in facts.items() if _matters(key, shapes_of(weights))}
     _compare_heads(checkpoint, used, student, hints)
     _compare_grids(path, used, student, hints)
@@ -124,6 +123,14 @@ def load_init(
 def _read(path: Path, hints: Hints) -> tuple[Checkpoint, dict[str, Tensor]]:
     checkpoint, ours = open_checkpoint(path, hints=hints)
     return checkpoint, without_classifier(ours.weights, path)
+
+
+def _afresh(student: MaskedAutoencoder, weights: Mapping[str, Tensor], hints: Hints) -> str:
+    """That a flag starts the decoder afresh, where that is all that has another size."""
+    own = shapes_of(student.state_dict())
+    odd = [key for key, shape in shapes_of(weights).items() if own.get(key, shape) != shape]
+    decoder = odd and all(key.startswith(DECODER) for key in odd)
+    return hints.if_any("allow_partial", "starts the decoder afresh") if decoder else ""
 
 
 def _odd_decoder(student: MaskedAutoencoder, weights: Mapping[str, Tensor]) -> list[str]:

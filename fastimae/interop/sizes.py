@@ -16,13 +16,14 @@ from fastimae.interop.files import Checkpoint
 from fastimae.interop.grids import no_square
 from fastimae.interop.hints import Hints
 from fastimae.interop.names import named_sizes
+from fastimae.interop.timm import CLASSIFIED
 from fastimae.models import DECODER, SIZES, MaskedAutoencoder
 
 # Settings of a run that its checkpoint keeps when it goes to another layout.
 _OF_TRAINING = (
     *("mask_ratio", "mask_patch_size", "epochs", "mix_beta", "mix_lambda", "mix_per"),
     *("same_class_ratio", "reciprocal_pairs", "targets", "teacher_view", "distill_weight"),
-    *("crop", "crop_ratio", "value_range", CONVERTED_WITH),
+    *("crop", "crop_ratio", "value_range", CONVERTED_WITH, CLASSIFIED),
 )
 
 

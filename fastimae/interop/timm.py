@@ -13,6 +13,9 @@ from torch import Tensor
 
 from fastimae.interop.conversion import Conversion, encoder_of
 
+CLASSIFIED = "classified"
+"""What timm's config.json says that a classifier takes: "avg", the mean, or "token"."""
+
 
 def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conversion:
     """Our names -> timm's: the encoder, with the classifier where there is one.
@@ -36,14 +39,20 @@ def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conve
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the config.json of timm's files on the hub says, by our flags' names.
 
-    The architecture's name tells its heads, unless arguments of the model do.
+    The architecture's name tells its heads, unless arguments of the model do. Raises ValueError for
+    arguments that make a model compute what ours cannot, and that its weights do not tell.
     """
     of_data, of_model = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
+    if of_model.get("act_layer") not in (None, "gelu"):
+        raise ValueError(f"computes with act_layer={of_model['act_layer']}, which MAE has not")
+    if of_model.get("no_embed_class"):
+        raise ValueError("has no position for its class token (no_embed_class), which MAE has")
     said = {
         "model": config.get("architecture"),
         "num_heads": of_model.get("num_heads"),
         "input_size": of_model.get("img_size") or list(of_data.get("input_size") or ())[1:] or None,
         "mean": of_data.get("mean"),
         "std": of_data.get("std"),
+        CLASSIFIED: of_model.get("global_pool", config.get("global_pool")),
     }
     return {name: value for name, value in said.items() if value is not None}

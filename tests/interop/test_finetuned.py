@@ -11,8 +11,10 @@ from toy_images import save_splits
 from fastimae.cli import evaluate, export, import_
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError
+from fastimae.evaluate.classify.classifier import load_classifier
 from fastimae.evaluate.encoder import features, load_encoder
 from fastimae.interop import load_model
+from fastimae.interop.hints import IN_PYTHON
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.models import create_model
 from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD
@@ -275,3 +277,17 @@ def test_a_classifier_of_ours_says_nothing_of_targets(tmp_path, caplog):
     load_init(student, tmp_path / "ours.pth", allow_partial=True)
     (line,) = (text for text in caplog.messages if "was trained with" in text)
     assert "norm_pix_loss" not in line and "mean (0.5" in line
+
+
+def test_a_classifier_of_the_mean_without_its_own_norm_is_refused(tmp_path):
+    """timm's config.json alone tells it from one of the class token; an import keeps that."""
+    net = vit("avg", fc_norm=False)
+    torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
+    config = {"architecture": "vit", "global_pool": "avg", "model_args": {"num_heads": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    imported = tmp_path / "imported.pth"
+    assert import_([str(tmp_path), str(imported)]) == 0
+    for file in (imported, tmp_path):
+        with pytest.raises(ConfigError, match="mean of normalised latents"):
+            load_classifier(file, hints=IN_PYTHON)
+        assert load_model(file, encoder_only=True)

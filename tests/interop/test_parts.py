@@ -1,5 +1,6 @@
 """Parts of other transformers: what would compute something else is refused, the rest is exact."""
 
+import json
 import logging
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from fastimae.cli import import_
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop import load_model
+from fastimae.interop.hints import Hints
 from fastimae.interop.pretrained import load_init
 from fastimae.kernels import Mask
 from fastimae.models import create_model
@@ -125,3 +127,85 @@ def test_a_single_missing_bias_is_damage(tmp_path):
     torch.save(weights, tmp_path / "vit.pth")
     with pytest.raises(CheckpointError, match=r"missing keys: blocks\.1\.attn\.qkv\.bias"):
         load_model(tmp_path / "vit.pth", encoder_only=True)
+
+
+@pytest.mark.parametrize("kind", ["IJepaModel", "VideoMAEModel"])
+def test_another_transformer_of_hugging_faces_is_one_line(tmp_path, kind):
+    """Its names are ViTMAE's; it has no class token, or embeds frames."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    net = getattr(transformers, kind)
+    config = net.config_class(**sizes, intermediate_size=96, image_size=32, patch_size=8)
+    torch.save(net(config).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="is not a masked autoencoder: it has no cls_token"):
+        load_model(tmp_path / "other.pth", encoder_only=True)
+
+
+def test_a_file_without_blocks_is_one_line(tmp_path):
+    weights = {k: v for k, v in vit().state_dict().items() if not k.startswith("blocks.")}
+    torch.save(weights, tmp_path / "cut.pth")
+    with pytest.raises(CheckpointError, match="it has no blocks"):
+        load_model(tmp_path / "cut.pth", encoder_only=True)
+
+
+def test_masked_image_modelling_of_hugging_face_gives_features(tmp_path):
+    """Its token of masked patches and its one convolution behind the encoder act on no feature."""
+    transformers = pytest.importorskip("transformers")
+    net = transformers.ViTForMaskedImageModeling(transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
+        image_size=32, patch_size=8, encoder_stride=8, layer_norm_eps=1e-6,
+    )).eval()  # fmt: skip
+    net.save_pretrained(tmp_path)
+    images = torch.randn(2, 3, 32, 32)
+    model = load_model(tmp_path, encoder_only=True)
+    mask = Mask.from_bool(torch.zeros(2, 16, dtype=torch.bool))
+    with torch.no_grad():
+        ours = model.encode(model.patchify(images), mask.ids_keep)
+        torch.testing.assert_close(ours, net.vit(images).last_hidden_state, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_counters_of_a_profile_are_no_parts(tmp_path, prefix):
+    """thop hangs them on every module, where checkpoints keep them."""
+    weights = {prefix + name: value for name, value in vit().state_dict().items()}
+    for place in ("", "blocks.0.", "blocks.0.attn.qkv.", "patch_embed.proj."):
+        for counter in ("total_ops", "total_params"):
+            weights[f"{prefix}{place}{counter}"] = torch.zeros(1, dtype=torch.float64)
+    torch.save(weights, tmp_path / "profiled.pth")
+    model = load_model(tmp_path / "profiled.pth", encoder_only=True)
+    name = "blocks.0.attn.qkv.weight"
+    assert torch.equal(model.state_dict()[name], weights[prefix + name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"act_layer": "quick_gelu"}, "act_layer=quick_gelu"),
+        ({"no_embed_class": True}, "no position for its class token"),
+    ],
+    ids=["activation", "positions"],
+)
+def test_what_only_timms_config_tells_is_refused(tmp_path, arguments, why):
+    torch.save(vit().state_dict(), tmp_path / "pytorch_model.bin")
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": {"num_heads": 4, **arguments}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=why):
+        load_model(tmp_path, encoder_only=True)
+
+
+def test_positions_of_patches_alone_are_named(tmp_path):
+    torch.save(vit(no_embed_class=True).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match="16 of patches alone"):
+        load_model(tmp_path / "vit.pth", encoder_only=True)
+
+
+def test_an_import_leaves_out_what_other_commands_refuse(tmp_path, capsys):
+    """A projector beside the encoder: the way to its features that the error tells goes on."""
+    torch.save(vit().state_dict() | {"projector.weight": torch.ones(2)}, tmp_path / "more.pth")
+    hint = "fastimae-import --allow_partial writes a file without unexpected ones"
+    with pytest.raises(CheckpointError, match=hint):
+        load_model(tmp_path / "more.pth", encoder_only=True, hints=Hints({}))
+    out = tmp_path / "ours.pth"
+    assert import_([str(tmp_path / "more.pth"), str(out), "--allow_partial"]) == 0
+    assert "1 dropped (projector)" in capsys.readouterr().err
+    load_model(out, encoder_only=True)

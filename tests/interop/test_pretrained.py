@@ -160,3 +160,16 @@ def test_init_from_an_encoder_needs_allow_partial(saved):
         load_init(student, path)
     load_init(student, path, allow_partial=True)
     assert torch.equal(student.cls_token, net.cls_token)
+
+
+def test_a_fresh_decoder_is_advised_where_it_helps(saved):
+    """Not where the encoder has another size, too."""
+    hints = Hints({"allow_partial": "--allow_partial"})
+    _, path = saved(decoder_embed_dim=64)
+    with pytest.raises(CheckpointError, match="--allow_partial starts the decoder afresh"):
+        load_init(build(), path, hints=hints)
+    _, path = saved()
+    for partial in (False, True):
+        with pytest.raises(CheckpointError, match="of another size") as error:
+            load_init(create_model(NAME, img_size=16), path, allow_partial=partial, hints=hints)
+        assert "afresh" not in str(error.value)

@@ -17,9 +17,10 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fastimae.config import ConfigError
-from fastimae.interop.finetuned import describe, is_probe
+from fastimae.interop.finetuned import describe, is_probe, pools
 from fastimae.interop.load import build_model, open_checkpoint
 from fastimae.interop.sizes import mlp_ratio
+from fastimae.interop.timm import CLASSIFIED
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.vit import LAYER_NORM_EPS
 
@@ -109,6 +110,11 @@ def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dic
         )
     if "head.bias" not in weights:
         raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
+    if checkpoint.args.get(CLASSIFIED) == "avg" and not pools(weights):
+        raise ConfigError(
+            f"--resume {path} is a classifier of the mean of normalised latents, which has no "
+            "fc_norm: such ones cannot be tested here; give it as --checkpoint to fine-tune it"
+        )
     log.info("%s: %s; all of it is taken", path, describe(weights))
     return build_model(checkpoint, weights, encoder_only=True, **of_model), weights
 
