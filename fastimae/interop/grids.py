@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _FAR = 0.1
 """Positions are MAE's where they are nearer to them than this, relative to their norm: in any
-number format, and fine-tuned ones, too. Other grids are further apart than 0.2."""
+number format, and fine-tuned ones, too. Other grids are further apart than 0.16."""
 
 
 def patches_of(shapes: Shapes) -> int:
