@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import codecs
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +33,8 @@ _MOST_FIELDS = 1000
 
 def what_is(path: str | Path) -> str:
     """One of the above; OTHER also for pipes and what cannot be read."""
-    path = Path(path)
     try:
-        if path.is_dir():
-            return FOLDER
-        if not path.is_file():
-            return OTHER if path.exists() else MISSING
-        with path.open("rb") as file:
-            head = file.read(BLOCK)
-        if _is_beton(head):
-            return BETON
-        if looks_like_tar(path):
-            return TAR if is_header(head) else PACKED_TAR
-        return IMAGE if _is_image(path) else TEXT if _is_text(head) else OTHER
+        return _look(Path(path))
     except OSError:
         return OTHER
 
@@ -62,27 +51,50 @@ def check_is(
 ) -> None:
     """Raise DataError where something else lies at a path, and say what takes that.
 
-    What is missing, or of no known kind where a .beton file is wanted, is for its reader to refuse.
+    What is missing, or of no known kind where a .beton file is wanted, is for its reader to refuse;
+    what cannot be read is no other kind, and refused here as what it is.
     flag: where the path came from. flags: of the command at hand, by what they take.
     """
-    kind = what_is(path)
+    try:
+        kind = _look(Path(path))
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{flag and flag + ' '}{path}: cannot be read ({reason})") from error
     if kind in (*wanted, MISSING) or (BETON in wanted and kind == OTHER):
         return
-    ways = "".join(f", or {way}" for way in _ways(Path(path), kind, flags or {}))
+    ways = "".join(f", or {way}" for way in _ways(Path(path), kind, wanted, flags or {}))
     raise DataError(
         f"{flag and flag + ' '}{path} is {kind}, not {' or '.join(wanted)}"
         + ways.replace(", or", ":", 1)
     )
 
 
-def _ways(path: Path, kind: str, flags: Mapping[str, str]) -> list[str]:
+def _look(path: Path) -> str:
+    """As `what_is`. Raises OSError for what cannot be read."""
+    if path.is_dir():
+        return FOLDER
+    if not path.is_file():
+        return OTHER if path.exists() else MISSING
+    with path.open("rb") as file:
+        head = file.read(BLOCK)
+    if _is_beton(head):
+        return BETON
+    if looks_like_tar(path):
+        return TAR if is_header(head) else PACKED_TAR
+    return IMAGE if _is_image(path) else TEXT if _is_text(head) else OTHER
+
+
+def _ways(path: Path, kind: str, wanted: Sequence[str], flags: Mapping[str, str]) -> list[str]:
     """What the user can do with it."""
-    if kind == IMAGE:
-        return ["give the folder that it lies in"]
-    given = [f"give it as {flags[kind]}"] if kind in flags else []
+    it = "it"
+    if kind == IMAGE:  # nothing takes one alone
+        path, kind, it = path.parent, FOLDER, "the folder that it lies in"
+    if kind in wanted:
+        return [f"give {it}"]
+    given = [f"give {it} as {flags[kind]}"] if kind in flags else []
     if kind not in (FOLDER, TAR, PACKED_TAR, TEXT):
         return given
-    made = f"fastimae-convert {shlex.quote(str(path))} OUT.beton makes a .beton file of it"
+    made = f"fastimae-convert {shlex.quote(str(path))} OUT.beton makes a .beton file of {it}"
     return [*given, made + (" if it lists images" if kind == TEXT else "")]
 
 

@@ -79,7 +79,7 @@ def test_a_beton_may_be_called_anything(tmp_path):
 TRAINING = {
     ("ffcv", "tar"): "give it as --dali, or fastimae-convert {} OUT.beton",
     ("ffcv", "packed"): "fastimae-convert {} OUT.beton",
-    ("ffcv", "image"): "give the folder that it lies in",
+    ("ffcv", "image"): "give the folder that it lies in as --data_path, or fastimae-convert ",
     ("ffcv", "folder"): "give it as --data_path, or fastimae-convert {} OUT.beton",
     ("ffcv", "list"): "fastimae-convert {} OUT.beton makes a .beton file of it if it lists images",
     ("data_path", "tar"): "give it as --dali, or fastimae-convert {} OUT.beton",
@@ -123,6 +123,30 @@ def test_so_does_checking(tmp_path, kind, capsys):
     path = make(tmp_path / "given", kind)
     assert cli.convert(["--verify", str(path)]) == 2
     assert f"{path} is {KINDS[kind]}, not a .beton file: " in capsys.readouterr().err
+
+
+def test_checking_names_no_folder_that_it_does_not_take(tmp_path):
+    with pytest.raises(DataError) as caught:
+        BetonReader(make(tmp_path / "x.png", "image"))
+    way = f"fastimae-convert {tmp_path} OUT.beton makes a .beton file of the folder that it lies in"
+    assert str(caught.value).endswith(f"not a .beton file: {way}")
+
+
+@pytest.mark.parametrize("flag", ["ffcv", "data_path"])
+@pytest.mark.parametrize("what", ["open", "stat"])
+def test_what_cannot_be_read_is_no_file_of_another_kind(tmp_path, monkeypatch, flag, what):
+    """By a stand-in for the system, as the superuser may read all."""
+    path, real = make(tmp_path / "locked", "beton"), getattr(Path, what)
+
+    def refusing(self, *args, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, what, refusing)
+    with pytest.raises(DataError) as caught:
+        create_loader(batch_size=2, **{flag: path})
+    assert str(caught.value) == f"--{flag} {path}: cannot be read (Permission denied)"
 
 
 def test_a_path_in_a_command_can_be_pasted(tmp_path):
