@@ -26,9 +26,8 @@ _FREE = {
 }  # fmt: skip
 
 # Those that say which images a number is of, and what these show.
-_IMAGES = {
-    "ffcv", "data_path", "val", "label_field", "image_field", "value_range", "max_pixels", "crop",
-}  # fmt: skip
+_PLACES = {"ffcv", "data_path", "val"}
+_IMAGES = {"label_field", "image_field", "value_range", "max_pixels", "crop", *_PLACES}
 
 _OTHER_SETTINGS = "resumed with other settings than before"
 
@@ -115,8 +114,12 @@ def check_resumable(
 
 def loader_state(content: Mapping[str, Any]) -> dict[str, Any]:
     """The loader's, with how many micro steps made an optimizer step, which earlier versions noted
-    among the settings only."""
-    return {"accum_iter": args_in(content).get("accum_iter"), **content["loader"]}
+    among the settings only, and without what these told of a linear probe's data: labels alone."""
+    args = args_in(content)
+    state = {"accum_iter": args.get("accum_iter"), **content["loader"]}
+    if PROCESSES not in args and _kind(content["model"]) == _NO_ENCODER:
+        state.pop("data", None)
+    return state
 
 
 def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
@@ -130,9 +133,11 @@ def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:
 
 def check_result_stands(trainer: Trainer, content: Mapping[str, Any], path: Path) -> None:
     """Raise CheckpointError where a finished run, whose numbers are in its checkpoint, was given
-    other images: the numbers would be given out as theirs."""
-    images = {name: value for name, value in trainer.args.items() if name in _IMAGES}
-    before, now = content["loader"], trainer.loader.state_dict()
+    other images: the numbers would be given out as theirs. The same ones may lie elsewhere, as far
+    as the checkpoint tells which they are."""
+    before, now = loader_state(content), trainer.loader.state_dict()
+    told = _IMAGES - _PLACES if before.keys() >= set(_DATA) else _IMAGES
+    images = {name: value for name, value in trainer.args.items() if name in told}
     changed = _changes(args_in(content), images)
     if any(before.get(name, now.get(name)) != now.get(name) for name in _DATA):
         changed = changed or ["the files hold others than before"]

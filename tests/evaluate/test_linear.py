@@ -14,7 +14,7 @@ from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
 from fastimae.config import ConfigError
-from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
+from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData
@@ -170,14 +170,26 @@ def test_the_run_of_the_checkpoint_makes_no_room(options, tmp_path):
     assert run.checkpoint.read_text() == "precious"
 
 
+def as_before(path):
+    """Make a probe's checkpoint one that tells its training data by labels alone, as an earlier
+    version did, and others not at all."""
+    content = load_checkpoint(path)
+    del content["loader"]["val"], content["args"]["processes"], content["args"]["effective_batch"]
+    save_checkpoint(path, {**content, "loader": {**content["loader"], "data": 77}})
+
+
 def test_a_finished_run_gives_its_numbers_out_as_nothing_else(options, tmp_path):
     run = options(epochs=2)
     linear.run(run)
     first = numbers_of(run)
     again = dataclasses.replace(run, resume="auto")
     linear.run(again)
+    other = dataclasses.replace(again, val=tmp_path / "moved")
+    linear.run(other)
     assert numbers_of(run) == first
-    other = dataclasses.replace(again, val=tmp_path / "other")
+    as_before(run.output_dir / "checkpoint-last.pth")
+    linear.run(again)
+    assert numbers_of(run) == first
     with pytest.raises(CheckpointError, match=r"not of these images \(--val None -> "):
         linear.run(other)
     linear.run(dataclasses.replace(other, epochs=3))
@@ -256,6 +268,8 @@ def test_other_files_in_the_same_folder_are_other_images(tmp_path, capsys, task,
     command += ["--warmup_epochs", "0", "--resume", "auto"]
     assert evaluate([*command, "--epochs", "1"]) == 0
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    elsewhere = [word.replace(str(tmp_path / "data"), str(tmp_path / "copy")) for word in command]
+    assert evaluate([*elsewhere, "--epochs", "1"]) == 0
     shutil.rmtree(tmp_path / "data")
     shutil.move(tmp_path / "copy", tmp_path / "data")  # the same data
     assert evaluate([*command, "--epochs", "1"]) == 0
