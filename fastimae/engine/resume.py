@@ -114,12 +114,8 @@ def check_resumable(
 
 def loader_state(content: Mapping[str, Any]) -> dict[str, Any]:
     """The loader's, with how many micro steps made an optimizer step, which earlier versions noted
-    among the settings only, and without what these told of a linear probe's data: labels alone."""
-    args = args_in(content)
-    state = {"accum_iter": args.get("accum_iter"), **content["loader"]}
-    if PROCESSES not in args and _kind(content["model"]) == _NO_ENCODER:
-        state.pop("data", None)
-    return state
+    among the settings only."""
+    return {"accum_iter": args_in(content).get("accum_iter"), **content["loader"]}
 
 
 def check_epochs(path: Path, epoch: int, update: int, epochs: int) -> None:

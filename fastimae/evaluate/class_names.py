@@ -1,7 +1,8 @@
 """Labels of one data set in the numbers of another: by the names of the classes.
 
 Class k of a folder with some of the classes is another class than class k of all of them. So where
-both sides have names, names decide, and labels are renumbered; else the numbers must do.
+both sides have names, names decide, and labels are renumbered; else the numbers must do, and those
+of such a folder cannot.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def match_classes(names: Sequence[str], images: Images, classes: int) -> Images:
     """`images` with labels in the numbers of training, which has `classes` of these names.
 
     names: of the first labels, or of all; empty: not known. Says how classes were matched, unless
-    all are the same. Raises DataError without labels, or for classes that training does not know.
+    all are the same. Raises DataError without labels, for classes that training does not know, and
+    for a folder of some classes where only their names could tell which.
     """
     check_labelled(images)
     names = names or _imagenets(images, classes)
@@ -122,11 +124,14 @@ def _by_number(images: Images, classes: int, training_has_none: bool) -> Images:
         raise DataError(
             f"{images.source} has {_unknown(map(str, unknown))} (it knows 0 to {classes - 1})"
         )
+    if len(images.classes or ()) not in (0, classes):
+        raise DataError(
+            f"{images.source} has {len(images.classes)} classes ({in_short(images.classes)}), and "
+            f"training {classes} without names: give images of all classes, which may have empty "
+            "folders, or the classifier in a file that keeps its names (docs/checkpoints.md)"
+        )
     if len(present) < classes:
-        # Numbers of folders that are only some of the classes are those of other classes.
-        level = logging.WARNING if len(images.classes or ()) not in (0, classes) else logging.INFO
-        log.log(
-            level,
+        log.info(
             "%s: %d of the %d classes of training, matched by number, as %s has no class names",
             images.source, len(present), classes, "training" if training_has_none else "it",
         )  # fmt: skip

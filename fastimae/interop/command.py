@@ -182,7 +182,10 @@ def _write(
         return
     if options.to == "fastimae":
         about["fastimae_format"] = FORMAT
-    write_file(options.out, weights, about, bare=options.to == "timm")
+    bare = options.to == "timm"
+    if bare and options.out.suffix == ".pth" and CLASSES in settings:
+        log.warning("%s keeps no names of classes: a .safetensors does", options.out)
+    write_file(options.out, weights, about, bare=bare)
 
 
 def _described(model: MaskedAutoencoder, ours: Conversion) -> str:

@@ -58,18 +58,16 @@ def test_imagenets_classes_are_known_without_names(caplog):
     assert after.labels.tolist() == [1, 151, 999]
     assert [timm.ImageNetInfo().index_to_label_name(k) for k in after.labels] == some
     assert "taken for ImageNet's 1000" in caplog.text and "matched by name" in caplog.text
-    assert match_classes([], images([0, 1], ["cat", "n01443537"]), 1000).labels.tolist() == [0, 1]
-    assert match_classes([], images([0, 1], some), 999).labels.tolist() == [0, 1]
+    for others, classes in ((["cat", "n01443537"], 1000), (some, 999)):
+        with pytest.raises(DataError, match=f"training {classes} without names"):
+            match_classes([], images([0, 1], others), classes)
 
 
-def test_a_folder_of_some_classes_by_number_is_warned_of(caplog):
-    caplog.set_level("WARNING", "fastimae")
-    match_classes([], images([0, 1], ["dog", "ship"]), 4)
-    assert "2 of the 4 classes of training, matched by number" in caplog.text
-    caplog.clear()
-    match_classes([], images([0, 1], ["a", "b", "c", "d"]), 4)
-    match_classes([], images([0, 1], None), 4)
-    assert not caplog.text
+def test_a_folder_of_some_classes_has_no_numbers_of_training():
+    with pytest.raises(DataError, match=r"2 classes \(dog, ship\), and training 4 without"):
+        match_classes([], images([0, 1], ["dog", "ship"]), 4)
+    for names in (["a", "b", "c", "d"], None):
+        assert match_classes([], images([0, 1], names), 4).labels.tolist() == [0, 1]
 
 
 def test_numbers_that_cannot_be_classes_are_an_error():
@@ -200,6 +198,12 @@ def test_a_classifier_keeps_the_names_and_is_tested_by_them(toy, tmp_path, capsy
         alone = ["finetune", "--eval", "--resume", file, "--val", toy / "others", *QUICK]
         assert evaluate(list(map(str, alone))) == 0
         assert accuracies(file.parent / "eval") == others
+    bare = tmp_path / "exported" / "t.pth"
+    assert export([str(tmp_path / "checkpoint-best.pth"), str(bare), "--to", "timm"]) == 0
+    assert "t.pth keeps no names of classes: a .safetensors does" in capsys.readouterr().err
+    alone = ["finetune", "--eval", "--resume", bare, "--val", toy / "others", *QUICK]
+    assert evaluate(list(map(str, alone))) == 2
+    assert "2 classes (b_green, c_blue), and training 3 without names" in capsys.readouterr().err
     for split in ("train", "val"):
         shutil.copytree(toy / "data" / split, tmp_path / "data" / split)
         (tmp_path / "data" / split / "a_red").rename(tmp_path / "data" / split / "d_red")
