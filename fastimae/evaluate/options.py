@@ -18,6 +18,7 @@ from fastimae.engine.claim import ALONE, claimed
 from fastimae.engine.distributed import World, join_world
 from fastimae.evaluate.fields import fields_for
 from fastimae.evaluate.images import Images, open_images
+from fastimae.evaluate.result_files import check_own
 from fastimae.evaluate.trained import crop_of, range_for, training_of
 from fastimae.interop.options import ModelOptions
 from fastimae.loaders.errors import DataError
@@ -165,11 +166,12 @@ def results_folder(
     anything is computed.
 
     Raises CheckpointError where it would be made beside a checkpoint that is not there, and
-    FolderError as `fastimae.engine.claim.claimed`.
+    FolderError where it has another task's results, or as `fastimae.engine.claim.claimed`.
     """
     if options.output_dir is None and not options.source().exists():
         raise CheckpointError(f"there is no checkpoint {options.source()}")
     folder = options.folder(task) / inside
+    check_own(folder, task)
     with claimed(folder, log_dir, world):
         yield folder
 

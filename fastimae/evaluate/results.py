@@ -13,8 +13,8 @@ from typing import Any
 
 from fastimae import __version__
 from fastimae.evaluate.options import EvalOptions, recorded
+from fastimae.evaluate.result_files import RESULTS, read_results
 
-RESULTS = "results.json"
 _LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "torchmetrics", "piq")
 
 
@@ -65,8 +65,3 @@ def forget_results(folder: Path) -> None:
         for name in read_results(folder).get("pictures", ()):
             (folder / Path(name).name).unlink(missing_ok=True)
     (folder / RESULTS).unlink(missing_ok=True)
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """The content of a results.json, or of the one in a folder. Raises OSError, ValueError."""
-    return json.loads((path / RESULTS if path.is_dir() else path).read_text(encoding="utf-8"))

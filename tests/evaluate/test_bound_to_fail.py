@@ -109,3 +109,14 @@ def test_a_study_finds_what_its_last_cell_cannot_take(
     argv = ["semantics", "--data_path", str(given / "data"), "--output_dir", str(tmp_path / "out")]
     assert evaluate([*argv, *flags]) == 2
     assert said in capsys.readouterr().err and ran == []
+
+
+@pytest.mark.parametrize("task", ["linear", "finetune", "knn", "tsne"])
+def test_another_tasks_results_are_not_lost(given, task, tmp_path, capsys, nothing_is_shown):
+    results = tmp_path / "results.json"
+    results.write_text('{"task": "fewshot", "numbers": {}}')
+    argv = [task, "--checkpoint", given / "checkpoint-last.pth", "--data_path", given / "data"]
+    assert evaluate([*map(str, argv), "--device", "cpu", "--output_dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path} has the results of fewshot: choose another --output_dir" in said
+    assert results.read_text() == '{"task": "fewshot", "numbers": {}}'

@@ -12,7 +12,8 @@ from fastimae.cli import evaluate
 from fastimae.config import ConfigError
 from fastimae.evaluate.command import TASKS
 from fastimae.evaluate.options import EvalOptions, plain
-from fastimae.evaluate.results import read_results, save_results
+from fastimae.evaluate.result_files import read_results
+from fastimae.evaluate.results import save_results
 
 
 def test_help_names_every_task(capsys):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from fastimae.config import ConfigError
 from fastimae.engine.launcher import without_ranks
-from fastimae.evaluate.results import RESULTS
+from fastimae.evaluate.result_files import RESULTS
 
 log = logging.getLogger("fastimae")
 

@@ -27,7 +27,8 @@ from fastimae.evaluate.imae.cells import Cell, run_cell
 from fastimae.evaluate.origin import check_result_is_of
 from fastimae.evaluate.report.runs import is_finished, read_log
 from fastimae.evaluate.report.tables import markdown
-from fastimae.evaluate.results import RESULTS, forget_results, read_results, save_results
+from fastimae.evaluate.result_files import RESULTS, read_results
+from fastimae.evaluate.results import forget_results, save_results
 from fastimae.flags import spelled
 
 log = logging.getLogger("fastimae")

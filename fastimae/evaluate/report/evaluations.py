@@ -11,7 +11,7 @@ from typing import Any
 from fastimae.config import ConfigError
 from fastimae.engine.leftovers import is_set_aside
 from fastimae.evaluate.report.standing import Checkpoints, Standing, judge, judge_own
-from fastimae.evaluate.results import RESULTS, read_results
+from fastimae.evaluate.result_files import RESULTS, read_results
 
 LOG = "log.txt"
 

@@ -13,7 +13,7 @@ from fastimae.engine.files import CLASSES, CheckpointError, args_in, read
 from fastimae.engine.leftovers import PICTURE
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
 from fastimae.evaluate.report.standing import newest_checkpoint
-from fastimae.evaluate.results import RESULTS
+from fastimae.evaluate.result_files import RESULTS
 
 log = logging.getLogger("fastimae")
 
