@@ -164,7 +164,8 @@ def test_ranks_hold_a_folder_together_or_are_refused_together(tmp_path):
         assert isinstance(main, InUse) and flag in str(main)
         assert "another process" in str(other) and str(run) in str(other)
     assert claim_by_two(run, board) == ["in", "in"]
-    assert not run.exists() and not board.exists()
+    # A folder that the other rank made first may be left, without a file.
+    assert not board.exists() and not (run.exists() and any(run.iterdir()))
 
 
 def test_the_folder_of_another_run_is_none_for_tensorboard(tmp_path):
