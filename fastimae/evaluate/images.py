@@ -85,17 +85,22 @@ class Images(Dataset[tuple[Image.Image, int]]):
         return _digest(self._files, self.labels.tobytes())
 
     @functools.cached_property
+    def digest(self) -> int:
+        """`digest_of` the labels and images."""
+        return digest_of(self.labels, self.read)
+
+    @functools.cached_property
     def as_tested(self) -> int:
         """Another number for other images, labels or views, wherever they lie: see `digest_of`."""
         view = self.whole, max_pixels(), value_range()
-        return zlib.crc32(repr(view).encode(), digest_of(self.labels, self.read))
+        return zlib.crc32(repr(view).encode(), self.digest)
 
     def with_labels(self, labels: NDArray[np.int64], classes: list[str]) -> Images:
         """The same images with other labels, int64 [N], named by `classes`."""
         images = copy.copy(self)
         images.labels, images.classes = labels, classes
-        for digest in ("fingerprint", "as_tested"):
-            images.__dict__.pop(digest, None)
+        for of_labels in ("fingerprint", "digest", "as_tested"):
+            images.__dict__.pop(of_labels, None)
         return images
 
     def __len__(self) -> int:

@@ -20,7 +20,6 @@ from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.classification import ClassBatch, EpochLoader, Step
 from fastimae.evaluate.images import Images
 from fastimae.loaders.decode import reason_for
-from fastimae.loaders.epoch_steps import digest_of
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.pixels import MODES, eight_bits
 from fastimae.loaders.worker_batches import check_workers, made_by_workers
@@ -60,7 +59,7 @@ class AugmentedLoader(EpochLoader):
         check_workers(num_workers)
         super().__init__(
             images.labels, batch_size=batch_size, world=world, seed=seed, accum_iter=accum_iter,
-            data=digest_of(images.labels, images.read),
+            data=images.digest,
         )  # fmt: skip
         self.steps = _Steps(images, transform, mixup, shape[0], (seed, world.rank))
         self.shape, self.num_workers = shape, num_workers

@@ -16,7 +16,6 @@ from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, prepare_folder
-from fastimae.loaders.epoch_steps import digest_of
 
 MAX_BATCH = 512
 """Images whose features are computed at once, however large a probe's batch is."""
@@ -62,7 +61,7 @@ class ProbeData:
     class_names: Sequence[str] = ()
     """Empty where they are not known."""
     learned_from: int = 0
-    """`digest_of` the images to train on."""
+    """`Images.digest` of those to train on."""
     tested_on: int = 0
     """`Images.as_tested` of those to test on."""
 
@@ -108,6 +107,6 @@ def probe_data(options: ProbeOptions, world: World, folder: Path) -> ProbeData:
         classes=classes,
         class_names=train.classes or [],
         origin=origin,
-        learned_from=digest_of(train.labels, train.read),
+        learned_from=train.digest,
         tested_on=val.as_tested,
     )
