@@ -1,6 +1,7 @@
 """Settings and small data that all tests share. Nothing is downloaded; images are made here."""
 
 import contextlib
+import logging
 import os
 import signal
 
@@ -37,6 +38,13 @@ with contextlib.suppress(ImportError):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def heard(caplog, monkeypatch):
+    """caplog has what the project logs, from INFO on, also after a command has set up logging."""
+    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
+    caplog.set_level("INFO", "fastimae")
 
 
 @pytest.fixture(scope="session")

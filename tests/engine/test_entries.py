@@ -135,9 +135,7 @@ def test_averages_are_told_by_whole_words(entry, prefix, averaged):
     assert Place(entry, prefix).averaged is averaged
 
 
-def test_a_line_says_what_was_taken(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(__import__("logging").getLogger("fastimae"), "propagate", True)
-    caplog.set_level("INFO", "fastimae")
+def test_a_line_says_what_was_taken(tmp_path, caplog, heard):
     path = tmp_path / "timm.pth"
     torch.save({"state_dict": prefixed("module.", WEIGHTS), "state_dict_ema": OTHER}, path)
     loaded = load_model(path)

@@ -20,11 +20,7 @@ NAME = "mae_vit_nano_patch8"
 ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
-@pytest.fixture(autouse=True)
-def _log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
-    caplog.set_level("INFO", "fastimae")
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 def build(**model):

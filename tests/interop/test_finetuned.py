@@ -1,7 +1,6 @@
 """Fine-tuned files, MAE's and ours, as checkpoints: their features, exports and teachers."""
 
 import json
-import logging
 
 import pytest
 import torch
@@ -24,11 +23,7 @@ CPU = torch.device("cpu")
 CLOSE = {"rtol": 0, "atol": 2e-5}
 POOLS = ("avg", "token")
 
-
-@pytest.fixture(autouse=True)
-def _log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
-    caplog.set_level("INFO", "fastimae")
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 def vit(pool, **options):

@@ -19,11 +19,7 @@ from fastimae.models import create_model
 NAME = "mae_vit_nano_patch8"
 WIDE, SQUARE = (16, 64), (32, 32)
 
-
-@pytest.fixture(autouse=True)
-def _log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
-    caplog.set_level("INFO", "fastimae")
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 def vit(size=WIDE, **options):

@@ -1,7 +1,6 @@
 """No message about a checkpoint names a flag that the command at hand has not."""
 
 import dataclasses
-import logging
 import re
 
 import pytest
@@ -145,9 +144,7 @@ def test_no_message_names_a_foreign_flag(place, known, capsys, name, monkeypatch
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_training_names_its_own_flags(place, name, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
-    caplog.set_level("INFO", "fastimae")
+def test_training_names_its_own_flags(place, name, caplog, heard):
     file, texts = str(place / f"{name}.pth"), []
     base = ["--synthetic", "--model", "mae_vit_nano_patch8", "--input_size", "32"]
     for flags in (["--init", file], ["--init", file, "--allow_partial"], ["--objective", "imae",

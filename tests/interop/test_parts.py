@@ -1,7 +1,6 @@
 """Parts of other transformers: what would compute something else is refused, the rest is exact."""
 
 import json
-import logging
 
 import pytest
 import torch
@@ -33,11 +32,7 @@ KEYS = {
     "a part of its own": "patch_embed.norm.weight",
 }
 
-
-@pytest.fixture(autouse=True)
-def _log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
-    caplog.set_level("INFO", "fastimae")
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 def vit(**options):
