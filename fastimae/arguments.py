@@ -11,19 +11,21 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 import yaml
 from tqdm import tqdm
 
-from fastimae.checks import check
-from fastimae.config import ConfigError, TrainConfig, flatten, read_yaml, updated
 from fastimae.engine.launcher import stands_aside
 from fastimae.engine.signals import Terminated
 from fastimae.flags import flags_of, repeated
 from fastimae.folders import FolderError
 from fastimae.recipes import RECIPES
+from fastimae.settings import ConfigError
+
+if TYPE_CHECKING:
+    from fastimae.config import TrainConfig
 
 Options = TypeVar("Options")
 
@@ -73,6 +75,8 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     Prints them as YAML and returns None where --print_config asks for it. Raises UsageError or
     ConfigError.
     """
+    from fastimae.config import TrainConfig, flatten, read_yaml, updated  # these import torch
+
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--recipe")
     first.add_argument("--config", type=Path)
@@ -87,7 +91,7 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
             default = updated(default, RECIPES[recipe](), f"recipe {recipe}")
         default = updated(default, settings, f"--config {known.config}")
     config = parse(prog, TrainConfig, argv, default)
-    check(config)
+    config.check()
     if config.run.print_config:
         settings = {k: v for k, v in flatten(config).items() if k not in _NOT_SAVED}
         print(yaml.safe_dump(settings, sort_keys=False), end="")

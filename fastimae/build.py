@@ -9,86 +9,47 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastimae.config import (
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    TrainConfig,
-    flatten,
-)
+from fastimae.config import ObjectiveConfig, TrainConfig, flatten
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CONVERTED_WITH, EFFECTIVE_BATCH, RUN, args_in
 from fastimae.engine.leftovers import PICTURE, make_room
-from fastimae.engine.optim import Schedule, build_optimizer, peak_lr, size_of_step
+from fastimae.engine.optim import build_optimizer
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.peak import peak_rate
+from fastimae.engine.plan import Plan
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.resume import go_on, new_run
-from fastimae.engine.trainer import Plan, Trainer
+from fastimae.engine.trainer import Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.evaluate.trained import conversion
 from fastimae.interop.hints import Hints
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
-from fastimae.loaders.limits import set_max_pixels, set_value_range
+from fastimae.loaders.settings import DataSettings
 from fastimae.models import MaskedAutoencoder, create_model
+from fastimae.models.settings import ModelSettings
 from fastimae.objectives import IMAE, MAE
+from fastimae.settings import ConfigError
 from fastimae.speedups import prepare_objective, wants_graph
 
 log = logging.getLogger("fastimae")
 
 
 # How to change what is said of --init, and of --teacher.
-_HINTS = Hints.of(DataConfig, ModelConfig)
+_HINTS = Hints.of(DataSettings, ModelSettings)
 _TEACHER_HINTS = Hints.of(
-    DataConfig, ModelConfig, ObjectiveConfig, model="teach_model", num_heads="teach_num_heads"
+    DataSettings, ModelSettings, ObjectiveConfig, model="teach_model", num_heads="teach_num_heads"
 )
 
 
 def build_loader(config: TrainConfig, world: World, *, tell: bool = True) -> Loader:
     """The loader that the settings ask for. tell: say what it reads. Raises DataError."""
-    data, objective, optim = config.data, config.objective, config.optim
-    set_max_pixels(data.max_pixels)
-    set_value_range(data.value_range)
-    return create_loader(
-        ffcv=data.ffcv,
-        dali=data.dali,
-        data_path=data.data_path,
-        synthetic=data.synthetic,
-        synthetic_samples=data.synthetic_samples,
-        decoder=data.decoder,
-        ffcv_ops=data.ffcv_ops,
-        cache=data.cache,
-        label_field=data.label_field,
-        image_field=data.image_field,
-        device=world.device,
-        dali_share=data.dali_share,
-        hw_decoder_load=data.hw_decoder_load,
-        input_size=config.image_size,
-        in_chans=data.in_chans,
-        batch_size=optim.batch_size,
-        accum_iter=optim.accum_iter,
-        num_workers=data.num_workers,
-        min_crop=data.min_crop,
-        max_crop=data.max_crop,
-        crop=data.crop,
-        crop_ratio=data.crop_ratio,
-        hflip=data.hflip,
-        repeated_aug=data.repeated_aug,
-        mix_group=objective.mix_group if objective.objective == "imae" else 0,
-        same_class_ratio=objective.same_class_ratio,
-        reciprocal_pairs=objective.reciprocal_pairs,
-        max_bad_samples=data.max_bad_samples,
-        seed=config.run.seed,
-        rank=world.rank,
-        world_size=world.size,
-        pin_mem=data.pin_mem,
-        tell=tell,
-    )
+    config.data.apply()
+    place = {"rank": world.rank, "world_size": world.size, "device": world.device}
+    return create_loader(config.loader(), tell=tell, **place)
 
 
 def build_model(config: TrainConfig, heads: int) -> MaskedAutoencoder:
@@ -98,10 +59,10 @@ def build_model(config: TrainConfig, heads: int) -> MaskedAutoencoder:
     model = config.model
     return create_model(
         model.model,
-        img_size=config.image_size,
+        img_size=config.data.image_size,
         in_chans=config.data.in_chans,
-        mean=config.data.mean,
-        std=config.data.std,
+        mean=model.mean,
+        std=model.std,
         num_heads=model.num_heads,
         decoder_embed_dim=model.decoder_embed_dim,
         decoder_depth=model.decoder_depth,
@@ -158,7 +119,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     prepare_objective(objective, config, world.device, precision, loader)
     with world.watched():
         parallel = parallelise(objective, world, optim.parallel, precision)
-    step, lr = size_of_step(optim, world), peak_lr(optim, world)
+    step, lr = optim.step_of(world), optim.peak_lr(world)
     picture = run.output_dir / PICTURE if world.is_main else None
     trainer = Trainer(
         objective=objective,
@@ -166,22 +127,8 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         optimizer=build_optimizer(
             objective, lr, optim.weight_decay, opt=optim.opt, for_graph=graph
         ),
-        schedule=Schedule(
-            lr=lr, min_lr=optim.min_lr, warmup_epochs=optim.warmup_epochs, epochs=optim.epochs
-        ),
-        plan=Plan(
-            epochs=optim.epochs,
-            accum_iter=optim.accum_iter,
-            clip_grad=optim.clip_grad,
-            precision=precision,
-            preempt_signal=run.preempt_signal,
-            cuda_graph=graph,
-            log_steps=run.log_steps,
-            save_steps=run.save_steps,
-            save_freq=run.save_freq,
-            vis_freq=run.vis_freq,
-            profile=run.profile,
-        ),
+        schedule=optim.schedule(world),
+        plan=Plan.gather(optim, run, precision=precision, cuda_graph=graph),
         world=world,
         output_dir=run.output_dir,
         log_dir=run.log_dir,

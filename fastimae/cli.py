@@ -64,20 +64,13 @@ def _train(argv: Sequence[str]) -> int:
     if config is None:  # --print_config
         return 0
     from fastimae import build
-    from fastimae.config import config_errors
     from fastimae.engine.claim import claimed
     from fastimae.engine.distributed import join_world
+    from fastimae.settings import config_errors
 
     run = config.run
     with config_errors():
-        world = join_world(
-            run.device,
-            world_size=run.world_size,
-            local_rank=run.local_rank,
-            dist_on_itp=run.dist_on_itp,
-            dist_url=run.dist_url,
-            timeout=run.dist_timeout,
-        )
+        world = join_world(run.device, run)
     if not world.is_main:
         logging.getLogger("fastimae").setLevel(logging.WARNING)
     try:

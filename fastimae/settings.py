@@ -10,7 +10,7 @@ lines of YAML and its arguments in Python are the fields; what follows a field i
 
         def check(self) -> None:
             super().check()
-            require(self.min_crop <= 1, "--min_crop must not be above 1")
+            self.require(self.min_crop <= 1, "--min_crop must not be above 1")
 
 A setting that others have too refers to their default: `epochs: PositiveInt = Other.epochs`.
 """
@@ -20,8 +20,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, Self, get_args, get_type_hints
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 
 class ConfigError(ValueError):
@@ -37,17 +47,11 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def require(holds: bool, message: str) -> None:
-    """Raise ConfigError with the message unless it holds."""
-    if not holds:
-        raise ConfigError(message)
-
-
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Which numbers a setting may be; of a tuple, each of them."""
 
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
     otherwise: str
     """What is said after the flag, of a value that it does not hold for."""
 
@@ -63,6 +67,18 @@ Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "must lie in 0..1"
 InnerShare = Annotated[
     float, Range(lambda value: 0 < value < 1, "{value} must lie between 0 and 1")
 ]
+MixShare = Annotated[
+    float, Range(lambda value: 0 < value <= 0.5, "must lie above 0 and at most at 0.5")
+]
+"""Of the subordinate image in a mixture."""
+
+
+def height_and_width(input_size: Sequence[int]) -> tuple[int, int]:
+    """What --input_size says, a side or both, as (height, width). Raises ConfigError."""
+    if len(input_size) not in (1, 2):
+        raise ConfigError("--input_size takes a side, or height and width")
+    height, *width = input_size
+    return height, *(width or [height])
 
 
 class Idle(NamedTuple):
@@ -78,15 +94,23 @@ class Idle(NamedTuple):
 class Settings:
     """Base of all settings."""
 
+    error: ClassVar[type[ConfigError]] = ConfigError
+    """What is raised for those that cannot work."""
+
     def check(self) -> None:
-        """Raise ConfigError where a value is out of its range, or does not fit another."""
-        for name, value in vars(self).items():
-            for allowed in _ranges(type(self)).get(name, ()):
-                if value == ():
-                    raise ConfigError(f"--{name} needs a value")
-                values = value if isinstance(value, tuple) else () if value is None else (value,)
-                if not all(map(allowed.holds, values)):
-                    raise ConfigError(f"--{name} {allowed.otherwise.format(value=value)}")
+        """Raise `error` where a value is out of its range, or does not fit another."""
+        for name, ranges in _ranges(type(self)).items():
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            for allowed in ranges:
+                self.require(value != (), f"--{name} needs a value")
+                wrong = f"--{name} {allowed.otherwise.format(value=value)}"
+                self.require(all(map(allowed.holds, values)), wrong)
+
+    def require(self, holds: bool, message: str) -> None:
+        """Raise `error` with the message unless it holds."""
+        if not holds:
+            raise self.error(message)
 
     def idle(self) -> Iterator[Idle]:
         """Which of these settings have no effect, given the others."""
@@ -101,25 +125,40 @@ class Settings:
         return cls(**{name: held[name] for name in names & held.keys()} | given)
 
 
+@dataclasses.dataclass(kw_only=True)
+class Seeded(Settings):
+    """Settings of what draws at random."""
+
+    seed: int = 0
+    """All random choices follow from it: order, crops, masks, mixtures and initial weights."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class StepSize(Settings):
+    """How many images an optimizer step takes, which loader and learning rate have to know."""
+
+    batch_size: PositiveInt = 64
+    """Images per GPU and accumulation step; effective batch = this x accum_iter x GPUs."""
+    accum_iter: PositiveInt = 1
+    """Batches whose gradients are added up before a step."""
+
+
 def check_idle(
-    settings: Settings,
-    recipe: Mapping[str, Any],
-    recipe_name: str | None,
-    idle: Iterator[Idle] | None = None,
+    settings: Settings, recipe: Mapping[str, Any] | None = None, recipe_name: str | None = None
 ) -> None:
-    """Raise ConfigError where a setting is not at its default, and would do nothing.
+    """Raise `settings.error` where one is not at its default, and would do nothing.
 
     recipe: the settings that `recipe_name` stands for; one of those cannot be dropped alone.
-    idle: rules beside the settings' own.
     """
+    recipe = recipe or {}
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    for rule in [*settings.idle(), *(idle or ())]:
+    for rule in settings.idle():
         for name in rule.names if rule.applies else ():
             value, default = getattr(settings, name), defaults[name]
             of_recipe = name in recipe and plain_value(value) == recipe[name]
             whose = f" of --recipe {recipe_name}" if of_recipe else ""
             undo = f"add --{name} {default}" if of_recipe else "drop one of them"
-            require(value == default, f"--{name}{whose} has no effect {rule.why}: {undo}")
+            settings.require(value == default, f"--{name}{whose} has no effect {rule.why}: {undo}")
 
 
 def plain_value(value: Any) -> Any:
@@ -137,7 +176,11 @@ def _ranges(cls: type) -> dict[str, list[Range]]:
 
 def _found(hint: Any) -> Iterator[Range]:
     """The ranges in a hint, however deep: `Annotated[int, POSITIVE] | None`."""
-    for part in get_args(hint):
+    choices = get_args(hint)
+    if get_origin(hint) is Literal:
+        yield Range(choices.__contains__, f"{{value}} is not one of {', '.join(map(str, choices))}")
+        return
+    for part in choices:
         if isinstance(part, Range):
             yield part
         else:

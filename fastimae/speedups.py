@@ -7,13 +7,14 @@ import logging
 import torch
 from torch import nn
 
-from fastimae.config import ConfigError, TrainConfig
+from fastimae.config import TrainConfig
 from fastimae.engine.distributed import World
 from fastimae.engine.fp8 import quantise_and_compare
 from fastimae.engine.nan_check import check_modules
 from fastimae.engine.precision import computing
 from fastimae.engine.regions import compile_blocks, recompute_blocks
 from fastimae.loaders import Loader
+from fastimae.settings import ConfigError
 
 log = logging.getLogger("fastimae")
 
@@ -35,7 +36,7 @@ def prepare_objective(
         _teach_in_fp8(objective, device, precision, loader)
     if optim.grad_checkpointing:
         recompute_blocks(objective)
-    if config.run.nan_check:
+    if config.optim.nan_check:
         check_modules(objective)
     elif optim.compile == "on" or (optim.compile == "auto" and device.type == "cuda"):
         compile_blocks(objective)
@@ -52,7 +53,7 @@ def wants_graph(config: TrainConfig, world: World, precision: str) -> bool:
     missing = [name for name, there in obstacles.items() if there]
     if config.optim.cuda_graph == "on" and missing:
         raise ConfigError(f"--cuda_graph on needs {', '.join(missing)}")
-    return config.optim.cuda_graph != "off" and not missing and not config.run.nan_check
+    return config.optim.cuda_graph != "off" and not missing and not config.optim.nan_check
 
 
 def _teach_in_fp8(

@@ -11,21 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton import BetonReader
-from fastimae.loaders.create_checks import (
-    Cache,
-    Crop,
-    Decoder,
-    check_beton,
-    check_crops,
-    check_dali,
-    check_numbers,
-    check_range,
-    check_source,
-)
-from fastimae.loaders.crops import RATIO, Crops
+from fastimae.loaders.create_checks import check_source
+from fastimae.loaders.crops import Crops
 from fastimae.loaders.describe import describe
-from fastimae.loaders.errors import DataError
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.settings import LoaderSettings
 from fastimae.loaders.survey import (
     Survey,
     say_depth,
@@ -33,6 +23,7 @@ from fastimae.loaders.survey import (
     survey_files,
     survey_sizes,
 )
+from fastimae.settings import check_idle
 
 if TYPE_CHECKING:
     import torch
@@ -44,135 +35,79 @@ log = logging.getLogger("fastimae")
 
 
 def create_loader(
+    settings: LoaderSettings | None = None,
     *,
-    ffcv: str | Path | None = None,
-    dali: str | Path | None = None,
-    data_path: str | Path | None = None,
-    synthetic: bool = False,
-    synthetic_samples: int = 10000,
-    decoder: Decoder = "auto",
-    ffcv_ops: str | None = None,
-    cache: Cache = "none",
-    label_field: str | None = None,
-    image_field: str | None = None,
-    device: torch.device | str = "cpu",
-    dali_share: float = 0.0,
-    hw_decoder_load: float = 0.65,
-    input_size: tuple[int, int] = (224, 224),
-    in_chans: int = 3,
-    batch_size: int,
-    accum_iter: int = 1,
-    num_workers: int = 10,
-    min_crop: float = 0.2,
-    max_crop: float = 1.0,
-    crop: Crop = "random",
-    crop_ratio: tuple[float, float] = RATIO,
-    hflip: bool = True,
-    mix_group: int = 32,
-    same_class_ratio: float | None = None,
-    reciprocal_pairs: bool = False,
-    repeated_aug: int = 1,
-    max_bad_samples: int = 100,
-    seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    pin_mem: bool = True,
+    device: torch.device | str = "cpu",
     tell: bool = True,
+    **named: Any,
 ) -> Loader:
     """The loader for one of `ffcv` (a .beton file), `dali`, `data_path` (a folder), `synthetic`.
 
-    dali: a .beton file, a folder, or tar shards, for DALI to decode.
-    decoder: what decodes a .beton file: our "native" engine, "pillow", the "ffcv" library, or
-        "auto": the engine where it was built, else Pillow; their pixels are equal.
-    ffcv_ops: "module:function", which returns operations of the ffcv library to run after decoding.
-    cache: "ram" reads all of the .beton file first and keeps it in memory, once for all ranks.
-    label_field, image_field: which of several fields of a .beton file to read (None: the only one
-        that can be meant); "none" for no labels.
-    dali_share: share of the samples of `ffcv` that DALI decodes, beside `decoder`.
+    settings: or each by its name, `create_loader(ffcv="f.beton", batch_size=64)`: see
+        `LoaderSettings` for their meaning and defaults.
+    rank, world_size: which of how many processes this is, that share each epoch.
     device: where DALI decodes; on CUDA the batches' images are there. Others make CPU tensors.
-    hw_decoder_load: share of the JPEGs that DALI gives to the GPU's JPEG engine.
-    input_size: (height, width) in pixels.
-    in_chans: 3 (RGB) or 1 (gray); any number for `synthetic`.
-    batch_size: samples of a micro-batch on one rank; `accum_iter` of them make an optimizer step.
-    min_crop, max_crop: bounds of the share of an image's area that is shown.
-    crop: "none" shows all of each image, resized to `input_size`.
-    crop_ratio: bounds of the shown part's width / height, relative to `input_size`'s.
-    mix_group: partners come from groups of so many consecutive samples (0: the whole batch).
-    same_class_ratio: share of mixtures of two images with one label (None: as it comes).
-    repeated_aug: crops of each image drawn, all in one batch; an epoch is so many times as long.
-    max_bad_samples: more undecodable samples than this stop the run.
-    pin_mem: batches in pinned memory, where there is CUDA.
     tell: say on rank 0 what the data are and how they will be shown.
 
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
-    check_source(ffcv, dali, data_path, synthetic)
-    check_beton(ffcv, dali, decoder, cache, {"label": label_field, "image": image_field})
-    check_range(ffcv, dali)
-    if ffcv_ops is not None and decoder != "ffcv":
-        raise DataError(f"--ffcv_ops {ffcv_ops} needs --decoder ffcv")
-    check_numbers(in_chans, synthetic, num_workers)
-    check_crops((min_crop, max_crop), crop, crop_ratio)
-    check_dali(ffcv, dali_share, hw_decoder_load)
+    settings = settings or LoaderSettings(**named)
+    settings.check()
+    check_idle(settings)
+    check_source(settings)
     crops = Crops(
-        size=input_size, channels=in_chans, scale=(min_crop, max_crop), ratio=crop_ratio,
-        random=crop == "random", hflip=hflip,
+        size=settings.image_size, channels=settings.in_chans, ratio=settings.crop_ratio,
+        scale=(settings.min_crop, settings.max_crop), random=settings.crop == "random",
+        hflip=settings.hflip,
     )  # fmt: skip
-    make_sampler = partial(
-        Sampler,
-        batch_size=batch_size,
-        accum_iter=accum_iter,
-        rank=rank,
-        world_size=world_size,
-        seed=seed,
-        mix_group=mix_group,
-        same_class_ratio=same_class_ratio,
-        reciprocal_pairs=reciprocal_pairs,
-        repeated_aug=repeated_aug,
-    )
-    common = {"max_bad_samples": max_bad_samples, "pin_mem": pin_mem}
-    if synthetic:
+    make_sampler = partial(Sampler, settings=settings, rank=rank, world_size=world_size)
+    common = {"max_bad_samples": settings.max_bad_samples, "pin_mem": settings.pin_mem}
+    source = settings.ffcv or settings.dali or settings.data_path
+    if settings.synthetic:
         from fastimae.loaders.synthetic import SyntheticLoader, synthetic_labels
 
-        sampler = make_sampler(synthetic_labels(synthetic_samples))
+        sampler = make_sampler(synthetic_labels(settings.synthetic_samples))
         return SyntheticLoader(sampler, shape=crops.shape, **common)
-    if data_path is not None:
-        from fastimae.loaders.imagefolder import FolderLoader, scan_folder
-
-        folder = scan_folder(data_path)
-        if tell and rank == 0:
-            _tell(data_path, folder, survey_files(folder.open, len(folder.files)), crops)
-        sampler = make_sampler(folder.labels, read=folder.read)
-        return FolderLoader(folder, sampler, crops, num_workers=num_workers, **common)
-    on_gpu = {"device": device, "hw_decoder_load": hw_decoder_load}
-    beton: dict[str, Any] = {"cache": cache, "quiet": rank > 0}
-    beton |= {"label_field": label_field, "image_field": image_field}
-    if dali is not None:
-        from fastimae.loaders.dali_loader import DaliLoader
-        from fastimae.loaders.encoded import find_encoded
-
-        opened: Any = find_encoded(dali, **beton)
-        survey = opened.survey
-        make = partial(DaliLoader, **on_gpu)
-    else:
-        make = _beton_loader(decoder, ffcv_ops)
-        if dali_share:
-            from fastimae.loaders.shared_loader import SharedLoader
-
-            make = partial(SharedLoader, first=make, dali_share=dali_share, **on_gpu)
-        opened = BetonReader(ffcv, **beton)
-        survey = partial(survey_sizes, opened.heights, opened.widths)
     with contextlib.ExitStack() as on_error:
+        opened, survey, make = _open(settings, quiet=rank > 0, device=device)
         on_error.callback(opened.close)
         if tell and rank == 0:
-            _tell(ffcv or dali, opened, survey(), crops)
+            _tell(source, opened, survey(), crops)
         sampler = make_sampler(opened.labels, read=opened.read)
-        loader = make(opened, sampler, crops, num_workers=num_workers, **common)
+        loader = make(opened, sampler, crops, num_workers=settings.num_workers, **common)
         on_error.pop_all()
     return loader
 
 
-def _beton_loader(decoder: Decoder, ffcv_ops: str | None) -> Callable[..., Loader]:
+def _open(
+    settings: LoaderSettings, *, quiet: bool, device: torch.device | str
+) -> tuple[BetonReader | Encoded | Folder, Callable[[], Survey], Callable[..., Loader]]:
+    """The source, what looks at some of its images, and what makes its loader."""
+    if settings.data_path is not None:
+        from fastimae.loaders.imagefolder import FolderLoader, scan_folder
+
+        folder = scan_folder(settings.data_path)
+        return folder, partial(survey_files, folder.open, len(folder.files)), FolderLoader
+    fields = {"label_field": settings.label_field, "image_field": settings.image_field}
+    on_gpu = {"device": device, "hw_decoder_load": settings.hw_decoder_load}
+    if settings.dali is not None:
+        from fastimae.loaders.dali_loader import DaliLoader
+        from fastimae.loaders.encoded import find_encoded
+
+        encoded = find_encoded(settings.dali, cache=settings.cache, quiet=quiet, **fields)
+        return encoded, encoded.survey, partial(DaliLoader, **on_gpu)
+    make = _beton_loader(settings.decoder, settings.ffcv_ops)
+    if settings.dali_share:
+        from fastimae.loaders.shared_loader import SharedLoader
+
+        make = partial(SharedLoader, first=make, dali_share=settings.dali_share, **on_gpu)
+    reader = BetonReader(settings.ffcv, cache=settings.cache, quiet=quiet, **fields)
+    return reader, partial(survey_sizes, reader.heights, reader.widths), make
+
+
+def _beton_loader(decoder: str, ffcv_ops: str | None) -> Callable[..., Loader]:
     """What makes a loader that reads .beton files with `decoder`."""
     if decoder == "ffcv":
         from fastimae.loaders.ffcv_loader import FFCVLoader

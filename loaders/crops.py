@@ -8,21 +8,64 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastimae.loaders.errors import DataError
+from fastimae.loaders.errors import SettingError
 from fastimae.loaders.philox import philox, uniform
+from fastimae.settings import Idle, PositiveFloat, Settings
 
 TRIES = 10
 RATIO = (3 / 4, 4 / 3)
 """Bounds of a window's width / height, as a share of the target's."""
-
 _STREAM = 1
 """Last counter word of crops; masks use 0 with the same sample key."""
 _BLOCKS = 6
 """Blocks of four words: five with (area, ratio) of ten tries, then (top, left, flip, unused)."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class CropSettings(Settings):
+    """What of an image is shown in training."""
+
+    error = SettingError
+
+    min_crop: PositiveFloat = 0.2
+    """Smallest share of an image's area that a random crop takes."""
+    max_crop: PositiveFloat = 1.0
+    """Largest share."""
+    crop: Literal["random", "none"] = "random"
+    """none: show the whole image, resized to --input_size."""
+    crop_ratio: tuple[float, float] = RATIO
+    """Least and largest width / height of a random crop, relative to --input_size's."""
+    hflip: bool = True
+    """Flip half of the crops."""
+
+    def check(self) -> None:
+        """As of `Settings`."""
+        super().check()
+        self.require(
+            self.min_crop <= self.max_crop <= 1,
+            f"--min_crop {self.min_crop:g} and --max_crop {self.max_crop:g} must satisfy "
+            "0 < min <= max <= 1",
+        )
+        check_ratio(self.crop_ratio)
+
+    def idle(self) -> Iterator[Idle]:
+        """As of `Settings`."""
+        yield from super().idle()
+        of_windows = ("min_crop", "max_crop", "crop_ratio")
+        yield Idle(self.crop == "none", of_windows, "with --crop none")
+
+
+def check_ratio(ratio: tuple[float, float]) -> None:
+    """Raise SettingError unless these are bounds of a width / height."""
+    low, high = ratio
+    if not 0 < low <= high < math.inf:
+        raise SettingError(f"--crop_ratio {low:.6g} {high:.6g}: 0 < LOW <= HIGH, both finite")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,13 +76,13 @@ class Crops:
     """(height, width) in pixels after the resize."""
     channels: int = 3
     """3 for RGB, 1 for gray."""
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: tuple[float, float] = (CropSettings.min_crop, CropSettings.max_crop)
     """Least and largest share of the image's area in the window."""
     ratio: tuple[float, float] = RATIO
     """Bounds of the window's width / height, relative to that of `size`."""
     random: bool = True
     """Whether there are windows; else the whole image is shown."""
-    hflip: bool = True
+    hflip: bool = CropSettings.hflip
     """Whether half of the samples are mirrored."""
 
     @property
@@ -68,13 +111,6 @@ class Crops:
         """Whether none of the windows tried fits in an image, so that its middle is shown."""
         tries = _draws(key)[:, : 2 * TRIES].reshape(-1, TRIES, 2)
         return _window_sizes(tries, heights, widths, self.scale, self.bounds)[0] == 0
-
-
-def check_ratio(ratio: tuple[float, float]) -> None:
-    """Raise DataError unless these are bounds of a width / height."""
-    low, high = ratio
-    if not 0 < low <= high < math.inf:
-        raise DataError(f"--crop_ratio {low:.6g} {high:.6g}: 0 < LOW <= HIGH, both finite")
 
 
 def relative_to(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[float, float]:

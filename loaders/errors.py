@@ -1,5 +1,11 @@
-"""The error that users of a loader or converter can mend."""
+"""The errors that users of a loader or converter can mend."""
+
+from fastimae.settings import ConfigError
 
 
 class DataError(Exception):
     """The data cannot be used as asked. The message names what to change; the CLI prints it."""
+
+
+class SettingError(DataError, ConfigError):
+    """A setting that cannot work: of the data to who calls a loader, of a run to its command."""

@@ -58,6 +58,9 @@ class Folder:
             kind=source.kind,
         )
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def path(self, index: int) -> str:
         """The file of sample `index`."""
         return os.fsdecode(self.files[index])

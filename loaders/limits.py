@@ -4,6 +4,7 @@ read, and the range of values that images of more than 8 bits are mapped from.""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import math
@@ -13,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image
 
-from fastimae.loaders.errors import DataError
+from fastimae.loaders.errors import DataError, SettingError
 from fastimae.loaders.image_formats import foreign_format, unread
 from fastimae.loaders.items import SkipImage
+from fastimae.settings import PositiveInt, Settings
 
 _NO_LIMIT = 1 << 62
 
@@ -31,6 +33,30 @@ FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 
 # What Pillow only warns of is refused here; the warning would say the same again.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclasses.dataclass(kw_only=True)
+class LimitSettings(Settings):
+    """Which images can be read, and how their values are."""
+
+    error = SettingError
+
+    max_pixels: PositiveInt | None = None
+    """Larger images count as unreadable: 4 bytes a pixel and worker. None: Pillow's 89 million."""
+    value_range: tuple[float, float] | None = None
+    """LOW HIGH, of images of more than 8 bits: what becomes 0 and 255. None: 16 bits are scaled,
+    floating-point and 32-bit images count as unreadable."""
+
+    def check(self) -> None:
+        """As of `Settings`."""
+        super().check()
+        if self.value_range is not None:
+            check_value_range(self.value_range)
+
+    def apply(self) -> None:
+        """Have them hold in this process; without a limit of pixels, the one before stays."""
+        set_max_pixels(self.max_pixels)
+        set_value_range(self.value_range)
 
 
 class TooManyPixels(SkipImage):
@@ -67,10 +93,10 @@ def set_value_range(bounds: ValueRange | None) -> None:
 
 
 def check_value_range(bounds: ValueRange) -> None:
-    """Raise DataError unless LOW is below HIGH."""
+    """Raise SettingError unless LOW is below HIGH."""
     low, high = bounds
     if not (low < high and math.isfinite(high - low)):
-        raise DataError(f"{named_range(bounds)}: LOW must be below HIGH, and both finite")
+        raise SettingError(f"{named_range(bounds)}: LOW must be below HIGH, and both finite")
 
 
 def named_range(bounds: ValueRange) -> str:

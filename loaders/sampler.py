@@ -22,6 +22,7 @@ from fastimae.loaders.philox import (
     STEP_STREAM,
     derive_keys,
 )
+from fastimae.loaders.settings import LoaderSettings
 
 RATIO_TOLERANCE = 0.02
 
@@ -58,36 +59,30 @@ class Sampler:
     so many times in a row, with other random keys each time. Partners are of the same showing, so
     they are different images, and a batch holds all the showings of its blocks.
 
-    labels: int64 [N], -1 where unknown. read: see `digest_of`. The other arguments are the flags
-    of `create_loader`. Raises `DataError` for settings that do not fit together.
+    labels: int64 [N], -1 where unknown. settings: checked. read: see `digest_of`. Raises
+    `DataError` for settings that do not fit the data, or each other.
     """
 
     def __init__(
         self,
         labels: NDArray[np.int64],
+        settings: LoaderSettings,
         *,
-        batch_size: int,
-        accum_iter: int = 1,
         rank: int = 0,
         world_size: int = 1,
-        seed: int = 0,
-        mix_group: int = 32,
-        same_class_ratio: float | None = None,
-        reciprocal_pairs: bool = False,
-        repeated_aug: int = 1,
         read: Read | None = None,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
         self._digest = digest_of(self.labels, read)
-        self.batch_size, self.accum_iter = batch_size, accum_iter
-        self.rank, self.world_size, self.seed = rank, world_size, seed
-        self.repeated_aug = repeated_aug
-        self.same_class_ratio = same_class_ratio
-        self.in_pairs = reciprocal_pairs or same_class_ratio is not None
-        self._check_positive(mix_group)
-        self.group = mix_group or max(1, batch_size // repeated_aug)
+        self.batch_size, self.accum_iter = settings.batch_size, settings.accum_iter
+        self.rank, self.world_size, self.seed = rank, world_size, settings.seed
+        self.repeated_aug = settings.repeated_aug
+        self.same_class_ratio = settings.same_class_ratio
+        self.in_pairs = settings.reciprocal_pairs or settings.same_class_ratio is not None
+        self.group = settings.mix_group or max(1, self.batch_size // self.repeated_aug)
         self._check_sizes()
         self._check_pairs()
+        batch_size, repeated_aug = self.batch_size, self.repeated_aug
         # Of the rows of a batch: where in its part of the order they are from, and which copy.
         row, block = np.arange(batch_size), self.group * repeated_aug
         self._position = row // block * self.group + row % self.group
@@ -132,13 +127,6 @@ class Sampler:
             step_key=derive_keys(self.seed, [number // self.accum_iter], epoch, STEP_STREAM),
         )
 
-    def _check_positive(self, mix_group: int) -> None:
-        if min(self.batch_size, self.accum_iter, self.repeated_aug, mix_group + 1) < 1:
-            raise DataError(
-                "--batch_size, --accum_iter and --repeated_aug must be 1 or more, "
-                "--mix_group 0 or more"
-            )
-
     def _check_sizes(self) -> None:
         copies = f"--repeated_aug {self.repeated_aug}"
         if self.batch_size % self.repeated_aug:
@@ -172,8 +160,6 @@ class Sampler:
             )
         if ratio is None:
             return
-        if not 0 <= ratio <= 1:
-            raise DataError(f"--same_class_ratio {ratio} must be between 0 and 1")
         if (self.labels < 0).any():
             raise DataError("--same_class_ratio needs labels, and this data has none or not all")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from fastimae.arguments import UsageError, parse_training
-from fastimae.config import ConfigError, TrainConfig, flatten
+from fastimae.config import TrainConfig, flatten
 from fastimae.recipes import RECIPES
+from fastimae.settings import ConfigError
 
 FLAGS = Path(__file__).with_name("cli_flags.txt")
 
@@ -100,7 +101,7 @@ def test_mae_vit_base_is_the_papers_table():
         ("--input_size 1 2 3", "--input_size takes a side"),
         ("--batch_size 0", "--batch_size must be positive"),
         ("--save_freq 0", "--save_freq must be positive"),
-        ("--min_crop 0.9 --max_crop 0.3", "--min_crop and --max_crop"),
+        ("--min_crop 0.9 --max_crop 0.3", "--min_crop 0.9 and --max_crop 0.3"),
         ("--same_class_ratio 2", "--same_class_ratio"),
         ("--teacher t.pth", "--teacher has no effect with --objective mae"),
         ("--objective imae --teacher_view mixed", "--teacher_view has no effect without --teacher"),

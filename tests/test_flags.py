@@ -9,10 +9,11 @@ from benchmarks.harness import usual_parser
 from fastimae import cli
 from fastimae.arguments import parse
 from fastimae.bench.options import BenchOptions
-from fastimae.config import ConfigError, TrainConfig, read_yaml
+from fastimae.config import TrainConfig, read_yaml
 from fastimae.evaluate.command import TASKS
 from fastimae.flags import flags_of, repeated
 from fastimae.interop.command import ExportOptions, ImportOptions
+from fastimae.settings import ConfigError
 
 OPTIONS = {
     "fastimae-train": lambda: TrainConfig,

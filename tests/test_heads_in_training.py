@@ -6,8 +6,9 @@ from tiny import predict_alike
 
 from fastimae.arguments import parse_training
 from fastimae.build import build_objective
-from fastimae.config import ConfigError, flatten
+from fastimae.config import flatten
 from fastimae.interop import load_model
+from fastimae.settings import ConfigError
 
 NANO = ["--synthetic", "--model", "mae_vit_nano_patch8", "--input_size", "32"]
 

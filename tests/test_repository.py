@@ -23,23 +23,24 @@ PARTS = ("fastimae", "kernels", "loaders")
 FOLDERS = (*PARTS, "benchmarks", "tests")
 
 # Which part of fastimae may import which others. "" is fastimae/__init__.py, "doctor" a file of
-# its own, "models" a package. Everyone may read the version from the package itself.
+# its own, "models" a package. Everyone may read the version from the package itself, and declare
+# settings.
 MAY_IMPORT = {
     "": {"models", "objectives", "kernels", "loaders", "interop"},
     "cli": {
         *("arguments", "bench", "build", "config", "doctor", "engine", "evaluate", "interop"),
         "loaders",
     },
-    "arguments": {"checks", "config", "flags", "folders", "recipes", "engine", "loaders"},
+    "arguments": {"config", "flags", "folders", "recipes", "engine", "loaders"},
     "flags": set(),
-    "checks": {"config", "recipes"},
+    "settings": set(),
     "build": {
         *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
         "speedups",
     },
-    "recipes": {"config"},
+    "recipes": set(),
     "speedups": {"config", "engine", "loaders"},
-    "config": {"flags"},
+    "config": {"engine", "flags", "loaders", "models", "recipes"},
     "doctor": {"machine"},
     "machine": set(),
     "folders": set(),
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "objectives": {"models", "kernels"},
     "engine": {"folders", "locks"},
     "bench": {
-        *("arguments", "build", "checks", "config", "engine", "flags", "loaders", "models"),
+        *("arguments", "build", "config", "engine", "flags", "loaders", "models"),
         *("objectives", "speedups"),
     },
     "evaluate": {
@@ -128,7 +129,7 @@ def is_forbidden(part: str, module: str, where: str) -> bool:
     """Whether a file of `part` must not import `module` at `where`."""
     first, *rest = module.split(".")
     if first == "fastimae":
-        allowed = {part, "__version__"} | MAY_IMPORT[part]
+        allowed = {part, "__version__", "settings"} | MAY_IMPORT[part]
         if where == "types":
             allowed |= MAY_NAME_TYPES_OF.get(part, set())
         return "".join(rest[:1]) not in allowed

@@ -7,12 +7,12 @@ import torch
 
 from fastimae import speedups
 from fastimae.arguments import parse_training
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
 from fastimae.engine.fp8 import quantise, quantise_and_compare
 from fastimae.loaders import create_loader
 from fastimae.models import create_model
 from fastimae.objectives import IMAE
+from fastimae.settings import ConfigError
 from fastimae.speedups import prepare_objective, wants_graph
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

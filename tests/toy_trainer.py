@@ -7,7 +7,8 @@ from torch import nn
 
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, build_optimizer
-from fastimae.engine.trainer import Plan, Trainer
+from fastimae.engine.plan import Plan
+from fastimae.engine.trainer import Trainer
 from fastimae.loaders import DevicePrefetch, create_loader
 from fastimae.loaders.epoch_steps import EpochSteps
 from fastimae.models import create_model

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.train.cases import CASES, SMOKE_CASES, Case, default_cases
 from benchmarks.train.variants import contestants
-from fastimae.config import ConfigError
+from fastimae.settings import ConfigError
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -15,12 +15,13 @@ from fastimae.arguments import UsageError, parse
 from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers
 from fastimae.bench.measure import Speed, fed_speed, loader_speed, step_speed
 from fastimae.bench.options import BenchOptions, changed, cores, pairs_for, settings
-from fastimae.config import ConfigError, TrainConfig, config_errors
+from fastimae.config import TrainConfig
 from fastimae.engine.distributed import alone
 from fastimae.engine.precision import resolve_precision
 from fastimae.flags import flags_of
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.errors import DataError
+from fastimae.settings import ConfigError, config_errors
 
 log = logging.getLogger("fastimae")
 
@@ -151,7 +152,7 @@ def report(found: Findings, config: TrainConfig, device: torch.device) -> str:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     lines = [
         f"{where}, {cores()} cores, torch {torch.__version__}",
-        f"{config.objective.objective}, {config.model.model}, {config.image_size[0]} px, "
+        f"{config.objective.objective}, {config.model.model}, {config.data.image_size[0]} px, "
         f"--batch_size {size}, --num_workers {workers}, {precision}",
         "",
         *_speeds(found),
@@ -172,7 +173,7 @@ def suggestion(found: Findings, config: TrainConfig) -> str:
     if config.data.image_field:
         data += ["--image_field", config.data.image_field]
     flags = ["--objective", config.objective.objective, "--model", config.model.model]
-    flags += ["--input_size", str(config.image_size[0])]
+    flags += ["--input_size", str(config.data.image_size[0])]
     batch_size = best_batch_size(found, config.optim.batch_size)
     flags += ["--batch_size", str(batch_size)]
     for name, value in pairs_for(config.objective.objective, batch_size).items():

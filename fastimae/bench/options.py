@@ -11,17 +11,19 @@ import torch
 import tyro
 
 from fastimae.arguments import UsageError
-from fastimae.checks import check
-from fastimae.config import TrainConfig, updated
+from fastimae.config import OutputSettings, TrainConfig, updated
+from fastimae.engine.assemble import SpeedSettings
+from fastimae.engine.precision import Precision
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.what_is import BETON, check_is
+from fastimae.settings import Count, PositiveFloat, PositiveInt, Settings
 
 SAMPLES = 100_000
 """Images that a made-up data set pretends to have."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class BenchOptions:
+class BenchOptions(Settings):
     """Measure how fast this machine loads and trains, and say what holds it back.
 
     Three measurements: the loader alone; the training step alone, on made-up images; and both
@@ -42,17 +44,17 @@ class BenchOptions:
     """As for fastimae-train, like the flags that follow."""
     objective: Literal["mae", "imae"] = "mae"
     """i-MAE is measured with a teacher of the student's size."""
-    input_size: int = 224
+    input_size: PositiveInt = 224
     """Pixels of a side."""
-    batch_size: int | None = None
+    batch_size: PositiveInt | None = None
     """Images of a step. None: 128 on a GPU, 32 on a CPU."""
-    num_workers: int | None = None
+    num_workers: Count | None = None
     """Threads that decode. None: one for each core, at most 16."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    precision: Precision = SpeedSettings.precision
     """Number format of the step."""
-    device: str = "auto"
+    device: str = OutputSettings.device
     """cuda, cuda:N, cpu, or auto."""
-    seconds: float | None = None
+    seconds: PositiveFloat | None = None
     """Time for all of it. None: 60 on a CPU, 300 on a GPU. The first step may take longer."""
     suggest: bool = True
     """Try other workers and batch sizes; --no_suggest measures the given ones only."""
@@ -62,8 +64,7 @@ class BenchOptions:
 
 def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
     """The training run that the options describe. Raises UsageError or ConfigError."""
-    if options.seconds is not None and options.seconds <= 0:
-        raise UsageError(f"--seconds must be more than 0, not {options.seconds:g}")
+    options.check()
     if options.data is None and options.image_field is not None:
         raise UsageError(f"--image_field {options.image_field} is for a .beton file")
     if options.data is not None:
@@ -86,7 +87,7 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
         },
         "fastimae-bench",
     )
-    check(config)
+    config.check()
     return config
 
 

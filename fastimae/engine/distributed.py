@@ -15,7 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastimae.engine.launcher import TORCHRUN, Launched, is_script_of_many, launched
+from fastimae.engine.launcher import (
+    TORCHRUN,
+    Launched,
+    LaunchSettings,
+    is_script_of_many,
+    launched,
+)
 
 log = logging.getLogger("fastimae")
 
@@ -128,35 +134,28 @@ class World:
             dist.destroy_process_group()
 
 
-def join_world(
-    device: str = "auto",
-    *,
-    world_size: int = 1,
-    local_rank: int = -1,
-    dist_on_itp: bool = False,
-    dist_url: str = "env://",
-    timeout: float = 600,
-) -> World:
+def join_world(device: str = "auto", launch: LaunchSettings | None = None) -> World:
     """Join the processes that torchrun, SLURM or Open MPI started; alone where none did.
 
-    timeout: seconds that a process waits for another, here and in every exchange. Raises
-    ValueError, naming the flag, where the device is missing, the launcher started another number
-    of processes than world_size says, or they do not find each other.
+    Raises ValueError, naming the flag, where the device is missing, the launcher started another
+    number of processes than --world_size says, or they do not find each other.
     """
-    found = launched(os.environ, open_mpi=dist_on_itp)
+    launch = launch or LaunchSettings()
+    found = launched(os.environ, open_mpi=launch.dist_on_itp)
     rank, size, local, launcher = found or Launched(0, 1, -1, "")
-    if world_size not in (1, size):
+    if launch.world_size not in (1, size):
         raise ValueError(
-            f"--world_size {world_size}, but {size} process(es) were started: "
-            f"use torchrun --nproc_per_node={world_size} --no-python fastimae-train ..."
+            f"--world_size {launch.world_size}, but {size} process(es) were started: "
+            f"use torchrun --nproc_per_node={launch.world_size} --no-python fastimae-train ..."
         )
-    chosen = _device(device, local if local >= 0 else max(local_rank, 0))
+    chosen = _device(device, local if local >= 0 else max(launch.local_rank, 0))
     if size == 1:
         if is_script_of_many(os.environ):
             log.warning("SLURM has several tasks, but srun did not start this: it runs alone")
         return World(rank, size, chosen)
-    _check_address(dist_url, rank, size, launcher)
-    store = _meet(dist_url, rank, size, chosen, timedelta(seconds=timeout))
+    _check_address(launch.dist_url, rank, size, launcher)
+    patience = timedelta(seconds=launch.dist_timeout)
+    store = _meet(launch.dist_url, rank, size, chosen, patience)
     return World(rank, size, chosen, StopVote(store))
 
 

@@ -5,10 +5,13 @@ Read without torch, so that a command of one process can step aside at once.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from fastimae.settings import PositiveFloat, Settings
 
 log = logging.getLogger("fastimae")
 
@@ -25,6 +28,22 @@ _VARIABLES = {
 _STEP, _TASKS, _TERMINAL = "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_PTY_PORT"
 _NO_STEPS = {str(2**32 - number) for number in range(1, 7)}
 """Numbers of "steps" that srun did not start: salloc's shell, sbatch's script."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class LaunchSettings(Settings):
+    """How the processes of a run find each other."""
+
+    world_size: int = 1
+    """Checked against the launcher's (torchrun, SLURM), which sets it."""
+    local_rank: int = -1
+    """Set by old launchers: the GPU of this process."""
+    dist_on_itp: bool = False
+    """Take ranks from Open MPI's environment."""
+    dist_url: str = "env://"
+    """Where processes meet."""
+    dist_timeout: PositiveFloat = 600
+    """Seconds that processes wait for each other before they give up."""
 
 
 class Launched(NamedTuple):

@@ -12,6 +12,7 @@ from torch import nn
 from fastimae.engine.distributed import World
 from fastimae.engine.files import EFFECTIVE_BATCH, PROCESSES
 from fastimae.engine.sharded import laid_out_state
+from fastimae.settings import NotNegative, PositiveFloat, PositiveInt, StepSize
 
 BETAS = (0.9, 0.95)
 
@@ -34,23 +35,50 @@ class Schedule:
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + cosine)
 
 
+@dataclasses.dataclass(kw_only=True)
+class OptimSettings(StepSize):
+    """How it is trained."""
+
+    epochs: PositiveInt = 400
+    """Passes over the data."""
+    weight_decay: NotNegative = 0.05
+    """On matrices only."""
+    lr: NotNegative | None = None
+    """Absolute learning rate. None: blr x effective batch / 256."""
+    blr: NotNegative = 1e-3
+    """Base learning rate, of an effective batch of 256."""
+    min_lr: NotNegative = 0.0
+    """Where the half-cosine ends."""
+    warmup_epochs: NotNegative = 40
+    """Epochs of linear warm-up."""
+    clip_grad: PositiveFloat | None = None
+    """Largest norm of the gradient. None: no clipping."""
+
+    def effective_batch(self, world: World) -> int:
+        """How many images all processes together show in an optimizer step."""
+        return self.batch_size * self.accum_iter * world.size
+
+    def step_of(self, world: World) -> dict[str, int]:
+        """For checkpoints: how many processes there are, and how large their step is."""
+        return {PROCESSES: world.size, EFFECTIVE_BATCH: self.effective_batch(world)}
+
+    def peak_lr(self, world: World) -> float:
+        """The learning rate after warm-up."""
+        if self.lr is not None:
+            return self.lr
+        return scaled_lr(self.blr, self.effective_batch(world))
+
+    def schedule(self, world: World) -> Schedule:
+        """The learning rate at each point of training."""
+        return Schedule(
+            lr=self.peak_lr(world), min_lr=self.min_lr,
+            warmup_epochs=self.warmup_epochs, epochs=self.epochs,
+        )  # fmt: skip
+
+
 def scaled_lr(blr: float, effective_batch: int) -> float:
     """The linear scaling rule: blr is the rate of an effective batch of 256 images."""
     return blr * effective_batch / 256
-
-
-def size_of_step(flags: Any, world: World) -> dict[str, int]:
-    """For checkpoints: how many processes there are, and how many images all of them together show
-    in an optimizer step. flags: have batch_size and accum_iter."""
-    images = flags.batch_size * flags.accum_iter * world.size
-    return {PROCESSES: world.size, EFFECTIVE_BATCH: images}
-
-
-def peak_lr(flags: Any, world: World) -> float:
-    """The learning rate after warm-up. flags: have lr, blr, batch_size and accum_iter."""
-    if flags.lr is not None:
-        return flags.lr
-    return scaled_lr(flags.blr, size_of_step(flags, world)[EFFECTIVE_BATCH])
 
 
 def build_optimizer(

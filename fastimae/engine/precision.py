@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import nn
 
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+"""What --precision takes."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: Precision, device: torch.device) -> str:
     """ "bf16", "fp16" or "fp32". Raises ValueError, naming --precision, for what cannot run.
 
     auto is bf16 where it pays: on GPUs that compute in it, on CPUs with AMX or AVX512-bf16.

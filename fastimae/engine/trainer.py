@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
 from fastimae.engine.optim import Schedule, load_optimizer, optimizer_state
 from fastimae.engine.parallel import is_sharded
+from fastimae.engine.plan import Plan
 from fastimae.engine.profile import Profile
 from fastimae.engine.randomness import seed_draws
 from fastimae.engine.resume import check_epochs, check_resumable, loader_state
@@ -30,23 +30,6 @@ from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.throttle import Throttle
 
 log = logging.getLogger("fastimae")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long to train, and how often to do what."""
-
-    epochs: int
-    accum_iter: int = 1
-    clip_grad: float | None = None
-    precision: str = "fp32"
-    cuda_graph: bool = False
-    preempt_signal: str = "SIGUSR1"
-    log_steps: int = 20
-    save_steps: int = 0
-    save_freq: int = 20
-    vis_freq: int = 20
-    profile: bool = False
 
 
 class Trainer:

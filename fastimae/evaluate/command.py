@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import tyro
 
 from fastimae.arguments import UsageError, parse
-from fastimae.config import config_errors
 from fastimae.engine.launcher import stands_aside
-from fastimae.evaluate.checks import check_numbers
+from fastimae.settings import config_errors
 
 PROG = "fastimae-eval"
 
@@ -91,7 +90,7 @@ def options_of(name: str, argv: Sequence[str]) -> Any:
     options_class = getattr(module, task.options)
     recipe = _recipe(options_class, getattr(module, "RECIPES", {}), argv)
     options = parse(f"{PROG} {name}", options_class, argv, recipe)
-    check_numbers(options)
+    options.check()
     return options
 
 

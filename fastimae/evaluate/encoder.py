@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastimae.config import ConfigError
-from fastimae.engine.precision import DTYPES, resolve_precision
+from fastimae.engine.precision import DTYPES, Precision, resolve_precision
 from fastimae.interop import load_model
 from fastimae.kernels import Mask
 from fastimae.kernels.checks import check_bytes
 from fastimae.models import MaskedAutoencoder
+from fastimae.settings import ConfigError
 
 Pool = Literal["cls", "avg"]
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 def load_encoder(

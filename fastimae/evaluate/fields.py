@@ -10,11 +10,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fastimae.config import ConfigError
 from fastimae.loaders.beton import field_names
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import shown
+from fastimae.settings import ConfigError
 
 log = logging.getLogger("fastimae")
 

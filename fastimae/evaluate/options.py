@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastimae.config import ConfigError, plain_value
+from fastimae.config import OutputSettings
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.claim import ALONE, claimed
 from fastimae.engine.distributed import World, join_world
+from fastimae.engine.launcher import LaunchSettings
 from fastimae.evaluate.fields import fields_for
 from fastimae.evaluate.images import Images, open_images
 from fastimae.evaluate.result_files import check_own
@@ -23,8 +24,10 @@ from fastimae.evaluate.trained import crop_of, range_for, training_of
 from fastimae.interop.options import ModelOptions
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import set_max_pixels, set_value_range
+from fastimae.loaders.settings import ReadSettings
 from fastimae.loaders.survey import say_depth, survey_files
 from fastimae.loaders.what_is import BETON, FOLDER, check_is, is_beton
+from fastimae.settings import ConfigError, Count, PositiveInt, Seeded, plain_value
 
 log = logging.getLogger("fastimae")
 
@@ -48,17 +51,17 @@ class EvalOptions(ModelOptions):
     """Which field of .beton files of several is the image."""
     output_dir: Path | None = None
     """All that is written. None: the folder eval-TASK beside the checkpoint."""
-    device: str = "auto"
+    device: str = OutputSettings.device
     """cuda, cuda:N, cpu, or auto."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Images at once."""
-    num_workers: int = 10
+    num_workers: Count = ReadSettings.num_workers
     """Threads that decode; 0 decodes in the main thread."""
-    max_pixels: int | None = None
+    max_pixels: PositiveInt | None = None
     """Larger images are left out: 4 bytes a pixel and worker. None: Pillow's 89 million."""
     value_range: tuple[float, float] | None = None
     """LOW HIGH, of images of more than 8 bits: what becomes 0 and 255. None: as in training."""
-    seed: int = 0
+    seed: int = Seeded.seed
     """All random choices follow from it."""
     debug: bool = False
     """Show tracebacks, and keep them in output_dir/debug.log."""
@@ -71,9 +74,9 @@ class EvalOptions(ModelOptions):
         """The file that results are of."""
         return self.checkpoint
 
-    def launch(self) -> dict[str, Any]:
-        """Arguments of `join_world` beside the device."""
-        return {}
+    def launch(self) -> LaunchSettings:
+        """How processes find each other."""
+        return LaunchSettings()
 
     def train_images(self) -> Images:
         """The images of --ffcv or --data_path. Raises ConfigError unless one is given."""
@@ -181,7 +184,7 @@ def joined(options: EvalOptions) -> Iterator[World]:
     """The processes that torchrun or SLURM started; only the first one writes and prints."""
     logger = logging.getLogger("fastimae")
     level = logger.level
-    world = join_world(options.device, **options.launch())
+    world = join_world(options.device, options.launch())
     if not world.is_main:
         logger.setLevel(logging.WARNING)
     try:

@@ -6,10 +6,11 @@ import dataclasses
 from typing import Any, Literal
 
 from fastimae.interop.hints import Hints
+from fastimae.settings import PositiveInt, Settings
 
 
 @dataclasses.dataclass(kw_only=True)
-class ModelOptions:
+class ModelOptions(Settings):
     """Flags of the commands that read a checkpoint. What nobody says is assumed, and told."""
 
     model: str | None = None
@@ -18,7 +19,7 @@ class ModelOptions:
     """Attention heads of its encoder, where the file does not tell. None: by the width."""
     decoder_num_heads: int | None = None
     """Attention heads of its decoder, where the file does not tell. None: by the width."""
-    input_size: tuple[int, ...] | None = None
+    input_size: tuple[PositiveInt, ...] | None = None
     """Pixels of its images, a side or height and width, where the file does not tell. None: by its
     positions, a square."""
     norm_pix_loss: Literal["on", "off"] | None = None

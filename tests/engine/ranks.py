@@ -30,6 +30,7 @@ from fastimae import build, cli
 from fastimae.engine import sharded
 from fastimae.engine.distributed import World, join_world
 from fastimae.engine.files import CheckpointError
+from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.precision import DTYPES
@@ -149,7 +150,7 @@ def kill_main(trainer: Trainer) -> None:
 
 def inside(folder: Path) -> int:
     """What collectives a step needs, what is clipped, and what becomes of a failing save."""
-    world = join_world("cpu", timeout=60)
+    world = join_world("cpu", LaunchSettings(dist_timeout=60))
     seen = {}
     for kind in ("ddp", "fsdp"):
         for precision in ("fp32", "bf16"):

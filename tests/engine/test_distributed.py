@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from fastimae.engine import distributed
 from fastimae.engine.distributed import ProcessLost, StopVote, World, alone, join_world
+from fastimae.engine.launcher import LaunchSettings
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -54,7 +55,9 @@ def launched(monkeypatch):
 )
 def test_launchers(launched, variables, flags):
     joined = launched(**variables)
-    world = join_world("cpu", world_size=4, dist_url="file:///x", timeout=9, **flags)
+    world = join_world(
+        "cpu", LaunchSettings(world_size=4, dist_url="file:///x", dist_timeout=9, **flags)
+    )
     assert (world.rank, world.size, world.is_main) == (3, 4, False)
     wait = timedelta(seconds=9)
     assert joined == [
@@ -113,7 +116,7 @@ def test_variables_that_cannot_be_all_are_named_at_once(launched, variables, wor
 def test_what_cannot_be_is_named(launched, flags, words):
     launched()
     with pytest.raises(ValueError, match=words):
-        join_world(**flags)
+        join_world(flags.pop("device", "auto"), LaunchSettings(**flags))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -133,7 +136,7 @@ def test_who_waits_in_vain_is_told_for_whom(launched, monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(ValueError, match=r"process 0 of 2 .* --dist_timeout 1 s"):
-        join_world("cpu", dist_url=f"tcp://127.0.0.1:{port}", timeout=1)
+        join_world("cpu", LaunchSettings(dist_url=f"tcp://127.0.0.1:{port}", dist_timeout=1))
     assert "process 0 of 2 waits for the others" in caplog.text
 
 

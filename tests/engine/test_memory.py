@@ -8,7 +8,8 @@ import torch
 
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import Schedule, build_optimizer
-from fastimae.engine.trainer import Plan, Trainer
+from fastimae.engine.plan import Plan
+from fastimae.engine.trainer import Trainer
 from fastimae.loaders import DevicePrefetch, create_loader
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import MAE

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import LossMeter
-from fastimae.engine.optim import peak_lr, size_of_step
+from fastimae.engine.optim import OptimSettings
 from fastimae.engine.resume import go_on
 from fastimae.engine.statistics import load_statistics
 from fastimae.models import create_model
@@ -147,8 +147,8 @@ def test_fewer_epochs_than_are_done_is_one_line(tmp_path):
 
 def step_of(batch_size, accum_iter, processes, lr=None):
     """Settings, as checkpoints have them."""
-    flags = Namespace(batch_size=batch_size, accum_iter=accum_iter)
-    step = size_of_step(flags, World(0, processes, CPU.device))
+    settings = OptimSettings(batch_size=batch_size, accum_iter=accum_iter)
+    step = settings.step_of(World(0, processes, CPU.device))
     return {"lr": lr, "blr": 1e-3, "batch_size": batch_size, "accum_iter": accum_iter, **step}
 
 
@@ -182,9 +182,9 @@ def test_another_size_of_step_is_named_though_no_flag_changed(tmp_path, caplog, 
 
 
 def test_a_rate_follows_the_effective_batch():
-    flags = Namespace(batch_size=64, accum_iter=2, lr=None, blr=1.5e-4)
-    assert peak_lr(flags, World(0, 4, CPU.device)) == pytest.approx(1.5e-4 * 512 / 256)
-    assert peak_lr(Namespace(**{**vars(flags), "lr": 0.3}), World(0, 4, CPU.device)) == 0.3
+    settings, four = OptimSettings(batch_size=64, accum_iter=2, blr=1.5e-4), World(0, 4, CPU.device)
+    assert settings.peak_lr(four) == pytest.approx(1.5e-4 * 512 / 256)
+    assert dataclasses.replace(settings, lr=0.3).peak_lr(four) == 0.3
 
 
 def test_settings_in_a_namespace_are_read_like_others(tmp_path, caplog):

@@ -7,9 +7,9 @@ from beton_by_hand import many_fields
 from PIL import Image
 
 from fastimae.cli import evaluate
-from fastimae.config import ConfigError
 from fastimae.evaluate.figures.weights import WeightsOptions
 from fastimae.loaders import DataError
+from fastimae.settings import ConfigError
 
 OTHERS = [("left", "image"), ("right", "image"), ("id", "int"), ("fine", "int")]
 USUAL = [("image", "image"), ("label", "int"), ("id", "int")]

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from tiny import save_run, tiny_model
 
-from fastimae.config import ConfigError
 from fastimae.evaluate.encoder import latents
 from fastimae.evaluate.figures.attention_maps import (
     AttentionOptions,
@@ -20,6 +19,7 @@ from fastimae.evaluate.figures.attention_maps import (
     run,
     token_number,
 )
+from fastimae.settings import ConfigError
 
 
 @pytest.fixture

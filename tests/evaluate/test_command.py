@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from fastimae.cli import evaluate
-from fastimae.config import ConfigError
 from fastimae.evaluate.command import TASKS
 from fastimae.evaluate.options import EvalOptions, plain
 from fastimae.evaluate.result_files import read_results
 from fastimae.evaluate.results import save_results
+from fastimae.settings import ConfigError
 
 
 def test_help_names_every_task(capsys):

@@ -5,9 +5,9 @@ import json
 import pytest
 from tiny import save_run, tiny_model
 
-from fastimae.config import ConfigError
 from fastimae.evaluate.report.compare import CompareOptions, aligned, compare, differing, run
 from fastimae.evaluate.report.runs import read_run
+from fastimae.settings import ConfigError
 
 
 @pytest.fixture

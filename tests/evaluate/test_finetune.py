@@ -11,11 +11,11 @@ from PIL import Image
 from toy_images import save_colours, save_mae, save_splits
 
 from fastimae.cli import evaluate
-from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.evaluate.images import open_images
 from fastimae.loaders.errors import DataError
+from fastimae.settings import ConfigError
 
 pytest.importorskip("timm")
 from fastimae.evaluate.classify import finetune

@@ -8,8 +8,8 @@ from PIL import Image
 from toy_images import save_splits, save_trained
 
 from fastimae.cli import evaluate
-from fastimae.config import ConfigError
 from fastimae.evaluate.trained import training_of
+from fastimae.settings import ConfigError
 
 pytest.importorskip("timm")
 from timm.data.transforms_factory import transforms_imagenet_train

@@ -13,12 +13,12 @@ from tiny import tiny_model
 from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
-from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.feature_cache import Features
 from fastimae.evaluate.classify.probe import ProbeData
 from fastimae.evaluate.encoder import check_pool
+from fastimae.settings import ConfigError
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 pytest.importorskip("timm")

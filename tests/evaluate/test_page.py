@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from tiny import save_run, tiny_model
 
-from fastimae.config import ConfigError
 from fastimae.evaluate.report.page import ReportOptions, run
 from fastimae.evaluate.report.runs import is_finished, read_run
 from fastimae.evaluate.report.svg import line_chart, ticks
 from fastimae.evaluate.report.tables import markdown, shown
+from fastimae.settings import ConfigError
 
 LOSSES = [3.0, 2.5, 2.25]
 NASTY = '<script>alert("&")</script>'

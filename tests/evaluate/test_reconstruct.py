@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny import save_run, tiny_model
 
-from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from fastimae.evaluate.figures.reconstruct import draw_grid, first_pairs, save_reconstruction
 from fastimae.evaluate.imae.mixtures import pairs
@@ -16,6 +15,7 @@ from fastimae.evaluate.images import open_images
 from fastimae.kernels.reference import patchify
 from fastimae.models import create_model
 from fastimae.objectives import IMAE
+from fastimae.settings import ConfigError
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("piq")

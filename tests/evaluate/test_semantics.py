@@ -15,7 +15,6 @@ from tiny import save_run, tiny_model
 pytest.importorskip("sklearn")
 
 from fastimae.arguments import parse, parse_training
-from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.evaluate.checkpoints import load_contestants
 from fastimae.evaluate.command import TASKS
@@ -26,6 +25,7 @@ from fastimae.evaluate.imae.msem import Labelled, MsemOptions, accuracy
 from fastimae.evaluate.imae.semantics import SemanticsOptions
 from fastimae.evaluate.images import open_images
 from fastimae.evaluate.origin import weights_digest
+from fastimae.settings import ConfigError
 
 CPU = torch.device("cpu")
 

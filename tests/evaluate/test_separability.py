@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from tiny import save_run, tiny_model
 
-from fastimae.config import ConfigError
 from fastimae.evaluate.checkpoints import frozen, names_of
 from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
 from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
 from fastimae.evaluate.imae.separability import SeparabilityOptions, run
 from fastimae.evaluate.images import open_images
+from fastimae.settings import ConfigError
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 

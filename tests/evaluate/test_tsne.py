@@ -8,8 +8,8 @@ from tiny import save_run, tiny_model
 
 pytest.importorskip("sklearn")
 
-from fastimae.config import ConfigError
 from fastimae.evaluate.figures.tsne import TsneOptions, embed, principal_components, run
+from fastimae.settings import ConfigError
 
 
 def clusters(apart, per_class=40, width=64, seed=0):

@@ -8,7 +8,6 @@ from torch import nn
 from toy_images import save_splits
 
 from fastimae.cli import evaluate, export, import_
-from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.evaluate.classify.classifier import load_classifier
 from fastimae.evaluate.encoder import features, load_encoder
@@ -17,6 +16,7 @@ from fastimae.interop.hints import IN_PYTHON
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.models import create_model
 from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD
+from fastimae.settings import ConfigError
 
 timm = pytest.importorskip("timm")
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ import torch
 
 from fastimae.arguments import parse_training
 from fastimae.build import build_objective
-from fastimae.config import ConfigError
 from fastimae.kernels import _attention_choice as tables
 from fastimae.kernels import _launch, attention, prefer
 from fastimae.kernels._attention_choice import choose
+from fastimae.settings import ConfigError
 
 OP = sys.modules["fastimae.kernels.attention"]
 """The module; the package's attribute of that name is the op."""

@@ -18,6 +18,7 @@ from torchvision.transforms.functional import hflip, resized_crop
 from fastimae.loaders import Batch, BetonWriter, Loader, create_loader
 from fastimae.loaders.crops import draw_windows
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.settings import LoaderSettings
 from fastimae.loaders.trailer import make_trailer
 
 COUNT, CLASSES, BATCH, SIZE = 42, 3, 8, (24, 32)
@@ -82,7 +83,7 @@ class Data:
     def sampler(self, **settings) -> Sampler:
         """What a loader with these settings of a sampler draws from."""
         defaults = {"batch_size": BATCH, "mix_group": 4, "seed": 5}
-        return Sampler(np.array(self.labels), **{**defaults, **settings})
+        return Sampler(np.array(self.labels), LoaderSettings(**{**defaults, **settings}))
 
     @staticmethod
     def same(first: list[Batch], second: list[Batch]) -> bool:

@@ -11,13 +11,13 @@ from beton_by_hand import many_fields
 from fastimae import build
 from fastimae.arguments import parse, parse_training
 from fastimae.bench.options import BenchOptions, settings
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
 from fastimae.evaluate.figures.weights import WeightsOptions
 from fastimae.evaluate.images import open_images
 from fastimae.loaders import DataError, create_loader, native_library
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.verify import verify_beton
+from fastimae.settings import ConfigError
 
 IMAGE = ("image", "image")
 NUMBERS = {

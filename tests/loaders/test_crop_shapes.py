@@ -14,10 +14,11 @@ from torchvision.transforms import RandomResizedCrop
 from windows_by_hand import window_by_hand
 
 from fastimae.arguments import parse_training
-from fastimae.config import ConfigError, flatten
+from fastimae.config import flatten
 from fastimae.loaders import create_loader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.errors import DataError
+from fastimae.settings import ConfigError
 
 READERS = [*(name for name in AVAILABLE if name[:4] not in ("synt", "ffcv")), "dalifolder-1"]
 READERS = [name for name in READERS if "dali" not in name or "dali-1" in AVAILABLE]
@@ -143,9 +144,9 @@ def test_the_ffcv_library_gets_the_same_windows(data, settings):
         ("--crop none --min_crop 0.3", "--min_crop has no effect with --crop none"),
         ("--crop none --max_crop 0.3", "--max_crop has no effect with --crop none"),
         ("--crop none --crop_ratio 0.5 2", "--crop_ratio has no effect with --crop none"),
-        ("--crop_ratio 2 1", "--crop_ratio LOW HIGH: 0 < LOW <= HIGH"),
-        ("--crop_ratio 0 1", "--crop_ratio LOW HIGH: 0 < LOW <= HIGH"),
-        ("--crop_ratio 1 inf", "--crop_ratio LOW HIGH: 0 < LOW <= HIGH"),
+        ("--crop_ratio 2 1", "--crop_ratio 2 1: 0 < LOW <= HIGH"),
+        ("--crop_ratio 0 1", "--crop_ratio 0 1: 0 < LOW <= HIGH"),
+        ("--crop_ratio 1 inf", "--crop_ratio 1 inf: 0 < LOW <= HIGH"),
         ("--synthetic --crop none", "--crop has no effect with --synthetic"),
     ],
 )

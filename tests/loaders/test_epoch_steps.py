@@ -13,6 +13,7 @@ from fastimae.loaders.epoch_steps import EpochSteps, digest_of
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import SkipImage
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.settings import LoaderSettings
 
 COUNT = 140
 SEEDS = {"seed": 5, "mix_group": 0}
@@ -22,8 +23,9 @@ batches = st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 3))
 def ranks_of(batch_size, world_size, accum_iter, count=COUNT):
     return [
         Sampler(
-            np.zeros(count, np.int64), batch_size=batch_size, world_size=world_size, rank=rank,
-            accum_iter=accum_iter, **SEEDS,
+            np.zeros(count, np.int64),
+            LoaderSettings(batch_size=batch_size, accum_iter=accum_iter, **SEEDS),
+            world_size=world_size, rank=rank,
         )
         for rank in range(world_size)
     ]  # fmt: skip

@@ -18,10 +18,11 @@ from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.ffcv_loader import FFCVLoader
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.settings import LoaderSettings
 
 kind, path, timeout = sys.argv[1], sys.argv[2], float(sys.argv[3])
 reader = BetonReader(path)
-sampler = Sampler(reader.labels, batch_size=8, mix_group=2, seed=5)
+sampler = Sampler(reader.labels, LoaderSettings(batch_size=8, mix_group=2, seed=5))
 row, second = int(sys.argv[4]), sampler.step(0, 1).index
 
 sleep = ctypes.CDLL(None).usleep

@@ -18,6 +18,7 @@ from PIL import Image
 from fastimae.loaders import BetonWriter, DataError, create_loader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.settings import LoaderSettings
 from fastimae.loaders.trailer import make_trailer
 
 COUNT, BATCH, SIZE = 40, 8, (24, 32)
@@ -182,8 +183,8 @@ def test_loaders_leave_no_threads(path, resources):
 def rank_of(loader, rank, world):
     """Make `loader` the one of `rank`; its pipeline takes batches smaller than it was made for."""
     labels = loader.sampler.labels
-    settings = {"batch_size": BATCH // world, "mix_group": 2, "seed": 3}
-    loader.sampler = Sampler(labels, rank=rank, world_size=world, **settings)
+    settings = LoaderSettings(batch_size=BATCH // world, mix_group=2, seed=3)
+    loader.sampler = Sampler(labels, settings, rank=rank, world_size=world)
     return loader
 
 

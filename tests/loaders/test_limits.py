@@ -11,7 +11,6 @@ from PIL import Image
 
 from fastimae.arguments import parse_training
 from fastimae.build import build_loader
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
 from fastimae.evaluate.images import center_batches
 from fastimae.evaluate.options import EvalOptions
@@ -20,6 +19,7 @@ from fastimae.loaders.encode import EncodeSettings, encode
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import SkipImage
 from fastimae.loaders.limits import limited_to, max_pixels, open_image, set_max_pixels
+from fastimae.settings import ConfigError
 
 LIMIT, SMALL = 5000, (50, 100)
 SLIGHTLY, FAR = (70, 80), (200, 90)

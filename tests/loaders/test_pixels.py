@@ -13,7 +13,6 @@ from source_files import make_tar
 
 from fastimae.arguments import parse_training
 from fastimae.build import build_loader
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
 from fastimae.evaluate.images import center_batches, open_images
 from fastimae.loaders import create_loader, native_library
@@ -25,6 +24,7 @@ from fastimae.loaders.items import SkipImage
 from fastimae.loaders.journal import Journal, Progress
 from fastimae.loaders.limits import for_data_loader, limited_to, open_image, value_range
 from fastimae.loaders.pixels import eight_bits
+from fastimae.settings import ConfigError
 
 LISTED = ["folder", "workers", "evaluation"]
 LISTED += ["dali", "dali-tar"] if "nvidia-dali" in INSTALLED else []
@@ -193,7 +193,7 @@ def test_a_range_that_is_none_is_refused_by_name(bounds, tmp_path):
     pair = tuple(map(float, bounds.split()))
     with pytest.raises(DataError, match=r"^--value_range .*LOW must be below HIGH"):
         ConvertOptions(src="x", value_range=pair)
-    with pytest.raises(ConfigError, match=r"^--value_range LOW HIGH: LOW must be below HIGH"):
+    with pytest.raises(ConfigError, match=r"^--value_range .*LOW must be below HIGH"):
         parse_training("fastimae-train", f"--data_path x --value_range {bounds}".split())
 
 

@@ -9,6 +9,7 @@ import torch
 from back_ends import AVAILABLE
 
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.settings import LoaderSettings
 
 SCRIPT = Path(__file__).with_name("rank.py")
 WORLDS = (2, 1, 4)  # the others go on from where two stopped
@@ -55,7 +56,9 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(seen, back_end):
 )
 def test_ranks_are_disjoint_and_their_union_is_the_epoch(data, seen, back_end, world):
     shares = [{row[0] for step in rank[back_end]["epoch"] for row in step} for rank in seen[world]]
-    sampler = Sampler(torch.tensor(data.labels).numpy(), batch_size=BATCH, mix_group=2, seed=5)
+    sampler = Sampler(
+        torch.tensor(data.labels).numpy(), LoaderSettings(batch_size=BATCH, mix_group=2, seed=5)
+    )
     whole = sampler.plan(EPOCH).order[: data.count // BATCH * BATCH]
     assert sum(map(len, shares)) == len(whole) and set().union(*shares) == set(whole.tolist())
 

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.philox import derive_keys
 from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.settings import LoaderSettings
 
 UNLABELLED = np.full(40, -1)
 
 
-def make(labels, *, batch_size=8, mix_group=0, **settings) -> Sampler:
-    return Sampler(labels, batch_size=batch_size, mix_group=mix_group, **settings)
+def make(labels, *, batch_size=8, rank=0, world_size=1, **settings) -> Sampler:
+    settings = LoaderSettings(batch_size=batch_size, **settings)
+    settings.check()
+    return Sampler(labels, settings, rank=rank, world_size=world_size)
 
 
 def epoch_of(sampler: Sampler, epoch: int = 0) -> list:

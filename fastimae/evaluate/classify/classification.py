@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
 from fastimae.loaders.epoch_steps import EpochSteps
+from fastimae.settings import ConfigError
 
 
 @dataclasses.dataclass(kw_only=True)

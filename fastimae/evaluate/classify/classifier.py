@@ -16,13 +16,13 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from fastimae.config import ConfigError
 from fastimae.interop.finetuned import describe, is_probe, pools
 from fastimae.interop.load import build_model, open_checkpoint
 from fastimae.interop.sizes import mlp_ratio
 from fastimae.interop.timm import CLASSIFIED
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.vit import LAYER_NORM_EPS
+from fastimae.settings import ConfigError
 
 log = logging.getLogger("fastimae")
 

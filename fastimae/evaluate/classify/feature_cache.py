@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastimae.engine.distributed import World
-from fastimae.engine.precision import resolve_precision
-from fastimae.evaluate.encoder import Pool, Precision, extract
+from fastimae.engine.precision import Precision, resolve_precision
+from fastimae.evaluate.encoder import Pool, extract
 from fastimae.evaluate.images import Images, center_batches
 from fastimae.evaluate.origin import weights_digest
 from fastimae.loaders.errors import DataError

@@ -22,6 +22,7 @@ from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
+from fastimae.settings import PositiveFloat, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -32,11 +33,11 @@ class FewshotOptions(ProbeOptions):
 
     fraction: float | None = None
     """Share of each class's labels, at least one image. None: 0.01, unless --shots is given."""
-    shots: int | None = None
+    shots: PositiveInt | None = None
     """Labels of each class, instead of --fraction."""
-    draws: int = 5
+    draws: PositiveInt = 5
     """How often to choose labels anew."""
-    c: float = 1.0
+    c: PositiveFloat = 1.0
     """scikit-learn's C of LogisticRegression: larger means less regularisation."""
 
     def check_images(self, train: Images, world: World) -> None:
@@ -80,7 +81,7 @@ def choose(
     rng: np.random.Generator,
     *,
     fraction: float = 0.01,
-    shots: int | None = None,
+    shots: PositiveInt | None = None,
 ) -> NDArray[np.int64]:
     """Indices of a random choice that takes `shots` of each class, or `fraction`, at least one.
 

@@ -13,7 +13,6 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from fastimae.config import ConfigError, height_and_width
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CLASSES, WEIGHTS
 from fastimae.engine.precision import resolve_precision
@@ -35,7 +34,6 @@ from fastimae.evaluate.classify.classifier import (
 from fastimae.evaluate.classify.finetune_options import (
     RECIPES,
     FinetuneOptions,
-    check_finetune,
     check_pooling,
 )
 from fastimae.evaluate.classify.training import (
@@ -56,6 +54,7 @@ from fastimae.interop.finetuned import pools
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.survey import say_windows, survey_files
 from fastimae.models import MaskedAutoencoder
+from fastimae.settings import ConfigError, height_and_width
 
 __all__ = ["RECIPES", "FinetuneOptions", "run"]
 
@@ -74,7 +73,7 @@ class _Found(NamedTuple):
 
 def run(options: FinetuneOptions) -> None:
     """Write log.txt, checkpoints and results.json with acc1 and acc5; --eval: eval/results.json."""
-    check_finetune(options)
+    options.check()
     with (
         joined(options) as world,
         results_folder(

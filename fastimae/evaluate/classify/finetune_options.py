@@ -9,15 +9,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastimae.config import ConfigError
-from fastimae.evaluate.classify.training import TrainingOptions, check_training
+from fastimae.engine.assemble import StepSettings
+from fastimae.engine.precision import Precision
+from fastimae.evaluate.classify.training import TrainingOptions
 from fastimae.evaluate.classify.validation import BEST
-from fastimae.evaluate.encoder import Precision
 from fastimae.evaluate.trained import crop_ratio_of
 from fastimae.interop.finetuned import pools
 from fastimae.loaders.crops import RATIO, check_ratio
+from fastimae.loaders.settings import ReadSettings
+from fastimae.settings import ConfigError, NotNegative, PositiveFloat, PositiveInt, Range, Share
 
-Settings = dict[str, Any]
+Recipe = dict[str, Any]
+SomeDecay = Annotated[float, Range(lambda value: 0 < value <= 1, "must lie in 0..1, without 0")]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -31,23 +34,21 @@ class FinetuneOptions(TrainingOptions):
     """A named run to start from; other flags win over it."""
     random_init: bool = False
     """Start the same architecture from fresh weights: what pre-training must beat."""
-    batch_size: int = 64
-    """Images of a step on each GPU."""
-    input_size: tuple[int, ...] | None = None
+    input_size: tuple[PositiveInt, ...] | None = None
     """Pixels: a side, or height and width. None: as in pre-training."""
-    nb_classes: int | None = None
+    nb_classes: PositiveInt | None = None
     """Number of classes. None: as the data have."""
     global_pool: bool = True
     """Classify the mean of the patches."""
     cls_token: bool = False
     """Classify the class token instead."""
-    drop_path: float = 0.1
+    drop_path: Share = 0.1
     """Share of residual branches that the last block drops; the first drops none."""
-    layer_decay: float = 0.75
+    layer_decay: SomeDecay = 0.75
     """The learning rate of each layer is this much of the next one's."""
-    min_lr: float = 1e-6
+    min_lr: NotNegative = 1e-6
     """Where the half-cosine ends."""
-    min_crop: float = 0.08
+    min_crop: PositiveFloat = 0.08
     """Smallest share of an image's area that a random crop takes."""
     crop: Literal["random", "none"] | None = None
     """none: show the whole image, resized to --input_size. None: as in pre-training."""
@@ -58,35 +59,48 @@ class FinetuneOptions(TrainingOptions):
     """Strength of colour jitter, for --aa none."""
     aa: str = "rand-m9-mstd0.5-inc1"
     """timm's name of an augmentation policy, or none."""
-    smoothing: float = 0.1
+    smoothing: Share = 0.1
     """Label smoothing."""
-    reprob: float = 0.25
+    reprob: Share = 0.25
     """Share of images of which random erasing takes a part."""
     remode: Literal["pixel", "rand", "const"] = "pixel"
     """What the erased part becomes: noise, one random colour, or nothing."""
-    recount: int = 1
+    recount: PositiveInt = 1
     """Erased parts in an image."""
-    mixup: float = 0.0
+    mixup: NotNegative = 0.0
     """Alpha of Mixup; over 0 it is on."""
-    cutmix: float = 0.0
+    cutmix: NotNegative = 0.0
     """Alpha of CutMix; over 0 it is on."""
     cutmix_minmax: tuple[float, float] | None = None
     """Least and largest side of CutMix's box, instead of its alpha."""
-    mixup_prob: float = 1.0
+    mixup_prob: Share = 1.0
     """Share of batches that are mixed, where one of the two is on."""
-    mixup_switch_prob: float = 0.5
+    mixup_switch_prob: Share = 0.5
     """Share of CutMix where both are on."""
     mixup_mode: Literal["batch", "pair", "elem"] = "batch"
     """One ratio for a batch, for a pair, or for each image."""
-    precision: Precision = "auto"
+    precision: Precision = StepSettings.precision
     """auto: bf16 on GPUs that have it and on CPUs with AMX, else fp32."""
     eval: bool = False
     """Only test the classifier of --resume, be it ours, MAE's or timm's, on the images of --val;
     without --resume, that of output_dir/checkpoint-best.pth."""
     dist_eval: bool = True
     """Processes share the validation images; --no_dist_eval: each tests on all."""
-    pin_mem: bool = True
+    pin_mem: bool = ReadSettings.pin_mem
     """Page-locked batches, for faster copies to a GPU."""
+
+    def check(self) -> None:
+        """As of `Settings`; and of a checkpoint that is not there."""
+        super().check()
+        if self.checkpoint is None and not self.eval:
+            raise ConfigError("give the pre-trained model as --checkpoint FILE")
+        if self.checkpoint is None and not self.output_dir and self.resume in ("", "auto"):
+            raise ConfigError("--eval: name the classifier as --resume FILE")
+        check_ratio(self.crop_ratio or RATIO)
+        if self.mixes and self.batch_size % 2:
+            raise ConfigError("--mixup and --cutmix mix pairs: make --batch_size even")
+        if self.color_jitter is not None and self.aa != "none":
+            raise ConfigError("--color_jitter has no effect beside a policy: add --aa none")
 
     @property
     def pools(self) -> bool:
@@ -158,26 +172,7 @@ def check_pooling(options: FinetuneOptions, path: Path, weights: Mapping[str, ob
         raise ConfigError(f"{path} classifies the mean of the patches: leave out {flag}")
 
 
-def check_finetune(options: FinetuneOptions) -> None:
-    """Raise ConfigError, or DataError, where a value is out of range, or would have no effect."""
-    check_training(options)
-    if options.checkpoint is None and not options.eval:
-        raise ConfigError("give the pre-trained model as --checkpoint FILE")
-    if options.checkpoint is None and not options.output_dir and options.resume in ("", "auto"):
-        raise ConfigError("--eval: name the classifier as --resume FILE")
-    for name in ("drop_path", "smoothing", "reprob", "mixup_prob", "mixup_switch_prob"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise ConfigError(f"--{name} must lie in 0..1")
-    check_ratio(options.crop_ratio or RATIO)
-    if not 0 < options.layer_decay <= 1:
-        raise ConfigError("--layer_decay must lie in 0..1, without 0")
-    if options.mixes and options.batch_size % 2:
-        raise ConfigError("--mixup and --cutmix mix pairs: make --batch_size even")
-    if options.color_jitter is not None and options.aa != "none":
-        raise ConfigError("--color_jitter has no effect beside a policy: add --aa none")
-
-
-def mae_vit_base() -> Settings:
+def mae_vit_base() -> Recipe:
     """MAE's fine-tuning of ViT-B on ImageNet, as its released recipe.
 
     Command: torchrun --nproc_per_node=8 --no-python fastimae-eval finetune --recipe mae_vit_base
@@ -191,17 +186,17 @@ def mae_vit_base() -> Settings:
     }  # fmt: skip
 
 
-def mae_vit_large() -> Settings:
+def mae_vit_large() -> Recipe:
     """MAE's fine-tuning of ViT-L on ImageNet: 50 epochs, batch 1024; 85.9 % in the paper."""
     return {**mae_vit_base(), "epochs": 50, "blr": 1e-3, "layer_decay": 0.75, "drop_path": 0.2}
 
 
-def mae_vit_huge() -> Settings:
+def mae_vit_huge() -> Recipe:
     """MAE's fine-tuning of ViT-H on ImageNet: 50 epochs, batch 1024; 86.9 % in the paper."""
     return {**mae_vit_large(), "drop_path": 0.3}
 
 
-def imae_cifar10() -> Settings:
+def imae_cifar10() -> Recipe:
     """CIFAR-10 at 32 pixels, after the pre-training recipe of that name.
 
     The optimizer and augmentation are MAE's for ViT-B; epochs, crops and rate are our choice.
@@ -216,6 +211,6 @@ def imae_cifar10() -> Settings:
     }  # fmt: skip
 
 
-RECIPES: dict[str, Callable[[], Settings]] = {
+RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe for recipe in (mae_vit_base, mae_vit_large, mae_vit_huge, imae_cifar10)
 }

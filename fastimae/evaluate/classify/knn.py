@@ -18,6 +18,7 @@ from fastimae.evaluate.classify.probe import ProbeOptions, probe_data
 from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
 from fastimae.kernels.checks import check_shape
+from fastimae.settings import PositiveFloat, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -28,9 +29,9 @@ ROWS_AT_ONCE = 256
 class KnnOptions(ProbeOptions):
     """Classify by weighted nearest neighbours among the training images' features."""
 
-    k: tuple[int, ...] = (10, 20, 100, 200)
+    k: tuple[PositiveInt, ...] = (10, 20, 100, 200)
     """Numbers of neighbours to try; the best is reported too."""
-    temperature: float = 0.07
+    temperature: PositiveFloat = 0.07
     """A neighbour's vote weighs exp(cosine similarity / temperature)."""
 
 
@@ -60,7 +61,7 @@ def knn_accuracy(
     *,
     classes: int,
     ks: Sequence[int],
-    temperature: float,
+    temperature: PositiveFloat,
 ) -> dict[int, dict[str, float]]:
     """{k: {"acc1", "acc5"} in percent}. train, val: [N, D], [M, D]; labels int64."""
     check_shape("train", train, "N", "D")
@@ -87,7 +88,7 @@ def knn_votes(
     *,
     classes: int,
     ks: Sequence[int],
-    temperature: float,
+    temperature: PositiveFloat,
 ) -> dict[int, Tensor]:
     """Votes for each class by the nearest k, float32 [M, classes] for each k.
 

@@ -28,7 +28,6 @@ from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
 from fastimae.evaluate.classify.training import (
     TrainingOptions,
     check_apart,
-    check_training,
     settings_of,
     train,
     training_numbers,
@@ -37,6 +36,7 @@ from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
+from fastimae.settings import NotNegative, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -48,19 +48,19 @@ NORM_EPS = 1e-6
 class LinearOptions(ProbeOptions, TrainingOptions):
     """Train a linear classifier on frozen features, without augmentation."""
 
-    batch_size: int = 512
+    batch_size: PositiveInt = 512
     """Features of a step on each GPU."""
-    epochs: int = 90
+    epochs: PositiveInt = 90
     """Passes over the features."""
     recipe: str | None = None
     """A named run to start from; other flags win over it."""
     opt: Literal["sgd", "lars"] = "sgd"
     """With momentum 0.9 both. LARS, which MAE takes, is for batches of many thousands."""
-    blr: float = 0.1
+    blr: NotNegative = 0.1
     """Base learning rate, of an effective batch of 256."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """On the matrix only."""
-    warmup_epochs: float = 10
+    warmup_epochs: NotNegative = 10
     """Epochs of linear warm-up."""
 
     def check_images(self, train: Images, world: World) -> None:
@@ -100,7 +100,7 @@ class FeatureLoader(EpochLoader):
 
 def run(options: LinearOptions) -> None:
     """Write log.txt, checkpoints and results.json with acc1 and acc5."""
-    check_training(options)
+    options.check()
     with (
         joined(options) as world,
         results_folder(options, "linear", log_dir=options.log_dir, world=world) as folder,

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastimae.engine.assemble import StepSettings
 from fastimae.engine.claim import agreed
 from fastimae.engine.distributed import World
+from fastimae.engine.precision import Precision
 from fastimae.evaluate.class_names import match_training
 from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
-from fastimae.evaluate.encoder import Pool, Precision, check_pool, load_encoder
+from fastimae.evaluate.encoder import Pool, check_pool, load_encoder
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import origin_of
@@ -28,7 +30,7 @@ class ProbeOptions(EvalOptions):
     pool: Pool | None = None
     """cls: the class token's latent. avg: the mean of the patches'. None: cls, as MAE's linear
     probe, but avg for a model that was fine-tuned on that mean."""
-    precision: Precision = "auto"
+    precision: Precision = StepSettings.precision
     """Of the encoder. auto: bf16 where it pays, as in pre-training; the probe itself is in fp32."""
     random_init: bool = False
     """Probe the same architecture with fresh weights: what pre-training must beat."""

@@ -10,91 +10,48 @@ from typing import Any
 
 import torch
 
-from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError, find_resume, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.files import RUN, args_in
+from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.leftovers import make_room
-from fastimae.engine.optim import Schedule, peak_lr, size_of_step
 from fastimae.engine.parallel import parallelise
+from fastimae.engine.plan import Plan, RunSettings
 from fastimae.engine.resume import check_result_stands, go_on, new_run, other_settings
-from fastimae.engine.trainer import Plan, Trainer
+from fastimae.engine.trainer import Trainer
 from fastimae.evaluate.class_names import check_same_classes
 from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import EvalOptions, plain
 from fastimae.evaluate.origin import check_same_weights
+from fastimae.settings import ConfigError, NotNegative, PositiveInt
 
 log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainingOptions(EvalOptions):
+class TrainingOptions(RunSettings, LaunchSettings, EvalOptions):
     """Options of the tasks that train with labels; names are MAE's."""
 
-    epochs: int = 50
+    epochs: PositiveInt = 50
     """Passes over the training images."""
-    accum_iter: int = 1
-    """Batches whose gradients are added up before a step."""
-    weight_decay: float = 0.05
-    """On matrices only."""
-    lr: float | None = None
-    """Absolute learning rate. None: blr x effective batch / 256."""
-    blr: float = 1e-3
-    """Base learning rate, of an effective batch of 256."""
-    min_lr: float = 0.0
-    """Where the half-cosine ends."""
-    warmup_epochs: float = 5
+    warmup_epochs: NotNegative = 5
     """Epochs of linear warm-up."""
-    clip_grad: float | None = None
-    """Largest norm of the gradient. None: no clipping."""
-    resume: str = ""
-    """A checkpoint to go on from; auto: the last one in output_dir, if there is one."""
-    start_epoch: int = 0
-    """First epoch of a run that does not resume."""
-    save_freq: int = 20
-    """Epochs between checkpoint-N.pth files; the last and the best epoch are always kept."""
-    save_steps: int = 0
-    """Steps between saves of checkpoint-last.pth within an epoch; 0: each epoch only."""
-    log_steps: int = 20
-    """Steps between readings of the loss (each waits for the GPU)."""
-    log_dir: Path | None = None
-    """TensorBoard files. None: in output_dir."""
-    world_size: int = 1
-    """Checked against the launcher's (torchrun, SLURM), which sets it."""
-    local_rank: int = -1
-    """Set by old launchers: the GPU of this process."""
-    dist_on_itp: bool = False
-    """Take ranks from Open MPI's environment."""
-    dist_url: str = "env://"
-    """Where processes meet."""
-    dist_timeout: float = 600
-    """Seconds that processes wait for each other before they give up."""
 
-    def launch(self) -> dict[str, Any]:
-        """How processes find each other: arguments of `join_world`."""
-        names = ("world_size", "local_rank", "dist_on_itp", "dist_url")
-        return {name: getattr(self, name) for name in names} | {"timeout": self.dist_timeout}
+    def check(self) -> None:
+        """As of `Settings`; raises CheckpointError where --resume names no file that is there."""
+        super().check()
+        if self.resume not in ("", "auto") and not Path(self.resume).exists():
+            raise CheckpointError(f"--resume: there is no checkpoint {self.resume}")
 
-    def peak_lr(self, world: World) -> float:
-        """The learning rate after warm-up."""
-        return peak_lr(self, world)
-
-
-def check_training(options: TrainingOptions) -> None:
-    """Raise ConfigError for epochs that are none, and CheckpointError where --resume names a file
-    that is not there."""
-    if options.start_epoch >= options.epochs:
-        raise ConfigError(
-            f"--start_epoch {options.start_epoch} is not below --epochs {options.epochs}"
-        )
-    if options.resume not in ("", "auto") and not Path(options.resume).exists():
-        raise CheckpointError(f"--resume: there is no checkpoint {options.resume}")
+    def launch(self) -> LaunchSettings:
+        """How processes find each other."""
+        return self
 
 
 def settings_of(options: TrainingOptions, world: World) -> dict[str, Any]:
     """For checkpoints: the options, what a step is, and which run it is."""
-    return {**plain(options), **size_of_step(options, world), RUN: new_run()}
+    return {**plain(options), **options.step_of(world), RUN: new_run()}
 
 
 def check_apart(options: TrainingOptions, folder: Path) -> None:
@@ -129,15 +86,8 @@ def train(
         objective=objective,
         loader=loader,
         optimizer=optimizer,
-        schedule=Schedule(
-            lr=options.peak_lr(world), min_lr=options.min_lr,
-            warmup_epochs=options.warmup_epochs, epochs=options.epochs,
-        ),
-        plan=Plan(
-            epochs=options.epochs, accum_iter=options.accum_iter, clip_grad=options.clip_grad,
-            precision=precision, log_steps=options.log_steps, save_steps=options.save_steps,
-            save_freq=options.save_freq, vis_freq=0,
-        ),
+        schedule=options.schedule(world),
+        plan=Plan.gather(options, precision=precision, vis_freq=0),
         world=world,
         output_dir=folder,
         log_dir=options.log_dir,

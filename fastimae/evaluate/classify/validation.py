@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from fastimae.engine.checkpoint import FORMAT, save_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CheckpointError, read
+from fastimae.engine.precision import Precision
 from fastimae.evaluate.classify.accuracy import hits, percentages
-from fastimae.evaluate.encoder import Precision, inference
+from fastimae.evaluate.encoder import inference
 
 log = logging.getLogger("fastimae")
 

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.encoder import all_visible, load_encoder
 from fastimae.evaluate.figures.picture_table import displayable
@@ -28,6 +27,7 @@ from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import forget_results, save_results
 from fastimae.loaders.errors import DataError
 from fastimae.models import MaskedAutoencoder
+from fastimae.settings import ConfigError, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -42,7 +42,7 @@ class AttentionOptions(EvalOptions):
     """Row and column (from 0) of the patch that looks. None: the class token."""
     layers: tuple[int, ...] = ()
     """Blocks to show, from 0; -1 is the last. Empty: all."""
-    samples: int = 4
+    samples: PositiveInt = 4
     """Images to draw."""
 
 

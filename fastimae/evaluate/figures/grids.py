@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import frozen
 from fastimae.evaluate.figures.grid_figures import draw_all
@@ -46,6 +45,7 @@ from fastimae.objectives.panels import (
     paste,
     predicted_images,
 )
+from fastimae.settings import ConfigError, InnerShare, MixShare, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -57,13 +57,13 @@ Ratios = tuple[float, float | None]  # of masking, of mixing (None for a MAE)
 class ReconstructOptions(EvalOptions):
     """Reconstructions over mixing and masking ratios: pictures, MSE, PSNR, SSIM, FSIM."""
 
-    mix_ratios: tuple[float, ...] = (0.05, 0.15, 0.25, 0.35, 0.45)
+    mix_ratios: tuple[MixShare, ...] = (0.05, 0.15, 0.25, 0.35, 0.45)
     """Weights of the subordinate image; for i-MAE."""
-    mask_ratios: tuple[float, ...] = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
+    mask_ratios: tuple[InnerShare, ...] = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
     """Shares of patches that are masked."""
-    samples: int = 64
+    samples: PositiveInt = 64
     """Images that are measured."""
-    pictures: int = 3
+    pictures: PositiveInt = 3
     """How many of them, with their partners, the figures show."""
 
 
@@ -97,7 +97,7 @@ class Reconstruction:
 
 def run(options: ReconstructOptions) -> None:
     """Reconstruct, draw, measure; writes results.json and figures."""
-    check_ratios(options)
+    options.check()
     with results_folder(options, "reconstruct") as folder:
         _measure_and_draw(options, folder)
 
@@ -134,14 +134,6 @@ def _measure_and_draw(options: ReconstructOptions, folder: Path) -> None:
     path = save_results(folder, "reconstruct", numbers, options, origin=origin, pictures=pictures)
     print(markdown([row for row in table if row["view"] == "whole"]))
     log.info("%s and pictures beside it", path)
-
-
-def check_ratios(options: ReconstructOptions) -> None:
-    """Raises ConfigError for ratios that mean nothing."""
-    if not options.mask_ratios or not all(0 < ratio < 1 for ratio in options.mask_ratios):
-        raise ConfigError(f"--mask_ratios must lie between 0 and 1: {options.mask_ratios}")
-    if not options.mix_ratios or not all(0 < ratio <= 0.5 for ratio in options.mix_ratios):
-        raise ConfigError(f"--mix_ratios must lie above 0 and at most at 0.5: {options.mix_ratios}")
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import silhouette_score
 
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.encoder import Pool, extract, load_encoder
 from fastimae.evaluate.figures.plots import plain_style, plt, save_figure
@@ -21,6 +20,7 @@ from fastimae.evaluate.images import center_batches
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import forget_results, save_results
+from fastimae.settings import ConfigError, PositiveFloat, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -35,11 +35,11 @@ LEAST = 16
 class TsneOptions(EvalOptions):
     """Features of images as points in the plane, coloured by class."""
 
-    samples: int = 2000
+    samples: PositiveInt = 2000
     """Images, drawn at random."""
     pool: Pool = "avg"
     """The class token (cls) or the mean of the patches (avg)."""
-    perplexity: float = 30.0
+    perplexity: PositiveFloat = 30.0
     """t-SNE's: about how many neighbours a point has; lowered for few images."""
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastimae.config import ConfigError
 from fastimae.engine.launcher import without_ranks
 from fastimae.evaluate.result_files import RESULTS
+from fastimae.settings import ConfigError
 
 log = logging.getLogger("fastimae")
 

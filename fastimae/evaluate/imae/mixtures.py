@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastimae.config import ConfigError
 from fastimae.evaluate.encoder import all_visible
 from fastimae.evaluate.images import Images, center_batches
 from fastimae.kernels import Mask, random_masking
 from fastimae.kernels.checks import check_bytes
 from fastimae.models import MaskedAutoencoder
+from fastimae.settings import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,19 +26,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import Contestant, load_contestants
 from fastimae.evaluate.class_names import check_two_classes, match_training
+from fastimae.evaluate.classify.fewshot import FewshotOptions
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.mixtures import check_masks, check_pairs, mixture_latents, pairs
-from fastimae.evaluate.imae.separability import check_ratios
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import forget_results, save_results
 from fastimae.objectives.imae import BRANCHES
+from fastimae.settings import ConfigError, MixShare, PositiveFloat, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -59,21 +59,21 @@ class MsemOptions(EvalOptions):
 
     others: tuple[Path, ...] = ()
     """More checkpoints for the table."""
-    mix_ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    mix_ratios: tuple[MixShare, ...] = (0.1, 0.2, 0.3, 0.4)
     """Weights of the subordinate image."""
     mask_ratio: float = 0.0
     """Share of patches that is masked."""
-    train_samples: int = 10_000
+    train_samples: PositiveInt = 10_000
     """Images that the classifier is fitted on."""
-    val_samples: int = 10_000
+    val_samples: PositiveInt = 10_000
     """Images that accuracy is measured on."""
-    c: float = 1.0
+    c: PositiveFloat = FewshotOptions.c
     """scikit-learn's C of LogisticRegression: larger means less regularisation."""
 
 
 def run(options: MsemOptions) -> None:
     """Measure, print the table, and write results.json and msem.png."""
-    check_ratios(options.mix_ratios)
+    options.check()
     with results_folder(options, "msem") as folder:
         _measure(options, folder)
 

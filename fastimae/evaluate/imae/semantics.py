@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from fastimae.arguments import parse_training
-from fastimae.config import ConfigError
+from fastimae.config import OutputSettings
 from fastimae.engine.checkpoint import LAST
 from fastimae.engine.claim import claimed
 from fastimae.evaluate.command import options_of
@@ -30,6 +30,8 @@ from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.result_files import RESULTS, read_results
 from fastimae.evaluate.results import forget_results, save_results
 from fastimae.flags import spelled
+from fastimae.loaders.settings import ReadSettings
+from fastimae.settings import ConfigError, Count, Seeded, Settings, Share
 
 log = logging.getLogger("fastimae")
 
@@ -40,7 +42,7 @@ NUMBER = {"linear": "acc1", "finetune": "acc1", "msem": "msem"}
 
 
 @dataclasses.dataclass(kw_only=True)
-class SemanticsOptions:
+class SemanticsOptions(Settings):
     """Pre-train, probe and fine-tune i-MAE over same-class ratios; resumes where it was stopped.
 
     Flags of fastimae-train go last, after --:
@@ -51,7 +53,7 @@ class SemanticsOptions:
         Annotated[tuple[str, ...], tyro.conf.arg(metavar="-- FLAGS OF fastimae-train")]
     ] = ()
     """For every pre-training, beside data, ratio and output_dir."""
-    ratios: tuple[float, ...] = (0.0, 0.5, 1.0)
+    ratios: tuple[Share, ...] = (0.0, 0.5, 1.0)
     """Shares of mixtures whose two images share a class."""
     tasks: tuple[Probe, ...] = ("linear", "finetune", "msem")
     """What each pre-trained model is put through."""
@@ -71,11 +73,11 @@ class SemanticsOptions:
     """Flags of fastimae-eval msem, likewise."""
     output_dir: Path = Path("semantics")
     """A folder for each ratio, and the table."""
-    device: str = "auto"
+    device: str = OutputSettings.device
     """cuda, cuda:N, cpu, or auto."""
-    num_workers: int = 10
+    num_workers: Count = ReadSettings.num_workers
     """Threads that decode."""
-    seed: int = 0
+    seed: int = Seeded.seed
     """Of every command."""
     debug: bool = False
     """Show tracebacks."""
@@ -106,8 +108,7 @@ def _run(options: SemanticsOptions) -> None:
 
 def check(options: SemanticsOptions) -> None:
     """Raises ConfigError for a study that cannot be run."""
-    if not options.ratios or not all(0 <= ratio <= 1 for ratio in options.ratios):
-        raise ConfigError(f"--ratios must lie between 0 and 1, not {list(options.ratios)}")
+    options.check()
     if (options.ffcv is None) == (options.data_path is None):
         raise ConfigError("give the images as --ffcv FILE.beton or as --data_path FOLDER")
     bare = dataclasses.replace(

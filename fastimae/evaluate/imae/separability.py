@@ -22,7 +22,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fastimae.config import ConfigError
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import ELSEWHERE, Contestant, frozen, load_contestants
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
@@ -40,6 +39,7 @@ from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import forget_results, save_results
 from fastimae.models import MaskedAutoencoder
+from fastimae.settings import ConfigError, Count, MixShare, NotNegative, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -56,23 +56,23 @@ class SeparabilityOptions(EvalOptions):
     """The MAE whose latents of clean images are the targets."""
     others: tuple[Path, ...] = ()
     """More checkpoints for the table: a baseline MAE, i-MAE without distillation, ..."""
-    mix_ratios: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
+    mix_ratios: tuple[MixShare, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
     """Weights of the subordinate image."""
     mask_ratio: float = 0.75
     """Share of patches that is masked."""
-    train_samples: int = 10_000
+    train_samples: PositiveInt = 10_000
     """Images that the regression is fitted on."""
-    val_samples: int = 10_000
+    val_samples: PositiveInt = 10_000
     """Images that distances are measured on."""
-    ridge: float = 1e-6
+    ridge: NotNegative = 1e-6
     """Ridge of the closed form, as a share of the latents' variance."""
-    steps: int = 1000
+    steps: Count = 1000
     """Steps of gradient descent of the trained regression."""
 
 
 def run(options: SeparabilityOptions) -> None:
     """Measure, print the table, and write results.json and separability.png."""
-    check_ratios(options.mix_ratios)
+    options.check()
     with results_folder(options, "separability") as folder:
         _measure(options, folder)
 
@@ -107,12 +107,6 @@ def _measure(options: SeparabilityOptions, folder: Path) -> None:
     )
     print(markdown(rows, COLUMNS))
     log.info("%s", path)
-
-
-def check_ratios(ratios: Sequence[float]) -> None:
-    """Raises ConfigError unless the image itself is the subordinate one."""
-    if not ratios or min(ratios) <= 0 or max(ratios) > 0.5:
-        raise ConfigError(f"--mix_ratios must lie above 0 and at most at 0.5, not {list(ratios)}")
 
 
 def check_teacher(contestant: Contestant, teacher: MaskedAutoencoder) -> None:

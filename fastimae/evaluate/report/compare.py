@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import tyro
 
 from fastimae import __version__
-from fastimae.config import ConfigError
 from fastimae.engine.claim import claimed
 from fastimae.engine.files import RUN
 from fastimae.evaluate.checkpoints import names_of
@@ -20,6 +19,7 @@ from fastimae.evaluate.report.page_parts import document, table
 from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
 from fastimae.evaluate.report.svg import line_chart
 from fastimae.evaluate.report.tables import markdown
+from fastimae.settings import ConfigError, Settings
 
 log = logging.getLogger("fastimae")
 
@@ -31,7 +31,7 @@ _WHICH = ("layer", "rows")
 
 
 @dataclasses.dataclass(kw_only=True)
-class CompareOptions:
+class CompareOptions(Settings):
     """Several runs in one table: settings that differ, last losses, numbers of evaluations."""
 
     runs: tyro.conf.Positional[tuple[Annotated[Path, tyro.conf.arg(metavar="RUN")], ...]]

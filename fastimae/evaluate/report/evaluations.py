@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastimae.config import ConfigError
 from fastimae.engine.leftovers import is_set_aside
 from fastimae.evaluate.report.standing import Checkpoints, Standing, judge, judge_own
 from fastimae.evaluate.result_files import RESULTS, read_results
+from fastimae.settings import ConfigError
 
 LOG = "log.txt"
 

@@ -21,6 +21,7 @@ from fastimae.evaluate.report.page_parts import (
 )
 from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
 from fastimae.locks import file_to_write
+from fastimae.settings import Settings
 
 log = logging.getLogger("fastimae")
 
@@ -40,7 +41,7 @@ UNITS = {"acc1": "top-1 (%)", "acc5": "top-5 (%)", "msem": "mean top-1 (%)"}
 
 
 @dataclasses.dataclass(kw_only=True)
-class ReportOptions:
+class ReportOptions(Settings):
     """One HTML file with a run's curves, pictures and numbers; it needs nothing else to open."""
 
     run: Path

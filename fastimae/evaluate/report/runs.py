@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastimae.config import ConfigError
 from fastimae.engine.files import CLASSES, CheckpointError, args_in, read
 from fastimae.engine.leftovers import PICTURE
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
 from fastimae.evaluate.report.standing import newest_checkpoint
 from fastimae.evaluate.result_files import RESULTS
+from fastimae.settings import ConfigError
 
 log = logging.getLogger("fastimae")
 
