@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
-from fastimae.config import ConfigError, ObjectiveConfig, TrainConfig, flatten, height_and_width
+from fastimae.config import TrainConfig, flatten, height_and_width
 from fastimae.recipes import RECIPES
+from fastimae.settings import ConfigError, check_idle
 
 _POSITIVE = (
-    "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans", "mask_patch_size",
+    "batch_size", "epochs", "accum_iter", "save_freq", "log_steps", "in_chans",
     "num_heads", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "synthetic_samples",
-    "clip_grad", "mix_beta", "repeated_aug", "dist_timeout", "max_pixels", "teach_num_heads",
+    "clip_grad", "repeated_aug", "dist_timeout", "max_pixels",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "num_workers", "max_bad_samples", "mix_group", "distill_weight", "save_steps", "vis_freq",
+    "num_workers", "max_bad_samples", "save_steps", "vis_freq",
     "start_epoch", "weight_decay", "warmup_epochs", "lr", "blr", "min_lr",
 )  # fmt: skip
-_BETWEEN_0_AND_1 = ("mask_ratio", "mix_lambda")
 _OF_IMAGES = ("max_pixels", "value_range", "crop", "crop_ratio")
-_OF_IMAE = tuple(f.name for f in dataclasses.fields(ObjectiveConfig) if f.name != "objective")
 
 
 def check(config: TrainConfig) -> None:
@@ -31,16 +29,13 @@ def check(config: TrainConfig) -> None:
         _require(given.get(name, 1) > 0, f"--{name} must be positive")
     for name in _NOT_NEGATIVE:
         _require(given.get(name, 0) >= 0, f"--{name} must not be negative")
-    for name in _BETWEEN_0_AND_1:
-        value = given.get(name, 0.5)
-        _require(0 < value < 1, f"--{name} {value} must lie between 0 and 1")
+    config.objective.check()
     _require(
         settings["start_epoch"] < settings["epochs"],
         "--start_epoch {start_epoch} is not below --epochs {epochs}".format(**settings),
     )
     _require(0 <= settings["hw_decoder_load"] <= 1, "--hw_decoder_load must lie in 0..1")
     _require(0 <= settings["dali_share"] < 1, "--dali_share must be 0 or more, and below 1")
-    _require(0 <= given.get("same_class_ratio", 0) <= 1, "--same_class_ratio must lie in 0..1")
     _require(
         0 < settings["min_crop"] <= settings["max_crop"] <= 1,
         "--min_crop and --max_crop: 0 < min <= max <= 1",
@@ -62,14 +57,17 @@ def check(config: TrainConfig) -> None:
         settings["parallel"] == "ddp" or settings["opt"] == "adamw",
         "--parallel fsdp needs --opt adamw: apex takes no sharded parameters",
     )
-    _check_mixing(settings)
+    if config.objective.chosen.needs_partners:
+        _check_mixing(settings)
+    recipe = RECIPES.get(settings["recipe"] or "", dict)()
+    check_idle(config.objective, recipe, settings["recipe"])
     _check_idle(settings)
 
 
 def _check_mixing(settings: dict[str, Any]) -> None:
     group = settings["mix_group"] or settings["batch_size"] // settings["repeated_aug"]
     _require(
-        settings["objective"] == "mae" or group != 1,
+        group != 1,
         "an image would be mixed with itself: make --mix_group 2 or more (with --mix_group 0: "
         "--batch_size at least 2 x --repeated_aug)",
     )
@@ -78,16 +76,6 @@ def _check_mixing(settings: dict[str, Any]) -> None:
 def _check_idle(settings: dict[str, Any]) -> None:
     """A setting that was changed and would do nothing is a mistake, not a wish."""
     idle = (
-        (settings["objective"] == "mae", _OF_IMAE, "with --objective mae"),
-        (
-            not settings["teacher"],
-            (
-                *("teach_model", "teach_num_heads", "teacher_view", "teacher_precision"),
-                "distill_weight",
-            ),
-            "without --teacher",
-        ),
-        (settings["mix_lambda"] is not None, ("mix_beta", "mix_per"), "with --mix_lambda"),
         (not settings["synthetic"], ("synthetic_samples",), "without --synthetic"),
         (settings["synthetic"], _OF_IMAGES, "with --synthetic"),
         (settings["crop"] == "none", ("min_crop", "max_crop", "crop_ratio"), "with --crop none"),

@@ -9,27 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import tyro
 import yaml
 
 from fastimae.flags import OnceLoader
-
-
-class ConfigError(ValueError):
-    """Settings that cannot work. The message names the flag to change."""
-
-
-@contextlib.contextmanager
-def config_errors() -> Iterator[None]:
-    """While a run is set up, ValueErrors of its parts are errors of its settings."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+from fastimae.objectives.choice import ObjectiveConfig, settings_with
+from fastimae.settings import ConfigError, plain_value
+from fastimae.settings import config_errors as config_errors
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -107,52 +97,12 @@ class ModelConfig:
     """Blocks of the decoder. None: the model's own."""
     decoder_num_heads: int | None = None
     """Attention heads of the decoder. None: the model's own."""
-    mask_ratio: float = 0.75
-    """Share of patches that is masked."""
-    mask_patch_size: int | None = None
-    """Side, in pixels, of the square that is masked as one. None: the ViT's patch."""
     norm_pix_loss: bool = False
     """Normalise the pixels of each target patch (better features, odder pictures)."""
     init: Path | None = None
     """Start the student from this MAE checkpoint."""
     allow_partial: bool = False
     """Load --init or --teacher even if keys are missing or left over (they are listed)."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class ObjectiveConfig:
-    """What is minimised. Everything but --objective is for i-MAE."""
-
-    objective: Literal["mae", "imae"] = "mae"
-    """mae: reconstruct an image. imae: reconstruct two images from their mixture."""
-    mix_beta: float = 1.0
-    """The mixing ratio lambda is drawn from Beta(b, b)."""
-    mix_lambda: float | None = None
-    """A fixed lambda; the subordinate image has weight min(lambda, 1 - lambda)."""
-    mix_per: Literal["batch", "sample"] = "batch"
-    """One lambda for a whole step, or one for each mixture."""
-    mix_group: int = 32
-    """Partners are found among so many consecutive samples; 0: in the whole batch."""
-    same_class_ratio: Annotated[float | None, tyro.conf.arg(aliases=["--same_prob"])] = None
-    """Share of mixtures whose images share a class. None: partners at random."""
-    reciprocal_pairs: bool = False
-    """Partner's partner is oneself, and both share a mask: one teacher pass serves both."""
-    targets: Literal["both", "subordinate", "dominant"] = "both"
-    """Which of the two images to reconstruct."""
-    teacher: Annotated[Path | None, tyro.conf.arg(aliases=["--teacher_path"])] = None
-    """MAE checkpoint whose latents are distilled; without it there is no distillation."""
-    teach_model: str | None = None
-    """Name of the teacher's model. None: as its checkpoint says."""
-    teach_num_heads: int | None = None
-    """Attention heads of the teacher's encoder. None: as its checkpoint says, else by its width."""
-    distill_weight: float = 1.0
-    """Weight of the distillation."""
-    teacher_view: Literal["clean", "mixed"] = "clean"
-    """What the teacher sees: each image alone (the paper) or the mixture (its released code)."""
-    teacher_precision: Literal["auto", "fp8"] = "auto"
-    """fp8: the teacher multiplies in 8 bits (torchao, GPUs from 8.9 on); its error is reported."""
-    head_space: Literal["decoder", "encoder"] = "decoder"
-    """Where the two heads and the distillation live."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -261,6 +211,23 @@ class TrainConfig:
         return height_and_width(self.data.input_size)
 
 
+def config_with(objective: str) -> TrainConfig:
+    """The defaults of a run with this objective; a user's own adds its settings. Raises
+    ConfigError."""
+    group = settings_with(objective)
+    fields = [("objective", group, dataclasses.field(default_factory=group))]
+    document = {"__doc__": TrainConfig.__doc__}
+    made = dataclasses.make_dataclass(
+        "TrainConfig", fields, bases=(TrainConfig,), namespace=document, kw_only=True
+    )()
+    parts = vars(made).values()
+    names = [field.name for part in parts for field in dataclasses.fields(part)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        what = ", ".join(sorted(twice))
+        raise ConfigError(f"--objective {objective}: there are other settings called {what}")
+    return made
+
+
 def height_and_width(input_size: Sequence[int]) -> tuple[int, int]:
     """What --input_size says, a side or both, as (height, width). Raises ConfigError."""
     if len(input_size) not in (1, 2):
@@ -306,13 +273,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path}: expected lines of the form 'batch_size: 64'")
     return settings
-
-
-def plain_value(value: Any) -> Any:
-    """A setting as YAML, JSON and `weights_only` take it: paths are text, tuples are lists."""
-    if isinstance(value, Path):
-        return str(value)
-    return [plain_value(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _parsed(owner: type, name: str, value: Any, source: str) -> Any:

@@ -30,23 +30,27 @@ MAY_IMPORT = {
         *("arguments", "bench", "build", "config", "doctor", "engine", "evaluate", "interop"),
         "loaders",
     },
-    "arguments": {"checks", "config", "flags", "folders", "recipes", "engine", "loaders"},
+    "arguments": {
+        *("checks", "config", "flags", "folders", "recipes", "engine", "loaders", "settings"),
+    },
     "flags": set(),
-    "checks": {"config", "recipes"},
+    "checks": {"config", "recipes", "settings"},
     "build": {
         *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
         "speedups",
     },
     "recipes": {"config"},
-    "speedups": {"config", "engine", "loaders"},
-    "config": {"flags"},
+    "speedups": {"config", "engine", "loaders", "objectives", "settings"},
+    "config": {"flags", "objectives", "settings"},
     "doctor": {"machine"},
     "machine": set(),
     "folders": set(),
     "locks": {"folders"},
+    "own_code": set(),
+    "settings": set(),
     "demo": {"engine", "flags", "folders", "locks"},
     "models": {"kernels"},
-    "objectives": {"models", "kernels"},
+    "objectives": {"models", "kernels", "own_code", "settings"},
     "engine": {"folders", "locks"},
     "bench": {
         *("arguments", "build", "checks", "config", "engine", "flags", "loaders", "models"),
@@ -58,10 +62,10 @@ MAY_IMPORT = {
     },
     "interop": {"arguments", "engine", "kernels", "locks", "models"},
     "kernels": set(),
-    "loaders": {"locks"},
+    "loaders": {"locks", "own_code"},
 }
 # Types of a batch may be named in annotations, at no cost at run time.
-MAY_NAME_TYPES_OF = {"engine": {"loaders"}, "objectives": {"loaders"}}
+MAY_NAME_TYPES_OF = {"engine": {"loaders", "objectives"}, "objectives": {"loaders"}}
 MAY_IMPORT_FROM_OUTSIDE = {
     "kernels": {"torch", "triton"},
     "loaders": {"torch", "numpy", "PIL", "tqdm"},

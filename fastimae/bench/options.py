@@ -12,9 +12,10 @@ import tyro
 
 from fastimae.arguments import UsageError
 from fastimae.checks import check
-from fastimae.config import TrainConfig, updated
+from fastimae.config import TrainConfig, config_with, updated
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.what_is import BETON, check_is
+from fastimae.objectives.choice import ObjectiveConfig, find
 
 SAMPLES = 100_000
 """Images that a made-up data set pretends to have."""
@@ -40,7 +41,7 @@ class BenchOptions:
     """Which field of a .beton file of several is the image."""
     model: str = "mae_vit_base_patch16"
     """As for fastimae-train, like the flags that follow."""
-    objective: Literal["mae", "imae"] = "mae"
+    objective: str = ObjectiveConfig.objective
     """i-MAE is measured with a teacher of the student's size."""
     input_size: int = 224
     """Pixels of a side."""
@@ -72,7 +73,7 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
     if batch_size is None:
         batch_size = 128 if device.type == "cuda" else 32
     config = updated(
-        TrainConfig(),
+        config_with(options.objective),
         {
             "model": options.model,
             "objective": options.objective,
@@ -92,8 +93,8 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
 
 def pairs_for(objective: str, batch_size: int) -> dict[str, object]:
     """Flags for a batch that is no multiple of the usual group: partners from all of it."""
-    group = TrainConfig().objective.mix_group
-    return {"mix_group": 0} if objective == "imae" and batch_size % group else {}
+    pairs = find(objective).needs_partners and batch_size % ObjectiveConfig.mix_group
+    return {"mix_group": 0} if pairs else {}
 
 
 def data_settings(data: Path | None) -> dict[str, object]:
