@@ -75,22 +75,31 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     Prints them as YAML and returns None where --print_config asks for it. Raises UsageError or
     ConfigError.
     """
-    from fastimae.config import TrainConfig, flatten, read_yaml, updated  # these import torch
+    from fastimae.config import (  # which imports torch
+        TrainConfig,
+        config_with,
+        flatten,
+        read_yaml,
+        updated,
+    )
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--recipe")
     first.add_argument("--config", type=Path)
+    first.add_argument("--objective", default="")
+    default = TrainConfig()
     with contextlib.suppress(argparse.ArgumentError):  # the full parser words it
         known, _ = first.parse_known_args(argv)
-        default = TrainConfig()
         settings = read_yaml(known.config) if known.config else {}
         recipe = known.recipe or settings.get("recipe")
-        if recipe:
-            if recipe not in RECIPES:
-                raise UsageError(f"--recipe {recipe} is not one of: {', '.join(RECIPES)}")
-            default = updated(default, RECIPES[recipe](), f"recipe {recipe}")
+        if recipe and recipe not in RECIPES:
+            raise UsageError(f"--recipe {recipe} is not one of: {', '.join(RECIPES)}")
+        of_recipe = RECIPES[recipe]() if recipe else {}
+        objective = known.objective or (of_recipe | settings).get("objective")
+        default = config_with(objective) if objective else default
+        default = updated(default, of_recipe, f"recipe {recipe}")
         default = updated(default, settings, f"--config {known.config}")
-    config = parse(prog, TrainConfig, argv, default)
+    config = parse(prog, type(default), argv, default)
     config.check()
     if config.run.print_config:
         settings = {k: v for k, v in flatten(config).items() if k not in _NOT_SAVED}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
-from fastimae.config import ObjectiveConfig, TrainConfig, flatten
+from fastimae.config import TrainConfig, flatten
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
 from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
@@ -31,8 +31,8 @@ from fastimae.loaders import DevicePrefetch, Loader, create_loader
 from fastimae.loaders.settings import DataSettings
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.models.settings import ModelSettings
-from fastimae.objectives import IMAE, MAE
-from fastimae.settings import ConfigError
+from fastimae.objectives.base import Models, Objective, check_parameters
+from fastimae.objectives.imae import IMAESettings
 from fastimae.speedups import prepare_objective, wants_graph
 
 log = logging.getLogger("fastimae")
@@ -41,7 +41,7 @@ log = logging.getLogger("fastimae")
 # How to change what is said of --init, and of --teacher.
 _HINTS = Hints.of(DataSettings, ModelSettings)
 _TEACHER_HINTS = Hints.of(
-    DataSettings, ModelSettings, ObjectiveConfig, model="teach_model", num_heads="teach_num_heads"
+    DataSettings, ModelSettings, IMAESettings, model="teach_model", num_heads="teach_num_heads"
 )
 
 
@@ -52,59 +52,61 @@ def build_loader(config: TrainConfig, world: World, *, tell: bool = True) -> Loa
     return create_loader(config.loader(), tell=tell, **place)
 
 
-def build_model(config: TrainConfig, heads: int) -> MaskedAutoencoder:
-    """The student, with fresh weights that follow from --seed. Raises ValueError."""
-    prefer(config.optim.kernels, config.optim.attention)
-    torch.manual_seed(config.run.seed)
-    model = config.model
-    return create_model(
-        model.model,
-        img_size=config.data.image_size,
-        in_chans=config.data.in_chans,
-        mean=model.mean,
-        std=model.std,
-        num_heads=model.num_heads,
-        decoder_embed_dim=model.decoder_embed_dim,
-        decoder_depth=model.decoder_depth,
-        decoder_num_heads=model.decoder_num_heads,
-        norm_pix_loss=model.norm_pix_loss,
-        heads=heads,
-        head_space=config.objective.head_space,
-    )
+class RunModels:
+    """Models as the settings of a run say: see `fastimae.objectives.base.Models`."""
 
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
 
-def build_objective(config: TrainConfig) -> nn.Module:
-    """The objective with its student and teacher. Raises ValueError or CheckpointError."""
-    model, objective = config.model, config.objective
-    masking = {"mask_ratio": model.mask_ratio}
-    imae = objective.objective == "imae"
-    student = build_model(config, heads=2 if imae else 1)
-    masking["mask_unit"] = _mask_unit(model.mask_patch_size, student.patch_size)
-    if model.init:
-        load_init(student, model.init, allow_partial=model.allow_partial, hints=_HINTS)
-    if not imae:
-        return MAE(student, **masking)
-    teacher = None
-    if objective.teacher:
-        teacher = load_teacher(
-            objective.teacher, student, objective.teach_model,
-            num_heads=objective.teach_num_heads, allow_partial=model.allow_partial,
-            hints=_TEACHER_HINTS,
+    def fresh(self, **sizes: Any) -> MaskedAutoencoder:
+        """The model, with weights that follow from --seed. Raises ValueError."""
+        config, model = self.config, self.config.model
+        prefer(config.optim.kernels, config.optim.attention)
+        torch.manual_seed(config.run.seed)
+        return create_model(
+            model.model,
+            img_size=config.data.image_size,
+            in_chans=config.data.in_chans,
+            mean=model.mean,
+            std=model.std,
+            num_heads=model.num_heads,
+            decoder_embed_dim=model.decoder_embed_dim,
+            decoder_depth=model.decoder_depth,
+            decoder_num_heads=model.decoder_num_heads,
+            norm_pix_loss=model.norm_pix_loss,
+            **sizes,
+        )
+
+    def student(self, **sizes: Any) -> MaskedAutoencoder:
+        """It, with the weights of --init if given. Raises ValueError or CheckpointError."""
+        student, model = self.fresh(**sizes), self.config.model
+        if model.init:
+            load_init(student, model.init, allow_partial=model.allow_partial, hints=_HINTS)
+        return student
+
+    def teacher(
+        self,
+        path: Path | None,
+        student: MaskedAutoencoder,
+        *,
+        name: str | None = None,
+        num_heads: int | None = None,
+    ) -> MaskedAutoencoder | None:
+        """The MAE of a checkpoint; None where there is no path. Raises CheckpointError."""
+        if path is None:
+            return None
+        return load_teacher(
+            path, student, name, num_heads=num_heads,
+            allow_partial=self.config.model.allow_partial, hints=_TEACHER_HINTS,
         )  # fmt: skip
-    else:
-        log.info("no --teacher: i-MAE trains without distillation")
-    return IMAE(
-        student,
-        teacher,
-        mix_beta=objective.mix_beta,
-        mix_lambda=objective.mix_lambda,
-        mix_per=objective.mix_per,
-        distill_weight=objective.distill_weight,
-        targets=objective.targets,
-        teacher_view=objective.teacher_view,
-        reciprocal_pairs=objective.reciprocal_pairs,
-        **masking,
-    )
+
+
+def build_objective(config: TrainConfig, models: Models | None = None) -> Objective:
+    """What --objective names, with its models. Raises ValueError or CheckpointError."""
+    group = config.objective
+    objective = group.chosen.build(group.own(), models or RunModels(config))
+    check_parameters(objective)
+    return objective
 
 
 def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
@@ -154,10 +156,14 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     return trainer
 
 
-def full_speed(objective: MAE | IMAE, world: World, precision: str, cores: Cores) -> float:
-    """Images a second at which all devices would be at their peak, which is measured."""
+def full_speed(objective: Objective, world: World, precision: str, cores: Cores) -> float | None:
+    """Images a second at which all devices would be at their peak, which is measured; None where
+    the objective does not tell what an image takes."""
+    flops = objective.train_flops()
+    if flops is None:
+        return None
     cores.pin()  # the product has the threads that the steps will have
-    peak, flops = peak_rate(world.device, precision), objective.train_flops()
+    peak = peak_rate(world.device, precision)
     log.info(
         "MFU: an image takes %.4g GFLOP, and %s multiplies matrices at %.4g TFLOP/s",
         flops / 1e9, world.device, peak / 1e12,
@@ -182,19 +188,10 @@ def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
         make_room(config.run.output_dir, config.run.log_dir, path, run=trainer.args[RUN])
 
 
-def _mask_unit(mask_patch_size: int | None, patch_size: int) -> int:
-    unit, rest = divmod(mask_patch_size or patch_size, patch_size)
-    if rest or unit < 1:
-        raise ConfigError(
-            f"--mask_patch_size {mask_patch_size} is not a multiple of the patch size {patch_size}"
-        )
-    return unit
-
-
 def say_goodbye(finished: bool, output_dir: Path) -> None:
     """Name what the run left behind, or how to go on."""
     if finished:
-        names = (LAST, "log.txt", PICTURE)
-        log.info("done: %s", ", ".join(str(output_dir / name) for name in names))
+        left = (output_dir / name for name in (LAST, "log.txt", PICTURE))
+        log.info("done: %s", ", ".join(str(path) for path in left if path.exists()))
     else:
         log.info("stopped and saved: add --resume auto to go on from %s", output_dir / LAST)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import tyro
 import yaml
@@ -23,69 +22,9 @@ from fastimae.engine.plan import LoopSettings, Plan, RunSettings
 from fastimae.flags import OnceLoader
 from fastimae.loaders.settings import DataSettings, LoaderSettings
 from fastimae.models.settings import ModelSettings
+from fastimae.objectives.choice import ObjectiveConfig, settings_with
 from fastimae.recipes import RECIPES
-from fastimae.settings import (
-    ConfigError,
-    Count,
-    Idle,
-    InnerShare,
-    NotNegative,
-    PositiveFloat,
-    PositiveInt,
-    Seeded,
-    Settings,
-    Share,
-    check_idle,
-    plain_value,
-)
-
-
-@dataclasses.dataclass(kw_only=True)
-class ObjectiveConfig(Settings):
-    """What is minimised. Everything but --objective is for i-MAE."""
-
-    objective: Literal["mae", "imae"] = "mae"
-    """mae: reconstruct an image. imae: reconstruct two images from their mixture."""
-    mix_beta: PositiveFloat = 1.0
-    """The mixing ratio lambda is drawn from Beta(b, b)."""
-    mix_lambda: InnerShare | None = None
-    """A fixed lambda; the subordinate image has weight min(lambda, 1 - lambda)."""
-    mix_per: Literal["batch", "sample"] = "batch"
-    """One lambda for a whole step, or one for each mixture."""
-    mix_group: Count = 32
-    """Partners are found among so many consecutive samples; 0: in the whole batch."""
-    same_class_ratio: Annotated[Share | None, tyro.conf.arg(aliases=["--same_prob"])] = None
-    """Share of mixtures whose images share a class. None: partners at random."""
-    reciprocal_pairs: bool = False
-    """Partner's partner is oneself, and both share a mask: one teacher pass serves both."""
-    targets: Literal["both", "subordinate", "dominant"] = "both"
-    """Which of the two images to reconstruct."""
-    teacher: Annotated[Path | None, tyro.conf.arg(aliases=["--teacher_path"])] = None
-    """MAE checkpoint whose latents are distilled; without it there is no distillation."""
-    teach_model: str | None = None
-    """Name of the teacher's model. None: as its checkpoint says."""
-    teach_num_heads: PositiveInt | None = None
-    """Attention heads of the teacher's encoder. None: as its checkpoint says, else by its width."""
-    distill_weight: NotNegative = 1.0
-    """Weight of the distillation."""
-    teacher_view: Literal["clean", "mixed"] = "clean"
-    """What the teacher sees: each image alone (the paper) or the mixture (its released code)."""
-    teacher_precision: Literal["auto", "fp8"] = "auto"
-    """fp8: the teacher multiplies in 8 bits (torchao, GPUs from 8.9 on); its error is reported."""
-    head_space: Literal["decoder", "encoder"] = "decoder"
-    """Where the two heads and the distillation live."""
-
-    def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
-        names = tuple(f.name for f in dataclasses.fields(self) if f.name != "objective")
-        yield Idle(self.objective == "mae", names, "with --objective mae")
-        yield Idle(
-            not self.teacher,
-            ("teach_model", "teach_num_heads", "teacher_view", "teacher_precision",
-             "distill_weight"),
-            "without --teacher",
-        )  # fmt: skip
-        yield Idle(self.mix_lambda is not None, ("mix_beta", "mix_per"), "with --mix_lambda")
+from fastimae.settings import ConfigError, Count, Seeded, Settings, check_idle, plain_value
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -136,7 +75,7 @@ class TrainConfig:
 
     def loader(self) -> LoaderSettings:
         """What the loader is told, partners for the objectives that need them included."""
-        pairs = [self.objective] if self.objective.objective == "imae" else []
+        pairs = [self.objective] if self.objective.chosen.needs_partners else []
         return LoaderSettings.gather(self.data, self.optim, self.run, *pairs)
 
     def check(self) -> None:
@@ -145,10 +84,26 @@ class TrainConfig:
         for group in self.groups.values():
             group.check()
         RunSettings.gather(self.optim, self.run).check()
-        if self.objective.objective == "imae":
+        if self.objective.chosen.needs_partners:
             self.loader().check_partners()
         for group in self.groups.values():
             check_idle(group, recipe, self.run.recipe)
+
+
+def config_with(objective: str) -> TrainConfig:
+    """The defaults of a run with this objective; a user's own adds its settings. Raises
+    ConfigError."""
+    group = settings_with(objective)
+    fields = [("objective", group, dataclasses.field(default_factory=group))]
+    document = {"__doc__": TrainConfig.__doc__}
+    made = dataclasses.make_dataclass(
+        "TrainConfig", fields, bases=(TrainConfig,), namespace=document, kw_only=True
+    )()
+    names = [name for part in made.groups.values() for name in vars(part)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        what = ", ".join(sorted(twice))
+        raise ConfigError(f"--objective {objective}: there are other settings called {what}")
+    return made
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:

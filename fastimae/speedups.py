@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import torch
-from torch import nn
 
 from fastimae.config import TrainConfig
 from fastimae.engine.distributed import World
@@ -14,32 +13,34 @@ from fastimae.engine.nan_check import check_modules
 from fastimae.engine.precision import computing
 from fastimae.engine.regions import compile_blocks, recompute_blocks
 from fastimae.loaders import Loader
+from fastimae.objectives.base import Objective, Teacher
 from fastimae.settings import ConfigError
 
 log = logging.getLogger("fastimae")
 
 
 def prepare_objective(
-    objective: nn.Module,
+    objective: Objective,
     config: TrainConfig,
     device: torch.device,
     precision: str,
     loader: Loader,
 ) -> None:
-    """The objective as --precision, --teacher_precision, --compile, --grad_checkpointing and
-    --nan_check want it. Raises ValueError."""
+    """The objective as --precision, --compile, --grad_checkpointing and --nan_check want it, and
+    its teachers in their formats. Raises ValueError."""
     optim = config.optim
-    teacher = getattr(objective, "teacher", None)
-    if teacher is not None and precision == "bf16":
-        teacher.bfloat16()  # for good: it is never trained
-    if config.objective.teacher_precision == "fp8":
-        _teach_in_fp8(objective, device, precision, loader)
+    for teacher in objective.teachers().values():
+        if precision == "bf16" and not teacher.moves:
+            teacher.module.bfloat16()
+        if teacher.precision == "fp8":
+            _teach_in_fp8(objective, teacher, device, precision, loader)
     if optim.grad_checkpointing:
         recompute_blocks(objective)
     if config.optim.nan_check:
         check_modules(objective)
     elif optim.compile == "on" or (optim.compile == "auto" and device.type == "cuda"):
-        compile_blocks(objective)
+        for part in objective.parts().values():
+            compile_blocks(part)
 
 
 def wants_graph(config: TrainConfig, world: World, precision: str) -> bool:
@@ -57,7 +58,7 @@ def wants_graph(config: TrainConfig, world: World, precision: str) -> bool:
 
 
 def _teach_in_fp8(
-    objective: nn.Module, device: torch.device, precision: str, loader: Loader
+    objective: Objective, teacher: Teacher, device: torch.device, precision: str, loader: Loader
 ) -> None:
     """Quantise the teacher, and say how far that moves its latents of the first images."""
     if precision != "bf16":
@@ -66,5 +67,5 @@ def _teach_in_fp8(
     batch = next(iter(loader)).to(device)
     loader.load_state_dict(state)
     with computing(objective, precision, device):
-        error = quantise_and_compare(objective.teacher, lambda: objective.teacher_latents(batch))
+        error = quantise_and_compare(teacher.module, lambda: teacher.output(batch))
     log.info("the teacher computes in fp8: its latents move by %.2f %% (l2)", 100 * error)

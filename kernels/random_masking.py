@@ -194,6 +194,21 @@ def philox(key: Tensor, counter: Tensor, stream: int = 0) -> tuple[Tensor, ...]:
     return words[0], words[1] & _WORD, words[2], words[3] & _WORD
 
 
+def visible_patches(grid: tuple[int, int], mask_ratio: float, unit: int = 1) -> int:
+    """How many patches of an image stay visible; see `random_masking`, also for what it raises."""
+    down, across = grid
+    if unit < 1 or down % unit or across % unit:
+        raise ValueError(f"a mask unit of {unit} patches does not divide the grid {down}x{across}")
+    units = (down // unit) * (across // unit)
+    keep = int(units * (1 - mask_ratio))
+    if not 0 < keep < units:
+        raise ValueError(
+            f"mask_ratio {mask_ratio} leaves {keep} of {units} mask units visible: "
+            "change mask_ratio or the mask patch size"
+        )
+    return keep * unit**2
+
+
 def random_masking(
     key: Tensor, grid: tuple[int, int], mask_ratio: float, unit: int = 1, *, impl: Impl = "auto"
 ) -> Mask:
@@ -211,16 +226,8 @@ def random_masking(
     """
     check_key(key)
     down, across = grid
-    if unit < 1 or down % unit or across % unit:
-        raise ValueError(f"a mask unit of {unit} patches does not divide the grid {down}x{across}")
-    units = (down // unit) * (across // unit)
-    keep = int(units * (1 - mask_ratio))
-    if not 0 < keep < units:
-        raise ValueError(
-            f"mask_ratio {mask_ratio} leaves {keep} of {units} mask units visible: "
-            "change mask_ratio or the mask patch size"
-        )
+    keep = visible_patches(grid, mask_ratio, unit)
     many = f"more than {_MAX_PATCHES} patches" if down * across > _MAX_PATCHES else ""
     if use_triton("random_masking", impl, key, obstacle=many):
-        return Mask(*_random_masking(key, down, across, unit, keep * unit**2))
-    return _random_masking_torch(key, down, across, unit, keep * unit**2)
+        return Mask(*_random_masking(key, down, across, unit, keep))
+    return _random_masking_torch(key, down, across, unit, keep)

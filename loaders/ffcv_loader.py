@@ -38,12 +38,13 @@ from fastimae.loaders.beton_loader import BetonLoader
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.decode import Failures, all_copies, stand_ins
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.ffcv_operations import NOT_BEGUN, UNDER_WAY, in_one_line
+from fastimae.loaders.ffcv_operations import NOT_BEGUN, UNDER_WAY
 from fastimae.loaders.ffcv_pipeline import Pipeline, Run, Worker
 from fastimae.loaders.jpeg import read_jpeg_info
 from fastimae.loaders.limits import max_pixels, too_many
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
+from fastimae.own_code import in_one_line
 
 if TYPE_CHECKING:
     from ffcv.pipeline.operation import Operation

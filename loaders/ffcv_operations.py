@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastimae.loaders.errors import DataError
+from fastimae.own_code import current_directory_first, imported, in_one_line
 
 if TYPE_CHECKING:
     from ffcv.pipeline.operation import Operation
@@ -111,17 +109,13 @@ def load_operations(spec: str) -> list[Operation]:
 
     The module is also looked for in the current directory, there first. Raises `DataError`.
     """
-    module_name, _, function_name = spec.partition(":")
-    if not (module_name and function_name):
-        raise DataError(f"--ffcv_ops {spec} is not of the form module:function")
-    with torch_threads_kept(), _current_directory_first():
-        with _blaming(spec, f"module {module_name} cannot be imported"):
-            module = importlib.import_module(module_name)
-        function = getattr(module, function_name, None)
-        if not callable(function):
-            raise DataError(f"--ffcv_ops {spec}: {module_name} has no function {function_name}")
-        with _blaming(spec, f"{function_name}() failed"):
+    with torch_threads_kept(), current_directory_first():
+        function = imported("--ffcv_ops", spec, "function", callable, DataError)
+        try:
             operations = function()
+        except Exception as error:
+            why = f"{spec.partition(':')[2]}() failed ({in_one_line(error)})"
+            raise DataError(f"--ffcv_ops {spec}: {why}") from error
     check_operations(operations)
     return list(operations)
 
@@ -171,11 +165,6 @@ def library_missing(error: Exception) -> DataError:
     )
 
 
-def in_one_line(error: BaseException) -> str:
-    """Type and message of `error`."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 @contextlib.contextmanager
 def torch_threads_kept() -> Iterator[None]:
     """The library sets torch's number of threads for the whole process, also when imported."""
@@ -184,23 +173,3 @@ def torch_threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(count)
-
-
-@contextlib.contextmanager
-def _current_directory_first() -> Iterator[None]:
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(directory)
-
-
-@contextlib.contextmanager
-def _blaming(spec: str, what: str) -> Iterator[None]:
-    """Turn any error inside the block, which is the user's, into a `DataError`."""
-    try:
-        yield
-    except Exception as error:
-        raise DataError(f"--ffcv_ops {spec}: {what} ({in_one_line(error)})") from error

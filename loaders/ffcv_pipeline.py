@@ -22,10 +22,10 @@ from fastimae.loaders.ffcv_operations import (
     WindowDecoder,
     check_operations,
     copy_result,
-    in_one_line,
     library_missing,
     torch_threads_kept,
 )
+from fastimae.own_code import in_one_line
 
 if TYPE_CHECKING:
     from ffcv.pipeline.operation import Operation

@@ -39,15 +39,16 @@ MAY_IMPORT = {
         "speedups",
     },
     "recipes": set(),
-    "speedups": {"config", "engine", "loaders"},
-    "config": {"engine", "flags", "loaders", "models", "recipes"},
+    "speedups": {"config", "engine", "loaders", "objectives"},
+    "config": {"engine", "flags", "loaders", "models", "objectives", "recipes"},
     "doctor": {"machine"},
     "machine": set(),
     "folders": set(),
     "locks": {"folders"},
+    "own_code": set(),
     "demo": {"engine", "flags", "folders", "locks"},
     "models": {"kernels"},
-    "objectives": {"models", "kernels"},
+    "objectives": {"models", "kernels", "loaders", "own_code"},
     "engine": {"folders", "locks"},
     "bench": {
         *("arguments", "build", "config", "engine", "flags", "loaders", "models"),
@@ -59,10 +60,10 @@ MAY_IMPORT = {
     },
     "interop": {"arguments", "engine", "kernels", "locks", "models"},
     "kernels": set(),
-    "loaders": {"locks"},
+    "loaders": {"locks", "own_code"},
 }
 # Types of a batch may be named in annotations, at no cost at run time.
-MAY_NAME_TYPES_OF = {"engine": {"loaders"}, "objectives": {"loaders"}}
+MAY_NAME_TYPES_OF = {"engine": {"loaders", "objectives"}, "objectives": {"loaders"}}
 MAY_IMPORT_FROM_OUTSIDE = {
     "kernels": {"torch", "triton"},
     "loaders": {"torch", "numpy", "PIL", "tqdm"},

@@ -54,8 +54,8 @@ def test_what_was_asked_for_and_cannot_be_is_an_error(world, precision, words):
         config("--nan_check --compile on")
 
 
-def imae():
-    return IMAE(create_model(**MODEL, heads=2), create_model(**MODEL))
+def imae(**settings):
+    return IMAE(create_model(**MODEL, heads=2), create_model(**MODEL), **settings)
 
 
 @pytest.fixture
@@ -85,12 +85,11 @@ def test_an_fp8_teachers_error_is_reported_and_the_loader_is_where_it_was(
     monkeypatch.setattr(speedups, "quantise_and_compare", lambda m, f: real(m, f, add_noise))
     logging.getLogger("fastimae").propagate = True
     caplog.set_level(logging.INFO, "fastimae")
-    flags = config("--objective imae --teacher t.pth --teacher_precision fp8")
-    prepare_objective(imae(), flags, CPU, "bf16", loader)
+    prepare_objective(imae(teacher_precision="fp8"), config(), CPU, "bf16", loader)
     moved = float(caplog.text.split("move by ")[1].split()[0])
     assert 1 < moved < 30 and loader.state_dict() == before
     with pytest.raises(ConfigError, match="--teacher_precision fp8 needs --precision bf16"):
-        prepare_objective(imae(), flags, CPU, "fp32", loader)
+        prepare_objective(imae(teacher_precision="fp8"), config(), CPU, "fp32", loader)
 
 
 def test_the_distance_is_relative():

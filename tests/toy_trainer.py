@@ -12,7 +12,7 @@ from fastimae.engine.trainer import Trainer
 from fastimae.loaders import DevicePrefetch, create_loader
 from fastimae.loaders.epoch_steps import EpochSteps
 from fastimae.models import create_model
-from fastimae.objectives import MAE
+from fastimae.objectives import MAE, Objective
 
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -56,7 +56,7 @@ class Counting:
         self.epoch, self.at = self.steps.resume(state)
 
 
-class Squares(nn.Module):
+class Squares(Objective):
     """Minimises the squared output of a linear layer."""
 
     def __init__(self, poison=None):

@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastimae.bench.options import changed
-from fastimae.build import build_loader, build_model, build_objective
+from fastimae.build import RunModels, build_loader, build_objective
 from fastimae.config import TrainConfig
 from fastimae.engine.distributed import World
 from fastimae.engine.graph import causes
@@ -22,7 +22,7 @@ from fastimae.engine.precision import resolve_precision
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.throttle import Throttle, synchronize
 from fastimae.loaders import Batch, DevicePrefetch, Loader
-from fastimae.objectives import IMAE
+from fastimae.models import MaskedAutoencoder
 from fastimae.speedups import prepare_objective, wants_graph
 
 RATE = 1e-6
@@ -75,14 +75,11 @@ def fed_speed(config: TrainConfig, device: torch.device, seconds: float) -> Spee
 
 
 def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], object]:
-    """The training step of a run with these settings; i-MAE has a teacher with fresh weights.
+    """The training step of a run with these settings; teachers have fresh weights.
 
     The step raises torch.cuda.OutOfMemoryError where it, or its recording, does not fit.
     """
-    objective: nn.Module = build_objective(config)
-    if isinstance(objective, IMAE):
-        objective = IMAE(objective.student, build_model(config, heads=1))
-    objective.to(device)
+    objective = build_objective(config, _FreshModels(config)).to(device)
     torch.compiler.reset()  # torch compiles a block for so many shapes only
     precision = resolve_precision(config.optim.precision, device)
     prepare_objective(objective, config, device, precision, loader=None)
@@ -100,6 +97,14 @@ def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], o
             raise torch.cuda.OutOfMemoryError(str(step.failure)) from step.failure
 
     return train
+
+
+class _FreshModels(RunModels):
+    """As of a run, but that nobody has to have a teacher's checkpoint."""
+
+    def teacher(self, path: Path | None, *_: object, **__: object) -> MaskedAutoencoder:
+        """One of the student's size."""
+        return self.fresh()
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import tyro
 
 from fastimae.arguments import UsageError
-from fastimae.config import OutputSettings, TrainConfig, updated
+from fastimae.config import OutputSettings, TrainConfig, config_with, updated
 from fastimae.engine.assemble import SpeedSettings
 from fastimae.engine.precision import Precision
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.what_is import BETON, check_is
+from fastimae.objectives.choice import ObjectiveConfig, find
 from fastimae.settings import Count, PositiveFloat, PositiveInt, Settings
 
 SAMPLES = 100_000
@@ -42,7 +43,7 @@ class BenchOptions(Settings):
     """Which field of a .beton file of several is the image."""
     model: str = "mae_vit_base_patch16"
     """As for fastimae-train, like the flags that follow."""
-    objective: Literal["mae", "imae"] = "mae"
+    objective: str = ObjectiveConfig.objective
     """i-MAE is measured with a teacher of the student's size."""
     input_size: PositiveInt = 224
     """Pixels of a side."""
@@ -73,7 +74,7 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
     if batch_size is None:
         batch_size = 128 if device.type == "cuda" else 32
     config = updated(
-        TrainConfig(),
+        config_with(options.objective),
         {
             "model": options.model,
             "objective": options.objective,
@@ -93,8 +94,8 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
 
 def pairs_for(objective: str, batch_size: int) -> dict[str, object]:
     """Flags for a batch that is no multiple of the usual group: partners from all of it."""
-    group = TrainConfig().objective.mix_group
-    return {"mix_group": 0} if objective == "imae" and batch_size % group else {}
+    pairs = find(objective).needs_partners and batch_size % ObjectiveConfig.mix_group
+    return {"mix_group": 0} if pairs else {}
 
 
 def data_settings(data: Path | None) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -15,9 +15,12 @@ from fastimae.engine.distributed import World
 from fastimae.engine.precision import DTYPES
 from fastimae.engine.regions import blocks
 
+if TYPE_CHECKING:
+    from fastimae.objectives.base import Objective
+
 
 def parallelise(
-    objective: nn.Module, world: World, kind: Literal["ddp", "fsdp"], precision: str
+    objective: Objective, world: World, kind: Literal["ddp", "fsdp"], precision: str
 ) -> nn.Module:
     """What is called in the objective's place; its gradients are means over all processes.
 
@@ -55,11 +58,11 @@ def averaging(called: nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
-def _shard(objective: nn.Module, world: World, precision: str) -> nn.Module:
-    """Shard the student, block by block; everything else is frozen, and stays as it is.
+def _shard(objective: Objective, world: World, precision: str) -> Objective:
+    """Shard what changes in training, block by block; teachers that do not stay as they are.
 
     bf16: weights are gathered as bf16 casts of the fp32 shards, gradients are averaged in fp32.
-    What is frozen must be in the format that it is to compute in.
+    Those teachers must be in the format that they are to compute in.
     """
     if world.size == 1:
         raise ValueError(
@@ -76,11 +79,13 @@ def _shard(objective: nn.Module, world: World, precision: str) -> nn.Module:
     )
 
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # only read
-    frozen = set(objective.parameters()) - set(objective.student.parameters())
+    fixed = [teacher.module for teacher in objective.teachers().values() if not teacher.moves]
+    frozen = {parameter for module in fixed for parameter in module.parameters()}
     policy = MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for block in blocks(objective.student):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+    for block in blocks(objective):
+        if frozen.isdisjoint(block.parameters()):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy, ignored_params=frozen)
     register_fsdp_forward_method(objective, "reconstruct")
     return objective

@@ -23,7 +23,8 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
-    """Have torch.compile fuse each block's elementwise work, forward and backward.
+    """Have torch.compile fuse each block's elementwise work, forward and backward; of a module that
+    has no blocks, all of it.
 
     A model has up to four kinds of blocks, of which torch lets a process compile eight in all:
     too few where it trains several models, one after the other. The limit is raised for all that
@@ -32,8 +33,9 @@ def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
     from torch._dynamo import config  # takes a second to import
 
     config.recompile_limit = max(config.recompile_limit, KINDS)
-    for block in blocks(module):
-        block.compile(fullgraph=True, dynamic=False, backend=backend)
+    found = list(blocks(module))
+    for region in found or [module]:
+        region.compile(fullgraph=bool(found), dynamic=False, backend=backend)
 
 
 def recompute_blocks(module: nn.Module) -> None:

@@ -5,40 +5,47 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+
+if TYPE_CHECKING:
+    from fastimae.objectives.base import Objective
 
 
 @contextlib.contextmanager
 def rehearsal(
-    objective: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    objective: Objective, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> Iterator[None]:
     """Within, forward and backward passes and updates along gradients of zero change nothing.
 
     Gradients are the caller's to clear. Moments that were not there yet are there afterwards, as
-    before a first step: zeros. No copy of weights or moments is made; while the context lasts,
-    the moments of one more optimizer are in memory.
+    before a first step: zeros. No copy of the student or of moments is made; while the context
+    lasts, the moments of one more optimizer are in memory.
     """
     gpu = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpu), _same_buffers(objective), _other_moments(optimizer):
+    with torch.random.fork_rng(gpu), _same_state(objective), _other_moments(optimizer):
         yield
 
 
 @contextlib.contextmanager
-def _same_buffers(objective: nn.Module) -> Iterator[None]:
+def _same_state(objective: Objective) -> Iterator[None]:
+    """Buffers, which passes change, and all that `after_update` does."""
     places = [
         (owner._buffers, name, buffer, buffer.clone())
         for owner in objective.modules()
         for name, buffer in owner._buffers.items()
         if buffer is not None
     ]
+    extra = [(tensor, tensor.clone()) for tensor in objective.extra_state().values()]
     try:
         yield
     finally:
         with torch.no_grad():
             for buffers, name, buffer, before in places:
                 buffers[name] = buffer.copy_(before)
+            for tensor, before in extra:
+                tensor.copy_(before)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastimae.engine.checkpoint import CheckpointError, model_weights
+from torch import Tensor
+
+from fastimae.engine.checkpoint import CheckpointError, listed, model_weights
 from fastimae.engine.files import EFFECTIVE_BATCH, NO_FLAGS, PROCESSES, RUN, args_in
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ _OF_A_STEP = {PROCESSES: "processes", EFFECTIVE_BATCH: "effective batch"}
 
 # What a loader's state says of the data: see `EpochSteps.state`, and `Validated` of the last.
 _DATA = ("samples", "data", "val")
+
+EXTRA = "objective"
+"""What a checkpoint holds of an objective beside its student, where there is something."""
 
 _NO_ENCODER = "a linear probe"
 _UNKNOWN = "a model of another kind"
@@ -88,7 +93,7 @@ def check_resumable(
     """
     weights, ours = model_weights(content, path), own["model"]
     found, wanted = _kind(weights), _kind(ours)
-    missing = sorted(own.keys() - content.keys())
+    missing = sorted(own.keys() - content.keys() - {EXTRA})
     to_start = f"{weights_flag} {path} starts from its weights"
     if found in _NO_DECODER and wanted not in _NO_DECODER:
         to_start = f"{weights_flag} {path} --allow_partial starts its encoder from it"
@@ -109,6 +114,21 @@ def check_resumable(
     if before and now and before != now:
         raise CheckpointError(
             f"--resume {path} was trained with --opt {before}: --opt {now} cannot go on from that"
+        )
+
+
+def check_same_extra(content: Mapping[str, Any], own: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError unless `content` has what this run's objective keeps beside its
+    student. own: see `Objective.extra_state`."""
+    found = content.get(EXTRA, {})
+    different = sorted(own.keys() ^ found.keys())
+    different += [
+        name for name in own.keys() & found.keys() if own[name].shape != found[name].shape
+    ]
+    if different:
+        raise CheckpointError(
+            f"--resume {path} is of another objective: it does not have the same "
+            f"{listed(different)}; give the flags of before"
         )
 
 

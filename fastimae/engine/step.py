@@ -19,6 +19,7 @@ from fastimae.engine.rehearsal import rehearsal
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
+    from fastimae.objectives.base import Objective
 
 log = logging.getLogger("fastimae")
 
@@ -32,14 +33,13 @@ REHEARSALS = 3
 class Step:
     """One optimizer step: the gradients of accum_iter batches, then the update.
 
-    Nothing in it waits for the device. objective: maps a batch to a dict with "loss", on the
-    device. parallel: what is called in its place, where several processes train (see
-    `parallelise`). precision: see `computing`.
+    Nothing in it waits for the device, on which the objective is. parallel: what is called in its
+    place, where several processes train (see `parallelise`). precision: see `computing`.
     """
 
     def __init__(
         self,
-        objective: nn.Module,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         *,
         precision: str,
@@ -96,6 +96,8 @@ class Step:
             nn.utils.clip_grad_norm_(self.objective.parameters(), self.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        with torch.no_grad():
+            self.objective.after_update()
 
 
 class GraphedStep(Step):

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,12 +22,21 @@ from fastimae.engine.parallel import is_sharded
 from fastimae.engine.plan import Plan
 from fastimae.engine.profile import Profile
 from fastimae.engine.randomness import seed_draws
-from fastimae.engine.resume import check_epochs, check_resumable, loader_state
-from fastimae.engine.sharded import save_sharded
+from fastimae.engine.resume import (
+    EXTRA,
+    check_epochs,
+    check_resumable,
+    check_same_extra,
+    loader_state,
+)
+from fastimae.engine.sharded import laid_out, save_sharded
 from fastimae.engine.signals import stop_signals
 from fastimae.engine.statistics import load_statistics, statistics_of_all
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.throttle import Throttle
+
+if TYPE_CHECKING:
+    from fastimae.objectives.base import Objective
 
 log = logging.getLogger("fastimae")
 
@@ -35,7 +44,6 @@ log = logging.getLogger("fastimae")
 class Trainer:
     """Trains an objective on a loader's batches. Knows neither what they are nor where from.
 
-    objective: maps a batch to a dict with "loss"; its `student` is what checkpoints hold.
     loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device. Only a plan with
         `cuda_graph` needs its `example`.
     args: plain settings to keep in checkpoints.
@@ -49,7 +57,7 @@ class Trainer:
     def __init__(
         self,
         *,
-        objective: nn.Module,
+        objective: Objective,
         loader: Any,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
@@ -202,7 +210,7 @@ class Trainer:
         """Write checkpoint-last.pth, and a copy to keep under another name."""
         self._read_losses()
         path = self.output_dir / LAST
-        more = statistics_of_all(self.objective.student, self.world)
+        more = statistics_of_all(self.objective, self.world)
         if is_sharded(self.objective):
             save_sharded(path, self.state_dict() | more, self.world, also)
         elif self.world.is_main:
@@ -210,8 +218,10 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs; plain data and tensors only."""
+        extra = self.objective.extra_state()
         return {
             "model": self.objective.student.state_dict(),
+            **({EXTRA: extra} if extra else {}),
             "optimizer": optimizer_state(self.optimizer),
             "scaler": self.step.scaler_state(),
             "epoch": self.epoch,
@@ -230,11 +240,15 @@ class Trainer:
         weights_flag: what a run starts from mere weights with. Raises CheckpointError where it
         does not fit.
         """
+        extra = self.objective.extra_state()
         check_resumable(state, self.state_dict(), path, weights_flag)
+        check_same_extra(state, extra, path)
         load_weights(
             self.objective.student, state["model"], path, size_hint=": give the flags of before"
         )
-        load_statistics(self.objective.student, state, self.world)
+        for name, tensor in extra.items():
+            tensor.copy_(laid_out(state[EXTRA][name], tensor))
+        load_statistics(self.objective, state, self.world)
         try:
             load_optimizer(self.optimizer, state["optimizer"])
         except ValueError as error:

@@ -12,6 +12,8 @@ import torch
 from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
+from fastimae.objectives import IMAE, MAE, OBJECTIVES
+from fastimae.objectives.choice import objective_title
 
 ELSEWHERE = Hints({})
 """For files that a command has no flags for: fastimae-import's settle what they do not tell."""
@@ -30,12 +32,16 @@ class Contestant:
 
     @property
     def kind(self) -> str:
-        """MAE, or i-MAE with or without distillation where the file says."""
+        """A user's own objective, else MAE, or i-MAE with or without distillation where the file
+        says."""
+        named = self.args.get("objective", "mae")
+        if named not in OBJECTIVES:
+            return objective_title(named)
         if self.model.heads == 1:
-            return "MAE"
+            return MAE.title
         if not self.args:
-            return "i-MAE"
-        return "i-MAE, distilled" if self.args.get("teacher") else "i-MAE, not distilled"
+            return IMAE.title
+        return f"{IMAE.title}, {'' if self.args.get('teacher') else 'not '}distilled"
 
 
 def load_contestants(

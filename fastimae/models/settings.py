@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fastimae.settings import InnerShare, PositiveInt, Settings
+from fastimae.settings import PositiveInt, Settings
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -26,10 +26,6 @@ class ModelSettings(Settings):
     """Blocks of the decoder. None: the model's own."""
     decoder_num_heads: PositiveInt | None = None
     """Attention heads of the decoder. None: the model's own."""
-    mask_ratio: InnerShare = 0.75
-    """Share of patches that is masked."""
-    mask_patch_size: PositiveInt | None = None
-    """Side, in pixels, of the square that is masked as one. None: the ViT's patch."""
     norm_pix_loss: bool = False
     """Normalise the pixels of each target patch (better features, odder pictures)."""
     init: Path | None = None

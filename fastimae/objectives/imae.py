@@ -6,58 +6,100 @@ s * x[i] + (1 - s) * x[partner[i]] with s <= 0.5: x[i] is subordinate, its partn
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from torch import Tensor, nn
+import tyro
+from torch import Tensor
 
 from fastimae.kernels import Mask, latent_l2, random_masking
+from fastimae.kernels.random_masking import visible_patches
+from fastimae.loaders.pairs import PairSettings
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import latent_flops, training_flops
+from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_pairs
-from fastimae.objectives.mixing import MixRatio
+from fastimae.objectives.masks import MaskSettings
+from fastimae.objectives.mixing import MixRatio, MixSettings
 from fastimae.objectives.panels import (
+    caption,
     covering_masks,
     mask_out,
     mix_images,
     paste,
     predicted_images,
 )
+from fastimae.settings import Count, Idle, NotNegative, PositiveInt, Share
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
 
+log = logging.getLogger("fastimae")
+
 BRANCHES = ("subordinate", "dominant")
-Targets = Literal["both", "subordinate", "dominant"]
 
 
-class IMAE(nn.Module):
+@dataclasses.dataclass(kw_only=True)
+class IMAESettings(PairSettings, MixSettings, MaskSettings):
+    """What of a mixture is reconstructed, and what a teacher adds to that."""
+
+    mix_group: Count = 32
+    """Partners are found among so many consecutive samples; 0: in the whole batch."""
+    same_class_ratio: Annotated[Share | None, tyro.conf.arg(aliases=["--same_prob"])] = None
+    """Share of mixtures whose images share a class. None: partners at random."""
+    targets: Literal["both", "subordinate", "dominant"] = "both"
+    """Which of the two images to reconstruct."""
+    teacher: Annotated[Path | None, tyro.conf.arg(aliases=["--teacher_path"])] = None
+    """MAE checkpoint whose latents are distilled; without it there is no distillation."""
+    teach_model: str | None = None
+    """Name of the teacher's model. None: as its checkpoint says."""
+    teach_num_heads: PositiveInt | None = None
+    """Attention heads of the teacher's encoder. None: as its checkpoint says, else by its width."""
+    distill_weight: NotNegative = 1.0
+    """Weight of the distillation."""
+    teacher_view: Literal["clean", "mixed"] = "clean"
+    """What the teacher sees: each image alone (the paper) or the mixture (its released code)."""
+    teacher_precision: Literal["auto", "fp8"] = "auto"
+    """fp8: the teacher multiplies in 8 bits (torchao, GPUs from 8.9 on); its error is reported."""
+    head_space: Literal["decoder", "encoder"] = "decoder"
+    """Where the two heads and the distillation live."""
+
+    def idle(self) -> Iterator[Idle]:
+        """As of `Settings`."""
+        of_teacher = ("teach_model", "teach_num_heads", "teacher_view", "teacher_precision")
+        yield Idle(not self.teacher, (*of_teacher, "distill_weight"), "without --teacher")
+        yield from super().idle()
+
+
+class IMAE(Objective):
     """Loss of i-MAE on a batch of uint8 images (paper, sections 3.1 to 3.3).
 
     student: a model with two heads. teacher: a frozen MAE with one head, or None for no
-    distillation. mix_beta, mix_lambda, mix_per: see `MixRatio`. distill_weight: weight of the
-    latent parts. targets: images to reconstruct. teacher_view: what the teacher sees, each
-    "clean" image (equation 5) or the "mixed" one (as the released code does). mask_ratio,
-    mask_unit: see `MAE`. reciprocal_pairs: partners share a mask, so that one teacher pass serves
-    both mixtures; the loader must pair them so. Raises ValueError where models do not fit.
+    distillation. mask_unit: see `MAE`. Others: see `IMAESettings`; for reciprocal_pairs the loader
+    has to pair images so. Raises ValueError where models do not fit.
     """
 
-    picture_note = "Every patch is shown as predicted in a pass in which it was masked."
+    Settings, title, needs_partners = IMAESettings, "i-MAE", True
 
     def __init__(
         self,
         student: MaskedAutoencoder,
         teacher: MaskedAutoencoder | None = None,
         *,
-        mix_beta: float = 1.0,
-        mix_lambda: float | None = None,
-        mix_per: Literal["batch", "sample"] = "batch",
-        distill_weight: float = 1.0,
-        targets: Targets = "both",
-        teacher_view: Literal["clean", "mixed"] = "clean",
-        mask_ratio: float = 0.75,
+        mix_beta: float = IMAESettings.mix_beta,
+        mix_lambda: float | None = IMAESettings.mix_lambda,
+        mix_per: Literal["batch", "sample"] = IMAESettings.mix_per,
+        distill_weight: float = IMAESettings.distill_weight,
+        targets: Literal["both", "subordinate", "dominant"] = IMAESettings.targets,
+        teacher_view: Literal["clean", "mixed"] = IMAESettings.teacher_view,
+        teacher_precision: Literal["auto", "fp8"] = IMAESettings.teacher_precision,
+        mask_ratio: float = IMAESettings.mask_ratio,
         mask_unit: int = 1,
-        reciprocal_pairs: bool = False,
+        reciprocal_pairs: bool = IMAESettings.reciprocal_pairs,
     ) -> None:
         super().__init__()
         if student.heads != 2:
@@ -71,19 +113,34 @@ class IMAE(nn.Module):
         self.distill_weight = distill_weight
         self.targets = BRANCHES if targets == "both" else (targets,)
         self.branches = tuple(BRANCHES.index(name) for name in self.targets)
-        self.teacher_view = teacher_view
+        self.teacher_view, self.teacher_precision = teacher_view, teacher_precision
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        zero = torch.zeros(1, dtype=torch.int64)
-        drawn = random_masking(zero, student.grid, mask_ratio, mask_unit)
-        self.visible = drawn.ids_keep.shape[1]
+        self.visible = visible_patches(student.grid, mask_ratio, mask_unit)
         self.reciprocal_pairs = reciprocal_pairs
 
-    def train(self, mode: bool = True) -> IMAE:
-        """As nn.Module's, but the teacher always stays in evaluation mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
+    @classmethod
+    def build(cls, settings: IMAESettings, models: Models) -> IMAE:
+        """See `Objective`."""
+        student = models.student(heads=2, head_space=settings.head_space)
+        unit = settings.mask_unit(student.patch_size)
+        teacher = models.teacher(
+            settings.teacher, student,
+            name=settings.teach_model, num_heads=settings.teach_num_heads,
+        )  # fmt: skip
+        if teacher is None:
+            log.info("no --teacher: i-MAE trains without distillation")
+        named_alike = cls.__init__.__kwdefaults__.keys() & vars(settings).keys()
+        given = {name: getattr(settings, name) for name in named_alike}
+        return cls(student, teacher, mask_unit=unit, **given)
+
+    def teachers(self) -> dict[str, Teacher]:
+        """See `Objective`: the MAE that is distilled never changes."""
+        if self.teacher is None:
+            return {}
+        fixed = Teacher(
+            module=self.teacher, precision=self.teacher_precision, output=self.teacher_latents
+        )
+        return {"teacher": fixed}
 
     def draw_mask(self, batch: Batch) -> Mask:
         """Mask of each mixture; partners share theirs where `reciprocal_pairs` is on."""
@@ -126,6 +183,12 @@ class IMAE(nn.Module):
         once = self.reciprocal_pairs or self.teacher_view == "mixed"
         latent = latent_flops(self.teacher, self.visible, self.student.head_space)
         return flops + (1 if once else count) * latent
+
+    @property
+    def picture_note(self) -> str:
+        """See `Objective`."""
+        shown = "Every patch is shown as predicted in a pass in which it was masked."
+        return caption(self.student, self.mask_ratio, shown)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:

@@ -5,35 +5,48 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastimae.kernels import Mask, random_masking
+from fastimae.kernels.random_masking import visible_patches
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import training_flops
+from fastimae.objectives.base import Models, Objective
 from fastimae.objectives.batches import check_batch
-from fastimae.objectives.panels import mask_out, paste, predicted_images
+from fastimae.objectives.masks import MaskSettings
+from fastimae.objectives.panels import caption, mask_out, paste, predicted_images
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
 
 
-class MAE(nn.Module):
+class MAE(Objective):
     """Loss of MAE on a batch of uint8 images.
 
     student: the model to train. mask_ratio: share of patches masked. mask_unit: side, in patches,
     of the square that is masked as one. Raises ValueError where no such mask can be drawn.
     """
 
-    picture_note = "The reconstruction shows visible patches as they were."
+    Settings, title = MaskSettings, "MAE"
 
     def __init__(
-        self, student: MaskedAutoencoder, *, mask_ratio: float = 0.75, mask_unit: int = 1
+        self,
+        student: MaskedAutoencoder,
+        *,
+        mask_ratio: float = MaskSettings.mask_ratio,
+        mask_unit: int = 1,
     ) -> None:
         super().__init__()
         self.student = student
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        drawn = self.draw_mask(torch.zeros(1, dtype=torch.int64))
-        self.visible = drawn.ids_keep.shape[1]
+        self.visible = visible_patches(student.grid, mask_ratio, mask_unit)
+
+    @classmethod
+    def build(cls, settings: MaskSettings, models: Models) -> MAE:
+        """See `Objective`."""
+        student = models.student()
+        unit = settings.mask_unit(student.patch_size)
+        return cls(student, mask_ratio=settings.mask_ratio, mask_unit=unit)
 
     def draw_mask(self, key: Tensor) -> Mask:
         """Mask of each sample, a function of its key int64 [B]."""
@@ -52,6 +65,12 @@ class MAE(nn.Module):
     def train_flops(self) -> int:
         """Operations that an image takes, forward and backward: see `fastimae.models.flops`."""
         return training_flops(self.student, self.visible)
+
+    @property
+    def picture_note(self) -> str:
+        """See `Objective`."""
+        shown = "The reconstruction shows visible patches as they were."
+        return caption(self.student, self.mask_ratio, shown)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -10,27 +12,41 @@ from torch import Tensor, nn
 
 from fastimae.kernels import mixing_ratio
 from fastimae.kernels.mixing_ratio import LEVELS
+from fastimae.settings import Idle, InnerShare, PositiveFloat, Settings
+
+
+@dataclasses.dataclass(kw_only=True)
+class MixSettings(Settings):
+    """How much of each of its two images a mixture has."""
+
+    mix_beta: PositiveFloat = 1.0
+    """The mixing ratio lambda is drawn from Beta(b, b)."""
+    mix_lambda: InnerShare | None = None
+    """A fixed lambda; the subordinate image has weight min(lambda, 1 - lambda)."""
+    mix_per: Literal["batch", "sample"] = "batch"
+    """One lambda for a whole step, or one for each mixture."""
+
+    def idle(self) -> Iterator[Idle]:
+        """As of `Settings`."""
+        yield Idle(self.mix_lambda is not None, ("mix_beta", "mix_per"), "with --mix_lambda")
+        yield from super().idle()
 
 
 class MixRatio(nn.Module):
     """Weight s = min(lambda, 1 - lambda) of the subordinate image (i-MAE, section 3.1).
 
-    mix_beta: lambda is drawn from Beta(mix_beta, mix_beta). mix_lambda: a fixed lambda instead.
-    mix_per: one draw per optimizer step ("batch") or per sample ("sample").
+    Its arguments are `MixSettings`.
     """
 
     def __init__(
         self,
         *,
-        mix_beta: float = 1.0,
-        mix_lambda: float | None = None,
-        mix_per: Literal["batch", "sample"] = "batch",
+        mix_beta: float = MixSettings.mix_beta,
+        mix_lambda: float | None = MixSettings.mix_lambda,
+        mix_per: Literal["batch", "sample"] = MixSettings.mix_per,
     ) -> None:
         super().__init__()
-        if mix_lambda is not None and not 0 < mix_lambda < 1:
-            raise ValueError(f"--mix_lambda must lie between 0 and 1, not {mix_lambda}")
-        if mix_beta <= 0:
-            raise ValueError(f"--mix_beta must be positive, not {mix_beta}")
+        MixSettings(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per).check()
         self.mix_per, self.fixed = mix_per, None
         if mix_lambda is not None:
             drawn = torch.tensor(mix_lambda)

@@ -13,6 +13,15 @@ from fastimae.kernels.reference import normalise, patch_statistics, patchify, un
 from fastimae.models import MaskedAutoencoder
 
 MASKED_GRAY = 128
+LEAK_NOTE = (
+    "norm_pix_loss: each predicted patch is shown with the mean and deviation of the true patch"
+)
+
+
+def caption(model: MaskedAutoencoder, mask_ratio: float, shown: str) -> str:
+    """What is said below pictures; shown: how to read them."""
+    leak = f"\n{LEAK_NOTE}" if model.norm_pix_loss else ""
+    return f"mask ratio {mask_ratio:g}. {shown}{leak}"
 
 
 def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> Tensor:
@@ -20,7 +29,7 @@ def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> 
 
     pred: [B, L, P*P*C]. target: uint8 [B, H, W, C]. Returns uint8 [B, H, W, C]. Where the model
     was trained with norm_pix_loss, each patch gets back the mean and deviation of the *target*
-    patch: the picture then shows more than the model knows, and captions should say so.
+    patch: the picture then shows more than the model knows, and captions say so (LEAK_NOTE).
     """
     check_bytes("target", target)
     check_size("target", target, model.img_size, model.in_chans)

@@ -345,10 +345,11 @@ def test_fp16_goes_on_from_other_formats_and_other_code_from_ours(tmp_path):
 @pytest.mark.parametrize(("size", "expected"), [(2, 3.0), (1, 2.0), (3, 2.0)])
 def test_processes_get_their_statistics_back_and_others_the_mean(size, expected):
     """Two saved 1 and 3; this is the second process, or one of another number."""
-    norm, content = nn.BatchNorm1d(4), {"statistics": []}
+    objective, content = Squares(), {"statistics": []}
+    objective.student = norm = nn.BatchNorm1d(4)
     for value in (1.0, 3.0):
         buffers = {name: torch.full((4,), value) for name in ("running_mean", "running_var")}
         content["statistics"].append(buffers)
-    load_statistics(norm, content, dataclasses.replace(CPU, rank=min(1, size - 1), size=size))
+    load_statistics(objective, content, dataclasses.replace(CPU, rank=min(1, size - 1), size=size))
     assert norm.running_mean.tolist() == norm.running_var.tolist() == [expected] * 4
     assert norm.num_batches_tracked == 0

@@ -15,7 +15,7 @@ from fastimae.engine.regions import blocks, compile_blocks, recompute_blocks
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.models import create_model
 from fastimae.models.vit import run_blocks
-from fastimae.objectives import IMAE, MAE
+from fastimae.objectives import IMAE, MAE, Objective
 
 CPU = torch.device("cpu")
 MODEL = {"name": "mae_vit_nano_patch8", "img_size": 32}
@@ -29,7 +29,7 @@ def build(kind):
     return IMAE(create_model(**MODEL, heads=2), create_model(**MODEL))
 
 
-class Odd(nn.Module):
+class Odd(Objective):
     """Draws random numbers, keeps a mean in a buffer, and has a parameter that nothing uses."""
 
     def __init__(self):

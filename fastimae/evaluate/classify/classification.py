@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastimae.engine.distributed import World
 from fastimae.loaders.epoch_steps import EpochSteps
+from fastimae.objectives.base import Objective
 from fastimae.settings import ConfigError
 
 
@@ -48,7 +49,7 @@ class ClassBatch:
         return len(self.index)
 
 
-class Classification(nn.Module):
+class Classification(Objective):
     """Cross entropy of a classifier, the `student`. smoothing: of labels that are not mixed."""
 
     def __init__(self, student: nn.Module, smoothing: float = 0.0) -> None:

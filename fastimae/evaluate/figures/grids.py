@@ -22,7 +22,6 @@ from fastimae.engine.distributed import alone
 from fastimae.evaluate.checkpoints import frozen
 from fastimae.evaluate.figures.grid_figures import draw_all
 from fastimae.evaluate.figures.quality import quality
-from fastimae.evaluate.figures.reconstruct import LEAK_NOTE
 from fastimae.evaluate.imae.mixtures import (
     Pairs,
     check_masks,
@@ -39,6 +38,7 @@ from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.imae import BRANCHES
 from fastimae.objectives.panels import (
+    LEAK_NOTE,
     covering_masks,
     mask_out,
     mix_images,

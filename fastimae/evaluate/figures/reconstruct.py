@@ -6,15 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastimae.evaluate.figures.picture_table import displayable
 from fastimae.evaluate.figures.plots import plt, save_figure
 from fastimae.loaders.base import Batch
-
-LEAK_NOTE = (
-    "norm_pix_loss: each predicted patch is shown with the mean and deviation of the true patch"
-)
+from fastimae.objectives.base import Objective
 
 
 def first_pairs(batch: Batch, count: int) -> Batch:
@@ -31,21 +28,18 @@ def first_pairs(batch: Batch, count: int) -> Batch:
 
 
 def save_reconstruction(
-    objective: nn.Module, path: Path | None, batch: Batch, rows: int = 8
+    objective: Objective, path: Path | None, batch: Batch, rows: int = 8
 ) -> None:
-    """Draw the objective's pictures of a batch as a grid, one image a row, into a PNG file.
+    """Draw the objective's pictures of a batch, if it has any, as a grid, one image a row, into a
+    PNG file.
 
-    objective: has `reconstruct(batch)`, `picture_note`, `mask_ratio` and `student`.
     batch: `fastimae.loaders.Batch`. path: None to only do this process's part of the computation.
     """
     pictures = objective.reconstruct(first_pairs(batch, rows))
-    if path is None:
+    if path is None or not pictures:
         return
     pictures = {title: images[:rows].cpu() for title, images in pictures.items()}
-    note = f"mask ratio {objective.mask_ratio:g}. {objective.picture_note}"
-    if objective.student.norm_pix_loss:
-        note += f"\n{LEAK_NOTE}"
-    draw_grid(pictures, path, note)
+    draw_grid(pictures, path, objective.picture_note)
 
 
 def draw_grid(pictures: dict[str, Tensor], path: Path, note: str = "") -> None:

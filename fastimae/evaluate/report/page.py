@@ -21,6 +21,7 @@ from fastimae.evaluate.report.page_parts import (
 )
 from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
 from fastimae.locks import file_to_write
+from fastimae.objectives.choice import objective_title
 from fastimae.settings import Settings
 
 log = logging.getLogger("fastimae")
@@ -83,7 +84,7 @@ def about(found: Run) -> str:
     values = found.settings
     source = next((values[k] for k in ("ffcv", "dali", "data_path") if values.get(k)), None)
     parts = [
-        {"mae": "MAE", "imae": "i-MAE"}.get(str(values.get("objective")), ""),
+        objective_title(str(values.get("objective", ""))),
         str(values.get("model", "")),
         f"{len(found.log)} epochs" if found.log else "",
         f"on {Path(source).name}" if source else "",
