@@ -10,17 +10,13 @@ from typing import Any
 import torch
 
 from fastimae.config import TrainConfig, flatten
-from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
-from fastimae.engine.cores import Cores, cores_here
+from fastimae.engine.assemble import assemble, kept
+from fastimae.engine.checkpoint import LAST
 from fastimae.engine.distributed import World
-from fastimae.engine.files import CONVERTED_WITH, EFFECTIVE_BATCH, RUN, args_in
-from fastimae.engine.leftovers import PICTURE, make_room
-from fastimae.engine.optim import build_optimizer
-from fastimae.engine.parallel import parallelise
-from fastimae.engine.peak import peak_rate
-from fastimae.engine.plan import Plan
-from fastimae.engine.precision import resolve_precision
-from fastimae.engine.resume import go_on, new_run
+from fastimae.engine.files import CONVERTED_WITH, args_in
+from fastimae.engine.leftovers import PICTURE
+from fastimae.engine.plan import RunSettings
+from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
 from fastimae.evaluate.trained import conversion
@@ -33,7 +29,6 @@ from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.models.settings import ModelSettings
 from fastimae.objectives.base import Models, Objective, check_parameters
 from fastimae.objectives.imae import IMAESettings
-from fastimae.speedups import prepare_objective, wants_graph
 
 log = logging.getLogger("fastimae")
 
@@ -111,87 +106,40 @@ def build_objective(config: TrainConfig, models: Models | None = None) -> Object
 
 def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     """Everything, ready to run; resumed where --resume says so, else in a cleared output_dir."""
-    optim, run, settings = config.optim, config.run, flatten(config)
-    precision = resolve_precision(optim.precision, world.device)
-    graph = wants_graph(config, world, precision)
+    run, settings = config.run, flatten(config)
     objective = build_objective(config)
-    cores = cores_here(world.device, config.data.num_workers)
-    speed = full_speed(objective, world, precision, cores)
-    objective.to(world.device)
-    prepare_objective(objective, config, world.device, precision, loader)
-    with world.watched():
-        parallel = parallelise(objective, world, optim.parallel, precision)
-    step, lr = optim.step_of(world), optim.peak_lr(world)
     picture = run.output_dir / PICTURE if world.is_main else None
-    trainer = Trainer(
-        objective=objective,
-        loader=DevicePrefetch(loader, world.device),
-        optimizer=build_optimizer(
-            objective, lr, optim.weight_decay, opt=optim.opt, for_graph=graph
-        ),
-        schedule=optim.schedule(world),
-        plan=Plan.gather(optim, run, precision=precision, cuda_graph=graph),
-        world=world,
-        output_dir=run.output_dir,
-        log_dir=run.log_dir,
-        args={**settings, **step, **conversion(settings), RUN: new_run()},
-        draw=functools.partial(save_reconstruction, objective, picture),
-        parallel=parallel,
-        cores=cores,
-        full_speed=speed,
+    trainer = assemble(
+        objective,
+        DevicePrefetch(loader, world.device),
+        world,
+        run=RunSettings.gather(config.optim, run),
+        how=config.optim,
         seed=run.seed,
+        workers=config.data.num_workers,
+        output_dir=run.output_dir,
+        args=kept({**settings, **conversion(settings)}, config.optim, world),
+        draw=functools.partial(save_reconstruction, objective, picture),
+        vis_freq=run.vis_freq,
     )
-    trainer.epoch = run.start_epoch
-    if optim.warmup_epochs >= optim.epochs:
-        log.warning(
-            "--warmup_epochs %g is not below --epochs %d: the learning rate never reaches %.3g",
-            optim.warmup_epochs, optim.epochs, lr,
-        )  # fmt: skip
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(
         "%s, %.1f M parameters, on %s in %s; effective batch %d, lr %.3g, %d steps an epoch",
-        config.model.model, parameters / 1e6, world.device, precision, step[EFFECTIVE_BATCH], lr,
+        config.model.model, parameters / 1e6, world.device, trainer.plan.precision,
+        config.optim.effective_batch(world), config.optim.peak_lr(world),
         trainer.updates_per_epoch,
     )  # fmt: skip
     return trainer
 
 
-def full_speed(objective: Objective, world: World, precision: str, cores: Cores) -> float | None:
-    """Images a second at which all devices would be at their peak, which is measured; None where
-    the objective does not tell what an image takes."""
-    flops = objective.train_flops()
-    if flops is None:
-        return None
-    cores.pin()  # the product has the threads that the steps will have
-    peak = peak_rate(world.device, precision)
-    log.info(
-        "MFU: an image takes %.4g GFLOP, and %s multiplies matrices at %.4g TFLOP/s",
-        flops / 1e9, world.device, peak / 1e12,
-    )  # fmt: skip
-    return world.size * peak / flops
+def go_on_training(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
+    """See `resume_or_begin`."""
+    go_on(trainer, content, path, "--init")
+    if CONVERTED_WITH in (before := args_in(content)):
+        trainer.args.setdefault(CONVERTED_WITH, before[CONVERTED_WITH])
 
 
-def resume_or_begin(trainer: Trainer, config: TrainConfig) -> None:
-    """Load the checkpoint that --resume means, and move another run's files out of the way.
-
-    Raises CheckpointError.
-    """
-    path = find_resume(config.run.resume, config.run.output_dir)
-    if path:
-        content = load_checkpoint(path)
-        go_on(trainer, content, path, "--init")
-        if CONVERTED_WITH in (before := args_in(content)):
-            trainer.args.setdefault(CONVERTED_WITH, before[CONVERTED_WITH])
-    elif config.run.resume:
-        log.info("--resume auto: no checkpoint in %s, starting anew", config.run.output_dir)
-    if trainer.world.is_main:
-        make_room(config.run.output_dir, config.run.log_dir, path, run=trainer.args[RUN])
-
-
-def say_goodbye(finished: bool, output_dir: Path) -> None:
-    """Name what the run left behind, or how to go on."""
-    if finished:
-        left = (output_dir / name for name in (LAST, "log.txt", PICTURE))
-        log.info("done: %s", ", ".join(str(path) for path in left if path.exists()))
-    else:
-        log.info("stopped and saved: add --resume auto to go on from %s", output_dir / LAST)
+def say_goodbye(output_dir: Path) -> None:
+    """Name what a finished run left behind."""
+    left = (output_dir / name for name in (LAST, "log.txt", PICTURE))
+    log.info("done: %s", ", ".join(str(path) for path in left if path.exists()))

@@ -64,6 +64,7 @@ def _train(argv: Sequence[str]) -> int:
     if config is None:  # --print_config
         return 0
     from fastimae import build
+    from fastimae.engine.assemble import resume_or_begin
     from fastimae.engine.claim import claimed
     from fastimae.engine.distributed import join_world
     from fastimae.settings import config_errors
@@ -80,12 +81,12 @@ def _train(argv: Sequence[str]) -> int:
         ):
             with config_errors():
                 trainer = build.build_trainer(config, world, loader)
-            build.resume_or_begin(trainer, config)
+            resume_or_begin(trainer, build.go_on_training)
             finished = trainer.run()
     finally:
         world.close()
-    if world.is_main:
-        build.say_goodbye(finished, run.output_dir)
+    if finished and world.is_main:
+        build.say_goodbye(run.output_dir)
     return 0
 
 

@@ -15,10 +15,10 @@ from typing import Any, get_type_hints
 import tyro
 import yaml
 
-from fastimae.engine.assemble import SpeedSettings
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.optim import OptimSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
+from fastimae.engine.prepare import SpeedSettings
 from fastimae.flags import OnceLoader
 from fastimae.loaders.settings import DataSettings, LoaderSettings
 from fastimae.models.settings import ModelSettings

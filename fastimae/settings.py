@@ -143,6 +143,18 @@ class StepSize(Settings):
     """Batches whose gradients are added up before a step."""
 
 
+@dataclasses.dataclass(kw_only=True)
+class PairSettings(Settings):
+    """Who is mixed with whom, which the loader pairs for an objective that mixes."""
+
+    mix_group: Count = 0
+    """Partners are found among so many consecutive samples; 0: in the whole batch."""
+    same_class_ratio: Share | None = None
+    """Share of mixtures whose images share a class. None: partners at random."""
+    reciprocal_pairs: bool = False
+    """Partner's partner is oneself, and both share a mask: one teacher pass serves both."""
+
+
 def check_idle(
     settings: Settings, recipe: Mapping[str, Any] | None = None, recipe_name: str | None = None
 ) -> None:

@@ -14,29 +14,10 @@ a given share of the reciprocal pairs do.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 
-from fastimae.loaders.errors import SettingError
-from fastimae.settings import Count, Settings, Share
-
 Indices = NDArray[np.int64]
-
-
-@dataclasses.dataclass(kw_only=True)
-class PairSettings(Settings):
-    """Who is mixed with whom. Every batch has partners; who mixes nothing does not look at them."""
-
-    error = SettingError
-
-    mix_group: Count = 0
-    """Partners are found among so many consecutive samples; 0: in the whole batch."""
-    same_class_ratio: Share | None = None
-    """Share of mixtures whose images share a class. None: partners at random."""
-    reciprocal_pairs: bool = False
-    """Partner's partner is oneself, and both share a mask: one teacher pass serves both."""
 
 
 def cycle(count: int, group: int, showings: int = 1) -> Indices:

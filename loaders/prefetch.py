@@ -131,7 +131,8 @@ class Copies:
         while self._unfinished and self._unfinished[0][0].query():
             self._unfinished.popleft()
         owner, copying = self.cuda.current(), self.cuda.copying
-        target = Batch(**{name: self._place_for(tensor) for name, tensor in _tensors(source)})
+        places = {name: self._place_for(tensor) for name, tensor in _tensors(source)}
+        target = dataclasses.replace(source, **places)
         copying.wait_stream(owner)  # which may still be using the memory for something else
         for (_, into), (_, tensor) in zip(_tensors(target), _tensors(source), strict=True):
             if into is not tensor:

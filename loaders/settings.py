@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 from fastimae.loaders.crops import CropSettings
 from fastimae.loaders.errors import SettingError
 from fastimae.loaders.limits import LimitSettings
-from fastimae.loaders.pairs import PairSettings
 from fastimae.settings import (
     Count,
     Idle,
+    PairSettings,
     PositiveInt,
     Range,
     Seeded,

@@ -36,10 +36,8 @@ MAY_IMPORT = {
     "settings": set(),
     "build": {
         *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
-        "speedups",
     },
     "recipes": set(),
-    "speedups": {"config", "engine", "loaders", "objectives"},
     "config": {"engine", "flags", "loaders", "models", "objectives", "recipes"},
     "doctor": {"machine"},
     "machine": set(),
@@ -48,11 +46,11 @@ MAY_IMPORT = {
     "own_code": set(),
     "demo": {"engine", "flags", "folders", "locks"},
     "models": {"kernels"},
-    "objectives": {"models", "kernels", "loaders", "own_code"},
+    "objectives": {"models", "kernels", "own_code"},
     "engine": {"folders", "locks"},
     "bench": {
         *("arguments", "build", "config", "engine", "flags", "loaders", "models"),
-        *("objectives", "speedups"),
+        "objectives",
     },
     "evaluate": {
         *("arguments", "config", "engine", "flags", "folders", "interop", "kernels", "loaders"),

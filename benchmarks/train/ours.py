@@ -18,13 +18,13 @@ from fastimae.config import TrainConfig, updated
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.precision import resolve_precision
+from fastimae.engine.prepare import prepare_objective, wants_graph
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.kernels import Mask, prefer
 from fastimae.kernels.rows import masked_rows
 from fastimae.loaders import Batch, DevicePrefetch
 from fastimae.models import MaskedAutoencoder, vit
 from fastimae.objectives import IMAE, MAE
-from fastimae.speedups import prepare_objective, wants_graph
 
 WEIGHT_DECAY = 0.05
 
@@ -122,8 +122,8 @@ def training_step(
         "benchmarks.train",
     )
     precision = resolve_precision(ours.precision, device)
-    prepare_objective(objective, config, device, precision, loader=None)
-    graphed = wants_graph(config, World(0, 1, device), precision)
+    prepare_objective(objective, config.optim, device, precision, loader=None)
+    graphed = wants_graph(config.optim, World(0, 1, device), precision)
     step = (GraphedStep if graphed else Step)(
         objective,
         models.optimizer(graphed),

@@ -19,11 +19,11 @@ from fastimae.engine.graph import causes
 from fastimae.engine.memory import forget_memory
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.precision import resolve_precision
+from fastimae.engine.prepare import prepare_objective, wants_graph
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.throttle import Throttle, synchronize
 from fastimae.loaders import Batch, DevicePrefetch, Loader
 from fastimae.models import MaskedAutoencoder
-from fastimae.speedups import prepare_objective, wants_graph
 
 RATE = 1e-6
 QUEUED = 5
@@ -82,8 +82,8 @@ def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], o
     objective = build_objective(config, _FreshModels(config)).to(device)
     torch.compiler.reset()  # torch compiles a block for so many shapes only
     precision = resolve_precision(config.optim.precision, device)
-    prepare_objective(objective, config, device, precision, loader=None)
-    graphed = wants_graph(config, World(0, 1, device), precision)
+    prepare_objective(objective, config.optim, device, precision, loader=None)
+    graphed = wants_graph(config.optim, World(0, 1, device), precision)
     step = (GraphedStep if graphed else Step)(
         objective,
         build_optimizer(objective, RATE, config.optim.weight_decay, for_graph=graphed),

@@ -12,8 +12,8 @@ import tyro
 
 from fastimae.arguments import UsageError
 from fastimae.config import OutputSettings, TrainConfig, config_with, updated
-from fastimae.engine.assemble import SpeedSettings
 from fastimae.engine.precision import Precision
+from fastimae.engine.prepare import SpeedSettings
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.what_is import BETON, check_is
 from fastimae.objectives.choice import ObjectiveConfig, find

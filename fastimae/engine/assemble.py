@@ -1,60 +1,131 @@
-"""From an objective, a loader and settings to a trainer: the one assembly of a run."""
+"""From an objective, a loader and settings to a trainer that is ready to run: the one assembly."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fastimae.engine.precision import Precision
-from fastimae.settings import Idle, Settings
+import torch
 
+from fastimae.engine.checkpoint import find_resume, load_checkpoint
+from fastimae.engine.cores import Cores, cores_here
+from fastimae.engine.distributed import World
+from fastimae.engine.files import RUN, args_in
+from fastimae.engine.leftovers import make_room
+from fastimae.engine.optim import build_optimizer
+from fastimae.engine.parallel import parallelise
+from fastimae.engine.peak import peak_rate
+from fastimae.engine.plan import Plan, RunSettings
+from fastimae.engine.precision import resolve_precision
+from fastimae.engine.prepare import StepSettings, prepare_objective, wants_graph
+from fastimae.engine.resume import new_run
+from fastimae.engine.trainer import Trainer
 
-@dataclasses.dataclass(kw_only=True)
-class StepSettings(Settings):
-    """How a step is computed, whatever it is of."""
+if TYPE_CHECKING:
+    from fastimae.objectives.base import Objective
 
-    precision: Precision = "auto"
-    """auto: bf16 on GPUs that have it and on CPUs with AMX or AVX512-bf16, else fp32."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile for the transformer blocks; auto: on a GPU. Its first steps take a minute."""
-    grad_checkpointing: bool = False
-    """Keep only the inputs of blocks, and compute the rest again: less memory, a third slower."""
-    nan_check: bool = False
-    """Check every module for NaN, forward and backward, and name the first. Slow."""
-
-    def check(self) -> None:
-        """As of `Settings`."""
-        super().check()
-        for name in ("compile", "cuda_graph"):
-            on = self.nan_check and getattr(self, name, "off") == "on"
-            self.require(not on, f"--nan_check looks into every step: drop --{name} on")
+log = logging.getLogger("fastimae")
 
 
-@dataclasses.dataclass(kw_only=True)
-class SpeedSettings(StepSettings):
-    """How a step of pre-training is computed."""
+def assemble(
+    objective: Objective,
+    loader: Any,
+    world: World,
+    *,
+    run: RunSettings,
+    how: StepSettings,
+    seed: int,
+    workers: int,
+    output_dir: Path,
+    args: dict[str, Any],
+    optimizer: Callable[[float], torch.optim.Optimizer] | None = None,
+    draw: Callable[[Any], None] | None = None,
+    vis_freq: int = 0,
+) -> Trainer:
+    """The trainer of a run that begins. Raises ValueError, naming the flag, for what cannot be.
 
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """What GPUs share: ddp, the batch only; fsdp, also weights and optimizer, to fit more."""
-    opt: Literal["adamw", "apex_adam"] = "adamw"
-    """adamw: torch's fused AdamW. apex_adam: FusedAdam of NVIDIA apex, if that is installed."""
-    cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """Record the step as CUDA graphs and replay them; auto: on one GPU, in bf16 or fp32."""
-    kernels: Literal["auto", "torch"] = "auto"
-    """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
-    attention: Literal["auto", "triton", "sdpa"] | None = None
-    """auto: on a GPU, our kernel or SDPA, the faster. None: FASTIMAE_ATTENTION says, else auto."""
+    loader: its batches are on the device, see `fastimae.loaders.DevicePrefetch`. workers: of the
+    loader. args: see `kept`. optimizer: makes one, given the rate; None: as `build_optimizer`.
+    draw, vis_freq: see `Trainer` and `Plan`.
+    """
+    precision = resolve_precision(how.precision, world.device)
+    graph = wants_graph(how, world, precision)
+    cores = cores_here(world.device, workers)
+    speed = full_speed(objective, world, precision, cores)
+    objective.to(world.device)
+    prepare_objective(objective, how, world.device, precision, loader)
+    with world.watched():
+        parallel = parallelise(objective, world, how.parallel, precision)
+    lr = run.peak_lr(world)
+    if optimizer is None:
+        made = build_optimizer(objective, lr, run.weight_decay, opt=how.opt, for_graph=graph)
+    else:
+        made = optimizer(lr)
+    trainer = Trainer(
+        objective=objective,
+        loader=loader,
+        optimizer=made,
+        schedule=run.schedule(world),
+        plan=Plan.gather(run, precision=precision, cuda_graph=graph, vis_freq=vis_freq),
+        world=world,
+        output_dir=output_dir,
+        log_dir=run.log_dir,
+        args=args,
+        draw=draw,
+        parallel=parallel,
+        cores=cores,
+        full_speed=speed,
+        seed=seed,
+    )
+    trainer.epoch = run.start_epoch
+    if run.warmup_epochs >= run.epochs:
+        log.warning(
+            "--warmup_epochs %g is not below --epochs %d: the learning rate never reaches %.3g",
+            run.warmup_epochs, run.epochs, lr,
+        )  # fmt: skip
+    return trainer
 
-    def check(self) -> None:
-        """As of `Settings`."""
-        super().check()
-        self.require(
-            self.parallel == "ddp" or self.opt == "adamw",
-            "--parallel fsdp needs --opt adamw: apex takes no sharded parameters",
-        )
 
-    def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
-        yield from super().idle()
-        yield Idle(self.kernels == "torch", ("attention",), "with --kernels torch")
+def kept(settings: Mapping[str, Any], run: RunSettings, world: World) -> dict[str, Any]:
+    """What a checkpoint keeps beside the state of a run: plain settings, what a step is, and which
+    run it is."""
+    return {**settings, **run.step_of(world), RUN: new_run()}
+
+
+def resume_or_begin(
+    trainer: Trainer,
+    take: Callable[[Trainer, dict[str, Any], Path], None],
+    keep: Path | None = None,
+) -> dict[str, Any]:
+    """Go on from the checkpoint that --resume means, and move another run's files out of the way.
+
+    take: what to do with its content, see `go_on`. keep: what has been made for this run, and
+    stays. Returns the settings of before, {} of a new run. Raises CheckpointError.
+    """
+    resume, folder = trainer.plan.resume, trainer.output_dir
+    path, content = find_resume(resume, folder), {}
+    if path:
+        content = load_checkpoint(path)
+        take(trainer, content, path)
+    elif resume:
+        log.info("--resume auto: no checkpoint in %s, starting anew", folder)
+    if trainer.world.is_main:
+        make_room(folder, trainer.log_dir, path, keep, run=trainer.args[RUN])
+    return args_in(content)
+
+
+def full_speed(objective: Objective, world: World, precision: str, cores: Cores) -> float | None:
+    """Images a second at which all devices would be at their peak, which is measured; None where
+    the objective does not tell what an image takes."""
+    flops = objective.train_flops()
+    if flops is None:
+        return None
+    cores.pin()  # the product has the threads that the steps will have
+    peak = peak_rate(world.device, precision)
+    log.info(
+        "MFU: an image takes %.4g GFLOP, and %s multiplies matrices at %.4g TFLOP/s",
+        flops / 1e9, world.device, peak / 1e12,
+    )  # fmt: skip
+    return world.size * peak / flops

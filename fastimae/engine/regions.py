@@ -16,9 +16,11 @@ KINDS = 64
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The items of every nn.ModuleList below the module."""
+    """The items of every nn.ModuleList below the module, and of every nn.Sequential of several
+    parts of one kind, as timm's transformers have."""
     for part in module.modules():
-        if isinstance(part, nn.ModuleList):
+        alike = isinstance(part, nn.Sequential) and len(part) > 1 and len(set(map(type, part))) == 1
+        if alike or isinstance(part, nn.ModuleList):
             yield from part
 
 

@@ -130,6 +130,9 @@ class Trainer:
             self.reporter.close()
             if self.profile:
                 self.profile.close()
+        if not self.finished:
+            last = self.output_dir / LAST
+            log.info("stopped and saved: add --resume auto to go on from %s", last)
         return self.finished
 
     def _train_epoch(self) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fastimae.kernels import Mask, latent_l2, random_masking
 from fastimae.kernels.random_masking import visible_patches
-from fastimae.loaders.pairs import PairSettings
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import latent_flops, training_flops
 from fastimae.objectives.base import Models, Objective, Teacher
@@ -33,7 +32,7 @@ from fastimae.objectives.panels import (
     paste,
     predicted_images,
 )
-from fastimae.settings import Count, Idle, NotNegative, PositiveInt, Share
+from fastimae.settings import Count, Idle, NotNegative, PairSettings, PositiveInt, Share
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -48,9 +47,7 @@ class IMAESettings(PairSettings, MixSettings, MaskSettings):
     """What of a mixture is reconstructed, and what a teacher adds to that."""
 
     mix_group: Count = 32
-    """Partners are found among so many consecutive samples; 0: in the whole batch."""
     same_class_ratio: Annotated[Share | None, tyro.conf.arg(aliases=["--same_prob"])] = None
-    """Share of mixtures whose images share a class. None: partners at random."""
     targets: Literal["both", "subordinate", "dominant"] = "both"
     """Which of the two images to reconstruct."""
     teacher: Annotated[Path | None, tyro.conf.arg(aliases=["--teacher_path"])] = None

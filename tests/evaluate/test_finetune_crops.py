@@ -14,7 +14,7 @@ from fastimae.settings import ConfigError
 pytest.importorskip("timm")
 from timm.data.transforms_factory import transforms_imagenet_train
 
-from fastimae.evaluate.classify.finetune_options import FinetuneOptions, check_finetune
+from fastimae.evaluate.classify.finetune_options import FinetuneOptions
 from fastimae.evaluate.classify.transforms import training_transform
 from fastimae.loaders.errors import DataError
 
@@ -70,7 +70,7 @@ def test_a_crop_that_has_no_effect_is_an_error(given):
         with pytest.raises(ConfigError, match=r"--crop none.*add --crop random, or drop"):
             FinetuneOptions(checkpoint="x", crop=crop, **given).settle_crops(trained)
     with pytest.raises(DataError, match="--crop_ratio 2 1: 0 < LOW"):
-        check_finetune(FinetuneOptions(checkpoint="x", crop_ratio=(2, 1)))
+        FinetuneOptions(checkpoint="x", crop_ratio=(2, 1)).check()
 
 
 @pytest.mark.parametrize(

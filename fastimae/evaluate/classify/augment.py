@@ -83,7 +83,7 @@ class AugmentedLoader(EpochLoader):
                     targets=torch.from_numpy(targets),
                     index=torch.from_numpy(index),
                 )
-                yield (batch.pin_memory() if self.pin else batch).to(self.world.device)
+                yield batch.pin_memory() if self.pin else batch
 
     def report(self) -> dict[str, int]:
         """The number of broken images so far."""

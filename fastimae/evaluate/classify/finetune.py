@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from fastimae.engine.assemble import assemble, kept
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CLASSES, WEIGHTS
 from fastimae.engine.precision import resolve_precision
@@ -38,7 +40,6 @@ from fastimae.evaluate.classify.finetune_options import (
 )
 from fastimae.evaluate.classify.training import (
     check_apart,
-    settings_of,
     train,
     training_numbers,
 )
@@ -46,11 +47,12 @@ from fastimae.evaluate.classify.transforms import build_mixup, training_transfor
 from fastimae.evaluate.classify.validation import Validated, validate
 from fastimae.evaluate.encoder import load_encoder
 from fastimae.evaluate.images import Images, center_batches
-from fastimae.evaluate.options import joined, results_folder
+from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import save_results
 from fastimae.evaluate.trained import conversion, training_of
 from fastimae.interop.finetuned import pools
+from fastimae.loaders import DevicePrefetch
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.survey import say_windows, survey_files
 from fastimae.models import MaskedAutoencoder
@@ -107,11 +109,10 @@ def _train(options: FinetuneOptions, world: World, folder: Path) -> _Found:
     if world.is_main:
         _tell_of_windows(options, images, student.patch_embed.img_size)
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
-    objective.to(world.device)
     precision = resolve_precision(options.precision, world.device)
-    asked, settings = settings_of(options, world), _settings(encoder, student)
+    settings = {**plain(options), **conversion(plain(options)), **_settings(encoder, student)}
     begun = {WEIGHTS: origin[WEIGHTS], CLASSES: images.classes or []}
-    args = {**asked, **conversion(asked), **settings, **begun}
+    args = kept(settings | begun, options, world)
     loader = Validated(
         build_loader(options, images, encoder, student, world),
         student,
@@ -122,15 +123,16 @@ def _train(options: FinetuneOptions, world: World, folder: Path) -> _Found:
         args=args,
         tested_on=val.as_tested,
     )
-    lr = options.peak_lr(world)
-    optimizer = torch.optim.AdamW(
-        layer_decay_groups(student, options.weight_decay, options.layer_decay), lr=lr, fused=True
-    )
-    log.info("%d classes, %d images to train on, %d to test; lr %.3g, %s on %s",
-             classes, len(images), len(val), lr, precision, world.device)  # fmt: skip
-    trained = train(
-        options, objective, loader, optimizer, world, folder, precision=precision, args=args
-    )
+    trainer = assemble(
+        objective, DevicePrefetch(loader, world.device), world,
+        run=options, how=options, seed=options.seed, workers=options.num_workers,
+        output_dir=folder, args=args, optimizer=functools.partial(_optimizer, student, options),
+    )  # fmt: skip
+    log.info(
+        "%d classes, %d images to train on, %d to test; lr %.3g, %s on %s",
+        classes, len(images), len(val), options.peak_lr(world), precision, world.device,
+    )  # fmt: skip
+    trained = train(trainer, options)
     numbers = {**training_numbers(loader), "classes": classes} if trained else None
     return _Found(numbers, origin, trained or options)
 
@@ -153,6 +155,13 @@ def _evaluate(options: FinetuneOptions, world: World, _: Path) -> _Found:
     numbers = validate(student, batches, world, precision)
     found = {name.removeprefix("test_"): value for name, value in numbers.items()}
     return _Found({**found, "classes": classes}, origin, options)
+
+
+def _optimizer(
+    student: VisionTransformer, options: FinetuneOptions, lr: float
+) -> torch.optim.Optimizer:
+    groups = layer_decay_groups(student, options.weight_decay, options.layer_decay)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def _tell_of_windows(options: FinetuneOptions, images: Images, size: tuple[int, int]) -> None:

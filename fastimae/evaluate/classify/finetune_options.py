@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastimae.engine.assemble import StepSettings
-from fastimae.engine.precision import Precision
+from fastimae.engine.prepare import StepSettings
 from fastimae.evaluate.classify.training import TrainingOptions
 from fastimae.evaluate.classify.validation import BEST
 from fastimae.evaluate.trained import crop_ratio_of
@@ -24,7 +23,7 @@ SomeDecay = Annotated[float, Range(lambda value: 0 < value <= 1, "must lie in 0.
 
 
 @dataclasses.dataclass(kw_only=True)
-class FinetuneOptions(TrainingOptions):
+class FinetuneOptions(StepSettings, TrainingOptions):
     """Train all of the encoder, and a classifier on it, with labels."""
 
     checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
@@ -42,6 +41,8 @@ class FinetuneOptions(TrainingOptions):
     """Classify the mean of the patches."""
     cls_token: bool = False
     """Classify the class token instead."""
+    compile: Literal["auto", "on", "off"] = "off"
+    """torch.compile for the transformer blocks; auto: on a GPU. Not measured in fine-tuning yet."""
     drop_path: Share = 0.1
     """Share of residual branches that the last block drops; the first drops none."""
     layer_decay: SomeDecay = 0.75
@@ -79,8 +80,6 @@ class FinetuneOptions(TrainingOptions):
     """Share of CutMix where both are on."""
     mixup_mode: Literal["batch", "pair", "elem"] = "batch"
     """One ratio for a batch, for a pair, or for each image."""
-    precision: Precision = StepSettings.precision
-    """auto: bf16 on GPUs that have it and on CPUs with AMX, else fp32."""
     eval: bool = False
     """Only test the classifier of --resume, be it ours, MAE's or timm's, on the images of --val;
     without --resume, that of output_dir/checkpoint-best.pth."""

@@ -6,6 +6,7 @@ N = images, B = batch, D = feature width, K = classes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Literal
@@ -14,8 +15,10 @@ import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
+from fastimae.engine.assemble import assemble, kept
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CLASSES, WEIGHTS
+from fastimae.engine.prepare import StepSettings
 from fastimae.evaluate.classify.classification import (
     ClassBatch,
     Classification,
@@ -28,13 +31,12 @@ from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
 from fastimae.evaluate.classify.training import (
     TrainingOptions,
     check_apart,
-    settings_of,
     train,
     training_numbers,
 )
 from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.images import Images
-from fastimae.evaluate.options import joined, results_folder
+from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.results import save_results
 from fastimae.settings import NotNegative, PositiveInt
 
@@ -42,6 +44,7 @@ log = logging.getLogger("fastimae")
 
 MOMENTUM = 0.9
 NORM_EPS = 1e-6
+IN_FP32 = StepSettings(precision="fp32", compile="off")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -108,8 +111,8 @@ def run(options: LinearOptions) -> None:
         check_apart(options, folder)
         data = probe_data(options, world, folder)
         begun = {WEIGHTS: data.origin.get(WEIGHTS), CLASSES: list(data.class_names)}
-        args = {**settings_of(options, world), **begun}
-        objective = Classification(build_probe(data, options.seed)).to(world.device)
+        args = kept(plain(options) | begun, options, world)
+        objective = Classification(build_probe(data, options.seed))
         loader = Validated(
             FeatureLoader(
                 data.train, world=world, batch_size=options.batch_size, seed=options.seed,
@@ -118,16 +121,17 @@ def run(options: LinearOptions) -> None:
             objective.student,
             lambda: _share(data.val, world),
             world,
-            precision="fp32",
+            precision=IN_FP32.precision,
             output_dir=folder,
             args=args,
             tested_on=data.tested_on,
         )  # fmt: skip
-        optimizer = build_optimizer(objective, options, options.peak_lr(world))
-        trained = train(
-            options, objective, loader, optimizer, world, folder,
-            precision="fp32", args=args, keep=options.features(),
+        trainer = assemble(
+            objective, loader, world, run=options, how=IN_FP32, seed=options.seed, workers=0,
+            output_dir=folder, args=args,
+            optimizer=functools.partial(build_optimizer, objective, options),
         )  # fmt: skip
+        trained = train(trainer, options, keep=options.features())
         if trained and world.is_main:
             numbers = {**training_numbers(loader), **data.sizes()}
             path = save_results(folder, "linear", numbers, trained, origin=data.origin)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastimae.engine.assemble import StepSettings
 from fastimae.engine.claim import agreed
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import Precision
+from fastimae.engine.prepare import StepSettings
 from fastimae.evaluate.class_names import match_training
 from fastimae.evaluate.classify.feature_cache import Features, FeatureStore
 from fastimae.evaluate.encoder import Pool, check_pool, load_encoder

@@ -8,21 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fastimae.engine.checkpoint import CheckpointError, find_resume, load_checkpoint
-from fastimae.engine.distributed import World
-from fastimae.engine.files import RUN, args_in
+from fastimae.engine.assemble import resume_or_begin
+from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.launcher import LaunchSettings
-from fastimae.engine.leftovers import make_room
-from fastimae.engine.parallel import parallelise
-from fastimae.engine.plan import Plan, RunSettings
-from fastimae.engine.resume import check_result_stands, go_on, new_run, other_settings
+from fastimae.engine.plan import RunSettings
+from fastimae.engine.resume import check_result_stands, go_on, other_settings
 from fastimae.engine.trainer import Trainer
 from fastimae.evaluate.class_names import check_same_classes
-from fastimae.evaluate.classify.classification import Classification
 from fastimae.evaluate.classify.validation import Validated
-from fastimae.evaluate.options import EvalOptions, plain
+from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import check_same_weights
 from fastimae.settings import ConfigError, NotNegative, PositiveInt
 
@@ -49,11 +43,6 @@ class TrainingOptions(RunSettings, LaunchSettings, EvalOptions):
         return self
 
 
-def settings_of(options: TrainingOptions, world: World) -> dict[str, Any]:
-    """For checkpoints: the options, what a step is, and which run it is."""
-    return {**plain(options), **options.step_of(world), RUN: new_run()}
-
-
 def check_apart(options: TrainingOptions, folder: Path) -> None:
     """Raise ConfigError where the run that --checkpoint is of would have to make room for this
     one, and the checkpoint with it."""
@@ -62,46 +51,16 @@ def check_apart(options: TrainingOptions, folder: Path) -> None:
         raise ConfigError(f"--output_dir {folder} is that of --checkpoint {path}: choose another")
 
 
-def train(
-    options: TrainingOptions,
-    objective: Classification,
-    loader: Validated,
-    optimizer: torch.optim.Optimizer,
-    world: World,
-    folder: Path,
-    *,
-    precision: str,
-    args: dict[str, Any],
-    keep: Path | None = None,
-) -> TrainingOptions | None:
+def train(trainer: Trainer, options: TrainingOptions, keep: Path | None = None) -> Any:
     """Train to the end, from where --resume says. Returns the options that it was trained with,
     which are those of before if nothing was left to do; None where a signal ended it early.
 
-    args: for checkpoints, see `settings_of`. keep: what has been made for this run, which stays
-    where files of an earlier one are moved. Raises CheckpointError, NonFiniteLoss.
+    keep: what has been made for this run, which stays where files of an earlier one are moved.
+    Raises CheckpointError, NonFiniteLoss.
     """
-    with world.watched():
-        parallel = parallelise(objective, world, "ddp", precision)
-    trainer = Trainer(
-        objective=objective,
-        loader=loader,
-        optimizer=optimizer,
-        schedule=options.schedule(world),
-        plan=Plan.gather(options, precision=precision, vis_freq=0),
-        world=world,
-        output_dir=folder,
-        log_dir=options.log_dir,
-        args=args,
-        parallel=parallel,
-        seed=options.seed,
-    )  # fmt: skip
-    trainer.epoch = options.start_epoch
-    before = _resume_or_begin(trainer, options.resume, folder, keep)
-    trained = _as_before(options, before, args) if trainer.finished else options
-    if trainer.run():
-        return trained
-    log.info("stopped and saved: add --resume auto to go on from %s", folder)
-    return None
+    before = resume_or_begin(trainer, _go_on, keep)
+    trained = _as_before(options, before, trainer.args) if trainer.finished else options
+    return trained if trainer.run() else None
 
 
 def training_numbers(loader: Validated) -> dict[str, Any]:
@@ -117,20 +76,11 @@ def training_numbers(loader: Validated) -> dict[str, Any]:
     }
 
 
-def _resume_or_begin(
-    trainer: Trainer, resume: str, folder: Path, keep: Path | None
-) -> dict[str, Any]:
-    """Returns the settings of before, {} of a new run."""
-    path, content = find_resume(resume, folder), {}
-    if path:
-        content = load_checkpoint(path)
-        check_same_weights(path, content, trainer.args)
-        check_same_classes(path, content, trainer.args)
-        go_on(trainer, content, path, "--checkpoint")
-        check_result_stands(trainer, content, path)
-    if trainer.world.is_main:
-        make_room(folder, trainer.log_dir, path, keep, run=trainer.args[RUN])
-    return args_in(content)
+def _go_on(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
+    check_same_weights(path, content, trainer.args)
+    check_same_classes(path, content, trainer.args)
+    go_on(trainer, content, path, "--checkpoint")
+    check_result_stands(trainer, content, path)
 
 
 def _as_before(

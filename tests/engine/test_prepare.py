@@ -5,15 +5,15 @@ import logging
 import pytest
 import torch
 
-from fastimae import speedups
 from fastimae.arguments import parse_training
+from fastimae.engine import prepare
 from fastimae.engine.distributed import World
 from fastimae.engine.fp8 import quantise, quantise_and_compare
+from fastimae.engine.prepare import prepare_objective, wants_graph
 from fastimae.loaders import create_loader
 from fastimae.models import create_model
 from fastimae.objectives import IMAE
 from fastimae.settings import ConfigError
-from fastimae.speedups import prepare_objective, wants_graph
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MODEL = {"name": "mae_vit_nano_patch8", "img_size": 32}
@@ -37,7 +37,7 @@ def config(flags=""):
     ],
 )
 def test_when_the_step_is_recorded(flags, world, precision, expected):
-    assert wants_graph(config(flags), world, precision) is expected
+    assert wants_graph(config(flags).optim, world, precision) is expected
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_when_the_step_is_recorded(flags, world, precision, expected):
 )
 def test_what_was_asked_for_and_cannot_be_is_an_error(world, precision, words):
     with pytest.raises(ConfigError, match=f"--cuda_graph on {words}"):
-        wants_graph(config("--cuda_graph on"), world, precision)
+        wants_graph(config("--cuda_graph on").optim, world, precision)
     with pytest.raises(ConfigError, match="drop --compile on"):
         config("--nan_check --compile on")
 
@@ -68,7 +68,7 @@ def loader():
 
 def test_a_teacher_is_bf16_for_good_and_a_student_is_not(loader):
     objective = imae()
-    prepare_objective(objective, config(), CPU, "bf16", loader)
+    prepare_objective(objective, config().optim, CPU, "bf16", loader)
     assert {p.dtype for p in objective.teacher.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in objective.student.parameters()} == {torch.float32}
 
@@ -82,14 +82,14 @@ def test_an_fp8_teachers_error_is_reported_and_the_loader_is_where_it_was(
 
     before = loader.state_dict()
     real = quantise_and_compare
-    monkeypatch.setattr(speedups, "quantise_and_compare", lambda m, f: real(m, f, add_noise))
+    monkeypatch.setattr(prepare, "quantise_and_compare", lambda m, f: real(m, f, add_noise))
     logging.getLogger("fastimae").propagate = True
     caplog.set_level(logging.INFO, "fastimae")
-    prepare_objective(imae(teacher_precision="fp8"), config(), CPU, "bf16", loader)
+    prepare_objective(imae(teacher_precision="fp8"), config().optim, CPU, "bf16", loader)
     moved = float(caplog.text.split("move by ")[1].split()[0])
     assert 1 < moved < 30 and loader.state_dict() == before
     with pytest.raises(ConfigError, match="--teacher_precision fp8 needs --precision bf16"):
-        prepare_objective(imae(teacher_precision="fp8"), config(), CPU, "fp32", loader)
+        prepare_objective(imae(teacher_precision="fp8"), config().optim, CPU, "fp32", loader)
 
 
 def test_the_distance_is_relative():

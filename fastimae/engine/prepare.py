@@ -1,0 +1,129 @@
+"""How a step is computed: formats, compiled blocks, CUDA graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+
+from fastimae.engine.distributed import World
+from fastimae.engine.fp8 import quantise_and_compare
+from fastimae.engine.nan_check import check_modules
+from fastimae.engine.precision import Precision, computing
+from fastimae.engine.regions import compile_blocks, recompute_blocks
+from fastimae.settings import ConfigError, Idle, Settings
+
+if TYPE_CHECKING:
+    from fastimae.loaders import Loader
+    from fastimae.objectives.base import Objective, Teacher
+
+log = logging.getLogger("fastimae")
+
+
+@dataclasses.dataclass(kw_only=True)
+class StepSettings(Settings):
+    """How a step is computed, whatever it is of."""
+
+    precision: Precision = "auto"
+    """auto: bf16 on GPUs that have it and on CPUs with AMX or AVX512-bf16, else fp32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile for the transformer blocks; auto: on a GPU. Its first steps take a minute."""
+    grad_checkpointing: bool = False
+    """Keep only the inputs of blocks, and compute the rest again: less memory, a third slower."""
+    nan_check: bool = False
+    """Check every module for NaN, forward and backward, and name the first. Slow."""
+
+    parallel: ClassVar[str] = "ddp"
+    opt: ClassVar[str] = "adamw"
+    cuda_graph: ClassVar[str] = "off"
+    # What pre-training can choose, and others have as it is here.
+
+    def check(self) -> None:
+        """As of `Settings`."""
+        super().check()
+        for name in ("compile", "cuda_graph"):
+            on = self.nan_check and getattr(self, name) == "on"
+            self.require(not on, f"--nan_check looks into every step: drop --{name} on")
+
+
+@dataclasses.dataclass(kw_only=True)
+class SpeedSettings(StepSettings):
+    """How a step of pre-training is computed."""
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What GPUs share: ddp, the batch only; fsdp, also weights and optimizer, to fit more."""
+    opt: Literal["adamw", "apex_adam"] = "adamw"
+    """adamw: torch's fused AdamW. apex_adam: FusedAdam of NVIDIA apex, if that is installed."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Record the step as CUDA graphs and replay them; auto: on one GPU, in bf16 or fp32."""
+    kernels: Literal["auto", "torch"] = "auto"
+    """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
+    attention: Literal["auto", "triton", "sdpa"] | None = None
+    """auto: on a GPU, our kernel or SDPA, the faster. None: FASTIMAE_ATTENTION says, else auto."""
+
+    def check(self) -> None:
+        """As of `Settings`."""
+        super().check()
+        self.require(
+            self.parallel == "ddp" or self.opt == "adamw",
+            "--parallel fsdp needs --opt adamw: apex takes no sharded parameters",
+        )
+
+    def idle(self) -> Iterator[Idle]:
+        """As of `Settings`."""
+        yield from super().idle()
+        yield Idle(self.kernels == "torch", ("attention",), "with --kernels torch")
+
+
+def prepare_objective(
+    objective: Objective,
+    how: StepSettings,
+    device: torch.device,
+    precision: str,
+    loader: Loader,
+) -> None:
+    """The objective as --precision, --compile, --grad_checkpointing and --nan_check want it, and
+    its teachers in their formats. Raises ValueError."""
+    for teacher in objective.teachers().values():
+        if precision == "bf16" and not teacher.moves:
+            teacher.module.bfloat16()
+        if teacher.precision == "fp8":
+            _teach_in_fp8(objective, teacher, device, precision, loader)
+    if how.grad_checkpointing:
+        recompute_blocks(objective)
+    if how.nan_check:
+        check_modules(objective)
+    elif how.compile == "on" or (how.compile == "auto" and device.type == "cuda"):
+        for part in objective.parts().values():
+            compile_blocks(part)
+
+
+def wants_graph(how: StepSettings, world: World, precision: str) -> bool:
+    """Whether the step is recorded as CUDA graphs. Raises ConfigError where that cannot be."""
+    obstacles = {
+        "a CUDA device": world.device.type != "cuda",
+        "one process": world.size > 1,
+        "--precision bf16 or fp32": precision == "fp16",
+        "--opt adamw": how.opt != "adamw",
+    }
+    missing = [name for name, there in obstacles.items() if there]
+    if how.cuda_graph == "on" and missing:
+        raise ConfigError(f"--cuda_graph on needs {', '.join(missing)}")
+    return how.cuda_graph != "off" and not missing and not how.nan_check
+
+
+def _teach_in_fp8(
+    objective: Objective, teacher: Teacher, device: torch.device, precision: str, loader: Loader
+) -> None:
+    """Quantise the teacher, and say how far that moves its latents of the first images."""
+    if precision != "bf16":
+        raise ConfigError("--teacher_precision fp8 needs --precision bf16")
+    state = loader.state_dict()
+    batch = next(iter(loader)).to(device)
+    loader.load_state_dict(state)
+    with computing(objective, precision, device):
+        error = quantise_and_compare(teacher.module, lambda: teacher.output(batch))
+    log.info("the teacher computes in fp8: its latents move by %.2f %% (l2)", 100 * error)
