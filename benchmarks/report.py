@@ -20,9 +20,9 @@ from pathlib import Path
 from benchmarks import cifar10
 from benchmarks.attention_table import summary
 from benchmarks.gemm import products_table
-from benchmarks.harness import ROOT, card, table, versions
+from benchmarks.harness import ROOT, card, number, table, versions
 from benchmarks.loaders.markdown import loader_table
-from benchmarks.train.tables import ladder_table, number, step_table
+from benchmarks.train.tables import ladder_table, step_table
 from fastimae.flags import OnceParser
 
 RESULTS = Path("benchmarks/results")
@@ -159,7 +159,7 @@ def kernel_table(report: Mapping) -> str:
         row[f"{one['variant']}, ms"] = number(one["ms"])
         if one["variant"] == "auto":
             row["of a copy's GB/s"] = f"{one['of copy']:.0%}"
-    return _table(list(rows.values()))
+    return table(list(rows.values()))
 
 
 def aot_line(report: Mapping) -> str:
@@ -232,7 +232,7 @@ def tables(report: Mapping) -> str:
     elif any("falls short" in row for row in report.get("rows", [])):
         found.append(aot_line(report))
     elif report.get("rows"):
-        found.append(_table(report["rows"]))
+        found.append(table(report["rows"]))
     return "\n".join(found)
 
 
@@ -245,12 +245,6 @@ def parts_table(report: Mapping) -> str:
             for name, part in report["parts"].items()
         ]
     )
-
-
-def _table(rows: list[dict]) -> str:
-    """Rows, some of which lack something, as a Markdown table."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return table([{column: row.get(column, "") for column in columns} for row in rows])
 
 
 def _only(rows: list[dict], case: str) -> list[dict]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from benchmarks.gemm import measure_square
-from benchmarks.harness import conditions, write_json
+from benchmarks.harness import Report, say
 from benchmarks.train.fed import measure_fed
 from benchmarks.train.measure import Row, measure_case
 from benchmarks.train.options import Options
-from benchmarks.train.plot import plot
-from benchmarks.train.tables import markdown
+from benchmarks.train.tables import markdown, plot
 from benchmarks.train.variants import contestants, ladder
 from fastimae.arguments import parse, run_safely
 
@@ -34,25 +31,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _benchmark(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
     device = options.where
-    report = conditions(device, f"{PROG} {shlex.join(argv)}")
+    parts = {"gemm": {}, "results": [], "ladder": [], "failed": {}}
+    report = Report(device, PROG, argv, options.out, **parts)
     torch.backends.cudnn.benchmark = True  # as MAE's script does
-    report |= {"complete": False, "gemm": {}, "results": [], "ladder": [], "failed": {}}
-    write_json(options.out, report)
+    report.keep()
     report["gemm"] = measure_square(device, 256 if options.smoke else None)
     for name, key, part in _parts(options, max(report["gemm"].values())):
-        print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
+        say(name)
         earlier = report[key]
         try:
             for rows in part():
                 report[key] = [*earlier, *rows]
-                write_json(options.out, report)
+                report.keep()
         except Exception:
             report["failed"][name] = traceback.format_exc(limit=6)
-        write_json(options.out, report)
+        report.keep()
         if options.out:
             plot(report, options.out.with_suffix(".png"))
-    report["complete"] = True
-    write_json(options.out, report)
+    report.finish()
     print(markdown(report))
     return int(bool(report["failed"]))
 

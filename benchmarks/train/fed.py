@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.reference import plain_loader
-from benchmarks.train.cases import Case
-from benchmarks.train.flops import train_flops
+from benchmarks.train.cases import Case, train_flops
 from benchmarks.train.measure import UNTIL_RECORDED, Row, checked, start_afresh
 from benchmarks.train.plain import Plain
 from benchmarks.train.variants import Way, Workshop, precision_of

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from benchmarks.clocks import repeat
 from benchmarks.harness import Timing, in_rounds
-from benchmarks.train.cases import Case
-from benchmarks.train.flops import train_flops
+from benchmarks.train.cases import Case, train_flops
 from benchmarks.train.ours import Ours
 from benchmarks.train.plain import Plain, PlainVariant
 from benchmarks.train.variants import Way, Workshop, precision_of

@@ -8,10 +8,12 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from benchmarks.gpu_day import __main__ as gpu_day
 from benchmarks.gpu_day import plan
 from benchmarks.gpu_day.plan import Part, Stage
+from benchmarks.harness import Report
 
 SCRIPT = """
 import json, sys, time
@@ -94,9 +96,8 @@ def test_parts_of_a_stage_run_at_once(monkeypatch, tmp_path):
         for one, other in (("a", "b"), ("b", "a"))
     )
     work.mkdir()
-    report = {"run": 1, "parts": {}}
+    report = Report(torch.device("cpu"), "", [], None, run=1, parts={})
     monkeypatch.setattr(gpu_day, "WORK", work)
-    monkeypatch.setattr(gpu_day, "write", lambda *_: None)
     (tmp_path / "out").mkdir()
     gpu_day.run_stages([Stage(60, both)], report, tmp_path / "out", 60)
     assert [part["status"] for part in report["parts"].values()] == ["ok", "ok"]

@@ -11,9 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.train import __main__ as command
 from benchmarks.train import curve, measure
-from benchmarks.train.cases import CASES, SMOKE_CASES, make_objective
+from benchmarks.train.cases import CASES, SMOKE_CASES, make_objective, train_flops
 from benchmarks.train.fed import Endless
-from benchmarks.train.flops import train_flops
 from benchmarks.train.ours import Ours, switched
 from benchmarks.train.plain import Plain, PlainModels, host_tensors
 from benchmarks.train.variants import Workshop, contestants, ladder
