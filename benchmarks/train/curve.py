@@ -17,11 +17,11 @@ from torch import Tensor
 from benchmarks.harness import Report, table
 from benchmarks.reference import PlainStep, mixture, usual_dtype
 from benchmarks.train.cases import CASES, SMOKE_CASES, Case, float_images, make_objective
-from benchmarks.train.fed import Endless
 from benchmarks.train.ours import OurModels, Ours, training_step
 from benchmarks.train.plain import PlainModels
 from fastimae.arguments import parse, run_safely
 from fastimae.loaders import Batch, create_loader
+from fastimae.loaders.sampler import endless
 from fastimae.objectives import IMAE
 
 PROG = "python -m benchmarks.train.curve"
@@ -87,8 +87,7 @@ def batches(case: Case, options: Options) -> Iterator[Batch]:
         mix_group=0,
         num_workers=2,
     )
-    loader.sampler = Endless(loader.sampler)
-    with loader:
+    with endless(loader):
         yield from loader
 
 

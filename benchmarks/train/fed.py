@@ -13,33 +13,15 @@ from benchmarks.train.cases import Case, train_flops
 from benchmarks.train.measure import UNTIL_RECORDED, Row, checked, start_afresh
 from benchmarks.train.plain import Plain
 from benchmarks.train.variants import Way, Workshop, precision_of
-from fastimae.bench.measure import drive
+from fastimae.engine.throughput import drive
 from fastimae.loaders import DevicePrefetch, create_loader
-from fastimae.loaders.sampler import Sampler, Step
+from fastimae.loaders.sampler import endless
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
 
 ENDLESS = 10**6
 PLAIN_ALPHA = 0.3
 """Weight of the subordinate image in the plain loader's mixtures. Its workers mix without knowing
 the step, so it cannot be our draw; any weight takes them the same time."""
-
-
-class Endless:
-    """A sampler whose one epoch goes on over the end of the data: a small set would be too often
-    at its end, where a loader stops and starts."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.sampler, name)
-
-    def step(self, epoch: int, number: int) -> Step:
-        """The steps of one epoch after another."""
-        return self.sampler.step(*divmod(number, len(self.sampler)))
 
 
 def measure_fed(
@@ -109,8 +91,7 @@ def beton_batches(
         num_workers=num_workers,
         mix_group=32 if case.batch_size(workshop.device) % 32 == 0 else 0,
     )
-    loader.sampler = Endless(loader.sampler)
-    with DevicePrefetch(loader, workshop.device) as prefetch:
+    with DevicePrefetch(endless(loader), workshop.device) as prefetch:
         yield iter(prefetch)
 
 
