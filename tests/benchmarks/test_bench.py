@@ -110,6 +110,61 @@ def test_the_bottleneck(speeds, expected):
     assert bottleneck(found(*speeds)) == expected
 
 
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [
+        ((999, 1000, 999), "loader"),
+        ((1000, 1000, 999), "step"),
+        ((5000, 1000, 849), "shared"),
+        ((5000, 1000, 851), "step"),
+    ],
+    ids=["below the step", "as fast", "disturbed", "hardly disturbed"],
+)
+def test_where_the_bottleneck_changes(speeds, expected):
+    """A loader that is slower than the step; both together at 85 % of the slower one's speed."""
+    assert bottleneck(found(*speeds)) == expected
+
+
+@pytest.mark.parametrize(("img_per_s", "expected"), [(1199, 8), (1200, 1), (1201, 1)])
+def test_a_fifth_more_than_the_step_takes_is_enough(img_per_s, expected):
+    assert best_workers(found(900, 1000, 880, workers={1: img_per_s, 8: 3000}), 4) == expected
+
+
+@pytest.mark.parametrize(("img_per_s", "expected"), [(969, 8), (970, 1), (971, 1)])
+def test_what_is_97_percent_as_fast_is_as_fast(img_per_s, expected):
+    tries = {1: img_per_s, 8: 1000}
+    assert best_workers(found(900, 9000, 880, workers=tries), 4) == expected
+    assert best_batch_size(found(1, 1, 1, batch_sizes=tries), 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "tried", "line"),
+    [
+        (3, {}, "--num_workers 4: this machine has 4 cores for it"),
+        (4, {}, None),
+        (2, {2: 900, 4: 1000}, "--num_workers 4: this machine has 4 cores for it"),
+        (4, {2: 900, 4: 1000}, None),
+        (2, {2: 980, 4: 1000}, None),
+    ],
+    ids=["fewer than cores", "all cores", "more are faster", "the fastest", "no faster"],
+)
+def test_more_workers_are_advised_where_they_help(workers, tried, line):
+    lines = advice(
+        found(900, 2000, 880, workers=tried), workers=workers, cores=4, batch_size=64,
+        on_gpu=False, fp32=False,
+    )  # fmt: skip
+    assert [one for one in lines if "--num_workers" in one] == [line] * (line is not None)
+
+
+@pytest.mark.parametrize("fp32", [False, True])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_half_precision_is_for_gpus_in_fp32(on_gpu, fp32):
+    where = {"workers": 4, "cores": 4, "batch_size": 64}
+    first, *flags = advice(found(9000, 2000, 1950), **where, on_gpu=on_gpu, fp32=fp32)
+    assert "step is the bottleneck" in first
+    assert [flag.split(":")[0] for flag in flags] == ["--precision bf16"] * (on_gpu and fp32)
+
+
 def test_advice_names_the_flag():
     where = {"workers": 4, "cores": 16, "batch_size": 64, "on_gpu": True, "fp32": False}
     slow = found(900, 2000, 880, workers={4: 900, 16: 3000})
