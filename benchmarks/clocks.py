@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,19 +22,12 @@ MOST_SETS, MOST_CALLS = 64, 20
 Call = Callable[[], object]
 
 
-class Clock(Protocol):
-    """Runs a call some times in a row and tells the seconds that one of them took."""
-
-    timed: str
-    """By what, for the table."""
-
-    def __call__(self) -> float: ...
-
-
 class HostClock:
-    """From before the first call to when the device is done: Python, launches and all."""
+    """Seconds of one of some calls in a row, from before the first to when the device is done:
+    Python, launches and all."""
 
     timed: ClassVar[str] = "host clock"
+    """By what, for the table."""
 
     def __init__(self, call: Call, device: torch.device, calls: int) -> None:
         self.call, self.device, self.calls = call, device, calls
@@ -72,7 +65,7 @@ class ReplayClock:
 
 def clock_of(
     name: str, call: Call, device: torch.device, *, calls: int, warm_up: int, replays: bool
-) -> Clock:
+) -> HostClock | ReplayClock:
     """The clock for a call, which is warmed up for it.
 
     replays: time replays where the device is a GPU; a call that cannot be captured gets the host's

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -11,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+
+from fastimae.machine import version
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "pillow")
@@ -82,13 +83,7 @@ def _driver_facts(uuid: str) -> dict[str, object]:
 
 def versions_of(distributions: Sequence[str]) -> dict[str, str]:
     """Of each distribution, or "not installed"."""
-    found = {}
-    for name in distributions:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {name: version(name) or "not installed" for name in distributions}
 
 
 def commit() -> str:

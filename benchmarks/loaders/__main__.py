@@ -132,15 +132,9 @@ def _note_absent(report: dict, where: str, found: Mapping[str, Measured]) -> Non
 
 def settings(options: Options) -> dict[str, object]:
     """What the command leaves open."""
-    return {
-        "num_workers": options.workers,
-        "batch_size": options.batch_size,
-        "input_size": CROPS.size,
-        "crop_scale": CROPS.scale,
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "seed": options.seed,
-    }
+    asked = {name: getattr(options, name) for name in ("batch_size", "rounds", "seconds", "seed")}
+    crops = {"input_size": CROPS.size, "crop_scale": CROPS.scale}
+    return {"num_workers": options.workers, **asked, **crops}
 
 
 def draw(report: dict, out: Path | None) -> None:

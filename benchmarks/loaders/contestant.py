@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.loaders.images import ImageSet
@@ -20,6 +22,20 @@ CROPS = Crops(size=(224, 224))
 
 class Missing(Exception):
     """A contestant cannot run here; the message says how to get what it needs."""
+
+
+def need(module: str, name: str, how: str) -> None:
+    """Import a library. Raises `Missing`, with how to get it."""
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        raise Missing(f"no {name} ({error}): {how}") from error
+
+
+def need_cuda() -> None:
+    """Raises `Missing` where there is no GPU."""
+    if not torch.cuda.is_available():
+        raise Missing("needs a CUDA device")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -60,25 +61,18 @@ def _parts(options: Options, peak: float) -> list[tuple[str, str, Part]]:
     ways = {name: way for name, way in ways.items() if name in (options.variants or ways)}
     parts: list[tuple[str, str, Part]] = []
     for case in options.chosen:
-
-        def steps(case=case) -> Iterator[list[Row]]:
-            return measure_case(case, ways, device, peak)
-
-        def fed(case=case) -> Iterator[list[Row]]:
-            return measure_fed(
-                case, {name: ways[name] for name in FED if name in ways}, device, peak,
+        if options.table:
+            steps = partial(measure_case, case, ways, device, peak)
+            parts.append((case.name, "results", steps))
+        if options.data is not None:
+            fed = partial(
+                measure_fed, case, {name: ways[name] for name in FED if name in ways}, device, peak,
                 beton=options.data, folder=options.folder, num_workers=options.workers,
                 seconds=options.seconds,
             )  # fmt: skip
-
-        def rungs(case=case) -> Iterator[list[Row]]:
-            return measure_case(case, ladder(case, device), device, peak, share=True)
-
-        if options.table:
-            parts.append((case.name, "results", steps))
-        if options.data is not None:
             parts.append((f"{case.name} fed", "results", fed))
         if options.ladder and (case.ladder or not options.table):
+            rungs = partial(measure_case, case, ladder(case, device), device, peak, share=True)
             parts.append((f"ladder {case.name}", "ladder", rungs))
     return parts
 

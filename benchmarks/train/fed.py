@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.reference import plain_loader
-from benchmarks.train.cases import Case, train_flops
-from benchmarks.train.measure import UNTIL_RECORDED, Row, checked, start_afresh
+from benchmarks.train.cases import Case
+from benchmarks.train.measure import UNTIL_RECORDED, Row, checked, row, start_afresh
 from benchmarks.train.plain import Plain
-from benchmarks.train.variants import Way, Workshop, precision_of
+from benchmarks.train.variants import Way, Workshop
 from fastimae.engine.throughput import drive
 from fastimae.loaders import DevicePrefetch, create_loader
 from fastimae.loaders.sampler import endless
@@ -56,25 +56,12 @@ def measure_fed(
             spent, waited, count = drive(
                 variant.train, batches, device, seconds=seconds, skip=skip, least=least
             )
-        size = case.batch_size(device)
-        speed = count * size / spent
-        reference = rows[0]["img_per_s"] if rows else speed if plain else None
-        rows.append(
-            {
-                "case": case.name,
-                "variant": name,
-                "data": f"{path.name} (ImageFolder)" if plain else path.name,
-                "precision": precision_of(way, device),
-                "batch_size": size,
-                "num_workers": num_workers,
-                "img_per_s": speed,
-                "ms": 1e3 * spent / count,
-                "mfu": speed * train_flops(case) / peak,
-                "data_wait": waited / spent,
-                "x_reference": reference and speed / reference,
-                "note": note,
-            }
-        )
+        data = f"{path.name} (ImageFolder)" if plain else path.name
+        more = {"num_workers": num_workers, "data_wait": waited / spent, "note": note}
+        found = row(case, name, way, spent / count, device, peak, data=data, **more)
+        reference = rows[0] if rows else found if plain else None
+        found["x_reference"] = reference and found["img_per_s"] / reference["img_per_s"]
+        rows.append(found)
         del variant, workshop
         yield rows
 
