@@ -19,7 +19,6 @@ import itertools
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -36,10 +35,11 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from benchmarks.aot_cases import Case, cases
 from benchmarks.aot_tables import fingerprint, identity, problems
-from benchmarks.harness import conditions, out_file, table, write_json
+from benchmarks.harness import Report, out_file, table
 from fastimae.flags import OnceParser
 from fastimae.kernels import _attention_choice, _launch
 
+PROG = "python -m benchmarks.aot"
 WIDE, BULK = 8, 0.1
 ARCHS = [80, 90, 100]
 UNKNOWN = "a tensor unknown"  # its address went through shared memory
@@ -83,7 +83,7 @@ class Access:
 
 def main(argv: list[str] | None = None) -> int:
     """Compile the cases; 0 if no kernel falls short."""
-    parser = OnceParser(prog="python -m benchmarks.aot", description=__doc__)
+    parser = OnceParser(prog=PROG, description=__doc__)
     parser.add_argument("--out", type=out_file, help="file for the table as JSON")
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHS, metavar="N")
     parser.add_argument("--only", default="", help="cases with this text in 'op name'")
@@ -95,10 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [case for case in cases() if options.only in f"{case.op} {case.name}"]
     rows = compile_cases(chosen, options.arch)
     print(table(rows))
-    if options.out:
-        command = f"python -m benchmarks.aot {' '.join(argv or sys.argv[1:])}"
-        report = conditions(torch.device("cpu"), command) | {"rows": rows}
-        write_json(options.out, report)
+    Report(torch.device("cpu"), PROG, argv, options.out, rows=rows).finish()
     short = [row for row in rows if row["falls short"]]
     print(f"{len(rows)} kernels compiled, {len(short)} fall short")
     return int(bool(short) or not rows)

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,15 +22,16 @@ import torch
 from benchmarks.attention_cases import SHAPES, SMOKE_SHAPES, Shape
 from benchmarks.attention_table import Row, summary, update
 from benchmarks.attention_ways import Inputs, Way, compile_ahead, inputs_of, measure, ways
-from benchmarks.harness import conditions, table, usual_parser, write_json
+from benchmarks.harness import Report, table, usual_parser
 from fastimae.kernels._attention_choice import architecture, capability
 from fastimae.kernels._launch import interpreted
+
+PROG = "python -m benchmarks.attention"
 
 
 def main(argv: list[str] | None = None) -> int:
     """0 if our kernel was right with every pass; a back end that fails has a row that says so."""
     options = parser().parse_args(argv)
-    given = sys.argv[1:] if argv is None else argv
     if options.write:
         try:
             print(table(update(options.write)))
@@ -38,35 +39,32 @@ def main(argv: list[str] | None = None) -> int:
             raise SystemExit(f"--write: {error}") from error
         return 0
     device = torch.device(options.device)
-    command = ["-m", "benchmarks.attention", *given]
     if device.type == "cpu" and not interpreted():  # which is settled when kernels are imported
         environment = {**os.environ, "TRITON_INTERPRET": "1"}
-        os.execve(sys.executable, [sys.executable, *command], environment)
-    report = conditions(device, f"python {' '.join(command)}")
+        command = [sys.executable, "-m", "benchmarks.attention"]
+        command += sys.argv[1:] if argv is None else argv
+        os.execve(sys.executable, command, environment)
     major, minor = capability(device)
     rehearsal = options.smoke or device.type == "cpu"
-    report["architecture"] = None if rehearsal else 10 * major + minor
-    report |= {"rows": [], "finished": [], "complete": False}
-    shapes = SMOKE_SHAPES if options.smoke else SHAPES
-    sweep(report, shapes, device, options.seconds, lambda: write_json(options.out, report))
+    parts = {"architecture": None if rehearsal else 10 * major + minor, "rows": [], "finished": []}
+    report = Report(device, PROG, argv, options.out, **parts)
+    sweep(report, SMOKE_SHAPES if options.smoke else SHAPES, device, options.seconds)
     print(table(summary(report["rows"])))
     return int(any("error" in row for row in report["rows"] if row["way"] == "triton"))
 
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = usual_parser("benchmarks.attention", __doc__)
+    made = usual_parser(PROG, __doc__)
     made.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later")
     made.add_argument("--write", type=Path, metavar="F.json", help="update the table from it")
     return made
 
 
-def sweep(
-    report: dict, shapes: Sequence[Shape], device: torch.device, seconds: float, keep: Callable
-) -> None:
-    """Measure shape after shape while there is time; `keep` is called after each row."""
+def sweep(report: Report, shapes: Sequence[Shape], device: torch.device, seconds: float) -> None:
+    """Measure shape after shape while there is time; the report is kept after each row."""
     deadline = time.monotonic() + seconds
-    keep()
+    report.keep()
     for shape in shapes:
         found = ways(shape, architecture(capability(device)))
         inputs = None
@@ -77,11 +75,10 @@ def sweep(
             row = measure(way, shape, inputs)
             report["rows"].append(row)
             print(line(row), flush=True)
-            keep()
+            report.keep()
         report["finished"].append([shape.tokens, shape.head_dim])
-        keep()
-    report["complete"] = True
-    keep()
+        report.keep()
+    report.finish()
 
 
 def prepared(shape: Shape, found: list[Way], device: torch.device) -> Inputs:

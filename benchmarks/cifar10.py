@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.harness import conditions, out_file, table, write_json
+from benchmarks.harness import Report, out_file, table
 from fastimae.engine.launcher import without_ranks
 from fastimae.flags import OnceParser
+
+PROG = "python -m benchmarks.cifar10"
 
 
 class Run(NamedTuple):
@@ -38,9 +40,8 @@ class Run(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Run what is not finished yet. Raises CalledProcessError where a command fails."""
     options = parser().parse_args(argv)
-    report = conditions(
-        _device(options), f"python -m benchmarks.cifar10 {shlex.join(argv or sys.argv[1:])}"
-    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    report = Report(device, PROG, argv, options.out)
     runs = [*trainings(options), *evaluations(options)]
     for run in runs:
         if not run.result.exists():
@@ -57,14 +58,14 @@ def main(argv: list[str] | None = None) -> int:
         "results": probes(options),
         "separability": separability(options),
     }
-    write_json(options.out, report)
+    report.finish()
     print(markdown(report))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    made = OnceParser(prog="python -m benchmarks.cifar10", description=__doc__)
+    made = OnceParser(prog=PROG, description=__doc__)
     made.add_argument("--ffcv", type=Path, required=True, help="training images, .beton")
     made.add_argument("--val", type=Path, required=True, help="images to test on, .beton")
     made.add_argument("--runs", type=Path, required=True, help="folder of the runs")
@@ -158,10 +159,6 @@ def _evaluation(name: str, arguments: list[str], folder: Path) -> Run:
 
 def _last(options: argparse.Namespace, name: str) -> Path:
     return options.runs / name / "checkpoint-last.pth"
-
-
-def _device(options: argparse.Namespace) -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

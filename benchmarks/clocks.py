@@ -1,33 +1,33 @@
-"""Two clocks for a call: the host's, and the GPU's around replays of its recorded work."""
+"""Two clocks for a call: the host's, and the GPU's around replays of its recorded work. And calls
+that take turns among input sets, so that none finds its data in the GPU's cache."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 
 from fastimae.engine.graph import in_one_line, let_go, record_cuda_graph
 from fastimae.engine.throttle import synchronize
 
+CACHE_BYTES = 10**8
+"""Twice the L2 of an H100: what a call touched so many bytes ago is no longer there."""
+TIMED_BYTES = 2**30
+"""What one timing should move: a third of a millisecond of an H100."""
+MOST_SETS, MOST_CALLS = 64, 20
 Call = Callable[[], object]
 
 
-class Clock(Protocol):
-    """Runs a call some times in a row and tells the seconds that one of them took."""
-
-    timed: str
-    """By what, for the table."""
-
-    def __call__(self) -> float: ...
-
-
 class HostClock:
-    """From before the first call to when the device is done: Python, launches and all."""
+    """Seconds of one of some calls in a row, from before the first to when the device is done:
+    Python, launches and all."""
 
     timed: ClassVar[str] = "host clock"
+    """By what, for the table."""
 
     def __init__(self, call: Call, device: torch.device, calls: int) -> None:
         self.call, self.device, self.calls = call, device, calls
@@ -65,7 +65,7 @@ class ReplayClock:
 
 def clock_of(
     name: str, call: Call, device: torch.device, *, calls: int, warm_up: int, replays: bool
-) -> Clock:
+) -> HostClock | ReplayClock:
     """The clock for a call, which is warmed up for it.
 
     replays: time replays where the device is a GPU; a call that cannot be captured gets the host's
@@ -96,3 +96,30 @@ def _repeat_beside(call: Call, times: int) -> None:
     with torch.cuda.stream(stream):
         repeat(call, times)
     torch.cuda.current_stream().wait_stream(stream)
+
+
+def sets_of(size: int, device: torch.device) -> int:
+    """Input sets to rotate among, for a call that moves `size` bytes; 1 where it moves enough."""
+    if device.type != "cuda":
+        return 1
+    return min(math.ceil(CACHE_BYTES / size), MOST_SETS)
+
+
+def calls_of(size: int, sets: int) -> int:
+    """Calls of one timing, each set as often as the others."""
+    return sets * max(1, min(math.ceil(TIMED_BYTES / (sets * size)), MOST_CALLS // sets))
+
+
+class Turns:
+    """A call that takes the next input set each time; results stay until the set's next turn, so
+    that they do not share their memory either."""
+
+    def __init__(self, call: Callable[[Any], object], sets: Sequence[Any]) -> None:
+        self.call, self.sets = call, sets
+        self.results: list[object] = [None] * len(sets)
+        self.turn = 0
+
+    def __call__(self) -> None:
+        self.results[self.turn] = None
+        self.results[self.turn] = self.call(self.sets[self.turn])
+        self.turn = (self.turn + 1) % len(self.sets)

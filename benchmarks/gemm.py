@@ -8,25 +8,18 @@ TFLOP/s, and that as a share of what a large square product reaches in the same 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import (
-    conditions,
-    heading,
-    interleaved,
-    table,
-    usual_parser,
-    write_report,
-)
-from benchmarks.rotation import Turns, calls_of, sets_of
+from benchmarks.clocks import Turns, calls_of, sets_of
+from benchmarks.harness import Report, heading, interleaved, table, usual_parser
 from fastimae.engine.peak import CPU_SIDES, GPU_SIDE, product_rate
 from fastimae.engine.precision import DTYPES
 
+PROG = "python -m benchmarks.gemm"
 ROUNDS, SQUARE_ROUNDS = 7, 15
 SQUARE_SIDE = {"cuda": GPU_SIDE, "cpu": CPU_SIDES[-1]}
 BYTES = 2
@@ -70,27 +63,21 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, and print the table."""
     options = parser().parse_args(argv)
     device = torch.device(options.device)
-    report = conditions(device, f"python -m benchmarks.gemm {' '.join(argv or sys.argv[1:])}")
-    report |= {"complete": False, "square": {}, "rows": []}
-
-    def keep() -> None:
-        write_report(options.out, report, markdown(report))
-
-    keep()
+    report = Report(device, PROG, argv, options.out, page=markdown, square={}, rows=[])
+    report.keep()
     report["square"] = measure_square(device, 256 if options.smoke else None)
     for stack in SMOKE_STACKS if options.smoke else STACKS:
         for layer in LAYERS:
             report["rows"] += measure(stack, layer, device, report["square"]["bf16"])
-            keep()
-    report["complete"] = True
-    keep()
+            report.keep()
+    report.finish()
     print(markdown(report))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    return usual_parser("benchmarks.gemm", __doc__)
+    return usual_parser(PROG, __doc__)
 
 
 def measure_square(device: torch.device, side: int | None = None) -> dict[str, float]:
@@ -141,10 +128,15 @@ def products_table(report: Mapping) -> str:
 
 def markdown(report: Mapping) -> str:
     """The report for people."""
-    rates = [f"{name} {rate / 1e12:.3g}" for name, rate in report["square"].items()]
-    square = f"Square matrix products, TFLOP/s: {', '.join(rates)}. Shares are of bf16.\n"
+    square = square_line(report["square"], "Shares are of bf16.")
     return "\n".join([heading(report), square, products_table(report)])
 
 
+def square_line(rates: Mapping[str, float], use: str) -> str:
+    """What `measure_square` found, and what it is used for."""
+    found = [f"{name} {rate / 1e12:.3g}" for name, rate in rates.items()]
+    return f"Square matrix products, TFLOP/s: {', '.join(found)}. {use}\n"
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

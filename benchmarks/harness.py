@@ -5,27 +5,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import re
+import shlex
 import statistics
-import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.card import gpu_facts
 from benchmarks.clocks import Call, HostClock, clock_of
+from benchmarks.conditions import ROOT, conditions
 from fastimae.flags import OnceParser
 from fastimae.folders import FolderError, prepare_file
-
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +36,9 @@ class Timing:
     """By which clock: "host clock" or "graph replays"."""
 
 
-def usual_parser(module: str, about: str | None) -> argparse.ArgumentParser:
+def usual_parser(prog: str, about: str | None) -> argparse.ArgumentParser:
     """--out, --device and --smoke, as all benchmarks of a GPU have them. about: the docstring."""
-    parser = OnceParser(prog=f"python -m {module}", description=about)
+    parser = OnceParser(prog=prog, description=about)
     parser.add_argument("--out", type=out_file, help="file for the results as JSON")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, to try the benchmark")
@@ -56,31 +52,6 @@ def out_file(text: str) -> Path:
     except FolderError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return Path(text)
-
-
-def conditions(device: torch.device, command: str) -> dict[str, object]:
-    """Where and with what a measurement was made, for the head of its JSON file.
-
-    The commit is that of the variable FASTIMAE_COMMIT, where sources travel without their history.
-    """
-    return {
-        "device": device_name(device),
-        **({"gpu": gpu_facts(device)} if device.type == "cuda" else {}),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's model and cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "CPU")
-    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def in_rounds(
@@ -130,20 +101,37 @@ def summarise(seconds: list[float], timed: str = HostClock.timed) -> Timing:
     )
 
 
-def write_report(out: Path | None, report: Mapping[str, object], page: str) -> None:
-    """Write a report as `write_json` does, and its page for people beside it, as .md."""
-    write_json(out, report)
-    if out:
-        write_whole(out.with_suffix(".md"), page)
+class Report(dict):
+    """What a benchmark has found so far, under the conditions it was found; grows while it runs.
 
-
-def write_json(out: Path | None, report: Mapping[str, object]) -> None:
-    """Write a report so that a run killed at any moment leaves the old file or the new one.
-
-    Its "complete" says whether the run had ended. Nothing is written without a path.
+    "complete" says whether the run has come to its end.
     """
-    if out:
-        write_whole(out, json.dumps(report, indent=1) + "\n")
+
+    def __init__(
+        self, device: torch.device, prog: str, argv: Sequence[str] | None, out: Path | None,
+        *, page: Callable[[Mapping], str] | None = None, **parts: object,
+    ) -> None:  # fmt: skip
+        """argv: of the program `prog`; None: of this process. page: makes what people read, which
+        is kept too. parts: what there is from the start."""
+        command = f"{prog} {shlex.join(sys.argv[1:] if argv is None else argv)}"
+        super().__init__(conditions(device, command), complete=False, **parts)
+        self.out, self.page = out, page
+
+    def keep(self) -> None:
+        """Write it as JSON, and its page beside it, as .md; nothing without a path.
+
+        So that a run killed at any moment leaves the old file or the new one.
+        """
+        if self.out is None:
+            return
+        write_whole(self.out, json.dumps(self, indent=1) + "\n")
+        if self.page:
+            write_whole(self.out.with_suffix(".md"), self.page(self))
+
+    def finish(self) -> None:
+        """Write that the run has ended."""
+        self["complete"] = True
+        self.keep()
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -190,11 +178,19 @@ def versions(report: Mapping) -> str:
     return ", ".join(f"{name} {number}" for name, number in report["versions"].items())
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """Rows with the same keys as a Markdown table; floats to four digits."""
+def failures(report: Mapping) -> list[str]:
+    """What failed, a part of a page for each."""
+    return [f"## FAILED: {name}\n\n```\n{why}\n```\n" for name, why in report["failed"].items()]
+
+
+def table(rows: Sequence[Mapping[str, object]], first: Iterable[str] = ()) -> str:
+    """Rows as a Markdown table; floats to four digits, and nothing where a row lacks something.
+
+    first: columns that come before the others.
+    """
     if not rows:
         return "(nothing measured)\n"
-    heads = list(rows[0])
+    heads = list(dict.fromkeys([*first, *(head for row in rows for head in row)]))
     lines = [heads, ["---"] * len(heads)]
     lines += [[_cell(row.get(head, "")) for head in heads] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -204,26 +200,13 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def number(value: float | None, form: str | None = None) -> str:
+    """In this format, or three digits and all those before the point; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:{form or ('.0f' if value >= 100 else '.3g')}}"
 
 
-def commit() -> str:
-    """What is measured: FASTIMAE_COMMIT, for sources that travel without their history, or git's
-    word, or "unknown"."""
-    if given := os.environ.get("FASTIMAE_COMMIT"):
-        return given
-    if not (ROOT / ".git").exists():  # git would speak of a repository around this folder
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+def say(line: str) -> None:
+    """Tell whoever watches, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)

@@ -12,28 +12,28 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.clocks import Turns, calls_of, sets_of
 from benchmarks.harness import (
+    Report,
     Timing,
-    conditions,
+    failures,
     heading,
     interleaved,
     table,
     usual_parser,
-    write_report,
 )
 from benchmarks.kernel_cases import SHAPES, SMOKE_SHAPES, Case, Shape, cases
-from benchmarks.rotation import Turns, calls_of, sets_of
 from benchmarks.traffic import our_bytes, plain_bytes
 from fastimae import kernels
 
+PROG = "python -m benchmarks.kernels"
 COPY_BYTES = 2**30
 ROUNDS = 7
 Inputs = dict[str, Tensor]
@@ -46,46 +46,37 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = torch.device(options.device)
     shapes = SMOKE_SHAPES if options.smoke else SHAPES
-    command = f"python -m benchmarks.kernels {' '.join(argv or sys.argv[1:])}"
-    report = conditions(device, command)
-    report |= {"complete": False, "rows": [], "traffic": [], "failed": {}}
-
-    def keep() -> None:
-        write_report(options.out, report, markdown(report))
-
-    keep()
-    compiled = not options.no_compile
-    measure_all(report, device, shapes, only=options.only, compiled=compiled, keep=keep)
-    report |= {"traffic": measure_traffic(shapes), "complete": True}
-    keep()
+    parts = {"rows": [], "traffic": [], "failed": {}}
+    report = Report(device, PROG, argv, options.out, page=markdown, **parts)
+    report.keep()
+    measure_all(report, device, shapes, only=options.only, compiled=not options.no_compile)
+    report["traffic"] = measure_traffic(shapes)
+    report.finish()
     print(markdown(report))
     return int(bool(report["failed"]))
 
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = usual_parser("benchmarks.kernels", __doc__)
+    made = usual_parser(PROG, __doc__)
     made.add_argument("--only", default="", help="cases with this in 'op shape'")
     made.add_argument("--no-compile", action="store_true", help="without torch.compile")
     return made
 
 
 def measure_all(
-    report: dict,
+    report: Report,
     device: torch.device,
     shapes: Sequence[Shape],
     *,
     only: str = "",
     compiled: bool = True,
-    keep: Callable[[], None],
 ) -> None:
-    """Add to the report's "rows" those of all cases, and to "failed" name -> traceback.
-
-    keep: called whenever there is more.
-    """
+    """Add to the report's "rows" those of all cases, and to "failed" name -> traceback; it is kept
+    whenever there is more."""
     copy_rate = measure_copy(device, COPY_BYTES if device.type == "cuda" else 2**22)
     report["rows"].append({"op": "copy", "GB/s": copy_rate / 1e9, "of copy": 1.0})
-    keep()
+    report.keep()
     for case in [case for shape in shapes for case in cases(shape)]:
         name = f"{case.op} {case.shape}"
         if only not in name:
@@ -93,10 +84,10 @@ def measure_all(
         try:
             for rows in measure(case, device, copy_rate, compiled=compiled):
                 report["rows"] += rows
-                keep()
+                report.keep()
         except Exception:
             report["failed"][name] = traceback.format_exc(limit=3)
-        keep()
+        report.keep()
         gc.collect()
         torch.compiler.reset()
         if device.type == "cuda":
@@ -213,20 +204,14 @@ def _random_like(tensors: list[Tensor]) -> list[Tensor]:
     return [torch.randn(x.shape, generator=generator, device=x.device).to(x.dtype) for x in tensors]
 
 
-def markdown(report: dict) -> str:
+def markdown(report: Mapping) -> str:
     """The report for people."""
-    text = [heading(report), table(_same_columns(report["rows"]))]
+    rows = report["rows"]
+    text = [heading(report), table(rows, first=rows[-1] if rows else ())]  # a copy's has few
     text += ["Bytes of an i-MAE step beside blocks and matrix products:\n"]
-    text += [table(report["traffic"])]
-    for name, reason in report["failed"].items():
-        text.append(f"## failed: {name}\n\n```\n{reason}\n```\n")
+    text += [table(report["traffic"]), *failures(report)]
     return "\n".join(text)
 
 
-def _same_columns(rows: list[Row]) -> list[Row]:
-    columns = list(dict.fromkeys(key for row in rows[1:] + rows[:1] for key in row))
-    return [{column: row.get(column, "") for column in columns} for row in rows]
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

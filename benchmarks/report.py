@@ -20,9 +20,9 @@ from pathlib import Path
 from benchmarks import cifar10
 from benchmarks.attention_table import summary
 from benchmarks.gemm import products_table
-from benchmarks.harness import ROOT, card, table, versions
+from benchmarks.harness import ROOT, card, number, table, versions
 from benchmarks.loaders.markdown import loader_table
-from benchmarks.train.tables import ladder_table, number, step_table
+from benchmarks.train.tables import ladder_table, step_table
 from fastimae.flags import OnceParser
 
 RESULTS = Path("benchmarks/results")
@@ -159,7 +159,7 @@ def kernel_table(report: Mapping) -> str:
         row[f"{one['variant']}, ms"] = number(one["ms"])
         if one["variant"] == "auto":
             row["of a copy's GB/s"] = f"{one['of copy']:.0%}"
-    return _table(list(rows.values()))
+    return table(list(rows.values()))
 
 
 def aot_line(report: Mapping) -> str:
@@ -209,33 +209,6 @@ _BY_CASE = ("results", "ladder")
 _MEASURED = ("results", "ladder", "rows", "curve", "separability")
 
 
-def tables(report: Mapping) -> str:
-    """All that fits a report, whatever it is of."""
-    found = []
-    if "ladder" in report:
-        found += [step_table(report["results"])] if report["results"] else []
-        found += [ladders(report)] if report["ladder"] else []
-    elif "originals" in report:
-        found.append(loader_table(report))
-    elif "traffic" in report:
-        found.append(kernel_table(report))
-    elif "separability" in report:
-        found.append(learned_tables(report))
-    elif "curve" in report:
-        found.append(curve_line(report))
-    elif "parts" in report:
-        found.append(parts_table(report))
-    elif "square" in report:
-        found.append(products_table(report))
-    elif "finished" in report:
-        found.append(table(summary(report["rows"])))
-    elif any("falls short" in row for row in report.get("rows", [])):
-        found.append(aot_line(report))
-    elif report.get("rows"):
-        found.append(_table(report["rows"]))
-    return "\n".join(found)
-
-
 def parts_table(report: Mapping) -> str:
     """A row for each part of a day on a GPU: how it ended, and the seconds it took of those it
     had."""
@@ -247,10 +220,34 @@ def parts_table(report: Mapping) -> str:
     )
 
 
-def _table(rows: list[dict]) -> str:
-    """Rows, some of which lack something, as a Markdown table."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return table([{column: row.get(column, "") for column in columns} for row in rows])
+def train_tables(report: Mapping) -> str:
+    """All steps, and the ladder of each case that has one."""
+    made = {"results": lambda report: step_table(report["results"]), "ladder": ladders}
+    return "\n".join(make(report) for key, make in made.items() if report[key])
+
+
+_OF_REPORTS: dict[str, Callable[[Mapping], str]] = {
+    "ladder": train_tables,
+    "originals": loader_table,
+    "traffic": kernel_table,
+    "separability": learned_tables,
+    "curve": curve_line,
+    "parts": parts_table,
+    "square": products_table,
+    "finished": lambda report: table(summary(report["rows"])),
+}
+"""By what only such a report has."""
+
+
+def tables(report: Mapping) -> str:
+    """All that fits a report, whatever it is of."""
+    found = next((make for key, make in _OF_REPORTS.items() if key in report), None)
+    if found is not None:
+        return found(report)
+    rows = report.get("rows")
+    if not rows:
+        return ""
+    return aot_line(report) if any("falls short" in row for row in rows) else table(rows)
 
 
 def _only(rows: list[dict], case: str) -> list[dict]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from fastimae.loaders.philox import (
     derive_keys,
 )
 from fastimae.loaders.settings import LoaderSettings
+
+if TYPE_CHECKING:
+    from fastimae.loaders.base import Loader
 
 RATIO_TOLERANCE = 0.02
 
@@ -196,3 +200,31 @@ class Sampler:
                 "epoch %d: --same_class_ratio %g cannot be met (realised %.3f): %s",
                 epoch, asked, realised, reason or "the data set is too small",
             )  # fmt: skip
+
+
+class Endless:
+    """Takes the place of a loader's sampler: its one epoch has the steps of all, one after another.
+
+    So a small data set can be loaded for any time as a large one would be: at the end of an epoch
+    a loader stops, and starts anew.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __getattr__(self, name: str) -> Any:
+        """All else that a loader asks of its sampler."""
+        return getattr(self.sampler, name)
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def step(self, epoch: int, number: int) -> Step:
+        """Step `number` of the one epoch there is."""
+        return self.sampler.step(*divmod(number, len(self.sampler)))
+
+
+def endless(loader: Loader) -> Loader:
+    """The loader, made to go on without end."""
+    loader.sampler = Endless(loader.sampler)
+    return loader

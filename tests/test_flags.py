@@ -105,7 +105,7 @@ def test_nor_does_a_config_file(tmp_path, text, name):
 
 @pytest.mark.parametrize("argv", ["--out a --out b", "--out=a --out=b"], ids=["apart", "joined"])
 def test_nor_do_benchmarks(argv, capsys):
-    parser = usual_parser("benchmarks.x", None)
+    parser = usual_parser("x", None)
     with pytest.raises(SystemExit):
         parser.parse_args(argv.split())
     assert "--out is given twice" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from benchmarks.gpu_day.images import find_images
 from benchmarks.gpu_day.plan import SECONDS, START, Settings, Stage, stages
 from benchmarks.gpu_day.processes import run_parts
 from benchmarks.gpu_day.summary import brief, markdown
-from benchmarks.harness import ROOT, conditions, write_json, write_whole
+from benchmarks.harness import ROOT, Report, say, write_whole
 from fastimae.flags import OnceParser
 
 PROG = "benchmarks/gpu_day.sh"
@@ -51,11 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.run > 1:
         settings = dataclasses.replace(settings, **find_images(kit, WORK))
     os.environ["FASTIMAE_COMMIT"] = measured_commit(kit)
-    command = f"{PROG} {options.run}{' --smoke' * options.smoke}"
-    report = conditions(torch.device(options.device), command)
-    report |= {"run": options.run, "parts": {}}
+    report = Report(
+        torch.device(options.device), PROG, [str(options.run), *["--smoke"] * options.smoke],
+        options.out / f"gpu_day_{options.run}.json", run=options.run, parts={},
+        page=lambda report: markdown(report, options.out),
+    )  # fmt: skip
     plan = chosen(stages(options.run, settings), options.only)
     run_stages(plan, report, options.out, options.seconds - options.spent - START)
+    report.finish()
     print(brief(report, options.out))
     return int(any(part["status"] != "ok" for part in report["parts"].values()))
 
@@ -85,7 +88,7 @@ def chosen(plan: Sequence[Stage], only: str) -> list[Stage]:
     return [stage for stage in found if stage.parts]
 
 
-def run_stages(plan: Sequence[Stage], report: dict, out: Path, seconds: float) -> None:
+def run_stages(plan: Sequence[Stage], report: Report, out: Path, seconds: float) -> None:
     """Run the stages one after the other, and note how each part ended in `report`.
 
     What parts leave in WORK is copied to `out` while they run, and the report after each
@@ -99,7 +102,7 @@ def run_stages(plan: Sequence[Stage], report: dict, out: Path, seconds: float) -
         deadline = begin + min(granted, seconds)
         had = max(deadline - time.monotonic(), 0.0)
         names = ", ".join(part.name for part in stage.parts)
-        print(f"{time.strftime('%H:%M:%S')} {names}: {had:.0f} s", file=sys.stderr, flush=True)
+        say(f"{names}: {had:.0f} s")
         found = run_parts(stage.parts, ROOT / WORK, deadline, lambda s=stage: keep(s, out))
         keep(stage, out)
         for part in stage.parts:
@@ -109,7 +112,7 @@ def run_stages(plan: Sequence[Stage], report: dict, out: Path, seconds: float) -
                 "file": part.file,
                 **dataclasses.asdict(found[part.name]),
             }
-        write(report, out)
+        report.keep()
 
 
 def keep(stage: Stage, out: Path) -> None:
@@ -121,12 +124,6 @@ def keep(stage: Stage, out: Path) -> None:
             if not target.exists() or target.stat().st_mtime_ns != now:
                 write_whole(target, source.read_text(errors="replace"))
                 os.utime(target, ns=(now, now))
-
-
-def write(report: dict, out: Path) -> None:
-    """The report for programs and for people."""
-    write_json(out / f"gpu_day_{report['run']}.json", report)
-    write_whole(out / f"gpu_day_{report['run']}.md", markdown(report, out))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from benchmarks.harness import ROOT, commit
+from benchmarks.conditions import ROOT, commit
 
 FILE = "commit"
 """Of a kit: the commit, and what its sources add up to."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness import write_report
+import torch
+
+from benchmarks.harness import Report
 from benchmarks.loaders.contestant import CROPS, Job
 from benchmarks.loaders.contestants import (
     CONTESTANTS,
@@ -19,12 +19,10 @@ from benchmarks.loaders.contestants import (
     OVER_THREADS,
 )
 from benchmarks.loaders.images import ImageSet, image_set, original_images
-from benchmarks.loaders.markdown import markdown
+from benchmarks.loaders.markdown import markdown, plot_sweep
 from benchmarks.loaders.measure import Measured, measure
 from benchmarks.loaders.options import Options
-from benchmarks.loaders.plot import plot_sweep
-from benchmarks.loaders.results import head, results, simd
-from benchmarks.loaders.targets import ratios, targets
+from benchmarks.loaders.results import ratios, results, simd, targets, where
 from fastimae.arguments import parse, run_safely
 from fastimae.loaders.errors import DataError
 
@@ -40,11 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _benchmark(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
-    report = head(f"{PROG} {shlex.join(argv)}")
-    report |= {"complete": False, "settings": settings(options)}
-    report |= {key: {} for key in ("sets", "missing", "failed")}
-    report |= {key: [] for key in ("results", "originals", "ratios", "sweep")}
-    write_report(options.out, report, markdown(report))
+    parts = {"settings": settings(options)}
+    parts |= {key: {} for key in ("sets", "missing", "failed")}
+    parts |= {key: [] for key in ("results", "originals", "ratios", "sweep")}
+    gpu = torch.cuda.is_available()  # which decodes for some contestants
+    device = torch.device("cuda" if gpu else "cpu")
+    report = Report(device, PROG, argv, options.out, page=markdown, **parts)
+    report |= where(report)
+    report.keep()
     with tempfile.TemporaryDirectory(prefix="fastimae-benchmark-") as scratch:
         images = image_set("beton", options.data, Path(scratch), options.images, options.seed)
         found = _section(report, "results", images, IN_BETON, options)
@@ -53,15 +54,14 @@ def _benchmark(argv: Sequence[str]) -> int:
             _section(report, "originals", originals, ON_ORIGINALS, options)
         if options.sweep:
             _sweep(report, images, found, options)
-    report["complete"] = True
-    write_report(options.out, report, markdown(report))
+    report.finish()
     draw(report, options.out)
     print(markdown(report))
     return int(bool(report["failed"]) or bool(set(options.only) & set(report["missing"])))
 
 
 def _section(
-    report: dict, key: str, images: ImageSet, names: Sequence[str], options: Options
+    report: Report, key: str, images: ImageSet, names: Sequence[str], options: Options
 ) -> dict[str, Measured]:
     """Measure with the threads asked for, and keep in the report what is found."""
     goals, others = targets(avx512=simd() == "AVX-512 VNNI"), report["ratios"]
@@ -71,19 +71,20 @@ def _section(
         report[key] = results(found)
         report["ratios"] = others + ratios(images.section, found, goals)
         _note_absent(report, images.section, found)
-        write_report(options.out, report, markdown(report))
+        report.keep()
 
     return measure(
         {name: CONTESTANTS[name] for name in _chosen(names, options)},
         _job(images, options, options.workers),
         rounds=options.rounds,
         seconds=options.seconds,
-        say=_say,
         keep=keep,
     )
 
 
-def _sweep(report: dict, images: ImageSet, found: Mapping[str, Measured], options: Options) -> None:
+def _sweep(
+    report: Report, images: ImageSet, found: Mapping[str, Measured], options: Options
+) -> None:
     """Measure with fewer threads; those of the section are taken from it."""
     chosen = [name for name in _chosen(OVER_THREADS, options) if found[name].rounds]
     same = [row for row in report["results"] if row["backend"] in chosen]
@@ -92,7 +93,7 @@ def _sweep(report: dict, images: ImageSet, found: Mapping[str, Measured], option
     def keep(fewer: Mapping[str, Measured]) -> None:
         report["sweep"] = [*done, *results(fewer), *same]
         _note_absent(report, f"{count} threads", fewer)
-        write_report(options.out, report, markdown(report))
+        report.keep()
 
     while count < options.workers and chosen:
         fewer = measure(
@@ -101,7 +102,6 @@ def _sweep(report: dict, images: ImageSet, found: Mapping[str, Measured], option
             rounds=min(SWEEP_ROUNDS, options.rounds),
             seconds=options.seconds,
             thorough=False,
-            say=_say,
             keep=keep,
         )
         done += results(fewer)
@@ -110,8 +110,6 @@ def _sweep(report: dict, images: ImageSet, found: Mapping[str, Measured], option
 
 
 def _chosen(names: Sequence[str], options: Options) -> list[str]:
-    import torch
-
     if options.only:
         return [name for name in names if name in options.only]
     return [name for name in names if name not in NEED_CUDA or torch.cuda.is_available()]
@@ -134,25 +132,15 @@ def _note_absent(report: dict, where: str, found: Mapping[str, Measured]) -> Non
 
 def settings(options: Options) -> dict[str, object]:
     """What the command leaves open."""
-    return {
-        "num_workers": options.workers,
-        "batch_size": options.batch_size,
-        "input_size": CROPS.size,
-        "crop_scale": CROPS.scale,
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "seed": options.seed,
-    }
+    asked = {name: getattr(options, name) for name in ("batch_size", "rounds", "seconds", "seed")}
+    crops = {"input_size": CROPS.size, "crop_scale": CROPS.scale}
+    return {"num_workers": options.workers, **asked, **crops}
 
 
 def draw(report: dict, out: Path | None) -> None:
     """The plot over threads, if there is something to plot."""
     if out and len({row["num_workers"] for row in report["sweep"]}) > 1:
         plot_sweep(report["sweep"], str(report["device"]), out.with_suffix(".png"))
-
-
-def _say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

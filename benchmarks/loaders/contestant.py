@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.loaders.images import ImageSet
 from fastimae.loaders.crops import Crops
-from fastimae.loaders.sampler import Sampler, Step
+from fastimae.loaders.sampler import Endless, Sampler, Step
 
 CROPS = Crops(size=(224, 224))
 """What every contestant makes of an image; windows of 20 to 100 % of its area."""
@@ -20,6 +22,20 @@ CROPS = Crops(size=(224, 224))
 
 class Missing(Exception):
     """A contestant cannot run here; the message says how to get what it needs."""
+
+
+def need(module: str, name: str, how: str) -> None:
+    """Import a library. Raises `Missing`, with how to get it."""
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        raise Missing(f"no {name} ({error}): {how}") from error
+
+
+def need_cuda() -> None:
+    """Raises `Missing` where there is no GPU."""
+    if not torch.cuda.is_available():
+        raise Missing("needs a CUDA device")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,30 +105,18 @@ class Contestant(abc.ABC):
         """Stop threads and processes."""
 
 
-class EndlessSteps:
-    """Takes the place of a loader's sampler: epochs of a subset of the samples, one after another.
-
-    So a small set can be loaded for any time as a large one would be, without a start in between.
-    """
+class EndlessSteps(Endless):
+    """Steps of a subset of the samples, in place of a loader's sampler."""
 
     def __init__(self, job: Job, labels: NDArray[np.int64] | None = None) -> None:
         """labels: int64 [N] of all samples of the .beton."""
         self._subset = job.images.subset
         none = np.full(len(self._subset), -1)
-        self._epoch = Sampler(none, batch_size=job.batch_size, mix_group=0, seed=job.seed)
+        super().__init__(Sampler(none, batch_size=job.batch_size, mix_group=0, seed=job.seed))
         self.labels = labels
 
-    def __getattr__(self, name: str) -> Any:
-        """All else that a loader asks of its sampler."""
-        return getattr(self._epoch, name)
-
-    def __len__(self) -> int:
-        return 2**62
-
     def step(self, epoch: int, number: int) -> Step:
-        """Step `number` of the one epoch there is."""
-        passes, number = divmod(number, len(self._epoch))
-        step = self._epoch.step(passes, number)
+        step = super().step(epoch, number)
         return dataclasses.replace(step, index=self._subset[step.index])
 
     def __iter__(self) -> Iterator[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from benchmarks.loaders.contestant import EndlessSteps, Job, Missing
+from benchmarks.loaders.contestant import EndlessSteps, Job, need, need_cuda
 from benchmarks.loaders.ours import Ours
 from fastimae.loaders import Loader
 from fastimae.loaders.beton import BetonReader
@@ -21,10 +21,7 @@ class Dali(Ours):
 
     @classmethod
     def prepare(cls) -> None:
-        try:
-            import nvidia.dali  # noqa: F401
-        except (ImportError, OSError) as error:
-            raise Missing(f"no DALI ({error}): pip install 'fastimae[dali]'") from error
+        need("nvidia.dali", "DALI", "pip install 'fastimae[dali]'")
 
     def __init__(self, job: Job) -> None:
         reader = BetonReader(job.images.beton)
@@ -66,10 +63,7 @@ class DaliMixed(Dali):
     @classmethod
     def prepare(cls) -> None:
         super().prepare()
-        import torch
-
-        if not torch.cuda.is_available():
-            raise Missing("needs a CUDA device")
+        need_cuda()
 
 
 class DaliCuda(DaliMixed):

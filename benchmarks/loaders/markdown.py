@@ -1,11 +1,12 @@
-"""What was measured, for people."""
+"""What was measured, for people: tables and a picture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
-from benchmarks.harness import heading, table
+from benchmarks.harness import failures, heading, number, table
 from benchmarks.loaders.contestants import CONTESTANTS
 
 STAGES = {
@@ -32,9 +33,7 @@ def markdown(report: Mapping) -> str:
     parts += _demand(report["results"])
     for name, line in report["missing"].items():
         parts.append(f"- missing: {name}: {line}")
-    for name, text in report["failed"].items():
-        parts.append(f"## FAILED: {name}\n\n```\n{text}\n```\n")
-    return "\n".join(parts)
+    return "\n".join(parts + failures(report))
 
 
 def loader_table(report: Mapping) -> str:
@@ -63,11 +62,11 @@ def _summary(name: str, beton: Mapping, original: Mapping) -> dict[str, str]:
     unknown = "not told" if beton else ""
     return {
         "back end": f"{name} ({CONTESTANTS[name].label})",
-        "img/s, 500 px q90": _number(beton.get("img_per_s")),
-        "img/s, originals": _number(original.get("img_per_s")),
-        "CPU us/img": _number(spent and 1e6 * spent),
-        "ms to the first batch": _number(beton.get("first_batch_ms")),
-        "memory, MB": _number(beton.get("peak_memory_mb")),
+        "img/s, 500 px q90": number(beton.get("img_per_s"), ".0f"),
+        "img/s, originals": number(original.get("img_per_s"), ".0f"),
+        "CPU us/img": number(spent and 1e6 * spent, ".0f"),
+        "ms to the first batch": number(beton.get("first_batch_ms"), ".0f"),
+        "memory, MB": number(beton.get("peak_memory_mb"), ".0f"),
         "mean difference from Pillow, of 255": (
             unknown if difference is None else f"{difference:.2g}"
         ),
@@ -97,17 +96,13 @@ def _row(row: Mapping) -> dict[str, object]:
         "img/s": round(row["img_per_s"]),
         "min..max": f"{row['img_per_s_min']:.0f}..{row['img_per_s_max']:.0f}",
         "per core": round(row["img_per_s_per_core"]),
-        "first epoch": _number(row["img_per_s_first_epoch"]),
-        "first batch, ms": _number(row["first_batch_ms"]),
+        "first epoch": number(row["img_per_s_first_epoch"], ".0f"),
+        "first batch, ms": number(row["first_batch_ms"], ".0f"),
         "CPU us/img": round(1e6 * row["cpu_seconds_per_img"]),
-        "memory, MB": _number(row["peak_memory_mb"]),
+        "memory, MB": number(row["peak_memory_mb"], ".0f"),
         "mean difference": f"{row['pixel_mean_abs_diff']:.3g}" if told else "not told",
         "unequal pixels": f"{row['pixels_unequal']:.1%}" if told else "not told",
     }
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}"
 
 
 def _stage_rows(row: Mapping) -> list[dict[str, object]]:
@@ -150,7 +145,7 @@ def sweep_rows(sweep: list[dict]) -> list[dict[str, object]]:
     names = list(dict.fromkeys(row["backend"] for row in sweep))
     speeds = {(row["num_workers"], row["backend"]): row["img_per_s"] for row in sweep}
     return [
-        {"threads": count, **{name: _number(speeds.get((count, name))) for name in names}}
+        {"threads": count, **{name: number(speeds.get((count, name)), ".0f") for name in names}}
         for count in sorted({count for count, _ in speeds})
     ]
 
@@ -168,3 +163,28 @@ def _demand(rows: list[dict]) -> list[str]:
         "## Against what pre-training takes (a model, at half of the GPU's peak)\n",
         table(lines),
     ]
+
+
+def plot_sweep(sweep: list[dict], title: str, path: Path) -> None:
+    """Draw one line for each contestant, with the range of its rounds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(row["backend"] for row in sweep):
+        rows = sorted(
+            (row for row in sweep if row["backend"] == name), key=lambda row: row["num_workers"]
+        )
+        threads = [row["num_workers"] for row in rows]
+        axes.plot(threads, [row["img_per_s"] for row in rows], marker="o", label=name)
+        low, high = ([row[f"img_per_s_{end}"] for row in rows] for end in ("min", "max"))
+        axes.fill_between(threads, low, high, alpha=0.15)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({row["num_workers"] for row in sweep}))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.set(xlabel="threads (torchvision: processes)", ylabel="images / s", title=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

@@ -8,6 +8,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 
+from benchmarks.harness import say
 from benchmarks.loaders.contestant import Contestant, Job, Missing
 from benchmarks.loaders.difference import Difference
 from benchmarks.loaders.host import Failed, Host
@@ -57,7 +58,6 @@ def measure(
     rounds: int,
     seconds: float,
     thorough: bool = True,
-    say: Callable[[str], None],
     keep: Callable[[dict[str, Measured]], None],
 ) -> dict[str, Measured]:
     """Start each contestant, check its pixels, time all in shuffled rounds.
@@ -72,7 +72,7 @@ def measure(
         hosts: dict[str, Host] = {}
         for name, one in found.items():
             say(f"{where}: {name} starts")
-            with _noting(name, one, hosts, say):
+            with _noting(name, one, hosts):
                 hosts[name] = host = Host(one.make, job)
                 stack.callback(host.close)
                 one.start = host.ask("start")
@@ -83,12 +83,12 @@ def measure(
         for number in range(rounds):
             say(f"{where}: round {number + 1} of {rounds}")
             for name in shuffled.sample(list(hosts), len(hosts)):
-                with _noting(name, found[name], hosts, say):
+                with _noting(name, found[name], hosts):
                     found[name].rounds.append(hosts[name].ask("round", seconds))
                     hosts[name].settle()
             keep(found)
         for name, host in list(hosts.items()) if thorough else []:
-            with _noting(name, found[name], hosts, say):
+            with _noting(name, found[name], hosts):
                 found[name].peak_bytes = _peak(host, seconds) - found[name].start.bytes_before
                 _check(found[name], host)
                 host.settle()
@@ -97,9 +97,7 @@ def measure(
 
 
 @contextlib.contextmanager
-def _noting(
-    name: str, one: Measured, hosts: dict[str, Host], say: Callable[[str], None]
-) -> Iterator[None]:
+def _noting(name: str, one: Measured, hosts: dict[str, Host]) -> Iterator[None]:
     """Take a contestant that is missing or fails out of the hosts, and note why."""
     try:
         yield

@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.loaders.contestant import Contestant, EndlessSteps, Job, Missing, Pixels
+from benchmarks.loaders.contestant import (
+    Contestant,
+    EndlessSteps,
+    Job,
+    Missing,
+    Pixels,
+    need,
+    need_cuda,
+)
 from fastimae.loaders import Batch, Loader, create_loader
 
 
@@ -93,10 +101,7 @@ class NativeOnDevice(Native):
     @classmethod
     def prepare(cls) -> None:
         super().prepare()
-        import torch
-
-        if not torch.cuda.is_available():
-            raise Missing("needs a CUDA device")
+        need_cuda()
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -131,13 +136,9 @@ class FFCV(BetonLoader):
     def prepare(cls) -> None:
         from fastimae.loaders.ffcv_loader import FFCVLoader  # noqa: F401
 
-        try:
-            import ffcv  # noqa: F401
-        except (ImportError, OSError) as error:
-            raise Missing(
-                f"no ffcv library ({error}): pip install 'fastimae[ffcv]' after apt-get install "
-                "g++ pkg-config python3-dev libturbojpeg0-dev libopencv-dev libgl1"
-            ) from error
+        packages = "g++ pkg-config python3-dev libturbojpeg0-dev libopencv-dev libgl1"
+        how = f"pip install 'fastimae[ffcv]' after apt-get install {packages}"
+        need("ffcv", "ffcv library", how)
 
 
 class Folder(Ours):

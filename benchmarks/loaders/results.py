@@ -1,40 +1,37 @@
-"""What was measured, for programs: plain numbers and strings under stable names."""
+"""What was measured, for programs: plain numbers and strings under stable names; and how much
+faster our engine is than the others, against what it is meant to be."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import dataclasses
+import statistics
 from collections import Counter
 from collections.abc import Mapping
 
 import torch
 from PIL import features
 
-from benchmarks.harness import conditions, device_name
+from benchmarks.conditions import device_name, versions_of
 from benchmarks.loaders.measure import Measured
 from benchmarks.loaders.options import cores
 from fastimae.loaders import native_library
 from fastimae.machine import cpu_flags
 
 DISTRIBUTIONS = ("ffcv", "numba", "opencv-python", "nvidia-dali-cuda130")
+SUBJECT = "native"
+TARGET_WORKERS = 2
+"""Targets were set for two threads on two cores."""
 
 
-def head(command: str) -> dict[str, object]:
-    """Where and with what it was measured; a GPU decodes for some contestants."""
-    gpu = torch.cuda.is_available()
-    found = conditions(torch.device("cuda" if gpu else "cpu"), command)
+def where(report: Mapping) -> dict[str, object]:
+    """More of a report's conditions: its device with the CPU, and the versions of decoders."""
     cpu = device_name(torch.device("cpu")).rpartition(", ")[0]
-    names = [cpu, f"{cores()} cores", simd(), *([found["device"]] if gpu else [])]
-    found["device"] = ", ".join(map(str, names))
-    versions = dict(found["versions"])
-    for name in DISTRIBUTIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    versions["libjpeg-turbo of Pillow"] = features.version_feature("libjpeg_turbo") or "unknown"
+    gpu = [report["device"]] * torch.cuda.is_available()
     library = native_library.load()
+    versions = report["versions"] | versions_of(DISTRIBUTIONS)
+    versions["libjpeg-turbo of Pillow"] = features.version_feature("libjpeg_turbo") or "unknown"
     versions["native engine"] = library.description() if library else "not built"
-    return {**found, "versions": versions}
+    return {"device": ", ".join([cpu, f"{cores()} cores", simd(), *gpu]), "versions": versions}
 
 
 def simd() -> str:
@@ -86,3 +83,65 @@ def stages(*parts: Mapping[str, float]) -> dict[str, float] | None:
         total.update(part)
     images = total.pop("images", 0)
     return {name: 1e6 * spent / images for name, spent in total.items()} if images else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """Times the speed of `against` that our engine should reach."""
+
+    section: str
+    against: str
+    ratio: float
+    note: str = ""
+
+
+def targets(*, avx512: bool) -> tuple[Target, ...]:
+    """What to hold the engine to: with crops of 224 pixels, images of 500 at quality 90 in the
+    .beton, and JPEGs of ImageNet as original images."""
+    ffcv = 1.8 if avx512 else 1.6
+    return (
+        Target(section="beton", against="ffcv", ratio=ffcv),
+        Target(section="beton", against="ffcv", ratio=2.4, note="with our Huffman decoder"),
+        Target(section="beton", against="torchvision", ratio=3.5),
+        Target(section="beton", against="dali", ratio=3.2),
+        Target(section="originals", against="torchvision", ratio=2.6),
+    )
+
+
+def ratios(section: str, found: Mapping[str, Measured], goals: tuple[Target, ...]) -> list[dict]:
+    """Rows of a table: our engine's speed over that of each other contestant of the section.
+
+    "min" and "max" are of single rounds; "cpu_ratio" is of the CPU time an image takes, which
+    other work on the machine disturbs less. "met" is None where there is no target.
+    """
+    sound = {name: one for name, one in found.items() if one.rounds and not one.failed}
+    ours, rows = sound.pop(SUBJECT, None), []
+    if ours is None:
+        return rows
+    for name, other in sound.items():
+        # A round of theirs ran within seconds of the same round of ours.
+        single = [a / b for a, b in zip(ours.speeds, other.speeds, strict=True)]
+        ratio = ours.speed / other.speed
+        fitting = [goal for goal in goals if (goal.section, goal.against) == (section, name)]
+        for goal in fitting or [None]:
+            rows.append(
+                {
+                    "section": section,
+                    "against": name,
+                    "ratio": ratio,
+                    "min": min(single),
+                    "median_of_rounds": statistics.median(single),
+                    "max": max(single),
+                    "cpu_ratio": other.cpu_seconds / ours.cpu_seconds,
+                    "target": goal.ratio if goal else None,
+                    "met": _is_met(goal, ratio, ours.job.num_workers),
+                    "note": goal.note if goal else "",
+                }
+            )
+    return rows
+
+
+def _is_met(goal: Target | None, ratio: float, workers: int) -> bool | None:
+    if goal is None or workers != TARGET_WORKERS:
+        return None
+    return ratio >= goal.ratio

@@ -10,11 +10,15 @@ import traceback
 from collections import Counter
 from multiprocessing.connection import Connection
 
+import torch
+
 from benchmarks.loaders.contestant import Contestant, Job, Missing
 from benchmarks.loaders.difference import Difference, difference
 from benchmarks.loaders.usage import cpu_seconds, memory_bytes
+from fastimae.engine.throughput import throughput
 from fastimae.loaders.errors import DataError
 
+CPU = torch.device("cpu")
 QUEUED_PER_WORKER = 2
 """Batches that a DataLoader has ready for each worker; no contestant has more."""
 
@@ -93,11 +97,7 @@ class Runner:
         for _ in range(QUEUED_PER_WORKER * self.job.num_workers + 2):
             next(self.stream)
         stages, cpu = self.contestant.stage_times() or {}, cpu_seconds(os.getpid())
-        begin, batches, taken = time.perf_counter(), 0, 0.0
-        while taken < seconds:
-            next(self.stream)
-            batches += 1
-            taken = time.perf_counter() - begin
+        taken, _, batches = throughput(lambda batch: None, self.stream, CPU, seconds)
         spent = Counter(self.contestant.stage_times() or {})
         spent.subtract(stages)
         return Round(

@@ -13,6 +13,8 @@ from torch import Tensor
 from benchmarks.loaders.contestant import Contestant, EndlessSteps, Job, Pixels
 from fastimae.loaders.beton import BetonReader
 
+ENDLESS = 2**62
+"""Samples of an epoch: one random order after another."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -30,7 +32,7 @@ class Torchvision(Contestant):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        from torch.utils.data import DataLoader
+        from torch.utils.data import DataLoader, RandomSampler
         from torchvision.datasets import ImageFolder
 
         data = ImageFolder(str(job.images.folder), self.transform(), loader=self.open_image())
@@ -39,7 +41,7 @@ class Torchvision(Contestant):
             data,
             batch_size=job.batch_size,
             # Without an end: the workers start once, as with persistent_workers.
-            sampler=_Endless(len(data), generator),
+            sampler=RandomSampler(data, num_samples=ENDLESS, generator=generator),
             drop_last=True,
             num_workers=job.num_workers,
             multiprocessing_context="fork",
@@ -131,17 +133,6 @@ class TorchvisionTensor(Torchvision):
 
     def as_uint8(self, image: Tensor) -> np.ndarray:
         return image.permute(1, 2, 0).numpy()
-
-
-class _Endless(torch.utils.data.Sampler[int]):
-    """One random order after another."""
-
-    def __init__(self, count: int, generator: torch.Generator) -> None:
-        self.count, self.generator = count, generator
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            yield from torch.randperm(self.count, generator=self.generator).tolist()
 
 
 def _decode(path: str) -> Tensor:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
 from benchmarks.gemm import measure_square
-from benchmarks.harness import conditions, write_json
+from benchmarks.harness import Report, say
 from benchmarks.train.fed import measure_fed
 from benchmarks.train.measure import Row, measure_case
 from benchmarks.train.options import Options
-from benchmarks.train.plot import plot
-from benchmarks.train.tables import markdown
+from benchmarks.train.tables import markdown, plot
 from benchmarks.train.variants import contestants, ladder
 from fastimae.arguments import parse, run_safely
 
@@ -34,25 +32,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _benchmark(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
     device = options.where
-    report = conditions(device, f"{PROG} {shlex.join(argv)}")
+    parts = {"gemm": {}, "results": [], "ladder": [], "failed": {}}
+    report = Report(device, PROG, argv, options.out, **parts)
     torch.backends.cudnn.benchmark = True  # as MAE's script does
-    report |= {"complete": False, "gemm": {}, "results": [], "ladder": [], "failed": {}}
-    write_json(options.out, report)
+    report.keep()
     report["gemm"] = measure_square(device, 256 if options.smoke else None)
     for name, key, part in _parts(options, max(report["gemm"].values())):
-        print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
+        say(name)
         earlier = report[key]
         try:
             for rows in part():
                 report[key] = [*earlier, *rows]
-                write_json(options.out, report)
+                report.keep()
         except Exception:
             report["failed"][name] = traceback.format_exc(limit=6)
-        write_json(options.out, report)
+        report.keep()
         if options.out:
             plot(report, options.out.with_suffix(".png"))
-    report["complete"] = True
-    write_json(options.out, report)
+    report.finish()
     print(markdown(report))
     return int(bool(report["failed"]))
 
@@ -64,25 +61,18 @@ def _parts(options: Options, peak: float) -> list[tuple[str, str, Part]]:
     ways = {name: way for name, way in ways.items() if name in (options.variants or ways)}
     parts: list[tuple[str, str, Part]] = []
     for case in options.chosen:
-
-        def steps(case=case) -> Iterator[list[Row]]:
-            return measure_case(case, ways, device, peak)
-
-        def fed(case=case) -> Iterator[list[Row]]:
-            return measure_fed(
-                case, {name: ways[name] for name in FED if name in ways}, device, peak,
+        if options.table:
+            steps = partial(measure_case, case, ways, device, peak)
+            parts.append((case.name, "results", steps))
+        if options.data is not None:
+            fed = partial(
+                measure_fed, case, {name: ways[name] for name in FED if name in ways}, device, peak,
                 beton=options.data, folder=options.folder, num_workers=options.workers,
                 seconds=options.seconds,
             )  # fmt: skip
-
-        def rungs(case=case) -> Iterator[list[Row]]:
-            return measure_case(case, ladder(case, device), device, peak, share=True)
-
-        if options.table:
-            parts.append((case.name, "results", steps))
-        if options.data is not None:
             parts.append((f"{case.name} fed", "results", fed))
         if options.ladder and (case.ladder or not options.table):
+            rungs = partial(measure_case, case, ladder(case, device), device, peak, share=True)
             parts.append((f"ladder {case.name}", "ladder", rungs))
     return parts
 

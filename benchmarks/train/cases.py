@@ -99,6 +99,15 @@ def make_models(case: Case) -> tuple[MaskedAutoencoder, ...]:
     return (make(heads=2), make()) if case.objective == "imae" else (make(norm_pix_loss=True),)
 
 
+@functools.cache
+def train_flops(case: Case) -> int:
+    """Operations of a step, by the product's own formula: for one image, forward and backward;
+    i-MAE: for one mixture, with two teacher passes."""
+    with torch.device("meta"):  # sizes only: weights would take seconds to make
+        models = make_models(case)
+    return {"mae": MAE, "imae": IMAE}[case.objective](*models).train_flops()
+
+
 def make_batch(case: Case, size: int) -> Batch:
     """Noise in host memory, pinned where there is CUDA."""
     side, generator = case.img_size, torch.Generator().manual_seed(0)

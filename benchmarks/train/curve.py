@@ -7,7 +7,6 @@ pipeline, and by our step as fastimae-train runs it. Both losses must fall, and 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.harness import conditions, table, write_json
+from benchmarks.harness import Report, table
 from benchmarks.reference import PlainStep, mixture, usual_dtype
 from benchmarks.train.cases import CASES, SMOKE_CASES, Case, float_images, make_objective
-from benchmarks.train.fed import Endless
 from benchmarks.train.ours import OurModels, Ours, training_step
 from benchmarks.train.plain import PlainModels
 from fastimae.arguments import parse, run_safely
 from fastimae.loaders import Batch, create_loader
+from fastimae.loaders.sampler import endless
 from fastimae.objectives import IMAE
 
 PROG = "python -m benchmarks.train.curve"
@@ -62,19 +61,16 @@ def _compare(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
     device = torch.device(options.device)
     case = SMOKE_CASES["imae_vit_nano_patch8"] if options.smoke else CASES["imae_cifar10"]
-    report = conditions(device, f"{PROG} {shlex.join(argv)}")
-    report |= {
-        "complete": False,
-        "case": case.name,
-        "data": options.cifar.name if options.cifar else "smooth made-up images",
-        "batch_size": options.batch_size,
-    }
-    write_json(options.out, report)
+    report = Report(
+        device, PROG, argv, options.out, case=case.name,
+        data=options.cifar.name if options.cifar else "smooth made-up images",
+        batch_size=options.batch_size,
+    )  # fmt: skip
+    report.keep()
     for losses in train_both(case, batches(case, options), device, options.steps):
         report |= verdict(losses) | {"curve": losses}
-        write_json(options.out, report)
-    report["complete"] = True
-    write_json(options.out, report)
+        report.keep()
+    report.finish()
     if options.out:
         plot(report, options.out.with_suffix(".png"))
     print(markdown(report))
@@ -91,8 +87,7 @@ def batches(case: Case, options: Options) -> Iterator[Batch]:
         mix_group=0,
         num_workers=2,
     )
-    loader.sampler = Endless(loader.sampler)
-    with loader:
+    with endless(loader):
         yield from loader
 
 

@@ -10,37 +10,18 @@ import torch
 
 from benchmarks.reference import plain_loader
 from benchmarks.train.cases import Case
-from benchmarks.train.flops import train_flops
-from benchmarks.train.measure import UNTIL_RECORDED, Row, checked, start_afresh
+from benchmarks.train.measure import UNTIL_RECORDED, Row, checked, row, start_afresh
 from benchmarks.train.plain import Plain
-from benchmarks.train.variants import Way, Workshop, precision_of
-from fastimae.bench.measure import drive
+from benchmarks.train.variants import Way, Workshop
+from fastimae.engine.throughput import drive
 from fastimae.loaders import DevicePrefetch, create_loader
-from fastimae.loaders.sampler import Sampler, Step
+from fastimae.loaders.sampler import endless
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
 
 ENDLESS = 10**6
 PLAIN_ALPHA = 0.3
 """Weight of the subordinate image in the plain loader's mixtures. Its workers mix without knowing
 the step, so it cannot be our draw; any weight takes them the same time."""
-
-
-class Endless:
-    """A sampler whose one epoch goes on over the end of the data: a small set would be too often
-    at its end, where a loader stops and starts."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.sampler, name)
-
-    def step(self, epoch: int, number: int) -> Step:
-        """The steps of one epoch after another."""
-        return self.sampler.step(*divmod(number, len(self.sampler)))
 
 
 def measure_fed(
@@ -75,25 +56,12 @@ def measure_fed(
             spent, waited, count = drive(
                 variant.train, batches, device, seconds=seconds, skip=skip, least=least
             )
-        size = case.batch_size(device)
-        speed = count * size / spent
-        reference = rows[0]["img_per_s"] if rows else speed if plain else None
-        rows.append(
-            {
-                "case": case.name,
-                "variant": name,
-                "data": f"{path.name} (ImageFolder)" if plain else path.name,
-                "precision": precision_of(way, device),
-                "batch_size": size,
-                "num_workers": num_workers,
-                "img_per_s": speed,
-                "ms": 1e3 * spent / count,
-                "mfu": speed * train_flops(case) / peak,
-                "data_wait": waited / spent,
-                "x_reference": reference and speed / reference,
-                "note": note,
-            }
-        )
+        data = f"{path.name} (ImageFolder)" if plain else path.name
+        more = {"num_workers": num_workers, "data_wait": waited / spent, "note": note}
+        found = row(case, name, way, spent / count, device, peak, data=data, **more)
+        reference = rows[0] if rows else found if plain else None
+        found["x_reference"] = reference and found["img_per_s"] / reference["img_per_s"]
+        rows.append(found)
         del variant, workshop
         yield rows
 
@@ -110,8 +78,7 @@ def beton_batches(
         num_workers=num_workers,
         mix_group=32 if case.batch_size(workshop.device) % 32 == 0 else 0,
     )
-    loader.sampler = Endless(loader.sampler)
-    with DevicePrefetch(loader, workshop.device) as prefetch:
+    with DevicePrefetch(endless(loader), workshop.device) as prefetch:
         yield iter(prefetch)
 
 

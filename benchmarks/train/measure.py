@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.clocks import repeat
-from benchmarks.harness import Timing, in_rounds
-from benchmarks.train.cases import Case
-from benchmarks.train.flops import train_flops
+from benchmarks.harness import in_rounds
+from benchmarks.train.cases import Case, train_flops
 from benchmarks.train.ours import Ours
 from benchmarks.train.plain import Plain, PlainVariant
 from benchmarks.train.variants import Way, Workshop, precision_of
@@ -58,10 +57,13 @@ def measure_case(
     for timings in turns:
         reference = timings.get("reference")
         yield [
-            row(case, name, ways[name], timing, device, peak)
-            | {"x_reference": reference and reference.median / timing.median, **facts[name]}
+            row(
+                case, name, ways[name], timing.median, device, peak,
+                ms_20=1e3 * timing.low, ms_80=1e3 * timing.high, rounds=timing.rounds,
+                x_reference=reference and reference.median / timing.median, **facts[name],
+            )
             for name, timing in timings.items()
-        ]
+        ]  # fmt: skip
 
 
 def checked(
@@ -104,23 +106,22 @@ def check_loss(case: Case, name: str, way: Way, workshop: Workshop, loss: float)
 
 
 def row(
-    case: Case, variant: str, way: Way, timing: Timing, device: torch.device, peak: float
-) -> Row:
-    """What was measured, for programs."""
+    case: Case, variant: str, way: Way, seconds: float, device: torch.device, peak: float,
+    *, data: str = "synthetic", **more: object,
+) -> Row:  # fmt: skip
+    """What was measured, for programs. seconds: of a step."""
     size = case.batch_size(device)
-    speed = size / timing.median
+    speed = size / seconds
     return {
         "case": case.name,
         "variant": variant,
-        "data": "synthetic",
+        "data": data,
         "precision": precision_of(way, device),
         "batch_size": size,
         "img_per_s": speed,
-        "ms": 1e3 * timing.median,
-        "ms_20": 1e3 * timing.low,
-        "ms_80": 1e3 * timing.high,
-        "rounds": timing.rounds,
+        "ms": 1e3 * seconds,
         "mfu": speed * train_flops(case) / peak,
+        **more,
     }
 
 

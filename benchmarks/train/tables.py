@@ -1,27 +1,23 @@
-"""What was measured, for people."""
+"""What was measured, for people: tables and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from benchmarks.harness import heading, table
+from benchmarks.gemm import square_line
+from benchmarks.harness import failures, heading, number, table
 
 
 def markdown(report: Mapping) -> str:
     """The whole report."""
-    rates = [f"{name} {rate / 1e12:.3g}" for name, rate in report["gemm"].items()]
-    parts = [
-        heading(report),
-        f"Square matrix products, TFLOP/s: {', '.join(rates)}. MFU is against the higher.\n",
-    ]
+    parts = [heading(report), square_line(report["gemm"], "MFU is against the higher.")]
     if report["results"]:
         parts += ["## Steps\n", step_table(report["results"])]
     for case in dict.fromkeys(row["case"] for row in report["ladder"]):
         rows = [row for row in report["ladder"] if row["case"] == case]
         parts += [f"## Ladder of {case}, batch {rows[0]['batch_size']}\n", ladder_table(rows)]
-    for name, reason in report["failed"].items():
-        parts.append(f"## FAILED: {name}\n\n```\n{reason}\n```\n")
-    return "\n".join(parts)
+    return "\n".join(parts + failures(report))
 
 
 def step_table(rows: Sequence[Mapping]) -> str:
@@ -47,16 +43,8 @@ def ladder_table(rows: Sequence[Mapping]) -> str:
     )
 
 
-def number(value: float | None) -> str:
-    """Three digits, or all those before the point."""
-    if value is None:
-        return ""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _step(row: Mapping) -> dict[str, object]:
     spread = f"{number(row['ms_20'])}..{number(row['ms_80'])}" if "ms_20" in row else ""
-    wait = row.get("data_wait")
     ratio = row["x_reference"]
     return {
         "case": row["case"],
@@ -69,7 +57,7 @@ def _step(row: Mapping) -> dict[str, object]:
         "20..80 %": spread,
         "MFU": f"{row['mfu']:.1%}",
         "memory, GB": number(row.get("memory_gb")),
-        "waits for data": "" if wait is None else f"{wait:.1%}",
+        "waits for data": number(row.get("data_wait"), ".1%"),
         "over the reference": "" if ratio is None else f"x {ratio:.2f}",
     }
 
@@ -77,3 +65,30 @@ def _step(row: Mapping) -> dict[str, object]:
 def _notes(rows: Sequence[Mapping]) -> str:
     noted = [f"- {row['case']} {row['variant']}: {row['note']}\n" for row in rows if row["note"]]
     return "\n" + "".join(noted) if noted else ""
+
+
+def plot(report: Mapping, path: Path) -> None:
+    """Draw a panel for each case of the table and one for each ladder."""
+    from matplotlib.figure import Figure
+
+    made_up = [row for row in report["results"] if row["data"] == "synthetic"]
+    panels = {
+        f"{title}{name}": [row for row in rows if row["case"] == name]
+        for title, rows in (("", made_up), ("ladder: ", report["ladder"]))
+        for name in dict.fromkeys(row["case"] for row in rows)
+    }
+    if not panels:
+        return
+    heights = [len(rows) + 1.5 for rows in panels.values()]
+    figure = Figure(figsize=(9, 0.36 * sum(heights) + 0.8), layout="constrained")
+    figure.suptitle(report["device"])
+    axes = figure.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
+    for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+        names, speeds = [row["variant"] for row in rows], [row["img_per_s"] for row in rows]
+        bars = axis.barh(names, speeds, color="tab:blue")
+        axis.bar_label(bars, [f"{speed:.3g}" for speed in speeds], padding=3)
+        axis.invert_yaxis()
+        axis.margins(x=0.2)
+        axis.set_title(title, loc="left", fontsize="medium")
+    axes[-1].set_xlabel("images / s (i-MAE: mixtures / s)")
+    figure.savefig(path, dpi=110)

@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,8 +20,9 @@ from fastimae.engine.optim import build_optimizer
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.prepare import prepare_objective, wants_graph
 from fastimae.engine.step import GraphedStep, Step
-from fastimae.engine.throttle import Throttle, synchronize
+from fastimae.engine.throughput import drive
 from fastimae.loaders import Batch, DevicePrefetch, Loader
+from fastimae.loaders.sampler import endless
 from fastimae.models import MaskedAutoencoder
 
 RATE = 1e-6
@@ -47,8 +47,8 @@ class Speed:
 
 def loader_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
     """Batches of the data, with nobody to train on them. Raises DataError."""
-    with _loader(config, device) as loader:
-        return _speed(config, device, endless(loader), lambda batch: None, QUEUED, seconds)
+    with endless(_loader(config, device)) as loader:
+        return _speed(config, device, iter(loader), lambda batch: None, QUEUED, seconds)
 
 
 def step_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
@@ -66,12 +66,13 @@ def step_speed(config: TrainConfig, device: torch.device, seconds: float) -> Spe
 
 
 def fed_speed(config: TrainConfig, device: torch.device, seconds: float) -> Speed:
-    """Steps on batches of the data, as a run has them. Raises as `loader_speed`, `step_speed`."""
+    """Steps on batches of the data, as a run has them within an epoch. Raises as `loader_speed`,
+    `step_speed`."""
     forget_memory(device)
     train = build_step(config, device)
-    with DevicePrefetch(_loader(config, device), device) as loader:
+    with DevicePrefetch(endless(_loader(config, device)), device) as loader:
         skip = max(QUEUED, _warm_up(device))
-        return _speed(config, device, endless(loader), train, skip, seconds)
+        return _speed(config, device, iter(loader), train, skip, seconds)
 
 
 def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], object]:
@@ -113,14 +114,6 @@ def _out_of_memory(error: BaseException | None) -> bool:
     return any(isinstance(one, torch.cuda.OutOfMemoryError) for one in chain)
 
 
-def endless(loader: Loader | DevicePrefetch) -> Iterator[Batch]:
-    """Its epochs, one after the other."""
-    while True:
-        with contextlib.closing(iter(loader)) as batches:
-            yield from batches
-        loader.set_epoch(loader.epoch + 1)
-
-
 def _loader(config: TrainConfig, device: torch.device) -> Loader:
     return build_loader(config, World(0, 1, device), tell=False)
 
@@ -154,37 +147,3 @@ def _speed(
         data_wait=waited / spent,
         memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if gpu else None,
     )
-
-
-def drive(
-    use: Callable[[Any], object],
-    batches: Iterator,
-    device: torch.device,
-    *,
-    seconds: float,
-    skip: int,
-    least: int = 1,
-) -> tuple[float, float, int]:
-    """Use batches for some seconds, at least one. Returns the seconds that took, seconds of them
-    spent waiting for a batch, and how many batches were used.
-
-    skip: batches before the clock runs, as they may have been waiting, or as many as take as long
-    as the measurement, but no fewer than `least`.
-    """
-    start = time.perf_counter()
-    for number in range(1, skip + 1):
-        use(next(batches))
-        if number >= least and time.perf_counter() - start > seconds:
-            break
-    synchronize(device)
-    throttle = Throttle(device)
-    start, waited, count = time.perf_counter(), 0.0, 0
-    while count < 1 or time.perf_counter() - start < seconds:
-        before = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - before
-        use(batch)
-        throttle.wait()
-        count += 1
-    synchronize(device)
-    return time.perf_counter() - start, waited, count

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +17,7 @@ from fastimae.bench.options import BenchOptions, changed, cores, settings
 from fastimae.cli import bench, convert
 from fastimae.engine.distributed import World
 from fastimae.engine.step import Step
+from fastimae.engine.throttle import Throttle
 from fastimae.flags import flags_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -32,6 +32,26 @@ def speed(img_per_s, **more):
 def found(loader, step, both, **tries):
     tries = {k: {n: speed(v) for n, v in values.items()} for k, values in tries.items()}
     return Findings(loader=speed(loader), step=speed(step), both=speed(both), **tries)
+
+
+class Clock:
+    """In place of time.perf_counter: goes on only when it is told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def passes(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("time.perf_counter", made)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +108,61 @@ def test_errors_are_one_line_that_names_the_flag(argv, named, capsys):
 )
 def test_the_bottleneck(speeds, expected):
     assert bottleneck(found(*speeds)) == expected
+
+
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [
+        ((999, 1000, 999), "loader"),
+        ((1000, 1000, 999), "step"),
+        ((5000, 1000, 849), "shared"),
+        ((5000, 1000, 851), "step"),
+    ],
+    ids=["below the step", "as fast", "disturbed", "hardly disturbed"],
+)
+def test_where_the_bottleneck_changes(speeds, expected):
+    """A loader that is slower than the step; both together at 85 % of the slower one's speed."""
+    assert bottleneck(found(*speeds)) == expected
+
+
+@pytest.mark.parametrize(("img_per_s", "expected"), [(1199, 8), (1200, 1), (1201, 1)])
+def test_a_fifth_more_than_the_step_takes_is_enough(img_per_s, expected):
+    assert best_workers(found(900, 1000, 880, workers={1: img_per_s, 8: 3000}), 4) == expected
+
+
+@pytest.mark.parametrize(("img_per_s", "expected"), [(969, 8), (970, 1), (971, 1)])
+def test_what_is_97_percent_as_fast_is_as_fast(img_per_s, expected):
+    tries = {1: img_per_s, 8: 1000}
+    assert best_workers(found(900, 9000, 880, workers=tries), 4) == expected
+    assert best_batch_size(found(1, 1, 1, batch_sizes=tries), 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "tried", "line"),
+    [
+        (3, {}, "--num_workers 4: this machine has 4 cores for it"),
+        (4, {}, None),
+        (2, {2: 900, 4: 1000}, "--num_workers 4: this machine has 4 cores for it"),
+        (4, {2: 900, 4: 1000}, None),
+        (2, {2: 980, 4: 1000}, None),
+    ],
+    ids=["fewer than cores", "all cores", "more are faster", "the fastest", "no faster"],
+)
+def test_more_workers_are_advised_where_they_help(workers, tried, line):
+    lines = advice(
+        found(900, 2000, 880, workers=tried), workers=workers, cores=4, batch_size=64,
+        on_gpu=False, fp32=False,
+    )  # fmt: skip
+    assert [one for one in lines if "--num_workers" in one] == [line] * (line is not None)
+
+
+@pytest.mark.parametrize("fp32", [False, True])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_half_precision_is_for_gpus_in_fp32(on_gpu, fp32):
+    where = {"workers": 4, "cores": 4, "batch_size": 64}
+    first, *flags = advice(found(9000, 2000, 1950), **where, on_gpu=on_gpu, fp32=fp32)
+    assert "step is the bottleneck" in first
+    assert [flag.split(":")[0] for flag in flags] == ["--precision bf16"] * (on_gpu and fp32)
 
 
 def test_advice_names_the_flag():
@@ -149,14 +224,14 @@ def test_a_try_is_made_where_there_is_time_to_compile_for_it(monkeypatch):
         assert now[0] <= end
 
 
-def test_what_a_measurement_took_counts_all_of_it(monkeypatch):
+def test_what_a_measurement_took_counts_all_of_it(monkeypatch, clock):
     def build_step(*_):
-        time.sleep(0.2)  # compiling
-        return lambda batch: None
+        clock.passes(100)  # compiling
+        return lambda batch: clock.passes(2)
 
     monkeypatch.setattr(measure, "build_step", build_step)
-    one = measure.step_speed(settings(BenchOptions(), CPU), CPU, 0.05)
-    assert 0.25 <= one.took < 10
+    one = measure.step_speed(settings(BenchOptions(), CPU), CPU, 10)
+    assert (one.took, one.ms) == (100 + 2 + 10, 2000), "one step is for warming up"
 
 
 def test_memory_of_a_recorded_step_is_its_activations_too(monkeypatch):
@@ -173,24 +248,21 @@ def test_memory_of_a_recorded_step_is_its_activations_too(monkeypatch):
     monkeypatch.setattr(measure, "build_step", build_step)
     config = settings(BenchOptions(), CPU)
     assert measure.step_speed(config, GPU, 0.05).memory_gb == 13
+    monkeypatch.setattr(measure, "endless", lambda loader: loader)
     monkeypatch.setattr(measure, "DevicePrefetch", lambda loader, _: Again(loader))
     memory.keep(-2e9)
     assert measure.fed_speed(config, GPU, 0.05).memory_gb == 13
 
 
 class Again(contextlib.nullcontext):
-    """A loader of one batch an epoch."""
-
-    epoch = 0
+    """A loader of one batch, again and again."""
 
     def __enter__(self):
         return self
 
     def __iter__(self):
-        yield None
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+        while True:
+            yield None
 
 
 def test_a_batch_that_does_not_fit_while_recording_does_not_fit(monkeypatch, capsys):
@@ -230,32 +302,36 @@ def test_workers_are_tried_up_to_the_cores(monkeypatch):
     assert {n: one.img_per_s for n, one in tried.items()} == {1: 1, 2: 2, 8: 8}
 
 
-def test_waiting_is_told_from_working():
-    def slow():
-        while True:
-            time.sleep(0.03)
-            yield None
+def taking(clock, seconds):
+    """Batches, each of which comes after so many seconds."""
+    while True:
+        clock.passes(seconds)
+        yield None
 
+
+def test_waiting_is_told_from_working(clock):
     config = settings(BenchOptions(batch_size=32), CPU)
-    one = measure._speed(config, CPU, slow(), lambda _: time.sleep(0.01), 2, 0.4)
-    assert one.data_wait == pytest.approx(0.75, abs=0.15)
-    assert one.img_per_s == pytest.approx(32 / 0.04, rel=0.3)
+    one = measure._speed(config, CPU, taking(clock, 3), lambda _: clock.passes(1), 2, 40)
+    assert one.data_wait == 0.75 and one.img_per_s == 32 / 4
 
 
-def test_waiting_for_the_gpu_is_no_waiting_for_data(monkeypatch):
-    now = [0.0]
+def test_waiting_for_the_gpu_is_no_waiting_for_data(monkeypatch, clock):
+    monkeypatch.setattr(Throttle, "wait", lambda _: clock.passes(1))
+    assert measure.drive(print, taking(clock, 0.5), CPU, seconds=6, skip=1) == (6, 2, 4)
 
-    def wait(throttle):
-        now[0] += 1.0
 
-    def batches():
-        while True:
-            now[0] += 0.5
-            yield None
-
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    monkeypatch.setattr(measure.Throttle, "wait", wait)
-    assert measure.drive(print, batches(), CPU, seconds=6, skip=1) == (6.0, 2.0, 4)
+@pytest.mark.parametrize(
+    ("skip", "least", "seconds", "warm_up"),
+    [(5, 1, 100, 5), (5, 1, 2.5, 3), (5, 4, 2.5, 4), (5, 1, 0.5, 1)],
+    ids=["all", "as long", "least", "first"],
+)
+def test_a_warm_up_is_no_longer_than_the_measurement(skip, least, seconds, warm_up, clock):
+    """Batches of a second: all to skip, or as many as take as long, but no fewer than `least`."""
+    batches = taking(clock, 1)
+    took, waited, count = measure.drive(
+        print, batches, CPU, seconds=seconds, skip=skip, least=least
+    )
+    assert clock.now == warm_up + took and took == waited == count >= 1
 
 
 def test_i_mae_is_measured_with_a_teacher(monkeypatch):

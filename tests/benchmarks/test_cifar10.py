@@ -62,7 +62,7 @@ def test_what_is_finished_is_not_run_again(flags, monkeypatch, tmp_path):
     options = cifar10.parser().parse_args(flags)
     everything = [*cifar10.trainings(options), *cifar10.evaluations(options)]
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(cifar10, "conditions", lambda *_: {"commit": "x"})
+    monkeypatch.setattr("benchmarks.harness.conditions", lambda *_: {"commit": "x"})
     for _ in range(2):
         assert cifar10.main(flags) == 0
     assert len(started) == len(everything) == 4 + 5 * 3 + 1

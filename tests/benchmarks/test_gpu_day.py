@@ -8,10 +8,12 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from benchmarks.gpu_day import __main__ as gpu_day
 from benchmarks.gpu_day import plan
 from benchmarks.gpu_day.plan import Part, Stage
+from benchmarks.harness import Report
 
 SCRIPT = """
 import json, sys, time
@@ -23,7 +25,7 @@ print("a table", flush=True)
 """
 
 
-def day(monkeypatch, tmp_path, scripts, *argv, seconds=20.0):
+def day(monkeypatch, tmp_path, scripts, *argv, seconds=100.0):
     """A run with a small program in place of each part; its status and its JSON."""
     monkeypatch.setattr(gpu_day, "WORK", tmp_path / "work")
     monkeypatch.setenv("FASTIMAE_COMMIT", "abc")
@@ -64,7 +66,20 @@ def test_a_part_that_hangs_is_killed_with_its_children(monkeypatch, tmp_path):
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "leave(measured=1, child=child.pid)\ntime.sleep(600)"
     )
-    status, report = day(monkeypatch, tmp_path, {"train": hangs, "other": SCRIPT}, seconds=4)
+    skipped, keep = [0.0], gpu_day.keep
+
+    def keep_and_skip(stage, out):
+        """The part's time is over as soon as all that it leaves is there."""
+        keep(stage, out)
+        file = out / "train.json"
+        if file.exists() and "child" in file.read_text():
+            skipped[0] = 1000.0
+
+    now = time.monotonic
+    monkeypatch.setattr(gpu_day, "keep", keep_and_skip)
+    monkeypatch.setattr(time, "monotonic", lambda: now() + skipped[0])
+    scripts = {"train": hangs, "other": SCRIPT}
+    status, report = day(monkeypatch, tmp_path, scripts, "--seconds", "5000", seconds=999.0)
     assert status == 1
     assert report["parts"]["train"]["status"].startswith("killed after")
     assert left(tmp_path, "train")["measured"] == 1, "partial results are kept"
@@ -94,9 +109,8 @@ def test_parts_of_a_stage_run_at_once(monkeypatch, tmp_path):
         for one, other in (("a", "b"), ("b", "a"))
     )
     work.mkdir()
-    report = {"run": 1, "parts": {}}
+    report = Report(torch.device("cpu"), "", [], None, run=1, parts={})
     monkeypatch.setattr(gpu_day, "WORK", work)
-    monkeypatch.setattr(gpu_day, "write", lambda *_: None)
     (tmp_path / "out").mkdir()
     gpu_day.run_stages([Stage(60, both)], report, tmp_path / "out", 60)
     assert [part["status"] for part in report["parts"].values()] == ["ok", "ok"]
@@ -191,7 +205,7 @@ day.main(["1", "--out", {str(out)!r}, "--device", "cpu"])
         children = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(by)
         driver.wait()
-        _, alive = psutil.wait_procs(children, timeout=20 if by != signal.SIGKILL else 0)
+        _, alive = psutil.wait_procs(children, timeout=100 if by != signal.SIGKILL else 0)
         for child in alive:
             child.kill()
     assert by == signal.SIGKILL or not alive

@@ -11,19 +11,20 @@ import pytest
 import torch
 from fake_gpu import FakeGpu
 
+from benchmarks.clocks import CACHE_BYTES, MOST_SETS, Turns, calls_of, sets_of
+from benchmarks.conditions import conditions
 from benchmarks.harness import (
     ROOT,
-    conditions,
+    Report,
     heading,
     in_rounds,
     interleaved,
+    number,
     summarise,
     table,
     without_places,
-    write_json,
 )
 from benchmarks.kernel_cases import SHAPES, cases
-from benchmarks.rotation import CACHE_BYTES, MOST_SETS, Turns, calls_of, sets_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -162,20 +163,59 @@ def test_a_page_says_that_it_is_not_complete():
     assert "Not complete" not in heading(report)
 
 
-def test_a_file_is_the_old_or_the_new_one(monkeypatch, tmp_path):
-    file = tmp_path / "folder" / "report.json"
-    write_json(file, {"rows": [1]})
+@pytest.fixture
+def report(tmp_path):
+    """One that is kept with a page."""
+    page = lambda report: f"{heading(report)}rows: {report['rows']}\n"  # noqa: E731
+    return Report(CPU, "python -m b", ["a b"], tmp_path / "out/r.json", page=page, rows=[1])
+
+
+def test_a_file_is_the_old_or_the_new_one(report):
+    report.keep()
 
     def killed(*_):
         raise KeyboardInterrupt
 
+    report["rows"].append(2)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", killed)
-        write_json(file, {"rows": [1, 2]})
-    assert json.loads(file.read_text()) == {"rows": [1]}
-    write_json(file, {"rows": [1, 2]})
-    assert json.loads(file.read_text()) == {"rows": [1, 2]}
-    assert list(file.parent.iterdir()) == [file]
+        report.keep()
+    assert json.loads(report.out.read_text())["rows"] == [1]
+    report.keep()
+    assert json.loads(report.out.read_text())["rows"] == [1, 2]
+    assert {file.name for file in report.out.parent.iterdir()} == {"r.json", "r.md"}
+
+
+def test_a_report_says_how_it_was_made_and_whether_it_is_all(report):
+    report.keep()
+    page = report.out.with_suffix(".md")
+    assert {"device", "versions", "commit", "date"} <= report.keys()
+    assert report["command"] == "python -m b 'a b'" and "rows: [1]" in page.read_text()
+    assert json.loads(report.out.read_text()) == report and report["complete"] is False
+    report |= {"rows": [3]}
+    report.finish()
+    assert json.loads(report.out.read_text()) == report and report["complete"] is True
+    assert "Not complete" not in page.read_text() and "rows: [3]" in page.read_text()
+
+
+def test_a_report_without_a_path_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["benchmark", "--flag"])
+    report = Report(CPU, "python -m b", None, None)
+    report.finish()
+    assert report["command"] == "python -m b --flag" and list(tmp_path.iterdir()) == []
+
+
+def test_a_table_has_the_columns_of_all_rows():
+    rows = [{"a": 1}, {"b": 2.0, "a": 3}]
+    assert table(rows) == "| a | b |\n| --- | --- |\n| 1 |  |\n| 3 | 2 |\n"
+    assert table(rows, first=rows[1]).startswith("| b | a |\n")
+
+
+def test_numbers_have_three_digits_or_those_before_the_point():
+    seen = [number(value) for value in (None, 0, 0.12345, 12.345, 99.96, 1234.5, 100)]
+    assert seen == ["", "0", "0.123", "12.3", "100", "1234", "100"]
+    assert [number(0.5, ".1%"), number(None, ".1%"), number(77.3, ".0f")] == ["50.0%", "", "77"]
 
 
 def test_where_a_machine_has_its_files_is_left_out():

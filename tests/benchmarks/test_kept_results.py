@@ -16,9 +16,8 @@ from benchmarks.loaders import measure as measuring
 from benchmarks.loaders.contestant import Job
 from benchmarks.loaders.contestants import CONTESTANTS
 from benchmarks.loaders.host import Failed
-from benchmarks.loaders.results import results
+from benchmarks.loaders.results import ratios, results, targets
 from benchmarks.loaders.runner import Round, Start
-from benchmarks.loaders.targets import ratios, targets
 from benchmarks.report import conditions, tables
 from benchmarks.train import __main__ as train
 from benchmarks.train import curve
@@ -152,7 +151,7 @@ def test_contestants_are_kept_after_each_round(monkeypatch):
     measuring.measure(
         {name: CONTESTANTS[name] for name in ("native", "pillow", "dali")},
         Job(images=Images(), batch_size=8, num_workers=1, seed=0),
-        rounds=4, seconds=1.0, say=lambda _: None, keep=keep,
+        rounds=4, seconds=1.0, keep=keep,
     )  # fmt: skip
     two, all_three = ["native", "pillow"], ["native", "pillow", "dali"]
     assert [lengths for lengths, _ in kept[:5]] == [

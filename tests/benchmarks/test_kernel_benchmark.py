@@ -42,7 +42,7 @@ def test_a_wrong_op_fails_the_run(monkeypatch, capsys):
     )
     command = ["--smoke", "--no-compile", "--device", "cpu", "--only", "latent_l2"]
     assert benchmark.main(command) == 1
-    assert "failed: latent_l2 smoke i-MAE" in capsys.readouterr().out
+    assert "FAILED: latent_l2 smoke i-MAE" in capsys.readouterr().out
 
 
 def test_a_wrong_gradient_fails_too():

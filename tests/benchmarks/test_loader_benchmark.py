@@ -20,12 +20,10 @@ from benchmarks.loaders.contestants import CONTESTANTS
 from benchmarks.loaders.difference import difference
 from benchmarks.loaders.host import Failed, Host
 from benchmarks.loaders.images import image_set
-from benchmarks.loaders.markdown import markdown, sweep_rows
+from benchmarks.loaders.markdown import markdown, plot_sweep, sweep_rows
 from benchmarks.loaders.measure import Measured
-from benchmarks.loaders.plot import plot_sweep
-from benchmarks.loaders.results import results, stages
+from benchmarks.loaders.results import ratios, results, stages, targets
 from benchmarks.loaders.runner import Round, Runner, Start
-from benchmarks.loaders.targets import ratios, targets
 from benchmarks.loaders.usage import cpu_seconds, family, memory_bytes
 from fastimae.loaders import BetonWriter
 from fastimae.loaders.errors import DataError

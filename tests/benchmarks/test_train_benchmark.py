@@ -11,13 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.train import __main__ as command
 from benchmarks.train import curve, measure
-from benchmarks.train.cases import CASES, SMOKE_CASES, make_objective
-from benchmarks.train.fed import Endless
-from benchmarks.train.flops import train_flops
+from benchmarks.train.cases import CASES, SMOKE_CASES, make_objective, train_flops
 from benchmarks.train.ours import Ours, switched
 from benchmarks.train.plain import Plain, PlainModels, host_tensors
 from benchmarks.train.variants import Workshop, contestants, ladder
-from fastimae.loaders import create_loader
 
 CPU = torch.device("cpu")
 MAE_CASE, IMAE_CASE = SMOKE_CASES.values()
@@ -156,13 +153,6 @@ def test_what_is_switched_off_is_not_done():
         with switched(objective, Ours(**change)):
             objective(batch)
     assert seen == [(16, 12), (16, 17), (8, 12), (8, 12)]
-
-
-def test_the_sampler_goes_on_over_the_end():
-    with create_loader(synthetic=True, synthetic_samples=20, batch_size=8, mix_group=0) as loader:
-        endless = Endless(loader.sampler)
-        assert (endless.step(0, 5).index == loader.sampler.step(2, 1).index).all()
-        assert endless.stride == 8
 
 
 def test_memory_of_a_recorded_variant_is_its_activations_too(monkeypatch):

@@ -1,16 +1,19 @@
 """Properties of the epoch's order, the ranks' shares of it, and the mixing partners."""
 
+import itertools
 import logging
 import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fastimae.loaders import create_loader
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.philox import derive_keys
-from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.sampler import Sampler, endless
 from fastimae.loaders.settings import LoaderSettings
 
 UNLABELLED = np.full(40, -1)
@@ -305,6 +308,18 @@ def test_settings_that_do_not_fit_name_the_flag(settings, flags):
     with pytest.raises(DataError) as caught:
         make(UNLABELLED, **settings)
     assert all(flag in str(caught.value) for flag in flags) and "\n" not in str(caught.value)
+
+
+def test_an_endless_loader_shows_one_epoch_after_another():
+    made = {"synthetic": True, "synthetic_samples": 20, "batch_size": 8, "mix_group": 0}
+    with create_loader(**made) as loader, endless(create_loader(**made)) as goes_on:
+        batches = iter(goes_on)
+        for epoch in range(3):
+            loader.set_epoch(epoch)
+            for expected, batch in zip(loader, itertools.islice(batches, len(loader)), strict=True):
+                assert torch.equal(batch.key, expected.key)
+                assert torch.equal(batch.images, expected.images)
+        assert goes_on.epoch == 0 and goes_on.sampler.stride == 8
 
 
 @pytest.mark.parametrize(("ratio", "limit"), [(None, 2.0), (0.5, 10.0)])

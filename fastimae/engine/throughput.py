@@ -1,0 +1,52 @@
+"""Batches a second: a loop that is timed once it runs as fast as it will."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from fastimae.engine.throttle import Throttle, synchronize
+
+
+def drive(
+    use: Callable[[Any], object],
+    batches: Iterator,
+    device: torch.device,
+    *,
+    seconds: float,
+    skip: int,
+    least: int = 1,
+) -> tuple[float, float, int]:
+    """`throughput`, after a warm-up.
+
+    skip: batches before the clock runs, as they may have been waiting, or as many as take as long
+    as the measurement, but no fewer than `least`.
+    """
+    start = time.perf_counter()
+    for number in range(1, skip + 1):
+        use(next(batches))
+        if number >= least and time.perf_counter() - start > seconds:
+            break
+    return throughput(use, batches, device, seconds)
+
+
+def throughput(
+    use: Callable[[Any], object], batches: Iterator, device: torch.device, seconds: float
+) -> tuple[float, float, int]:
+    """Use batches for some seconds, at least one. Returns the seconds that took, seconds of them
+    spent waiting for a batch, and how many batches were used."""
+    synchronize(device)
+    throttle = Throttle(device)
+    start, waited, count = time.perf_counter(), 0.0, 0
+    while count < 1 or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        use(batch)
+        throttle.wait()
+        count += 1
+    synchronize(device)
+    return time.perf_counter() - start, waited, count
