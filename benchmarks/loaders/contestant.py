@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.loaders.images import ImageSet
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.sampler import Endless, Sampler, Step
+from fastimae.loaders.settings import LoaderSettings
 
 CROPS = Crops(size=(224, 224))
 """What every contestant makes of an image; windows of 20 to 100 % of its area."""
@@ -112,7 +113,7 @@ class EndlessSteps(Endless):
         """labels: int64 [N] of all samples of the .beton."""
         self._subset = job.images.subset
         none = np.full(len(self._subset), -1)
-        super().__init__(Sampler(none, batch_size=job.batch_size, mix_group=0, seed=job.seed))
+        super().__init__(Sampler(none, LoaderSettings(batch_size=job.batch_size, seed=job.seed)))
         self.labels = labels
 
     def step(self, epoch: int, number: int) -> Step:
