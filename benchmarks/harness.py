@@ -22,7 +22,7 @@ import torch
 from benchmarks.card import gpu_facts
 from benchmarks.clocks import Call, HostClock, clock_of
 from fastimae.flags import OnceParser
-from fastimae.folders import FolderError, prepare_file
+from fastimae.folders import FolderError, prepare_file, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "pillow")
@@ -152,9 +152,7 @@ def write_whole(path: Path, text: str) -> None:
     Results are shown to others: where this machine has its files is left out (tracebacks have it).
     """
     prepare_file(path, "--out")
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(without_places(text))
-    partial.replace(path)
+    write_text(path, without_places(text))
 
 
 def without_places(text: str) -> str:

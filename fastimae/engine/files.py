@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import shutil
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from fastimae.folders import replacing
 
 # Where torch says what a file holds that is neither numbers nor tensors.
 _UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)")
@@ -41,19 +42,14 @@ def write(path: Path, content: Mapping[str, Any], also: Path | None = None) -> N
 
     Raises CheckpointError where the disk does not take it; files that were there stay as they are.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        if also:
-            _copy(partial, also)
-        partial.replace(path)
+        with replacing(path) as partial:
+            with partial.open("wb") as file:
+                torch.save(dict(content), file)
+            if also:
+                _copy(partial, also)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free / 1e9 if path.parent.is_dir() else 0
         raise CheckpointError(
             f"cannot save {path} ({_one_line(error)}; {free:.1f} GB free): make room or change "
@@ -109,13 +105,12 @@ def _is_of_torch(path: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     """A second name for the file where the disk can do that, else a second file."""
-    partial = target.with_name(target.name + ".copy.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    partial.replace(target)
+    with replacing(target) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def _sync_folder(folder: Path) -> None:
