@@ -49,8 +49,8 @@ MAY_IMPORT = {
     "objectives": {"models", "kernels"},
     "engine": {"folders", "locks"},
     "bench": {
-        *("arguments", "build", "checks", "config", "engine", "flags", "loaders", "models"),
-        *("objectives", "speedups"),
+        *("arguments", "build", "checks", "config", "engine", "flags", "loaders", "machine"),
+        *("models", "objectives", "speedups"),
     },
     "evaluate": {
         *("arguments", "config", "engine", "flags", "folders", "interop", "kernels", "loaders"),
@@ -58,7 +58,7 @@ MAY_IMPORT = {
     },
     "interop": {"arguments", "engine", "folders", "kernels", "locks", "models"},
     "kernels": set(),
-    "loaders": {"folders", "locks"},
+    "loaders": {"folders", "locks", "machine"},
 }
 # Types of a batch may be named in annotations, at no cost at run time.
 MAY_NAME_TYPES_OF = {"engine": {"loaders"}, "objectives": {"loaders"}}

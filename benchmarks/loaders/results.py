@@ -11,9 +11,8 @@ from PIL import features
 
 from benchmarks.harness import conditions, device_name
 from benchmarks.loaders.measure import Measured
-from benchmarks.loaders.options import cores
 from fastimae.loaders import native_library
-from fastimae.machine import cpu_flags
+from fastimae.machine import cpu_flags, usable_cores
 
 DISTRIBUTIONS = ("ffcv", "numba", "opencv-python", "nvidia-dali-cuda130")
 
@@ -23,7 +22,7 @@ def head(command: str) -> dict[str, object]:
     gpu = torch.cuda.is_available()
     found = conditions(torch.device("cuda" if gpu else "cpu"), command)
     cpu = device_name(torch.device("cpu")).rpartition(", ")[0]
-    names = [cpu, f"{cores()} cores", simd(), *([found["device"]] if gpu else [])]
+    names = [cpu, f"{usable_cores()} cores", simd(), *([found["device"]] if gpu else [])]
     found["device"] = ", ".join(map(str, names))
     versions = dict(found["versions"])
     for name in DISTRIBUTIONS:
@@ -62,7 +61,7 @@ def _result(name: str, one: Measured) -> dict[str, object]:
         "img_per_s_min": min(one.speeds),
         "img_per_s_max": max(one.speeds),
         "img_per_s_rounds": one.speeds,
-        "img_per_s_per_core": one.speed / min(one.job.num_workers, cores()),
+        "img_per_s_per_core": one.speed / min(one.job.num_workers, usable_cores()),
         "img_per_s_first_epoch": one.start.first_pass_img_per_s,
         "first_batch_ms": one.start.first_batch_ms,
         "cpu_seconds_per_img": one.cpu_seconds,

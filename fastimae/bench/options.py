@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +14,7 @@ from fastimae.checks import check
 from fastimae.config import TrainConfig, updated
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.what_is import BETON, check_is
+from fastimae.machine import usable_cores
 
 SAMPLES = 100_000
 """Images that a made-up data set pretends to have."""
@@ -113,4 +113,4 @@ def changed(config: TrainConfig, **flags: object) -> TrainConfig:
 
 def cores() -> int:
     """Threads to decode with: one for each core that this process may use, at most 16."""
-    return min(len(os.sched_getaffinity(0)), 16)
+    return min(usable_cores(), 16)
