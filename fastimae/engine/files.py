@@ -37,6 +37,18 @@ class CheckpointError(Exception):
     """A checkpoint cannot be written, read or used. The message says which and what to do."""
 
 
+class Unfit(ValueError):
+    """Weights, a config or a model are not what a function takes: a sentence with its subject."""
+
+    def __init__(self, subject: str, why: str) -> None:
+        super().__init__(f"{subject} {why}")
+        self.why = why
+
+    def of(self, path: Path) -> CheckpointError:
+        """The same sentence, of the file that they are from."""
+        return CheckpointError(f"{path} {self.why}")
+
+
 def write(path: Path, content: Mapping[str, Any], also: Path | None = None) -> None:
     """Write `content` to `path`, and to `also`, atomically: a crash leaves the old file or the new.
 
@@ -83,6 +95,11 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def read_args(path: Path) -> dict[str, Any]:
+    """The settings that a checkpoint keeps, without its weights. Raises CheckpointError."""
+    return args_in(read(path, mmap=True))
 
 
 def args_in(content: Mapping[str, Any]) -> dict[str, Any]:
