@@ -74,11 +74,11 @@ def take(content: Mapping[str, Any], *, averaged: bool = False) -> Taken:
     """
     entries = dict(_state_dicts(content))
     if not entries:
-        raise Unfit("the content", "holds no model weights")
+        raise Unfit("holds no model weights", "the content")
     places = [Place(entry, prefix) for entry, keys in entries.items() for prefix in _prefixes(keys)]
     wanted = [place for place in places if place.averaged is averaged]
     if averaged and not wanted:
-        raise Unfit("the content", "holds no averaged weights (EMA)")
+        raise Unfit("holds no averaged weights (EMA)", "the content")
     if not places:
         entry, keys = next(iter(entries.items()))
         return Taken({_WRAPPERS.sub("", key): w for key, w in keys.items()}, Place(entry, ""))

@@ -38,14 +38,14 @@ class CheckpointError(Exception):
 
 
 class Unfit(ValueError):
-    """Weights, a config or a model are not what a function takes: a sentence with its subject."""
+    """What a function was given is not what it takes; the message is a sentence with a subject."""
 
-    def __init__(self, subject: str, why: str) -> None:
+    def __init__(self, why: str, subject: str = "the state dict") -> None:
         super().__init__(f"{subject} {why}")
         self.why = why
 
     def of(self, path: Path) -> CheckpointError:
-        """The same sentence, of the file that they are from."""
+        """The same sentence, of the file that it is from."""
         return CheckpointError(f"{path} {self.why}")
 
 

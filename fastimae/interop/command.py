@@ -34,7 +34,6 @@ from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
 
-_IT = "the checkpoint"
 Target = Literal["timm", "huggingface", "mae", "fastimae"]
 
 
@@ -139,15 +138,14 @@ def _steps(
     """What is to be done to our names, one after the other. Raises Unfit."""
     two_heads = model.heads == 2
     if options.head and (not two_heads or options.encoder_only or options.to == "timm"):
-        raise Unfit(_IT, "goes out without two heads: --head is for the decoder of an i-MAE")
+        raise Unfit("goes out without two heads: --head is for the decoder of an i-MAE")
     if options.encoder_only and options.to != "timm":
         yield encoder_of
     elif two_heads and (options.head or options.to in ("huggingface", "mae")):
         if imae.head_space(weights) == "encoder":
             raise Unfit(
-                _IT,
                 "has its heads in the encoder's width (--head_space encoder), which no other code "
-                "knows: export it with --encoder_only",
+                "knows: export it with --encoder_only"
             )
         if options.head or options.to == "huggingface":
             yield functools.partial(imae.one_head, head=options.head or "dominant")
@@ -156,18 +154,17 @@ def _steps(
     pools_only = pools(weights) and "norm.weight" not in weights
     if options.to == "timm":
         if pools_only and options.global_pool == "token":
-            raise Unfit(_IT, "was fine-tuned on the mean of its patches: drop --global_pool token")
+            raise Unfit("was fine-tuned on the mean of its patches: drop --global_pool token")
         if options.global_pool == "avg" and "head.weight" in weights and not pools(weights):
             raise Unfit(
-                _IT,
-                "has a classifier of its class token, of no use on a mean: drop --global_pool avg",
+                "has a classifier of its class token, of no use on a mean: drop --global_pool avg"
             )
         pool = options.global_pool or ("avg" if pools_only else "token")
         yield functools.partial(timm.from_mae, global_pool=pool)
     elif options.to == "huggingface":
         if pools_only:
             raise Unfit(
-                _IT, "has fc_norm in place of norm, which ViTMAE has no place for: use --to timm"
+                "has fc_norm in place of norm, which ViTMAE has no place for: use --to timm"
             )
         yield huggingface.from_mae
 

@@ -107,7 +107,7 @@ def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
 def config_of(model: MaskedAutoencoder, mask_ratio: float = 0.75) -> dict[str, Any]:
     """config.json for a model. Raises Unfit, a ValueError, for images that are not square."""
     if model.img_size[0] != model.img_size[1]:
-        raise Unfit("the model", "is for images that are not square, which ViTMAE does not take")
+        raise Unfit("is for images that are not square, which ViTMAE does not take", "the model")
     encoder, decoder = model.blocks[0], model.decoder_blocks[0]
     return {
         "model_type": "vit_mae",
@@ -156,7 +156,7 @@ def settings(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[st
     """
     if config.get("hidden_act", "gelu") != "gelu":
         why = f"computes with hidden_act={config['hidden_act']}, which MAE has not"
-        raise Unfit("the model of this config.json", why)
+        raise Unfit(why, "the model of this config.json")
     size = config.get("image_size", 224)
     of_mae = {
         "decoder_num_heads": config.get("decoder_num_attention_heads", 16),

@@ -64,7 +64,5 @@ def one_head(weights: Mapping[str, Tensor], head: Head) -> Conversion:
 def _refuse_encoder_space(weights: Mapping[str, Tensor]) -> None:
     if _UNUSED[0] in weights:
         raise Unfit(
-            "the state dict",
-            "has its heads in the encoder's width (head_space='encoder'), which no other code "
-            "knows",
+            "has its heads in the encoder's width (head_space='encoder'), which no other code knows"
         )

@@ -17,7 +17,6 @@ from fastimae.interop.parts import fill_biases
 
 Layout = Literal["mae", "imae", "timm", "huggingface"]
 
-_THEY = "the state dict"
 _TO_MAE: dict[str, Callable[[Mapping[str, Tensor]], Conversion]] = {
     "imae": imae.to_mae,
     "huggingface": huggingface.to_mae,
@@ -35,7 +34,7 @@ def detect(weights: Mapping[str, Tensor]) -> Layout:
     if huggingface.is_huggingface(weights):
         return "huggingface"
     if "1.weight" in weights and "cls_token" not in weights:
-        raise Unfit(_THEY, "is a probe of features, without the encoder: give the encoder's file")
+        raise Unfit("is a probe of features, without the encoder: give the encoder's file")
     _require_parts(weights)
     if imae.HEADS[0] in weights:
         return "imae"
@@ -61,9 +60,9 @@ def _require_parts(weights: Mapping[str, Tensor]) -> None:
     """Raise Unfit where, by our names, a part is missing that tells sizes."""
     for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
         if name not in weights:
-            raise Unfit(_THEY, f"is not a masked autoencoder: it has no {name}")
+            raise Unfit(f"is not a masked autoencoder: it has no {name}")
     if not any(name.startswith("blocks.") for name in weights):
-        raise Unfit(_THEY, "is not a masked autoencoder: it has no blocks")
+        raise Unfit("is not a masked autoencoder: it has no blocks")
     shape = tuple(weights["patch_embed.proj.weight"].shape)
     if len(shape) != 4 or shape[2] != shape[3]:
-        raise Unfit(_THEY, f"has no square patches of images: patch_embed.proj.weight is {shape}")
+        raise Unfit(f"has no square patches of images: patch_embed.proj.weight is {shape}")

@@ -125,16 +125,9 @@ def read(path: Path, *, use_ema: bool = False, hints: Hints = IN_PYTHON) -> Chec
     use_ema: of several weights, take the averages over the training (EMA); hints: how one says so.
     Raises CheckpointError where the file cannot be read safely, or has no such weights.
     """
-    choice = use_ema, hints
-    if path.is_dir():
-        return _read_hub_folder(path, None, *choice)
-    if path.suffix == _SAFETENSORS and (path.parent / "config.json").exists():
-        return _read_hub_folder(path.parent, path, *choice)
-    return _read_file(path, *choice)
-
-
-def _read_file(path: Path, use_ema: bool, hints: Hints) -> Checkpoint:
-    content = _read_safetensors(path) if path.suffix == _SAFETENSORS else load_checkpoint(path)
+    of_hub = path.is_dir() or path.suffix == _SAFETENSORS
+    path = _file_in(path) if path.is_dir() else path
+    content = (_read_safetensors if path.suffix == _SAFETENSORS else load_checkpoint)(path)
     args, ours = args_in(content), "fastimae_format" in content
     try:
         taken = take(content, averaged=use_ema)
@@ -145,11 +138,18 @@ def _read_file(path: Path, use_ema: bool, hints: Hints) -> Checkpoint:
         path=path,
         taken=taken,
         conversion=Conversion(taken.weights),
-        args=args,
+        args={**args, **_hub_settings(path.parent)} if of_hub else args,
         ours=ours,
         licence=content.get("licence", "" if ours else FOREIGN_LICENCE),
         hints=hints,
     )
+
+
+def _file_in(folder: Path) -> Path:
+    found = [folder / name for name in _HUB_WEIGHTS if (folder / name).exists()]
+    if not found:
+        raise CheckpointError(f"{folder} holds neither {' nor '.join(_HUB_WEIGHTS)}")
+    return found[0]
 
 
 def _described(taken: Taken, hints: Hints) -> str:
@@ -178,22 +178,15 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**metadata, "model": weights}
 
 
-def _read_hub_folder(folder: Path, file: Path | None, use_ema: bool, hints: Hints) -> Checkpoint:
-    """Weights beside a config.json, which tells what shapes do not."""
-    found = [folder / name for name in _HUB_WEIGHTS if (folder / name).exists()]
-    if file is None and not found:
-        raise CheckpointError(f"{folder} holds neither {' nor '.join(_HUB_WEIGHTS)}")
-    checkpoint = _read_file(file or found[0], use_ema, hints)
+def _hub_settings(folder: Path) -> dict[str, Any]:
+    """What the config.json beside weights says, which their shapes do not tell."""
     config = _read_json(folder / "config.json")
-    processor = _read_json(folder / "preprocessor_config.json")
     try:
         if huggingface.knows(config):
-            said = huggingface.settings(config, processor)
-        else:
-            said = timm.settings(config)
+            return huggingface.settings(config, _read_json(folder / "preprocessor_config.json"))
+        return timm.settings(config)
     except Unfit as error:
         raise error.of(folder) from error
-    return dataclasses.replace(checkpoint, args={**checkpoint.args, **said})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -46,9 +46,9 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     of_data, of_model = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
     if of_model.get("act_layer") not in (None, "gelu"):
-        raise Unfit(_IT, f"computes with act_layer={of_model['act_layer']}, which MAE has not")
+        raise Unfit(f"computes with act_layer={of_model['act_layer']}, which MAE has not", _IT)
     if of_model.get("no_embed_class"):
-        raise Unfit(_IT, "has no position for its class token (no_embed_class), which MAE has")
+        raise Unfit("has no position for its class token (no_embed_class), which MAE has", _IT)
     said = {
         "model": config.get("architecture"),
         "num_heads": of_model.get("num_heads"),
