@@ -132,9 +132,9 @@ def _stated(checkpoint: Checkpoint, setting: str) -> Fact | None:
         return None
     if setting == "input_size":
         return _stated_size(checkpoint)
-    value = checkpoint.args.get(setting)
+    value = _kept(checkpoint, setting)
     if value is not None and not _wrong_length(checkpoint, setting, value):
-        return Fact(tuple(value) if isinstance(value, list) else value, "file")
+        return Fact(value, "file")
     if setting in HEADS and checkpoint.named:
         if setting == "num_heads":
             return Fact(checkpoint.named[setting], "name")
@@ -176,6 +176,11 @@ def _default(checkpoint: Checkpoint, setting: str) -> Any:
     return mean if setting == "mean" else std
 
 
+def _kept(checkpoint: Checkpoint, setting: str) -> Any:
+    value = checkpoint.args.get(setting)
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _channels(checkpoint: Checkpoint) -> int:
     return checkpoint.shapes["patch_embed.proj.weight"][1]
 
@@ -188,8 +193,7 @@ def _wrong_length(checkpoint: Checkpoint, setting: str, value: Any) -> bool:
 def _assumed(checkpoint: Checkpoint, setting: str) -> Fact | None:
     shapes, args = checkpoint.shapes, checkpoint.args
     if setting in args.get(ASSUMED, ()) and setting in args:
-        value = args[setting]
-        return Fact(tuple(value) if isinstance(value, list) else value, "assumed", "by its import")
+        return Fact(_kept(checkpoint, setting), "assumed", "by its import")
     if setting == "input_size":
         size = square_size(shapes)
         return Fact(size, "assumed", f"from its {patches_of(shapes)} positions") if size else None

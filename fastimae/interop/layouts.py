@@ -5,7 +5,7 @@ Ours are MAE's names. A state dict is a mapping of names to tensors; nothing her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor
@@ -16,11 +16,6 @@ from fastimae.interop.conversion import DECODER, Conversion
 from fastimae.interop.parts import fill_biases
 
 Layout = Literal["mae", "imae", "timm", "huggingface"]
-
-_TO_MAE: dict[str, Callable[[Mapping[str, Tensor]], Conversion]] = {
-    "imae": imae.to_mae,
-    "huggingface": huggingface.to_mae,
-}
 
 
 def detect(weights: Mapping[str, Tensor]) -> Layout:
@@ -50,10 +45,11 @@ def to_mae(weights: Mapping[str, Tensor], *, ours: bool = False) -> Conversion:
     layout = detect(weights)
     if ours:
         return Conversion(weights)
-    conversion = _TO_MAE.get(layout, Conversion)(weights)
     if layout == "huggingface":
+        conversion = huggingface.to_mae(weights)
         _require_parts(conversion.weights)
-    return fill_biases(conversion)
+        return fill_biases(conversion)
+    return fill_biases(imae.to_mae(weights) if layout == "imae" else Conversion(weights))
 
 
 def _require_parts(weights: Mapping[str, Tensor]) -> None:
