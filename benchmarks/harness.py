@@ -21,7 +21,7 @@ import torch
 from benchmarks.clocks import Call, HostClock, clock_of
 from benchmarks.conditions import ROOT, conditions
 from fastimae.flags import OnceParser
-from fastimae.folders import FolderError, prepare_file
+from fastimae.folders import FolderError, prepare_file, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +140,7 @@ def write_whole(path: Path, text: str) -> None:
     Results are shown to others: where this machine has its files is left out (tracebacks have it).
     """
     prepare_file(path, "--out")
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(without_places(text))
-    partial.replace(path)
+    write_text(path, without_places(text))
 
 
 def without_places(text: str) -> str:

@@ -10,7 +10,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import re
 import shutil
@@ -26,6 +25,7 @@ from fastimae.machine import (
     missing_build_packages,
     release,
     run_python,
+    usable_cores,
     version,
 )
 
@@ -216,10 +216,9 @@ def check_apex() -> Check:
 
 def check_cores() -> Check:
     """The CPU cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     features = [flag for flag in known if flag in cpu_flags()]
-    found = f"{cores} cores, {' '.join(features) or 'features unknown'}"
+    found = f"{usable_cores()} cores, {' '.join(features) or 'features unknown'}"
     return Check(name="cpu", status="ok", found=found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -44,6 +45,12 @@ def release(number: str) -> tuple[int, int]:
     """The first two numbers of a version: "2.10.1+cu130" -> (2, 10)."""
     major, minor = [*re.findall(r"\d+", number), "0"][:2]
     return int(major), int(minor)
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use, which are all where the system does not say."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def cpu_flags() -> frozenset[str]:

@@ -7,6 +7,7 @@ workers, nor on how often the conversion was stopped or killed on the way.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
@@ -24,6 +25,7 @@ import PIL
 from PIL import features
 from tqdm import tqdm
 
+from fastimae.folders import write_text
 from fastimae.loaders import native_library
 from fastimae.loaders.beton_format import ALLOCATION, end_of
 from fastimae.loaders.beton_names import manifest_path
@@ -35,7 +37,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import Source
 from fastimae.loaders.journal import Journal, Progress
 from fastimae.loaders.philox import derive_keys
-from fastimae.loaders.report import ConvertReport, format_bytes, write_json
+from fastimae.loaders.report import ConvertReport, format_bytes
 from fastimae.loaders.safe_map import CRASHED, WorkersCannotStart, safe_map
 from fastimae.loaders.sources import find_source
 from fastimae.loaders.trailer import MAGIC as TRAILER_MAGIC
@@ -145,7 +147,8 @@ def _convert_source(source: Source, out: Path, options: ConvertOptions) -> Conve
                 depths=progress.depths,
                 notes=_notes(),
             )
-            write_json(manifest_path(out), _manifest(report, source, options))
+            manifest = json.dumps(_manifest(report, source, options), indent=1)
+            write_text(manifest_path(out), manifest + "\n")
             if not report.samples:
                 writer.discard()
         journal.remove()

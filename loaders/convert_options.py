@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Literal
 
 from fastimae.loaders.encode import EncodeSettings
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import check_value_range
+from fastimae.machine import usable_cores
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -71,7 +71,7 @@ class ConvertOptions:
 
     def worker_count(self) -> int:
         """Processes to use."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or usable_cores()
 
     def encode_settings(self) -> EncodeSettings:
         """The part that concerns single images."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -83,13 +82,6 @@ class ConvertReport:
         size = format_bytes(self.path.stat().st_size)
         classes = f"{self.class_count} classes" if self.class_count else "no labels"
         return f"{self.path}: {self.samples} images, {classes}, {size}"
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def format_bytes(count: float) -> str:

@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import for_data_loader
 from fastimae.loaders.processes import heed_the_parent_alone, signals_held_back, why_not_started
+from fastimae.machine import usable_cores
 
 log = logging.getLogger("fastimae")
 
@@ -60,15 +61,9 @@ def check_workers(num_workers: int) -> None:
     needed = 3 * (num_workers + 1) + 5 if num_workers else 0
     with _start_errors(num_workers):
         _ = [multiprocessing.Lock() for _ in range(needed)]
-    if num_workers > (cores := _cores()):
+    if num_workers > (cores := usable_cores()):
         log.info("--num_workers %d, with %d core(s) to use: more processes than cores load no "
                  "faster", num_workers, cores)  # fmt: skip
-
-
-def _cores() -> int:
-    """As torch counts them where it warns of the same."""
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 class Made(NamedTuple):

@@ -1,4 +1,5 @@
-"""Places that cannot be written are found, with the reason, the path and the flag to change."""
+"""Places that cannot be written are found, with the reason, the path and the flag to change;
+files are replaced whole or not at all."""
 
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastimae.folders import FolderError, prepare_file, prepare_folder
+from fastimae.folders import FolderError, prepare_file, prepare_folder, replacing, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,3 +80,31 @@ def test_disks_that_take_nothing(tmp_path, kind):
     if done.returncode and "Traceback" not in done.stderr:
         pytest.skip(f"no mounts of our own here: {done.stderr}")
     assert f"cannot write to {tmp_path}" in done.stdout and reason in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_alone(tmp_path, failure):
+    file = tmp_path / "log.txt"
+    write_text(file, "old")
+    with pytest.raises(failure), replacing(file) as partial:
+        partial.write_text("ne")
+        assert partial.parent == tmp_path and file.read_text() == "old"
+        raise failure
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("log.txt", "old")]
+
+
+def test_readers_find_one_text_or_the_other(tmp_path):
+    """While two processes write, each with a mark."""
+    file, texts = tmp_path / "log.txt", {letter: letter * 100_000 for letter in "ab"}
+    write_text(file, texts["a"])
+
+    def write(letter):
+        for _ in range(50):
+            write_text(file, texts[letter], f".{letter}")
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, letter) for letter in texts]
+        while not all(writer.done() for writer in writers):
+            assert file.read_text() in texts.values()
+        assert [writer.result() for writer in writers] == [None, None]
+    assert list(tmp_path.iterdir()) == [file]

@@ -49,16 +49,16 @@ MAY_IMPORT = {
     "objectives": {"models", "kernels", "own_code"},
     "engine": {"folders", "locks"},
     "bench": {
-        *("arguments", "build", "config", "engine", "flags", "loaders", "models"),
+        *("arguments", "build", "config", "engine", "flags", "loaders", "machine", "models"),
         "objectives",
     },
     "evaluate": {
         *("arguments", "config", "engine", "flags", "folders", "interop", "kernels", "loaders"),
         *("locks", "models", "objectives"),
     },
-    "interop": {"arguments", "engine", "kernels", "locks", "models"},
+    "interop": {"arguments", "engine", "folders", "kernels", "locks", "models"},
     "kernels": set(),
-    "loaders": {"locks", "own_code"},
+    "loaders": {"folders", "locks", "machine", "own_code"},
 }
 # Types of a batch may be named in annotations, at no cost at run time.
 MAY_NAME_TYPES_OF = {"engine": {"loaders", "objectives"}, "objectives": {"loaders"}}
@@ -325,6 +325,13 @@ def test_make_alone_prints_every_target():
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert re.findall(r"^  make (\w+) +\S", shown, re.MULTILINE) == targets
+
+
+def test_files_are_written_whole_or_not_at_all():
+    """By `fastimae.folders.replacing`: whoever reads them finds the old content or the new."""
+    straight = re.compile(r"(?<!\bpartial)\.(write_text|write_bytes|savefig)\((?!partial)")
+    found = [path for path in project_files(*PARTS) if straight.search(path.read_text())]
+    assert found == []
 
 
 def test_every_package_has_an_init():

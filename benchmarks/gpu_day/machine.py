@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sys
 import sysconfig
@@ -14,6 +13,7 @@ import torch
 
 from fastimae.flags import OnceParser
 from fastimae.loaders import native_library
+from fastimae.machine import usable_cores
 
 TOOLS = ("git", "gcc", "g++", "nvcc", "nvidia-smi", "ncu", "compute-sanitizer")
 PACKAGES = ("tyro", "timm", "torchvision", "nvidia.dali", "ffcv", "torchao")
@@ -42,7 +42,7 @@ def facts(device: torch.device, smoke: bool) -> dict[str, Callable[[], object]]:
 
     side = 256 if smoke else None
     return {
-        "cores": lambda: len(os.sched_getaffinity(0)),
+        "cores": usable_cores,
         "engine": _engine,
         "tools": lambda: {name: shutil.which(name) is not None for name in TOOLS},
         "packages": lambda: {name: _there(name) for name in PACKAGES},

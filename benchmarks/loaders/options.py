@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from benchmarks.loaders.contestants import CONTESTANTS
 from fastimae.loaders.errors import DataError
+from fastimae.machine import usable_cores
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,9 +59,4 @@ class Options:
     @property
     def workers(self) -> int:
         """Threads or processes to use."""
-        return cores() if self.num_workers is None else self.num_workers
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+        return usable_cores() if self.num_workers is None else self.num_workers

@@ -13,9 +13,8 @@ from PIL import features
 
 from benchmarks.conditions import device_name, versions_of
 from benchmarks.loaders.measure import Measured
-from benchmarks.loaders.options import cores
 from fastimae.loaders import native_library
-from fastimae.machine import cpu_flags
+from fastimae.machine import cpu_flags, usable_cores
 
 DISTRIBUTIONS = ("ffcv", "numba", "opencv-python", "nvidia-dali-cuda130")
 SUBJECT = "native"
@@ -31,7 +30,10 @@ def where(report: Mapping) -> dict[str, object]:
     versions = report["versions"] | versions_of(DISTRIBUTIONS)
     versions["libjpeg-turbo of Pillow"] = features.version_feature("libjpeg_turbo") or "unknown"
     versions["native engine"] = library.description() if library else "not built"
-    return {"device": ", ".join([cpu, f"{cores()} cores", simd(), *gpu]), "versions": versions}
+    return {
+        "device": ", ".join([cpu, f"{usable_cores()} cores", simd(), *gpu]),
+        "versions": versions,
+    }
 
 
 def simd() -> str:
@@ -59,7 +61,7 @@ def _result(name: str, one: Measured) -> dict[str, object]:
         "img_per_s_min": min(one.speeds),
         "img_per_s_max": max(one.speeds),
         "img_per_s_rounds": one.speeds,
-        "img_per_s_per_core": one.speed / min(one.job.num_workers, cores()),
+        "img_per_s_per_core": one.speed / min(one.job.num_workers, usable_cores()),
         "img_per_s_first_epoch": one.start.first_pass_img_per_s,
         "first_batch_ms": one.start.first_batch_ms,
         "cpu_seconds_per_img": one.cpu_seconds,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import torch
 
 from benchmarks.train.cases import CASES, SMOKE_CASES, Case, default_cases
 from benchmarks.train.variants import contestants
+from fastimae.bench.options import cores
 from fastimae.settings import ConfigError
 
 
@@ -100,6 +100,4 @@ class Options:
     @property
     def workers(self) -> int:
         """Threads or processes of a loader."""
-        if self.num_workers is not None:
-            return self.num_workers
-        return min(len(os.sched_getaffinity(0)), 16)
+        return cores() if self.num_workers is None else self.num_workers

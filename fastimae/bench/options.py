@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from fastimae.engine.precision import Precision
 from fastimae.engine.prepare import SpeedSettings
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.what_is import BETON, check_is
+from fastimae.machine import usable_cores
 from fastimae.objectives.choice import ObjectiveConfig, find
 from fastimae.settings import Count, PositiveFloat, PositiveInt, Settings
 
@@ -115,4 +115,4 @@ def changed(config: TrainConfig, **flags: object) -> TrainConfig:
 
 def cores() -> int:
     """Threads to decode with: one for each core that this process may use, at most 16."""
-    return min(len(os.sched_getaffinity(0)), 16)
+    return min(usable_cores(), 16)

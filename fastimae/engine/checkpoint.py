@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastimae.engine.entries import take
-from fastimae.engine.files import CheckpointError, read, write
+from fastimae.engine.files import CheckpointError, Unfit, read, write
 from fastimae.engine.sharded import FILES, forget_shards, join, laid_out
 
 log = logging.getLogger("fastimae")
@@ -44,8 +44,8 @@ def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """The trained weights in a checkpoint, see `entries.take`. Raises CheckpointError if none."""
     try:
         return dict(take(content).weights)
-    except ValueError as error:
-        raise CheckpointError(f"{path} {error}") from error
+    except Unfit as error:
+        raise error.of(path) from error
 
 
 def load_weights(

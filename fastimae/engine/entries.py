@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastimae.engine.files import Unfit
+
 # What belongs to a MAE's decoder, in MAE's names.
 DECODER = ("decoder_", "mask_token")
 # Looked through in this order, then whatever else a file has.
@@ -67,16 +69,16 @@ def take(content: Mapping[str, Any], *, averaged: bool = False) -> Taken:
     """The trained weights in a file's content, or with `averaged` their average.
 
     An average is taken unasked only where there is nothing else. Weights of anything but a vision
-    transformer only lose the prefixes of DDP and torch.compile. Raises ValueError where there are
-    no weights, or no average.
+    transformer only lose the prefixes of DDP and torch.compile. Raises Unfit where there are no
+    weights, or no average.
     """
     entries = dict(_state_dicts(content))
     if not entries:
-        raise ValueError("holds no model weights")
+        raise Unfit("holds no model weights", "the content")
     places = [Place(entry, prefix) for entry, keys in entries.items() for prefix in _prefixes(keys)]
     wanted = [place for place in places if place.averaged is averaged]
     if averaged and not wanted:
-        raise ValueError("holds no averaged weights (EMA)")
+        raise Unfit("holds no averaged weights (EMA)", "the content")
     if not places:
         entry, keys = next(iter(entries.items()))
         return Taken({_WRAPPERS.sub("", key): w for key, w in keys.items()}, Place(entry, ""))

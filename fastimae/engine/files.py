@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import shutil
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from fastimae.folders import replacing
 
 # Where torch says what a file holds that is neither numbers nor tensors.
 _UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)")
@@ -36,24 +37,31 @@ class CheckpointError(Exception):
     """A checkpoint cannot be written, read or used. The message says which and what to do."""
 
 
+class Unfit(ValueError):
+    """What a function was given is not what it takes; the message is a sentence with a subject."""
+
+    def __init__(self, why: str, subject: str = "the state dict") -> None:
+        super().__init__(f"{subject} {why}")
+        self.why = why
+
+    def of(self, path: Path) -> CheckpointError:
+        """The same sentence, of the file that it is from."""
+        return CheckpointError(f"{path} {self.why}")
+
+
 def write(path: Path, content: Mapping[str, Any], also: Path | None = None) -> None:
     """Write `content` to `path`, and to `also`, atomically: a crash leaves the old file or the new.
 
     Raises CheckpointError where the disk does not take it; files that were there stay as they are.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        if also:
-            _copy(partial, also)
-        partial.replace(path)
+        with replacing(path) as partial:
+            with partial.open("wb") as file:
+                torch.save(dict(content), file)
+            if also:
+                _copy(partial, also)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free / 1e9 if path.parent.is_dir() else 0
         raise CheckpointError(
             f"cannot save {path} ({_one_line(error)}; {free:.1f} GB free): make room or change "
@@ -89,6 +97,11 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     return content
 
 
+def read_args(path: Path) -> dict[str, Any]:
+    """The settings that a checkpoint keeps, without its weights. Raises CheckpointError."""
+    return args_in(read(path, mmap=True))
+
+
 def args_in(content: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint's content keeps, by flag name; {} where it has none, or what
     is called so is something else."""
@@ -109,13 +122,12 @@ def _is_of_torch(path: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     """A second name for the file where the disk can do that, else a second file."""
-    partial = target.with_name(target.name + ".copy.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    partial.replace(target)
+    with replacing(target) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 from pathlib import Path
 
+from fastimae.folders import PARTIAL
 from fastimae.locks import check_free
 
 log = logging.getLogger("fastimae")
@@ -20,7 +21,7 @@ OF_A_RUN = (
 """All that a run leaves, and what was found out about it."""
 _BESIDE = ("debug.log",)
 """Goes with a run, and is none by itself."""
-_HALF_WRITTEN = ("checkpoint-*.partial", "log.partial", "results.partial", "reconstruction.partial")
+_HALF_WRITTEN = tuple(f"{name}{PARTIAL}" for name in OF_A_RUN if "." in name)
 _PREVIOUS = re.compile(r"previous-(\d+)")
 _MARKED = re.compile(r"\.run-(\w+)$")
 """See `mark`; earlier versions, and other programs, leave no mark, and are not told apart."""

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fastimae.engine.distributed import World
 from fastimae.engine.leftovers import mark
+from fastimae.folders import write_text
 
 ON_THE_BAR = {
     "loss": "loss {:.4f}",
@@ -97,7 +98,7 @@ class LossMeter:
             epoch, step, index = self._samples[first]
             parts = {n: str(v) for n, v in zip(self.names, values[first].tolist(), strict=True)}
             report = {"epoch": epoch, "step": step, "parts": parts, "samples": index.tolist()}
-            path.write_text(json.dumps(report) + "\n")
+            write_text(path, json.dumps(report) + "\n")
         if self.world.any(not finite.all()):
             raise NonFiniteLoss(
                 f"the loss is not finite: its samples are in {path}; try --precision bf16 or "
@@ -181,9 +182,7 @@ class Reporter:
             lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if _epoch_of(line) < epoch]
             if len(kept) < len(lines):
-                partial = self.log_file.with_suffix(".partial")
-                partial.write_text("".join(kept), encoding="utf-8")
-                partial.replace(self.log_file)
+                write_text(self.log_file, "".join(kept))
 
     def close(self) -> None:
         """Close the bar and TensorBoard's file."""

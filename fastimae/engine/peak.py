@@ -14,6 +14,7 @@ import torch
 from fastimae.engine.memory import forget_memory
 from fastimae.engine.precision import DTYPES
 from fastimae.engine.throttle import synchronize
+from fastimae.folders import write_text
 
 GPU_SIDE = 8192
 GPU_CALLS = 5
@@ -115,6 +116,5 @@ def _write(rates: dict[str, float]) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         file = cache_file()
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")  # of all ranks, which write at once
-        partial.write_text(json.dumps(rates, indent=1) + "\n")
-        partial.replace(file)
+        ours = f".{os.getpid()}"  # all ranks write at once
+        write_text(file, json.dumps(rates, indent=1) + "\n", ours)

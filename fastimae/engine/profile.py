@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from fastimae.folders import write_text
+
 log = logging.getLogger("fastimae")
 
 FIRST, LAST = 20, 30
@@ -48,5 +50,5 @@ class Profile:
         profiler.export_chrome_trace(str(path))
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=_ROWS)
-        path.with_name(f"profile-rank{self.rank}.txt").write_text(table + "\n")
+        write_text(path.with_name(f"profile-rank{self.rank}.txt"), table + "\n")
         log.info("profile: %s (open it at ui.perfetto.dev), and as a table beside it", path)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, model_weights
 from fastimae.engine.files import RUN, WEIGHTS, args_in
 
+BEGUN = "begun"
+"""Of a classifier's checkpoint: the digest of the weights that it began from."""
 _ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.", "fc_norm.")
 
 
@@ -34,11 +36,20 @@ def origin_of(path: Path, model: nn.Module) -> dict[str, Any]:
     """
     digest = weights_digest(model.state_dict())
     try:
-        content = load_checkpoint(path, mmap=True)
-        same = weights_digest(model_weights(content, path)) == digest
+        found = read_origin(path)
     except CheckpointError:  # not one of ours
-        same = False
-    return {WEIGHTS: digest, **place_of(content if same else {})}
+        found = {}
+    place = found if found.get(WEIGHTS) == digest else {}
+    return {WEIGHTS: digest, **{key: place.get(key) for key in ("run", "epoch", "step")}}
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """Of the weights that are in a checkpoint, the same as `origin_of`, as far as it says; and
+    BEGUN. Raises CheckpointError."""
+    content = load_checkpoint(path, mmap=True)
+    args, digest = args_in(content), weights_digest(model_weights(content, path))
+    place = {"run": args.get(RUN), "epoch": content.get("epoch"), "step": content.get("step")}
+    return {WEIGHTS: digest, **place, BEGUN: args.get(WEIGHTS)}
 
 
 def check_same_weights(path: Path, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -57,15 +68,8 @@ def check_result_is_of(path: Path, found: Mapping[str, Any], what: Path) -> None
     than the checkpoint holds now, as far as it says."""
     if found.get("epoch") is None or not path.is_file():
         return
-    content = load_checkpoint(path, mmap=True)
-    if weights_digest(model_weights(content, path)) != found[WEIGHTS]:
+    if read_origin(path)[WEIGHTS] != found[WEIGHTS]:
         raise CheckpointError(
             f"{what} is of other weights than {path} holds now: remove it, or choose another "
             "--output_dir"
         )
-
-
-def place_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The run, epoch and step that a checkpoint is of, as far as it says."""
-    run = args_in(content).get(RUN)
-    return {"run": run, "epoch": content.get("epoch"), "step": content.get("step")}

@@ -14,6 +14,7 @@ from typing import Any
 from fastimae import __version__
 from fastimae.evaluate.options import EvalOptions, recorded
 from fastimae.evaluate.result_files import RESULTS, read_results
+from fastimae.folders import write_text
 
 _LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "torchmetrics", "piq")
 
@@ -45,9 +46,7 @@ def save_results(
     }
     output_dir.mkdir(exist_ok=True)
     path = output_dir / RESULTS
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastimae.engine import files
-from fastimae.engine.files import CONVERTED_WITH, CheckpointError
-from fastimae.interop.files import read as read_any
+from fastimae.engine.files import CONVERTED_WITH, CheckpointError, read_args
+from fastimae.interop.open import read
 from fastimae.loaders.beton_names import manifest_path
 from fastimae.loaders.crops import RATIO
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
@@ -27,8 +26,8 @@ def training_of(checkpoint: Path | None) -> Mapping[str, Any]:
         return {}
     try:
         if checkpoint.is_dir() or checkpoint.suffix == ".safetensors":
-            return read_any(checkpoint).args
-        return files.args_in(files.read(checkpoint, mmap=True))
+            return read(checkpoint).args
+        return read_args(checkpoint)
     except (CheckpointError, OSError):
         return {}
 

@@ -13,11 +13,10 @@ import tyro
 from torch import Tensor
 
 from fastimae.arguments import parse
-from fastimae.engine.checkpoint import FORMAT, CheckpointError
-from fastimae.engine.files import CLASSES
+from fastimae.engine.checkpoint import FORMAT
+from fastimae.engine.files import CLASSES, Unfit
 from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import CLASSIFIER, Conversion, encoder_of
-from fastimae.interop.files import Checkpoint
 from fastimae.interop.finetuned import (
     describe,
     has_classifier,
@@ -25,7 +24,8 @@ from fastimae.interop.finetuned import (
     pools,
     without_classifier,
 )
-from fastimae.interop.load import build_model, open_checkpoint
+from fastimae.interop.load import build_model
+from fastimae.interop.open import Checkpoint, open_checkpoint
 from fastimae.interop.options import ModelOptions
 from fastimae.interop.sizes import name_of, settings_of
 from fastimae.interop.write import check_target, write_file, write_hub_folder
@@ -94,27 +94,27 @@ def convert(options: ExportOptions) -> None:
 
 def _convert(options: ExportOptions) -> None:
     said = options.of_model()
-    how = {"use_ema": said.pop("use_ema"), "hints": said["hints"]}
-    checkpoint, ours = open_checkpoint(options.checkpoint, **how)
-    if is_probe(ours.weights):  # nobody's classifier has a place for its BatchNorm
-        kept = without_classifier(ours.weights, checkpoint.path)
-        ours = dataclasses.replace(ours, weights=kept)
+    how = {name: said.pop(name) for name in ("use_ema", "hints")}
+    checkpoint = open_checkpoint(options.checkpoint, **how)
+    if is_probe(checkpoint.weights):  # nobody's classifier has a place for its BatchNorm
+        checkpoint = without_classifier(checkpoint)
     model = build_model(
-        checkpoint, ours.weights, encoder_only=_is_encoder(options, ours.weights),
+        checkpoint, encoder_only=_is_encoder(options, checkpoint.weights),
         allow_partial=options.allow_partial, **said,
     )  # fmt: skip
+    ours = checkpoint.conversion
     if options.to == "fastimae":
         ours = _known_to(model, ours)
     log.info("%s: %s", checkpoint.path, _described(model, ours))
+    weights = ours.weights
     try:
-        weights = ours.weights
         for step in _steps(options, model, weights):
             conversion = step(weights)
             weights = conversion.weights
             log.info("for %s: %s", options.to, conversion.summary())
         _write(options, checkpoint, model, weights)
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint.path} {error}") from error
+    except Unfit as error:
+        raise error.of(checkpoint.path) from error
     log.info("wrote %s", options.out)
 
 
@@ -135,29 +135,35 @@ def _is_encoder(options: ExportOptions, weights: Mapping[str, Tensor]) -> bool:
 def _steps(
     options: ExportOptions, model: MaskedAutoencoder, weights: Mapping[str, Tensor]
 ) -> Iterator[Callable[[Mapping[str, Tensor]], Conversion]]:
-    """What is to be done to our names, one after the other. Raises ValueError."""
+    """What is to be done to our names, one after the other. Raises Unfit."""
     two_heads = model.heads == 2
     if options.head and (not two_heads or options.encoder_only or options.to == "timm"):
-        raise ValueError("goes out without two heads: --head is for the decoder of an i-MAE")
+        raise Unfit("goes out without two heads: --head is for the decoder of an i-MAE")
     if options.encoder_only and options.to != "timm":
         yield encoder_of
-    elif two_heads and (options.head or options.to == "huggingface"):
-        yield functools.partial(imae.one_head, head=options.head or "dominant")
-    elif two_heads and options.to == "mae":
-        yield imae.from_mae
+    elif two_heads and (options.head or options.to in ("huggingface", "mae")):
+        if imae.head_space(weights) == "encoder":
+            raise Unfit(
+                "has its heads in the encoder's width (--head_space encoder), which no other code "
+                "knows: export it with --encoder_only"
+            )
+        if options.head or options.to == "huggingface":
+            yield functools.partial(imae.one_head, head=options.head or "dominant")
+        else:
+            yield imae.from_mae
     pools_only = pools(weights) and "norm.weight" not in weights
     if options.to == "timm":
         if pools_only and options.global_pool == "token":
-            raise ValueError("was fine-tuned on the mean of its patches: drop --global_pool token")
+            raise Unfit("was fine-tuned on the mean of its patches: drop --global_pool token")
         if options.global_pool == "avg" and "head.weight" in weights and not pools(weights):
-            raise ValueError(
+            raise Unfit(
                 "has a classifier of its class token, of no use on a mean: drop --global_pool avg"
             )
         pool = options.global_pool or ("avg" if pools_only else "token")
         yield functools.partial(timm.from_mae, global_pool=pool)
     elif options.to == "huggingface":
         if pools_only:
-            raise ValueError(
+            raise Unfit(
                 "has fc_norm in place of norm, which ViTMAE has no place for: use --to timm"
             )
         yield huggingface.from_mae

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fastimae.engine.entries import DECODER
 
+Shapes = Mapping[str, tuple[int, ...]]
+
 # What the encoder-only layouts have no place for, beside the decoder. Our names, which are timm's.
 CLASSIFIER = ("head.", "fc_norm.")
 
@@ -42,6 +44,11 @@ def encoder_of(weights: Mapping[str, Tensor]) -> Conversion:
     """Weights under our names without the decoder."""
     dropped = tuple(name for name in weights if name.startswith(DECODER))
     return Conversion({k: v for k, v in weights.items() if k not in dropped}, dropped=dropped)
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight, by name."""
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def _families(names: tuple[str, ...]) -> str:

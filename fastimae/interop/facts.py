@@ -8,10 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from torch import Tensor
-
 from fastimae.engine.checkpoint import CheckpointError
-from fastimae.interop.files import Checkpoint
 from fastimae.interop.grids import (
     fitting,
     given_size,
@@ -20,14 +17,13 @@ from fastimae.interop.grids import (
     size_by_positions,
     square_size,
 )
-from fastimae.interop.hints import Hints
 from fastimae.interop.names import named_side, named_sizes
+from fastimae.interop.open import Checkpoint
 from fastimae.models import DECODER, SIZES, advice
 from fastimae.models.mae import channel_statistics
 
 log = logging.getLogger("fastimae")
 
-Shapes = Mapping[str, tuple[int, ...]]
 Source = Literal["flag", "file", "name", "assumed"]
 
 HEADS = ("num_heads", "decoder_num_heads")
@@ -35,6 +31,8 @@ SETTINGS = (*HEADS, "input_size", "norm_pix_loss", "mean", "std")
 # Weights with others compute something else; what a file of ours says of them is so.
 FIXED = (*HEADS, "input_size")
 OF_DECODER = ("decoder_num_heads", "norm_pix_loss")
+ASSUMED = "assumed"
+"""The settings that a file has from our import, which assumed them: see `settings_of`."""
 
 _DECODERS = [{**DECODER, **size} for size in SIZES.values()]
 USUAL_HEADS = {
@@ -54,19 +52,8 @@ class Fact:
     reason: str = ""
 
 
-def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shape of each weight, by name."""
-    return {name: tuple(value.shape) for name, value in weights.items()}
-
-
-def facts_of(
-    checkpoint: Checkpoint,
-    shapes: Shapes,
-    given: Mapping[str, Any],
-    name: str | None,
-    hints: Hints,
-) -> dict[str, Fact]:
-    """The facts of a checkpoint whose weights, under our names, have these shapes, by setting.
+def facts_of(checkpoint: Checkpoint, given: Mapping[str, Any], name: str | None) -> dict[str, Fact]:
+    """The facts of a checkpoint, whose weights are under our names, by setting.
 
     given: what the user says; it wins over the file, with a warning. name: of the model, as the
     user says. Heads that nobody tells, and whose width no model has, are not among them, nor is a
@@ -74,56 +61,47 @@ def facts_of(
     contradicts our own file's heads or size, or the number of its positions, or the name is of
     another width.
     """
-    width = shapes["cls_token"][-1]
+    hints, width = checkpoint.hints, checkpoint.widths["num_heads"]
     named = named_sizes(name)
     if name and named.get("embed_dim") != width:
         why = f"does not fit its width of {width}" if named else f"is not known: {advice(name)}"
         raise CheckpointError(f"{checkpoint.path}: {hints.to_set('model')} {name} {why}")
     given = {setting: value for setting, value in given.items() if value is not None}
     if size := given.get("input_size"):
-        given["input_size"] = given_size(checkpoint.path, size, shapes, hints)
+        given["input_size"] = given_size(checkpoint, size)
     if named:
         given = {"num_heads": named["num_heads"], **given}
     facts = {}
     for setting in SETTINGS:
-        stated = _stated(checkpoint, setting, shapes)
+        stated = _stated(checkpoint, setting)
         wish = given.get(setting)
         if wish is not None:
-            _compare(checkpoint, setting, stated, wish, hints)
+            _compare(checkpoint, setting, stated, wish)
             facts[setting] = Fact(wish, "flag")
             continue
-        named_one = _named_decoder(setting, named, shapes)
-        if fact := stated or named_one or _assumed(checkpoint, setting, shapes):
+        named_one = _named_decoder(checkpoint, setting, named)
+        if fact := stated or named_one or _assumed(checkpoint, setting):
             facts[setting] = fact
     return {
         setting: fact for setting, fact in facts.items()
-        if setting not in HEADS or _divides(checkpoint, setting, fact, shapes, hints)
+        if setting not in HEADS or _divides(checkpoint, setting, fact)
     }  # fmt: skip
 
 
-def _divides(
-    checkpoint: Checkpoint, setting: str, fact: Fact, shapes: Shapes, hints: Hints
-) -> bool:
+def _divides(checkpoint: Checkpoint, setting: str, fact: Fact) -> bool:
     """Whether the heads divide their width. What the user says must, as must the encoder's."""
-    width = widths(shapes).get(setting, 0)
+    width = checkpoint.widths.get(setting, 0)
     if fact.value > 0 and width % fact.value == 0:
         return True
     if fact.source == "flag" or setting not in OF_DECODER:
         raise CheckpointError(
             f"{checkpoint.path}: {setting} {fact.value} does not divide its width of {width}: "
-            f"change {hints.to_set(setting)}"
+            f"change {checkpoint.hints.to_set(setting)}"
         )
     return False
 
 
-def widths(shapes: Shapes) -> dict[str, int]:
-    """What the heads divide, by setting: the width of the encoder, and of a decoder."""
-    found = {"num_heads": shapes["cls_token"][-1]}
-    decoder = shapes.get("mask_token") or shapes.get("decoder_embed.bias")
-    return found | ({"decoder_num_heads": decoder[-1]} if decoder else {})
-
-
-def tell(path: object, facts: Mapping[str, Fact], hints: Hints, *, decoder: bool) -> None:
+def tell(checkpoint: Checkpoint, facts: Mapping[str, Fact], *, decoder: bool) -> None:
     """One line on what is assumed of a file, and how to change that; nothing where all is known."""
     assumed = {
         setting: fact for setting, fact in facts.items()
@@ -132,7 +110,8 @@ def tell(path: object, facts: Mapping[str, Fact], hints: Hints, *, decoder: bool
     if assumed:
         said = ", ".join(dict.fromkeys(_in_words(*item) for item in assumed.items()))
         verb = "change" if len(assumed) > 1 else "changes"
-        log.warning("%s: %s: %s %s that", path, said, hints.to_set(*assumed), verb)
+        how = checkpoint.hints.to_set(*assumed)
+        log.warning("%s: %s: %s %s that", checkpoint.path, said, how, verb)
 
 
 def _in_words(setting: str, fact: Fact) -> str:
@@ -147,68 +126,74 @@ def _in_words(setting: str, fact: Fact) -> str:
     return f"mean and deviation assumed {fact.reason}"
 
 
-def _stated(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | None:
+def _stated(checkpoint: Checkpoint, setting: str) -> Fact | None:
     """What the file itself says, be it by the name of its model."""
-    if setting in checkpoint.assumed:
+    if setting in checkpoint.args.get(ASSUMED, ()):
         return None
     if setting == "input_size":
-        return _stated_size(checkpoint, shapes)
-    value = checkpoint.args.get(setting)
-    if value is not None and not _wrong_length(setting, value, shapes):
-        return Fact(tuple(value) if isinstance(value, list) else value, "file")
-    named = named_sizes(checkpoint.args.get("model"))
-    if setting == "num_heads" and named.get("embed_dim") == shapes["cls_token"][-1]:
-        return Fact(named[setting], "name")
-    if setting == "decoder_num_heads" and named.get("embed_dim") == shapes["cls_token"][-1]:
-        return _named_decoder(setting, named, shapes, any_width=checkpoint.ours)
-    if checkpoint.ours and setting not in (*HEADS, *_without_decoder(shapes)):
-        return Fact(_default(setting, shapes), "file")
+        return _stated_size(checkpoint)
+    value = _kept(checkpoint, setting)
+    if value is not None and not _wrong_length(checkpoint, setting, value):
+        return Fact(value, "file")
+    if setting in HEADS and checkpoint.named:
+        if setting == "num_heads":
+            return Fact(checkpoint.named[setting], "name")
+        return _named_decoder(checkpoint, setting, checkpoint.named, any_width=checkpoint.ours)
+    # A file without a decoder, as a classifier's, tells nothing of one.
+    untold = HEADS if "decoder_num_heads" in checkpoint.widths else (*HEADS, *OF_DECODER)
+    if checkpoint.ours and setting not in untold:
+        return Fact(_default(checkpoint, setting), "file")
     return None
 
 
-def _stated_size(checkpoint: Checkpoint, shapes: Shapes) -> Fact | None:
+def _stated_size(checkpoint: Checkpoint) -> Fact | None:
     """That of the only grid with such positions; else the settings', if it fits; a name's."""
-    if size := size_by_positions(checkpoint.weights.get("pos_embed"), shapes):
+    shapes, args = checkpoint.shapes, checkpoint.args
+    if size := size_by_positions(checkpoint.taken.weights.get("pos_embed"), shapes):
         return Fact(size, "file", "by its positions")
-    if size := fitting(checkpoint.args.get("input_size"), shapes):
+    if size := fitting(args.get("input_size"), shapes):
         return Fact(size, "file")
-    size = fitting(named_side(checkpoint.args.get("model")), shapes)
+    size = fitting(named_side(args.get("model")), shapes)
     return Fact(size, "name") if size else None
 
 
-def _without_decoder(shapes: Shapes) -> tuple[str, ...]:
-    """Settings of which a file tells nothing that has no decoder, as a classifier's."""
-    return () if "decoder_num_heads" in widths(shapes) else OF_DECODER
-
-
 def _named_decoder(
-    setting: str, named: Mapping[str, Any], shapes: Shapes, *, any_width: bool = False
+    checkpoint: Checkpoint, setting: str, named: Mapping[str, Any], *, any_width: bool = False
 ) -> Fact | None:
     """The heads of a named model's decoder, if this is its decoder. Ours may have any width."""
-    width = widths(shapes).get("decoder_num_heads")
+    width = checkpoint.widths.get("decoder_num_heads")
     if setting != "decoder_num_heads" or not named or width is None:
         return None
     fits = any_width or width == named["decoder_embed_dim"]
     return Fact(named[setting], "name") if fits else None
 
 
-def _default(setting: str, shapes: Shapes) -> Any:
+def _default(checkpoint: Checkpoint, setting: str) -> Any:
     """Ours for targets, mean and deviation."""
     if setting == "norm_pix_loss":
         return False
-    mean, std = channel_statistics(shapes["patch_embed.proj.weight"][1], None, None)
+    mean, std = channel_statistics(_channels(checkpoint), None, None)
     return mean if setting == "mean" else std
 
 
-def _wrong_length(setting: str, value: Any, shapes: Shapes) -> bool:
+def _kept(checkpoint: Checkpoint, setting: str) -> Any:
+    value = checkpoint.args.get(setting)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _channels(checkpoint: Checkpoint) -> int:
+    return checkpoint.shapes["patch_embed.proj.weight"][1]
+
+
+def _wrong_length(checkpoint: Checkpoint, setting: str, value: Any) -> bool:
     """Whether means or deviations are of another number of channels than the weights."""
-    return setting in ("mean", "std") and len(value) != shapes["patch_embed.proj.weight"][1]
+    return setting in ("mean", "std") and len(value) != _channels(checkpoint)
 
 
-def _assumed(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | None:
-    if setting in checkpoint.assumed and setting in checkpoint.args:
-        value = checkpoint.args[setting]
-        return Fact(tuple(value) if isinstance(value, list) else value, "assumed", "by its import")
+def _assumed(checkpoint: Checkpoint, setting: str) -> Fact | None:
+    shapes, args = checkpoint.shapes, checkpoint.args
+    if setting in args.get(ASSUMED, ()) and setting in args:
+        return Fact(_kept(checkpoint, setting), "assumed", "by its import")
     if setting == "input_size":
         size = square_size(shapes)
         return Fact(size, "assumed", f"from its {patches_of(shapes)} positions") if size else None
@@ -216,21 +201,20 @@ def _assumed(checkpoint: Checkpoint, setting: str, shapes: Shapes) -> Fact | Non
         named = bool(_NORM_PIX_FILE.fullmatch(checkpoint.path.name))
         return Fact(named, "assumed", "from its name" if named else "")
     if setting not in HEADS:
-        usual = "as ImageNet's" if shapes["patch_embed.proj.weight"][1] == 3 else "as 0.5"
-        return Fact(_default(setting, shapes), "assumed", usual)
-    width = widths(shapes).get(setting)
+        usual = "as ImageNet's" if _channels(checkpoint) == 3 else "as 0.5"
+        return Fact(_default(checkpoint, setting), "assumed", usual)
+    width = checkpoint.widths.get(setting)
     heads = USUAL_HEADS[setting].get(width)
     if heads is None and setting == "decoder_num_heads" and width is not None:
         heads = DECODER[setting] if width % DECODER[setting] == 0 else None
     return Fact(heads, "assumed", f"from its width of {width}") if heads else None
 
 
-def _compare(
-    checkpoint: Checkpoint, setting: str, stated: Fact | None, wish: Any, hints: Hints
-) -> None:
+def _compare(checkpoint: Checkpoint, setting: str, stated: Fact | None, wish: Any) -> None:
     """A warning where the file says otherwise than the user; of what is fixed in ours an error."""
     if stated is None or _same(stated.value, wish):
         return
+    hints = checkpoint.hints
     before, now = (
         in_words(value) if setting == "input_size" else value for value in (stated.value, wish)
     )

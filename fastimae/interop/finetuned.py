@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from fastimae.interop.conversion import CLASSIFIER
+from fastimae.interop.open import Checkpoint
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.vit import LAYER_NORM_EPS
 
@@ -21,11 +21,14 @@ log = logging.getLogger("fastimae")
 HEAD, FC_NORM = CLASSIFIER
 
 
-def without_classifier(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The weights without `head`, which a line says; `fc_norm` stays: features pass through it."""
-    if has_classifier(weights):
-        log.info("%s: %s; the encoder is taken, the classifier left out", path, describe(weights))
-    return {name: value for name, value in weights.items() if not name.startswith(HEAD)}
+def without_classifier(checkpoint: Checkpoint) -> Checkpoint:
+    """Without `head`, which a line says; `fc_norm` stays: features pass through it."""
+    if has_classifier(checkpoint.weights):
+        log.info(
+            "%s: %s; the encoder is taken, the classifier left out",
+            checkpoint.path, describe(checkpoint.weights),
+        )  # fmt: skip
+    return checkpoint.without(HEAD)
 
 
 def has_classifier(names: Mapping[str, object]) -> bool:

@@ -7,17 +7,17 @@ computes something else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError
-from fastimae.interop.hints import Hints
+from fastimae.interop.conversion import Shapes
+from fastimae.interop.open import Checkpoint
 from fastimae.models.vit import sincos_positions
 
 Size = tuple[int, int]
-Shapes = Mapping[str, tuple[int, ...]]
 
 _FAR = 0.1
 """Positions are MAE's where they are nearer to them than this, relative to their norm: in any
@@ -54,15 +54,15 @@ def square_size(shapes: Shapes) -> Size | None:
     return (pixels, pixels) if side * side == patches_of(shapes) else None
 
 
-def given_size(path: object, value: Any, shapes: Shapes, hints: Hints) -> Size:
+def given_size(checkpoint: Checkpoint, value: Any) -> Size:
     """What the user says. Raises CheckpointError where the file has not as many positions."""
-    size, flag = as_size(value), hints.to_set("input_size")
+    size, flag = as_size(value), checkpoint.hints.to_set("input_size")
     if size is None:
         raise CheckpointError(f"{flag} takes a side, or height and width, not {value}")
-    patch, there = _patch(shapes), patches_of(shapes)
-    if not _fits(size, shapes):
+    patch, there = _patch(checkpoint.shapes), patches_of(checkpoint.shapes)
+    if not _fits(size, checkpoint.shapes):
         raise CheckpointError(
-            f"{path} has positions for {there} patches, {flag} {in_words(size)} has "
+            f"{checkpoint.path} has positions for {there} patches, {flag} {in_words(size)} has "
             f"{size[0] / patch * (size[1] / patch):.4g} of {patch} x {patch} pixels"
         )
     return size
@@ -80,14 +80,15 @@ def in_words(size: Size) -> str:
     return " ".join(map(str, size[:1] if size[0] == size[1] else size))
 
 
-def no_square(path: object, shapes: Shapes, hints: Hints) -> CheckpointError:
+def no_square(checkpoint: Checkpoint) -> CheckpointError:
     """What to say where nothing tells the size."""
-    there = patches_of(shapes)
+    there = patches_of(checkpoint.shapes)
     square = math.isqrt(there + 1) ** 2 == there + 1
     alone = f"; {there + 1} of patches alone (timm's no_embed_class) are none of MAE's" * square
     return CheckpointError(
-        f"{path}: its positions are for {there} patches, which is no square, and nothing tells "
-        f"how they lie: give {hints.to_set('input_size')}, height and width in pixels{alone}"
+        f"{checkpoint.path}: its positions are for {there} patches, which is no square, and "
+        f"nothing tells how they lie: give {checkpoint.hints.to_set('input_size')}, height and "
+        f"width in pixels{alone}"
     )
 
 

@@ -32,6 +32,10 @@ class Hints:
         """`what` follows the flag: "; --allow_partial loads it", or nothing without a flag."""
         return f"; {self.written[setting]} {what}" if setting in self.written else ""
 
+    def file(self, setting: str, path: object) -> str:
+        """A file that the user gave, after the flag for it where there is one."""
+        return f"{self.written[setting]} {path}" if setting in self.written else str(path)
+
     def resize(self) -> str:
         """How to make a model of other sizes, where flags choose them."""
         flags = [self.written.get(name, "") for name in ("model", "input_size")]

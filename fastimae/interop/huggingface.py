@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastimae.engine.files import Unfit
 from fastimae.interop.conversion import Conversion
 from fastimae.models import MaskedAutoencoder
 
@@ -104,9 +105,9 @@ def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
 
 
 def config_of(model: MaskedAutoencoder, mask_ratio: float = 0.75) -> dict[str, Any]:
-    """config.json for a model. Raises ValueError for images that are not square."""
+    """config.json for a model. Raises Unfit, a ValueError, for images that are not square."""
     if model.img_size[0] != model.img_size[1]:
-        raise ValueError("is for images that are not square, which ViTMAE does not take")
+        raise Unfit("is for images that are not square, which ViTMAE does not take", "the model")
     encoder, decoder = model.blocks[0], model.decoder_blocks[0]
     return {
         "model_type": "vit_mae",
@@ -151,10 +152,11 @@ def settings(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[st
     """What config.json and preprocessor_config.json say, by our flags' names.
 
     `layer_norm_eps` is not among them: it is 1e-6 here, as in MAE; ViTMAE's own default, 1e-12,
-    moves features by less than 1e-4. Raises ValueError for another activation than erf GELU.
+    moves features by less than 1e-4. Raises Unfit for another activation than erf GELU.
     """
     if config.get("hidden_act", "gelu") != "gelu":
-        raise ValueError(f"computes with hidden_act={config['hidden_act']}, which MAE has not")
+        why = f"computes with hidden_act={config['hidden_act']}, which MAE has not"
+        raise Unfit(why, "the model of this config.json")
     size = config.get("image_size", 224)
     of_mae = {
         "decoder_num_heads": config.get("decoder_num_attention_heads", 16),

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from fastimae.engine.files import Unfit
 from fastimae.interop.conversion import Conversion
 
 HEADS = ("decoder_embed1.weight", "decoder_embed2.weight")
@@ -36,7 +37,7 @@ def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
 
 
 def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
-    """Ours -> the released layout. Raises ValueError where the heads are in the encoder's width."""
+    """Ours -> the released layout. Raises Unfit where the heads are in the encoder's width."""
     _refuse_encoder_space(weights)
     unused = {name: weights[name.replace("embed.", "embed2.")].clone() for name in _UNUSED}
     filled = dict.fromkeys(["decoder_embed"], "a copy of decoder_embed2 (the model ignores it)")
@@ -46,7 +47,7 @@ def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
 def one_head(weights: Mapping[str, Tensor], head: Head) -> Conversion:
     """An i-MAE in our names -> the plain MAE that reconstructs one of the two images.
 
-    Raises ValueError where the heads are in the encoder's width.
+    Raises Unfit where the heads are in the encoder's width.
     """
     _refuse_encoder_space(weights)
     keep = _HEAD[head]
@@ -62,7 +63,6 @@ def one_head(weights: Mapping[str, Tensor], head: Head) -> Conversion:
 
 def _refuse_encoder_space(weights: Mapping[str, Tensor]) -> None:
     if _UNUSED[0] in weights:
-        raise ValueError(
-            "has its heads in the encoder's width (--head_space encoder), which no other code "
-            "knows: export it with --encoder_only"
+        raise Unfit(
+            "has its heads in the encoder's width (head_space='encoder'), which no other code knows"
         )

@@ -5,21 +5,17 @@ Ours are MAE's names. A state dict is a mapping of names to tensors; nothing her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor
 
+from fastimae.engine.files import Unfit
 from fastimae.interop import huggingface, imae
 from fastimae.interop.conversion import DECODER, Conversion
 from fastimae.interop.parts import fill_biases
 
 Layout = Literal["mae", "imae", "timm", "huggingface"]
-
-_TO_MAE: dict[str, Callable[[Mapping[str, Tensor]], Conversion]] = {
-    "imae": imae.to_mae,
-    "huggingface": huggingface.to_mae,
-}
 
 
 def detect(weights: Mapping[str, Tensor]) -> Layout:
@@ -28,36 +24,41 @@ def detect(weights: Mapping[str, Tensor]) -> Layout:
     "mae": encoder and decoder, as ours and the official full files. "imae": the same with two
     latent heads. "timm": an encoder, with or without a classifier; the official encoder-only and
     fine-tuned files have timm's names. "huggingface": ViTMAEModel or ViTMAEForPreTraining.
-    Raises ValueError for anything else.
+    Raises Unfit, a ValueError, for anything else.
     """
     if huggingface.is_huggingface(weights):
         return "huggingface"
     if "1.weight" in weights and "cls_token" not in weights:
-        raise ValueError("is a probe of features, without the encoder: give the encoder's file")
+        raise Unfit("is a probe of features, without the encoder: give the encoder's file")
     _require_parts(weights)
     if imae.HEADS[0] in weights:
         return "imae"
     return "mae" if any(name.startswith(DECODER) for name in weights) else "timm"
 
 
-def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
-    """Weights of another's file under our names, whatever their layout.
+def to_mae(weights: Mapping[str, Tensor], *, ours: bool = False) -> Conversion:
+    """Weights under our names, whatever their layout.
 
-    Biases that a model with `qkv_bias=False` does not have are filled with zeros. Raises
-    ValueError where `detect` does.
+    Biases that a model with `qkv_bias=False` does not have are filled with zeros. ours: they are
+    from a file of ours, and stay as they are. Raises Unfit where `detect` does.
     """
-    ours = _TO_MAE.get(detect(weights), Conversion)(weights)
-    _require_parts(ours.weights)
-    return fill_biases(ours)
+    layout = detect(weights)
+    if ours:
+        return Conversion(weights)
+    if layout == "huggingface":
+        conversion = huggingface.to_mae(weights)
+        _require_parts(conversion.weights)
+        return fill_biases(conversion)
+    return fill_biases(imae.to_mae(weights) if layout == "imae" else Conversion(weights))
 
 
 def _require_parts(weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where, by our names, a part is missing that tells sizes."""
+    """Raise Unfit where, by our names, a part is missing that tells sizes."""
     for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
         if name not in weights:
-            raise ValueError(f"is not a masked autoencoder: it has no {name}")
+            raise Unfit(f"is not a masked autoencoder: it has no {name}")
     if not any(name.startswith("blocks.") for name in weights):
-        raise ValueError("is not a masked autoencoder: it has no blocks")
+        raise Unfit("is not a masked autoencoder: it has no blocks")
     shape = tuple(weights["patch_embed.proj.weight"].shape)
     if len(shape) != 4 or shape[2] != shape[3]:
-        raise ValueError(f"has no square patches of images: patch_embed.proj.weight is {shape}")
+        raise Unfit(f"has no square patches of images: patch_embed.proj.weight is {shape}")

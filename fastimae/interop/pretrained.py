@@ -10,17 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fastimae.engine.checkpoint import CheckpointError, listed, load_weights
 from fastimae.interop import imae
-from fastimae.interop.conversion import DECODER
-from fastimae.interop.facts import FIXED, HEADS, Fact, Shapes, facts_of, shapes_of, tell, widths
-from fastimae.interop.files import Checkpoint
+from fastimae.interop.conversion import DECODER, Shapes, shapes_of
+from fastimae.interop.facts import FIXED, HEADS, Fact, facts_of, tell
 from fastimae.interop.finetuned import pools, without_classifier
 from fastimae.interop.grids import in_words
 from fastimae.interop.hints import IN_PYTHON, Hints
-from fastimae.interop.load import build, decoder_misfit, open_checkpoint
+from fastimae.interop.load import build, decoder_misfit
+from fastimae.interop.open import Checkpoint, open_checkpoint
 from fastimae.interop.sizes import model_arguments
 from fastimae.models import MaskedAutoencoder
 
@@ -53,33 +51,32 @@ def load_teacher(
     file does not hold such a MAE, or lacks what gives latents, which allow_partial does not change:
     latents of weights drawn at random teach nothing.
     """
-    checkpoint, weights = _read(path, hints)
-    if imae.HEADS[0] in weights:
-        raise CheckpointError(f"--teacher {path} is an i-MAE: distillation needs a plain MAE")
-    if pools(weights) and "norm.weight" not in weights:
+    checkpoint = without_classifier(open_checkpoint(path, hints=hints))
+    file = hints.file("teacher", path)
+    if imae.HEADS[0] in checkpoint.weights:
+        raise CheckpointError(f"{file} is an i-MAE: distillation needs a plain MAE")
+    if pools(checkpoint.weights) and "norm.weight" not in checkpoint.weights:
         raise CheckpointError(
-            f"--teacher {path} was fine-tuned on the mean of its patches and has no norm, which "
-            "the latents of a teacher need: give the file that it was fine-tuned from"
+            f"{file} was fine-tuned on the mean of its patches and has no norm, which the latents "
+            "of a teacher need: give the file that it was fine-tuned from"
         )
-    shapes = shapes_of(weights)
-    facts = facts_of(checkpoint, shapes, {"num_heads": num_heads}, name, hints)
+    facts = facts_of(checkpoint, {"num_heads": num_heads}, name)
     as_here = {**facts, "input_size": Fact(student.img_size, "flag")}
-    if decoder_misfit(checkpoint, shapes, as_here, name, hints):
+    if decoder_misfit(checkpoint, as_here, name):
         unused = DECODER if student.head_space == "encoder" else _UNUSED_OF_TEACHER
-        weights = {key: value for key, value in weights.items() if not key.startswith(unused)}
+        checkpoint = checkpoint.without(*unused)
         as_here.pop("decoder_num_heads", None)
     students = {key: getattr(student, key) for key in ("img_size", "in_chans", "mean", "std")}
-    arguments = model_arguments(checkpoint, shapes_of(weights), as_here, name, hints)
-    teacher = build(arguments | students, path)
+    teacher = build(model_arguments(checkpoint, as_here, name) | students, path)
     teacher.facts = as_here
     optional = _UNUSED_OF_TEACHER
     if student.head_space == "encoder":
         optional += ("decoder_embed.",)
-    _check_complete(teacher, weights, path, optional, hints)
-    _load(teacher, weights, path, allow_partial, optional, hints)
-    _compare_grids(path, facts, student, hints)
-    tell(path, {"num_heads": facts["num_heads"]}, hints, decoder=False)
-    _say_differences(f"--teacher {path}", {k: facts[k] for k in ("mean", "std")}, student)
+    _check_complete(teacher, checkpoint, optional)
+    _load(teacher, checkpoint, allow_partial, optional)
+    _compare_grids(checkpoint, facts, student)
+    tell(checkpoint, {"num_heads": facts["num_heads"]}, decoder=False)
+    _say_differences(file, {key: facts[key] for key in ("mean", "std")}, student)
     return teacher
 
 
@@ -97,8 +94,8 @@ def load_init(
     what differs or is not told. Raises CheckpointError that lists missing and unexpected keys,
     where a file of ours has other attention heads, and where positions lie otherwise.
     """
-    checkpoint, weights = _read(path, hints)
-    facts = facts_of(checkpoint, shapes_of(weights), {}, None, hints)
+    checkpoint = without_classifier(open_checkpoint(path, hints=hints))
+    facts, weights = facts_of(checkpoint, {}, None), dict(checkpoint.weights)
     fresh: tuple[str, ...] = ()
     if student.heads == 2 and imae.HEADS[0] not in weights:
         if student.head_space == "encoder":
@@ -108,60 +105,49 @@ def load_init(
                 shared = weights.pop(f"decoder_embed.{kind}", None)
                 if shared is not None:
                     weights[f"decoder_embed1.{kind}"] = weights[f"decoder_embed2.{kind}"] = shared
-    odd = _odd_decoder(student, weights)
-    if odd and allow_partial:
-        log.warning("%s: its decoder is left out: %s has no place here", path, odd[0])
-        weights = {key: value for key, value in weights.items() if not key.startswith(DECODER)}
-    _load(student, weights, path, allow_partial, fresh, hints, _afresh(student, weights, hints))
-    used = {key: fact for key, fact in facts.items() if _matters(key, shapes_of(weights))}
-    _compare_heads(checkpoint, used, student, hints)
-    _compare_grids(path, used, student, hints)
-    _say_differences(f"--init {path}", used, student)
-    _say_unknown(path, used, student, shapes_of(weights))
+    checkpoint, own = checkpoint.holding(weights), shapes_of(student.state_dict())
+    odd = [k for k, shape in checkpoint.shapes.items() if own.get(k) != shape]
+    odd_decoder = [key for key in odd if key.startswith(DECODER)]
+    if odd_decoder and allow_partial:
+        log.warning("%s: its decoder is left out: %s has no place here", path, odd_decoder[0])
+        checkpoint = checkpoint.without(*DECODER)
+    _load(student, checkpoint, allow_partial, fresh, _afresh(checkpoint, own))
+    used = {key: fact for key, fact in facts.items() if _matters(key, checkpoint)}
+    _compare_heads(checkpoint, used, student)
+    _compare_grids(checkpoint, used, student)
+    _say_differences(hints.file("init", path), used, student)
+    _say_unknown(checkpoint, used, student)
 
 
-def _read(path: Path, hints: Hints) -> tuple[Checkpoint, dict[str, Tensor]]:
-    checkpoint, ours = open_checkpoint(path, hints=hints)
-    return checkpoint, without_classifier(ours.weights, path)
-
-
-def _afresh(student: MaskedAutoencoder, weights: Mapping[str, Tensor], hints: Hints) -> str:
+def _afresh(checkpoint: Checkpoint, own: Shapes) -> str:
     """That a flag starts the decoder afresh, where that is all that has another size."""
-    own = shapes_of(student.state_dict())
-    odd = [key for key, shape in shapes_of(weights).items() if own.get(key, shape) != shape]
+    odd = [key for key, shape in checkpoint.shapes.items() if own.get(key, shape) != shape]
     decoder = odd and all(key.startswith(DECODER) for key in odd)
-    return hints.if_any("allow_partial", "starts the decoder afresh") if decoder else ""
-
-
-def _odd_decoder(student: MaskedAutoencoder, weights: Mapping[str, Tensor]) -> list[str]:
-    """Names of the file's decoder that have no place in the student's."""
-    own, theirs = shapes_of(student.state_dict()), shapes_of(weights)
-    return [k for k, shape in theirs.items() if k.startswith(DECODER) and own.get(k) != shape]
+    return checkpoint.hints.if_any("allow_partial", "starts the decoder afresh") if decoder else ""
 
 
 def _load(
     model: MaskedAutoencoder,
-    weights: Mapping[str, Tensor],
-    path: Path,
+    checkpoint: Checkpoint,
     allow_partial: bool,
     optional: tuple[str, ...],
-    hints: Hints,
     cure: str = "",
 ) -> None:
+    hints = checkpoint.hints
     load_weights(
-        model, weights, path, allow_partial=allow_partial, optional=optional,
+        model, checkpoint.weights, checkpoint.path, allow_partial=allow_partial, optional=optional,
         size_hint=hints.resize() + cure,
         partial_hint=hints.if_any("allow_partial", "loads it all the same"),
     )  # fmt: skip
 
 
-def _matters(setting: str, shapes: Shapes) -> bool:
+def _matters(setting: str, checkpoint: Checkpoint) -> bool:
     """Whether a setting has a meaning for these weights: a decoder's heads need a decoder."""
-    return setting not in HEADS or setting in widths(shapes)
+    return setting not in HEADS or setting in checkpoint.widths
 
 
 def _compare_heads(
-    checkpoint: Checkpoint, facts: Mapping[str, Fact], student: MaskedAutoencoder, hints: Hints
+    checkpoint: Checkpoint, facts: Mapping[str, Fact], student: MaskedAutoencoder
 ) -> None:
     """Weights under other heads compute something else: ours are refused, others warned of."""
     for setting, own in _settings(student).items():
@@ -170,7 +156,7 @@ def _compare_heads(
             continue
         message = (
             f"{checkpoint.path} was trained with {setting} {fact.value}, this model has {own}: "
-            f"{hints.to_set(setting)} {fact.value} makes them alike"
+            f"{checkpoint.hints.to_set(setting)} {fact.value} makes them alike"
         )
         if checkpoint.ours:
             raise CheckpointError(message)
@@ -178,25 +164,24 @@ def _compare_heads(
 
 
 def _check_complete(
-    teacher: MaskedAutoencoder,
-    weights: Mapping[str, Tensor],
-    path: Path,
-    optional: tuple[str, ...],
-    hints: Hints,
+    teacher: MaskedAutoencoder, checkpoint: Checkpoint, optional: tuple[str, ...]
 ) -> None:
     """Raise CheckpointError where a part that gives latents would be drawn at random."""
-    missing = [n for n in teacher.state_dict() if n not in weights and not n.startswith(optional)]
+    known = checkpoint.weights
+    missing = [n for n in teacher.state_dict() if n not in known and not n.startswith(optional)]
     if not missing:
         return
-    projection = all(name.startswith("decoder_embed.") for name in missing)
-    cure = hints.if_any("head_space", "encoder compares latents before that") if projection else ""
+    cure = ""
+    if all(name.startswith("decoder_embed.") for name in missing):
+        cure = checkpoint.hints.if_any("head_space", "encoder compares latents before that")
     raise CheckpointError(
-        f"{path} lacks what gives the latents of a teacher, missing keys: {listed(missing)}{cure}"
+        f"{checkpoint.path} lacks what gives the latents of a teacher, missing keys: "
+        f"{listed(missing)}{cure}"
     )
 
 
 def _compare_grids(
-    path: Path, facts: Mapping[str, Fact], student: MaskedAutoencoder, hints: Hints
+    checkpoint: Checkpoint, facts: Mapping[str, Fact], student: MaskedAutoencoder
 ) -> None:
     """Raise CheckpointError where as many positions lie otherwise; a line where nobody tells."""
     fact, own = facts.get("input_size"), in_words(student.img_size)
@@ -205,14 +190,14 @@ def _compare_grids(
     if fact is None or fact.source == "assumed":
         log.warning(
             "%s does not tell how its positions lie: taken as those of %s pixels, as this run's",
-            path, own,
+            checkpoint.path, own,
         )  # fmt: skip
         return
     size = in_words(fact.value)
-    change = hints.if_any("input_size", f"{size} makes them alike")
+    change = checkpoint.hints.if_any("input_size", f"{size} makes them alike")
     raise CheckpointError(
-        f"{path} is of images of {size} pixels, this model of {own}: as many positions, which lie "
-        f"otherwise{change}"
+        f"{checkpoint.path} is of images of {size} pixels, this model of {own}: as many "
+        f"positions, which lie otherwise{change}"
     )
 
 
@@ -229,18 +214,18 @@ def _say_differences(file: str, facts: Mapping[str, Fact], student: MaskedAutoen
 
 
 def _say_unknown(
-    path: Path, facts: Mapping[str, Fact], student: MaskedAutoencoder, shapes: Shapes
+    checkpoint: Checkpoint, facts: Mapping[str, Fact], student: MaskedAutoencoder
 ) -> None:
     """A line on what the file does not tell, and what this run takes it to be."""
     own = _settings(student)
     open_ = [
         f"{setting} {own[setting]}" for setting in own
-        if _matters(setting, shapes)
+        if _matters(setting, checkpoint)
         and (setting not in facts or facts[setting].source == "assumed")
     ]  # fmt: skip
     if open_:
         log.info("%s does not tell all of its settings; taken as this run's: %s",
-                 path, ", ".join(open_))  # fmt: skip
+                 checkpoint.path, ", ".join(open_))  # fmt: skip
 
 
 def _settings(model: MaskedAutoencoder) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from typing import Any
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.files import CONVERTED_WITH
 from fastimae.interop import imae
-from fastimae.interop.facts import OF_DECODER, Fact, Shapes, widths
-from fastimae.interop.files import Checkpoint
+from fastimae.interop.facts import ASSUMED, OF_DECODER, Fact
 from fastimae.interop.grids import no_square
-from fastimae.interop.hints import Hints
 from fastimae.interop.names import named_sizes
+from fastimae.interop.open import Checkpoint
 from fastimae.interop.timm import CLASSIFIED
 from fastimae.models import DECODER, SIZES, MaskedAutoencoder
 
@@ -28,29 +27,25 @@ _OF_TRAINING = (
 
 
 def model_arguments(
-    checkpoint: Checkpoint,
-    shapes: Shapes,
-    facts: Mapping[str, Fact],
-    name: str | None,
-    hints: Hints,
+    checkpoint: Checkpoint, facts: Mapping[str, Fact], name: str | None
 ) -> dict[str, Any]:
-    """Keyword arguments of `MaskedAutoencoder` for a checkpoint with these shapes, by our names.
+    """Keyword arguments of `MaskedAutoencoder` for a checkpoint, weights under our names.
 
     facts: see `facts_of`. name: of the model, as the user says. A file's decoder whose heads
     nobody tells gets one, which fits any width. Raises CheckpointError where nothing tells the
     encoder's, or the size of its images.
     """
-    args, path = checkpoint.args, checkpoint.path
+    shapes, hints, width = checkpoint.shapes, checkpoint.hints, checkpoint.widths["num_heads"]
     _, in_chans, _, patch_size = shapes["patch_embed.proj.weight"]
-    width = shapes["cls_token"][-1]
     if "num_heads" not in facts:
         raise CheckpointError(
-            f"{path}: nothing tells the attention heads of its width of {width}: give "
+            f"{checkpoint.path}: nothing tells the attention heads of its width of {width}: give "
             f"{hints.to_set('num_heads')}, or {hints.to_set('model')} if it has a known name"
         )
     if "input_size" not in facts:
-        raise no_square(path, shapes, hints)
-    sizes = _usual_sizes(name or args.get("model"), width)
+        raise no_square(checkpoint)
+    sizes = named_sizes(name) if name else checkpoint.named
+    sizes = sizes or {**DECODER, **next((s for s in SIZES.values() if s["embed_dim"] == width), {})}
     apart = (*OF_DECODER, "input_size")
     sizes |= {setting: fact.value for setting, fact in facts.items() if setting not in apart}
     sizes |= {"norm_pix_loss": facts["norm_pix_loss"].value}
@@ -58,21 +53,13 @@ def model_arguments(
     sizes |= {"depth": depth(shapes, "blocks.")}
     if "blocks.0.mlp.fc1.weight" in shapes:
         sizes["mlp_ratio"] = mlp_ratio(shapes["blocks.0.mlp.fc1.weight"][0], width)
-    if decoder := widths(shapes).get("decoder_num_heads"):
+    if decoder := checkpoint.widths.get("decoder_num_heads"):
         sizes["decoder_embed_dim"] = decoder
         sizes["decoder_num_heads"] = facts.get("decoder_num_heads", Fact(1, "assumed")).value
         sizes["decoder_depth"] = depth(shapes, "decoder_blocks.") or 1
     if imae.HEADS[0] in shapes:
         sizes |= {"heads": 2, "head_space": imae.head_space(shapes)}
     return sizes | {"img_size": facts["input_size"].value}
-
-
-def _usual_sizes(name: object, width: int) -> dict[str, Any]:
-    """Sizes of the model of that name, else of the one as wide, else a decoder's only."""
-    named = named_sizes(name)
-    if named.get("embed_dim") == width:
-        return named
-    return {**DECODER, **next((s for s in SIZES.values() if s["embed_dim"] == width), {})}
 
 
 def mlp_ratio(hidden: int, width: int) -> float:
@@ -102,7 +89,7 @@ def settings_of(model: MaskedAutoencoder, args: Mapping[str, Any]) -> dict[str, 
     if args.get("teacher"):
         training["teacher"] = Path(args["teacher"]).name
     assumed = [key for key, fact in model.facts.items() if fact.source == "assumed"]
-    training |= {"assumed": assumed} if assumed else {}
+    training |= {ASSUMED: assumed} if assumed else {}
     of_decoder = {
         "decoder_embed_dim": decoder.proj.in_features,
         "decoder_depth": len(model.decoder_blocks),

@@ -11,10 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
+from fastimae.engine.files import Unfit
 from fastimae.interop.conversion import Conversion, encoder_of
 
 CLASSIFIED = "classified"
 """What timm's config.json says that a classifier takes: "avg", the mean, or "token"."""
+_IT = "the model of this config.json"
 
 
 def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conversion:
@@ -39,14 +41,14 @@ def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conve
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the config.json of timm's files on the hub says, by our flags' names.
 
-    The architecture's name tells its heads, unless arguments of the model do. Raises ValueError for
+    The architecture's name tells its heads, unless arguments of the model do. Raises Unfit for
     arguments that make a model compute what ours cannot, and that its weights do not tell.
     """
     of_data, of_model = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
     if of_model.get("act_layer") not in (None, "gelu"):
-        raise ValueError(f"computes with act_layer={of_model['act_layer']}, which MAE has not")
+        raise Unfit(f"computes with act_layer={of_model['act_layer']}, which MAE has not", _IT)
     if of_model.get("no_embed_class"):
-        raise ValueError("has no position for its class token (no_embed_class), which MAE has")
+        raise Unfit("has no position for its class token (no_embed_class), which MAE has", _IT)
     said = {
         "model": config.get("architecture"),
         "num_heads": of_model.get("num_heads"),

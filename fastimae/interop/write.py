@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError
+from fastimae.folders import replacing
 
 Weights = Mapping[str, Tensor]
 SUFFIXES = (".safetensors", ".pth")
@@ -64,14 +64,9 @@ def _as_text(about: Mapping[str, Any]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A name to write to; the file gets its own once all of it is on the disk."""
-    partial = path.with_name(path.name + ".partial")
+    """See `replacing`. Raises CheckpointError where the disk does not take the file."""
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path) as partial:
+            yield partial
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

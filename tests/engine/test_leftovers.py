@@ -44,7 +44,7 @@ def test_all_that_a_run_left_is_moved_and_nothing_else(tmp_path, caplog):
     expected = dict(others)
     for number in (1, 2):
         fill(tmp_path, OF_THE_RUN, f"run {number}")
-        fill(tmp_path, ["checkpoint-last.pth.partial", "log.partial"], "cut short")
+        fill(tmp_path, ["checkpoint-last.pth.partial", "log.txt.partial"], "cut short")
         assert set_aside(tmp_path) == tmp_path / f"previous-{number}"
         expected |= {f"previous-{number}/{name}": f"run {number}" for name in OF_THE_RUN}
         assert files(tmp_path) == expected

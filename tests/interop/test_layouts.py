@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastimae.engine.checkpoint import load_weights
+from fastimae.engine.entries import take
 from fastimae.interop import detect, huggingface, imae, timm
 from fastimae.interop.conversion import encoder_of
 from fastimae.interop.layouts import to_mae
@@ -235,7 +236,7 @@ def test_heads_in_the_encoders_width_stay_ours():
     net = create_model(NAME, img_size=SIZE, heads=2, head_space="encoder", decoder_embed_dim=64)
     assert_same_weights(dict(to_mae(net.state_dict()).weights), net.state_dict())
     for convert in (imae.from_mae, lambda weights: imae.one_head(weights, "dominant")):
-        with pytest.raises(ValueError, match="--encoder_only"):
+        with pytest.raises(ValueError, match="the state dict has its heads in the encoder's width"):
             convert(net.state_dict())
 
 
@@ -245,5 +246,27 @@ def test_every_layout_is_recognised(model):
     assert detect(encoder_of(weights).weights) == "timm"
     assert detect(huggingface.from_mae(weights).weights) == "huggingface"
     assert detect(create_model(NAME, heads=2).state_dict()) == "imae"
-    with pytest.raises(ValueError, match="it has no cls_token"):
-        detect({"conv1.weight": torch.zeros(1)})
+
+
+def not_square():
+    return create_model(NAME, img_size=(32, 16))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: detect({}), "the state dict is not a masked autoencoder: it has no cls_token"),
+        (lambda: to_mae({"1.weight": torch.ones(1)}), "the state dict is a probe of features, .*"),
+        (lambda: huggingface.config_of(not_square()), "the model is for images that are not .*"),
+        (lambda: huggingface.settings({"model_type": "vit", "hidden_act": "relu"}, {}),
+         "the model of this config.json computes with hidden_act=relu, which MAE has not"),
+        (lambda: timm.settings({"model_args": {"act_layer": "relu"}}),
+         "the model of this config.json computes with act_layer=relu, which MAE has not"),
+        (lambda: take({}), "the content holds no model weights"),
+    ],
+    ids=["detect", "to_mae", "config_of", "huggingface", "timm", "take"],
+)  # fmt: skip
+def test_errors_in_python_are_sentences_about_what_was_given(call, message):
+    with pytest.raises(ValueError, match=f"^{message}$") as error:
+        call()
+    assert "--" not in str(error.value)

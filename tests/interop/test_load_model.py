@@ -239,6 +239,16 @@ def test_nothing_is_overwritten_or_half_written(save, tmp_path, capsys, monkeypa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mae.pth", "out.pth"]
 
 
+@pytest.mark.parametrize("to", [["mae"], ["huggingface"], ["fastimae", "--head", "dominant"]])
+def test_heads_in_the_encoders_width_go_out_without_a_decoder(save, tmp_path, capsys, to):
+    _, path = save({}, heads=2, head_space="encoder")
+    out = tmp_path / ("hub" if to == ["huggingface"] else "out.pth")
+    assert run(export, path, out, "--to", *to) == 2 and not out.exists()
+    told = capsys.readouterr().err
+    assert f"{path} has its heads in the encoder's width (--head_space encoder), which" in told
+    assert "no other code knows: export it with --encoder_only" in told
+
+
 def full_disk(content, path):
     path.write_text("half")
     raise OSError(28, "No space left on device")

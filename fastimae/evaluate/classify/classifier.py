@@ -17,7 +17,8 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from fastimae.interop.finetuned import describe, is_probe, pools
-from fastimae.interop.load import build_model, open_checkpoint
+from fastimae.interop.load import build_model
+from fastimae.interop.open import open_checkpoint
 from fastimae.interop.sizes import mlp_ratio
 from fastimae.interop.timm import CLASSIFIED
 from fastimae.models import MaskedAutoencoder
@@ -100,9 +101,9 @@ def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dic
     The file is ours, or has timm's names, as MAE's own. of_model: what the user says of it, as
     `load_model` takes it. Raises CheckpointError, ConfigError where it is no classifier.
     """
-    how = {"use_ema": of_model.pop("use_ema", False), "hints": of_model["hints"]}
-    checkpoint, ours = open_checkpoint(path, **how)
-    weights = dict(ours.weights)
+    how = {"use_ema": of_model.pop("use_ema", False), "hints": of_model.pop("hints")}
+    checkpoint = open_checkpoint(path, **how)
+    weights = dict(checkpoint.weights)
     if is_probe(weights):
         raise ConfigError(
             f"--resume {path} is {describe(weights)}, no fine-tuned classifier: give it as "
@@ -116,7 +117,7 @@ def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dic
             "fc_norm: such ones cannot be tested here; give it as --checkpoint to fine-tune it"
         )
     log.info("%s: %s; all of it is taken", path, describe(weights))
-    return build_model(checkpoint, weights, encoder_only=True, **of_model), weights
+    return build_model(checkpoint, encoder_only=True, **of_model), weights
 
 
 def load_head(model: VisionTransformer, weights: Mapping[str, Tensor]) -> None:

@@ -23,6 +23,7 @@ from fastimae.engine.precision import Precision, resolve_precision
 from fastimae.evaluate.encoder import Pool, extract
 from fastimae.evaluate.images import Images, center_batches
 from fastimae.evaluate.origin import weights_digest
+from fastimae.folders import replacing
 from fastimae.loaders.errors import DataError
 from fastimae.locks import InUse, file_to_write
 from fastimae.models import MaskedAutoencoder
@@ -138,10 +139,9 @@ def keep_features(path: Path, features: Features) -> bool:
 
 def write_features(path: Path, features: Features) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     tensors = {"rows": features.rows.contiguous(), "labels": features.labels.contiguous()}
-    save_file(tensors, partial, {"bad": str(features.bad)})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, {"bad": str(features.bad)})
 
 
 def read_features(path: Path) -> Features | None:

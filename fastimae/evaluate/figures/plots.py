@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from fastimae.folders import replacing
+
 COLORS = tuple(plt.get_cmap("tab10").colors)
 STYLE = {
     "axes.grid": True,
@@ -33,7 +35,6 @@ def plain_style() -> Iterator[None]:
 
 def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
     """Write a PNG file, whole or not at all, and close the figure."""
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=dpi)
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=dpi)
     plt.close(figure)

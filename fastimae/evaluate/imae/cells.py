@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from fastimae.engine.launcher import without_ranks
 from fastimae.evaluate.result_files import RESULTS
+from fastimae.folders import write_text
 from fastimae.settings import ConfigError
 
 log = logging.getLogger("fastimae")
@@ -53,7 +54,7 @@ def run_cell(cell: Cell) -> bool:
             log.info("%s: done before, in %s", cell.name, cell.folder)
             return True
     cell.folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(list(cell.command)) + "\n", encoding="utf-8")
+    write_text(note, json.dumps(list(cell.command)) + "\n")
     log.info("%s: %s", cell.name, shlex.join(cell.command))
     if code := call(cell.command):
         raise ConfigError(

@@ -30,6 +30,7 @@ from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.result_files import RESULTS, read_results
 from fastimae.evaluate.results import forget_results, save_results
 from fastimae.flags import spelled
+from fastimae.folders import write_text
 from fastimae.loaders.settings import ReadSettings
 from fastimae.settings import ConfigError, Count, Seeded, Settings, Share
 
@@ -100,7 +101,7 @@ def _run(options: SemanticsOptions) -> None:
     text = markdown(rows)
     folder = options.output_dir
     forget_results(folder)
-    (folder / "semantics.md").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "semantics.md", text + "\n")
     draw(rows, options.tasks, folder / PICTURE)
     save_results(folder, "semantics", {"table": rows}, options, pictures=[PICTURE])
     print(text)

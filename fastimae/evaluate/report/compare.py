@@ -19,6 +19,7 @@ from fastimae.evaluate.report.page_parts import document, table
 from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
 from fastimae.evaluate.report.svg import line_chart
 from fastimae.evaluate.report.tables import markdown
+from fastimae.folders import write_text
 from fastimae.settings import ConfigError, Settings
 
 log = logging.getLogger("fastimae")
@@ -57,11 +58,9 @@ def run(options: CompareOptions) -> None:
 
 
 def _write(options: CompareOptions, runs: Sequence[Run], parts: dict[str, list[Row]]) -> None:
-    (options.output_dir / "compare.json").write_text(
-        json.dumps({"runs": [str(folder) for folder in options.runs], **parts}, indent=1) + "\n",
-        encoding="utf-8",
-    )
-    (options.output_dir / "compare.html").write_text(page(runs, parts), encoding="utf-8")
+    content = {"runs": [str(folder) for folder in options.runs], **parts}
+    write_text(options.output_dir / "compare.json", json.dumps(content, indent=1) + "\n")
+    write_text(options.output_dir / "compare.html", page(runs, parts))
     for title, rows in parts.items():
         if rows and (title != "details" or options.all):
             print(f"### {title.capitalize()}\n\n{markdown(rows)}\n")

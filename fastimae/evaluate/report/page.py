@@ -20,6 +20,7 @@ from fastimae.evaluate.report.page_parts import (
     table,
 )
 from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
+from fastimae.folders import write_text
 from fastimae.locks import file_to_write
 from fastimae.objectives.choice import objective_title
 from fastimae.settings import Settings
@@ -59,9 +60,7 @@ def run(options: ReportOptions) -> None:
     check_folder(options.run)
     with file_to_write(path, "--output"):
         found = read_run(options.run)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(page(found), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, page(found))
     log.info("%s: %d evaluations, %.1f MB", path, len(found.evaluations),
              path.stat().st_size / 1e6)  # fmt: skip
 

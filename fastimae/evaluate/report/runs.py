@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastimae.engine.files import CLASSES, CheckpointError, args_in, read
+from fastimae.engine.files import CLASSES, CheckpointError, read_args
 from fastimae.engine.leftovers import PICTURE
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
 from fastimae.evaluate.report.standing import newest_checkpoint
@@ -74,7 +74,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     names of the classes, which may be thousands."""
     newest = newest_checkpoint(folder)
     try:
-        settings = args_in(read(newest, mmap=True)) if newest else {}
+        settings = read_args(newest) if newest else {}
     except CheckpointError as error:
         log.warning("%s", error)
         return {}

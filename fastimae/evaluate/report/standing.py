@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastimae.engine.checkpoint import LAST, CheckpointError, load_checkpoint, model_weights
-from fastimae.engine.files import RUN, WEIGHTS, args_in
-from fastimae.evaluate.origin import place_of, weights_digest
-
-BEGUN = "begun"
-"""Among what is known of a classifier's checkpoint: the digest of the weights it began from."""
+from fastimae.engine.checkpoint import LAST, CheckpointError
+from fastimae.engine.files import RUN, WEIGHTS
+from fastimae.evaluate.origin import BEGUN, read_origin
 
 
 class Standing(NamedTuple):
@@ -47,12 +44,9 @@ class Checkpoints:
 
     @functools.cache  # noqa: B019 - it lives as long as a report
     def read(self, path: Path) -> dict[str, Any]:
-        """Digest and place of a checkpoint, as `origin_of`, and BEGUN; {} if it cannot be read."""
+        """See `read_origin`; {} if it cannot be read."""
         try:
-            content = load_checkpoint(path, mmap=True)
-            begun = args_in(content).get(WEIGHTS)
-            digest = weights_digest(model_weights(content, path))
-            return {WEIGHTS: digest, **place_of(content), BEGUN: begun}
+            return read_origin(path)
         except CheckpointError:
             return {}
 
