@@ -112,7 +112,9 @@ def test_a_marker_that_cannot_be_filled_is_an_error(root, marker):
 def test_every_committed_result_can_be_shown():
     for file in (report.ROOT / report.RESULTS).glob("*.json"):
         found = json.loads(file.read_text())
-        assert len(report.tables(found)) > 20 or not found.get("complete", True), file
+        rows = [line for line in report.tables(found).splitlines() if line.startswith("|")]
+        filled = [row for row in rows[2:] if row.strip("|- ")]
+        assert filled or not found.get("complete", True), file
 
 
 def loaded(backend, speed=100.0, **more):
