@@ -1,6 +1,7 @@
 """Documents say what the committed results say."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -112,7 +113,9 @@ def test_a_marker_that_cannot_be_filled_is_an_error(root, marker):
 def test_every_committed_result_can_be_shown():
     for file in (report.ROOT / report.RESULTS).glob("*.json"):
         found = json.loads(file.read_text())
-        assert len(report.tables(found)) > 20 or not found.get("complete", True), file
+        text = report.tables(found)
+        filled = re.search(r"^\|.*\d.*\|$|^\d+ kernels compiled", text, re.MULTILINE)
+        assert filled or not found.get("complete", True), file
 
 
 def loaded(backend, speed=100.0, **more):

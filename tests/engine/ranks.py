@@ -45,7 +45,7 @@ SETTINGS = (
     "--synthetic --synthetic_samples 72 --num_workers 0 --device cpu --precision fp32 "
     "--model mae_vit_nano_patch16 --input_size 32 --objective imae --mix_group 2 "
     "--epochs 2 --warmup_epochs 1 --blr 3e-2 --accum_iter 2 --clip_grad 0.5 --save_steps 1 "
-    "--save_freq 9 --dist_timeout 60"
+    "--save_freq 9 --dist_timeout 600"
 )
 FINE_TUNING = (
     "finetune --device cpu --precision fp32 --num_workers 0 --epochs 2 --warmup_epochs 1 --lr 1e-3 "

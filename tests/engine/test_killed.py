@@ -21,9 +21,10 @@ COMMAND = (
 
 
 def test_survivors_end_by_themselves_with_one_line(ranks):
-    """Without torchrun, as under SLURM: the other rank, and the store that it held, are gone."""
+    """Without torchrun, as under SLURM: the other rank, and the store that it held, are gone.
+    Long before --dist_timeout, which is 600 seconds."""
     run = ranks.report["killed"]
-    assert run["codes"] == [-signal.SIGKILL, 2] and run["seconds"] < 60
+    assert run["codes"] == [-signal.SIGKILL, 2] and run["seconds"] < 300
     output = ranks.output("killed", 1).strip().splitlines()
     assert output[-1].startswith("fastimae-train: error: process 1 lost another process")
     assert "--resume auto" in output[-1] and not any("Traceback" in line for line in output)

@@ -4,7 +4,6 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -211,7 +210,7 @@ def test_death_of_a_process_is_an_error(data):
         next(iterator)
         for child in multiprocessing.active_children():
             os.kill(child.pid, signal.SIGKILL)
-        time.sleep(0.5)
+            child.join()
         list(iterator)
     assert not multiprocessing.active_children()
 

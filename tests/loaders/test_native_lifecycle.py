@@ -154,16 +154,18 @@ def test_ctrl_c_stops_at_once(data):
                 loader.set_epoch(epoch)
                 for batch in loader:
                     pass
+                if epoch == 1:
+                    print("at work", flush=True)
         """,
     )
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)
+    assert process.stdout.readline() == "at work\n"
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
+            process.wait(timeout=20)
             break
-    _, errors = process.communicate(timeout=1)
+    _, errors = process.communicate(timeout=20)
     assert errors.strip().endswith("KeyboardInterrupt")
 
 
