@@ -6,11 +6,12 @@ import logging
 import pytest
 import torch
 
-from fastimae.config import ModelConfig, ObjectiveConfig
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop.hints import Hints
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.models import create_model
+from fastimae.models.settings import ModelSettings
+from fastimae.objectives.imae import IMAESettings
 
 NAME = "mae_vit_nano_patch8"
 
@@ -95,7 +96,7 @@ def test_an_encoder_only_file_teaches_in_the_encoders_space(saved):
 def test_no_part_of_a_teacher_is_drawn_at_random(saved, drop, space, cure, partial):
     """--allow_partial would distil towards a random projection."""
     _, path = saved(drop=drop)
-    hints = Hints.of(ModelConfig, ObjectiveConfig)
+    hints = Hints.of(ModelSettings, IMAESettings)
     with pytest.raises(CheckpointError, match="lacks what gives the latents of a teacher") as found:
         load_teacher(path, build(2, head_space=space), allow_partial=partial, hints=hints)
     assert cure in str(found.value) and "allow_partial" not in str(found.value)
