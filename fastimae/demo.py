@@ -23,6 +23,7 @@ from fastimae.engine.launcher import stands_aside, without_ranks
 from fastimae.flags import OnceParser
 from fastimae.folders import FolderError
 from fastimae.locks import folder_to_write
+from fastimae.settings import Seeded
 
 SIDE = 96
 PER_CLASS = 400
@@ -163,7 +164,7 @@ def say(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def draw_dataset(folder: Path, per_class: int, seed: int = 0) -> None:
+def draw_dataset(folder: Path, per_class: int, seed: int = Seeded.seed) -> None:
     """Writes an ImageFolder of JPEGs, the same for the same seed; replaces what `folder` holds."""
     shutil.rmtree(folder, ignore_errors=True)
     for label, name in enumerate(SHAPES):

@@ -33,6 +33,9 @@ from typing import (
     get_type_hints,
 )
 
+RGB = 3
+"""Channels of an image that nobody says more of."""
+
 
 class ConfigError(ValueError):
     """Settings that cannot work. The message names the flag to change."""

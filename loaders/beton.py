@@ -20,6 +20,7 @@ from fastimae.loaders.beton_table import read_fields, read_table
 from fastimae.loaders.beton_writer import BetonWriter
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.ram_cache import keep_in_memory
+from fastimae.loaders.settings import SourceSettings
 from fastimae.loaders.trailer import Trailer, read_trailer
 from fastimae.loaders.verdict import find_problem
 from fastimae.loaders.what_is import BETON, check_is
@@ -69,7 +70,7 @@ class BetonReader:
     def __init__(
         self,
         path: str | Path,
-        cache: Literal["none", "ram"] = "none",
+        cache: Literal["none", "ram"] = SourceSettings.cache,
         *,
         quiet: bool = False,
         label_field: str | None = None,

@@ -26,6 +26,7 @@ from fastimae.loaders.beton_format import (
 )
 from fastimae.loaders.beton_names import names_block, with_names
 from fastimae.loaders.beton_record import with_record
+from fastimae.loaders.encode import EncodeSettings
 from fastimae.loaders.trailer import make_trailer
 
 _BUFFER_BYTES = 4 << 20
@@ -99,7 +100,7 @@ class BetonWriter:
         *,
         height: int,
         width: int,
-        mode: Literal["jpg", "raw"] = "jpg",
+        mode: Literal["jpg", "raw"] = EncodeSettings.mode,
         label: int = -1,
         trailer: bytes | None = None,
     ) -> None:

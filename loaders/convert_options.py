@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from fastimae.loaders.encode import EncodeSettings
-from fastimae.loaders.errors import DataError
+from fastimae.loaders.errors import SettingError
 from fastimae.loaders.limits import check_value_range
 from fastimae.machine import usable_cores
+from fastimae.settings import PositiveInt, Seeded, Settings
 
 
 @dataclasses.dataclass(kw_only=True)
-class ConvertOptions:
+class ConvertOptions(Settings):
     """What to convert, and how."""
+
+    error = SettingError
 
     src: str
     """Folder of class folders, flat folder, list file (lines `path [label]`), tar file, pattern
@@ -25,24 +28,24 @@ class ConvertOptions:
     labels: Path | None = None
     """Labels of ImageNet's validation images: the devkit (ILSVRC2012_devkit_t12.tar.gz, its folder,
     or the ground truth in it), or LOC_val_solution.csv of Kaggle."""
-    max_resolution: int | None = None
+    max_resolution: PositiveInt | None = None
     """Shrink images whose longer side exceeds this (pixels)."""
-    jpeg_quality: int = 90
+    jpeg_quality: int = EncodeSettings.jpeg_quality
     """Of images that have to be encoded; a JPEG that fits is passed through untouched."""
     reencode: bool = False
     """Encode every image anew, also those that fit: lossy, but smaller and faster to load."""
-    mode: Literal["jpg", "raw"] = "jpg"
+    mode: Literal["jpg", "raw"] = EncodeSettings.mode
     """raw: pixels, lossless and large, fast to load; images larger than a page are shrunk."""
-    workers: int | None = None
+    workers: PositiveInt | None = None
     """Processes; by default one for each core."""
-    limit: int | None = None
+    limit: PositiveInt | None = None
     """Take only so many images, drawn at random by --seed."""
-    seed: int = 0
+    seed: int = Seeded.seed
     """Of the order of the samples in the file."""
-    page_size: int = 8 << 20
+    page_size: int = EncodeSettings.page_size
     """Bytes, a power of two; no sample with its checksum and index may be larger: if it would be,
     the image is shrunk, and the report says so."""
-    max_pixels: int | None = None
+    max_pixels: PositiveInt | None = None
     """Skip images with more pixels, which take 4 bytes of memory each in every process. None:
     Pillow's limit, 89 million pixels (358 MB)."""
     value_range: tuple[float, float] | None = None
@@ -56,18 +59,23 @@ class ConvertOptions:
     """Replace OUT if it exists."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.jpeg_quality <= 100:
-            raise DataError(f"--jpeg_quality must be 1 to 100, not {self.jpeg_quality}")
-        if not 1 << 12 <= self.page_size < 1 << 32 or self.page_size & (self.page_size - 1):
-            raise DataError(f"--page_size must be a power of two below 4 GiB, not {self.page_size}")
-        if self.reencode and self.mode == "raw":
-            raise DataError("--reencode has no effect with --mode raw: leave out one of them")
+        self.check()
+
+    def check(self) -> None:
+        """As of `Settings`."""
+        super().check()
+        quality, page = self.jpeg_quality, self.page_size
+        self.require(1 <= quality <= 100, f"--jpeg_quality must be 1 to 100, not {quality}")
+        self.require(
+            1 << 12 <= page < 1 << 32 and not page & (page - 1),
+            f"--page_size must be a power of two below 4 GiB, not {page}",
+        )
+        self.require(
+            not self.reencode or self.mode != "raw",
+            "--reencode has no effect with --mode raw: leave out one of them",
+        )
         if self.value_range is not None:
             check_value_range(self.value_range)
-        for name in ("max_resolution", "workers", "limit", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DataError(f"--{name} must be at least 1, not {value}")
 
     def worker_count(self) -> int:
         """Processes to use."""

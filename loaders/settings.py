@@ -11,6 +11,7 @@ from fastimae.loaders.crops import CropSettings
 from fastimae.loaders.errors import SettingError
 from fastimae.loaders.limits import LimitSettings
 from fastimae.settings import (
+    RGB,
     Count,
     Idle,
     PairSettings,
@@ -58,7 +59,7 @@ class SourceSettings(Settings):
     """How many images --synthetic pretends to have."""
     input_size: tuple[PositiveInt, ...] = (224,)
     """Pixels: a side, or height and width."""
-    in_chans: PositiveInt = 3
+    in_chans: PositiveInt = RGB
     """Channels: 3 for RGB, 1 for gray."""
 
     @property

@@ -134,7 +134,7 @@ class World:
             dist.destroy_process_group()
 
 
-def join_world(device: str = "auto", launch: LaunchSettings | None = None) -> World:
+def join_world(device: str, launch: LaunchSettings | None = None) -> World:
     """Join the processes that torchrun, SLURM or Open MPI started; alone where none did.
 
     Raises ValueError, naming the flag, where the device is missing, the launcher started another
@@ -159,7 +159,7 @@ def join_world(device: str = "auto", launch: LaunchSettings | None = None) -> Wo
     return World(rank, size, chosen, StopVote(store))
 
 
-def alone(device: str = "auto") -> World:
+def alone(device: str) -> World:
     """A world of this process only, whoever started it. Raises ValueError for the device."""
     return World(0, 1, _device(device, 0))
 

@@ -15,6 +15,7 @@ from fastimae.engine.sharded import laid_out_state
 from fastimae.settings import NotNegative, PositiveFloat, PositiveInt, StepSize
 
 BETAS = (0.9, 0.95)
+ADAMW = "adamw"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     *,
-    opt: Literal["adamw", "apex_adam"] = "adamw",
+    opt: Literal["adamw", "apex_adam"] = ADAMW,
     for_graph: bool = False,
 ) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; 1-d parameters (biases, norms) do not decay.

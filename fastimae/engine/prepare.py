@@ -12,6 +12,7 @@ import torch
 from fastimae.engine.distributed import World
 from fastimae.engine.fp8 import quantise_and_compare
 from fastimae.engine.nan_check import check_modules
+from fastimae.engine.optim import ADAMW
 from fastimae.engine.precision import Precision, computing
 from fastimae.engine.regions import compile_blocks, recompute_blocks
 from fastimae.settings import ConfigError, Idle, Settings
@@ -37,7 +38,7 @@ class StepSettings(Settings):
     """Check every module for NaN, forward and backward, and name the first. Slow."""
 
     parallel: ClassVar[str] = "ddp"
-    opt: ClassVar[str] = "adamw"
+    opt: ClassVar[str] = ADAMW
     cuda_graph: ClassVar[str] = "off"
     # What pre-training can choose, and others have as it is here.
 
@@ -53,9 +54,9 @@ class StepSettings(Settings):
 class SpeedSettings(StepSettings):
     """How a step of pre-training is computed."""
 
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Literal["ddp", "fsdp"] = StepSettings.parallel
     """What GPUs share: ddp, the batch only; fsdp, also weights and optimizer, to fit more."""
-    opt: Literal["adamw", "apex_adam"] = "adamw"
+    opt: Literal["adamw", "apex_adam"] = ADAMW
     """adamw: torch's fused AdamW. apex_adam: FusedAdam of NVIDIA apex, if that is installed."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Record the step as CUDA graphs and replay them; auto: on one GPU, in bf16 or fp32."""

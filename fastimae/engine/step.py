@@ -16,6 +16,7 @@ from fastimae.engine.optim import set_lr
 from fastimae.engine.parallel import averaging
 from fastimae.engine.precision import computing
 from fastimae.engine.rehearsal import rehearsal
+from fastimae.settings import StepSize
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -44,7 +45,7 @@ class Step:
         *,
         precision: str,
         device: torch.device,
-        accum_iter: int = 1,
+        accum_iter: int = StepSize.accum_iter,
         clip_grad: float | None = None,
         parallel: nn.Module | None = None,
     ) -> None:

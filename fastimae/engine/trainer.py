@@ -34,6 +34,7 @@ from fastimae.engine.signals import stop_signals
 from fastimae.engine.statistics import load_statistics, statistics_of_all
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.throttle import Throttle
+from fastimae.settings import Seeded
 
 if TYPE_CHECKING:
     from fastimae.objectives.base import Objective
@@ -70,7 +71,7 @@ class Trainer:
         parallel: nn.Module | None = None,
         cores: Cores = SHARED,
         full_speed: float | None = None,
-        seed: int = 0,
+        seed: int = Seeded.seed,
     ) -> None:
         if world.size > 1 and parallel is None:
             raise ValueError("several processes that share no gradients: give `parallel`")

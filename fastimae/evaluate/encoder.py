@@ -14,13 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastimae.engine.precision import DTYPES, Precision, resolve_precision
+from fastimae.engine.prepare import StepSettings
 from fastimae.interop import load_model
 from fastimae.kernels import Mask
 from fastimae.kernels.checks import check_bytes
 from fastimae.models import MaskedAutoencoder
-from fastimae.settings import ConfigError
+from fastimae.settings import ConfigError, Seeded
 
 Pool = Literal["cls", "avg"]
+AUTO = StepSettings.precision
 
 
 def load_encoder(
@@ -28,7 +30,7 @@ def load_encoder(
     device: torch.device,
     *,
     random_init: bool = False,
-    seed: int = 0,
+    seed: int = Seeded.seed,
     **of_model: Any,
 ) -> MaskedAutoencoder:
     """The model of a checkpoint in eval mode. Its decoder is of use only where the file has one.
@@ -43,14 +45,14 @@ def load_encoder(
     return model.to(device).eval().requires_grad_(False)
 
 
-def inference(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+def inference(device: torch.device, precision: Precision = AUTO) -> torch.autocast:
     """Context for a forward in a number format; auto is bf16 where that pays, else fp32."""
     precision = resolve_precision(precision, device)
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
 @torch.no_grad()
-def latents(model: MaskedAutoencoder, images: Tensor, precision: Precision = "auto") -> Tensor:
+def latents(model: MaskedAutoencoder, images: Tensor, precision: Precision = AUTO) -> Tensor:
     """Normalised latents of the class token and of all patches, float32 [B, 1 + L, D].
 
     Those of a model that was fine-tuned on their mean are not normalised: its `fc_norm` follows.
@@ -72,7 +74,10 @@ def all_visible(model: MaskedAutoencoder, images: Tensor) -> Mask:
 
 
 def features(
-    model: MaskedAutoencoder, images: Tensor, pool: Pool | None, precision: Precision = "auto"
+    model: MaskedAutoencoder,
+    images: Tensor,
+    pool: Pool | None,
+    precision: Precision = AUTO,
 ) -> Tensor:
     """One vector an image, float32 [B, D], from all patches unmasked.
 
@@ -105,7 +110,7 @@ def extract(
     device: torch.device,
     pool: Pool,
     *,
-    precision: Precision = "auto",
+    precision: Precision = AUTO,
     quiet: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Features float32 [N, D] and labels int64 [N] of all batches, on the CPU.

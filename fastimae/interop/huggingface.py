@@ -18,6 +18,7 @@ from torch import Tensor
 from fastimae.engine.files import Unfit
 from fastimae.interop.conversion import Conversion
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.mae import MASK_RATIO
 
 _TOP = {
     "cls_token": "vit.embeddings.cls_token",
@@ -104,7 +105,7 @@ def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
     return Conversion(theirs, renamed, tuple(dropped))
 
 
-def config_of(model: MaskedAutoencoder, mask_ratio: float = 0.75) -> dict[str, Any]:
+def config_of(model: MaskedAutoencoder, mask_ratio: float = MASK_RATIO) -> dict[str, Any]:
     """config.json for a model. Raises Unfit, a ValueError, for images that are not square."""
     if model.img_size[0] != model.img_size[1]:
         raise Unfit("is for images that are not square, which ViTMAE does not take", "the model")

@@ -24,10 +24,13 @@ from fastimae.models.vit import (
     run_blocks,
     sincos_positions,
 )
+from fastimae.settings import RGB
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HeadSpace = Literal["decoder", "encoder"]
+HEAD_SPACE: HeadSpace = "decoder"
+MASK_RATIO = 0.75
 
 
 class MaskedAutoencoder(nn.Module):
@@ -44,7 +47,7 @@ class MaskedAutoencoder(nn.Module):
         *,
         img_size: int | tuple[int, int] = 224,
         patch_size: int = 16,
-        in_chans: int = 3,
+        in_chans: int = RGB,
         embed_dim: int = 1024,
         depth: int = 24,
         num_heads: int = 16,
@@ -54,7 +57,7 @@ class MaskedAutoencoder(nn.Module):
         mlp_ratio: float = 4.0,
         norm_pix_loss: bool = False,
         heads: Literal[1, 2] = 1,
-        head_space: HeadSpace = "decoder",
+        head_space: HeadSpace = HEAD_SPACE,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
@@ -104,7 +107,7 @@ class MaskedAutoencoder(nn.Module):
         self.apply(init_weights)
 
     def forward(
-        self, imgs: Tensor, mask_ratio: float = 0.75, mask: Mask | None = None
+        self, imgs: Tensor, mask_ratio: float = MASK_RATIO, mask: Mask | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """MAE's own call: reconstruct the images from a random share of their patches.
 

@@ -20,6 +20,7 @@ from fastimae.kernels import Mask, latent_l2, random_masking
 from fastimae.kernels.random_masking import visible_patches
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import latent_flops, training_flops
+from fastimae.models.mae import HEAD_SPACE
 from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_pairs
 from fastimae.objectives.masks import MaskSettings
@@ -62,7 +63,7 @@ class IMAESettings(PairSettings, MixSettings, MaskSettings):
     """What the teacher sees: each image alone (the paper) or the mixture (its released code)."""
     teacher_precision: Literal["auto", "fp8"] = "auto"
     """fp8: the teacher multiplies in 8 bits (torchao, GPUs from 8.9 on); its error is reported."""
-    head_space: Literal["decoder", "encoder"] = "decoder"
+    head_space: Literal["decoder", "encoder"] = HEAD_SPACE
     """Where the two heads and the distillation live."""
 
     def idle(self) -> Iterator[Idle]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from fastimae.models.mae import MASK_RATIO
 from fastimae.settings import ConfigError, InnerShare, PositiveInt, Settings
 
 
@@ -11,7 +12,7 @@ from fastimae.settings import ConfigError, InnerShare, PositiveInt, Settings
 class MaskSettings(Settings):
     """Of each image, how much is hidden."""
 
-    mask_ratio: InnerShare = 0.75
+    mask_ratio: InnerShare = MASK_RATIO
     """Share of patches that is masked."""
     mask_patch_size: PositiveInt | None = None
     """Side, in pixels, of the square that is masked as one. None: the ViT's patch."""

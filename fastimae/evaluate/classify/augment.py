@@ -23,6 +23,7 @@ from fastimae.loaders.decode import reason_for
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.pixels import MODES, eight_bits
 from fastimae.loaders.worker_batches import check_workers, made_by_workers
+from fastimae.settings import StepSize
 
 log = logging.getLogger("fastimae")
 
@@ -52,7 +53,7 @@ class AugmentedLoader(EpochLoader):
         pin_mem: bool,
         world: World,
         seed: int,
-        accum_iter: int = 1,
+        accum_iter: int = StepSize.accum_iter,
     ) -> None:
         """transform: PIL image -> float [C, H, W], of this shape. mixup: changes a batch and its
         labels."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastimae.engine.distributed import World
 from fastimae.loaders.epoch_steps import EpochSteps
 from fastimae.objectives.base import Objective
-from fastimae.settings import ConfigError
+from fastimae.settings import ConfigError, StepSize
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,7 +97,7 @@ class EpochLoader(abc.ABC):
         batch_size: int,
         world: World,
         seed: int,
-        accum_iter: int = 1,
+        accum_iter: int = StepSize.accum_iter,
         data: int,
     ) -> None:
         """labels: int64 [N]. batch_size: of one rank. data: `digest_of` the samples. Raises

@@ -17,7 +17,7 @@ from fastimae.evaluate.images import Images, center_batches
 from fastimae.kernels import Mask, random_masking
 from fastimae.kernels.checks import check_bytes
 from fastimae.models import MaskedAutoencoder
-from fastimae.settings import ConfigError
+from fastimae.settings import ConfigError, Seeded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def pairs(
     batch_size: int,
     workers: int,
     device: torch.device,
-    seed: int = 0,
+    seed: int = Seeded.seed,
 ) -> Iterator[Pairs]:
     """Pairs drawn without replacement from up to `samples` of the images, on the device.
 

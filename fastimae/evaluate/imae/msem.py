@@ -32,6 +32,7 @@ from fastimae.evaluate.class_names import check_two_classes, match_training
 from fastimae.evaluate.classify.fewshot import FewshotOptions
 from fastimae.evaluate.figures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.evaluate.imae.mixtures import check_masks, check_pairs, mixture_latents, pairs
+from fastimae.evaluate.imae.separability import SeparabilityOptions
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
@@ -63,9 +64,9 @@ class MsemOptions(EvalOptions):
     """Weights of the subordinate image."""
     mask_ratio: float = 0.0
     """Share of patches that is masked."""
-    train_samples: PositiveInt = 10_000
+    train_samples: PositiveInt = SeparabilityOptions.train_samples
     """Images that the classifier is fitted on."""
-    val_samples: PositiveInt = 10_000
+    val_samples: PositiveInt = SeparabilityOptions.val_samples
     """Images that accuracy is measured on."""
     c: PositiveFloat = FewshotOptions.c
     """scikit-learn's C of LogisticRegression: larger means less regularisation."""
@@ -142,7 +143,7 @@ def collect(
     return {key: Labelled(np.concatenate(rows), joined[key[2]]) for key, rows in features.items()}
 
 
-def accuracy(fit_on: Labelled, test_on: Labelled, c: float = 1.0) -> float:
+def accuracy(fit_on: Labelled, test_on: Labelled, c: float = FewshotOptions.c) -> float:
     """Top-1 accuracy in percent of a logistic regression fitted on one and tested on the other."""
     if len(np.unique(fit_on.labels)) < 2:
         raise ConfigError("M_sem needs training images of two classes or more: --train_samples")

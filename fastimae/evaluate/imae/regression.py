@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fastimae.kernels.checks import check_shape
 
+RIDGE, STEPS = 1e-6, 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
@@ -76,7 +78,7 @@ class Moments:
         return float(self.covariances()[2].trace())
 
 
-def least_squares(moments: Moments, ridge: float = 1e-6) -> Affine:
+def least_squares(moments: Moments, ridge: float = RIDGE) -> Affine:
     """The affine map of least mean squared distance, in closed form.
 
     ridge: added to the variances of the inputs, as a share of their mean; 0 for none, where
@@ -89,7 +91,7 @@ def least_squares(moments: Moments, ridge: float = 1e-6) -> Affine:
     return _centred(moments, weight)
 
 
-def gradient_descent(moments: Moments, steps: int = 1000) -> Affine:
+def gradient_descent(moments: Moments, steps: int = STEPS) -> Affine:
     """The same map trained: full-batch gradient descent with Nesterov's momentum.
 
     Inputs are standardised first, and the step is 1 / the loss's largest curvature, so nothing

@@ -32,13 +32,21 @@ from fastimae.evaluate.imae.mixtures import (
     mixture_latents,
     pairs,
 )
-from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
+from fastimae.evaluate.imae.regression import (
+    RIDGE,
+    STEPS,
+    Affine,
+    Moments,
+    gradient_descent,
+    least_squares,
+)
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import forget_results, save_results
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.mae import MASK_RATIO
 from fastimae.settings import ConfigError, Count, MixShare, NotNegative, PositiveInt
 
 log = logging.getLogger("fastimae")
@@ -58,15 +66,15 @@ class SeparabilityOptions(EvalOptions):
     """More checkpoints for the table: a baseline MAE, i-MAE without distillation, ..."""
     mix_ratios: tuple[MixShare, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
     """Weights of the subordinate image."""
-    mask_ratio: float = 0.75
+    mask_ratio: float = MASK_RATIO
     """Share of patches that is masked."""
     train_samples: PositiveInt = 10_000
     """Images that the regression is fitted on."""
     val_samples: PositiveInt = 10_000
     """Images that distances are measured on."""
-    ridge: NotNegative = 1e-6
+    ridge: NotNegative = RIDGE
     """Ridge of the closed form, as a share of the latents' variance."""
-    steps: Count = 1000
+    steps: Count = STEPS
     """Steps of gradient descent of the trained regression."""
 
 

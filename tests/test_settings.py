@@ -1,0 +1,166 @@
+"""Settings: ranges beside the declarations, rules in one wording, and no default written twice."""
+
+import ast
+import dataclasses
+import importlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+
+from fastimae.settings import (
+    ConfigError,
+    Count,
+    Idle,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Settings,
+    Share,
+    check_idle,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [
+    path for folder in ("fastimae", "loaders") for path in (ROOT / folder).rglob("*.py")
+    if path.resolve() == path
+]  # fmt: skip
+
+OTHER_MEANING = {
+    "world_size": "of a loader: how many processes share an epoch, not what the launcher must say",
+    "precision": "of a teacher: auto is that of the step",
+}
+"""Arguments and fields that have a setting's name and default by chance."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Shown(Settings):
+    """A part's settings."""
+
+    count: PositiveInt = 3
+    sides: tuple[PositiveInt, ...] = (224,)
+    share: Share | None = None
+    kind: Literal["a", "b"] = "a"
+    even: Annotated[int, Range(lambda value: value % 2 == 0, "must be even, not {value}")] = 0
+
+    def idle(self):
+        yield from super().idle()
+        yield Idle(self.kind == "b", ("share", "even"), "with --kind b")
+
+
+@dataclasses.dataclass(kw_only=True)
+class More(Shown):
+    """Those of a part that has them, too."""
+
+    rate: PositiveFloat = 0.1
+    workers: Count = 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"count": 0}, "--count must be positive"),
+        ({"sides": (8, 0)}, "--sides must be positive"),
+        ({"sides": ()}, "--sides needs a value"),
+        ({"share": 1.5}, r"--share must lie in 0\.\.1"),
+        ({"kind": "c"}, "--kind c is not one of a, b"),
+        ({"even": 3}, "--even must be even, not 3"),
+        ({"rate": 0.0}, "--rate must be positive"),
+        ({"workers": -1}, "--workers must not be negative"),
+    ],
+    ids=str,
+)
+def test_a_value_out_of_its_range_is_named(given, said):
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        More(**given).check()
+
+
+def test_what_lies_in_its_range_is_not():
+    More().check()
+    More(count=1, sides=(1, 9), share=0.0, kind="b", even=2, rate=1e-9, workers=5).check()
+
+
+def test_a_part_says_its_errors_in_its_own_kind():
+    class Mine(ConfigError):
+        pass
+
+    class Part(Shown):
+        error = Mine
+
+    with pytest.raises(Mine, match="--count"):
+        Part(count=0).check()
+
+
+def test_settings_without_effect_are_a_mistake_and_defaults_are_not():
+    check_idle(More(kind="b"))
+    check_idle(More(share=0.5))
+    with pytest.raises(
+        ConfigError, match=r"^--share has no effect with --kind b: drop one of them$"
+    ):
+        check_idle(More(kind="b", share=0.5))
+    recipe = {"share": 0.5, "kind": "b"}
+    said = "^--share of --recipe r has no effect with --kind b: add --share None$"
+    with pytest.raises(ConfigError, match=said):
+        check_idle(More(kind="b", share=0.5), recipe, "r")
+    with pytest.raises(ConfigError, match=r"^--share has no effect"):  # not what the recipe says
+        check_idle(More(kind="b", share=0.6), recipe, "r")
+
+
+def test_parts_are_gathered_by_name():
+    @dataclasses.dataclass(kw_only=True)
+    class Other(Settings):
+        rate: float = 0.3
+        unknown: int = 1
+
+    gathered = More.gather(Shown(count=7), Other(), workers=2)
+    assert gathered == More(count=7, rate=0.3, workers=2)
+
+
+def of_settings() -> set[tuple]:
+    """(name, default) of all settings, of every part."""
+    for path in FILES:
+        place = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+        if "Settings" in path.read_text():
+            importlib.import_module(place if place.startswith("fastimae") else f"fastimae.{place}")
+    found, todo = set(), [Settings]
+    while todo:
+        todo += (cls := todo.pop()).__subclasses__()
+        if cls.__module__.startswith("fastimae"):
+            found |= {(field.name, str(field.default)) for field in dataclasses.fields(cls)}
+    return found
+
+
+def defaults(tree):
+    """(name, default, the class or function) wherever one is written."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            fields = [s for s in node.body if isinstance(s, ast.AnnAssign) and s.value]
+            yield from ((ast.unparse(field.target), field.value, node.name) for field in fields)
+        elif isinstance(node, ast.FunctionDef):
+            given = node.args
+            last = [*given.posonlyargs, *given.args][::-1]
+            pairs = [*zip(last, given.defaults[::-1], strict=False),
+                     *zip(given.kwonlyargs, given.kw_defaults, strict=True)]  # fmt: skip
+            yield from ((argument.arg, value, node.name) for argument, value in pairs if value)
+
+
+def says_nothing(value) -> bool:
+    """Whether a default stands for "not given"."""
+    return value is None or isinstance(value, bool) or value in ("", ())
+
+
+def test_no_default_of_a_setting_is_written_a_second_time():
+    """One place has the value; who has the same setting refers to it."""
+    written, settings = defaultdict(list), of_settings()
+    for path in FILES:
+        for name, node, owner in defaults(ast.parse(path.read_text())):
+            try:
+                value = ast.literal_eval(node)
+            except ValueError:  # refers to another place
+                continue
+            ours = (name, str(value)) in settings and name not in OTHER_MEANING
+            if ours and not says_nothing(value):
+                written[name, value].append(f"{path.relative_to(ROOT)}: {owner}")
+    assert len(written) > 50
+    assert {key: places for key, places in written.items() if len(places) > 1} == {}
