@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from fastimae.config import ConfigError
 from fastimae.engine.distributed import World
+from fastimae.loaders.base import described
 from fastimae.loaders.epoch_steps import EpochSteps
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, repr=False)
 class ClassBatch:
     """What a classifier is shown in a step of one rank."""
 
@@ -46,6 +47,9 @@ class ClassBatch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"ClassBatch({described(self.inputs)})"
 
 
 class Classification(nn.Module):
