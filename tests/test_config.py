@@ -131,6 +131,8 @@ def test_mae_vit_base_is_the_papers_table():
         ("--crop none --min_crop 0.6", "with --crop none: drop one of them"),
         ("--recipe nothing", "--recipe nothing is not one of: mae_vit_base"),
         ("--config missing.yaml", "--config missing.yaml"),
+        ("--recipe", "--recipe"),
+        ("--config", "--config"),
     ],
 )
 def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):

@@ -30,7 +30,9 @@ MAY_IMPORT = {
         *("arguments", "bench", "build", "config", "doctor", "engine", "evaluate", "interop"),
         "loaders",
     },
-    "arguments": {"checks", "config", "flags", "folders", "recipes", "engine", "loaders"},
+    "arguments": {
+        *("checks", "config", "flags", "folders", "recipes", "engine", "loaders", "wording"),
+    },
     "flags": set(),
     "checks": {"config", "recipes"},
     "build": {
@@ -42,12 +44,13 @@ MAY_IMPORT = {
     "config": {"flags"},
     "doctor": {"machine"},
     "machine": set(),
+    "wording": set(),
     "folders": set(),
     "locks": {"folders"},
     "demo": {"engine", "flags", "folders", "locks"},
-    "models": {"kernels"},
-    "objectives": {"models", "kernels"},
-    "engine": {"folders", "locks"},
+    "models": {"kernels", "wording"},
+    "objectives": {"models", "kernels", "wording"},
+    "engine": {"folders", "locks", "wording"},
     "bench": {
         *("arguments", "build", "checks", "config", "engine", "flags", "loaders", "models"),
         *("objectives", "speedups"),
@@ -58,7 +61,7 @@ MAY_IMPORT = {
     },
     "interop": {"arguments", "engine", "kernels", "locks", "models"},
     "kernels": set(),
-    "loaders": {"locks"},
+    "loaders": {"locks", "wording"},
 }
 # Types of a batch may be named in annotations, at no cost at run time.
 MAY_NAME_TYPES_OF = {"engine": {"loaders"}, "objectives": {"loaders"}}

@@ -25,20 +25,17 @@ from benchmarks.loaders.options import Options
 from benchmarks.loaders.plot import plot_sweep
 from benchmarks.loaders.results import head, results, simd
 from benchmarks.loaders.targets import ratios, targets
-from fastimae.arguments import parse, run_safely
+from fastimae.arguments import command, parse
 from fastimae.loaders.errors import DataError
 
 PROG = "python -m benchmarks.loaders"
 SWEEP_ROUNDS = 3
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command(PROG)
+def main(argv: Sequence[str]) -> int:
     """0 if all went well, 1 if a contestant failed or was asked for and is missing, 2 for errors
     in the command line or the data."""
-    return run_safely(PROG, _benchmark, sys.argv[1:] if argv is None else argv)
-
-
-def _benchmark(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
     report = head(f"{PROG} {shlex.join(argv)}")
     report |= {"complete": False, "settings": settings(options)}

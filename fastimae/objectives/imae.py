@@ -23,6 +23,7 @@ from fastimae.objectives.panels import (
     paste,
     predicted_images,
 )
+from fastimae.wording import SettingError
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -204,7 +205,7 @@ class IMAE(nn.Module):
 
 def _check_teacher(student: MaskedAutoencoder, teacher: MaskedAutoencoder) -> None:
     if teacher.heads != 1:
-        raise ValueError("--teacher must be a plain MAE, not an i-MAE with two heads")
+        raise SettingError("--teacher must be a plain MAE, not an i-MAE with two heads")
     space = student.head_space
     width = "pos_embed" if space == "encoder" else "mask_token"
     for name, own, other in (
@@ -214,7 +215,7 @@ def _check_teacher(student: MaskedAutoencoder, teacher: MaskedAutoencoder) -> No
         (f"{space} width", getattr(student, width).shape[-1], getattr(teacher, width).shape[-1]),
     ):
         if own != other:
-            raise ValueError(
+            raise SettingError(
                 f"--teacher has another {name} ({other}) than --model ({own}): "
                 "use a teacher that fits, or change --model, --input_size or --head_space"
             )

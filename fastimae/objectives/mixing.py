@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastimae.kernels import mixing_ratio
 from fastimae.kernels.mixing_ratio import LEVELS
+from fastimae.wording import SettingError
 
 
 class MixRatio(nn.Module):
@@ -28,9 +29,9 @@ class MixRatio(nn.Module):
     ) -> None:
         super().__init__()
         if mix_lambda is not None and not 0 < mix_lambda < 1:
-            raise ValueError(f"--mix_lambda must lie between 0 and 1, not {mix_lambda}")
+            raise SettingError(f"--mix_lambda must lie between 0 and 1, not {mix_lambda}")
         if mix_beta <= 0:
-            raise ValueError(f"--mix_beta must be positive, not {mix_beta}")
+            raise SettingError(f"--mix_beta must be positive, not {mix_beta}")
         self.mix_per, self.fixed = mix_per, None
         if mix_lambda is not None:
             drawn = torch.tensor(mix_lambda)
