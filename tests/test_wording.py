@@ -134,7 +134,7 @@ def test_a_missing_checkpoint_is_named(python, tmp_path):
         load_checkpoint(tmp_path / "none.pth")
 
 
-@pytest.mark.parametrize("ratio", [-0.5, 0.0, 1.0, 1.5, float("nan")])
+@pytest.mark.parametrize("ratio", [-0.5, 1.5, float("nan")])
 def test_a_share_that_is_none_is_a_whole_sentence(ratio):
     key = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"^mask_ratio must lie between 0 and 1, not"):
