@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.gpu_day.commit import FILE, write_commit
 from benchmarks.gpu_day.images import BETON, CIFAR, COUNT
 from benchmarks.harness import ROOT
-from fastimae.arguments import run_safely
+from fastimae.arguments import UsageError, command
 from fastimae.flags import OnceParser
 from fastimae.loaders.convert import ConvertOptions, convert
 
@@ -32,12 +32,9 @@ SIZE_GOAL = 20e6
 """Bytes, without DALI: it has to travel beside the repository."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command(PROG)
+def main(argv: Sequence[str]) -> int:
     """0 if everything asked for is there; 2 where it cannot be had, with why."""
-    return run_safely(PROG, _gather, sys.argv[1:] if argv is None else argv)
-
-
-def _gather(argv: Sequence[str]) -> int:
     parser = OnceParser(prog=PROG, description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / ".gpu", help="the kit; made anew")
     parser.add_argument("--python", default="3.12", help="the version on the machine with the GPU")
@@ -47,7 +44,7 @@ def _gather(argv: Sequence[str]) -> int:
     parser.add_argument("--dali", type=Path, nargs="*", default=(), help="DALI, packed, for run 3")
     options = parser.parse_args(argv)
     if odd := [pack for pack in options.dali if pack.suffix not in (".whl", ".xz")]:
-        raise SystemExit(f"--dali {odd[0]}: wheels, or a .tar.xz of a site-packages folder")
+        raise UsageError(f"--dali {odd[0]}: wheels, or a .tar.xz of a site-packages folder")
     make_empty(options.out)
     gather_wheels(options.out / "wheels", options.python, options.wheels)
     build_engine(options.out / "native", options.python)
@@ -63,9 +60,9 @@ def _gather(argv: Sequence[str]) -> int:
 
 
 def make_empty(kit: Path) -> None:
-    """An empty folder in place of an earlier kit; SystemExit where something else is there."""
+    """An empty folder in place of an earlier kit; UsageError where something else is there."""
     if kit.exists() and any(kit.iterdir()) and not (kit / FILE).exists():
-        raise SystemExit(f"--out {kit} is not empty, and no kit: name another folder")
+        raise UsageError(f"--out {kit} is not empty, and no kit: name another folder")
     shutil.rmtree(kit, ignore_errors=True)
     kit.mkdir(parents=True)
     write_commit(kit)
@@ -76,14 +73,14 @@ def gather_wheels(folder: Path, python: str, source: Path | None) -> None:
     if source:
         wheels = sorted(source.glob("*.whl"))
         if not wheels:
-            raise SystemExit(f"--wheels {source}: there is no wheel in it")
+            raise UsageError(f"--wheels {source}: there is no wheel in it")
         for wheel in wheels:
             copy(wheel, folder)
         return
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--python-version", python, "--dest", str(folder)]
     if subprocess.run([*command, *WHEELS], check=False).returncode:
-        raise SystemExit("pip cannot get the wheels: --wheels names a folder that has them")
+        raise UsageError("pip cannot get the wheels: --wheels names a folder that has them")
 
 
 def build_engine(folder: Path, python: str) -> None:
@@ -96,7 +93,7 @@ def build_engine(folder: Path, python: str) -> None:
         subprocess.run(command, cwd=ROOT, env=os.environ | {"LDFLAGS": flags}, check=True)
         built = next(Path(scratch).rglob("_native*.so"), None)
         if built is None:  # setup.py takes the engine for optional, and has said why
-            raise SystemExit("the decode engine was not built: fastimae-doctor says what it needs")
+            raise UsageError("the decode engine was not built: fastimae-doctor says what it needs")
         tag = python.replace(".", "")
         engine = folder / f"_native.cpython-{tag}-x86_64-linux-gnu.so"
         shutil.copy2(built, engine)

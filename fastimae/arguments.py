@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 import yaml
@@ -23,11 +24,14 @@ from fastimae.flags import flags_of, repeated
 from fastimae.folders import FolderError
 from fastimae.recipes import RECIPES
 from fastimae.settings import ConfigError
+from fastimae.wording import as_command
 
 if TYPE_CHECKING:
     from fastimae.config import TrainConfig
 
 Options = TypeVar("Options")
+Work = Callable[[Sequence[str]], int]
+Command = Callable[..., int]
 
 USAGE_ERROR = 2
 _UNFIT = re.compile(
@@ -69,6 +73,32 @@ def parse(
     return parsed
 
 
+def peek(argv: Sequence[str], *names: str) -> dict[str, str]:
+    """The flags called `names` that argv gives: those that choose the defaults of others.
+
+    Empty where one lacks its value: the full parser words it.
+    """
+    first = argparse.ArgumentParser(
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for name in names:
+        first.add_argument(f"--{name}")
+    try:
+        return vars(first.parse_known_args(argv)[0])
+    except argparse.ArgumentError:
+        return {}
+
+
+def recipe_called(name: str, recipes: Mapping[str, Callable[[], dict]]) -> dict[str, Any]:
+    """Settings of the recipe of that name. Raises UsageError."""
+    if name not in recipes:
+        raise UsageError(f"--recipe {name} is not one of: {', '.join(recipes)}")
+    return recipes[name]()
+
+
 def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     """Settings of a training run: flags win over --config, which wins over --recipe.
 
@@ -83,22 +113,16 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
         updated,
     )
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--recipe")
-    first.add_argument("--config", type=Path)
-    first.add_argument("--objective", default="")
-    default = TrainConfig()
-    with contextlib.suppress(argparse.ArgumentError):  # the full parser words it
-        known, _ = first.parse_known_args(argv)
-        settings = read_yaml(known.config) if known.config else {}
-        recipe = known.recipe or settings.get("recipe")
-        if recipe and recipe not in RECIPES:
-            raise UsageError(f"--recipe {recipe} is not one of: {', '.join(RECIPES)}")
-        of_recipe = RECIPES[recipe]() if recipe else {}
-        objective = known.objective or (of_recipe | settings).get("objective")
-        default = config_with(objective) if objective else default
-        default = updated(default, of_recipe, f"recipe {recipe}")
-        default = updated(default, settings, f"--config {known.config}")
+    first, settings = peek(argv, "config", "recipe", "objective"), {}
+    file = Path(first["config"]) if "config" in first else None
+    if file:
+        settings = read_yaml(file)
+    recipe = first.get("recipe") or settings.get("recipe")
+    of_recipe = recipe_called(recipe, RECIPES) if recipe else {}
+    objective = first.get("objective") or (of_recipe | settings).get("objective")
+    default = config_with(objective) if objective else TrainConfig()
+    default = updated(default, of_recipe, f"recipe {recipe}")
+    default = updated(default, settings, f"--config {file}")
     config = parse(prog, type(default), argv, default)
     config.check()
     if config.run.print_config:
@@ -108,22 +132,29 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     return config
 
 
-def run_safely(
-    prog: str,
-    command: Callable[[Sequence[str]], int],
-    argv: Sequence[str],
-    *,
-    several: bool = False,
-) -> int:
-    """Run a command; what the user can mend becomes one line on stderr and exit status 2.
+def command(prog: str, *, several: bool = False) -> Callable[[Work], Command]:
+    """Make a function of arguments a command: it takes them from sys.argv where it is given none.
 
+    What the user can mend becomes one line on stderr and exit status 2. With --debug the
+    traceback is shown too, and kept in debug.log where output goes.
     several: it may be one of several processes; else all but the first have nothing to do.
-
-    With --debug the traceback is shown too, and kept in debug.log where output goes.
     """
+
+    def decorate(work: Work) -> Command:
+        @functools.wraps(work)
+        def run(argv: Sequence[str] | None = None) -> int:
+            with as_command():
+                return _run_safely(prog, work, sys.argv[1:] if argv is None else argv, several)
+
+        return run
+
+    return decorate
+
+
+def _run_safely(prog: str, work: Work, argv: Sequence[str], several: bool) -> int:
     _log_through_tqdm()
     try:
-        return 0 if not several and stands_aside(prog) else command(argv)
+        return 0 if not several and stands_aside(prog) else work(argv)
     except Terminated as stop:
         return stop.status
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from fastimae.arguments import parse, parse_training, run_safely
+from fastimae.arguments import command, parse, parse_training
 from fastimae.loaders.convert_options import ConvertOptions
 
 # OpenMP's threads spin while they wait for each other. Where cores also decode images, or are
@@ -20,46 +20,9 @@ from fastimae.loaders.convert_options import ConvertOptions
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def train(argv: Sequence[str] | None = None) -> int:
+@command("fastimae-train", several=True)
+def train(argv: Sequence[str]) -> int:
     """fastimae-train: pre-train MAE or i-MAE. Exit status 0; 2 for what the user can mend."""
-    return run_safely(
-        "fastimae-train", _train, sys.argv[1:] if argv is None else argv, several=True
-    )
-
-
-def convert(argv: Sequence[str] | None = None) -> int:
-    """fastimae-convert: make a .beton of images, or verify one."""
-    return run_safely("fastimae-convert", _convert, sys.argv[1:] if argv is None else argv)
-
-
-def doctor(argv: Sequence[str] | None = None) -> int:
-    """fastimae-doctor: say what is installed, what is missing, and how to get it."""
-    return run_safely("fastimae-doctor", _doctor, sys.argv[1:] if argv is None else argv)
-
-
-def bench(argv: Sequence[str] | None = None) -> int:
-    """fastimae-bench: how fast this machine loads and trains, and what holds it back."""
-    return run_safely("fastimae-bench", _bench, sys.argv[1:] if argv is None else argv)
-
-
-def evaluate(argv: Sequence[str] | None = None) -> int:
-    """fastimae-eval: what a checkpoint has learned, one task a call."""
-    return run_safely(
-        "fastimae-eval", _evaluate, sys.argv[1:] if argv is None else argv, several=True
-    )
-
-
-def export(argv: Sequence[str] | None = None) -> int:
-    """fastimae-export: a checkpoint in the layout of timm, Hugging Face or MAE."""
-    return run_safely("fastimae-export", _export, sys.argv[1:] if argv is None else argv)
-
-
-def import_(argv: Sequence[str] | None = None) -> int:
-    """fastimae-import: other people's checkpoints in our layout."""
-    return run_safely("fastimae-import", _import, sys.argv[1:] if argv is None else argv)
-
-
-def _train(argv: Sequence[str]) -> int:
     config = parse_training("fastimae-train", argv)
     if config is None:  # --print_config
         return 0
@@ -90,7 +53,9 @@ def _train(argv: Sequence[str]) -> int:
     return 0
 
 
-def _convert(argv: Sequence[str]) -> int:
+@command("fastimae-convert")
+def convert(argv: Sequence[str]) -> int:
+    """fastimae-convert: make a .beton of images, or verify one."""
     from fastimae.engine.signals import sigterm_as_ctrl_c
     from fastimae.loaders import convert
 
@@ -101,32 +66,42 @@ def _convert(argv: Sequence[str]) -> int:
     return report.exit_status(options.strict)
 
 
-def _doctor(argv: Sequence[str]) -> int:
+@command("fastimae-doctor")
+def doctor(argv: Sequence[str]) -> int:
+    """fastimae-doctor: say what is installed, what is missing, and how to get it."""
     from fastimae.doctor import doctor
 
     parse("fastimae-doctor", DoctorOptions, argv)
     return doctor()
 
 
-def _bench(argv: Sequence[str]) -> int:
+@command("fastimae-bench")
+def bench(argv: Sequence[str]) -> int:
+    """fastimae-bench: how fast this machine loads and trains, and what holds it back."""
     from fastimae.bench import bench
 
     return bench(argv)
 
 
-def _evaluate(argv: Sequence[str]) -> int:
+@command("fastimae-eval", several=True)
+def evaluate(argv: Sequence[str]) -> int:
+    """fastimae-eval: what a checkpoint has learned, one task a call."""
     from fastimae.evaluate.command import evaluate
 
     return evaluate(argv)
 
 
-def _export(argv: Sequence[str]) -> int:
+@command("fastimae-export")
+def export(argv: Sequence[str]) -> int:
+    """fastimae-export: a checkpoint in the layout of timm, Hugging Face or MAE."""
     from fastimae.interop.command import export
 
     return export(argv)
 
 
-def _import(argv: Sequence[str]) -> int:
+@command("fastimae-import")
+def import_(argv: Sequence[str]) -> int:
+    """fastimae-import: other people's checkpoints in our layout."""
     from fastimae.interop.command import import_
 
     return import_(argv)

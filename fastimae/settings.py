@@ -33,12 +33,14 @@ from typing import (
     get_type_hints,
 )
 
+from fastimae.wording import WordedError
+
 RGB = 3
 """Channels of an image that nobody says more of."""
 
 
-class ConfigError(ValueError):
-    """Settings that cannot work. The message names the flag to change."""
+class ConfigError(WordedError, ValueError):
+    """Settings that cannot work. The message names what to change: see `WordedError`."""
 
 
 @contextlib.contextmanager

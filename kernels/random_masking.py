@@ -199,6 +199,8 @@ def visible_patches(grid: tuple[int, int], mask_ratio: float, unit: int = 1) -> 
     down, across = grid
     if unit < 1 or down % unit or across % unit:
         raise ValueError(f"a mask unit of {unit} patches does not divide the grid {down}x{across}")
+    if not 0 <= mask_ratio <= 1:
+        raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}")
     units = (down // unit) * (across // unit)
     keep = int(units * (1 - mask_ratio))
     if not 0 < keep < units:

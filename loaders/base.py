@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastimae")
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, repr=False)
 class Batch:
     """One micro-batch of one rank.
 
@@ -54,6 +54,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"Batch({described(self.images)})"
+
+
+def described(images: Tensor) -> str:
+    """Images in a few words: how many, of which size and type, and where."""
+    count, *size = images.shape
+    of = f"{' x '.join(map(str, size))}, {str(images.dtype).removeprefix('torch.')}"
+    return f"{count} images, {of}, on {images.device}"
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,9 +1,10 @@
 """The errors that users of a loader or converter can mend."""
 
 from fastimae.settings import ConfigError
+from fastimae.wording import WordedError
 
 
-class DataError(Exception):
+class DataError(WordedError):
     """The data cannot be used as asked. The message names what to change; the CLI prints it."""
 
 

@@ -21,6 +21,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from fastimae.loaders.base import Batch
+from fastimae.wording import as_command
 
 torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the processes that tests start.
@@ -38,6 +39,13 @@ with contextlib.suppress(ImportError):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _flags_in_errors():
+    """Errors as users of the commands read them; test_wording.py reads them as Python's users."""
+    with as_command():
+        yield
 
 
 @pytest.fixture

@@ -125,6 +125,8 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
         ("--crop none --min_crop 0.6", "with --crop none: drop one of them"),
         ("--recipe nothing", "--recipe nothing is not one of: mae_vit_base"),
         ("--config missing.yaml", "--config missing.yaml"),
+        ("--recipe", "--recipe"),
+        ("--config", "--config"),
     ],
 )
 def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):

@@ -23,8 +23,8 @@ PARTS = ("fastimae", "kernels", "loaders")
 FOLDERS = (*PARTS, "benchmarks", "tests")
 
 # Which part of fastimae may import which others. "" is fastimae/__init__.py, "doctor" a file of
-# its own, "models" a package. Everyone may read the version from the package itself, and declare
-# settings.
+# its own, "models" a package. Everyone may read the version from the package itself, declare
+# settings, and word errors.
 MAY_IMPORT = {
     "": {"models", "objectives", "kernels", "loaders", "interop"},
     "cli": {
@@ -33,7 +33,6 @@ MAY_IMPORT = {
     },
     "arguments": {"config", "flags", "folders", "recipes", "engine", "loaders"},
     "flags": set(),
-    "settings": set(),
     "build": {
         *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
     },
@@ -41,6 +40,8 @@ MAY_IMPORT = {
     "config": {"engine", "flags", "loaders", "models", "objectives", "recipes"},
     "doctor": {"machine"},
     "machine": set(),
+    "settings": set(),
+    "wording": set(),
     "folders": set(),
     "locks": {"folders"},
     "own_code": set(),
@@ -128,7 +129,7 @@ def is_forbidden(part: str, module: str, where: str) -> bool:
     """Whether a file of `part` must not import `module` at `where`."""
     first, *rest = module.split(".")
     if first == "fastimae":
-        allowed = {part, "__version__", "settings"} | MAY_IMPORT[part]
+        allowed = {part, "__version__", "settings", "wording"} | MAY_IMPORT[part]
         if where == "types":
             allowed |= MAY_NAME_TYPES_OF.get(part, set())
         return "".join(rest[:1]) not in allowed

@@ -23,20 +23,17 @@ from benchmarks.loaders.markdown import markdown, plot_sweep
 from benchmarks.loaders.measure import Measured, measure
 from benchmarks.loaders.options import Options
 from benchmarks.loaders.results import ratios, results, simd, targets, where
-from fastimae.arguments import parse, run_safely
+from fastimae.arguments import command, parse
 from fastimae.loaders.errors import DataError
 
 PROG = "python -m benchmarks.loaders"
 SWEEP_ROUNDS = 3
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command(PROG)
+def main(argv: Sequence[str]) -> int:
     """0 if all went well, 1 if a contestant failed or was asked for and is missing, 2 for errors
     in the command line or the data."""
-    return run_safely(PROG, _benchmark, sys.argv[1:] if argv is None else argv)
-
-
-def _benchmark(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
     parts = {"settings": settings(options)}
     parts |= {key: {} for key in ("sets", "missing", "failed")}

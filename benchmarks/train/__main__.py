@@ -16,7 +16,7 @@ from benchmarks.train.measure import Row, measure_case
 from benchmarks.train.options import Options
 from benchmarks.train.tables import markdown, plot
 from benchmarks.train.variants import contestants, ladder
-from fastimae.arguments import parse, run_safely
+from fastimae.arguments import command, parse
 
 PROG = "python -m benchmarks.train"
 FED = ("reference", "fastimae")
@@ -24,12 +24,9 @@ Part = Callable[[], Iterator[list[Row]]]
 """Measures; yields its rows so far, whenever there are more of them or more rounds."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command(PROG)
+def main(argv: Sequence[str]) -> int:
     """0 if all went well, 1 if a case failed, 2 for errors in the command line or the data."""
-    return run_safely(PROG, _benchmark, sys.argv[1:] if argv is None else argv)
-
-
-def _benchmark(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
     device = options.where
     parts = {"gemm": {}, "results": [], "ladder": [], "failed": {}}

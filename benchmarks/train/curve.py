@@ -19,7 +19,7 @@ from benchmarks.reference import PlainStep, mixture, usual_dtype
 from benchmarks.train.cases import CASES, SMOKE_CASES, Case, float_images, make_objective
 from benchmarks.train.ours import OurModels, Ours, training_step
 from benchmarks.train.plain import PlainModels
-from fastimae.arguments import parse, run_safely
+from fastimae.arguments import command, parse
 from fastimae.loaders import Batch, create_loader
 from fastimae.loaders.sampler import endless
 from fastimae.objectives import IMAE
@@ -52,12 +52,9 @@ class Options:
     """Show tracebacks."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command(PROG)
+def main(argv: Sequence[str]) -> int:
     """0 if both losses fall and agree, 1 if not."""
-    return run_safely(PROG, _compare, sys.argv[1:] if argv is None else argv)
-
-
-def _compare(argv: Sequence[str]) -> int:
     options = parse(PROG, Options, argv)
     device = torch.device(options.device)
     case = SMOKE_CASES["imae_vit_nano_patch8"] if options.smoke else CASES["imae_cifar10"]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fastimae.folders import replacing
+from fastimae.wording import WordedError
 
 # Where torch says what a file holds that is neither numbers nor tensors.
 _UNSAFE = re.compile(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)")
@@ -33,7 +34,7 @@ EFFECTIVE_BATCH = "effective_batch"
 NO_FLAGS = frozenset((RUN, WEIGHTS, CLASSES, CONVERTED_WITH, PROCESSES, EFFECTIVE_BATCH))
 
 
-class CheckpointError(Exception):
+class CheckpointError(WordedError):
     """A checkpoint cannot be written, read or used. The message says which and what to do."""
 
 

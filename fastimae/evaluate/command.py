@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import dataclasses
 import importlib
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from fastimae.arguments import UsageError, parse
+from fastimae.arguments import UsageError, parse, peek, recipe_called
 from fastimae.engine.launcher import stands_aside
 from fastimae.settings import config_errors
 
@@ -108,16 +106,10 @@ def _import(name: str, module: str):
 
 def _recipe(options: type, recipes: dict, argv: Sequence[str]) -> Any:
     """Defaults by the recipe that argv names, None where it names none. Raises UsageError."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--recipe")
-    with contextlib.suppress(argparse.ArgumentError):  # the full parser words it
-        name = first.parse_known_args(argv)[0].recipe
-        if name is None or not recipes:
-            return None
-        if name not in recipes:
-            raise UsageError(f"--recipe {name} is not one of: {', '.join(recipes)}")
-        return options(**_missing(options), **recipes[name]())
-    return None
+    name = peek(argv, "recipe").get("recipe")
+    if name is None or not recipes:
+        return None
+    return options(**_missing(options), **recipe_called(name, recipes))
 
 
 def _missing(options: type) -> dict[str, Any]:

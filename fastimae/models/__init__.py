@@ -6,6 +6,7 @@ import difflib
 import re
 
 from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD, MaskedAutoencoder
+from fastimae.settings import ConfigError
 
 # MAE, appendix A.1 (base, large, huge); tiny and small are DeiT's, with a decoder to match;
 # nano is ours, for demonstrations and tests.
@@ -50,7 +51,7 @@ def parse_name(name: str) -> dict[str, int]:
     """Sizes that the name stands for, as keyword arguments of `MaskedAutoencoder`."""
     match = _NAME.fullmatch(name)
     if not match or match["size"] not in SIZES or int(match["patch"]) not in PATCH_SIZES:
-        raise ValueError(f"--model {name} is not known: {advice(name)}")
+        raise ConfigError(f"--model {name} is not known: {advice(name)}")
     sizes = {**DECODER, **SIZES[match["size"]], "patch_size": int(match["patch"])}
     if match["width"]:
         sizes.update(decoder_embed_dim=int(match["width"]), decoder_depth=int(match["depth"]))

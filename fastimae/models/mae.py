@@ -24,7 +24,7 @@ from fastimae.models.vit import (
     run_blocks,
     sincos_positions,
 )
-from fastimae.settings import RGB
+from fastimae.settings import RGB, ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -228,7 +228,7 @@ def _check_sizes(
     img_size: tuple[int, int], patch_size: int, width: int, num_heads: int, prefix: str = ""
 ) -> None:
     if img_size[0] % patch_size or img_size[1] % patch_size:
-        raise ValueError(
+        raise ConfigError(
             f"--input_size {img_size[0]}x{img_size[1]} is not a multiple of the patch size "
             f"{patch_size} of the --model"
         )

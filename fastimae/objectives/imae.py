@@ -33,7 +33,15 @@ from fastimae.objectives.panels import (
     paste,
     predicted_images,
 )
-from fastimae.settings import Count, Idle, NotNegative, PairSettings, PositiveInt, Share
+from fastimae.settings import (
+    ConfigError,
+    Count,
+    Idle,
+    NotNegative,
+    PairSettings,
+    PositiveInt,
+    Share,
+)
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -265,7 +273,7 @@ class IMAE(Objective):
 
 def _check_teacher(student: MaskedAutoencoder, teacher: MaskedAutoencoder) -> None:
     if teacher.heads != 1:
-        raise ValueError("--teacher must be a plain MAE, not an i-MAE with two heads")
+        raise ConfigError("--teacher must be a plain MAE, not an i-MAE with two heads")
     space = student.head_space
     width = "pos_embed" if space == "encoder" else "mask_token"
     for name, own, other in (
@@ -275,7 +283,7 @@ def _check_teacher(student: MaskedAutoencoder, teacher: MaskedAutoencoder) -> No
         (f"{space} width", getattr(student, width).shape[-1], getattr(teacher, width).shape[-1]),
     ):
         if own != other:
-            raise ValueError(
+            raise ConfigError(
                 f"--teacher has another {name} ({other}) than --model ({own}): "
                 "use a teacher that fits, or change --model, --input_size or --head_space"
             )

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import gpu_kit
 from benchmarks.gpu_day import commit, images
 from benchmarks.harness import ROOT
+from fastimae.arguments import UsageError
 
 
 def test_a_kit_is_made_anew_and_nothing_else_is_removed(tmp_path):
@@ -22,7 +23,7 @@ def test_a_kit_is_made_anew_and_nothing_else_is_removed(tmp_path):
     assert [file.name for file in kit.iterdir()] == [commit.FILE]
     mine.mkdir()
     (mine / "thesis.tex").write_text("...")
-    with pytest.raises(SystemExit, match="is not empty, and no kit"):
+    with pytest.raises(UsageError, match="is not empty, and no kit"):
         gpu_kit.make_empty(mine)
     assert (mine / "thesis.tex").exists()
 

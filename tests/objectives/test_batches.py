@@ -7,6 +7,7 @@ import torch
 from tiny import SIDE, tiny_model
 
 from fastimae.evaluate.classify.accuracy import hits
+from fastimae.evaluate.classify.classification import ClassBatch
 from fastimae.evaluate.classify.knn import knn_accuracy
 from fastimae.evaluate.encoder import features, latents
 from fastimae.evaluate.figures.attention_maps import attention_maps
@@ -139,3 +140,11 @@ def test_scores_and_labels_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match="must be"):
             function()
+
+
+def test_a_batch_is_one_line(make_batch):
+    batch = make_batch(3, (32, 16))
+    assert repr(batch) == "Batch(3 images, 32 x 16 x 3, uint8, on cpu)"
+    shown = ClassBatch(inputs=torch.zeros(2, 3, 8, 8), targets=torch.zeros(2), index=batch.index)
+    assert repr(shown) == "ClassBatch(2 images, 3 x 8 x 8, float32, on cpu)"
+    assert repr(shown.to("meta")) == "ClassBatch(2 images, 3 x 8 x 8, float32, on meta)"

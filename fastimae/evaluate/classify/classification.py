@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastimae.engine.distributed import World
+from fastimae.loaders.base import described
 from fastimae.loaders.epoch_steps import EpochSteps
 from fastimae.objectives.base import Objective
 from fastimae.settings import ConfigError, StepSize
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, repr=False)
 class ClassBatch:
     """What a classifier is shown in a step of one rank."""
 
@@ -47,6 +48,9 @@ class ClassBatch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"ClassBatch({described(self.inputs)})"
 
 
 class Classification(Objective):
