@@ -148,6 +148,15 @@ def reason_for(error: Exception) -> str:
 
 
 @contextlib.contextmanager
+def errors_skip() -> Iterator[None]:
+    """Turn any error inside the block into a SkipImage that says why."""
+    try:
+        yield
+    except Exception as error:
+        raise SkipImage(reason_for(error)) from error
+
+
+@contextlib.contextmanager
 def _recording(failures: Failures, row: int) -> Iterator[None]:
     """Turn any error inside the block into a failure of `row`."""
     try:

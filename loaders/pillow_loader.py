@@ -25,14 +25,19 @@ BATCHES_AHEAD = 2
 MAX_ROWS_PER_TASK = 16
 
 
-def open_sample(reader: BetonReader, index: int) -> Image.Image:
-    """Sample `index` as an image. Raises if it is bad, over the limit of pixels, or not as large as
-    the file's table says."""
-    size = int(reader.widths[index]), int(reader.heights[index])
-    check_pixels(*size)
+def check_sample(reader: BetonReader, index: int) -> None:
+    """Raise SkipImage for a sample that is bad whoever decodes it, or over the limit of pixels."""
+    check_pixels(int(reader.widths[index]), int(reader.heights[index]))
     problem = reader.problem(index)
     if problem is not None:
         raise SkipImage(problem)
+
+
+def open_sample(reader: BetonReader, index: int) -> Image.Image:
+    """Sample `index` as an image. Raises if it is bad, over the limit of pixels, or not as large as
+    the file's table says."""
+    check_sample(reader, index)
+    size = int(reader.widths[index]), int(reader.heights[index])
     data = reader.read(index)
     if not reader.is_jpeg[index]:
         return Image.frombytes("RGB", size, data)

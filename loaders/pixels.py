@@ -54,7 +54,7 @@ def eight_bits(image: Image.Image, mode: Mode = "RGB", box: Box | None = None) -
         kept = _mapped(values, *bounds) if bounds else values >> (gray_bits(image) - 8)
         white_is_zero = _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO
         part = Image.fromarray((255 - kept if white_is_zero else kept).astype(np.uint8))
-    return _converted(part, mode)
+    return converted(part, mode)
 
 
 def _tag(image: Image.Image, tag: int, default: int) -> int:
@@ -77,7 +77,8 @@ def _stored(image: Image.Image, values: NDArray) -> NDArray:
     return values.view(np.uint32) if image.mode == "I" and unsigned and is_word else values
 
 
-def _converted(image: Image.Image, mode: Mode) -> Image.Image:
+def converted(image: Image.Image, mode: Mode) -> Image.Image:
+    """An image of 8 bits a channel in `mode`: itself if it has it."""
     if image.mode == mode:
         return image
     try:

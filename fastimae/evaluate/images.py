@@ -24,13 +24,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from fastimae.loaders import BetonReader
-from fastimae.loaders.decode import reason_for
+from fastimae.loaders.decode import errors_skip, reason_for
 from fastimae.loaders.describe import describe
 from fastimae.loaders.epoch_steps import Read, digest_of
 from fastimae.loaders.imagefolder import scan_folder
 from fastimae.loaders.limits import max_pixels, value_range
-from fastimae.loaders.pillow_loader import open_sample
-from fastimae.loaders.pixels import MODES, eight_bits
+from fastimae.loaders.native_image import NativeImage
+from fastimae.loaders.pixels import MODES, Mode, eight_bits
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.source_imagenet import hint_for
 from fastimae.loaders.what_is import BETON, FOLDER, check_is, is_beton
@@ -42,8 +42,8 @@ CROP_SHARE = 224 / 256  # of the shorter side, up to 224 pixels; larger crops ta
 
 
 class Images(Dataset[tuple[Image.Image, int]]):
-    """`images[i]` is (PIL image in RGB, label), by the rules of `loaders.pixels`; raises what
-    Pillow raises, or SkipImage, where it is broken.
+    """`images[i]` is (PIL image in RGB, label), by the rules of `loaders.pixels`; raises SkipImage
+    where it is broken. Those of a .beton file are decoded by the native engine where it is built.
 
     Picklable, for worker processes.
     """
@@ -73,7 +73,7 @@ class Images(Dataset[tuple[Image.Image, int]]):
         kind: str,
         advice: str = "",
     ) -> None:
-        """read: the bytes of an image."""
+        """opener: see `open`. read: the bytes of an image."""
         self.source, self.labels, self.classes = source, labels, classes
         self.kind, self.advice = kind, advice
         self._open, self.read, self._files = opener, read, fingerprint
@@ -107,11 +107,22 @@ class Images(Dataset[tuple[Image.Image, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return eight_bits(self._open(index)), int(self.labels[index])
+        image = self.view(index)
+        image.load()
+        return image, int(self.labels[index])
 
     def open(self, index: int) -> Image.Image:
         """The image as it is stored, not decoded yet."""
         return self._open(index)
+
+    def view(self, index: int, mode: Mode = "RGB") -> Image.Image:
+        """The image in 8 bits, perhaps not decoded yet: then a crop decodes what it shows.
+
+        Raises SkipImage where it is broken, at once or when it is decoded.
+        """
+        with errors_skip():
+            image = self._open(index)
+            return image.to(mode) if isinstance(image, NativeImage) else eight_bits(image, mode)
 
 
 def open_images(
@@ -185,8 +196,9 @@ class CenterBatches:
 
     def _view(self, index: int) -> tuple[NDArray[np.uint8], int] | None:
         try:
-            image, label = self.images[index]
-            return center_view(image, self.size, self.channels, self.images.whole), label
+            image = self.images.view(index, MODES[self.channels])
+            shown = center_view(image, self.size, self.channels, self.images.whole)
+            return shown, int(self.images.labels[index])
         except Exception as error:  # Pillow raises a dozen types
             if index not in self.bad:
                 self.bad[index] = reason_for(error)
@@ -229,7 +241,7 @@ def _open_beton(path: Path, fields: dict[str, str | None]) -> Images:
         path,
         reader.labels,
         reader.class_names or None,
-        functools.partial(open_sample, reader),
+        functools.partial(NativeImage, reader),
         _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns, reader.image_field),
         reader.read,
         kind=reader.kind,

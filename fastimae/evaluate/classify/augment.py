@@ -19,9 +19,9 @@ from torch import Tensor
 from fastimae.engine.distributed import World
 from fastimae.evaluate.classify.classification import ClassBatch, EpochLoader, Step
 from fastimae.evaluate.images import Images
-from fastimae.loaders.decode import reason_for
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.pixels import MODES, eight_bits
+from fastimae.loaders.items import SkipImage
+from fastimae.loaders.pixels import MODES
 from fastimae.loaders.worker_batches import check_workers, made_by_workers
 from fastimae.settings import StepSize
 
@@ -130,12 +130,11 @@ class _Steps:
         """(view, label, index) of a sample, or of the next one that can be read."""
         for shown in ((index + more) % len(self.images) for more in range(TRIES)):
             try:
-                image, label = self.images[shown]
-            except Exception as error:  # Pillow raises a dozen types
-                bad[shown] = reason_for(error)
-                continue
-            with seeded(self.seed, epoch, index):
-                return self.transform(eight_bits(image, self.mode)), label, shown
+                image = self.images.view(shown, self.mode)
+                with seeded(self.seed, epoch, index):
+                    return self.transform(image), int(self.images.labels[shown]), shown
+            except SkipImage as error:
+                bad[shown] = str(error)
         raise DataError(f"{self.images.source}: {TRIES} images from {index} on cannot be read")
 
 
