@@ -223,8 +223,8 @@ def config_with(objective: str) -> TrainConfig:
     parts = vars(made).values()
     names = [field.name for part in parts for field in dataclasses.fields(part)]
     if twice := {name for name in names if names.count(name) > 1}:
-        what = ", ".join(sorted(twice))
-        raise ConfigError(f"--objective {objective}: there are other settings called {what}")
+        what = " and ".join(sorted(twice))
+        raise ConfigError(f"--objective {objective}: there is another setting called {what}")
     return made
 
 

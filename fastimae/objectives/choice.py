@@ -64,7 +64,7 @@ def find(objective: str) -> type[Objective]:
             f"--objective {objective} is not one of: {', '.join(OBJECTIVES)}; your own is given as "
             "module:Class"
         )
-    return imported("--objective", objective, "class of an Objective", _is_objective, ConfigError)
+    return imported("--objective", objective, "Objective", _is_objective, ConfigError)
 
 
 @functools.cache
@@ -80,8 +80,8 @@ def settings_with(objective: str) -> type[Settings]:
         for name in vars(chosen()).keys() & vars(each()).keys():
             if _root(chosen, name) is not (root := _root(each, name)):
                 raise ConfigError(
-                    f"--objective {objective} has a setting {name} that is not the one of ours: "
-                    f"derive its settings from {root.__name__}, or call it otherwise"
+                    f"--objective {objective}: its {name} is not ours: derive it from "
+                    f"{root.__name__}, or call it otherwise"
                 )
     bases = [
         a for a in dict.fromkeys(of_all) if not any(a is not b and issubclass(b, a) for b in of_all)
