@@ -78,7 +78,7 @@ def settings_with(objective: str) -> type[Settings]:
     of_all = [chosen, *(each.Settings for each in OBJECTIVES.values())]
     for each in of_all[1:]:
         for name in vars(chosen()).keys() & vars(each()).keys():
-            if _root(chosen, name) is not (root := _root(each, name)):
+            if root_of(chosen, name) is not (root := root_of(each, name)):
                 raise ConfigError(
                     f"--objective {objective}: its {name} is not ours: derive it from "
                     f"{root.__name__}, or call it otherwise"
@@ -95,7 +95,7 @@ def _is_objective(found: Any) -> bool:
     return isinstance(found, type) and issubclass(found, Objective)
 
 
-def _root(settings: type, name: str) -> type:
+def root_of(settings: type, name: str) -> type:
     """The class that a setting is declared in first."""
     return [c for c in settings.__mro__ if name in inspect.get_annotations(c)][-1]
 
