@@ -101,8 +101,8 @@ def config_with(objective: str) -> TrainConfig:
     )()
     names = [name for part in made.groups.values() for name in vars(part)]
     if twice := {name for name in names if names.count(name) > 1}:
-        what = ", ".join(sorted(twice))
-        raise ConfigError(f"--objective {objective}: there are other settings called {what}")
+        what = " and ".join(sorted(twice))
+        raise ConfigError(f"--objective {objective}: there is another setting called {what}")
     return made
 
 

@@ -121,14 +121,13 @@ def check_same_extra(content: Mapping[str, Any], own: Mapping[str, Tensor], path
     """Raise CheckpointError unless `content` has what this run's objective keeps beside its
     student. own: see `Objective.extra_state`."""
     found = content.get(EXTRA, {})
-    different = sorted(own.keys() ^ found.keys())
-    different += [
-        name for name in own.keys() & found.keys() if own[name].shape != found[name].shape
-    ]
-    if different:
+    missing, unexpected = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
+    resized = [name for name in own.keys() & found.keys() if own[name].shape != found[name].shape]
+    if missing or unexpected or resized:
         raise CheckpointError(
-            f"--resume {path} is of another objective: it does not have the same "
-            f"{listed(different)}; give the flags of before"
+            f"--resume {path} is of another objective: missing keys: {listed(missing)}; "
+            f"unexpected keys: {listed(unexpected)}; of another size: {listed(sorted(resized))}: "
+            "give the flags of before"
         )
 
 

@@ -64,7 +64,7 @@ def find(objective: str) -> type[Objective]:
             f"--objective {objective} is not one of: {', '.join(OBJECTIVES)}; your own is given as "
             "module:Class"
         )
-    return imported("--objective", objective, "class of an Objective", _is_objective, ConfigError)
+    return imported("--objective", objective, "Objective", _is_objective, ConfigError)
 
 
 @functools.cache
@@ -78,10 +78,10 @@ def settings_with(objective: str) -> type[Settings]:
     of_all = [chosen, *(each.Settings for each in OBJECTIVES.values())]
     for each in of_all[1:]:
         for name in vars(chosen()).keys() & vars(each()).keys():
-            if _root(chosen, name) is not (root := _root(each, name)):
+            if root_of(chosen, name) is not (root := root_of(each, name)):
                 raise ConfigError(
-                    f"--objective {objective} has a setting {name} that is not the one of ours: "
-                    f"derive its settings from {root.__name__}, or call it otherwise"
+                    f"--objective {objective}: its {name} is not ours: derive it from "
+                    f"{root.__name__}, or call it otherwise"
                 )
     bases = [
         a for a in dict.fromkeys(of_all) if not any(a is not b and issubclass(b, a) for b in of_all)
@@ -95,7 +95,7 @@ def _is_objective(found: Any) -> bool:
     return isinstance(found, type) and issubclass(found, Objective)
 
 
-def _root(settings: type, name: str) -> type:
+def root_of(settings: type, name: str) -> type:
     """The class that a setting is declared in first."""
     return [c for c in settings.__mro__ if name in inspect.get_annotations(c)][-1]
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -33,15 +31,8 @@ from fastimae.objectives.panels import (
     paste,
     predicted_images,
 )
-from fastimae.settings import (
-    ConfigError,
-    Count,
-    Idle,
-    NotNegative,
-    PairSettings,
-    PositiveInt,
-    Share,
-)
+from fastimae.objectives.teaching import TeacherSettings, check_teacher
+from fastimae.settings import Count, PairSettings, Share
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -52,33 +43,15 @@ BRANCHES = ("subordinate", "dominant")
 
 
 @dataclasses.dataclass(kw_only=True)
-class IMAESettings(PairSettings, MixSettings, MaskSettings):
+class IMAESettings(TeacherSettings, PairSettings, MixSettings, MaskSettings):
     """What of a mixture is reconstructed, and what a teacher adds to that."""
 
     mix_group: Count = 32
     same_class_ratio: Annotated[Share | None, tyro.conf.arg(aliases=["--same_prob"])] = None
     targets: Literal["both", "subordinate", "dominant"] = "both"
     """Which of the two images to reconstruct."""
-    teacher: Annotated[Path | None, tyro.conf.arg(aliases=["--teacher_path"])] = None
-    """MAE checkpoint whose latents are distilled; without it there is no distillation."""
-    teach_model: str | None = None
-    """Name of the teacher's model. None: as its checkpoint says."""
-    teach_num_heads: PositiveInt | None = None
-    """Attention heads of the teacher's encoder. None: as its checkpoint says, else by its width."""
-    distill_weight: NotNegative = 1.0
-    """Weight of the distillation."""
-    teacher_view: Literal["clean", "mixed"] = "clean"
-    """What the teacher sees: each image alone (the paper) or the mixture (its released code)."""
-    teacher_precision: Literal["auto", "fp8"] = "auto"
-    """fp8: the teacher multiplies in 8 bits (torchao, GPUs from 8.9 on); its error is reported."""
     head_space: Literal["decoder", "encoder"] = HEAD_SPACE
     """Where the two heads and the distillation live."""
-
-    def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
-        of_teacher = ("teach_model", "teach_num_heads", "teacher_view", "teacher_precision")
-        yield Idle(not self.teacher, (*of_teacher, "distill_weight"), "without --teacher")
-        yield from super().idle()
 
 
 class IMAE(Objective):
@@ -114,7 +87,7 @@ class IMAE(Objective):
         self.ratio = MixRatio(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per)
         self.teacher = teacher
         if teacher is not None:
-            _check_teacher(student, teacher)
+            check_teacher(student, teacher)
             teacher.requires_grad_(False).eval()
         self.distill_weight = distill_weight
         self.targets = BRANCHES if targets == "both" else (targets,)
@@ -269,21 +242,3 @@ class IMAE(Objective):
             if self.student.head_space == "encoder":
                 return latent
             return self.teacher.split(latent)[0]
-
-
-def _check_teacher(student: MaskedAutoencoder, teacher: MaskedAutoencoder) -> None:
-    if teacher.heads != 1:
-        raise ConfigError("--teacher must be a plain MAE, not an i-MAE with two heads")
-    space = student.head_space
-    width = "pos_embed" if space == "encoder" else "mask_token"
-    for name, own, other in (
-        ("image size", student.img_size, teacher.img_size),
-        ("patch size", student.patch_size, teacher.patch_size),
-        ("channels", student.in_chans, teacher.in_chans),
-        (f"{space} width", getattr(student, width).shape[-1], getattr(teacher, width).shape[-1]),
-    ):
-        if own != other:
-            raise ConfigError(
-                f"--teacher has another {name} ({other}) than --model ({own}): "
-                "use a teacher that fits, or change --model, --input_size or --head_space"
-            )

@@ -47,6 +47,9 @@ SETTINGS = (
     "--epochs 2 --warmup_epochs 1 --blr 3e-2 --accum_iter 2 --clip_grad 0.5 --save_steps 1 "
     "--save_freq 9 --dist_timeout 600"
 )
+OWN_OBJECTIVE = SETTINGS.replace(
+    "--objective imae --mix_group 2", "--objective slow_teacher:SlowTeacher --momentum 0.9"
+)
 FINE_TUNING = (
     "finetune --device cpu --precision fp32 --num_workers 0 --epochs 2 --warmup_epochs 1 --lr 1e-3 "
     "--mixup 0 --cutmix 0 --drop_path 0 --clip_grad 0.5 --dist_timeout 60"
@@ -59,9 +62,15 @@ def main(folder: Path) -> None:
     drawing.draw_grid = lambda pictures, path, note: path.touch()  # to draw takes a second
     report = {}
 
-    def train(name: str, size: int, flags: str = "", at_step: Callable = lambda *_: None) -> None:
+    def train(
+        name: str,
+        size: int,
+        flags: str = "",
+        at_step: Callable = lambda *_: None,
+        settings: str = SETTINGS,
+    ) -> None:
         batch = f"--batch_size {GLOBAL_BATCH // size} --output_dir {folder / name}"
-        command = f"{SETTINGS} {batch} {flags}".split()
+        command = f"{settings} {batch} {flags}".split()
         report[name] = launch(folder, name, size, lambda: run(command, at_step))
 
     train("alone", 1)
@@ -75,6 +84,10 @@ def main(folder: Path) -> None:
     train("killed", 2, "--parallel fsdp", kill_main)
     shutil.copytree(folder / "killed", folder / "revived")
     train("revived", 1, "--resume auto")
+    train("own_ddp", 2, settings=OWN_OBJECTIVE)
+    train("own_stopped", 2, "--parallel fsdp", signal_one, OWN_OBJECTIVE)
+    shutil.copytree(folder / "own_stopped", folder / "own_fsdp")
+    train("own_fsdp", 2, "--parallel fsdp --resume auto", settings=OWN_OBJECTIVE)
     if importlib.util.find_spec("timm"):
         fine_tune(folder, report)
     report["inside"] = launch(folder, "inside", 2, lambda: inside(folder))

@@ -35,6 +35,32 @@ def test_any_number_of_processes_gives_the_same_weights(ranks, name):
             )
 
 
+def test_what_an_objective_owns_is_sharded_saved_and_resumed(ranks):
+    """A predictor, a teacher that moves and a buffer: shards, stopped and resumed, against DDP."""
+    for name in ("own_ddp", "own_stopped", "own_fsdp"):
+        assert ranks.report[name]["codes"] == [0, 0], ranks.output(name, 0)
+    ddp, stopped, fsdp = (
+        load_checkpoint(ranks.folder / name / "checkpoint-last.pth")
+        for name in ("own_ddp", "own_stopped", "own_fsdp")
+    )
+    losses = [[line["train_slow"] for line in ranks.log(name)] for name in ("own_ddp", "own_fsdp")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for part in ("model", "objective"):
+        for key, value in ddp[part].items():
+            torch.testing.assert_close(fsdp[part][key], value, rtol=1e-3, atol=1e-4, msg=key)
+    assert ddp["objective"]["updates"] == 6 > stopped["objective"]["updates"] > 3
+    teacher = "teacher.blocks.0.attn.qkv.weight"
+    between = [state["objective"][teacher] for state in (stopped, fsdp)]
+    assert (between[1] - between[0]).abs().max() > 1e-4
+    shards = [torch.load(ranks.folder / "own_fsdp" / name) for name in _shards(ranks, "own_fsdp")]
+    assert [len(rows[f"/objective/{teacher}"]) for rows in shards] == [len(between[0]) // 2] * 2
+
+
+def _shards(ranks, name):
+    index = torch.load(ranks.folder / name / "checkpoint-last.pth", weights_only=True)
+    return index["shards"]
+
+
 def test_two_processes_fine_tune_as_one(ranks):
     pytest.importorskip("timm")
     assert ranks.report["tuned_2"]["codes"] == [0, 0], ranks.output("tuned_2", 0)

@@ -1,5 +1,6 @@
 """Going on: with other batches, from finished runs, and what is said of files that are none."""
 
+import copy
 import dataclasses
 import json
 import logging
@@ -21,6 +22,7 @@ from fastimae.engine.optim import OptimSettings
 from fastimae.engine.resume import go_on
 from fastimae.engine.statistics import load_statistics
 from fastimae.models import create_model
+from fastimae.objectives.base import Teacher
 
 LAST = "checkpoint-last.pth"
 batches = st.tuples(st.integers(1, 6), st.integers(1, 3))  # size, accumulated
@@ -353,3 +355,55 @@ def test_processes_get_their_statistics_back_and_others_the_mean(size, expected)
     load_statistics(objective, content, dataclasses.replace(CPU, rank=min(1, size - 1), size=size))
     assert norm.running_mean.tolist() == norm.running_var.tolist() == [expected] * 4
     assert norm.num_batches_tracked == 0
+
+
+class Predicting(Squares):
+    """With a predictor, which is trained, and a mean of the student's weights that it predicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.predictor = nn.Linear(2, 2)
+        self.mean = copy.deepcopy(self.student).requires_grad_(False)
+
+    def trainable(self):
+        return {"student": self.student, "predictor": self.predictor}
+
+    def teachers(self):
+        return {"mean": Teacher(module=self.mean, moves=True)}
+
+    def forward(self, batch):
+        error = self.predictor(self.student(batch.x)) - self.mean(batch.x) - 1
+        return {"loss": error.square().mean()}
+
+    def after_update(self):
+        self.mean.weight.lerp_(self.student.weight, 0.1)
+
+
+def test_what_an_objective_has_beside_its_student_resumes(tmp_path):
+    run = trainer(tmp_path, objective=Predicting(), epochs=2)
+    run.run()
+    torch.manual_seed(5)
+    again = trainer(tmp_path, objective=Predicting(), epochs=2)
+    fresh = copy.deepcopy(again.objective.state_dict())
+    again.load_state_dict(load_checkpoint(tmp_path / LAST), tmp_path / LAST)
+    for name, value in run.objective.state_dict().items():
+        assert torch.equal(again.objective.state_dict()[name], value)
+    assert not torch.equal(fresh["predictor.weight"], again.objective.predictor.weight)
+    assert not torch.equal(again.objective.mean.weight, again.objective.student.weight)
+
+
+@pytest.mark.parametrize(
+    ("saved", "wanted", "kind"),
+    [(Squares, Predicting, "missing"), (Predicting, Squares, "unexpected")],
+)
+def test_a_checkpoint_of_another_objective_is_an_error_that_names_what(
+    tmp_path, saved, wanted, kind
+):
+    trainer(tmp_path, objective=saved(), epochs=1).run()
+    run = trainer(tmp_path, objective=wanted())
+    before = copy.deepcopy(run.objective.state_dict())
+    with pytest.raises(CheckpointError, match=f"{kind} keys: mean.bias, mean.weight, predictor."):
+        run.load_state_dict(load_checkpoint(tmp_path / LAST), tmp_path / LAST)
+    assert all(
+        torch.equal(value, before[name]) for name, value in run.objective.state_dict().items()
+    )

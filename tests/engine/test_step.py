@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from slow_teacher import SlowTeacher
 from torch import Tensor, nn
 
 from fastimae.engine import step as module
@@ -24,6 +25,9 @@ MODEL = {"name": "mae_vit_nano_patch8", "img_size": 32}
 def build(kind):
     if kind == "odd":
         return Odd()
+    if kind == "slow":
+        student = create_model(**MODEL)
+        return SlowTeacher(student, mask_ratio=0.75, mask_patch_size=None, momentum=0.9)
     if kind == "mae":
         return MAE(create_model(**MODEL))
     return IMAE(create_model(**MODEL, heads=2), create_model(**MODEL))
@@ -121,7 +125,7 @@ def test_a_step_never_waits_for_the_device(make, kind, precision, make_batch, mo
     assert all(part.isfinite() for part in parts[1].values())
 
 
-@pytest.mark.parametrize("kind", ["mae", "imae", "odd"])
+@pytest.mark.parametrize("kind", ["mae", "imae", "odd", "slow"])
 def test_recorded_steps_equal_plain_ones(kind, make_batch):
     """Under accumulation, clipping, a schedule, and mixing ratios that change; to the bit, and
     though the losses are looked at when all is over."""
@@ -140,8 +144,8 @@ def test_recorded_steps_equal_plain_ones(kind, make_batch):
                 batch.images.zero_()  # the caller's buffers are the caller's again
     assert recorded.replays is not None
     assert losses[0::2] == losses[1::2]
-    assert torch.equal(weights(recorded.objective), weights(first))
-    assert all(map(torch.equal, recorded.objective.buffers(), first.buffers()))
+    states = recorded.objective.state_dict(), first.state_dict()
+    assert all(map(torch.equal, *(state.values() for state in states)))
 
 
 @pytest.mark.parametrize("taken", [0, 3])
@@ -171,6 +175,33 @@ def test_recording_changes_nothing(taken, make_batch):
         for name, value in moments.items():
             old = optimizer["state"][number][name] if taken else torch.zeros_like(value)
             assert torch.equal(value, old), name
+
+
+@pytest.mark.parametrize("make", [make_step, make_recorded])
+def test_what_moves_after_an_update_moves_once_a_step(make, make_batch):
+    """By the student's new weights, also where it computes in bf16, though it stays fp32 itself."""
+    objective = build("slow")
+    step = make(objective, precision="bf16", accum_iter=2)
+    expected = objective.teacher.cls_token.clone()
+    for number in range(3):
+        step([make_batch(4), make_batch(4)], 1e-4)
+        expected = expected.lerp(objective.student.cls_token.detach(), 0.1)
+        assert torch.equal(objective.teacher.cls_token, expected)
+        assert objective.updates == number + 1
+    assert expected.dtype == torch.float32
+    assert not torch.equal(expected, expected.bfloat16().float())
+
+
+def test_recording_moves_nothing_but_moments(make_batch):
+    """Though a rehearsal updates, and what follows an update moves even where no weight does."""
+    objective = build("slow")
+    with torch.no_grad():
+        objective.teacher.cls_token += 1
+    before = copy.deepcopy(objective.state_dict())
+    step = make_recorded(objective, for_graph=True)
+    step.prepare(make_batch(4))
+    assert step.replays is not None
+    assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
 
 
 def test_a_recorded_step_shares_its_objective_with_others(make_batch):
