@@ -50,7 +50,7 @@ WRONG = {
     "decoder": (
         lambda: create_loader(**SYNTHETIC, decoder="ffcv"),
         DataError,
-        "decoder ffcv needs ffcv FILE.beton",
+        "decoder has no effect without ffcv: drop one of them",
     ),
     "crop": (lambda: create_loader(**SYNTHETIC, crop="some"), DataError, "crop some is not one of"),
     "model": (
