@@ -58,22 +58,22 @@ class Range:
 
     holds: Callable[[Any], bool]
     otherwise: str
-    """What is said after the flag, of a value that it does not hold for."""
+    """What is said after the flag, of a value {} that it does not hold for."""
 
 
-POSITIVE = Range(lambda value: value > 0, "must be positive")
-NOT_NEGATIVE = Range(lambda value: value >= 0, "must not be negative")
+POSITIVE = Range(lambda value: value > 0, "must be positive, not {}")
+NOT_NEGATIVE = Range(lambda value: value >= 0, "must not be negative: {}")
 
 PositiveInt = Annotated[int, POSITIVE]
 PositiveFloat = Annotated[float, POSITIVE]
 Count = Annotated[int, NOT_NEGATIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
-Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "must lie in 0..1")]
+Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "must lie in 0..1, not {}")]
 InnerShare = Annotated[
-    float, Range(lambda value: 0 < value < 1, "{value} must lie between 0 and 1")
+    float, Range(lambda value: 0 < value < 1, "must lie between 0 and 1, not {}")
 ]
 MixShare = Annotated[
-    float, Range(lambda value: 0 < value <= 0.5, "must lie above 0 and at most at 0.5")
+    float, Range(lambda value: 0 < value <= 0.5, "must lie above 0 and at most at 0.5, not {}")
 ]
 """Of the subordinate image in a mixture."""
 
@@ -109,8 +109,8 @@ class Settings:
             values = value if isinstance(value, tuple) else () if value is None else (value,)
             for allowed in ranges:
                 self.require(value != (), f"--{name} needs a value")
-                wrong = f"--{name} {allowed.otherwise.format(value=value)}"
-                self.require(all(map(allowed.holds, values)), wrong)
+                for each in values:
+                    self.require(allowed.holds(each), f"--{name} {allowed.otherwise.format(each)}")
 
     def require(self, holds: bool, message: str) -> None:
         """Raise `error` with the message unless it holds."""
@@ -195,7 +195,7 @@ def _found(hint: Any) -> Iterator[Range]:
     """The ranges in a hint, however deep: `Annotated[int, POSITIVE] | None`."""
     choices = get_args(hint)
     if get_origin(hint) is Literal:
-        yield Range(choices.__contains__, f"{{value}} is not one of {', '.join(map(str, choices))}")
+        yield Range(choices.__contains__, f"{{}} is not one of {', '.join(map(str, choices))}")
         return
     for part in choices:
         if isinstance(part, Range):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image
 
-from fastimae.loaders.errors import DataError, SettingError
+from fastimae.loaders.errors import SettingError
 from fastimae.loaders.image_formats import foreign_format, unread
 from fastimae.loaders.items import SkipImage
 from fastimae.settings import PositiveInt, Settings
@@ -71,11 +71,9 @@ def max_pixels() -> int:
 
 def set_max_pixels(limit: int | None) -> None:
     """Set the limit of this process; None: leave it. Raises DataError for less than 1."""
-    if limit is None:
-        return
-    if limit < 1:
-        raise DataError(f"--max_pixels must be at least 1, not {limit}")
-    Image.MAX_IMAGE_PIXELS = limit
+    LimitSettings(max_pixels=limit).check()
+    if limit is not None:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def value_range() -> ValueRange | None:

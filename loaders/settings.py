@@ -24,7 +24,9 @@ from fastimae.settings import (
     height_and_width,
 )
 
-SomeShare = Annotated[float, Range(lambda value: 0 <= value < 1, "must be 0 or more, and below 1")]
+SomeShare = Annotated[
+    float, Range(lambda value: 0 <= value < 1, "must be 0 or more, and below 1, not {}")
+]
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -42,7 +42,7 @@ class Shown(Settings):
     sides: tuple[PositiveInt, ...] = (224,)
     share: Share | None = None
     kind: Literal["a", "b"] = "a"
-    even: Annotated[int, Range(lambda value: value % 2 == 0, "must be even, not {value}")] = 0
+    even: Annotated[int, Range(lambda value: value % 2 == 0, "must be even, not {}")] = 0
 
     def idle(self):
         yield from super().idle()
@@ -60,14 +60,14 @@ class More(Shown):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"count": 0}, "--count must be positive"),
-        ({"sides": (8, 0)}, "--sides must be positive"),
+        ({"count": 0}, "--count must be positive, not 0"),
+        ({"sides": (8, 0)}, "--sides must be positive, not 0"),
         ({"sides": ()}, "--sides needs a value"),
-        ({"share": 1.5}, r"--share must lie in 0\.\.1"),
+        ({"share": 1.5}, r"--share must lie in 0\.\.1, not 1\.5"),
         ({"kind": "c"}, "--kind c is not one of a, b"),
         ({"even": 3}, "--even must be even, not 3"),
-        ({"rate": 0.0}, "--rate must be positive"),
-        ({"workers": -1}, "--workers must not be negative"),
+        ({"rate": 0.0}, r"--rate must be positive, not 0\.0"),
+        ({"workers": -1}, "--workers must not be negative: -1"),
     ],
     ids=str,
 )

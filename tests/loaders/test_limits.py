@@ -123,7 +123,7 @@ def test_training_flag(tmp_path, monkeypatch):
     for wrong in (f"{flags} --max_pixels 0", "--synthetic --max_pixels 9"):
         with pytest.raises(ConfigError, match="--max_pixels"):
             parse_training("fastimae-train", wrong.split())
-    with pytest.raises(DataError, match="--max_pixels must be at least 1"):
+    with pytest.raises(DataError, match="--max_pixels must be positive, not 0"):
         ConvertOptions(src="x", max_pixels=0)
 
 
@@ -141,7 +141,7 @@ def test_evaluation_flag(tmp_path, monkeypatch):
         [f"18000 {REASON}", f"5600 {REASON}"]
     )
     options.max_pixels = 0
-    with pytest.raises(DataError, match="--max_pixels must be at least 1"):
+    with pytest.raises(DataError, match="--max_pixels must be positive, not 0"):
         options.train_images()
 
 

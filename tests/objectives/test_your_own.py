@@ -103,7 +103,7 @@ def test_its_settings_are_settings_like_ours(folder, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (f"{NAMED} --momentum 1.5", "--momentum 1.5 must lie between 0 and 1"),
+        (f"{NAMED} --momentum 1.5", "--momentum must lie between 0 and 1, not 1.5"),
         (f"{NAMED} --mix_beta 2", "--mix_beta has no effect with --objective users_own:Slow"),
         ("--momentum 0.5", "--momentum"),
         ("--objective slow", "--objective slow is not one of: mae, imae; your own"),

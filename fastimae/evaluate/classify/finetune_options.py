@@ -19,7 +19,9 @@ from fastimae.loaders.settings import ReadSettings
 from fastimae.settings import ConfigError, NotNegative, PositiveFloat, PositiveInt, Range, Share
 
 Recipe = dict[str, Any]
-SomeDecay = Annotated[float, Range(lambda value: 0 < value <= 1, "must lie in 0..1, without 0")]
+SomeDecay = Annotated[
+    float, Range(lambda value: 0 < value <= 1, "must lie in 0..1, without 0, not {}")
+]
 
 
 @dataclasses.dataclass(kw_only=True)
