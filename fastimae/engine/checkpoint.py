@@ -88,11 +88,14 @@ def find_resume(resume: str, output_dir: Path) -> Path | None:
     if resume != "auto":
         return Path(resume) if resume else None
     last = output_dir / LAST
-    if last.exists():
-        return last
-    numbered = output_dir.glob("checkpoint-*.pth")
-    epochs = {int(m[1]): p for p in numbered if (m := re.match(r"checkpoint-(\d+)\.pth$", p.name))}
-    return epochs[max(epochs)] if epochs else None
+    return last if last.exists() else (numbered(output_dir) or [None])[-1]
+
+
+def numbered(output_dir: Path) -> list[Path]:
+    """The checkpoint-N.pth files in a folder, by epoch."""
+    found = output_dir.glob("checkpoint-*.pth")
+    epochs = {int(m[1]): p for p in found if (m := re.match(r"checkpoint-(\d+)\.pth$", p.name))}
+    return [epochs[epoch] for epoch in sorted(epochs)]
 
 
 def listed(names: Sequence[str]) -> str:
