@@ -24,7 +24,7 @@ from fastimae.loaders.settings import DataSettings, LoaderSettings
 from fastimae.models.settings import ModelSettings
 from fastimae.objectives.choice import ObjectiveConfig, settings_with
 from fastimae.recipes import RECIPES
-from fastimae.settings import ConfigError, Count, Seeded, Settings, check_idle, plain_value
+from fastimae.settings import ConfigError, Count, Free, Seeded, Settings, check_idle, plain_value
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,15 +36,15 @@ class OptimConfig(SpeedSettings, OptimSettings):
 class OutputSettings(Settings):
     """Named settings, and where output goes."""
 
-    recipe: str | None = None
+    recipe: Free[str | None] = None
     """A named run to start from; other flags win over it."""
-    config: Path | None = None
+    config: Free[Path | None] = None
     """YAML file of settings by flag name; wins over the recipe, flags win over it."""
-    print_config: bool = False
+    print_config: Free[bool] = False
     """Print all settings as YAML and stop."""
-    output_dir: Path = Path("./output_dir")
+    output_dir: Free[Path] = Path("./output_dir")
     """Checkpoints, log.txt and pictures."""
-    device: str = "auto"
+    device: Free[str] = "auto"
     """cuda, cuda:N, cpu, or auto."""
 
 
@@ -52,9 +52,9 @@ class OutputSettings(Settings):
 class RunConfig(Seeded, LaunchSettings, LoopSettings, OutputSettings):
     """Where it runs, and what it leaves behind."""
 
-    vis_freq: Count = Plan.vis_freq
+    vis_freq: Free[Count] = Plan.vis_freq
     """Epochs between reconstruction pictures; 0: only at the end."""
-    debug: bool = False
+    debug: Free[bool] = False
     """Show tracebacks, and keep them in output_dir/debug.log."""
 
 

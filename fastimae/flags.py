@@ -50,11 +50,12 @@ def _flags_of(options: type) -> Iterator[tuple[str, str]]:
     hints = get_type_hints(options, include_extras=True)
     for field in dataclasses.fields(options):
         hint = hints[field.name]
+        plain = hint.__origin__ if hasattr(hint, "__metadata__") else hint
         if dataclasses.is_dataclass(hint):
             yield from _flags_of(hint)
             continue
         yield f"--{field.name}", field.name
-        if hint is bool:
+        if plain is bool:
             yield f"--no_{field.name}", field.name
         for note in get_args(hint)[1:] if hasattr(hint, "__metadata__") else ():
             for alias in getattr(note, "aliases", None) or ():

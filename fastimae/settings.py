@@ -28,6 +28,7 @@ from typing import (
     Literal,
     NamedTuple,
     Self,
+    TypeVar,
     get_args,
     get_origin,
     get_type_hints,
@@ -84,6 +85,12 @@ def height_and_width(input_size: Sequence[int]) -> tuple[int, int]:
         raise ConfigError("--input_size takes a side, or height and width")
     height, *width = input_size
     return height, *(width or [height])
+
+
+_FREE = object()
+_Type = TypeVar("_Type")
+Free = Annotated[_Type, _FREE]
+"""Of a setting that a resumed run may change without becoming another run: `Free[int]`."""
 
 
 class Idle(NamedTuple):
@@ -183,6 +190,18 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain_value(item) for item in value]
     return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def free_settings() -> set[str]:
+    """The names of the settings that are `Free`, of all parts of this program."""
+    found, parts = set(), [Settings]
+    while parts:
+        parts += (part := parts.pop()).__subclasses__()
+        hints = get_type_hints(part, include_extras=True)
+        found |= {
+            name for name, hint in hints.items() if _FREE in getattr(hint, "__metadata__", ())
+        }
+    return found
 
 
 @functools.cache

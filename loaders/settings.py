@@ -13,6 +13,7 @@ from fastimae.loaders.limits import LimitSettings
 from fastimae.settings import (
     RGB,
     Count,
+    Free,
     Idle,
     PairSettings,
     PositiveInt,
@@ -97,11 +98,11 @@ class ReadSettings(CropSettings, SourceSettings):
 
     repeated_aug: PositiveInt = 1
     """Crops of each image in a batch. An epoch shows the data so often: divide --epochs by it."""
-    num_workers: Count = 10
+    num_workers: Free[Count] = 10
     """Threads (processes with --data_path) that decode; 0 decodes in the main thread."""
-    pin_mem: bool = True
+    pin_mem: Free[bool] = True
     """Page-locked batches, for faster copies to a GPU."""
-    max_bad_samples: Count = 100
+    max_bad_samples: Free[Count] = 100
     """Unreadable images are replaced and counted; more than this many end the run."""
 
     def idle(self) -> Iterator[Idle]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fastimae.settings import PositiveFloat, Settings
+from fastimae.settings import Free, PositiveFloat, Settings
 
 log = logging.getLogger("fastimae")
 
@@ -34,15 +34,15 @@ _NO_STEPS = {str(2**32 - number) for number in range(1, 7)}
 class LaunchSettings(Settings):
     """How the processes of a run find each other."""
 
-    world_size: int = 1
+    world_size: Free[int] = 1
     """Checked against the launcher's (torchrun, SLURM), which sets it."""
-    local_rank: int = -1
+    local_rank: Free[int] = -1
     """Set by old launchers: the GPU of this process."""
-    dist_on_itp: bool = False
+    dist_on_itp: Free[bool] = False
     """Take ranks from Open MPI's environment."""
-    dist_url: str = "env://"
+    dist_url: Free[str] = "env://"
     """Where processes meet."""
-    dist_timeout: PositiveFloat = 600
+    dist_timeout: Free[PositiveFloat] = 600
     """Seconds that processes wait for each other before they give up."""
 
 

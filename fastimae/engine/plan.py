@@ -8,28 +8,30 @@ from pathlib import Path
 from typing import Literal
 
 from fastimae.engine.optim import OptimSettings
-from fastimae.settings import Count, Idle, PositiveInt, Settings
+from fastimae.settings import Count, Free, Idle, PositiveInt, Settings
 
 
 @dataclasses.dataclass(kw_only=True)
 class LoopSettings(Settings):
     """Where a run goes on, and what it leaves behind."""
 
-    log_dir: Path | None = None
+    log_dir: Free[Path | None] = None
     """TensorBoard files. None: in output_dir."""
-    resume: str = ""
+    resume: Free[str] = ""
     """A checkpoint to go on from; auto: the last one in output_dir, if there is one."""
-    start_epoch: Count = 0
+    start_epoch: Free[Count] = 0
     """First epoch of a run that does not resume."""
-    save_freq: PositiveInt = 20
+    save_freq: Free[PositiveInt] = 20
     """Epochs between checkpoint-N.pth files; the last epoch is always kept."""
-    save_steps: Count = 0
+    checkpoint_hist: Free[PositiveInt | None] = None
+    """Of the checkpoint-N.pth files, keep the newest so many. None: all."""
+    save_steps: Free[Count] = 0
     """Steps between saves of checkpoint-last.pth within an epoch; 0: each epoch only."""
-    log_steps: PositiveInt = 20
+    log_steps: Free[PositiveInt] = 20
     """Steps between readings of the loss (each waits for the GPU)."""
-    preempt_signal: Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"] = "SIGUSR1"
+    preempt_signal: Free[Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"]] = "SIGUSR1"
     """Asks to save and stop, as SIGTERM does: what the scheduler sends before it takes a node."""
-    profile: bool = False
+    profile: Free[bool] = False
     """Write a trace of steps 20 to 30 to output_dir, for ui.perfetto.dev."""
 
     def idle(self) -> Iterator[Idle]:

@@ -15,7 +15,7 @@ from fastimae.engine.nan_check import check_modules
 from fastimae.engine.optim import ADAMW
 from fastimae.engine.precision import Precision, computing
 from fastimae.engine.regions import compile_blocks, recompute_blocks
-from fastimae.settings import ConfigError, Idle, Settings
+from fastimae.settings import ConfigError, Free, Idle, Settings
 
 if TYPE_CHECKING:
     from fastimae.loaders import Loader
@@ -30,11 +30,11 @@ class StepSettings(Settings):
 
     precision: Precision = "auto"
     """auto: bf16 on GPUs that have it and on CPUs with AMX or AVX512-bf16, else fp32."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Free[Literal["auto", "on", "off"]] = "auto"
     """torch.compile for the transformer blocks; auto: on a GPU. Its first steps take a minute."""
-    grad_checkpointing: bool = False
+    grad_checkpointing: Free[bool] = False
     """Keep only the inputs of blocks, and compute the rest again: less memory, a third slower."""
-    nan_check: bool = False
+    nan_check: Free[bool] = False
     """Check every module for NaN, forward and backward, and name the first. Slow."""
 
     parallel: ClassVar[str] = "ddp"
@@ -54,15 +54,15 @@ class StepSettings(Settings):
 class SpeedSettings(StepSettings):
     """How a step of pre-training is computed."""
 
-    parallel: Literal["ddp", "fsdp"] = StepSettings.parallel
+    parallel: Free[Literal["ddp", "fsdp"]] = StepSettings.parallel
     """What GPUs share: ddp, the batch only; fsdp, also weights and optimizer, to fit more."""
     opt: Literal["adamw", "apex_adam"] = ADAMW
     """adamw: torch's fused AdamW. apex_adam: FusedAdam of NVIDIA apex, if that is installed."""
-    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    cuda_graph: Free[Literal["auto", "on", "off"]] = "auto"
     """Record the step as CUDA graphs and replay them; auto: on one GPU, in bf16 or fp32."""
-    kernels: Literal["auto", "torch"] = "auto"
+    kernels: Free[Literal["auto", "torch"]] = "auto"
     """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
-    attention: Literal["auto", "triton", "sdpa"] | None = None
+    attention: Free[Literal["auto", "triton", "sdpa"] | None] = None
     """auto: on a GPU, our kernel or SDPA, the faster. None: FASTIMAE_ATTENTION says, else auto."""
 
     def check(self) -> None:

@@ -12,20 +12,12 @@ from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError, listed, model_weights
 from fastimae.engine.files import EFFECTIVE_BATCH, NO_FLAGS, PROCESSES, RUN, args_in
+from fastimae.settings import free_settings
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
 
 log = logging.getLogger("fastimae")
-
-# Settings that a resumed run may change without becoming another run.
-_FREE = {
-    "resume", "config", "recipe", "print_config", "debug", "num_workers", "pin_mem", "log_steps",
-    "save_freq", "save_steps", "vis_freq", "output_dir", "log_dir", "local_rank", "dist_url",
-    "start_epoch", "max_bad_samples", "init", "device", "world_size", "compile", "cuda_graph",
-    "grad_checkpointing", "kernels", "attention", "profile", "nan_check", "parallel",
-    "dist_timeout", "preempt_signal", "dist_eval", "feature_dir", *NO_FLAGS,
-}  # fmt: skip
 
 # Those that say which images a number is of, and what these show.
 _PLACES = {"ffcv", "data_path", "val"}
@@ -165,7 +157,7 @@ def check_result_stands(trainer: Trainer, content: Mapping[str, Any], path: Path
 
 def other_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of before that a run would not be the same without, where they were others."""
-    told = before.keys() & now.keys() - _FREE
+    told = before.keys() & now.keys() - free_settings() - NO_FLAGS
     return {name: before[name] for name in sorted(told) if before[name] != now[name]}
 
 

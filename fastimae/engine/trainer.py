@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fastimae.engine.checkpoint import FORMAT, LAST, CheckpointError, load_weights, save_checkpoint
+from fastimae.engine.checkpoint import (
+    FORMAT,
+    LAST,
+    CheckpointError,
+    load_weights,
+    numbered,
+    save_checkpoint,
+)
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.files import RUN
@@ -219,6 +226,9 @@ class Trainer:
             save_sharded(path, self.state_dict() | more, self.world, also)
         elif self.world.is_main:
             save_checkpoint(path, self.state_dict() | more, also)
+        if also and self.world.is_main and self.plan.checkpoint_hist:
+            for old in numbered(self.output_dir)[: -self.plan.checkpoint_hist]:
+                old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs; plain data and tensors only."""

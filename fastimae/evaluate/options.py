@@ -27,7 +27,7 @@ from fastimae.loaders.limits import set_max_pixels, set_value_range
 from fastimae.loaders.settings import ReadSettings
 from fastimae.loaders.survey import say_depth, survey_files
 from fastimae.loaders.what_is import BETON, FOLDER, check_is, is_beton
-from fastimae.settings import ConfigError, Count, PositiveInt, Seeded, plain_value
+from fastimae.settings import ConfigError, Count, Free, PositiveInt, Seeded, plain_value
 
 log = logging.getLogger("fastimae")
 
@@ -49,13 +49,13 @@ class EvalOptions(ModelOptions):
     """Which field of .beton files of several is the label; none: they have no labels."""
     image_field: str | None = None
     """Which field of .beton files of several is the image."""
-    output_dir: Path | None = None
+    output_dir: Free[Path | None] = None
     """All that is written. None: the folder eval-TASK beside the checkpoint."""
-    device: str = OutputSettings.device
+    device: Free[str] = OutputSettings.device
     """cuda, cuda:N, cpu, or auto."""
     batch_size: PositiveInt = 256
     """Images at once."""
-    num_workers: Count = ReadSettings.num_workers
+    num_workers: Free[Count] = ReadSettings.num_workers
     """Threads that decode; 0 decodes in the main thread."""
     max_pixels: PositiveInt | None = None
     """Larger images are left out: 4 bytes a pixel and worker. None: Pillow's 89 million."""
@@ -63,7 +63,7 @@ class EvalOptions(ModelOptions):
     """LOW HIGH, of images of more than 8 bits: what becomes 0 and 255. None: as in training."""
     seed: int = Seeded.seed
     """All random choices follow from it."""
-    debug: bool = False
+    debug: Free[bool] = False
     """Show tracebacks, and keep them in output_dir/debug.log."""
 
     def folder(self, task: str) -> Path:

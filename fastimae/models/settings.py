@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fastimae.settings import PositiveInt, Settings
+from fastimae.settings import Free, PositiveInt, Settings
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -28,7 +28,7 @@ class ModelSettings(Settings):
     """Attention heads of the decoder. None: the model's own."""
     norm_pix_loss: bool = False
     """Normalise the pixels of each target patch (better features, odder pictures)."""
-    init: Path | None = None
+    init: Free[Path | None] = None
     """Start the student from this MAE checkpoint."""
     allow_partial: bool = False
     """Load --init or --teacher even if keys are missing or left over (they are listed)."""

@@ -147,6 +147,14 @@ def test_checkpoints_hold_what_the_readme_says(tmp_path):
     assert set(content["model"]) == {"weight", "bias"}
 
 
+def test_the_newest_numbered_checkpoints_are_kept_and_what_is_not_one_of_them(tmp_path):
+    (tmp_path / "checkpoint-best.pth").touch()
+    (tmp_path / "checkpoint-0-of-mine.pth").touch()
+    trainer(tmp_path, epochs=12, save_freq=1, checkpoint_hist=3).run()
+    kept = {"9", "10", "11", "last", "best", "0-of-mine"}
+    assert {path.name for path in tmp_path.glob("*.pth")} == {f"checkpoint-{n}.pth" for n in kept}
+
+
 def test_pictures_are_drawn_when_due_and_at_the_end(tmp_path):
     for vis_freq, epochs in ((2, [0, 2, 3]), (0, [3])):
         run, drawn = trainer(tmp_path, epochs=4, vis_freq=vis_freq), []

@@ -16,7 +16,15 @@ from fastimae.evaluate.trained import crop_ratio_of
 from fastimae.interop.finetuned import pools
 from fastimae.loaders.crops import RATIO, check_ratio
 from fastimae.loaders.settings import ReadSettings
-from fastimae.settings import ConfigError, NotNegative, PositiveFloat, PositiveInt, Range, Share
+from fastimae.settings import (
+    ConfigError,
+    Free,
+    NotNegative,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Share,
+)
 
 Recipe = dict[str, Any]
 SomeDecay = Annotated[
@@ -31,7 +39,7 @@ class FinetuneOptions(StepSettings, TrainingOptions):
     checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
     """What to start from: a file of fastimae-train, or a MAE of the official layout, i-MAE, timm or
     Hugging Face; a fine-tuned one gives its encoder. Not needed with --eval."""
-    recipe: str | None = None
+    recipe: Free[str | None] = None
     """A named run to start from; other flags win over it."""
     random_init: bool = False
     """Start the same architecture from fresh weights: what pre-training must beat."""
@@ -43,7 +51,7 @@ class FinetuneOptions(StepSettings, TrainingOptions):
     """Classify the mean of the patches."""
     cls_token: bool = False
     """Classify the class token instead."""
-    compile: Literal["auto", "on", "off"] = "off"
+    compile: Free[Literal["auto", "on", "off"]] = "off"
     """torch.compile for the transformer blocks; auto: on a GPU. Not measured in fine-tuning yet."""
     drop_path: Share = 0.1
     """Share of residual branches that the last block drops; the first drops none."""
@@ -85,9 +93,9 @@ class FinetuneOptions(StepSettings, TrainingOptions):
     eval: bool = False
     """Only test the classifier of --resume, be it ours, MAE's or timm's, on the images of --val;
     without --resume, that of output_dir/checkpoint-best.pth."""
-    dist_eval: bool = True
+    dist_eval: Free[bool] = True
     """Processes share the validation images; --no_dist_eval: each tests on all."""
-    pin_mem: bool = ReadSettings.pin_mem
+    pin_mem: Free[bool] = ReadSettings.pin_mem
     """Page-locked batches, for faster copies to a GPU."""
 
     def check(self) -> None:

@@ -38,7 +38,7 @@ from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.results import save_results
-from fastimae.settings import NotNegative, PositiveInt
+from fastimae.settings import Free, NotNegative, PositiveInt
 
 log = logging.getLogger("fastimae")
 
@@ -55,7 +55,7 @@ class LinearOptions(ProbeOptions, TrainingOptions):
     """Features of a step on each GPU."""
     epochs: PositiveInt = 90
     """Passes over the features."""
-    recipe: str | None = None
+    recipe: Free[str | None] = None
     """A named run to start from; other flags win over it."""
     opt: Literal["sgd", "lars"] = "sgd"
     """With momentum 0.9 both. LARS, which MAE takes, is for batches of many thousands."""

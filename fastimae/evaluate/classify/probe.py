@@ -18,6 +18,7 @@ from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, prepare_folder
+from fastimae.settings import Free
 
 MAX_BATCH = 512
 """Images whose features are computed at once, however large a probe's batch is."""
@@ -34,7 +35,7 @@ class ProbeOptions(EvalOptions):
     """Of the encoder. auto: bf16 where it pays, as in pre-training; the probe itself is in fp32."""
     random_init: bool = False
     """Probe the same architecture with fresh weights: what pre-training must beat."""
-    feature_dir: Path | None = None
+    feature_dir: Free[Path | None] = None
     """Where features are kept between probes. None: eval-features in output_dir, or without one
     beside the checkpoint."""
 
