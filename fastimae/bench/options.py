@@ -15,7 +15,7 @@ from fastimae.checks import check
 from fastimae.config import TrainConfig, config_with, updated
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.what_is import BETON, check_is
-from fastimae.objectives.choice import ObjectiveConfig, find
+from fastimae.objectives.choice import Name, ObjectiveConfig, find
 
 SAMPLES = 100_000
 """Images that a made-up data set pretends to have."""
@@ -41,7 +41,7 @@ class BenchOptions:
     """Which field of a .beton file of several is the image."""
     model: str = "mae_vit_base_patch16"
     """As for fastimae-train, like the flags that follow."""
-    objective: str = ObjectiveConfig.objective
+    objective: Name = ObjectiveConfig.objective
     """i-MAE is measured with a teacher of the student's size."""
     input_size: int = 224
     """Pixels of a side."""
