@@ -16,7 +16,7 @@ from fastimae.engine.prepare import SpeedSettings
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.what_is import BETON, check_is
 from fastimae.machine import usable_cores
-from fastimae.objectives.choice import ObjectiveConfig, find
+from fastimae.objectives.choice import Name, ObjectiveConfig, find
 from fastimae.settings import Count, PositiveFloat, PositiveInt, Settings
 
 SAMPLES = 100_000
@@ -43,7 +43,7 @@ class BenchOptions(Settings):
     """Which field of a .beton file of several is the image."""
     model: str = "mae_vit_base_patch16"
     """As for fastimae-train, like the flags that follow."""
-    objective: str = ObjectiveConfig.objective
+    objective: Name = ObjectiveConfig.objective
     """i-MAE is measured with a teacher of the student's size."""
     input_size: PositiveInt = 224
     """Pixels of a side."""

@@ -67,7 +67,7 @@ class Objective(nn.Module, abc.ABC):
     Settings: ClassVar[type[settings.Settings]] = settings.Settings
     """A keyword-only dataclass: its fields are flags, lines of YAML, and checked as all others."""
     title: ClassVar[str] = ""
-    """What pages call it; empty: the name of the class."""
+    """What pages call one of ours; a user's own is called as its class."""
     needs_partners: ClassVar[bool] = False
     """Whether a batch's `partner` is read. `Settings` then has `mix_group` and its like."""
 

@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from fastimae.objectives.base import Objective
 from fastimae.objectives.imae import IMAE
@@ -16,12 +18,15 @@ from fastimae.settings import ConfigError, Idle, Settings
 
 OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "imae": IMAE}
 
+Name = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(OBJECTIVES)},module:Class}}")]
+"""What `find` takes."""
+
 
 @dataclasses.dataclass(kw_only=True)
 class _Named(Settings):
-    objective: str = "mae"
-    """mae: reconstruct an image. imae: reconstruct two images from their mixture. Or your own, as
-    module:Class, which is imported, so run; its settings are flags, too."""
+    objective: Name = "mae"
+    """mae: reconstruct an image. imae: reconstruct two images from their mixture. module:Class:
+    your own, which is imported and so run, from here first; its settings are flags, too."""
 
 
 class _Choice(Settings):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from slow_teacher import SlowTeacher
 
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.regions import compile_blocks
@@ -23,6 +24,10 @@ STEPS = 6
 def build(kind):
     if kind == "mae":
         return MAE(create_model(**MODEL)).cuda()
+    if kind == "slow":
+        student = create_model(**MODEL)
+        own = {"mask_ratio": 0.75, "mask_patch_size": None, "momentum": 0.9}
+        return SlowTeacher(student, **own).cuda()
     objective = IMAE(create_model(**MODEL, heads=2), create_model(**MODEL)).cuda()
     objective.teacher.bfloat16()
     return objective
@@ -50,7 +55,7 @@ def batches(make_batch):
     return [make_batch(8, (64, 64)).to("cuda") for _ in range(2 * STEPS)]
 
 
-@pytest.mark.parametrize("kind", ["mae", "imae"])
+@pytest.mark.parametrize("kind", ["mae", "imae", "slow"])
 def test_recorded_steps_equal_plain_ones(kind, batches):
     first = build(kind)
     second = copy.deepcopy(first)
@@ -59,6 +64,7 @@ def test_recorded_steps_equal_plain_ones(kind, batches):
     assert recorded.failure is None and recorded.replays is not None
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-3)
+    assert all(map(torch.equal, first.buffers(), second.buffers()))  # counts of updates
 
 
 @pytest.mark.parametrize("resumed", [False, True])
