@@ -79,8 +79,10 @@ MixShare = Annotated[
 """Of the subordinate image in a mixture."""
 
 
-def height_and_width(input_size: Sequence[int]) -> tuple[int, int]:
+def height_and_width(input_size: Sequence[int] | int) -> tuple[int, int]:
     """What --input_size says, a side or both, as (height, width). Raises ConfigError."""
+    if isinstance(input_size, int):
+        return input_size, input_size
     if len(input_size) not in (1, 2):
         raise ConfigError("--input_size takes a side, or height and width")
     height, *width = input_size

@@ -14,6 +14,7 @@ import importlib
 
 _HOMES = {
     "create_loader": "create",
+    "LoaderSettings": "settings",
     "Batch": "base",
     "Loader": "base",
     "DevicePrefetch": "prefetch",

@@ -53,6 +53,8 @@ def create_loader(
 
     Raises `DataError` for data that is missing or broken and settings that do not fit together.
     """
+    if settings and named:
+        raise TypeError(f"settings, and {', '.join(named)}: give one of both")
     settings = settings or LoaderSettings(**named)
     settings.check()
     check_idle(settings)

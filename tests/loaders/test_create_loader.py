@@ -7,7 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader, native_library
+from fastimae.loaders import (
+    BetonReader,
+    BetonWriter,
+    DataError,
+    LoaderSettings,
+    create_loader,
+    native_library,
+)
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.native import NativeLoader
 
@@ -125,3 +132,22 @@ def test_cache_ram_shows_the_same_and_one_rank_talks(data, capsys):
     assert "to memory" in capsys.readouterr().err
     data.loader("pillow-0", cache="ram", batch_size=4, rank=1, world_size=2).close()
     assert "to memory" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [1, 48, 100, 200])
+def test_any_batch_size_does_where_nothing_is_mixed(batch_size):
+    settings = {"synthetic": True, "synthetic_samples": 200, "input_size": 8}
+    with create_loader(**settings, batch_size=batch_size) as loader:
+        batch = next(iter(loader))
+    assert batch.images.shape == (batch_size, 8, 8, 3)
+    assert sorted(batch.partner.tolist()) == list(range(batch_size))
+
+
+def test_settings_are_taken_whole_or_by_name(data):
+    named = {"ffcv": data.beton, "num_workers": 0, **data.settings}
+    with create_loader(**named) as one, create_loader(LoaderSettings(**named)) as other:
+        assert data.same(list(one), list(other))
+    with pytest.raises(TypeError, match="batchsize"):
+        create_loader(ffcv=data.beton, batchsize=4)
+    with pytest.raises(TypeError, match="both"):
+        create_loader(LoaderSettings(**named), batch_size=4)
