@@ -91,9 +91,13 @@ def fits(shape: Shape) -> bool:
     return shape[0] * shape[1] <= 8192
 
 
-@torch.compiler.assume_constant_result  # or torch.compile would look into the reading of a file
 def _table(own: tuple[int, int]) -> Table:
     return table_for(own)
+
+
+# Or torch.compile would look into the reading of a file. It is what
+# torch.compiler.assume_constant_result does, which takes a second to import what compiles.
+_table._dynamo_marked_constant = True
 
 
 @functools.cache

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor, nn
 
 from fastimae.kernels import mixing_ratio
@@ -45,6 +44,8 @@ class MixRatio(nn.Module):
         mix_lambda: float | None = MixSettings.mix_lambda,
         mix_per: Literal["batch", "sample"] = MixSettings.mix_per,
     ) -> None:
+        from scipy.special import betaincinv  # half a second that no help text needs
+
         super().__init__()
         MixSettings(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per).check()
         self.mix_per, self.fixed = mix_per, None
