@@ -89,6 +89,16 @@ def height_and_width(input_size: Sequence[int] | int) -> tuple[int, int]:
     return height, *(width or [height])
 
 
+def flag(**how: Any) -> Any:
+    """How a setting looks on a command line, `Annotated[int, flag(aliases=["--same_prob"])]`: see
+    `tyro.conf.arg`. Without tyro there are no command lines, and nothing to look like."""
+    try:
+        import tyro
+    except ImportError:
+        return None
+    return tyro.conf.arg(**how)
+
+
 _FREE = object()
 _Type = TypeVar("_Type")
 Free = Annotated[_Type, _FREE]

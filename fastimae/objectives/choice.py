@@ -8,17 +8,15 @@ import inspect
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import tyro
-
 from fastimae.objectives.base import Objective
 from fastimae.objectives.imae import IMAE
 from fastimae.objectives.mae import MAE
 from fastimae.own_code import imported
-from fastimae.settings import ConfigError, Idle, Settings
+from fastimae.settings import ConfigError, Idle, Settings, flag
 
 OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "imae": IMAE}
 
-Name = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(OBJECTIVES)},module:Class}}")]
+Name = Annotated[str, flag(metavar=f"{{{','.join(OBJECTIVES)},module:Class}}")]
 """What `find` takes."""
 
 

@@ -11,7 +11,6 @@ import logging
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-import tyro
 from torch import Tensor
 
 from fastimae.kernels import Mask, latent_l2, random_masking
@@ -32,7 +31,7 @@ from fastimae.objectives.panels import (
     predicted_images,
 )
 from fastimae.objectives.teaching import TeacherSettings, check_teacher
-from fastimae.settings import Count, PairSettings, Share
+from fastimae.settings import Count, PairSettings, Share, flag
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -47,7 +46,7 @@ class IMAESettings(TeacherSettings, PairSettings, MixSettings, MaskSettings):
     """What of a mixture is reconstructed, and what a teacher adds to that."""
 
     mix_group: Count = 32
-    same_class_ratio: Annotated[Share | None, tyro.conf.arg(aliases=["--same_prob"])] = None
+    same_class_ratio: Annotated[Share | None, flag(aliases=["--same_prob"])] = None
     targets: Literal["both", "subordinate", "dominant"] = "both"
     """Which of the two images to reconstruct."""
     head_space: Literal["decoder", "encoder"] = HEAD_SPACE

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from fastimae.models import MaskedAutoencoder
-from fastimae.settings import ConfigError, Idle, NotNegative, PositiveInt, Settings
+from fastimae.settings import ConfigError, Idle, NotNegative, PositiveInt, Settings, flag
 
 
 @dataclasses.dataclass(kw_only=True)
 class TeacherSettings(Settings):
     """Who teaches, and how."""
 
-    teacher: Annotated[Path | None, tyro.conf.arg(aliases=["--teacher_path"])] = None
+    teacher: Annotated[Path | None, flag(aliases=["--teacher_path"])] = None
     """MAE checkpoint whose latents are distilled; without it there is no distillation."""
     teach_model: str | None = None
     """Name of the teacher's model. None: as its checkpoint says."""
