@@ -89,6 +89,7 @@ def test_synthetic_images_belong_to_samples(data):
         ({"synthetic": True, "min_crop": 0.9, "max_crop": 0.5}, ["--min_crop", "--max_crop"]),
         ({"synthetic": True, "min_crop": 0.0}, ["--min_crop"]),
         ({"synthetic": True, "num_workers": -1}, ["--num_workers"]),
+        ({"synthetic": True, "input_size": (8, 8, 3)}, ["--input_size"]),
         ({"synthetic": True, "synthetic_samples": 3}, ["--batch_size"]),
     ],
 )
