@@ -72,21 +72,21 @@ ROLES = {
         containers=("decoder_blocks",),
     ),
     "forward_loss": Role(shared=("norm_pix_loss",), needed=(("patch_embed", "patch_size"),)),
-    "attention": Role(shared=("qkv", "proj", "num_heads")),
+    "forward": Role(shared=("qkv", "proj", "num_heads")),  # of an attention module
     "patches": Role(bypassed={"proj": "convolution"}),
 }
 
 
-def watch_of(module: nn.Module, name: str, role: str, like: torch.Tensor) -> Watch:
+def watch_of(module: nn.Module, name: str, like: torch.Tensor) -> Watch:
     """Read the module's method, and what has to stay as it is while a replacement stands for it.
 
     like: a parameter, on the device and in the number format of the trials. Raises ValueError with
     the reason where the method must not be replaced.
     """
     watch = Watch(like.dtype, like.device.type)
-    reader = _Reader(watch, module, ROLES[role])
+    reader = _Reader(watch, module, ROLES[name])
     reader.method(name)
-    for names in ROLES[role].needed:
+    for names in reader.role.needed:
         reader.attribute(names)
     if reason := watch.change():
         raise ValueError(reason)

@@ -72,17 +72,18 @@ def attention(self: Any, x: Tensor) -> Tensor:
 
 def _draws(self: Any, x: Tensor, mask_ratio: float) -> bool:
     """Some patches stay and some go: MAE is also called with mask_ratio=0, for features."""
-    return x.ndim == 3 and _leaves_some(x.shape[1], mask_ratio)
+    return x.ndim == 3 and leaves_some(x.shape[1], mask_ratio)
 
 
-def _leaves_some(patches: int, mask_ratio: float) -> bool:
+def leaves_some(patches: int, mask_ratio: float) -> bool:
+    """Whether masking keeps a patch, and removes one."""
     return isinstance(mask_ratio, float) and 0 < int(patches * (1 - mask_ratio)) < patches
 
 
 def _draws_of_images(self: Any, imgs: Tensor, mask_ratio: float) -> bool:
     masks = self.__dict__.get("random_masking")
     ours = isinstance(masks, Swap) and not masks.watch.change()
-    some = _leaves_some(self.pos_embed.shape[1] - 1, mask_ratio)
+    some = leaves_some(self.pos_embed.shape[1] - 1, mask_ratio)
     return ours and some and not imgs.requires_grad
 
 
@@ -106,17 +107,13 @@ def _restores(self: Any, x: Tensor, ids_restore: Tensor) -> bool:
     return x.ndim == 3 and ids_restore.shape == (len(x), self.decoder_pos_embed.shape[1] - 1)
 
 
-def _is_sequence(self: Any, x: Tensor) -> bool:
-    return x.ndim == 3
-
-
-# Name: the replacement, when it serves a call, how many arguments both take.
+# Method: the replacement, when it serves a call, how many arguments both take.
 REPLACEMENTS: dict[str, tuple[Callable, Callable[..., bool], int]] = {
     "random_masking": (random_masking, _draws, 2),
     "forward_encoder": (forward_encoder, _draws_of_images, 2),
     "forward_decoder": (forward_decoder, _restores, 2),
     "forward_loss": (drop_in.forward_loss, _is_our_mask, 3),
-    "attention": (attention, _is_sequence, 1),
+    "forward": (attention, lambda self, x: x.ndim == 3, 1),  # of an attention module
 }
 
 
@@ -132,7 +129,6 @@ class Swap:
 
     module: nn.Module
     name: str
-    replacement: str
     parameters: tuple[tuple[str, Any], ...]
     watch: Watch
     image: tuple[int, ...] | None = None
@@ -141,7 +137,7 @@ class Swap:
     told: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        ours, fits, arity = REPLACEMENTS[self.replacement]
+        ours, fits, arity = REPLACEMENTS[self.name]
         given = dict(zip((name for name, _ in self.parameters), args, strict=False)) | kwargs
         values = [given.get(name, default) for name, default in self.parameters]
         extras = zip(values[arity:], self.parameters[arity:], strict=True)
@@ -203,7 +199,7 @@ class Replicate:
         return replica
 
 
-def make_swap(module: nn.Module, name: str, replacement: str, like: Tensor) -> Swap:
+def make_swap(module: nn.Module, name: str, like: Tensor) -> Swap:
     """A swap for a method with as many arguments and more only with defaults.
 
     like: see `watch_of`. Raises TypeError for another signature, and where the module has the
@@ -211,16 +207,16 @@ def make_swap(module: nn.Module, name: str, replacement: str, like: Tensor) -> S
     """
     if name in module.__dict__:
         raise TypeError(f"{name} was replaced in this very object")
-    watch = watch_of(module, name, replacement, like)
+    watch = watch_of(module, name, like)
     _, *parameters = inspect.signature(getattr(type(module), name)).parameters.values()
-    arity = REPLACEMENTS[replacement][2]
+    arity = REPLACEMENTS[name][2]
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p for p in parameters[arity:] if p.default is inspect.Parameter.empty]
     if len(parameters) < arity or needed or any(p.kind in variadic for p in parameters):
         raise TypeError(f"takes ({', '.join(map(str, parameters))})")
     known = tuple((p.name, p.default) for p in parameters)
     image = tuple(like.shape[1:]) if like.ndim == 4 else None
-    return Swap(module, name, replacement, known, watch, image)
+    return Swap(module, name, known, watch, image)
 
 
 def looks_like_attention(module: nn.Module) -> bool:
