@@ -55,9 +55,9 @@ _NEWER = {
     r"\.attention\.o_proj\.": ".attention.output.dense.",
     r"\.mlp\.fc1\.": ".intermediate.dense.",
     r"\.mlp\.fc2\.": ".output.dense.",
+    r"^classifier\.": "head.",  # of ViTForImageClassification, to our name
 }
-# Of ViTForImageClassification and ViTModel, beside the same encoder.
-_CLASSIFIER = re.compile(r"classifier\.")
+# Of ViTModel and ViTForMaskedImageModeling, beside the same encoder.
 _WITHOUT_PLACE = re.compile(r"(vit\.)?(pooler\.|embeddings\.mask_token$)|decoder\.0\.")
 _LAYER = re.compile(rf"({'|'.join(map(re.escape, _OUR_STACKS))})\.(\d+)\.(.+)\.(weight|bias)")
 
@@ -188,7 +188,6 @@ def _hub_name(name: str) -> str:
 def _our_name(hub: str) -> str:
     if (match := _LAYER.fullmatch(hub)) and match[3] in _OUR_BLOCK:
         return f"{_OUR_STACKS[match[1]]}.{match[2]}.{_OUR_BLOCK[match[3]]}.{match[4]}"
-    hub = _CLASSIFIER.sub("head.", hub) if _CLASSIFIER.match(hub) else hub
     stem, _, kind = hub.rpartition(".")
     return _OUR_TOP.get(hub) or (f"{_OUR_TOP[stem]}.{kind}" if stem in _OUR_TOP else hub)
 

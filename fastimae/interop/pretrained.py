@@ -24,7 +24,7 @@ from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
 
-# Parts of a teacher that give no latents: files without them will do.
+# Parts of a teacher that give no latents of the decoder's width: files without them will do.
 _UNUSED_OF_TEACHER = (
     "decoder_blocks.",
     "decoder_norm.",
@@ -62,18 +62,15 @@ def load_teacher(
         )
     facts = facts_of(checkpoint, {"num_heads": num_heads}, name)
     as_here = {**facts, "input_size": Fact(student.img_size, "flag")}
+    unused = DECODER if student.head_space == "encoder" else _UNUSED_OF_TEACHER
     if decoder_misfit(checkpoint, as_here, name):
-        unused = DECODER if student.head_space == "encoder" else _UNUSED_OF_TEACHER
         checkpoint = checkpoint.without(*unused)
         as_here.pop("decoder_num_heads", None)
     students = {key: getattr(student, key) for key in ("img_size", "in_chans", "mean", "std")}
     teacher = build(model_arguments(checkpoint, as_here, name) | students, path)
     teacher.facts = as_here
-    optional = _UNUSED_OF_TEACHER
-    if student.head_space == "encoder":
-        optional += ("decoder_embed.",)
-    _check_complete(teacher, checkpoint, optional)
-    _load(teacher, checkpoint, allow_partial, optional)
+    _check_complete(teacher, checkpoint, unused)
+    _load(teacher, checkpoint, allow_partial, unused)
     _compare_grids(checkpoint, facts, student)
     tell(checkpoint, {"num_heads": facts["num_heads"]}, decoder=False)
     _say_differences(file, {key: facts[key] for key in ("mean", "std")}, student)
