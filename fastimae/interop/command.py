@@ -17,13 +17,7 @@ from fastimae.engine.checkpoint import FORMAT
 from fastimae.engine.files import CLASSES, Unfit
 from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import CLASSIFIER, Conversion, encoder_of
-from fastimae.interop.finetuned import (
-    describe,
-    has_classifier,
-    is_probe,
-    pools,
-    without_classifier,
-)
+from fastimae.interop.finetuned import describe, is_probe, pools, without_classifier
 from fastimae.interop.load import build_model
 from fastimae.interop.open import Checkpoint, open_checkpoint
 from fastimae.interop.options import ModelOptions
@@ -189,6 +183,6 @@ def _write(
 
 def _described(model: MaskedAutoencoder, ours: Conversion) -> str:
     height, width = model.img_size
-    classifier = f"; {describe(ours.weights)}" if has_classifier(ours.weights) else ""
     name = name_of(model) or f"an encoder of width {model.pos_embed.shape[-1]}"
-    return f"{name}, {height}x{width} px; {ours.summary()}{classifier}"
+    parts = f"{name}, {height}x{width} px", ours.summary(), describe(ours.weights)
+    return "; ".join(filter(None, parts))

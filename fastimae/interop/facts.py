@@ -74,18 +74,15 @@ def facts_of(checkpoint: Checkpoint, given: Mapping[str, Any], name: str | None)
     facts = {}
     for setting in SETTINGS:
         stated = _stated(checkpoint, setting)
-        wish = given.get(setting)
-        if wish is not None:
-            _compare(checkpoint, setting, stated, wish)
-            facts[setting] = Fact(wish, "flag")
-            continue
-        named_one = _named_decoder(checkpoint, setting, named)
-        if fact := stated or named_one or _assumed(checkpoint, setting):
+        if setting in given:
+            _compare(checkpoint, setting, stated, given[setting])
+            fact = Fact(given[setting], "flag")
+        else:
+            named_one = _named_decoder(checkpoint, setting, named)
+            fact = stated or named_one or _assumed(checkpoint, setting)
+        if fact and (setting not in HEADS or _divides(checkpoint, setting, fact)):
             facts[setting] = fact
-    return {
-        setting: fact for setting, fact in facts.items()
-        if setting not in HEADS or _divides(checkpoint, setting, fact)
-    }  # fmt: skip
+    return facts
 
 
 def _divides(checkpoint: Checkpoint, setting: str, fact: Fact) -> bool:

@@ -157,12 +157,9 @@ class Swap:
         change = self.watch.change() or self.watch.move(x)
         if change and not self.told and not torch.compiler.is_compiling():
             self.told = True
-            log.warning("accelerate: %s runs the model's own method: %s", self._where, change)
+            place = f"{self.place}.{self.name}".lstrip(".")
+            log.warning("accelerate: %s runs the model's own method: %s", place, change)
         return not change
-
-    @property
-    def _where(self) -> str:
-        return f"{self.place}.{self.name}" if self.place else self.name
 
     @property
     def original(self) -> Callable:

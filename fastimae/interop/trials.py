@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastimae.interop.asking import asking
+from fastimae.interop.asking import Asking
 from fastimae.interop.probe import devices_of, difference, mode
 from fastimae.interop.swaps import (
     Swap,
@@ -60,7 +60,7 @@ def swap_random_masking(model: nn.Module) -> Swap:
         x = _random(weight, 1 + 2 * training, patches, 4)
         with mode(model, training), torch.random.fork_rng(devices_of(model)):
             torch.manual_seed(0)
-            with asking(swap.watch, draws=1):
+            with Asking(swap.watch, draws=1):
                 theirs = swap.original(**swap.named(x, ratio))
             torch.manual_seed(0)
             noise = torch.rand(x.shape[:2], device=x.device)
@@ -168,7 +168,7 @@ def _prove(
     original = theirs or (lambda: swap.original(**named))
 
     def watched() -> Any:
-        with asking(swap.watch):
+        with Asking(swap.watch):
             return original()
 
     unlike = difference(swap.module, lambda: swap(**named), watched, wrt, multiplies=multiplies)
