@@ -12,7 +12,7 @@ from typing import Any
 
 from fastimae.engine.checkpoint import CheckpointError, listed, load_weights
 from fastimae.interop import imae
-from fastimae.interop.conversion import DECODER, Shapes, shapes_of
+from fastimae.interop.conversion import DECODER, shapes_of
 from fastimae.interop.facts import HEADS, Fact, facts_of, tell
 from fastimae.interop.finetuned import pools, without_classifier
 from fastimae.interop.grids import in_words
@@ -106,10 +106,13 @@ def load_init(
     checkpoint, own = checkpoint.holding(weights), shapes_of(student.state_dict())
     odd = [k for k, shape in checkpoint.shapes.items() if own.get(k) != shape]
     odd_decoder = [key for key in odd if key.startswith(DECODER)]
+    cure = ""
+    if all(key in odd_decoder for key in odd if key in own):  # nothing else has another size
+        cure = hints.if_any("allow_partial", "starts the decoder afresh")
     if odd_decoder and allow_partial:
         log.warning("%s: its decoder is left out: %s has no place here", path, odd_decoder[0])
         checkpoint = checkpoint.without(*DECODER)
-    _load(student, checkpoint, allow_partial, fresh, _afresh(checkpoint, own))
+    _load(student, checkpoint, allow_partial, fresh, cure)
     own_settings = _settings(student, checkpoint)
     _compare_heads(checkpoint, told, own_settings)
     _compare_grids(checkpoint, facts, student)
@@ -118,13 +121,6 @@ def load_init(
     if untold:
         log.info("%s does not tell all of its settings; taken as this run's: %s",
                  checkpoint.path, ", ".join(untold))  # fmt: skip
-
-
-def _afresh(checkpoint: Checkpoint, own: Shapes) -> str:
-    """That a flag starts the decoder afresh, where that is all that has another size."""
-    odd = [key for key, shape in checkpoint.shapes.items() if own.get(key, shape) != shape]
-    decoder = odd and all(key.startswith(DECODER) for key in odd)
-    return checkpoint.hints.if_any("allow_partial", "starts the decoder afresh") if decoder else ""
 
 
 def _load(

@@ -25,7 +25,6 @@ from fastimae.kernels.rows import visible_rows
 
 log = logging.getLogger("fastimae")
 
-_LINEARS = ("qkv", "proj")
 _REPLICATE = "_replicate_for_data_parallel"
 
 
@@ -223,7 +222,7 @@ def looks_like_attention(module: nn.Module) -> bool:
 
 def check_attention(module: nn.Module) -> None:
     """Raise TypeError unless the module has timm's parts: qkv, proj and num_heads."""
-    for name in _LINEARS:
+    for name in ("qkv", "proj"):
         if not isinstance(getattr(module, name, None), nn.Linear):
             raise TypeError(f"{type(module).__name__} has no Linear called {name}")
     if not isinstance(getattr(module, "num_heads", None), int):
