@@ -91,7 +91,7 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
         _try(report, name, functools.partial(trial, model))
     model.fastimae_report = report
     if debug:
-        model.forward = FirstCall(model)
+        model.forward = functools.partial(_first_call, model)
     log.info("accelerate: %s", report)
     return model
 
@@ -120,22 +120,17 @@ def _counted(names: Iterable[str]) -> str:
     return ", ".join(f"{name} ({n})" if n > 1 else name for name, n in families.items())
 
 
-@dataclasses.dataclass(eq=False)
-class FirstCall:
+def _first_call(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Stands for the model's `forward` once: computes both ways and compares."""
-
-    model: nn.Module
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        model, parameters = self.model, dict(self.model.named_parameters())
-        del model.forward
-        with torch.random.fork_rng(devices_of(model)), recording(model) as drawn:
-            outputs = model.forward(*args, **kwargs)
-        with original_methods(model, drawn):  # which meets the same random numbers
-            expected = model.forward(*args, **kwargs)
-        unlike = unequal(results(outputs, parameters), results(expected, parameters))
-        if unlike:
-            raise AccelerationError(
-                f"accelerate: the first call differs from the original's: {', '.join(unlike)}"
-            )
-        return outputs
+    parameters = dict(model.named_parameters())
+    del model.forward
+    with torch.random.fork_rng(devices_of(model)), recording(model) as drawn:
+        outputs = model.forward(*args, **kwargs)
+    with original_methods(model, drawn):  # which meets the same random numbers
+        expected = model.forward(*args, **kwargs)
+    unlike = unequal(results(outputs, parameters), results(expected, parameters))
+    if unlike:
+        raise AccelerationError(
+            f"accelerate: the first call differs from the original's: {', '.join(unlike)}"
+        )
+    return outputs

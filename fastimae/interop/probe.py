@@ -75,13 +75,10 @@ def results(outputs: Any, sources: dict[str, Tensor]) -> dict[str, Tensor | None
     sources = {name: source for name, source in sources.items() if source.requires_grad}
     roots = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
     if roots and sources:
-        weights = torch.Generator().manual_seed(1)
-        total = sum(
-            (root * torch.randn(root.shape, generator=weights).to(root)).sum()
-            for root in roots.values()
-        )
+        random = torch.Generator().manual_seed(1)
+        weights = [torch.randn(x.shape, generator=random).to(x) for x in roots.values()]
         gradients = torch.autograd.grad(
-            total, list(sources.values()), retain_graph=True, allow_unused=True
+            [*roots.values()], [*sources.values()], weights, retain_graph=True, allow_unused=True
         )
         for name, gradient in zip(sources, gradients, strict=True):
             tensors[f"gradient of {name.removeprefix('module.')}"] = gradient

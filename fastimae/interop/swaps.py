@@ -172,25 +172,19 @@ class Swap:
     def install(self) -> None:
         """From now on the module's method is this, in replicas of nn.DataParallel the class's."""
         setattr(self.module, self.name, self)
-        setattr(self.module, _REPLICATE, Replicate(self.module))
+        setattr(self.module, _REPLICATE, self.replicate)
 
     def remove(self) -> None:
         """The class's method again."""
         self.module.__dict__.pop(self.name, None)
         self.module.__dict__.pop(_REPLICATE, None)
 
-
-@dataclasses.dataclass(eq=False)
-class Replicate:
-    """Stands for what nn.DataParallel calls for a copy of the module on another device: a swap
-    would go on with this module's weights, so the copy has the methods of its class."""
-
-    module: nn.Module
-
-    def __call__(self) -> nn.Module:
+    def replicate(self) -> nn.Module:
+        """Stands for what nn.DataParallel calls for a copy of the module on another device: a swap
+        would go on with this module's weights, so the copy has the methods of its class."""
         replica = getattr(type(self.module), _REPLICATE)(self.module)
         for name, value in vars(self.module).items():
-            if isinstance(value, Swap | Replicate):
+            if name == _REPLICATE or isinstance(value, Swap):
                 del replica.__dict__[name]
         return replica
 
