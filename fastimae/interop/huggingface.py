@@ -77,14 +77,16 @@ def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
     renamed = {}
     dropped = tuple(name for name in weights if _WITHOUT_PLACE.match(name))
     weights = {name: value for name, value in weights.items() if name not in dropped}
-    apart: dict[str, list[Tensor]] = {}
-    for name in sorted(weights, key=_part):  # query before key before value
-        renamed[name] = new = _our_name(_hub_name(name))
-        if ".attn.qkv." in new:
-            apart.setdefault(new, []).append(weights[name])
+    apart: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        hub = _hub_name(name)
+        renamed[name] = new = _our_name(hub)
+        if (match := _LAYER.fullmatch(hub)) and match[3] in _QKV:
+            apart.setdefault(new, {})[match[3]] = value
         else:
-            ours[new] = weights[name]
-    ours |= {new: torch.cat(parts) for new, parts in apart.items()}
+            ours[new] = value
+    for new, parts in apart.items():
+        ours[new] = torch.cat([parts[part] for part in _QKV if part in parts])
     renamed = {old: new for old, new in renamed.items() if old != new}
     return Conversion(ours, renamed, dropped)
 
@@ -172,11 +174,6 @@ def settings(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[st
         "std": processor.get("image_std"),
     }
     return {name: value for name, value in said.items() if value is not None}
-
-
-def _part(name: str) -> int:
-    """0, 1, 2 for query, key, value; 0 for everything else."""
-    return next((i for i, part in enumerate(_QKV) if f".{part}." in _hub_name(name)), 0)
 
 
 def _hub_name(name: str) -> str:
