@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastimae.interop.probe import results, unequal
-from fastimae.interop.swaps import looks_like_attention
+from fastimae.interop.probe import devices_of, results, unequal
+from fastimae.interop.swaps import Swap, looks_like_attention
 from fastimae.interop.trials import (
     METHODS,
     original_methods,
@@ -87,11 +87,11 @@ def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
     for path, module in model.named_modules():
         if module is not model and looks_like_attention(module):
             _try(report, path, functools.partial(swap_attention, module, longest, path))
-    for name, swap in METHODS.items():
-        _try(report, name, functools.partial(swap, model))
+    for name, trial in METHODS.items():
+        _try(report, name, functools.partial(trial, model))
     model.fastimae_report = report
     if debug:
-        model.forward = FirstCall(model)
+        model.forward = functools.partial(_first_call, model)
     log.info("accelerate: %s", report)
     return model
 
@@ -103,10 +103,10 @@ def _longest(model: nn.Module) -> int:
     return max(counts, default=_USUAL_LENGTH)
 
 
-def _try(report: Report, name: str, swap: Callable[[], None]) -> None:
-    """Swap one part; where that raises, the reason is in the report."""
+def _try(report: Report, name: str, trial: Callable[[], Swap]) -> None:
+    """Swap one part; where its trial raises, the reason is in the report."""
     try:
-        swap()
+        trial().install()
         report.replaced.append(name)
     except (TypeError, ValueError) as reason:
         report.left[name] = str(reason)
@@ -120,27 +120,17 @@ def _counted(names: Iterable[str]) -> str:
     return ", ".join(f"{name} ({n})" if n > 1 else name for name, n in families.items())
 
 
-@dataclasses.dataclass(eq=False)
-class FirstCall:
+def _first_call(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Stands for the model's `forward` once: computes both ways and compares."""
-
-    model: nn.Module
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        model, parameters = self.model, dict(self.model.named_parameters())
-        del model.forward
-        devices = list({p.device for p in parameters.values() if p.is_cuda})
-        before = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
-        with recording(model) as drawn:
-            outputs = model.forward(*args, **kwargs)
-        with torch.random.fork_rng(devices), original_methods(model, drawn):
-            torch.set_rng_state(before[0])
-            for device, state in zip(devices, before[1], strict=True):
-                torch.cuda.set_rng_state(state, device)
-            expected = model.forward(*args, **kwargs)
-        unlike = unequal(results(outputs, parameters), results(expected, parameters))
-        if unlike:
-            raise AccelerationError(
-                f"accelerate: the first call differs from the original's: {', '.join(unlike)}"
-            )
-        return outputs
+    parameters = dict(model.named_parameters())
+    del model.forward
+    with torch.random.fork_rng(devices_of(model)), recording(model) as drawn:
+        outputs = model.forward(*args, **kwargs)
+    with original_methods(model, drawn):  # which meets the same random numbers
+        expected = model.forward(*args, **kwargs)
+    unlike = unequal(results(outputs, parameters), results(expected, parameters))
+    if unlike:
+        raise AccelerationError(
+            f"accelerate: the first call differs from the original's: {', '.join(unlike)}"
+        )
+    return outputs

@@ -3,7 +3,6 @@ random numbers. Either may make it do something else in another call than in the
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,20 +20,16 @@ _TORCH = str(Path(torch.__file__).parent)
 _OWN_CALL = torch.nn.Module._call_impl.__code__
 
 
-@contextlib.contextmanager
-def asking(watch: Watch, draws: int = 0) -> Iterator[None]:
+class Asking(TorchDispatchMode):
     """Within, what was read may neither ask for values nor draw more often than `draws`: raises
     Unreadable. Modules that it calls, which a replacement calls too, may do as they like."""
-    with _Asking({code for one in _read(watch) for code in _nested(one)}, draws):
-        yield
 
-
-class _Asking(TorchDispatchMode):
-    """See `asking`. codes: of the functions that were read."""
-
-    def __init__(self, codes: set[CodeType], draws: int) -> None:
+    def __init__(self, watch: Watch, draws: int = 0) -> None:
         super().__init__()
-        self.codes, self.draws = codes, draws
+        read = [code for _, _, code in watch.methods]
+        read += [one.value for one in watch.globals if isinstance(one.value, Code)]
+        self.codes = {code for one in read if one.code for code in _nested(one.code)}
+        self.draws = draws
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -55,12 +50,6 @@ class _Asking(TorchDispatchMode):
                 return False
             frame = frame.f_back
         return frame is not None and frame.f_code in self.codes
-
-
-def _read(watch: Watch) -> Iterator[CodeType]:
-    codes = [code for _, _, code in watch.methods]
-    codes += [one.value for one in watch.globals if isinstance(one.value, Code)]
-    yield from (code.code for code in codes if code.code)
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:

@@ -17,13 +17,7 @@ from fastimae.engine.checkpoint import FORMAT
 from fastimae.engine.files import CLASSES, Unfit
 from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import CLASSIFIER, Conversion, encoder_of
-from fastimae.interop.finetuned import (
-    describe,
-    has_classifier,
-    is_probe,
-    pools,
-    without_classifier,
-)
+from fastimae.interop.finetuned import describe, is_probe, pools, without_classifier
 from fastimae.interop.load import build_model
 from fastimae.interop.open import Checkpoint, open_checkpoint
 from fastimae.interop.options import ModelOptions
@@ -31,6 +25,7 @@ from fastimae.interop.sizes import name_of, settings_of
 from fastimae.interop.write import check_target, write_file, write_hub_folder
 from fastimae.locks import file_to_write, folder_to_write
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.mae import MASK_RATIO
 
 log = logging.getLogger("fastimae")
 
@@ -98,10 +93,12 @@ def _convert(options: ExportOptions) -> None:
     checkpoint = open_checkpoint(options.checkpoint, **how)
     if is_probe(checkpoint.weights):  # nobody's classifier has a place for its BatchNorm
         checkpoint = without_classifier(checkpoint)
+    # No decoder has to fit where the encoder alone is wanted, or all there is.
+    encoder_only = options.encoder_only or options.to == "timm"
+    encoder_only = encoder_only or "decoder_pred.weight" not in checkpoint.weights
     model = build_model(
-        checkpoint, encoder_only=_is_encoder(options, checkpoint.weights),
-        allow_partial=options.allow_partial, **said,
-    )  # fmt: skip
+        checkpoint, encoder_only=encoder_only, allow_partial=options.allow_partial, **said
+    )
     ours = checkpoint.conversion
     if options.to == "fastimae":
         ours = _known_to(model, ours)
@@ -127,11 +124,6 @@ def _known_to(model: MaskedAutoencoder, ours: Conversion) -> Conversion:
     return dataclasses.replace(ours, weights=kept, dropped=(*ours.dropped, *unknown))
 
 
-def _is_encoder(options: ExportOptions, weights: Mapping[str, Tensor]) -> bool:
-    """Whether the encoder alone is wanted, or all there is: no decoder has to fit then."""
-    return options.encoder_only or options.to == "timm" or "decoder_pred.weight" not in weights
-
-
 def _steps(
     options: ExportOptions, model: MaskedAutoencoder, weights: Mapping[str, Tensor]
 ) -> Iterator[Callable[[Mapping[str, Tensor]], Conversion]]:
@@ -142,11 +134,6 @@ def _steps(
     if options.encoder_only and options.to != "timm":
         yield encoder_of
     elif two_heads and (options.head or options.to in ("huggingface", "mae")):
-        if imae.head_space(weights) == "encoder":
-            raise Unfit(
-                "has its heads in the encoder's width (--head_space encoder), which no other code "
-                "knows: export it with --encoder_only"
-            )
         if options.head or options.to == "huggingface":
             yield functools.partial(imae.one_head, head=options.head or "dominant")
         else:
@@ -180,7 +167,7 @@ def _write(
         settings[CLASSES] = checkpoint.args[CLASSES]
     about = {"args": settings, "licence": checkpoint.licence}
     if options.to == "huggingface":
-        config = huggingface.config_of(model, settings.get("mask_ratio", 0.75))
+        config = huggingface.config_of(model, settings.get("mask_ratio", MASK_RATIO))
         whole = "decoder.decoder_pred.weight" in weights
         config["architectures"] = ["ViTMAEForPreTraining" if whole else "ViTMAEModel"]
         processor = huggingface.processor_of(model)
@@ -196,6 +183,6 @@ def _write(
 
 def _described(model: MaskedAutoencoder, ours: Conversion) -> str:
     height, width = model.img_size
-    classifier = f"; {describe(ours.weights)}" if has_classifier(ours.weights) else ""
     name = name_of(model) or f"an encoder of width {model.pos_embed.shape[-1]}"
-    return f"{name}, {height}x{width} px; {ours.summary()}{classifier}"
+    parts = f"{name}, {height}x{width} px", ours.summary(), describe(ours.weights)
+    return "; ".join(filter(None, parts))

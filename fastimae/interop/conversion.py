@@ -35,7 +35,9 @@ class Conversion:
             old, new = next(iter(self.renamed.items()))
             parts.append(f"{len(self.renamed)} renamed ({old} -> {new}, ...)")
         if self.dropped:
-            parts.append(f"{len(self.dropped)} dropped ({_families(self.dropped)})")
+            # decoder_blocks.0.norm1.weight and its likes as one: decoder_blocks
+            families = ", ".join(dict.fromkeys(name.split(".")[0] for name in self.dropped))
+            parts.append(f"{len(self.dropped)} dropped ({families})")
         parts += [f"filled {name} with {what}" for name, what in self.filled.items()]
         return "; ".join(parts)
 
@@ -49,8 +51,3 @@ def encoder_of(weights: Mapping[str, Tensor]) -> Conversion:
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape of each weight, by name."""
     return {name: tuple(value.shape) for name, value in weights.items()}
-
-
-def _families(names: tuple[str, ...]) -> str:
-    """decoder_blocks.0.norm1.weight and its likes as one: decoder_blocks."""
-    return ", ".join(dict.fromkeys(name.split(".")[0] for name in names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastimae.engine.checkpoint import CheckpointError
@@ -74,18 +74,15 @@ def facts_of(checkpoint: Checkpoint, given: Mapping[str, Any], name: str | None)
     facts = {}
     for setting in SETTINGS:
         stated = _stated(checkpoint, setting)
-        wish = given.get(setting)
-        if wish is not None:
-            _compare(checkpoint, setting, stated, wish)
-            facts[setting] = Fact(wish, "flag")
-            continue
-        named_one = _named_decoder(checkpoint, setting, named)
-        if fact := stated or named_one or _assumed(checkpoint, setting):
+        if setting in given:
+            _compare(checkpoint, setting, stated, given[setting])
+            fact = Fact(given[setting], "flag")
+        else:
+            named_one = _named_decoder(checkpoint, setting, named)
+            fact = stated or named_one or _assumed(checkpoint, setting)
+        if fact and (setting not in HEADS or _divides(checkpoint, setting, fact)):
             facts[setting] = fact
-    return {
-        setting: fact for setting, fact in facts.items()
-        if setting not in HEADS or _divides(checkpoint, setting, fact)
-    }  # fmt: skip
+    return facts
 
 
 def _divides(checkpoint: Checkpoint, setting: str, fact: Fact) -> bool:
@@ -132,8 +129,9 @@ def _stated(checkpoint: Checkpoint, setting: str) -> Fact | None:
         return None
     if setting == "input_size":
         return _stated_size(checkpoint)
-    value = _kept(checkpoint, setting)
-    if value is not None and not _wrong_length(checkpoint, setting, value):
+    value = _plain(checkpoint.args.get(setting))
+    of_channels = setting in ("mean", "std")
+    if value is not None and not (of_channels and len(value) != _channels(checkpoint)):
         return Fact(value, "file")
     if setting in HEADS and checkpoint.named:
         if setting == "num_heads":
@@ -176,8 +174,8 @@ def _default(checkpoint: Checkpoint, setting: str) -> Any:
     return mean if setting == "mean" else std
 
 
-def _kept(checkpoint: Checkpoint, setting: str) -> Any:
-    value = checkpoint.args.get(setting)
+def _plain(value: Any) -> Any:
+    """A list as the tuple that settings are here."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -185,15 +183,10 @@ def _channels(checkpoint: Checkpoint) -> int:
     return checkpoint.shapes["patch_embed.proj.weight"][1]
 
 
-def _wrong_length(checkpoint: Checkpoint, setting: str, value: Any) -> bool:
-    """Whether means or deviations are of another number of channels than the weights."""
-    return setting in ("mean", "std") and len(value) != _channels(checkpoint)
-
-
 def _assumed(checkpoint: Checkpoint, setting: str) -> Fact | None:
     shapes, args = checkpoint.shapes, checkpoint.args
     if setting in args.get(ASSUMED, ()) and setting in args:
-        return Fact(_kept(checkpoint, setting), "assumed", "by its import")
+        return Fact(_plain(args[setting]), "assumed", "by its import")
     if setting == "input_size":
         size = square_size(shapes)
         return Fact(size, "assumed", f"from its {patches_of(shapes)} positions") if size else None
@@ -212,7 +205,7 @@ def _assumed(checkpoint: Checkpoint, setting: str) -> Fact | None:
 
 def _compare(checkpoint: Checkpoint, setting: str, stated: Fact | None, wish: Any) -> None:
     """A warning where the file says otherwise than the user; of what is fixed in ours an error."""
-    if stated is None or _same(stated.value, wish):
+    if stated is None or _plain(stated.value) == _plain(wish):
         return
     hints = checkpoint.hints
     before, now = (
@@ -228,9 +221,3 @@ def _compare(checkpoint: Checkpoint, setting: str, stated: Fact | None, wish: An
         "%s says %s %s: %s %s wins over that",
         checkpoint.path, setting, before, hints.to_set(setting), now,
     )  # fmt: skip
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal, lists like tuples."""
-    as_tuple = (tuple(value) if isinstance(value, Iterable) else value for value in (a, b))
-    return len(set(as_tuple)) == 1

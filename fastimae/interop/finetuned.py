@@ -23,21 +23,15 @@ HEAD, FC_NORM = CLASSIFIER
 
 def without_classifier(checkpoint: Checkpoint) -> Checkpoint:
     """Without `head`, which a line says; `fc_norm` stays: features pass through it."""
-    if has_classifier(checkpoint.weights):
-        log.info(
-            "%s: %s; the encoder is taken, the classifier left out",
-            checkpoint.path, describe(checkpoint.weights),
-        )  # fmt: skip
+    if what := describe(checkpoint.weights):
+        log.info("%s: %s; the encoder is taken, the classifier left out", checkpoint.path, what)
     return checkpoint.without(HEAD)
 
 
-def has_classifier(names: Mapping[str, object]) -> bool:
-    """Whether the file was fine-tuned: it has a head, or the norm of one."""
-    return any(name.startswith(CLASSIFIER) for name in names)
-
-
 def describe(weights: Mapping[str, Tensor]) -> str:
-    """What such a file holds, in words."""
+    """What a fine-tuned file holds, in words; "" for one without a head, and the norm of one."""
+    if not any(name.startswith(CLASSIFIER) for name in weights):
+        return ""
     if is_probe(weights):
         return "an encoder with a linear probe behind a BatchNorm"
     if not pools(weights):

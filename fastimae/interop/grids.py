@@ -7,7 +7,6 @@ computes something else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -40,7 +39,9 @@ def size_by_positions(positions: Tensor | None, shapes: Shapes) -> Size | None:
     width, patch = shapes["pos_embed"][-1], _patch(shapes)
     if positions is None or tuple(positions.shape) != shapes["pos_embed"] or width % 4:
         return None
-    for down, across in _grids(patches_of(shapes)):
+    patches = patches_of(shapes)
+    for down in (side for side in range(1, patches + 1) if patches % side == 0):
+        across = patches // down
         table = sincos_positions(width, (down, across))
         if (positions.float() - table).norm() < _FAR * table.norm():
             return down * patch, across * patch
@@ -100,8 +101,3 @@ def _fits(size: Size, shapes: Shapes) -> bool:
 
 def _patch(shapes: Shapes) -> int:
     return shapes["patch_embed.proj.weight"][-1]
-
-
-def _grids(patches: int) -> Iterator[tuple[int, int]]:
-    """All rectangles of so many patches."""
-    return ((down, patches // down) for down in range(1, patches + 1) if patches % down == 0)

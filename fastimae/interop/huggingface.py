@@ -55,9 +55,9 @@ _NEWER = {
     r"\.attention\.o_proj\.": ".attention.output.dense.",
     r"\.mlp\.fc1\.": ".intermediate.dense.",
     r"\.mlp\.fc2\.": ".output.dense.",
+    r"^classifier\.": "head.",  # of ViTForImageClassification, to our name
 }
-# Of ViTForImageClassification and ViTModel, beside the same encoder.
-_CLASSIFIER = re.compile(r"classifier\.")
+# Of ViTModel and ViTForMaskedImageModeling, beside the same encoder.
 _WITHOUT_PLACE = re.compile(r"(vit\.)?(pooler\.|embeddings\.mask_token$)|decoder\.0\.")
 _LAYER = re.compile(rf"({'|'.join(map(re.escape, _OUR_STACKS))})\.(\d+)\.(.+)\.(weight|bias)")
 
@@ -77,14 +77,16 @@ def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
     renamed = {}
     dropped = tuple(name for name in weights if _WITHOUT_PLACE.match(name))
     weights = {name: value for name, value in weights.items() if name not in dropped}
-    apart: dict[str, list[Tensor]] = {}
-    for name in sorted(weights, key=_part):  # query before key before value
-        renamed[name] = new = _our_name(_hub_name(name))
-        if ".attn.qkv." in new:
-            apart.setdefault(new, []).append(weights[name])
+    apart: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        hub = _hub_name(name)
+        renamed[name] = new = _our_name(hub)
+        if (match := _LAYER.fullmatch(hub)) and match[3] in _QKV:
+            apart.setdefault(new, {})[match[3]] = value
         else:
-            ours[new] = weights[name]
-    ours |= {new: torch.cat(parts) for new, parts in apart.items()}
+            ours[new] = value
+    for new, parts in apart.items():
+        ours[new] = torch.cat([parts[part] for part in _QKV if part in parts])
     renamed = {old: new for old, new in renamed.items() if old != new}
     return Conversion(ours, renamed, dropped)
 
@@ -174,11 +176,6 @@ def settings(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _part(name: str) -> int:
-    """0, 1, 2 for query, key, value; 0 for everything else."""
-    return next((i for i, part in enumerate(_QKV) if f".{part}." in _hub_name(name)), 0)
-
-
 def _hub_name(name: str) -> str:
     for pattern, replacement in _NEWER.items():
         name = re.sub(pattern, replacement, name)
@@ -188,7 +185,6 @@ def _hub_name(name: str) -> str:
 def _our_name(hub: str) -> str:
     if (match := _LAYER.fullmatch(hub)) and match[3] in _OUR_BLOCK:
         return f"{_OUR_STACKS[match[1]]}.{match[2]}.{_OUR_BLOCK[match[3]]}.{match[4]}"
-    hub = _CLASSIFIER.sub("head.", hub) if _CLASSIFIER.match(hub) else hub
     stem, _, kind = hub.rpartition(".")
     return _OUR_TOP.get(hub) or (f"{_OUR_TOP[stem]}.{kind}" if stem in _OUR_TOP else hub)
 

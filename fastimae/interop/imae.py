@@ -64,5 +64,6 @@ def one_head(weights: Mapping[str, Tensor], head: Head) -> Conversion:
 def _refuse_encoder_space(weights: Mapping[str, Tensor]) -> None:
     if _UNUSED[0] in weights:
         raise Unfit(
-            "has its heads in the encoder's width (head_space='encoder'), which no other code knows"
+            "has its heads in the encoder's width (--head_space encoder), which no other code "
+            "knows: export it with --encoder_only"
         )

@@ -45,11 +45,10 @@ def to_mae(weights: Mapping[str, Tensor], *, ours: bool = False) -> Conversion:
     layout = detect(weights)
     if ours:
         return Conversion(weights)
-    if layout == "huggingface":
-        conversion = huggingface.to_mae(weights)
-        _require_parts(conversion.weights)
-        return fill_biases(conversion)
-    return fill_biases(imae.to_mae(weights) if layout == "imae" else Conversion(weights))
+    translate = {"huggingface": huggingface.to_mae, "imae": imae.to_mae}.get(layout, Conversion)
+    conversion = translate(weights)
+    _require_parts(conversion.weights)
+    return fill_biases(conversion)
 
 
 def _require_parts(weights: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ _NAME = re.compile(
 
 def named_sizes(name: object) -> dict[str, Any]:
     """Sizes of a model by MAE's, i-MAE's or timm's name for it; {} for an unknown name."""
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    match = _NAME.fullmatch(str(name))
     try:
         return dict(parse_name(f"mae_{match['model']}")) if match else {}
     except ValueError:
@@ -24,5 +24,5 @@ def named_sizes(name: object) -> dict[str, Any]:
 
 def named_side(name: object) -> int | None:
     """The side of its images that timm's name of a model ends in."""
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    match = _NAME.fullmatch(str(name))
     return int(match["side"]) if match and match["side"] else None

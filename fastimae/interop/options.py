@@ -33,15 +33,8 @@ class ModelOptions(Settings):
 
     def of_model(self) -> dict[str, Any]:
         """Keyword arguments of `load_model`."""
-        norm_pix_loss = None if self.norm_pix_loss is None else self.norm_pix_loss == "on"
-        return {
-            "name": self.model,
-            "num_heads": self.num_heads,
-            "decoder_num_heads": self.decoder_num_heads,
-            "img_size": self.input_size,
-            "norm_pix_loss": norm_pix_loss,
-            "mean": self.mean,
-            "std": self.std,
-            "use_ema": self.use_ema,
-            "hints": Hints.of(type(self)),
-        }
+        said = {f.name: getattr(self, f.name) for f in dataclasses.fields(ModelOptions)}
+        said["name"], said["img_size"] = said.pop("model"), said.pop("input_size")
+        if self.norm_pix_loss is not None:
+            said["norm_pix_loss"] = self.norm_pix_loss == "on"
+        return said | {"hints": Hints.of(type(self))}

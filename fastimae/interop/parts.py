@@ -62,19 +62,15 @@ def fill_biases(conversion: Conversion) -> Conversion:
 
     conversion: to our names. Where some blocks have one, the others miss it.
     """
-    weights: Mapping[str, Tensor] = conversion.weights
-    kinds: dict[str, list[str]] = {}
-    for name in weights:
+    weights, filled = dict(conversion.weights), dict(conversion.filled)
+    zeros: dict[str, dict[str, Tensor]] = {}
+    for name, weight in weights.items():
         if match := _LINEAR.fullmatch(name):
             kind = "{stack}.*.{part}.bias".format(**match.groupdict())
-            kinds.setdefault(kind, []).append(f"{name.removesuffix('weight')}bias")
-    without = {kind: names for kind, names in kinds.items() if weights.keys().isdisjoint(names)}
-    zeros = {
-        bias: torch.zeros(len(weights[f"{bias.removesuffix('bias')}weight"]))
-        for biases in without.values()
-        for bias in biases
-    }
-    filled = dict.fromkeys(without, "zeros, as the file has none")
-    return dataclasses.replace(
-        conversion, weights={**weights, **zeros}, filled={**conversion.filled, **filled}
-    )
+            bias = f"{name.removesuffix('weight')}bias"
+            zeros.setdefault(kind, {})[bias] = torch.zeros(len(weight))
+    for kind, biases in zeros.items():
+        if weights.keys().isdisjoint(biases):
+            weights |= biases
+            filled[kind] = "zeros, as the file has none"
+    return dataclasses.replace(conversion, weights=weights, filled=filled)

@@ -12,8 +12,8 @@ from typing import Any
 
 from fastimae.engine.checkpoint import CheckpointError, listed, load_weights
 from fastimae.interop import imae
-from fastimae.interop.conversion import DECODER, Shapes, shapes_of
-from fastimae.interop.facts import FIXED, HEADS, Fact, facts_of, tell
+from fastimae.interop.conversion import DECODER, shapes_of
+from fastimae.interop.facts import HEADS, Fact, facts_of, tell
 from fastimae.interop.finetuned import pools, without_classifier
 from fastimae.interop.grids import in_words
 from fastimae.interop.hints import IN_PYTHON, Hints
@@ -24,7 +24,7 @@ from fastimae.models import MaskedAutoencoder
 
 log = logging.getLogger("fastimae")
 
-# Parts of a teacher that give no latents: files without them will do.
+# Parts of a teacher that give no latents of the decoder's width: files without them will do.
 _UNUSED_OF_TEACHER = (
     "decoder_blocks.",
     "decoder_norm.",
@@ -62,21 +62,18 @@ def load_teacher(
         )
     facts = facts_of(checkpoint, {"num_heads": num_heads}, name)
     as_here = {**facts, "input_size": Fact(student.img_size, "flag")}
+    unused = DECODER if student.head_space == "encoder" else _UNUSED_OF_TEACHER
     if decoder_misfit(checkpoint, as_here, name):
-        unused = DECODER if student.head_space == "encoder" else _UNUSED_OF_TEACHER
         checkpoint = checkpoint.without(*unused)
         as_here.pop("decoder_num_heads", None)
     students = {key: getattr(student, key) for key in ("img_size", "in_chans", "mean", "std")}
     teacher = build(model_arguments(checkpoint, as_here, name) | students, path)
     teacher.facts = as_here
-    optional = _UNUSED_OF_TEACHER
-    if student.head_space == "encoder":
-        optional += ("decoder_embed.",)
-    _check_complete(teacher, checkpoint, optional)
-    _load(teacher, checkpoint, allow_partial, optional)
+    _check_complete(teacher, checkpoint, unused)
+    _load(teacher, checkpoint, allow_partial, unused)
     _compare_grids(checkpoint, facts, student)
     tell(checkpoint, {"num_heads": facts["num_heads"]}, decoder=False)
-    _say_differences(file, {key: facts[key] for key in ("mean", "std")}, student)
+    _say_differences(file, _told(facts), {"mean": student.mean, "std": student.std})
     return teacher
 
 
@@ -96,6 +93,7 @@ def load_init(
     """
     checkpoint = without_classifier(open_checkpoint(path, hints=hints))
     facts, weights = facts_of(checkpoint, {}, None), dict(checkpoint.weights)
+    told = _told(facts)
     fresh: tuple[str, ...] = ()
     if student.heads == 2 and imae.HEADS[0] not in weights:
         if student.head_space == "encoder":
@@ -108,22 +106,21 @@ def load_init(
     checkpoint, own = checkpoint.holding(weights), shapes_of(student.state_dict())
     odd = [k for k, shape in checkpoint.shapes.items() if own.get(k) != shape]
     odd_decoder = [key for key in odd if key.startswith(DECODER)]
+    cure = ""
+    if all(key in odd_decoder for key in odd if key in own):  # nothing else has another size
+        cure = hints.if_any("allow_partial", "starts the decoder afresh")
     if odd_decoder and allow_partial:
         log.warning("%s: its decoder is left out: %s has no place here", path, odd_decoder[0])
         checkpoint = checkpoint.without(*DECODER)
-    _load(student, checkpoint, allow_partial, fresh, _afresh(checkpoint, own))
-    used = {key: fact for key, fact in facts.items() if _matters(key, checkpoint)}
-    _compare_heads(checkpoint, used, student)
-    _compare_grids(checkpoint, used, student)
-    _say_differences(hints.file("init", path), used, student)
-    _say_unknown(checkpoint, used, student)
-
-
-def _afresh(checkpoint: Checkpoint, own: Shapes) -> str:
-    """That a flag starts the decoder afresh, where that is all that has another size."""
-    odd = [key for key, shape in checkpoint.shapes.items() if own.get(key, shape) != shape]
-    decoder = odd and all(key.startswith(DECODER) for key in odd)
-    return checkpoint.hints.if_any("allow_partial", "starts the decoder afresh") if decoder else ""
+    _load(student, checkpoint, allow_partial, fresh, cure)
+    own_settings = _settings(student, checkpoint)
+    _compare_heads(checkpoint, told, own_settings)
+    _compare_grids(checkpoint, facts, student)
+    _say_differences(hints.file("init", path), told, own_settings)
+    untold = [f"{name} {value}" for name, value in own_settings.items() if name not in told]
+    if untold:
+        log.info("%s does not tell all of its settings; taken as this run's: %s",
+                 checkpoint.path, ", ".join(untold))  # fmt: skip
 
 
 def _load(
@@ -141,22 +138,19 @@ def _load(
     )  # fmt: skip
 
 
-def _matters(setting: str, checkpoint: Checkpoint) -> bool:
-    """Whether a setting has a meaning for these weights: a decoder's heads need a decoder."""
-    return setting not in HEADS or setting in checkpoint.widths
+def _told(facts: Mapping[str, Fact]) -> dict[str, Any]:
+    """What somebody said, by setting."""
+    return {setting: fact.value for setting, fact in facts.items() if fact.source != "assumed"}
 
 
-def _compare_heads(
-    checkpoint: Checkpoint, facts: Mapping[str, Fact], student: MaskedAutoencoder
-) -> None:
+def _compare_heads(checkpoint: Checkpoint, told: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Weights under other heads compute something else: ours are refused, others warned of."""
-    for setting, own in _settings(student).items():
-        fact = facts.get(setting)
-        if setting not in HEADS or fact is None or fact.source == "assumed" or fact.value == own:
+    for setting in HEADS:
+        if setting not in told or setting not in own or told[setting] == own[setting]:
             continue
         message = (
-            f"{checkpoint.path} was trained with {setting} {fact.value}, this model has {own}: "
-            f"{checkpoint.hints.to_set(setting)} {fact.value} makes them alike"
+            f"{checkpoint.path} was trained with {setting} {told[setting]}, this model has "
+            f"{own[setting]}: {checkpoint.hints.to_set(setting)} {told[setting]} makes them alike"
         )
         if checkpoint.ours:
             raise CheckpointError(message)
@@ -201,38 +195,25 @@ def _compare_grids(
     )
 
 
-def _say_differences(file: str, facts: Mapping[str, Fact], student: MaskedAutoencoder) -> None:
+def _say_differences(file: str, told: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """A line on what the file was trained with, heads aside, and this run is not."""
-    own = _settings(student)
     said = [
-        f"{setting} {fact.value}, this run has {own[setting]}"
-        for setting, fact in facts.items()
-        if setting not in FIXED and fact.source != "assumed" and fact.value != own[setting]
+        f"{setting} {told[setting]}, this run has {value}"
+        for setting, value in own.items()
+        if setting not in HEADS and setting in told and told[setting] != value
     ]
     if said:
         log.warning("%s was trained with %s", file, "; ".join(said))
 
 
-def _say_unknown(
-    checkpoint: Checkpoint, facts: Mapping[str, Fact], student: MaskedAutoencoder
-) -> None:
-    """A line on what the file does not tell, and what this run takes it to be."""
-    own = _settings(student)
-    open_ = [
-        f"{setting} {own[setting]}" for setting in own
-        if _matters(setting, checkpoint)
-        and (setting not in facts or facts[setting].source == "assumed")
-    ]  # fmt: skip
-    if open_:
-        log.info("%s does not tell all of its settings; taken as this run's: %s",
-                 checkpoint.path, ", ".join(open_))  # fmt: skip
-
-
-def _settings(model: MaskedAutoencoder) -> dict[str, Any]:
-    """What a model's shapes do not tell of it, by setting."""
-    return {
+def _settings(model: MaskedAutoencoder, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a model's shapes do not tell of it, by setting; of attention heads, those that have a
+    meaning for these weights: a decoder's need a decoder."""
+    heads = {
         "num_heads": model.blocks[0].attn.num_heads,
         "decoder_num_heads": model.decoder_blocks[0].attn.num_heads,
+    }
+    return {name: value for name, value in heads.items() if name in checkpoint.widths} | {
         "norm_pix_loss": model.norm_pix_loss,
         "mean": model.mean,
         "std": model.std,

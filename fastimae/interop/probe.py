@@ -38,15 +38,15 @@ def difference(
     """
     probe = _Probe(module)
     parameters = _random_parameters(module)
-    kind = next(module.parameters()).device.type
+    like = next(module.parameters())
     for name, (training, autocast) in _MODES.items():
         found, failures = [], []
-        with mode(module, training), torch.random.fork_rng(_devices(module)), torch.enable_grad():
+        with mode(module, training), torch.random.fork_rng(devices_of(module)), torch.enable_grad():
             for function in (after, before):
                 torch.manual_seed(0)
                 buffers = {f"module.{name}": b.clone() for name, b in module.named_buffers()}
                 try:
-                    with torch.autocast(kind, torch.bfloat16, enabled=autocast):
+                    with torch.autocast(like.device.type, torch.bfloat16, enabled=autocast):
                         state = parameters | buffers
                         outputs = torch.func.functional_call(probe, state, (function,))
                     found.append(results(outputs, parameters | wrt))
@@ -61,14 +61,12 @@ def difference(
         if failures:
             which = "" if ours is not None or theirs is None else "the replacement "
             return f"{which}fails on a trial: {failures[-1]}"
-        tolerance = _TOLERANCE_AUTOCAST if autocast else None if multiplies else _exact(module)
+        tolerance = (
+            _TOLERANCE_AUTOCAST if autocast else None if multiplies else _TOLERANCE[like.dtype]
+        )
         if unlike := unequal(ours, theirs, tolerance):
             return f"differs {'under' if autocast else 'in'} {name}: {unlike[0]}"
     return ""
-
-
-def _exact(module: nn.Module) -> float:
-    return _TOLERANCE[next(module.parameters()).dtype]
 
 
 def results(outputs: Any, sources: dict[str, Tensor]) -> dict[str, Tensor | None]:
@@ -77,13 +75,10 @@ def results(outputs: Any, sources: dict[str, Tensor]) -> dict[str, Tensor | None
     sources = {name: source for name, source in sources.items() if source.requires_grad}
     roots = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
     if roots and sources:
-        weights = torch.Generator().manual_seed(1)
-        total = sum(
-            (root * torch.randn(root.shape, generator=weights).to(root)).sum()
-            for root in roots.values()
-        )
+        random = torch.Generator().manual_seed(1)
+        weights = [torch.randn(x.shape, generator=random).to(x) for x in roots.values()]
         gradients = torch.autograd.grad(
-            total, list(sources.values()), retain_graph=True, allow_unused=True
+            [*roots.values()], [*sources.values()], weights, retain_graph=True, allow_unused=True
         )
         for name, gradient in zip(sources, gradients, strict=True):
             tensors[f"gradient of {name.removeprefix('module.')}"] = gradient
@@ -172,5 +167,6 @@ def mode(module: nn.Module, training: bool) -> Iterator[None]:
             part.training = mode
 
 
-def _devices(module: nn.Module) -> list[torch.device]:
+def devices_of(module: nn.Module) -> list[torch.device]:
+    """The GPUs that its parameters are on."""
     return list({p.device for p in module.parameters() if p.is_cuda})

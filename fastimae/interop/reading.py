@@ -14,6 +14,7 @@ globals that can change, imports, closures and decorators, getattr and its like:
 from __future__ import annotations
 
 import builtins
+import copy
 import dataclasses
 import inspect
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastimae.interop.bytecode import Unreadable, Use, uses
+from fastimae.interop.bytecode import Unreadable, uses
 from fastimae.interop.stateless import (
     BUILTINS,
     TELLING,
@@ -31,7 +32,7 @@ from fastimae.interop.stateless import (
     is_constant,
     is_operation,
 )
-from fastimae.interop.watch import Code, Global, Watch, frozen_copy
+from fastimae.interop.watch import Code, Global, Watch
 
 SETTINGS = frozenset((
     "patch_size", "img_size", "in_chans", "in_c", "in_channels", "num_patches", "grid_size",
@@ -72,21 +73,21 @@ ROLES = {
         containers=("decoder_blocks",),
     ),
     "forward_loss": Role(shared=("norm_pix_loss",), needed=(("patch_embed", "patch_size"),)),
-    "attention": Role(shared=("qkv", "proj", "num_heads")),
+    "forward": Role(shared=("qkv", "proj", "num_heads")),  # of an attention module
     "patches": Role(bypassed={"proj": "convolution"}),
 }
 
 
-def watch_of(module: nn.Module, name: str, role: str, like: torch.Tensor) -> Watch:
+def watch_of(module: nn.Module, name: str, like: torch.Tensor) -> Watch:
     """Read the module's method, and what has to stay as it is while a replacement stands for it.
 
     like: a parameter, on the device and in the number format of the trials. Raises ValueError with
     the reason where the method must not be replaced.
     """
     watch = Watch(like.dtype, like.device.type)
-    reader = _Reader(watch, module, ROLES[role])
+    reader = _Reader(watch, module, ROLES[name])
     reader.method(name)
-    for names in ROLES[role].needed:
+    for names in reader.role.needed:
         reader.attribute(names)
     if reason := watch.change():
         raise ValueError(reason)
@@ -131,18 +132,14 @@ class _Reader:
         except Unreadable as error:
             raise Unreadable(f"{name} {error}") from None
         for use in found:
-            self.judge(use, function, name, home)
-
-    def judge(self, use: Use, function: FunctionType, name: str, home: type | None) -> None:
-        """Raise Unreadable unless the rule knows the use."""
-        if use.of == "self":
-            self.attribute(use.names)
-        elif use.of == "super":
-            self.method(use.names[0], after=home)
-        elif use.of == "global":
-            self.global_name(function, use.names)
-        elif not belongs_to_a_value(use.names[0]):
-            raise Unreadable(f"{name} reads .{use.names[0]} of something")
+            if use.of == "self":
+                self.attribute(use.names)
+            elif use.of == "super":
+                self.method(use.names[0], after=home)
+            elif use.of == "global":
+                self.global_name(function, use.names)
+            elif not belongs_to_a_value(use.names[0]):
+                raise Unreadable(f"{name} reads .{use.names[0]} of something")
 
     def attribute(self, names: tuple[str, ...]) -> None:
         """self.a.b.c, from the left to where the rule knows it."""
@@ -159,7 +156,8 @@ class _Reader:
             setting = name in SETTINGS and is_constant(value, (tuple, list))
             if not (idle or setting or (isinstance(value, nn.Module) and rest)):
                 break
-            self.watch.values.append((owner, name, frozen_copy(value)))
+            kept = value if isinstance(value, nn.Module) else copy.deepcopy(value)
+            self.watch.values.append((owner, name, kept))
             if idle:
                 self._idle(value)
             if idle or setting:

@@ -11,7 +11,7 @@ from typing import Any
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.files import CONVERTED_WITH
 from fastimae.interop import imae
-from fastimae.interop.facts import ASSUMED, OF_DECODER, Fact
+from fastimae.interop.facts import ASSUMED, Fact
 from fastimae.interop.grids import no_square
 from fastimae.interop.names import named_sizes
 from fastimae.interop.open import Checkpoint
@@ -46,9 +46,8 @@ def model_arguments(
         raise no_square(checkpoint)
     sizes = named_sizes(name) if name else checkpoint.named
     sizes = sizes or {**DECODER, **next((s for s in SIZES.values() if s["embed_dim"] == width), {})}
-    apart = (*OF_DECODER, "input_size")
+    apart = ("decoder_num_heads", "input_size")
     sizes |= {setting: fact.value for setting, fact in facts.items() if setting not in apart}
-    sizes |= {"norm_pix_loss": facts["norm_pix_loss"].value}
     sizes |= {"embed_dim": width, "patch_size": patch_size, "in_chans": in_chans}
     sizes |= {"depth": depth(shapes, "blocks.")}
     if "blocks.0.mlp.fc1.weight" in shapes:
@@ -84,32 +83,27 @@ def settings_of(model: MaskedAutoencoder, args: Mapping[str, Any]) -> dict[str, 
     is kept; paths are not, but for the teacher's file name. What was assumed is listed, so that
     reading it says so again.
     """
-    decoder = model.decoder_blocks[0].attn
-    training = {key: args[key] for key in _OF_TRAINING if key in args}
+    settings = {key: args[key] for key in _OF_TRAINING if key in args}
     if args.get("teacher"):
-        training["teacher"] = Path(args["teacher"]).name
-    assumed = [key for key, fact in model.facts.items() if fact.source == "assumed"]
-    training |= {ASSUMED: assumed} if assumed else {}
-    of_decoder = {
-        "decoder_embed_dim": decoder.proj.in_features,
-        "decoder_depth": len(model.decoder_blocks),
-        "decoder_num_heads": decoder.num_heads,
+        settings["teacher"] = Path(args["teacher"]).name
+    if assumed := [key for key, fact in model.facts.items() if fact.source == "assumed"]:
+        settings[ASSUMED] = assumed
+    if not model.fresh_decoder:
+        decoder = model.decoder_blocks[0].attn
+        settings["decoder_embed_dim"] = decoder.proj.in_features
+        settings["decoder_depth"] = len(model.decoder_blocks)
+        settings["decoder_num_heads"] = decoder.num_heads
+    return settings | {
+        "model": name_of(model),
+        "num_heads": model.blocks[0].attn.num_heads,
+        "objective": "imae" if model.heads == 2 else "mae",
+        "head_space": model.head_space,
+        "input_size": list(model.img_size),
+        "in_chans": model.in_chans,
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "norm_pix_loss": model.norm_pix_loss,
     }
-    return (
-        training
-        | ({} if model.fresh_decoder else of_decoder)
-        | {
-            "model": name_of(model),
-            "num_heads": model.blocks[0].attn.num_heads,
-            "objective": "imae" if model.heads == 2 else "mae",
-            "head_space": model.head_space,
-            "input_size": list(model.img_size),
-            "in_chans": model.in_chans,
-            "mean": list(model.mean),
-            "std": list(model.std),
-            "norm_pix_loss": model.norm_pix_loss,
-        }
-    )
 
 
 def depth(shapes: Mapping[str, Any], prefix: str) -> int:

@@ -25,7 +25,6 @@ from fastimae.kernels.rows import visible_rows
 
 log = logging.getLogger("fastimae")
 
-_LINEARS = ("qkv", "proj")
 _REPLICATE = "_replicate_for_data_parallel"
 
 
@@ -72,17 +71,18 @@ def attention(self: Any, x: Tensor) -> Tensor:
 
 def _draws(self: Any, x: Tensor, mask_ratio: float) -> bool:
     """Some patches stay and some go: MAE is also called with mask_ratio=0, for features."""
-    return x.ndim == 3 and _leaves_some(x.shape[1], mask_ratio)
+    return x.ndim == 3 and leaves_some(x.shape[1], mask_ratio)
 
 
-def _leaves_some(patches: int, mask_ratio: float) -> bool:
+def leaves_some(patches: int, mask_ratio: float) -> bool:
+    """Whether masking keeps a patch, and removes one."""
     return isinstance(mask_ratio, float) and 0 < int(patches * (1 - mask_ratio)) < patches
 
 
 def _draws_of_images(self: Any, imgs: Tensor, mask_ratio: float) -> bool:
     masks = self.__dict__.get("random_masking")
     ours = isinstance(masks, Swap) and not masks.watch.change()
-    some = _leaves_some(self.pos_embed.shape[1] - 1, mask_ratio)
+    some = leaves_some(self.pos_embed.shape[1] - 1, mask_ratio)
     return ours and some and not imgs.requires_grad
 
 
@@ -106,17 +106,13 @@ def _restores(self: Any, x: Tensor, ids_restore: Tensor) -> bool:
     return x.ndim == 3 and ids_restore.shape == (len(x), self.decoder_pos_embed.shape[1] - 1)
 
 
-def _is_sequence(self: Any, x: Tensor) -> bool:
-    return x.ndim == 3
-
-
-# Name: the replacement, when it serves a call, how many arguments both take.
+# Method: the replacement, when it serves a call, how many arguments both take.
 REPLACEMENTS: dict[str, tuple[Callable, Callable[..., bool], int]] = {
     "random_masking": (random_masking, _draws, 2),
     "forward_encoder": (forward_encoder, _draws_of_images, 2),
     "forward_decoder": (forward_decoder, _restores, 2),
     "forward_loss": (drop_in.forward_loss, _is_our_mask, 3),
-    "attention": (attention, _is_sequence, 1),
+    "forward": (attention, lambda self, x: x.ndim == 3, 1),  # of an attention module
 }
 
 
@@ -132,7 +128,6 @@ class Swap:
 
     module: nn.Module
     name: str
-    replacement: str
     parameters: tuple[tuple[str, Any], ...]
     watch: Watch
     image: tuple[int, ...] | None = None
@@ -141,7 +136,7 @@ class Swap:
     told: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        ours, fits, arity = REPLACEMENTS[self.replacement]
+        ours, fits, arity = REPLACEMENTS[self.name]
         given = dict(zip((name for name, _ in self.parameters), args, strict=False)) | kwargs
         values = [given.get(name, default) for name, default in self.parameters]
         extras = zip(values[arity:], self.parameters[arity:], strict=True)
@@ -161,12 +156,9 @@ class Swap:
         change = self.watch.change() or self.watch.move(x)
         if change and not self.told and not torch.compiler.is_compiling():
             self.told = True
-            log.warning("accelerate: %s runs the model's own method: %s", self._where, change)
+            place = f"{self.place}.{self.name}".lstrip(".")
+            log.warning("accelerate: %s runs the model's own method: %s", place, change)
         return not change
-
-    @property
-    def _where(self) -> str:
-        return f"{self.place}.{self.name}" if self.place else self.name
 
     @property
     def original(self) -> Callable:
@@ -180,30 +172,24 @@ class Swap:
     def install(self) -> None:
         """From now on the module's method is this, in replicas of nn.DataParallel the class's."""
         setattr(self.module, self.name, self)
-        setattr(self.module, _REPLICATE, Replicate(self.module))
+        setattr(self.module, _REPLICATE, self.replicate)
 
     def remove(self) -> None:
         """The class's method again."""
         self.module.__dict__.pop(self.name, None)
         self.module.__dict__.pop(_REPLICATE, None)
 
-
-@dataclasses.dataclass(eq=False)
-class Replicate:
-    """Stands for what nn.DataParallel calls for a copy of the module on another device: a swap
-    would go on with this module's weights, so the copy has the methods of its class."""
-
-    module: nn.Module
-
-    def __call__(self) -> nn.Module:
+    def replicate(self) -> nn.Module:
+        """Stands for what nn.DataParallel calls for a copy of the module on another device: a swap
+        would go on with this module's weights, so the copy has the methods of its class."""
         replica = getattr(type(self.module), _REPLICATE)(self.module)
         for name, value in vars(self.module).items():
-            if isinstance(value, Swap | Replicate):
+            if name == _REPLICATE or isinstance(value, Swap):
                 del replica.__dict__[name]
         return replica
 
 
-def make_swap(module: nn.Module, name: str, replacement: str, like: Tensor) -> Swap:
+def make_swap(module: nn.Module, name: str, like: Tensor) -> Swap:
     """A swap for a method with as many arguments and more only with defaults.
 
     like: see `watch_of`. Raises TypeError for another signature, and where the module has the
@@ -211,16 +197,16 @@ def make_swap(module: nn.Module, name: str, replacement: str, like: Tensor) -> S
     """
     if name in module.__dict__:
         raise TypeError(f"{name} was replaced in this very object")
-    watch = watch_of(module, name, replacement, like)
+    watch = watch_of(module, name, like)
     _, *parameters = inspect.signature(getattr(type(module), name)).parameters.values()
-    arity = REPLACEMENTS[replacement][2]
+    arity = REPLACEMENTS[name][2]
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p for p in parameters[arity:] if p.default is inspect.Parameter.empty]
     if len(parameters) < arity or needed or any(p.kind in variadic for p in parameters):
         raise TypeError(f"takes ({', '.join(map(str, parameters))})")
     known = tuple((p.name, p.default) for p in parameters)
     image = tuple(like.shape[1:]) if like.ndim == 4 else None
-    return Swap(module, name, replacement, known, watch, image)
+    return Swap(module, name, known, watch, image)
 
 
 def looks_like_attention(module: nn.Module) -> bool:
@@ -230,7 +216,7 @@ def looks_like_attention(module: nn.Module) -> bool:
 
 def check_attention(module: nn.Module) -> None:
     """Raise TypeError unless the module has timm's parts: qkv, proj and num_heads."""
-    for name in _LINEARS:
+    for name in ("qkv", "proj"):
         if not isinstance(getattr(module, name, None), nn.Linear):
             raise TypeError(f"{type(module).__name__} has no Linear called {name}")
     if not isinstance(getattr(module, "num_heads", None), int):

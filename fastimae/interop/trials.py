@@ -1,4 +1,4 @@
-"""Each swap of `accelerate`: tried on random inputs, and installed if it does the same.
+"""Each swap of `accelerate`: tried on random inputs, and returned if it does the same.
 
 The functions raise TypeError or ValueError with the reason where a part is left.
 """
@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastimae.interop.asking import asking
-from fastimae.interop.probe import difference, mode
+from fastimae.interop.asking import Asking
+from fastimae.interop.probe import devices_of, difference, mode
 from fastimae.interop.swaps import (
     Swap,
     check_attention,
     draw_key,
+    leaves_some,
     make_swap,
     masked_by,
 )
@@ -33,40 +34,39 @@ _RATIOS = (0.1, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Of masking: some round where others cut off, or change their ways with the ratio."""
 
 
-def swap_attention(module: nn.Module, longest: int = 9, place: str = "") -> None:
-    """Put our attention in. Raises TypeError or ValueError where it differs.
+def swap_attention(module: nn.Module, longest: int = 9, place: str = "") -> Swap:
+    """Our attention.
 
     longest: sequence that it is tried with, and stands for: scores may be scaled by their number.
     place: the module's name in its model.
     """
     check_attention(module)
     weight = next(module.parameters())
-    swap = make_swap(module, "forward", "attention", weight)
+    swap = make_swap(module, "forward", weight)
     swap.longest, swap.place = longest, place
     for tokens in sorted({min(9, longest), longest}):
         x = _random(weight, 2, tokens, module.qkv.in_features).requires_grad_()
         _prove(swap, (x,), {"x": x})
-    swap.install()
+    return swap
 
 
-def swap_random_masking(model: nn.Module) -> None:
-    """Replace it if it is MAE's: the smallest of torch.rand's numbers stay."""
+def swap_random_masking(model: nn.Module) -> Swap:
+    """MAE's rule: the smallest of torch.rand's numbers stay."""
     weight = next(model.parameters())
-    swap = make_swap(model, "random_masking", "random_masking", weight)
+    swap = make_swap(model, "random_masking", weight)
     patches = model.pos_embed.shape[1] - 1 if hasattr(model, "pos_embed") else 16
-    ratios = [ratio for ratio in _RATIOS if 0 < int(patches * (1 - ratio)) < patches]
+    ratios = [ratio for ratio in _RATIOS if leaves_some(patches, ratio)]
     for ratio, training in itertools.product(ratios, (False, True)):
         x = _random(weight, 1 + 2 * training, patches, 4)
-        devices = [weight.device] if weight.is_cuda else []
-        with mode(model, training), torch.random.fork_rng(devices):
+        with mode(model, training), torch.random.fork_rng(devices_of(model)):
             torch.manual_seed(0)
-            with asking(swap.watch, draws=1):
+            with Asking(swap.watch, draws=1):
                 theirs = swap.original(**swap.named(x, ratio))
             torch.manual_seed(0)
             noise = torch.rand(x.shape[:2], device=x.device)
         masked = noise.argsort(1).argsort(1) >= int(patches * (1 - ratio))
         _check_masking(x, masked, theirs)
-    swap.install()
+    return swap
 
 
 def _check_masking(x: Tensor, masked: Tensor, theirs: Any) -> None:
@@ -82,13 +82,12 @@ def _check_masking(x: Tensor, masked: Tensor, theirs: Any) -> None:
         raise ValueError("its ids_restore does not put the visible rows back")
 
 
-def swap_encoder(model: nn.Module) -> None:
-    """Put ours in for `forward_encoder`. Raises TypeError or ValueError where it differs."""
+def swap_encoder(model: nn.Module) -> Swap:
     _need(model, "random_masking")
     imgs = _random_images(model)
-    swap = make_swap(model, "forward_encoder", "forward_encoder", imgs)
+    swap = make_swap(model, "forward_encoder", imgs)
     patches = model.pos_embed.shape[1] - 1
-    ratios = [ratio for ratio in _ENCODED if 0 < int(patches * (1 - ratio)) < patches]
+    ratios = [ratio for ratio in _ENCODED if leaves_some(patches, ratio)]
     with recording(model) as drawn:
 
         def theirs(ratio: float) -> Any:
@@ -97,26 +96,25 @@ def swap_encoder(model: nn.Module) -> None:
 
         for ratio in ratios or [0.75]:
             _prove(swap, (imgs, ratio), {}, functools.partial(theirs, ratio))
-    swap.install()
+    return swap
 
 
-def swap_decoder(model: nn.Module) -> None:
-    """Put ours in for `forward_decoder`. Raises TypeError or ValueError where it differs."""
+def swap_decoder(model: nn.Module) -> Swap:
     weight = model.mask_token
-    swap = make_swap(model, "forward_decoder", "forward_decoder", weight)
+    swap = make_swap(model, "forward_decoder", weight)
     patches = model.decoder_pos_embed.shape[1] - 1
     x = _random(weight, 2, 1 + patches // 2, model.decoder_embed.in_features).requires_grad_()
     ids_restore = torch.rand(2, patches, device=weight.device).argsort(1)
     _prove(swap, (x, ids_restore), {"x": x})
-    swap.install()
+    return swap
 
 
-def swap_loss(model: nn.Module) -> None:
+def swap_loss(model: nn.Module) -> Swap:
     """With raw and with normalised targets: `norm_pix_loss` may be changed later. With all kinds
     of images: what is added to a variance, and where values are cut off, shows in few."""
     _need(model, "random_masking")
     imgs = _random_images(model)
-    swap = make_swap(model, "forward_loss", "forward_loss", imgs)
+    swap = make_swap(model, "forward_loss", imgs)
     size = patch_size_of(model)
     patches = imgs.shape[2] * imgs.shape[3] // size**2
     pred = _random(imgs, 2, patches, size**2 * imgs.shape[1])
@@ -129,7 +127,7 @@ def swap_loss(model: nn.Module) -> None:
             _prove(swap, (kind, guess, mask), {"pred": guess}, multiplies=False)
     finally:
         model.norm_pix_loss = before
-    swap.install()
+    return swap
 
 
 def _kinds(imgs: Tensor, size: int) -> Iterator[tuple[Tensor, float]]:
@@ -143,7 +141,7 @@ def _kinds(imgs: Tensor, size: int) -> Iterator[tuple[Tensor, float]]:
 
 
 # In this order: the encoder's and the loss's rest upon our masks.
-METHODS: dict[str, Callable[[nn.Module], None]] = {
+METHODS: dict[str, Callable[[nn.Module], Swap]] = {
     "random_masking": swap_random_masking,
     "forward_encoder": swap_encoder,
     "forward_decoder": swap_decoder,
@@ -170,7 +168,7 @@ def _prove(
     original = theirs or (lambda: swap.original(**named))
 
     def watched() -> Any:
-        with asking(swap.watch):
+        with Asking(swap.watch):
             return original()
 
     unlike = difference(swap.module, lambda: swap(**named), watched, wrt, multiplies=multiplies)

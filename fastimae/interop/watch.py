@@ -6,7 +6,6 @@ All of it is told without operations on tensors, so that torch.compile makes gua
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import importlib
@@ -29,8 +28,8 @@ class Code:
         self.code: CodeType | None = code
         self.print = _print(code)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.print,)
+    def __getstate__(self) -> dict[str, Any]:
+        return {"code": None, "print": self.print}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Code:
         return self
@@ -46,12 +45,6 @@ class Code:
             return False
         self.code = code
         return True
-
-
-def _unpickled(print_: str) -> Code:
-    made = Code.__new__(Code)
-    made.code, made.print = None, print_
-    return made
 
 
 def _print(code: CodeType) -> str:
@@ -114,9 +107,11 @@ class Watch:
             if not _same(getattr(owner, name, None), value):
                 return f"{name} has changed"
         for owner, name, code in self.methods:
-            if isinstance(owner, nn.Module) and _is_foreign(owner.__dict__.get(name)):
-                return f"{name} was replaced"
-            kind = type(owner) if isinstance(owner, nn.Module) else owner
+            kind = owner
+            if isinstance(owner, nn.Module):
+                kind, own = type(owner), owner.__dict__.get(name)
+                if own is not None and not hasattr(own, "watch"):  # no replacement of ours
+                    return f"{name} was replaced"
             if not code.is_of(getattr(kind, name, None)):
                 return f"{name} was changed in the class"
         for one in self.globals:
@@ -140,11 +135,6 @@ class Watch:
         return f"accelerate() was called with {self.dtype}, not with {x.dtype}: call it again"
 
 
-def _is_foreign(method: Any) -> bool:
-    """Whether an object has a method to itself that is no replacement of ours."""
-    return method is not None and not hasattr(method, "watch")
-
-
 def stirred(module: nn.Module, kind: type) -> str:
     """Why not calling the module would be noticed, or nothing: it has hooks, another class
     (parametrizations change it), or a forward of its own."""
@@ -156,11 +146,6 @@ def stirred(module: nn.Module, kind: type) -> str:
     if callable(module.__dict__.get("forward")):
         return f"{kind.__name__} has a forward of its own"
     return ""
-
-
-def frozen_copy(value: Any) -> Any:
-    """What to compare with later: modules themselves, of everything else a copy."""
-    return value if isinstance(value, nn.Module) else copy.deepcopy(value)
 
 
 def _same(now: Any, before: Any) -> bool:

@@ -41,7 +41,8 @@ def write_file(out: Path, weights: Weights, about: Mapping[str, Any], *, bare: b
     weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
     with _whole(out) as partial:
         if out.suffix == ".safetensors":
-            safetensors.torch.save_file(weights, partial, _as_text(about))
+            text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+            safetensors.torch.save_file(weights, partial, {"format": "pt", **text})
         else:
             torch.save(weights if bare else {"model": weights, **about}, partial)
 
@@ -55,11 +56,6 @@ def write_hub_folder(
         with _whole(out / f"{name}.json") as partial:
             partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_file(out / "model.safetensors", weights, about, bare=False)
-
-
-def _as_text(about: Mapping[str, Any]) -> dict[str, str]:
-    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
-    return {"format": "pt", **text}
 
 
 @contextlib.contextmanager
