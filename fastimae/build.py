@@ -15,7 +15,6 @@ from fastimae.engine.checkpoint import LAST
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CONVERTED_WITH, args_in
 from fastimae.engine.leftovers import PICTURE
-from fastimae.engine.plan import RunSettings
 from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
@@ -113,19 +112,17 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         objective,
         DevicePrefetch(loader, world.device),
         world,
-        run=RunSettings.gather(config.optim, run),
+        run=(config.optim, run),
         how=config.optim,
-        seed=run.seed,
         workers=config.data.num_workers,
         output_dir=run.output_dir,
         args=kept({**settings, **conversion(settings)}, config.optim, world),
         draw=functools.partial(save_reconstruction, objective, picture),
-        vis_freq=run.vis_freq,
     )
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(
         "%s, %.1f M parameters, on %s in %s; effective batch %d, lr %.3g, %d steps an epoch",
-        config.model.model, parameters / 1e6, world.device, trainer.plan.precision,
+        config.model.model, parameters / 1e6, world.device, trainer.step.precision,
         config.optim.effective_batch(world), config.optim.peak_lr(world),
         trainer.updates_per_epoch,
     )  # fmt: skip

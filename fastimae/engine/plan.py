@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastimae.engine.optim import OptimSettings
-from fastimae.settings import Count, Free, Idle, PositiveInt, Settings
+from fastimae.settings import Count, Free, Idle, PositiveInt, Seeded, Settings
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -54,12 +54,8 @@ class RunSettings(LoopSettings, OptimSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Plan(RunSettings):
-    """What a `Trainer` follows: settings, and what became of them on this machine."""
+class Plan(RunSettings, Seeded):
+    """What a `Trainer` follows."""
 
     vis_freq: Count = 20
     """Epochs between pictures; 0: only at the end."""
-    precision: str = "fp32"
-    """See `computing`."""
-    cuda_graph: bool = False
-    """Whether steps are recorded."""
