@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     if stands_aside("the demo"):
         return 0
     try:
-        demo(options.data, options.output_dir)
+        with folder_to_write(options.output_dir):
+            demo(options.data, options.output_dir)
     except (DemoError, FolderError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
@@ -58,12 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def demo(data: Path | None, output: Path) -> None:
-    """Every step in turn. Raises DemoError at the first that fails, FolderError."""
-    with folder_to_write(output):
-        _demo(data, output)
-
-
-def _demo(data: Path | None, output: Path) -> None:
+    """Every step in turn. Raises DemoError at the first that fails."""
     begin = time.monotonic()
     beton, run_dir = output / "demo.beton", output / "run"
     for stale in output.glob(f"{beton.name}*"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fastimae.bench.options import changed
+from fastimae.bench.options import changed, data_settings
 from fastimae.build import RunModels, build_loader, build_objective
 from fastimae.config import TrainConfig
 from fastimae.engine.distributed import World
@@ -55,7 +55,7 @@ def step_speed(config: TrainConfig, device: torch.device, seconds: float) -> Spe
     """
     start = time.perf_counter()
     forget_memory(device)
-    with _loader(changed(config, ffcv=None), device) as loader:
+    with _loader(changed(config, **data_settings(None)), device) as loader:
         batch = next(iter(loader)).to(device)
     train = training_step(config, device)
     speed = _speed(config, device, _always(batch), train, _warm_up(device), seconds)
@@ -84,8 +84,9 @@ def training_step(config: TrainConfig, device: torch.device) -> Callable[[Batch]
     def train(batch: Batch) -> None:
         step([batch], RATE)
         failure = getattr(step, "failure", None)
-        if _out_of_memory(failure):  # a run would go on, without graphs
-            raise torch.cuda.OutOfMemoryError(str(failure)) from failure
+        chain = causes(failure) if failure else []
+        if any(isinstance(one, torch.cuda.OutOfMemoryError) for one in chain):
+            raise torch.cuda.OutOfMemoryError(str(failure)) from failure  # a run would go on
 
     return train
 
@@ -96,12 +97,6 @@ class _FreshModels(RunModels):
     def teacher(self, path: Path | None, *_: object, **__: object) -> MaskedAutoencoder:
         """One of the student's size."""
         return self.fresh()
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether it is, or was caused by, a lack of a GPU's memory."""
-    chain = causes(error) if error else []
-    return any(isinstance(one, torch.cuda.OutOfMemoryError) for one in chain)
 
 
 def _loader(config: TrainConfig, device: torch.device) -> Loader:

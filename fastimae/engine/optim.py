@@ -46,10 +46,8 @@ class OptimSettings(StepSize):
         return {PROCESSES: world.size, EFFECTIVE_BATCH: self.effective_batch(world)}
 
     def peak_lr(self, world: World) -> float:
-        """The learning rate after warm-up."""
-        if self.lr is not None:
-            return self.lr
-        return scaled_lr(self.blr, self.effective_batch(world))
+        """The learning rate after warm-up; MAE scales it linearly with the batch."""
+        return self.blr * self.effective_batch(world) / 256 if self.lr is None else self.lr
 
     def lr_at(self, epoch: float, world: World) -> float:
         """The learning rate at a point of training, in fractional epochs: it rises linearly from 0,
@@ -60,11 +58,6 @@ class OptimSettings(StepSize):
         rest = max(self.epochs - self.warmup_epochs, 1e-12)
         cosine = math.cos(math.pi * min((epoch - self.warmup_epochs) / rest, 1.0))
         return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + cosine)
-
-
-def scaled_lr(blr: float, effective_batch: int) -> float:
-    """The linear scaling rule: blr is the rate of an effective batch of 256 images."""
-    return blr * effective_batch / 256
 
 
 def build_optimizer(

@@ -35,7 +35,6 @@ class LoopSettings(Settings):
     """Write a trace of steps 20 to 30 to output_dir, for ui.perfetto.dev."""
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
         yield from super().idle()
         yield Idle(bool(self.resume), ("start_epoch",), "with --resume")
 
@@ -45,7 +44,6 @@ class RunSettings(LoopSettings, OptimSettings):
     """How long to train, how fast, and what to leave behind."""
 
     def check(self) -> None:
-        """As of `Settings`."""
         super().check()
         self.require(
             self.start_epoch < self.epochs,

@@ -45,7 +45,6 @@ class StepSettings(Settings):
     # What pre-training can choose, and others have as it is here.
 
     def check(self) -> None:
-        """As of `Settings`."""
         super().check()
         for name in ("compile", "cuda_graph"):
             on = self.nan_check and getattr(self, name) == "on"
@@ -68,7 +67,6 @@ class SpeedSettings(StepSettings):
     """auto: on a GPU, our kernel or SDPA, the faster. None: FASTIMAE_ATTENTION says, else auto."""
 
     def check(self) -> None:
-        """As of `Settings`."""
         super().check()
         self.require(
             self.parallel == "ddp" or self.opt == "adamw",
@@ -76,7 +74,6 @@ class SpeedSettings(StepSettings):
         )
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
         yield from super().idle()
         yield Idle(self.kernels == "torch", ("attention",), "with --kernels torch")
 

@@ -185,8 +185,8 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _changes_of_step(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """As far as a checkpoint tells: earlier versions did not note that."""
-    names = [name for name in _OF_A_STEP if name in before and name in now]
-    different = [name for name in names if before[name] != now[name]]
+    told = before.keys() & now.keys()
+    different = [name for name in _OF_A_STEP if name in told and before[name] != now[name]]
     changed = [f"{_OF_A_STEP[name]} {before[name]} -> {now[name]}" for name in different]
     if EFFECTIVE_BATCH in different and now.get("lr") is None:
         changed.append("and with that the rate, --blr x effective batch / 256")

@@ -144,7 +144,10 @@ class GraphedStep(Step):
             self.failure, self.buffers = error, None
         self.optimizer.zero_grad(set_to_none=True)
         if self.failure:
-            self._go_on_without(self.failure)
+            log.warning("training goes on without CUDA graphs: %s", in_one_line(self.failure))
+            let_go(self.failure)
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def accumulate(self, batch: Batch, *, last: bool) -> Parts:
         self.prepare(batch)
@@ -174,12 +177,6 @@ class GraphedStep(Step):
     def _update(self) -> None:
         self._apply_gradients()
         self.optimizer.zero_grad(set_to_none=False)
-
-    def _go_on_without(self, failure: RuntimeError) -> None:
-        log.warning("training goes on without CUDA graphs: %s", in_one_line(failure))
-        let_go(failure)
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def _clone(batch: Batch) -> Batch:

@@ -99,7 +99,6 @@ class IMAE(Objective):
 
     @classmethod
     def build(cls, settings: IMAESettings, models: Models) -> IMAE:
-        """See `Objective`."""
         student = models.student(heads=2, head_space=settings.head_space)
         unit = settings.mask_unit(student.patch_size)
         teacher = models.teacher(
@@ -165,7 +164,6 @@ class IMAE(Objective):
 
     @property
     def picture_note(self) -> str:
-        """See `Objective`."""
         shown = "Every patch is shown as predicted in a pass in which it was masked."
         return caption(self.student, self.mask_ratio, shown)
 

@@ -43,7 +43,6 @@ class MAE(Objective):
 
     @classmethod
     def build(cls, settings: MaskSettings, models: Models) -> MAE:
-        """See `Objective`."""
         student = models.student()
         unit = settings.mask_unit(student.patch_size)
         return cls(student, mask_ratio=settings.mask_ratio, mask_unit=unit)
@@ -68,7 +67,6 @@ class MAE(Objective):
 
     @property
     def picture_note(self) -> str:
-        """See `Objective`."""
         shown = "The reconstruction shows visible patches as they were."
         return caption(self.student, self.mask_ratio, shown)
 

@@ -13,7 +13,7 @@ from fastimae.arguments import parse_training
 from fastimae.bench import command, measure
 from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers, bottleneck
 from fastimae.bench.measure import Speed
-from fastimae.bench.options import BenchOptions, changed, cores, settings
+from fastimae.bench.options import BenchOptions, changed, cores, data_settings, settings
 from fastimae.cli import bench, convert
 from fastimae.engine import prepare
 from fastimae.engine.distributed import World
@@ -351,7 +351,7 @@ def test_settings_are_those_of_a_training_run(tmp_path):
     config = settings(options, CPU)
     assert config.data.ffcv == options.data and config.optim.batch_size == 48
     assert config.data.num_workers == cores() and config.optim.precision == "fp32"
-    without = changed(config, ffcv=None)
+    without = changed(config, **data_settings(None))
     assert without.data.synthetic and without.data.ffcv is None
     with measure.build_loader(without, World(0, 1, CPU)) as loader:
         assert next(iter(loader)).images.shape == (48, 224, 224, 3)

@@ -15,7 +15,6 @@ from fastimae.engine.optim import (
     build_optimizer,
     load_optimizer,
     optimizer_state,
-    scaled_lr,
     set_lr,
 )
 from fastimae.models import MaskedAutoencoder, create_model
@@ -39,7 +38,8 @@ def test_schedule_without_warm_up_or_without_decay():
 
 
 def test_lr_scales_with_the_effective_batch():
-    assert scaled_lr(1.5e-4, 4096) == pytest.approx(2.4e-3)
+    settings = OptimSettings(blr=1.5e-4, batch_size=2048, accum_iter=2)
+    assert settings.peak_lr(ALONE) == pytest.approx(2.4e-3)
 
 
 def test_vectors_do_not_decay_and_frozen_tensors_do_not_train():
