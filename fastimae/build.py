@@ -57,17 +57,12 @@ class RunModels:
         config, model = self.config, self.config.model
         prefer(config.optim.kernels, config.optim.attention)
         torch.manual_seed(config.run.seed)
+        named_alike = MaskedAutoencoder.__init__.__kwdefaults__.keys() & vars(model).keys()
         return create_model(
             model.model,
             img_size=config.data.image_size,
             in_chans=config.data.in_chans,
-            mean=model.mean,
-            std=model.std,
-            num_heads=model.num_heads,
-            decoder_embed_dim=model.decoder_embed_dim,
-            decoder_depth=model.decoder_depth,
-            decoder_num_heads=model.decoder_num_heads,
-            norm_pix_loss=model.norm_pix_loss,
+            **{name: getattr(model, name) for name in named_alike},
             **sizes,
         )
 

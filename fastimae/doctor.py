@@ -60,10 +60,13 @@ class Check:
 
 
 def doctor() -> int:
-    """Prints each row as soon as it is known; 1 if something required is amiss, else 0."""
+    """Prints each row as soon as it is known, and if all is not well what that costs and how to
+    mend it; 1 if something required is amiss, else 0."""
     failed = False
     for check in examine():
-        print(render(check), flush=True)
+        print(f"{check.status:8} {check.name:20} {check.found}", flush=True)
+        if check.status != "ok":
+            print(f"{'':32}costs: {check.cost}\n{'':32}fix:   {check.fix}", flush=True)
         failed |= check.required and check.status != "ok"
     return int(failed)
 
@@ -73,14 +76,6 @@ def examine() -> Iterator[Check]:
     imported several times."""
     with ThreadPoolExecutor(max_workers=4) as pool:
         yield from pool.map(lambda check: check(), CHECKS)
-
-
-def render(check: Check) -> str:
-    """A check as text: one line, and if all is not well what that costs and how to mend it."""
-    lines = [f"{check.status:8} {check.name:20} {check.found}"]
-    if check.status != "ok":
-        lines += [f"{'':29}   costs: {check.cost}", f"{'':29}   fix:   {check.fix}"]
-    return "\n".join(lines)
 
 
 def check_python() -> Check:

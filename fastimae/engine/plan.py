@@ -56,4 +56,3 @@ class Plan(RunSettings, Seeded):
     """What a `Trainer` follows."""
 
     vis_freq: Count = 20
-    """Epochs between pictures; 0: only at the end."""
