@@ -74,20 +74,13 @@ class RunModels:
         return student
 
     def teacher(
-        self,
-        path: Path | None,
-        student: MaskedAutoencoder,
-        *,
-        name: str | None = None,
-        num_heads: int | None = None,
+        self, path: Path | None, student: MaskedAutoencoder, **model: Any
     ) -> MaskedAutoencoder | None:
         """The MAE of a checkpoint; None where there is no path. Raises CheckpointError."""
         if path is None:
             return None
-        return load_teacher(
-            path, student, name, num_heads=num_heads,
-            allow_partial=self.config.model.allow_partial, hints=_TEACHER_HINTS,
-        )  # fmt: skip
+        partial = self.config.model.allow_partial
+        return load_teacher(path, student, allow_partial=partial, hints=_TEACHER_HINTS, **model)
 
 
 def build_objective(config: TrainConfig, models: Models | None = None) -> Objective:

@@ -62,7 +62,7 @@ def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: s
     """
     trainer.load_state_dict(content, path, weights_flag)
     before = args_in(content)
-    if changed := [*_changes(before, trainer.args), *_changes_of_step(before, trainer.args)]:
+    if changed := _changes(before, trainer.args):
         told = "a finished run keeps its settings" if trainer.finished else _OTHER_SETTINGS
         if trainer.world.is_main:
             log.warning("%s: %s", told, ", ".join(changed))
@@ -180,14 +180,10 @@ def _origin(content: Mapping[str, Any]) -> str:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     different = other_settings(before, now)
-    return [f"--{name} {value} -> {now[name]}" for name, value in different.items()]
-
-
-def _changes_of_step(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """As far as a checkpoint tells: earlier versions did not note that."""
-    told = before.keys() & now.keys()
-    different = [name for name in _OF_A_STEP if name in told and before[name] != now[name]]
-    changed = [f"{_OF_A_STEP[name]} {before[name]} -> {now[name]}" for name in different]
-    if EFFECTIVE_BATCH in different and now.get("lr") is None:
+    changed = [f"--{name} {value} -> {now[name]}" for name, value in different.items()]
+    told = before.keys() & now.keys()  # earlier versions did not note what a step is
+    of_step = [name for name in _OF_A_STEP if name in told and before[name] != now[name]]
+    changed += [f"{_OF_A_STEP[name]} {before[name]} -> {now[name]}" for name in of_step]
+    if EFFECTIVE_BATCH in of_step and now.get("lr") is None:
         changed.append("and with that the rate, --blr x effective batch / 256")
     return changed

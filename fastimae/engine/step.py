@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -133,7 +134,9 @@ class GraphedStep(Step):
         """
         if self.prepared:
             return
-        self.buffers = _clone(batch)
+        fields = [field.name for field in dataclasses.fields(batch)]
+        cloned = {name: getattr(batch, name).clone() for name in fields}
+        self.buffers = dataclasses.replace(batch, **cloned)
         with rehearsal(self.objective, self.optimizer, self.device):
             self._rehearse()
         self.prepared = True
@@ -153,7 +156,9 @@ class GraphedStep(Step):
         self.prepare(batch)
         if self.replays is None:
             return super().accumulate(batch, last=last)
-        _copy(batch, self.buffers)
+        for field in dataclasses.fields(batch):
+            buffer = getattr(self.buffers, field.name)
+            buffer.copy_(getattr(batch, field.name), non_blocking=True)
         parts = self.replays[0]().clone()  # the next replay writes where this one did
         return dict(zip(self.names, parts.unbind(), strict=True))
 
@@ -179,11 +184,14 @@ class GraphedStep(Step):
         self.optimizer.zero_grad(set_to_none=False)
 
 
-def _clone(batch: Batch) -> Batch:
-    tensors = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch)}
-    return dataclasses.replace(batch, **tensors)
+def seed_draws(device: torch.device, *key: int) -> None:
+    """Make what torch's generators draw next, on the CPU and on `device`, a function of `key`: of
+    the step, not of what was drawn before it.
 
-
-def _copy(source: Batch, target: Batch) -> None:
-    for field in dataclasses.fields(source):
-        getattr(target, field.name).copy_(getattr(source, field.name), non_blocking=True)
+    So dropped paths need no state in checkpoints, and ranks draw apart from each other. Nothing
+    waits for the device; a recorded CUDA graph draws from there on, too.
+    """
+    number = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)

@@ -27,7 +27,6 @@ from fastimae.engine.optim import load_optimizer, optimizer_state
 from fastimae.engine.parallel import is_sharded
 from fastimae.engine.plan import Plan
 from fastimae.engine.profile import Profile
-from fastimae.engine.randomness import seed_draws
 from fastimae.engine.resume import (
     EXTRA,
     check_epochs,
@@ -38,7 +37,7 @@ from fastimae.engine.resume import (
 from fastimae.engine.sharded import laid_out, save_sharded
 from fastimae.engine.signals import stop_signals
 from fastimae.engine.statistics import load_statistics, statistics_of_all
-from fastimae.engine.step import GraphedStep, Step
+from fastimae.engine.step import GraphedStep, Step, seed_draws
 from fastimae.engine.throttle import Throttle
 
 log = logging.getLogger("fastimae")

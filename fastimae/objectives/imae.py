@@ -21,7 +21,7 @@ from fastimae.models.flops import latent_flops, training_flops
 from fastimae.models.mae import HEAD_SPACE
 from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_pairs
-from fastimae.objectives.masks import MaskSettings
+from fastimae.objectives.mae import MaskSettings
 from fastimae.objectives.mixing import MixRatio, MixSettings
 from fastimae.objectives.panels import (
     caption,
