@@ -17,7 +17,7 @@ from fastimae.engine.distributed import World
 from fastimae.engine.graph import causes
 from fastimae.engine.memory import forget_memory
 from fastimae.engine.prepare import build_step
-from fastimae.engine.throughput import drive
+from fastimae.engine.throughput import throughput
 from fastimae.loaders import Batch, DevicePrefetch, Loader
 from fastimae.loaders.sampler import endless
 from fastimae.models import MaskedAutoencoder
@@ -123,7 +123,7 @@ def _speed(
 ) -> Speed:
     with contextlib.closing(batches):
         least = min(skip, _warm_up(device))
-        spent, waited, count = drive(use, batches, device, seconds=seconds, skip=skip, least=least)
+        spent, waited, count = throughput(use, batches, device, seconds, skip=skip, least=least)
     size = config.optim.batch_size
     gpu = device.type == "cuda"
     return Speed(

@@ -111,12 +111,9 @@ class GraphedStep(Step):
     training goes on without, says so, and the error is kept as `failure`.
     """
 
-    def __init__(
-        self, *args: object, record: Callable[[Work], Work] | None = None, **settings: object
-    ) -> None:
-        """record: turns a function into its replay; for tests. Others: see `Step`."""
+    def __init__(self, *args: object, **settings: object) -> None:
         super().__init__(*args, **settings)
-        self.record = record or record_cuda_graph
+        self.record: Callable[[Work], Work] = record_cuda_graph
         self.prepared = False
         self.buffers: Batch | None = None
         self.names: list[str] = []

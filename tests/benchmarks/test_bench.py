@@ -318,7 +318,7 @@ def test_waiting_is_told_from_working(clock):
 
 def test_waiting_for_the_gpu_is_no_waiting_for_data(monkeypatch, clock):
     monkeypatch.setattr(Throttle, "wait", lambda _: clock.passes(1))
-    assert measure.drive(print, taking(clock, 0.5), CPU, seconds=6, skip=1) == (6, 2, 4)
+    assert measure.throughput(print, taking(clock, 0.5), CPU, 6, skip=1) == (6, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +329,7 @@ def test_waiting_for_the_gpu_is_no_waiting_for_data(monkeypatch, clock):
 def test_a_warm_up_is_no_longer_than_the_measurement(skip, least, seconds, warm_up, clock):
     """Batches of a second: all to skip, or as many as take as long, but no fewer than `least`."""
     batches = taking(clock, 1)
-    took, waited, count = measure.drive(
-        print, batches, CPU, seconds=seconds, skip=skip, least=least
-    )
+    took, waited, count = measure.throughput(print, batches, CPU, seconds, skip=skip, least=least)
     assert clock.now == warm_up + took and took == waited == count >= 1
 
 
