@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from fastimae.engine.peak import peak_rate
 from fastimae.engine.plan import Plan
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.prepare import StepSettings, build_step
-from fastimae.engine.resume import new_run
 from fastimae.engine.trainer import Trainer
 from fastimae.settings import Settings
 
@@ -67,7 +67,7 @@ def assemble(
 def kept(settings: Mapping[str, Any], run: OptimSettings, world: World) -> dict[str, Any]:
     """What a checkpoint keeps beside the state of a run: plain settings, what a step is, and which
     run it is."""
-    return {**settings, **run.step_of(world), RUN: new_run()}
+    return {**settings, **run.step_of(world), RUN: uuid.uuid4().hex[:12]}
 
 
 def resume_or_begin(

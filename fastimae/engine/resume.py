@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +45,6 @@ _KINDS = (
     ("0.running_mean", _NO_ENCODER),
     ("cls_token", _ENCODER),
 )
-
-
-def new_run() -> str:
-    """What tells a run from all others."""
-    return uuid.uuid4().hex[:12]
 
 
 def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: str) -> None:
