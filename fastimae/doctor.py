@@ -14,7 +14,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -60,22 +60,17 @@ class Check:
 
 
 def doctor() -> int:
-    """Prints each row as soon as it is known, and if all is not well what that costs and how to
-    mend it; 1 if something required is amiss, else 0."""
+    """Runs the checks at the same time, and prints each row as soon as it is known, in reading
+    order, with what that costs and how to mend it where all is not well. Takes some seconds: torch
+    is imported several times. Returns 1 if something required is amiss, else 0."""
     failed = False
-    for check in examine():
-        print(f"{check.status:8} {check.name:20} {check.found}", flush=True)
-        if check.status != "ok":
-            print(f"{'':32}costs: {check.cost}\n{'':32}fix:   {check.fix}", flush=True)
-        failed |= check.required and check.status != "ok"
-    return int(failed)
-
-
-def examine() -> Iterator[Check]:
-    """Runs the checks at the same time, yields them in reading order. Takes some seconds: torch is
-    imported several times."""
     with ThreadPoolExecutor(max_workers=4) as pool:
-        yield from pool.map(lambda check: check(), CHECKS)
+        for check in pool.map(lambda check: check(), CHECKS):
+            print(f"{check.status:8} {check.name:20} {check.found}", flush=True)
+            if check.status != "ok":
+                print(f"{'':32}costs: {check.cost}\n{'':32}fix:   {check.fix}", flush=True)
+                failed |= check.required
+    return int(failed)
 
 
 def check_python() -> Check:
