@@ -83,7 +83,10 @@ def check_resumable(
     to_start = f"{weights_flag} {path} starts from its weights"
     if found in _NO_DECODER and wanted not in _NO_DECODER:
         to_start = f"{weights_flag} {path} --allow_partial starts its encoder from it"
-    hint = _hint(found, to_start)
+    hint = {
+        _NO_ENCODER: "give the checkpoint-last.pth of such a run",
+        _UNKNOWN: f"if it is a vision transformer, {to_start}",
+    }.get(found, to_start)
     if found != wanted:
         raise CheckpointError(f"--resume {path} is {found}, and this run trains {wanted}: {hint}")
     if missing:
@@ -157,12 +160,6 @@ def other_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 
 def _kind(names: Collection[str]) -> str:
     return next((kind for name, kind in _KINDS if name in names), _UNKNOWN)
-
-
-def _hint(kind: str, to_start: str) -> str:
-    if kind == _NO_ENCODER:
-        return "give the checkpoint-last.pth of such a run"
-    return f"if it is a vision transformer, {to_start}" if kind == _UNKNOWN else to_start
 
 
 def _origin(content: Mapping[str, Any]) -> str:
