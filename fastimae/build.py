@@ -15,7 +15,6 @@ from fastimae.engine.checkpoint import LAST
 from fastimae.engine.distributed import World
 from fastimae.engine.files import CONVERTED_WITH, args_in
 from fastimae.engine.leftovers import PICTURE
-from fastimae.engine.plan import RunSettings
 from fastimae.engine.resume import go_on
 from fastimae.engine.trainer import Trainer
 from fastimae.evaluate.figures.reconstruct import save_reconstruction
@@ -58,17 +57,12 @@ class RunModels:
         config, model = self.config, self.config.model
         prefer(config.optim.kernels, config.optim.attention)
         torch.manual_seed(config.run.seed)
+        named_alike = MaskedAutoencoder.__init__.__kwdefaults__.keys() & vars(model).keys()
         return create_model(
             model.model,
             img_size=config.data.image_size,
             in_chans=config.data.in_chans,
-            mean=model.mean,
-            std=model.std,
-            num_heads=model.num_heads,
-            decoder_embed_dim=model.decoder_embed_dim,
-            decoder_depth=model.decoder_depth,
-            decoder_num_heads=model.decoder_num_heads,
-            norm_pix_loss=model.norm_pix_loss,
+            **{name: getattr(model, name) for name in named_alike},
             **sizes,
         )
 
@@ -80,20 +74,13 @@ class RunModels:
         return student
 
     def teacher(
-        self,
-        path: Path | None,
-        student: MaskedAutoencoder,
-        *,
-        name: str | None = None,
-        num_heads: int | None = None,
+        self, path: Path | None, student: MaskedAutoencoder, **model: Any
     ) -> MaskedAutoencoder | None:
         """The MAE of a checkpoint; None where there is no path. Raises CheckpointError."""
         if path is None:
             return None
-        return load_teacher(
-            path, student, name, num_heads=num_heads,
-            allow_partial=self.config.model.allow_partial, hints=_TEACHER_HINTS,
-        )  # fmt: skip
+        partial = self.config.model.allow_partial
+        return load_teacher(path, student, allow_partial=partial, hints=_TEACHER_HINTS, **model)
 
 
 def build_objective(config: TrainConfig, models: Models | None = None) -> Objective:
@@ -113,19 +100,17 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         objective,
         DevicePrefetch(loader, world.device),
         world,
-        run=RunSettings.gather(config.optim, run),
+        run=(config.optim, run),
         how=config.optim,
-        seed=run.seed,
         workers=config.data.num_workers,
         output_dir=run.output_dir,
         args=kept({**settings, **conversion(settings)}, config.optim, world),
         draw=functools.partial(save_reconstruction, objective, picture),
-        vis_freq=run.vis_freq,
     )
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(
         "%s, %.1f M parameters, on %s in %s; effective batch %d, lr %.3g, %d steps an epoch",
-        config.model.model, parameters / 1e6, world.device, trainer.plan.precision,
+        config.model.model, parameters / 1e6, world.device, trainer.step.precision,
         config.optim.effective_batch(world), config.optim.peak_lr(world),
         trainer.updates_per_epoch,
     )  # fmt: skip

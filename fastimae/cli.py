@@ -78,7 +78,7 @@ def doctor(argv: Sequence[str]) -> int:
 @command("fastimae-bench")
 def bench(argv: Sequence[str]) -> int:
     """fastimae-bench: how fast this machine loads and trains, and what holds it back."""
-    from fastimae.bench import bench
+    from fastimae.bench.command import bench
 
     return bench(argv)
 

@@ -6,6 +6,7 @@ runs: convert, pre-train a small i-MAE, stop it in the middle, resume it, look a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -48,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     if stands_aside("the demo"):
         return 0
     try:
-        demo(options.data, options.output_dir)
+        with folder_to_write(options.output_dir):
+            demo(options.data, options.output_dir)
     except (DemoError, FolderError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
@@ -58,12 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def demo(data: Path | None, output: Path) -> None:
-    """Every step in turn. Raises DemoError at the first that fails, FolderError."""
-    with folder_to_write(output):
-        _demo(data, output)
-
-
-def _demo(data: Path | None, output: Path) -> None:
+    """Every step in turn. Raises DemoError at the first that fails."""
     begin = time.monotonic()
     beton, run_dir = output / "demo.beton", output / "run"
     for stale in output.glob(f"{beton.name}*"):
@@ -102,9 +99,14 @@ def run_and_interrupt(command: list[str], run_dir: Path, epochs: int = 2) -> boo
     False where it was done before that. Raises DemoError if it fails or saves nothing.
     """
     process = start(command)
-    wait_until(lambda: len(log_lines(run_dir / "log.txt")) >= epochs, process)
-    into_the_next_epoch = time.monotonic() + 1
-    wait_until(lambda: time.monotonic() > into_the_next_epoch, process)
+    deadline = time.monotonic() + STEP_SECONDS
+    while len(log_lines(run_dir / "log.txt")) < epochs and process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+            raise DemoError(f"the run made no progress in {STEP_SECONDS} s")
+        time.sleep(0.1)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1)  # into the next epoch
     stopped = process.poll() is None
     if stopped:
         say("stopping it in the middle of an epoch with SIGTERM, as a cluster would")
@@ -134,16 +136,6 @@ def finish(process: subprocess.Popen, command: list[str]) -> None:
         raise DemoError(f"{command[0]} still runs after {STEP_SECONDS} s") from None
     if code != 0:
         raise DemoError(f"{command[0]} exited with status {code}")
-
-
-def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Returns once `holds()` or the process has ended. Raises DemoError if time runs out."""
-    deadline = time.monotonic() + STEP_SECONDS
-    while not holds() and process.poll() is None:
-        if time.monotonic() > deadline:
-            process.kill()
-            raise DemoError(f"the run made no progress in {STEP_SECONDS} s")
-        time.sleep(0.1)
 
 
 def log_lines(log: Path) -> list[dict]:

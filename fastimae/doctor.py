@@ -14,8 +14,9 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +37,6 @@ gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 bf16 = bool(gpus) and torch.cuda.is_bf16_supported()
 print(json.dumps({"cuda": torch.version.cuda, "gpus": gpus, "bf16": bf16}))
 """
-
-
 NATIVE_FACTS = """
 from fastimae.loaders.native_library import load, why_missing
 library = load()
@@ -61,31 +60,17 @@ class Check:
 
 
 def doctor() -> int:
-    """Prints each row as soon as it is known; 1 if something required is amiss, else 0."""
+    """Runs the checks at the same time, and prints each row as soon as it is known, in reading
+    order, with what that costs and how to mend it where all is not well. Takes some seconds: torch
+    is imported several times. Returns 1 if something required is amiss, else 0."""
     failed = False
-    for check in examine():
-        print(render(check), flush=True)
-        failed |= check.required and check.status != "ok"
-    return int(failed)
-
-
-def report() -> list[Check]:
-    """All checks, in reading order. Takes some seconds: torch is imported several times."""
-    return list(examine())
-
-
-def examine() -> Iterator[Check]:
-    """Runs the checks at the same time, yields them in reading order."""
     with ThreadPoolExecutor(max_workers=4) as pool:
-        yield from pool.map(lambda check: check(), CHECKS)
-
-
-def render(check: Check) -> str:
-    """A check as text: one line, and if all is not well what that costs and how to mend it."""
-    lines = [f"{check.status:8} {check.name:20} {check.found}"]
-    if check.status != "ok":
-        lines += [f"{'':29}   costs: {check.cost}", f"{'':29}   fix:   {check.fix}"]
-    return "\n".join(lines)
+        for check in pool.map(lambda check: check(), CHECKS):
+            print(f"{check.status:8} {check.name:20} {check.found}", flush=True)
+            if check.status != "ok":
+                print(f"{'':32}costs: {check.cost}\n{'':32}fix:   {check.fix}", flush=True)
+                failed |= check.required
+    return int(failed)
 
 
 def check_python() -> Check:
@@ -142,11 +127,6 @@ def check_requirements() -> Check:
     return Check(status="ok", found=f"{version('fastimae')}, with all it requires", **row)
 
 
-def check_torchvision() -> Check:
-    """torchvision, whose transforms evaluation uses."""
-    return check_package("torchvision", required=True, cost="fastimae-eval does not work")
-
-
 def check_native() -> Check:
     """The compiled engine that decodes .beton files."""
     found, reason = run_python(NATIVE_FACTS)
@@ -156,30 +136,6 @@ def check_native() -> Check:
         found=reason or found.strip(),
         cost="--ffcv decodes with Pillow: the same pixels, several times slower",
         fix="sudo apt-get install g++ python3-dev libjpeg-dev && pip install -e .",
-    )
-
-
-def check_triton() -> Check:
-    """triton, which comes with the CUDA builds of torch."""
-    return check_package("triton", cost="on a GPU, plain torch ops instead of the fused kernels")
-
-
-def check_dali() -> Check:
-    """NVIDIA DALI."""
-    return check_package(
-        "nvidia.dali",
-        distribution="nvidia-dali-cuda130",
-        cost="no --dali (decoding on the GPU)",
-        fix="pip install 'fastimae[dali]', or nvidia-dali-cuda120 for a driver of CUDA 12",
-    )
-
-
-def check_timm() -> Check:
-    """timm, which fine-tunes; the other libraries of fastimae-eval come with it."""
-    return check_package(
-        "timm",
-        cost="no fastimae-eval finetune and linear",
-        fix="pip install 'fastimae[eval]'",
     )
 
 
@@ -283,14 +239,25 @@ def check_package(
 CHECKS: tuple[Callable[[], Check], ...] = (
     check_python,
     check_torch,
-    check_torchvision,
+    partial(check_package, "torchvision", required=True, cost="fastimae-eval does not work"),
     check_pillow,
     check_requirements,
-    check_triton,
+    partial(check_package, "triton", cost="on a GPU, plain torch ops instead of the fused kernels"),
     check_native,
     check_ffcv,
-    check_dali,
-    check_timm,
+    partial(
+        check_package,
+        "nvidia.dali",
+        distribution="nvidia-dali-cuda130",
+        cost="no --dali (decoding on the GPU)",
+        fix="pip install 'fastimae[dali]', or nvidia-dali-cuda120 for a driver of CUDA 12",
+    ),
+    partial(
+        check_package,
+        "timm",
+        cost="no fastimae-eval finetune and linear",
+        fix="pip install 'fastimae[eval]'",
+    ),
     check_apex,
     check_cores,
     check_shared_memory,

@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -43,23 +43,20 @@ def spelled(word: str) -> str:
 def flags_of(options: type) -> dict[str, str]:
     """What each flag of an options class sets, by tyro's rules: groups are flattened, bools have a
     --no_ form, and arguments may have aliases."""
-    return dict(_flags_of(options))
-
-
-def _flags_of(options: type) -> Iterator[tuple[str, str]]:
+    found: dict[str, str] = {}
     hints = get_type_hints(options, include_extras=True)
     for field in dataclasses.fields(options):
         hint = hints[field.name]
-        plain = hint.__origin__ if hasattr(hint, "__metadata__") else hint
         if dataclasses.is_dataclass(hint):
-            yield from _flags_of(hint)
+            found |= flags_of(hint)
             continue
-        yield f"--{field.name}", field.name
-        if plain is bool:
-            yield f"--no_{field.name}", field.name
-        for note in get_args(hint)[1:] if hasattr(hint, "__metadata__") else ():
-            for alias in getattr(note, "aliases", None) or ():
-                yield spelled(alias), field.name
+        notes = getattr(hint, "__metadata__", ())
+        aliases = [alias for note in notes for alias in getattr(note, "aliases", None) or ()]
+        names = [f"--{field.name}", *map(spelled, aliases)]
+        if (hint.__origin__ if notes else hint) is bool:
+            names.append(f"--no_{field.name}")
+        found |= dict.fromkeys(names, field.name)
+    return found
 
 
 class OnceParser(argparse.ArgumentParser):

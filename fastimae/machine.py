@@ -71,21 +71,18 @@ def cpu_bf16(flags: frozenset[str]) -> str:
 
 def missing_build_packages() -> list[str]:
     """The Debian packages without which ffcv does not build or import."""
+    tool = shutil.which("pkg-config")
+
+    def has_library(name: str) -> bool:
+        return bool(tool) and subprocess.run([tool, "--exists", name], check=False).returncode == 0
+
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     there = {
         "g++": shutil.which("g++") is not None,
-        "pkg-config": shutil.which("pkg-config") is not None,
+        "pkg-config": tool is not None,
         "python3-dev": header.exists(),
         "libturbojpeg0-dev": has_library("libturbojpeg"),
         "libopencv-dev": has_library("opencv4"),
         "libgl1": ctypes.util.find_library("GL") is not None,
     }
     return [package for package, present in there.items() if not present]
-
-
-def has_library(name: str) -> bool:
-    """Whether pkg-config knows a library's headers."""
-    tool = shutil.which("pkg-config")
-    return (
-        tool is not None and subprocess.run([tool, "--exists", name], check=False).returncode == 0
-    )

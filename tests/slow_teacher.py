@@ -14,7 +14,7 @@ from torch import nn
 from fastimae.kernels import random_masking
 from fastimae.objectives import Objective
 from fastimae.objectives.base import Teacher
-from fastimae.objectives.masks import MaskSettings
+from fastimae.objectives.mae import MaskSettings
 from fastimae.settings import InnerShare
 
 

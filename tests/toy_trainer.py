@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from fastimae.engine.distributed import World
-from fastimae.engine.optim import Schedule, build_optimizer
+from fastimae.engine.optim import build_optimizer
 from fastimae.engine.plan import Plan
+from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.trainer import Trainer
 from fastimae.loaders import DevicePrefetch, create_loader
 from fastimae.loaders.epoch_steps import EpochSteps
@@ -72,19 +73,27 @@ class Squares(Objective):
         return {"loss": loss, "half": loss / 2}
 
 
-def trainer(path, *, batch_size=4, n=24, objective=None, full_speed=None, **plan):
-    objective = objective or Squares()
-    plan = Plan(**{"epochs": 3, "log_steps": 4, **plan})
+def trainer(path, *, batch_size=4, n=24, objective=None, full_speed=None, precision="fp32", **plan):
+    plan = Plan(**{"epochs": 3, "log_steps": 4, "lr": 0.1, "warmup_epochs": 1, **plan})
     return Trainer(
-        objective=objective,
-        loader=Counting(batch_size, n, plan.accum_iter),
-        optimizer=build_optimizer(objective, 0.1, 0.05),
-        schedule=Schedule(lr=0.1, min_lr=0, warmup_epochs=1, epochs=plan.epochs),
-        plan=plan,
-        world=CPU,
-        output_dir=path,
+        step_of(objective or Squares(), plan, precision=precision),
+        Counting(batch_size, n, plan.accum_iter),
+        plan,
+        CPU,
+        path,
         args={"batch_size": batch_size},
         full_speed=full_speed,
+    )
+
+
+def step_of(objective, plan, kind=Step, precision="fp32"):
+    return kind(
+        objective,
+        build_optimizer(objective, plan.lr, plan.weight_decay),
+        precision=precision,
+        device=CPU.device,
+        accum_iter=plan.accum_iter,
+        clip_grad=plan.clip_grad,
     )
 
 
@@ -100,7 +109,7 @@ class Noting(DevicePrefetch):
         return super().__iter__()
 
 
-def mae_trainer(path, seen, **plan):
+def mae_trainer(path, seen, cuda_graph=False, **plan):
     """Of a small MAE."""
     torch.manual_seed(0)
     objective = MAE(create_model("mae_vit_nano_patch8", img_size=16))
@@ -109,12 +118,6 @@ def mae_trainer(path, seen, **plan):
     )
     loader = Noting(loader, "cpu")
     loader.seen = seen
-    return Trainer(
-        objective=objective,
-        loader=loader,
-        optimizer=build_optimizer(objective, 1e-2, 0.05),
-        schedule=Schedule(lr=1e-2, min_lr=0, warmup_epochs=1, epochs=3),
-        plan=Plan(log_steps=4, accum_iter=2, **plan),
-        world=CPU,
-        output_dir=path,
-    )
+    plan = Plan(lr=1e-2, warmup_epochs=1, log_steps=4, accum_iter=2, **plan)
+    step = step_of(objective, plan, GraphedStep if cuda_graph else Step)
+    return Trainer(step, loader, plan, CPU, path)

@@ -13,7 +13,7 @@ from benchmarks.train.cases import Case
 from benchmarks.train.measure import UNTIL_RECORDED, Row, checked, row, start_afresh
 from benchmarks.train.plain import Plain
 from benchmarks.train.variants import Way, Workshop
-from fastimae.engine.throughput import drive
+from fastimae.engine.throughput import throughput
 from fastimae.loaders import DevicePrefetch, create_loader
 from fastimae.loaders.sampler import endless
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
@@ -53,8 +53,8 @@ def measure_fed(
         path = folder if plain else beton
         with source(case, path, workshop, num_workers) as batches:
             skip = max(least, min(2 * num_workers + 2, 40))
-            spent, waited, count = drive(
-                variant.train, batches, device, seconds=seconds, skip=skip, least=least
+            spent, waited, count = throughput(
+                variant.train, batches, device, seconds, skip=skip, least=least
             )
         data = f"{path.name} (ImageFolder)" if plain else path.name
         more = {"num_workers": num_workers, "data_wait": waited / spent, "note": note}

@@ -14,6 +14,8 @@ NEARLY = 0.97
 DISTURBED = 0.85
 """Of the slower part's speed: with less, the parts take something from each other."""
 
+SMALLER_IMAGES = "fastimae-convert --max_resolution 384 --reencode: smaller images decode faster"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
@@ -30,7 +32,8 @@ def best_workers(found: Findings, given: int) -> int:
     """The fewest threads that keep the step fed with headroom, or else the fastest number."""
     if not found.workers:
         return given
-    enough = [n for n, one in found.workers.items() if one.img_per_s >= _needed(found)]
+    needed = HEADROOM * found.step.img_per_s
+    enough = [n for n, one in found.workers.items() if one.img_per_s >= needed]
     fastest = max(one.img_per_s for one in found.workers.values())
     near = [n for n, one in found.workers.items() if one.img_per_s >= NEARLY * fastest]
     return min(enough or near)
@@ -60,14 +63,19 @@ def advice(
     """What holds the run back, then one line for each flag that would help."""
     which = bottleneck(found)
     if which == "loader":
-        return [_slow_loader(found), *_for_the_loader(found, workers, cores, on_gpu)]
+        share = found.loader.img_per_s / found.step.img_per_s
+        return [
+            f"The loader is the bottleneck: it brings {share:.0%} of the images that the step "
+            "could take.",
+            *_for_the_loader(found, workers, cores, on_gpu),
+        ]
     if which == "shared":
         lost = 1 - found.both.img_per_s / found.step.img_per_s
         return [
             f"Loader and step share the cores: together they are {lost:.0%} slower than the step "
             "alone.",
             *_fewer_workers(found, workers),
-            "fastimae-convert --max_resolution 384 --reencode: smaller images decode faster",
+            SMALLER_IMAGES,
         ]
     lines = ["The step is the bottleneck: it is busy, and the loader has time to spare."]
     if found.loader is None:
@@ -84,20 +92,12 @@ def advice(
     return lines + _fewer_workers(found, workers)
 
 
-def _slow_loader(found: Findings) -> str:
-    share = found.loader.img_per_s / found.step.img_per_s
-    return (
-        f"The loader is the bottleneck: it brings {share:.0%} of the images that the step could "
-        "take."
-    )
-
-
 def _for_the_loader(found: Findings, workers: int, cores: int, on_gpu: bool) -> list[str]:
     lines = []
     best = best_workers(found, workers)
     if best > workers or (workers < cores and not found.workers):
         lines.append(f"--num_workers {max(best, cores)}: this machine has {cores} cores for it")
-    lines.append("fastimae-convert --max_resolution 384 --reencode: smaller images decode faster")
+    lines.append(SMALLER_IMAGES)
     lines.append("--repeated_aug 2: two crops of each decoded image")
     if on_gpu:
         lines.append("--dali_share 0.3: NVIDIA DALI decodes a share of the images on the GPU")
@@ -109,7 +109,3 @@ def _fewer_workers(found: Findings, workers: int) -> list[str]:
     if best >= workers:
         return []
     return [f"--num_workers {best}: is enough, and leaves cores to other work"]
-
-
-def _needed(found: Findings) -> float:
-    return HEADROOM * found.step.img_per_s

@@ -124,7 +124,8 @@ def try_batch_sizes(
     as long as the last: on a GPU each batch size is compiled anew.
     """
     found, last = {}, given
-    for size in _sizes(config.optim.batch_size, device):
+    for power in range(1, 7 if device.type == "cuda" else 2):
+        size = config.optim.batch_size * 2**power
         if left() < last.took:
             log.info("no time left for --batch_size %d: it may take %.0f s", size, last.took)
             break
@@ -136,13 +137,6 @@ def try_batch_sizes(
             break
         found[size] = last
     return found
-
-
-def _sizes(given: int, device: torch.device) -> Iterator[int]:
-    if device.type == "cuda":
-        yield from (given * 2**power for power in range(1, 7))
-    else:
-        yield given * 2
 
 
 def report(found: Findings, config: TrainConfig, device: torch.device) -> str:

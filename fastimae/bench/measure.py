@@ -10,17 +10,14 @@ from pathlib import Path
 
 import torch
 
-from fastimae.bench.options import changed
+from fastimae.bench.options import changed, data_settings
 from fastimae.build import RunModels, build_loader, build_objective
 from fastimae.config import TrainConfig
 from fastimae.engine.distributed import World
 from fastimae.engine.graph import causes
 from fastimae.engine.memory import forget_memory
-from fastimae.engine.optim import build_optimizer
-from fastimae.engine.precision import resolve_precision
-from fastimae.engine.prepare import prepare_objective, wants_graph
-from fastimae.engine.step import GraphedStep, Step
-from fastimae.engine.throughput import drive
+from fastimae.engine.prepare import build_step
+from fastimae.engine.throughput import throughput
 from fastimae.loaders import Batch, DevicePrefetch, Loader
 from fastimae.loaders.sampler import endless
 from fastimae.models import MaskedAutoencoder
@@ -58,9 +55,9 @@ def step_speed(config: TrainConfig, device: torch.device, seconds: float) -> Spe
     """
     start = time.perf_counter()
     forget_memory(device)
-    with _loader(changed(config, ffcv=None), device) as loader:
+    with _loader(changed(config, **data_settings(None)), device) as loader:
         batch = next(iter(loader)).to(device)
-    train = build_step(config, device)
+    train = training_step(config, device)
     speed = _speed(config, device, _always(batch), train, _warm_up(device), seconds)
     return dataclasses.replace(speed, took=time.perf_counter() - start)
 
@@ -69,33 +66,27 @@ def fed_speed(config: TrainConfig, device: torch.device, seconds: float) -> Spee
     """Steps on batches of the data, as a run has them within an epoch. Raises as `loader_speed`,
     `step_speed`."""
     forget_memory(device)
-    train = build_step(config, device)
+    train = training_step(config, device)
     with DevicePrefetch(endless(_loader(config, device)), device) as loader:
         skip = max(QUEUED, _warm_up(device))
         return _speed(config, device, iter(loader), train, skip, seconds)
 
 
-def build_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], object]:
+def training_step(config: TrainConfig, device: torch.device) -> Callable[[Batch], object]:
     """The training step of a run with these settings; teachers have fresh weights.
 
     The step raises torch.cuda.OutOfMemoryError where it, or its recording, does not fit.
     """
-    objective = build_objective(config, _FreshModels(config)).to(device)
+    objective = build_objective(config, _FreshModels(config))
     torch.compiler.reset()  # torch compiles a block for so many shapes only
-    precision = resolve_precision(config.optim.precision, device)
-    prepare_objective(objective, config.optim, device, precision, loader=None)
-    graphed = wants_graph(config.optim, World(0, 1, device), precision)
-    step = (GraphedStep if graphed else Step)(
-        objective,
-        build_optimizer(objective, RATE, config.optim.weight_decay, for_graph=graphed),
-        precision=precision,
-        device=device,
-    )
+    step = build_step(objective, config.optim, config.optim, World(0, 1, device))
 
     def train(batch: Batch) -> None:
         step([batch], RATE)
-        if graphed and _out_of_memory(step.failure):  # a run would go on, without graphs
-            raise torch.cuda.OutOfMemoryError(str(step.failure)) from step.failure
+        failure = getattr(step, "failure", None)
+        chain = causes(failure) if failure else []
+        if any(isinstance(one, torch.cuda.OutOfMemoryError) for one in chain):
+            raise torch.cuda.OutOfMemoryError(str(failure)) from failure  # a run would go on
 
     return train
 
@@ -106,12 +97,6 @@ class _FreshModels(RunModels):
     def teacher(self, path: Path | None, *_: object, **__: object) -> MaskedAutoencoder:
         """One of the student's size."""
         return self.fresh()
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether it is, or was caused by, a lack of a GPU's memory."""
-    chain = causes(error) if error else []
-    return any(isinstance(one, torch.cuda.OutOfMemoryError) for one in chain)
 
 
 def _loader(config: TrainConfig, device: torch.device) -> Loader:
@@ -138,7 +123,7 @@ def _speed(
 ) -> Speed:
     with contextlib.closing(batches):
         least = min(skip, _warm_up(device))
-        spent, waited, count = drive(use, batches, device, seconds=seconds, skip=skip, least=least)
+        spent, waited, count = throughput(use, batches, device, seconds, skip=skip, least=least)
     size = config.optim.batch_size
     gpu = device.type == "cuda"
     return Speed(

@@ -73,20 +73,16 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = 128 if device.type == "cuda" else 32
-    config = updated(
+    config = changed(
         config_with(options.objective),
-        {
-            "model": options.model,
-            "objective": options.objective,
-            "input_size": [options.input_size],
-            "batch_size": batch_size,
-            "num_workers": cores() if options.num_workers is None else options.num_workers,
-            "precision": options.precision,
-            **pairs_for(options.objective, batch_size),
-            **data_settings(options.data),
-            "image_field": options.image_field,
-        },
-        "fastimae-bench",
+        model=options.model,
+        objective=options.objective,
+        input_size=[options.input_size],
+        batch_size=batch_size,
+        num_workers=cores() if options.num_workers is None else options.num_workers,
+        precision=options.precision,
+        **pairs_for(options.objective, batch_size),
+        **data_settings(options.data, options.image_field),
     )
     config.check()
     return config
@@ -98,18 +94,15 @@ def pairs_for(objective: str, batch_size: int) -> dict[str, object]:
     return {"mix_group": 0} if pairs else {}
 
 
-def data_settings(data: Path | None) -> dict[str, object]:
+def data_settings(data: Path | None, image_field: str | None = None) -> dict[str, object]:
     """Flags that name the data: a .beton file, whose labels are not needed, or made-up images."""
-    if data is None:
-        fields = {"label_field": None, "image_field": None}
-        return {"synthetic": True, "synthetic_samples": SAMPLES, **fields}
-    return {"ffcv": str(data), "label_field": NO_LABELS}
+    made_up = {"synthetic": True, "synthetic_samples": SAMPLES} if data is None else {}
+    label_field = None if data is None else NO_LABELS
+    return {"ffcv": data, "label_field": label_field, "image_field": image_field, **made_up}
 
 
 def changed(config: TrainConfig, **flags: object) -> TrainConfig:
-    """The same run with other flags; `ffcv=None` takes made-up images."""
-    if "ffcv" in flags and flags["ffcv"] is None:
-        flags |= data_settings(None)
+    """The same run with other flags."""
     return updated(config, flags, "fastimae-bench")
 
 

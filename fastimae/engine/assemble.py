@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,13 @@ from fastimae.engine.cores import Cores, cores_here
 from fastimae.engine.distributed import World
 from fastimae.engine.files import RUN, args_in
 from fastimae.engine.leftovers import make_room
-from fastimae.engine.optim import build_optimizer
-from fastimae.engine.parallel import parallelise
+from fastimae.engine.optim import OptimSettings
 from fastimae.engine.peak import peak_rate
-from fastimae.engine.plan import Plan, RunSettings
+from fastimae.engine.plan import Plan
 from fastimae.engine.precision import resolve_precision
-from fastimae.engine.prepare import StepSettings, prepare_objective, wants_graph
-from fastimae.engine.resume import new_run
+from fastimae.engine.prepare import StepSettings, build_step
 from fastimae.engine.trainer import Trainer
+from fastimae.settings import Settings
 
 if TYPE_CHECKING:
     from fastimae.objectives.base import Objective
@@ -34,64 +34,40 @@ def assemble(
     loader: Any,
     world: World,
     *,
-    run: RunSettings,
+    run: Sequence[Settings],
     how: StepSettings,
-    seed: int,
     workers: int,
     output_dir: Path,
     args: dict[str, Any],
     optimizer: Callable[[float], torch.optim.Optimizer] | None = None,
     draw: Callable[[Any], None] | None = None,
-    vis_freq: int = 0,
 ) -> Trainer:
     """The trainer of a run that begins. Raises ValueError, naming the flag, for what cannot be.
 
-    loader: its batches are on the device, see `fastimae.loaders.DevicePrefetch`. workers: of the
-    loader. args: see `kept`. optimizer: makes one, given the rate; None: as `build_optimizer`.
-    draw, vis_freq: see `Trainer` and `Plan`.
+    loader: its batches are on the device, see `fastimae.loaders.DevicePrefetch`. run: what `Plan`
+    is gathered of. workers: of the loader. args: see `kept`. optimizer: see `build_step`. draw:
+    see `Trainer`.
     """
-    precision = resolve_precision(how.precision, world.device)
-    graph = wants_graph(how, world, precision)
+    plan = Plan.gather(*run)
     cores = cores_here(world.device, workers)
-    speed = full_speed(objective, world, precision, cores)
-    objective.to(world.device)
-    prepare_objective(objective, how, world.device, precision, loader)
-    with world.watched():
-        parallel = parallelise(objective, world, how.parallel, precision)
-    lr = run.peak_lr(world)
-    if optimizer is None:
-        made = build_optimizer(objective, lr, run.weight_decay, opt=how.opt, for_graph=graph)
-    else:
-        made = optimizer(lr)
+    speed = full_speed(objective, world, resolve_precision(how.precision, world.device), cores)
+    step = build_step(objective, how, plan, world, loader, optimizer)
     trainer = Trainer(
-        objective=objective,
-        loader=loader,
-        optimizer=made,
-        schedule=run.schedule(world),
-        plan=Plan.gather(run, precision=precision, cuda_graph=graph, vis_freq=vis_freq),
-        world=world,
-        output_dir=output_dir,
-        log_dir=run.log_dir,
-        args=args,
-        draw=draw,
-        parallel=parallel,
-        cores=cores,
-        full_speed=speed,
-        seed=seed,
+        step, loader, plan, world, output_dir, args=args, draw=draw, cores=cores, full_speed=speed
     )
-    trainer.epoch = run.start_epoch
-    if run.warmup_epochs >= run.epochs:
+    trainer.epoch = plan.start_epoch
+    if plan.warmup_epochs >= plan.epochs:
         log.warning(
             "--warmup_epochs %g is not below --epochs %d: the learning rate never reaches %.3g",
-            run.warmup_epochs, run.epochs, lr,
+            plan.warmup_epochs, plan.epochs, plan.peak_lr(world),
         )  # fmt: skip
     return trainer
 
 
-def kept(settings: Mapping[str, Any], run: RunSettings, world: World) -> dict[str, Any]:
+def kept(settings: Mapping[str, Any], run: OptimSettings, world: World) -> dict[str, Any]:
     """What a checkpoint keeps beside the state of a run: plain settings, what a step is, and which
     run it is."""
-    return {**settings, **run.step_of(world), RUN: new_run()}
+    return {**settings, **run.step_of(world), RUN: uuid.uuid4().hex[:12]}
 
 
 def resume_or_begin(

@@ -123,7 +123,8 @@ def _within(
         name = key.removeprefix(chosen.prefix) if own else _beside(key, chosen.prefix)
         if own and key.endswith(_COUNTERS):
             continue
-        if name is None or not _is_weight(value):
+        counts = not value.is_floating_point() and value.ndim == 0  # as AveragedModel's n_averaged
+        if name is None or counts:
             left_out.append(key)
         else:
             weights[name] = value
@@ -136,8 +137,3 @@ def _beside(key: str, prefix: str) -> str | None:
     outer = [".".join([*parts[:count], ""]) for count in range(len(parts), 0, -1)]
     names = (key.removeprefix(start) for start in (*outer, "") if key.startswith(start))
     return next((name for name in names if name.startswith(DECODER)), None)
-
-
-def _is_weight(value: object) -> bool:
-    """Not a counter, as AveragedModel's n_averaged, nor anything but a tensor."""
-    return torch.is_tensor(value) and (value.is_floating_point() or value.ndim > 0)

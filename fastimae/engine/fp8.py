@@ -33,11 +33,7 @@ def quantise(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def quantise_and_compare(
-    module: nn.Module,
-    output: Callable[[], Tensor],
-    quantise: Callable[[nn.Module], None] = quantise,
-) -> float:
+def quantise_and_compare(module: nn.Module, output: Callable[[], Tensor]) -> float:
     """Quantise the module; returns how far that moves `output()`, as a relative l2 distance."""
     before = output().float()
     quantise(module)

@@ -167,7 +167,9 @@ class Reporter:
         self.bar.set_postfix_str(", ".join(shown))
         if self.board:
             for name, value in values.items():
-                self.board.add_scalar(_board_tag(name), value, round(epoch * 1000))
+                of_the_loss = name == "loss" or name not in ON_THE_BAR  # has MAE's prefix
+                tag = f"train_{name}" if of_the_loss else name
+                self.board.add_scalar(tag, value, round(epoch * 1000))
 
     def epoch(self, values: dict[str, Any]) -> None:
         """Append a line to log.txt."""
@@ -189,12 +191,6 @@ class Reporter:
         self.bar.close()
         if self.board:
             self.board.close()
-
-
-def _board_tag(name: str) -> str:
-    """Parts of the loss have MAE's prefix."""
-    of_the_loss = name == "loss" or name not in ON_THE_BAR
-    return f"train_{name}" if of_the_loss else name
 
 
 def _epoch_of(line: str) -> float:

@@ -18,24 +18,6 @@ BETAS = (0.9, 0.95)
 ADAMW = "adamw"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Linear warm-up from 0 to `lr`, then half a cosine down to `min_lr`. Units: epochs."""
-
-    lr: float
-    min_lr: float
-    warmup_epochs: float
-    epochs: float
-
-    def at(self, epoch: float) -> float:
-        """Learning rate at a point of training, in fractional epochs."""
-        if epoch < self.warmup_epochs:
-            return self.lr * epoch / self.warmup_epochs
-        rest = max(self.epochs - self.warmup_epochs, 1e-12)
-        cosine = math.cos(math.pi * min((epoch - self.warmup_epochs) / rest, 1.0))
-        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + cosine)
-
-
 @dataclasses.dataclass(kw_only=True)
 class OptimSettings(StepSize):
     """How it is trained."""
@@ -64,22 +46,18 @@ class OptimSettings(StepSize):
         return {PROCESSES: world.size, EFFECTIVE_BATCH: self.effective_batch(world)}
 
     def peak_lr(self, world: World) -> float:
-        """The learning rate after warm-up."""
-        if self.lr is not None:
-            return self.lr
-        return scaled_lr(self.blr, self.effective_batch(world))
+        """The learning rate after warm-up; MAE scales it linearly with the batch."""
+        return self.blr * self.effective_batch(world) / 256 if self.lr is None else self.lr
 
-    def schedule(self, world: World) -> Schedule:
-        """The learning rate at each point of training."""
-        return Schedule(
-            lr=self.peak_lr(world), min_lr=self.min_lr,
-            warmup_epochs=self.warmup_epochs, epochs=self.epochs,
-        )  # fmt: skip
-
-
-def scaled_lr(blr: float, effective_batch: int) -> float:
-    """The linear scaling rule: blr is the rate of an effective batch of 256 images."""
-    return blr * effective_batch / 256
+    def lr_at(self, epoch: float, world: World) -> float:
+        """The learning rate at a point of training, in fractional epochs: it rises linearly from 0,
+        then falls by half a cosine."""
+        peak = self.peak_lr(world)
+        if epoch < self.warmup_epochs:
+            return peak * epoch / self.warmup_epochs
+        rest = max(self.epochs - self.warmup_epochs, 1e-12)
+        cosine = math.cos(math.pi * min((epoch - self.warmup_epochs) / rest, 1.0))
+        return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + cosine)
 
 
 def build_optimizer(

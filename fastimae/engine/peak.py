@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -39,7 +38,11 @@ def peak_rate(device: torch.device, precision: str) -> float:
     if device.type == "cpu":
         return _cpu_rate(device, dtype)
     key = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {precision}"
-    return _kept(key, lambda: _gpu_rate(device, dtype))
+    if key not in (rates := _read()):
+        rates[key] = product_rate(device, dtype, GPU_SIDE)
+        forget_memory(device)
+        _write(rates)
+    return rates[key]
 
 
 def product_rate(
@@ -85,21 +88,6 @@ def _cpu_rate(device: torch.device, dtype: torch.dtype) -> float:
         if 2 * side**3 / rate > CPU_SECONDS:
             break
     return best
-
-
-def _gpu_rate(device: torch.device, dtype: torch.dtype) -> float:
-    rate = product_rate(device, dtype, GPU_SIDE)
-    forget_memory(device)
-    return rate
-
-
-def _kept(key: str, measure: Callable[[], float]) -> float:
-    """What the cache file holds under the key, or else what is measured and then kept there."""
-    rates = _read()
-    if key not in rates:
-        rates[key] = measure()
-        _write(rates)
-    return rates[key]
 
 
 def _read() -> dict[str, float]:

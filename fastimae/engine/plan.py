@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastimae.engine.optim import OptimSettings
-from fastimae.settings import Count, Free, Idle, PositiveInt, Settings
+from fastimae.settings import Count, Free, Idle, PositiveInt, Seeded, Settings
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -35,7 +35,6 @@ class LoopSettings(Settings):
     """Write a trace of steps 20 to 30 to output_dir, for ui.perfetto.dev."""
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
         yield from super().idle()
         yield Idle(bool(self.resume), ("start_epoch",), "with --resume")
 
@@ -45,7 +44,6 @@ class RunSettings(LoopSettings, OptimSettings):
     """How long to train, how fast, and what to leave behind."""
 
     def check(self) -> None:
-        """As of `Settings`."""
         super().check()
         self.require(
             self.start_epoch < self.epochs,
@@ -54,12 +52,7 @@ class RunSettings(LoopSettings, OptimSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Plan(RunSettings):
-    """What a `Trainer` follows: settings, and what became of them on this machine."""
+class Plan(RunSettings, Seeded):
+    """What a `Trainer` follows."""
 
     vis_freq: Count = 20
-    """Epochs between pictures; 0: only at the end."""
-    precision: str = "fp32"
-    """See `computing`."""
-    cuda_graph: bool = False
-    """Whether steps are recorded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -12,9 +12,11 @@ import torch
 from fastimae.engine.distributed import World
 from fastimae.engine.fp8 import quantise_and_compare
 from fastimae.engine.nan_check import check_modules
-from fastimae.engine.optim import ADAMW
-from fastimae.engine.precision import Precision, computing
+from fastimae.engine.optim import ADAMW, OptimSettings, build_optimizer
+from fastimae.engine.parallel import parallelise
+from fastimae.engine.precision import Precision, computing, resolve_precision
 from fastimae.engine.regions import compile_blocks, recompute_blocks
+from fastimae.engine.step import GraphedStep, Step
 from fastimae.settings import ConfigError, Free, Idle, Settings
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ class StepSettings(Settings):
     # What pre-training can choose, and others have as it is here.
 
     def check(self) -> None:
-        """As of `Settings`."""
         super().check()
         for name in ("compile", "cuda_graph"):
             on = self.nan_check and getattr(self, name) == "on"
@@ -66,7 +67,6 @@ class SpeedSettings(StepSettings):
     """auto: on a GPU, our kernel or SDPA, the faster. None: FASTIMAE_ATTENTION says, else auto."""
 
     def check(self) -> None:
-        """As of `Settings`."""
         super().check()
         self.require(
             self.parallel == "ddp" or self.opt == "adamw",
@@ -74,9 +74,43 @@ class SpeedSettings(StepSettings):
         )
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
         yield from super().idle()
         yield Idle(self.kernels == "torch", ("attention",), "with --kernels torch")
+
+
+def build_step(
+    objective: Objective,
+    how: StepSettings,
+    run: OptimSettings,
+    world: World,
+    loader: Loader | None = None,
+    optimizer: Callable[[float], torch.optim.Optimizer] | None = None,
+) -> Step:
+    """The step of a run, ready to be taken. Raises ValueError, naming the flag, for what cannot be.
+
+    loader: shows the first images to a teacher in fp8. optimizer: makes one, given the rate; None:
+    as `build_optimizer`.
+    """
+    precision = resolve_precision(how.precision, world.device)
+    graph = wants_graph(how, world, precision)
+    objective.to(world.device)
+    prepare_objective(objective, how, world.device, precision, loader)
+    with world.watched():
+        parallel = parallelise(objective, world, how.parallel, precision)
+    lr = run.peak_lr(world)
+    if optimizer is None:
+        made = build_optimizer(objective, lr, run.weight_decay, opt=how.opt, for_graph=graph)
+    else:
+        made = optimizer(lr)
+    return (GraphedStep if graph else Step)(
+        objective,
+        made,
+        precision=precision,
+        device=world.device,
+        accum_iter=run.accum_iter,
+        clip_grad=run.clip_grad,
+        parallel=parallel,
+    )
 
 
 def prepare_objective(
@@ -84,7 +118,7 @@ def prepare_objective(
     how: StepSettings,
     device: torch.device,
     precision: str,
-    loader: Loader,
+    loader: Loader | None,
 ) -> None:
     """The objective as --precision, --compile, --grad_checkpointing and --nan_check want it, and
     its teachers in their formats. Raises ValueError."""

@@ -5,10 +5,10 @@ A block is an item of an nn.ModuleList: all blocks of a kind share one compilati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import functools
+from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 KINDS = 64
@@ -48,11 +48,5 @@ def recompute_blocks(module: nn.Module) -> None:
     """
     for block in blocks(module):
         name = "from_sum" if hasattr(block, "from_sum") else "forward"
-        setattr(block, name, _recomputed(getattr(block, name)))
-
-
-def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def keep_inputs_only(*inputs: Any) -> Tensor:
-        return checkpoint(forward, *inputs, use_reentrant=False)
-
-    return keep_inputs_only
+        whole = getattr(block, name)
+        setattr(block, name, functools.partial(checkpoint, whole, use_reentrant=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,11 +47,6 @@ _KINDS = (
 )
 
 
-def new_run() -> str:
-    """What tells a run from all others."""
-    return uuid.uuid4().hex[:12]
-
-
 def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: str) -> None:
     """Take the trainer to where a checkpoint was saved, and say so.
 
@@ -62,7 +56,7 @@ def go_on(trainer: Trainer, content: dict[str, Any], path: Path, weights_flag: s
     """
     trainer.load_state_dict(content, path, weights_flag)
     before = args_in(content)
-    if changed := [*_changes(before, trainer.args), *_changes_of_step(before, trainer.args)]:
+    if changed := _changes(before, trainer.args):
         told = "a finished run keeps its settings" if trainer.finished else _OTHER_SETTINGS
         if trainer.world.is_main:
             log.warning("%s: %s", told, ", ".join(changed))
@@ -89,7 +83,10 @@ def check_resumable(
     to_start = f"{weights_flag} {path} starts from its weights"
     if found in _NO_DECODER and wanted not in _NO_DECODER:
         to_start = f"{weights_flag} {path} --allow_partial starts its encoder from it"
-    hint = _hint(found, to_start)
+    hint = {
+        _NO_ENCODER: "give the checkpoint-last.pth of such a run",
+        _UNKNOWN: f"if it is a vision transformer, {to_start}",
+    }.get(found, to_start)
     if found != wanted:
         raise CheckpointError(f"--resume {path} is {found}, and this run trains {wanted}: {hint}")
     if missing:
@@ -165,12 +162,6 @@ def _kind(names: Collection[str]) -> str:
     return next((kind for name, kind in _KINDS if name in names), _UNKNOWN)
 
 
-def _hint(kind: str, to_start: str) -> str:
-    if kind == _NO_ENCODER:
-        return "give the checkpoint-last.pth of such a run"
-    return f"if it is a vision transformer, {to_start}" if kind == _UNKNOWN else to_start
-
-
 def _origin(content: Mapping[str, Any]) -> str:
     """Who wrote a checkpoint, as far as it tells."""
     if "fastimae_format" in content:
@@ -180,14 +171,10 @@ def _origin(content: Mapping[str, Any]) -> str:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     different = other_settings(before, now)
-    return [f"--{name} {value} -> {now[name]}" for name, value in different.items()]
-
-
-def _changes_of_step(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """As far as a checkpoint tells: earlier versions did not note that."""
-    names = [name for name in _OF_A_STEP if name in before and name in now]
-    different = [name for name in names if before[name] != now[name]]
-    changed = [f"{_OF_A_STEP[name]} {before[name]} -> {now[name]}" for name in different]
-    if EFFECTIVE_BATCH in different and now.get("lr") is None:
+    changed = [f"--{name} {value} -> {now[name]}" for name, value in different.items()]
+    told = before.keys() & now.keys()  # earlier versions did not note what a step is
+    of_step = [name for name in _OF_A_STEP if name in told and before[name] != now[name]]
+    changed += [f"{_OF_A_STEP[name]} {before[name]} -> {now[name]}" for name in of_step]
+    if EFFECTIVE_BATCH in of_step and now.get("lr") is None:
         changed.append("and with that the rate, --blr x effective batch / 256")
     return changed

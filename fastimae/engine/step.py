@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -110,12 +111,9 @@ class GraphedStep(Step):
     training goes on without, says so, and the error is kept as `failure`.
     """
 
-    def __init__(
-        self, *args: object, record: Callable[[Work], Work] | None = None, **settings: object
-    ) -> None:
-        """record: turns a function into its replay; for tests. Others: see `Step`."""
+    def __init__(self, *args: object, **settings: object) -> None:
         super().__init__(*args, **settings)
-        self.record = record or record_cuda_graph
+        self.record: Callable[[Work], Work] = record_cuda_graph
         self.prepared = False
         self.buffers: Batch | None = None
         self.names: list[str] = []
@@ -133,7 +131,9 @@ class GraphedStep(Step):
         """
         if self.prepared:
             return
-        self.buffers = _clone(batch)
+        fields = [field.name for field in dataclasses.fields(batch)]
+        cloned = {name: getattr(batch, name).clone() for name in fields}
+        self.buffers = dataclasses.replace(batch, **cloned)
         with rehearsal(self.objective, self.optimizer, self.device):
             self._rehearse()
         self.prepared = True
@@ -144,13 +144,18 @@ class GraphedStep(Step):
             self.failure, self.buffers = error, None
         self.optimizer.zero_grad(set_to_none=True)
         if self.failure:
-            self._go_on_without(self.failure)
+            log.warning("training goes on without CUDA graphs: %s", in_one_line(self.failure))
+            let_go(self.failure)
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def accumulate(self, batch: Batch, *, last: bool) -> Parts:
         self.prepare(batch)
         if self.replays is None:
             return super().accumulate(batch, last=last)
-        _copy(batch, self.buffers)
+        for field in dataclasses.fields(batch):
+            buffer = getattr(self.buffers, field.name)
+            buffer.copy_(getattr(batch, field.name), non_blocking=True)
         parts = self.replays[0]().clone()  # the next replay writes where this one did
         return dict(zip(self.names, parts.unbind(), strict=True))
 
@@ -175,18 +180,15 @@ class GraphedStep(Step):
         self._apply_gradients()
         self.optimizer.zero_grad(set_to_none=False)
 
-    def _go_on_without(self, failure: RuntimeError) -> None:
-        log.warning("training goes on without CUDA graphs: %s", in_one_line(failure))
-        let_go(failure)
-        gc.collect()
-        torch.cuda.empty_cache()
 
+def seed_draws(device: torch.device, *key: int) -> None:
+    """Make what torch's generators draw next, on the CPU and on `device`, a function of `key`: of
+    the step, not of what was drawn before it.
 
-def _clone(batch: Batch) -> Batch:
-    tensors = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch)}
-    return dataclasses.replace(batch, **tensors)
-
-
-def _copy(source: Batch, target: Batch) -> None:
-    for field in dataclasses.fields(source):
-        getattr(target, field.name).copy_(getattr(source, field.name), non_blocking=True)
+    So dropped paths need no state in checkpoints, and ranks draw apart from each other. Nothing
+    waits for the device; a recorded CUDA graph draws from there on, too.
+    """
+    number = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)

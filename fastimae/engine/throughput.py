@@ -11,16 +11,17 @@ import torch
 from fastimae.engine.throttle import Throttle, synchronize
 
 
-def drive(
+def throughput(
     use: Callable[[Any], object],
     batches: Iterator,
     device: torch.device,
-    *,
     seconds: float,
-    skip: int,
+    *,
+    skip: int = 0,
     least: int = 1,
 ) -> tuple[float, float, int]:
-    """`throughput`, after a warm-up.
+    """Use batches for some seconds, at least one. Returns the seconds that took, seconds of them
+    spent waiting for a batch, and how many batches were used.
 
     skip: batches before the clock runs, as they may have been waiting, or as many as take as long
     as the measurement, but no fewer than `least`.
@@ -30,14 +31,6 @@ def drive(
         use(next(batches))
         if number >= least and time.perf_counter() - start > seconds:
             break
-    return throughput(use, batches, device, seconds)
-
-
-def throughput(
-    use: Callable[[Any], object], batches: Iterator, device: torch.device, seconds: float
-) -> tuple[float, float, int]:
-    """Use batches for some seconds, at least one. Returns the seconds that took, seconds of them
-    spent waiting for a batch, and how many batches were used."""
     synchronize(device)
     throttle = Throttle(device)
     start, waited, count = time.perf_counter(), 0.0, 0

@@ -6,10 +6,9 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
 
 from fastimae.engine.checkpoint import (
     FORMAT,
@@ -24,11 +23,10 @@ from fastimae.engine.distributed import World
 from fastimae.engine.files import RUN
 from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter, Reporter
-from fastimae.engine.optim import Schedule, load_optimizer, optimizer_state
+from fastimae.engine.optim import load_optimizer, optimizer_state
 from fastimae.engine.parallel import is_sharded
 from fastimae.engine.plan import Plan
 from fastimae.engine.profile import Profile
-from fastimae.engine.randomness import seed_draws
 from fastimae.engine.resume import (
     EXTRA,
     check_epochs,
@@ -39,53 +37,42 @@ from fastimae.engine.resume import (
 from fastimae.engine.sharded import laid_out, save_sharded
 from fastimae.engine.signals import stop_signals
 from fastimae.engine.statistics import load_statistics, statistics_of_all
-from fastimae.engine.step import GraphedStep, Step
+from fastimae.engine.step import GraphedStep, Step, seed_draws
 from fastimae.engine.throttle import Throttle
-from fastimae.settings import Seeded
-
-if TYPE_CHECKING:
-    from fastimae.objectives.base import Objective
 
 log = logging.getLogger("fastimae")
 
 
 class Trainer:
-    """Trains an objective on a loader's batches. Knows neither what they are nor where from.
+    """Takes steps on a loader's batches. Knows neither what they are nor where from.
 
-    loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device. Only a plan with
-        `cuda_graph` needs its `example`.
+    loader: see `fastimae.loaders.DevicePrefetch`; its batches are on the device. Only a
+        `GraphedStep` needs its `example`.
     args: plain settings to keep in checkpoints.
     draw: called with a batch when a picture is due, in all processes if the objective is sharded.
-    parallel: what is called in the objective's place (see `parallelise`).
     cores: of a CPU, for computing and loading.
     full_speed: images a second at which all devices would be at their peak, for `mfu`.
-    seed: of what torch draws in a step (dropped paths), with the step and the rank.
     """
 
     def __init__(
         self,
-        *,
-        objective: Objective,
+        step: Step,
         loader: Any,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
         plan: Plan,
         world: World,
         output_dir: Path,
-        log_dir: Path | None = None,
+        *,
         args: dict[str, Any] | None = None,
         draw: Callable[[Any], None] | None = None,
-        parallel: nn.Module | None = None,
         cores: Cores = SHARED,
         full_speed: float | None = None,
-        seed: int = Seeded.seed,
     ) -> None:
-        if world.size > 1 and parallel is None:
-            raise ValueError("several processes that share no gradients: give `parallel`")
-        self.objective, self.loader, self.optimizer = objective, loader, optimizer
-        self.schedule, self.plan, self.world = schedule, plan, world
-        self.output_dir, self.log_dir = output_dir, log_dir or output_dir
-        self.args, self.draw, self.cores, self.seed = args or {}, draw, cores, seed
+        if world.size > 1 and step.called is step.objective and not is_sharded(step.objective):
+            raise ValueError("several processes that share no gradients: see `parallelise`")
+        self.step, self.objective, self.optimizer = step, step.objective, step.optimizer
+        self.loader, self.plan, self.world = loader, plan, world
+        self.output_dir, self.log_dir = output_dir, plan.log_dir or output_dir
+        self.args, self.draw, self.cores = args or {}, draw, cores
         self.profile = Profile(output_dir, world.rank) if plan.profile else None
         self.meter = LossMeter(world, output_dir)
         self.window, self.epoch_clock = Clock(full_speed), Clock(full_speed)
@@ -93,16 +80,6 @@ class Trainer:
         self.throttle = Throttle(world.device)
         self.epoch, self.update = 0, 0
         self.asked_to_stop = self.stopped = False
-        kind = GraphedStep if plan.cuda_graph else Step
-        self.step = kind(
-            objective,
-            optimizer,
-            precision=plan.precision,
-            device=world.device,
-            accum_iter=plan.accum_iter,
-            clip_grad=plan.clip_grad,
-            parallel=parallel,
-        )
 
     @property
     def finished(self) -> bool:
@@ -169,12 +146,13 @@ class Trainer:
         for micro in range(count):
             self.batch = next(batches)
             place = self.epoch, self.update, micro, self.world.rank
-            seed_draws(self.world.device, self.seed, *place)
+            seed_draws(self.world.device, self.plan.seed, *place)
             parts = self.step.accumulate(self.batch, last=micro == count - 1)
             self.meter.add(parts, self.epoch, self.update, self.batch.index)
             for clock in (self.window, self.epoch_clock):
                 clock.images += len(self.batch) * self.world.size
-        self.lr = self.schedule.at(self.epoch + self.update / self.updates_per_epoch)
+        point = self.epoch + self.update / self.updates_per_epoch
+        self.lr = self.plan.lr_at(point, self.world)
         self.step.update(self.lr)
         self.throttle.wait()
         self.update += 1

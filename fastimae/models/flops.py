@@ -23,26 +23,23 @@ def training_flops(model: MaskedAutoencoder, visible: int, branches: int = 1) ->
     visible: patches of an image that are not masked. branches: heads whose output is decoded.
     """
     patches = model.grid[0] * model.grid[1]
+    encoder = _transformer(1 + visible, model.blocks)
     head = _linear(1 + visible, *_head(model))
     decoder = _transformer(1 + patches, model.decoder_blocks)
     predict = _linear(patches, model.decoder_pred)
     branch = head + decoder + predict
-    return 2 * _embed(model, visible) + 3 * (_encoder(model, visible) + branches * branch)
+    return 2 * _embed(model, visible) + 3 * (encoder + branches * branch)
 
 
 def latent_flops(model: MaskedAutoencoder, visible: int, space: HeadSpace) -> int:
     """Operations of a frozen model with one head, up to its latent in the encoder's or the
     decoder's width."""
     head = _linear(1 + visible, *_head(model)) if space == "decoder" else 0
-    return _embed(model, visible) + _encoder(model, visible) + head
+    return _embed(model, visible) + _transformer(1 + visible, model.blocks) + head
 
 
 def _embed(model: MaskedAutoencoder, visible: int) -> int:
     return 2 * visible * model.patch_embed.proj.weight.numel()
-
-
-def _encoder(model: MaskedAutoencoder, visible: int) -> int:
-    return _transformer(1 + visible, model.blocks)
 
 
 def _head(model: MaskedAutoencoder) -> list[nn.Linear]:

@@ -67,7 +67,11 @@ def find(objective: str) -> type[Objective]:
             f"--objective {objective} is not one of: {', '.join(OBJECTIVES)}; your own is given as "
             "module:Class"
         )
-    return imported("--objective", objective, "Objective", _is_objective, ConfigError)
+
+    def is_one(found: Any) -> bool:
+        return isinstance(found, type) and issubclass(found, Objective)
+
+    return imported("--objective", objective, "Objective", is_one, ConfigError)
 
 
 @functools.cache
@@ -92,10 +96,6 @@ def settings_with(objective: str) -> type[Settings]:
     content = {"__doc__": _Choice.__doc__, "__module__": __name__}
     group = type("ObjectiveConfig", (_Choice, *bases, _Named), content)  # _Named's field is first
     return dataclasses.dataclass(kw_only=True)(group)
-
-
-def _is_objective(found: Any) -> bool:
-    return isinstance(found, type) and issubclass(found, Objective)
 
 
 def root_of(settings: type, name: str) -> type:

@@ -20,7 +20,7 @@ from fastimae.models.flops import latent_flops, training_flops
 from fastimae.models.mae import HEAD_SPACE
 from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_pairs
-from fastimae.objectives.masks import MaskSettings
+from fastimae.objectives.mae import MaskSettings
 from fastimae.objectives.mixing import MixRatio, MixSettings
 from fastimae.objectives.panels import (
     caption,
@@ -98,7 +98,6 @@ class IMAE(Objective):
 
     @classmethod
     def build(cls, settings: IMAESettings, models: Models) -> IMAE:
-        """See `Objective`."""
         student = models.student(heads=2, head_space=settings.head_space)
         unit = settings.mask_unit(student.patch_size)
         teacher = models.teacher(
@@ -164,7 +163,6 @@ class IMAE(Objective):
 
     @property
     def picture_note(self) -> str:
-        """See `Objective`."""
         shown = "Every patch is shown as predicted in a pass in which it was masked."
         return caption(self.student, self.mask_ratio, shown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,13 +12,34 @@ from fastimae.kernels import Mask, random_masking
 from fastimae.kernels.random_masking import visible_patches
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import training_flops
+from fastimae.models.mae import MASK_RATIO
 from fastimae.objectives.base import Models, Objective
 from fastimae.objectives.batches import check_batch
-from fastimae.objectives.masks import MaskSettings
 from fastimae.objectives.panels import caption, mask_out, paste, predicted_images
+from fastimae.settings import ConfigError, InnerShare, PositiveInt, Settings
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
+
+
+@dataclasses.dataclass(kw_only=True)
+class MaskSettings(Settings):
+    """Of each image, how much is hidden."""
+
+    mask_ratio: InnerShare = MASK_RATIO
+    """Share of patches that is masked."""
+    mask_patch_size: PositiveInt | None = None
+    """Side, in pixels, of the square that is masked as one. None: the ViT's patch."""
+
+    def mask_unit(self, patch_size: int) -> int:
+        """The side of that square, in patches. Raises ConfigError where it is no whole number."""
+        unit, rest = divmod(self.mask_patch_size or patch_size, patch_size)
+        if rest or unit < 1:
+            raise ConfigError(
+                f"--mask_patch_size {self.mask_patch_size} is not a multiple of the patch size "
+                f"{patch_size}"
+            )
+        return unit
 
 
 class MAE(Objective):
@@ -43,7 +65,6 @@ class MAE(Objective):
 
     @classmethod
     def build(cls, settings: MaskSettings, models: Models) -> MAE:
-        """See `Objective`."""
         student = models.student()
         unit = settings.mask_unit(student.patch_size)
         return cls(student, mask_ratio=settings.mask_ratio, mask_unit=unit)
@@ -68,7 +89,6 @@ class MAE(Objective):
 
     @property
     def picture_note(self) -> str:
-        """See `Objective`."""
         shown = "The reconstruction shows visible patches as they were."
         return caption(self.student, self.mask_ratio, shown)
 

@@ -26,7 +26,6 @@ class MixSettings(Settings):
     """One lambda for a whole step, or one for each mixture."""
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
         yield Idle(self.mix_lambda is not None, ("mix_beta", "mix_per"), "with --mix_lambda")
         yield from super().idle()
 

@@ -29,7 +29,6 @@ class TeacherSettings(Settings):
     """fp8: the teacher multiplies in 8 bits (torchao, GPUs from 8.9 on); its error is reported."""
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
         of_teacher = ("teach_model", "teach_num_heads", "teacher_view", "teacher_precision")
         yield Idle(not self.teacher, (*of_teacher, "distill_weight"), "without --teacher")
         yield from super().idle()

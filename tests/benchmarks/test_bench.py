@@ -13,8 +13,9 @@ from fastimae.arguments import parse_training
 from fastimae.bench import command, measure
 from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers, bottleneck
 from fastimae.bench.measure import Speed
-from fastimae.bench.options import BenchOptions, changed, cores, settings
+from fastimae.bench.options import BenchOptions, changed, cores, data_settings, settings
 from fastimae.cli import bench, convert
+from fastimae.engine import prepare
 from fastimae.engine.distributed import World
 from fastimae.engine.step import Step
 from fastimae.engine.throttle import Throttle
@@ -225,11 +226,11 @@ def test_a_try_is_made_where_there_is_time_to_compile_for_it(monkeypatch):
 
 
 def test_what_a_measurement_took_counts_all_of_it(monkeypatch, clock):
-    def build_step(*_):
+    def training_step(*_):
         clock.passes(100)  # compiling
         return lambda batch: clock.passes(2)
 
-    monkeypatch.setattr(measure, "build_step", build_step)
+    monkeypatch.setattr(measure, "training_step", training_step)
     one = measure.step_speed(settings(BenchOptions(), CPU), CPU, 10)
     assert (one.took, one.ms) == (100 + 2 + 10, 2000), "one step is for warming up"
 
@@ -241,11 +242,11 @@ def test_memory_of_a_recorded_step_is_its_activations_too(monkeypatch):
     batch = SimpleNamespace(to=lambda _: None)
     monkeypatch.setattr(measure, "_loader", lambda *_: contextlib.nullcontext([batch]))
 
-    def build_step(*_):
+    def training_step(*_):
         memory.keep(2e9)
         return memory.recorded(10e9, warm_up=3)
 
-    monkeypatch.setattr(measure, "build_step", build_step)
+    monkeypatch.setattr(measure, "training_step", training_step)
     config = settings(BenchOptions(), CPU)
     assert measure.step_speed(config, GPU, 0.05).memory_gb == 13
     monkeypatch.setattr(measure, "endless", lambda loader: loader)
@@ -278,13 +279,13 @@ def test_a_batch_that_does_not_fit_while_recording_does_not_fit(monkeypatch, cap
             super().update(lr)
             self.failure = errors.pop(0)
 
-    monkeypatch.setattr(measure, "GraphedStep", NotRecorded)
-    monkeypatch.setattr(measure, "wants_graph", lambda *_: True)
+    monkeypatch.setattr(prepare, "GraphedStep", NotRecorded)
+    monkeypatch.setattr(prepare, "wants_graph", lambda *_: True)
     options = BenchOptions(model="mae_vit_nano_patch8", input_size=32, batch_size=2)
     errors = [None, RuntimeError("not permitted while capturing"), lack, invalid]
     with measure.build_loader(settings(options, CPU), World(0, 1, CPU)) as loader:
         batch = next(iter(loader))
-    train = measure.build_step(settings(options, CPU), CPU)
+    train = measure.training_step(settings(options, CPU), CPU)
     train(batch), train(batch)
     for _ in range(2):
         with pytest.raises(torch.cuda.OutOfMemoryError):
@@ -317,7 +318,7 @@ def test_waiting_is_told_from_working(clock):
 
 def test_waiting_for_the_gpu_is_no_waiting_for_data(monkeypatch, clock):
     monkeypatch.setattr(Throttle, "wait", lambda _: clock.passes(1))
-    assert measure.drive(print, taking(clock, 0.5), CPU, seconds=6, skip=1) == (6, 2, 4)
+    assert measure.throughput(print, taking(clock, 0.5), CPU, 6, skip=1) == (6, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -328,18 +329,16 @@ def test_waiting_for_the_gpu_is_no_waiting_for_data(monkeypatch, clock):
 def test_a_warm_up_is_no_longer_than_the_measurement(skip, least, seconds, warm_up, clock):
     """Batches of a second: all to skip, or as many as take as long, but no fewer than `least`."""
     batches = taking(clock, 1)
-    took, waited, count = measure.drive(
-        print, batches, CPU, seconds=seconds, skip=skip, least=least
-    )
+    took, waited, count = measure.throughput(print, batches, CPU, seconds, skip=skip, least=least)
     assert clock.now == warm_up + took and took == waited == count >= 1
 
 
 def test_i_mae_is_measured_with_a_teacher(monkeypatch):
     """The step calls an encoder that does not train, for each image of a mixture."""
     made = []
-    monkeypatch.setattr(measure, "Step", lambda objective, *_, **__: made.append(objective))
+    monkeypatch.setattr(prepare, "Step", lambda objective, *_, **__: made.append(objective))
     options = BenchOptions(objective="imae", model="mae_vit_nano_patch8", input_size=32)
-    measure.build_step(settings(options, CPU), CPU)
+    measure.training_step(settings(options, CPU), CPU)
     (objective,) = made
     assert objective.teacher is not None
     assert not any(p.requires_grad for p in objective.teacher.parameters())
@@ -350,7 +349,7 @@ def test_settings_are_those_of_a_training_run(tmp_path):
     config = settings(options, CPU)
     assert config.data.ffcv == options.data and config.optim.batch_size == 48
     assert config.data.num_workers == cores() and config.optim.precision == "fp32"
-    without = changed(config, ffcv=None)
+    without = changed(config, **data_settings(None))
     assert without.data.synthetic and without.data.ffcv is None
     with measure.build_loader(without, World(0, 1, CPU)) as loader:
         assert next(iter(loader)).images.shape == (48, 224, 224, 3)

@@ -7,8 +7,9 @@ import psutil
 import torch
 
 from fastimae.engine.distributed import World
-from fastimae.engine.optim import Schedule, build_optimizer
+from fastimae.engine.optim import build_optimizer
 from fastimae.engine.plan import Plan
+from fastimae.engine.step import Step
 from fastimae.engine.trainer import Trainer
 from fastimae.loaders import DevicePrefetch, create_loader
 from fastimae.models import MaskedAutoencoder
@@ -42,15 +43,11 @@ def test_memory_is_flat_over_1000_steps(tmp_path):
         mix_group=0, num_workers=0,
     ) as loader:  # fmt: skip
         world = World(0, 1, torch.device("cpu"))
-        trainer = Trainer(
-            objective=objective,
-            loader=DevicePrefetch(loader, world.device),
-            optimizer=optimizer,
-            schedule=Schedule(lr=1e-4, min_lr=0, warmup_epochs=1, epochs=steps / 100),
-            plan=Plan(epochs=math.ceil(steps / 100), log_steps=20, save_freq=10**6, clip_grad=1.0),
-            world=world,
-            output_dir=tmp_path,
+        plan = Plan(
+            lr=1e-4, warmup_epochs=1, epochs=math.ceil(steps / 100), log_steps=20, save_freq=10**6
         )
+        step = Step(objective, optimizer, precision="fp32", device=world.device, clip_grad=1.0)
+        trainer = Trainer(step, DevicePrefetch(loader, world.device), plan, world, tmp_path)
         assert trainer.run()
     assert note.step == steps
     assert tensors[1] <= tensors[0]

@@ -9,12 +9,12 @@ import torch
 from interop.foreign_maes import TimmMAE
 from torch import nn
 
+from fastimae.engine.claim import ALONE
 from fastimae.engine.optim import (
-    Schedule,
+    OptimSettings,
     build_optimizer,
     load_optimizer,
     optimizer_state,
-    scaled_lr,
     set_lr,
 )
 from fastimae.models import MaskedAutoencoder, create_model
@@ -22,22 +22,24 @@ from fastimae.objectives import IMAE, MAE
 
 
 def test_schedule_is_linear_then_half_a_cosine():
-    schedule = Schedule(lr=2.0, min_lr=0.5, warmup_epochs=4, epochs=20)
-    assert schedule.at(0) == 0
-    assert schedule.at(1) == pytest.approx(0.5)
-    assert schedule.at(4) == pytest.approx(2.0)
-    assert schedule.at(12) == pytest.approx(1.25)
-    assert schedule.at(8) == pytest.approx(0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi / 4)))
-    assert schedule.at(20) == pytest.approx(0.5)
+    settings = OptimSettings(lr=2.0, min_lr=0.5, warmup_epochs=4, epochs=20)
+    assert settings.lr_at(0, ALONE) == 0
+    assert settings.lr_at(1, ALONE) == pytest.approx(0.5)
+    assert settings.lr_at(4, ALONE) == pytest.approx(2.0)
+    assert settings.lr_at(12, ALONE) == pytest.approx(1.25)
+    assert settings.lr_at(8, ALONE) == pytest.approx(0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert settings.lr_at(20, ALONE) == pytest.approx(0.5)
 
 
 def test_schedule_without_warm_up_or_without_decay():
-    assert Schedule(lr=1.0, min_lr=0, warmup_epochs=0, epochs=3).at(0) == 1.0
-    assert Schedule(lr=1.0, min_lr=0, warmup_epochs=40, epochs=2).at(1) == pytest.approx(1 / 40)
+    assert OptimSettings(lr=1.0, warmup_epochs=0, epochs=3).lr_at(0, ALONE) == 1.0
+    warming = OptimSettings(lr=1.0, warmup_epochs=40, epochs=2)
+    assert warming.lr_at(1, ALONE) == pytest.approx(1 / 40)
 
 
 def test_lr_scales_with_the_effective_batch():
-    assert scaled_lr(1.5e-4, 4096) == pytest.approx(2.4e-3)
+    settings = OptimSettings(blr=1.5e-4, batch_size=2048, accum_iter=2)
+    assert settings.peak_lr(ALONE) == pytest.approx(2.4e-3)
 
 
 def test_vectors_do_not_decay_and_frozen_tensors_do_not_train():

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from fastimae.arguments import parse_training
-from fastimae.engine import prepare
+from fastimae.engine import fp8
 from fastimae.engine.distributed import World
-from fastimae.engine.fp8 import quantise, quantise_and_compare
 from fastimae.engine.prepare import prepare_objective, wants_graph
 from fastimae.loaders import create_loader
 from fastimae.models import create_model
@@ -81,8 +80,7 @@ def test_an_fp8_teachers_error_is_reported_and_the_loader_is_where_it_was(
             p.mul_(1 + 2**-4)
 
     before = loader.state_dict()
-    real = quantise_and_compare
-    monkeypatch.setattr(prepare, "quantise_and_compare", lambda m, f: real(m, f, add_noise))
+    monkeypatch.setattr(fp8, "quantise", add_noise)
     logging.getLogger("fastimae").propagate = True
     caplog.set_level(logging.INFO, "fastimae")
     prepare_objective(imae(teacher_precision="fp8"), config().optim, CPU, "bf16", loader)
@@ -92,13 +90,13 @@ def test_an_fp8_teachers_error_is_reported_and_the_loader_is_where_it_was(
         prepare_objective(imae(teacher_precision="fp8"), config().optim, CPU, "fp32", loader)
 
 
-def test_the_distance_is_relative():
+def test_the_distance_is_relative(monkeypatch):
     layer = torch.nn.Linear(4, 4, bias=False)
     x = torch.randn(8, 4)
-    error = quantise_and_compare(layer, lambda: layer(x), lambda m: m.weight.mul_(1.25))
-    assert error == pytest.approx(0.25)
+    monkeypatch.setattr(fp8, "quantise", lambda module: module.weight.mul_(1.25))
+    assert fp8.quantise_and_compare(layer, lambda: layer(x)) == pytest.approx(0.25)
 
 
 def test_fp8_needs_a_gpu_that_has_it():
     with pytest.raises(ValueError, match=r"--teacher_precision fp8 needs a GPU"):
-        quantise(torch.nn.Linear(4, 4))
+        fp8.quantise(torch.nn.Linear(4, 4))

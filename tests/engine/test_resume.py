@@ -77,7 +77,7 @@ def test_any_batches_go_on_from_any_others(tmp_path_factory, before, after, data
     assert run.run()
     steps = round((3 - start) * run.updates_per_epoch)
     points = [3 - left / run.updates_per_epoch for left in range(steps, 0, -1)]
-    assert rates == pytest.approx([run.schedule.at(point) for point in points])
+    assert rates == pytest.approx([run.plan.lr_at(point, run.world) for point in points])
     assert [line["epoch"] for line in lines_of(path)] == [0, 1, 2]
     seen = [{i for shown in one.objective.seen for i in shown} for one in (first, run)]
     both = min(per_epoch * before[0] * before[1], len(run.loader) * after[0])
@@ -207,8 +207,8 @@ class Drawing(Squares):
 
 
 def drawn_by(path, rank, seed):
-    run = trainer(path, objective=Drawing(), epochs=2, batch_size=2, accum_iter=2)
-    run.world, run.seed = dataclasses.replace(run.world, rank=rank), seed
+    run = trainer(path, objective=Drawing(), epochs=2, batch_size=2, accum_iter=2, seed=seed)
+    run.world = dataclasses.replace(run.world, rank=rank)
     torch.rand(rank + 1)  # whatever was drawn before does not matter
     run.run()
     return run.objective.drawn

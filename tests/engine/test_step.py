@@ -60,9 +60,9 @@ def make_step(objective, kind=Step, *, for_graph=False, precision="fp32", **sett
 
 def make_recorded(objective, *, for_graph=True, **settings):
     """A step that is recorded as on CUDA."""
-    return make_step(
-        objective, GraphedStep, for_graph=for_graph, record=as_cuda(objective), **settings
-    )
+    step = make_step(objective, GraphedStep, for_graph=for_graph, **settings)
+    step.record = as_cuda(objective)
+    return step
 
 
 def as_cuda(objective):
@@ -241,8 +241,9 @@ def test_where_recording_fails_training_goes_on(successes, make_batch, monkeypat
     first = build("mae")
     plain, recorded = (
         make_step(first, for_graph=True),
-        make_step(copy.deepcopy(first), GraphedStep, for_graph=True, record=fail),
+        make_step(copy.deepcopy(first), GraphedStep, for_graph=True),
     )
+    recorded.record = fail
     for _ in range(3):
         batch = make_batch(4)
         assert plain([batch], 1e-3) == recorded([batch], 1e-3)

@@ -21,12 +21,9 @@ from fastimae.engine.trainer import Trainer
 
 def test_processes_that_would_train_apart_are_an_error(tmp_path):
     alone = trainer(tmp_path)
-    with pytest.raises(ValueError, match="give `parallel`"):
-        Trainer(
-            objective=alone.objective, loader=alone.loader, optimizer=alone.optimizer,
-            schedule=alone.schedule, plan=alone.plan, world=World(0, 2, torch.device("cpu")),
-            output_dir=tmp_path,
-        )  # fmt: skip
+    two = World(0, 2, torch.device("cpu"))
+    with pytest.raises(ValueError, match="see `parallelise`"):
+        Trainer(alone.step, alone.loader, alone.plan, two, tmp_path)
 
 
 def test_accumulated_steps_equal_big_batches(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from fake_graphs import failure
 
 from fastimae.engine.graph import in_one_line, record_cuda_graph
-from fastimae.engine.randomness import seed_draws
+from fastimae.engine.step import seed_draws
 
 pytestmark = [
     pytest.mark.gpu,

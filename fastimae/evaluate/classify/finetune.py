@@ -125,7 +125,7 @@ def _train(options: FinetuneOptions, world: World, folder: Path) -> _Found:
     )
     trainer = assemble(
         objective, DevicePrefetch(loader, world.device), world,
-        run=options, how=options, seed=options.seed, workers=options.num_workers,
+        run=(options,), how=options, workers=options.num_workers,
         output_dir=folder, args=args, optimizer=functools.partial(_optimizer, student, options),
     )  # fmt: skip
     log.info(

@@ -127,7 +127,7 @@ def run(options: LinearOptions) -> None:
             tested_on=data.tested_on,
         )  # fmt: skip
         trainer = assemble(
-            objective, loader, world, run=options, how=IN_FP32, seed=options.seed, workers=0,
+            objective, loader, world, run=(options,), how=IN_FP32, workers=0,
             output_dir=folder, args=args,
             optimizer=functools.partial(build_optimizer, objective, options),
         )  # fmt: skip
