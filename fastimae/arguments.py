@@ -22,6 +22,7 @@ from fastimae.engine.launcher import stands_aside
 from fastimae.engine.signals import Terminated
 from fastimae.flags import flags_of, repeated
 from fastimae.folders import FolderError
+from fastimae.log import log
 from fastimae.recipes import RECIPES
 from fastimae.settings import ConfigError
 from fastimae.wording import as_command
@@ -219,7 +220,6 @@ class _TqdmHandler(logging.Handler):
 
 
 def _log_through_tqdm() -> None:
-    log = logging.getLogger("fastimae")
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers = [_TqdmHandler()]

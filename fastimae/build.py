@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,11 @@ from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import prefer
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
 from fastimae.loaders.settings import DataSettings
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.models.settings import ModelSettings
 from fastimae.objectives.base import Models, Objective, check_parameters
 from fastimae.objectives.imae import IMAESettings
-
-log = logging.getLogger("fastimae")
-
 
 # How to change what is said of --init, and of --teacher.
 _HINTS = Hints.of(DataSettings, ModelSettings)

@@ -14,6 +14,7 @@ import tyro
 
 from fastimae.arguments import command, parse, parse_training
 from fastimae.loaders.convert_options import ConvertOptions
+from fastimae.log import log
 
 # OpenMP's threads spin while they wait for each other. Where cores also decode images, or are
 # shared, long spins take the time that others need. Must be set before torch is imported.
@@ -36,7 +37,7 @@ def train(argv: Sequence[str]) -> int:
     with config_errors():
         world = join_world(run.device, run)
     if not world.is_main:
-        logging.getLogger("fastimae").setLevel(logging.WARNING)
+        log.setLevel(logging.WARNING)
     try:
         with (
             claimed(run.output_dir, run.log_dir, world),
@@ -62,7 +63,7 @@ def convert(argv: Sequence[str]) -> int:
     options = parse("fastimae-convert", ConvertArguments, argv)
     with sigterm_as_ctrl_c():
         report = convert.convert(options)
-    logging.getLogger("fastimae").info(report.summary())
+    log.info(report.summary())
     return report.exit_status(options.strict)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import fcntl
 import json
-import logging
 import os
 import socket
 import sys
@@ -18,8 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastimae.folders import FolderError, cannot_write, prepare_file, prepare_folder
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 LOCK = ".fastimae.lock"
 _HELD: set[int] = set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import logging
 import weakref
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
@@ -16,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastimae.loaders.errors import DataError
+from fastimae.log import log
 
 if TYPE_CHECKING:
     from fastimae.loaders.sampler import Sampler, Step
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(kw_only=True, repr=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import os
 import shutil
@@ -43,10 +42,9 @@ from fastimae.loaders.sources import find_source
 from fastimae.loaders.trailer import MAGIC as TRAILER_MAGIC
 from fastimae.loaders.verify import open_to_verify, verify_beton
 from fastimae.locks import file_to_write
+from fastimae.log import log
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
-
-log = logging.getLogger("fastimae")
 
 CHECKPOINT_SECONDS = 2.0
 """At most so much work is lost when the conversion is killed."""

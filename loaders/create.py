@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from fastimae.loaders.survey import (
     survey_files,
     survey_sizes,
 )
+from fastimae.log import log
 from fastimae.settings import check_idle
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from fastimae.loaders.encoded import Encoded
     from fastimae.loaders.imagefolder import Folder
-
-log = logging.getLogger("fastimae")
 
 
 def create_loader(

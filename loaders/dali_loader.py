@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor
@@ -35,6 +34,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.joined import joined
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
+from fastimae.log import log
 
 BATCHES_AHEAD = 1
 """Finished batches that wait for the caller; DALI works on `DEPTH` more."""
@@ -45,8 +45,6 @@ NARROWEST = 4
 of a window for those of the image, which shows in narrower ones."""
 MAX_REFUSALS = 3
 """Batches in a row of which DALI may refuse every image."""
-
-log = logging.getLogger("fastimae")
 
 
 class DaliLoader(Loader):

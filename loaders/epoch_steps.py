@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +17,11 @@ from numpy.typing import NDArray
 
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import SkipImage
+from fastimae.log import log
 
 SAMPLED = 16
 """Images that are looked at to tell a data set from others."""
 Read = Callable[[int], bytes | memoryview]
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

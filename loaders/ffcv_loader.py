@@ -23,7 +23,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import TYPE_CHECKING, Any
@@ -44,6 +43,7 @@ from fastimae.loaders.jpeg import read_jpeg_info
 from fastimae.loaders.limits import max_pixels, too_many
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.sampler import Sampler, Step
+from fastimae.log import log
 from fastimae.own_code import in_one_line
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ TIMEOUT = 300.0
 GRACE_SECONDS = 1.0
 """Added when time is up, for a process that was itself stopped for a while."""
 REFUSED = "the ffcv library cannot decode it: damaged, or of colours that it does not know"
-
-log = logging.getLogger("fastimae")
 
 
 class FFCVLoader(BetonLoader):

@@ -6,7 +6,6 @@ The memory is the page cache's: all processes of a machine that map the file sha
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import resource
 from collections.abc import Callable
@@ -18,8 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fastimae.loaders.errors import DataError
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 CHUNK_BYTES = 64 << 20
 """Read at a time by each thread; a multiple of the size of a page."""

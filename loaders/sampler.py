@@ -7,7 +7,6 @@ for on its own: runs resume anywhere, and do not depend on the number of ranks o
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,13 +23,12 @@ from fastimae.loaders.philox import (
     derive_keys,
 )
 from fastimae.loaders.settings import LoaderSettings
+from fastimae.log import log
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Loader
 
 RATIO_TOLERANCE = 0.02
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

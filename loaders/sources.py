@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ from fastimae.loaders.source_published import CIFAR_FILES, cifar_source, tiny_im
 from fastimae.loaders.source_tars import tar_source
 from fastimae.loaders.tar_files import PACKED_SUFFIXES
 from fastimae.loaders.what_is import BETON, IMAGE, OTHER, PACKED_TAR, TAR, what_is
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 _TAR_SUFFIXES = (".tar", *PACKED_SUFFIXES)
 _BRACES = re.compile(r"\{([^{}]*)\}")

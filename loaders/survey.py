@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from fastimae.loaders.crops import Crops
 from fastimae.loaders.depth import about_depth
 from fastimae.loaders.epoch_steps import spread
 from fastimae.loaders.pixels import depth_of
+from fastimae.log import log
 
 LOOKED_AT = 32
 """Image files that are opened."""
@@ -26,8 +26,6 @@ _SIZES = 1000
 _KEYS = 8
 """Windows drawn for each size."""
 _MOST = 0.5
-
-log = logging.getLogger("fastimae")
 
 
 class Survey(NamedTuple):

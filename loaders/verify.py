@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -22,8 +21,7 @@ from fastimae.loaders.limits import check_pixels, limited_to
 from fastimae.loaders.safe_map import CRASHED, safe_map
 from fastimae.loaders.trailer import read_trailer
 from fastimae.loaders.verdict import find_problem
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 _CHUNK = 64
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import logging
 import math
 import mmap
 import multiprocessing
@@ -39,9 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.limits import for_data_loader
 from fastimae.loaders.processes import heed_the_parent_alone, signals_held_back, why_not_started
+from fastimae.log import log
 from fastimae.machine import usable_cores
-
-log = logging.getLogger("fastimae")
 
 _START_METHOD = "fork" if sys.platform == "linux" else None
 """See above. None: as Python likes."""

@@ -24,7 +24,7 @@ FOLDERS = (*PARTS, "benchmarks", "tests")
 
 # Which part of fastimae may import which others. "" is fastimae/__init__.py, "doctor" a file of
 # its own, "models" a package. Everyone may read the version from the package itself, declare
-# settings, and word errors.
+# settings, word errors, and log.
 MAY_IMPORT = {
     "": {"models", "objectives", "kernels", "loaders", "interop"},
     "cli": {
@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "recipes": set(),
     "config": {"engine", "flags", "loaders", "models", "objectives", "recipes"},
     "doctor": {"machine"},
+    "log": set(),
     "machine": set(),
     "settings": set(),
     "wording": set(),
@@ -129,7 +130,7 @@ def is_forbidden(part: str, module: str, where: str) -> bool:
     """Whether a file of `part` must not import `module` at `where`."""
     first, *rest = module.split(".")
     if first == "fastimae":
-        allowed = {part, "__version__", "settings", "wording"} | MAY_IMPORT[part]
+        allowed = {part, "__version__", "log", "settings", "wording"} | MAY_IMPORT[part]
         if where == "types":
             allowed |= MAY_NAME_TYPES_OF.get(part, set())
         return "".join(rest[:1]) not in allowed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import shlex
 import time
@@ -21,9 +20,8 @@ from fastimae.engine.precision import resolve_precision
 from fastimae.flags import flags_of
 from fastimae.loaders.beton import BetonReader
 from fastimae.loaders.errors import DataError
+from fastimae.log import log
 from fastimae.settings import ConfigError, config_errors
-
-log = logging.getLogger("fastimae")
 
 SECONDS = {"cpu": 60.0, "cuda": 300.0}
 """For all of it. On a GPU most of it is for compiling, which each batch size needs anew."""

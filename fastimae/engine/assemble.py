@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +20,11 @@ from fastimae.engine.plan import Plan
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.prepare import StepSettings, build_step
 from fastimae.engine.trainer import Trainer
+from fastimae.log import log
 from fastimae.settings import Settings
 
 if TYPE_CHECKING:
     from fastimae.objectives.base import Objective
-
-log = logging.getLogger("fastimae")
 
 
 def assemble(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 from fastimae.engine.entries import take
 from fastimae.engine.files import CheckpointError, Unfit, read, write
 from fastimae.engine.sharded import FILES, forget_shards, join, laid_out
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 LAST = "checkpoint-last.pth"
 FORMAT = 2

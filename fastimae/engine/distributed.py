@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import re
 import threading
@@ -22,8 +21,7 @@ from fastimae.engine.launcher import (
     is_script_of_many,
     launched,
 )
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 PATIENCE_SECONDS = 30
 """Others that take longer to come are waited for aloud."""

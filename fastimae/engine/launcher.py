@@ -6,14 +6,12 @@ Read without torch, so that a command of one process can step aside at once.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fastimae.log import log
 from fastimae.settings import Free, PositiveFloat, Settings
-
-log = logging.getLogger("fastimae")
 
 TORCHRUN, OPEN_MPI, SRUN = "torchrun", "Open MPI", "srun"
 # Rank, processes, rank on this machine. The first one found counts: torchrun may run in processes

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 
 from fastimae.folders import PARTIAL
 from fastimae.locks import check_free
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 PICTURE = "reconstruction.png"
 EVENTS = "events.out.tfevents.*"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -17,13 +16,12 @@ from fastimae.engine.parallel import parallelise
 from fastimae.engine.precision import Precision, computing, resolve_precision
 from fastimae.engine.regions import compile_blocks, recompute_blocks
 from fastimae.engine.step import GraphedStep, Step
+from fastimae.log import log
 from fastimae.settings import ConfigError, Free, Idle, Settings
 
 if TYPE_CHECKING:
     from fastimae.loaders import Loader
     from fastimae.objectives.base import Objective, Teacher
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(kw_only=True)

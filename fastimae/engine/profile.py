@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fastimae.folders import write_text
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 FIRST, LAST = 20, 30
 _ROWS = 30

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,11 @@ from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError, listed, model_weights
 from fastimae.engine.files import EFFECTIVE_BATCH, NO_FLAGS, PROCESSES, RUN, args_in
+from fastimae.log import log
 from fastimae.settings import free_settings
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
-
-log = logging.getLogger("fastimae")
 
 # Those that say which images a number is of, and what these show.
 _PLACES = {"ffcv", "data_path", "val"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,12 @@ from fastimae.engine.optim import set_lr
 from fastimae.engine.parallel import averaging
 from fastimae.engine.precision import computing
 from fastimae.engine.rehearsal import rehearsal
+from fastimae.log import log
 from fastimae.settings import StepSize
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
     from fastimae.objectives.base import Objective
-
-log = logging.getLogger("fastimae")
 
 Parts = dict[str, Tensor]
 Work = Callable[[], Tensor | None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,7 @@ from fastimae.engine.signals import stop_signals
 from fastimae.engine.statistics import load_statistics, statistics_of_all
 from fastimae.engine.step import GraphedStep, Step, seed_draws
 from fastimae.engine.throttle import Throttle
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 
 class Trainer:

@@ -7,7 +7,6 @@ of such a folder cannot.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,7 @@ from fastimae.evaluate.images import Images
 from fastimae.loaders.describe import first_of, in_short
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import LISTED
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 MOST_CLASSES = 1 << 20
 """A classifier of more takes gigabytes; numbers so large are those of something else."""

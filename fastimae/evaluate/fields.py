@@ -6,7 +6,6 @@ for each file that has a field called so; another is read by the usual rule, whi
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from fastimae.loaders.beton import field_names
 from fastimae.loaders.beton_fields import NO_LABELS
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import shown
+from fastimae.log import log
 from fastimae.settings import ConfigError
-
-log = logging.getLogger("fastimae")
 
 Fields = dict[str, str | None]
 """Arguments of `BetonReader`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -34,8 +33,7 @@ from fastimae.loaders.pixels import MODES, Mode, eight_bits
 from fastimae.loaders.read_ahead import started_ahead, threads
 from fastimae.loaders.source_imagenet import hint_for
 from fastimae.loaders.what_is import BETON, FOLDER, check_is, is_beton
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 BATCHES_AHEAD = 2
 CROP_SHARE = 224 / 256  # of the shorter side, up to 224 pixels; larger crops take all of it

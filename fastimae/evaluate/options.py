@@ -27,9 +27,8 @@ from fastimae.loaders.limits import set_max_pixels, set_value_range
 from fastimae.loaders.settings import ReadSettings
 from fastimae.loaders.survey import say_depth, survey_files
 from fastimae.loaders.what_is import BETON, FOLDER, check_is, is_beton
+from fastimae.log import log
 from fastimae.settings import ConfigError, Count, Free, PositiveInt, Seeded, plain_value
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -182,13 +181,12 @@ def results_folder(
 @contextlib.contextmanager
 def joined(options: EvalOptions) -> Iterator[World]:
     """The processes that torchrun or SLURM started; only the first one writes and prints."""
-    logger = logging.getLogger("fastimae")
-    level = logger.level
+    level = log.level
     world = join_world(options.device, options.launch())
     if not world.is_main:
-        logger.setLevel(logging.WARNING)
+        log.setLevel(logging.WARNING)
     try:
         yield world
     finally:
-        logger.setLevel(level)
+        log.setLevel(level)
         world.close()

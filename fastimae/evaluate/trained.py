@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,7 @@ from fastimae.loaders.beton_names import manifest_path
 from fastimae.loaders.crops import RATIO
 from fastimae.loaders.limits import ValueRange, check_value_range, named_range
 from fastimae.loaders.what_is import is_beton
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 
 def training_of(checkpoint: Path | None) -> Mapping[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import logging
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,8 +21,7 @@ from fastimae.interop.trials import (
     swap_attention,
     swaps_of,
 )
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 _USUAL_LENGTH = 257
 """Of sequences where no positions tell: 16 x 16 patches and a class token."""

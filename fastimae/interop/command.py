@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,10 +23,9 @@ from fastimae.interop.options import ModelOptions
 from fastimae.interop.sizes import name_of, settings_of
 from fastimae.interop.write import check_target, write_file, write_hub_folder
 from fastimae.locks import file_to_write, folder_to_write
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.mae import MASK_RATIO
-
-log = logging.getLogger("fastimae")
 
 Target = Literal["timm", "huggingface", "mae", "fastimae"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,10 +18,9 @@ from fastimae.interop.grids import (
 )
 from fastimae.interop.names import named_side, named_sizes
 from fastimae.interop.open import Checkpoint
+from fastimae.log import log
 from fastimae.models import DECODER, SIZES, advice
 from fastimae.models.mae import channel_statistics
-
-log = logging.getLogger("fastimae")
 
 Source = Literal["flag", "file", "name", "assumed"]
 

@@ -6,17 +6,15 @@ the patches has `fc_norm` after the mean, in place of `norm` before it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from fastimae.interop.conversion import CLASSIFIER
 from fastimae.interop.open import Checkpoint
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.vit import LAYER_NORM_EPS
-
-log = logging.getLogger("fastimae")
 
 HEAD, FC_NORM = CLASSIFIER
 

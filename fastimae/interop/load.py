@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from fastimae.interop.finetuned import HEAD, put_fc_norm, without_classifier
 from fastimae.interop.hints import IN_PYTHON, Hints
 from fastimae.interop.open import Checkpoint, open_checkpoint, refuse_parts
 from fastimae.interop.sizes import model_arguments
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
-
-log = logging.getLogger("fastimae")
 
 
 def load_model(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from fastimae.interop.hints import IN_PYTHON, Hints
 from fastimae.interop.layouts import to_mae
 from fastimae.interop.names import named_sizes
 from fastimae.interop.parts import foreign_part
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 FOREIGN_LICENCE = (
     "says nothing of its licence; the official MAE and i-MAE weights are licensed CC-BY-NC 4.0 "

@@ -5,7 +5,6 @@ Reads what `fastimae.interop.load_model` reads.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,8 @@ from fastimae.interop.hints import IN_PYTHON, Hints
 from fastimae.interop.load import build, decoder_misfit
 from fastimae.interop.open import Checkpoint, open_checkpoint
 from fastimae.interop.sizes import model_arguments
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
-
-log = logging.getLogger("fastimae")
 
 # Parts of a teacher that give no latents of the decoder's width: files without them will do.
 _UNUSED_OF_TEACHER = (

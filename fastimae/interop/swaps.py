@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +21,7 @@ from fastimae.interop.reading import watch_of
 from fastimae.interop.watch import Watch
 from fastimae.kernels import Mask, drop_in, mix_patchify
 from fastimae.kernels.rows import visible_rows
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 _REPLICATE = "_replicate_for_data_parallel"
 

@@ -7,7 +7,6 @@ s * x[i] + (1 - s) * x[partner[i]] with s <= 0.5: x[i] is subordinate, its partn
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from fastimae.kernels import Mask, latent_l2, random_masking
 from fastimae.kernels.random_masking import visible_patches
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import latent_flops, training_flops
 from fastimae.models.mae import HEAD_SPACE
@@ -35,8 +35,6 @@ from fastimae.settings import Count, PairSettings, Share, flag
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
-
-log = logging.getLogger("fastimae")
 
 BRANCHES = ("subordinate", "dominant")
 

@@ -6,7 +6,6 @@ B = batch, C = channels, H, W = height and width, K = classes.
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator
 
@@ -23,9 +22,8 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.items import SkipImage
 from fastimae.loaders.pixels import MODES
 from fastimae.loaders.worker_batches import check_workers, made_by_workers
+from fastimae.log import log
 from fastimae.settings import StepSize
-
-log = logging.getLogger("fastimae")
 
 TRIES = 10
 _MIXUP_STREAM = 1 << 40

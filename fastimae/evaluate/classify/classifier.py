@@ -6,7 +6,6 @@ D = encoder width.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,10 @@ from fastimae.interop.load import build_model
 from fastimae.interop.open import open_checkpoint
 from fastimae.interop.sizes import mlp_ratio
 from fastimae.interop.timm import CLASSIFIED
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.vit import LAYER_NORM_EPS
 from fastimae.settings import ConfigError
-
-log = logging.getLogger("fastimae")
 
 HEAD_STD = 2e-5  # MAE's: the first logits are all but equal
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,8 @@ from fastimae.evaluate.origin import weights_digest
 from fastimae.folders import replacing
 from fastimae.loaders.errors import DataError
 from fastimae.locks import InUse, file_to_write
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

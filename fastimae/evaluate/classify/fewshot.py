@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import statistics
 from typing import Any
 
@@ -22,9 +21,8 @@ from fastimae.evaluate.classify.probe import ProbeData, ProbeOptions, probe_data
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
+from fastimae.log import log
 from fastimae.settings import PositiveFloat, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,12 +54,11 @@ from fastimae.interop.finetuned import pools
 from fastimae.loaders import DevicePrefetch
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.survey import say_windows, survey_files
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import ConfigError, height_and_width
 
 __all__ = ["RECIPES", "FinetuneOptions", "run"]
-
-log = logging.getLogger("fastimae")
 
 
 class _Found(NamedTuple):

@@ -6,7 +6,6 @@ N = images to learn from, M = to test, D = feature width.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -18,9 +17,8 @@ from fastimae.evaluate.classify.probe import ProbeOptions, probe_data
 from fastimae.evaluate.options import joined, results_folder
 from fastimae.evaluate.results import save_results
 from fastimae.kernels.checks import check_shape
+from fastimae.log import log
 from fastimae.settings import PositiveFloat, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 ROWS_AT_ONCE = 256
 

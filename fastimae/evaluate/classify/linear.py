@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Literal
 
@@ -38,9 +37,8 @@ from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options import joined, plain, results_folder
 from fastimae.evaluate.results import save_results
+from fastimae.log import log
 from fastimae.settings import Free, NotNegative, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 MOMENTUM = 0.9
 NORM_EPS = 1e-6

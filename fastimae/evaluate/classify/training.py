@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from fastimae.evaluate.classify.validation import Validated
 from fastimae.evaluate.options import EvalOptions
 from fastimae.evaluate.origin import check_same_weights
 from fastimae.settings import ConfigError, NotNegative, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from fastimae.engine.files import CheckpointError, read
 from fastimae.engine.precision import Precision
 from fastimae.evaluate.classify.accuracy import hits, percentages
 from fastimae.evaluate.encoder import inference
-
-log = logging.getLogger("fastimae")
+from fastimae.log import log
 
 BEST = "checkpoint-best.pth"
 Batches = Iterable[tuple[Tensor, Tensor]]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,9 @@ from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import forget_results, save_results
 from fastimae.loaders.errors import DataError
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import ConfigError, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 AT_ONCE = 8  # images: maps of all layers and heads take much memory
 

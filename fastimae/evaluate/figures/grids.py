@@ -9,7 +9,6 @@ image on visible ones, as MAE shows it; part of such a picture is right by const
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import forget_results, save_results
 from fastimae.kernels import Mask
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.imae import BRANCHES
 from fastimae.objectives.panels import (
@@ -46,8 +46,6 @@ from fastimae.objectives.panels import (
     predicted_images,
 )
 from fastimae.settings import ConfigError, InnerShare, MixShare, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 VIEWS = ("pasted", "whole")
 Ratios = tuple[float, float | None]  # of masking, of mixing (None for a MAE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +19,8 @@ from fastimae.evaluate.images import center_batches
 from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import forget_results, save_results
+from fastimae.log import log
 from fastimae.settings import ConfigError, PositiveFloat, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 PICTURE = "tsne.png"
 COMPONENTS = 50

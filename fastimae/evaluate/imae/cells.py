@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shlex
 import signal
@@ -17,9 +16,8 @@ from typing import NamedTuple
 from fastimae.engine.launcher import without_ranks
 from fastimae.evaluate.result_files import RESULTS
 from fastimae.folders import write_text
+from fastimae.log import log
 from fastimae.settings import ConfigError
-
-log = logging.getLogger("fastimae")
 
 NOTE = "command.json"
 PROGRAMS = {

@@ -13,7 +13,6 @@ of other images, in percent. The same is done for the dominant image's head and 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,10 +37,9 @@ from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import forget_results, save_results
+from fastimae.log import log
 from fastimae.objectives.imae import BRANCHES
 from fastimae.settings import ConfigError, MixShare, PositiveFloat, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 PICTURE = "msem.png"
 Key = tuple[int, float, str]  # contestant, mixing ratio, branch

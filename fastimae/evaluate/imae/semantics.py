@@ -9,7 +9,6 @@ study's command can be repeated until the table is full.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,9 +31,8 @@ from fastimae.evaluate.results import forget_results, save_results
 from fastimae.flags import spelled
 from fastimae.folders import write_text
 from fastimae.loaders.settings import ReadSettings
+from fastimae.log import log
 from fastimae.settings import ConfigError, Count, Seeded, Settings, Share
-
-log = logging.getLogger("fastimae")
 
 PICTURE = "semantics.png"
 Probe = Literal["linear", "finetune", "msem"]

@@ -15,7 +15,6 @@ of the targets, so that latents of other sizes can be compared; 1: no better tha
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,10 @@ from fastimae.evaluate.options import EvalOptions, results_folder
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.report.tables import markdown
 from fastimae.evaluate.results import forget_results, save_results
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.mae import MASK_RATIO
 from fastimae.settings import ConfigError, Count, MixShare, NotNegative, PositiveInt
-
-log = logging.getLogger("fastimae")
 
 PICTURE = "separability.png"
 COLUMNS = ("model", "mix_ratio", "before", "after_closed_form", "after_trained", "unexplained")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +19,8 @@ from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_r
 from fastimae.evaluate.report.svg import line_chart
 from fastimae.evaluate.report.tables import markdown
 from fastimae.folders import write_text
+from fastimae.log import log
 from fastimae.settings import ConfigError, Settings
-
-log = logging.getLogger("fastimae")
 
 Row = dict[str, Any]
 PLACES = (RUN, "output_dir", "log_dir", "resume", "config", "print_config", "debug", "device",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from fastimae.evaluate.report.page_parts import (
 from fastimae.evaluate.report.runs import Run, check_folder, last_losses, read_run, scalars, tables
 from fastimae.folders import write_text
 from fastimae.locks import file_to_write
+from fastimae.log import log
 from fastimae.objectives.choice import objective_title
 from fastimae.settings import Settings
-
-log = logging.getLogger("fastimae")
 
 PAGE = "report.html"
 ORDER = ("semantics", "finetune", "linear", "knn", "fewshot", "separability", "msem",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from fastimae.engine.leftovers import PICTURE
 from fastimae.evaluate.report.evaluations import LOG, Evaluation, read_evaluations, read_log
 from fastimae.evaluate.report.standing import newest_checkpoint
 from fastimae.evaluate.result_files import RESULTS
+from fastimae.log import log
 from fastimae.settings import ConfigError
-
-log = logging.getLogger("fastimae")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
