@@ -120,7 +120,7 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     recipe = first.get("recipe") or settings.get("recipe")
     of_recipe = recipe_called(recipe, RECIPES) if recipe else {}
     objective = first.get("objective") or (of_recipe | settings).get("objective")
-    default = config_with(objective) if objective else TrainConfig()
+    default = config_with(str(objective)) if objective else TrainConfig()
     default = updated(default, of_recipe, f"recipe {recipe}")
     default = updated(default, settings, f"--config {file}")
     config = parse(prog, type(default), argv, default)

@@ -139,7 +139,11 @@ def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):
     ("text", "words"),
     [
         ("no_such: 1", "there is no setting called no_such"),
+        ("3: 4", "there is no setting called 3"),
         ("epochs: many", "epochs cannot be 'many'"),
+        ("epochs: null", "epochs needs a value"),
+        ("objective:", "objective needs a value"),
+        ("resume: null", "resume needs a value"),
         ("precision: fp8", "precision cannot be 'fp8'"),
         ("just words", "expected lines of the form"),
         ("a: [", "--config"),
@@ -152,3 +156,11 @@ def test_wrong_files_are_named(tmp_path, text, words, capsys):
         parsed(f"--config {file}")
     assert str(file) in str(error.value) and "\n" not in str(error.value)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["objective: nope", "objective: [mae]", "objective: 3"])
+def test_an_objective_of_a_file_that_is_none(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"--objective .* is not one of: mae, imae"):
+        parsed(f"--config {file}")
