@@ -31,6 +31,7 @@ from fastimae.interop.sizes import name_of, settings_of
 from fastimae.interop.write import check_target, write_file, write_hub_folder
 from fastimae.locks import file_to_write, folder_to_write
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.mae import MASK_RATIO
 
 log = logging.getLogger("fastimae")
 
@@ -180,7 +181,7 @@ def _write(
         settings[CLASSES] = checkpoint.args[CLASSES]
     about = {"args": settings, "licence": checkpoint.licence}
     if options.to == "huggingface":
-        config = huggingface.config_of(model, settings.get("mask_ratio", 0.75))
+        config = huggingface.config_of(model, settings.get("mask_ratio", MASK_RATIO))
         whole = "decoder.decoder_pred.weight" in weights
         config["architectures"] = ["ViTMAEForPreTraining" if whole else "ViTMAEModel"]
         processor = huggingface.processor_of(model)
