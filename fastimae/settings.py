@@ -187,7 +187,10 @@ def check_idle(
     recipe: the settings that `recipe_name` stands for; one of those cannot be dropped alone.
     """
     recipe = recipe or {}
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    defaults = {
+        field.name: field.default_factory() if callable(field.default_factory) else field.default
+        for field in dataclasses.fields(settings)
+    }
     for rule in settings.idle():
         for name in rule.names if rule.applies else ():
             value, default = getattr(settings, name), defaults[name]

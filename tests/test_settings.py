@@ -108,6 +108,19 @@ def test_settings_without_effect_are_a_mistake_and_defaults_are_not():
         check_idle(More(kind="b", share=0.6), recipe, "r")
 
 
+def test_a_default_that_is_made_anew_is_one():
+    @dataclasses.dataclass(kw_only=True)
+    class Listed(Settings):
+        sides: list[int] = dataclasses.field(default_factory=lambda: [1])
+
+        def idle(self):
+            yield Idle(True, ("sides",), "ever")
+
+    check_idle(Listed())
+    with pytest.raises(ConfigError, match="--sides has no effect ever"):
+        check_idle(Listed(sides=[2]))
+
+
 def test_parts_are_gathered_by_name():
     @dataclasses.dataclass(kw_only=True)
     class Other(Settings):
