@@ -35,7 +35,8 @@ Command = Callable[..., int]
 
 USAGE_ERROR = 2
 _UNFIT = re.compile(
-    r"Error parsing (--\w+): no type matching (.+?) could be instantiated from (\[.*?\])\. Got.*"
+    r"Error parsing (--\w+(?:/--\w+)*): no type matching (.+?) could be instantiated from "
+    r"(\[.*?\])\. Got.*"
 )
 """What tyro says of a value that a flag with two types, such as None and a number, cannot take."""
 _QUOTED = re.compile(r"'([^']*)'")

@@ -111,6 +111,7 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
         ("--value_range 5", "--value_range takes FLOAT FLOAT, not 5 (fastimae-train"),
         ("--value_range a b", "--value_range takes FLOAT FLOAT, not a b (fastimae-train"),
         ("--value_range", "--value_range takes FLOAT FLOAT, not nothing (fastimae-train"),
+        ("--same_prob x", "--same_prob/--same_class_ratio takes FLOAT, not x (fastimae-train"),
         ("--num_heads x", "--num_heads takes INT, not x (fastimae-train"),
         ("--crop_ratio 1", "'--crop_ratio'. Expected 2 values"),
         (
