@@ -36,7 +36,8 @@ Command = Callable[..., int]
 
 USAGE_ERROR = 2
 _UNFIT = re.compile(
-    r"Error parsing (--\w+): no type matching (.+?) could be instantiated from (\[.*?\])\. Got.*"
+    r"Error parsing (--\w+(?:/--\w+)*): no type matching (.+?) could be instantiated from "
+    r"(\[.*?\])\. Got.*"
 )
 """What tyro says of a value that a flag with two types, such as None and a number, cannot take."""
 _QUOTED = re.compile(r"'([^']*)'")
@@ -121,7 +122,7 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     recipe = first.get("recipe") or settings.get("recipe")
     of_recipe = recipe_called(recipe, RECIPES) if recipe else {}
     objective = first.get("objective") or (of_recipe | settings).get("objective")
-    default = config_with(objective) if objective else TrainConfig()
+    default = config_with(str(objective)) if objective else TrainConfig()
     default = updated(default, of_recipe, f"recipe {recipe}")
     default = updated(default, settings, f"--config {file}")
     config = parse(prog, type(default), argv, default)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import tyro
 import yaml
@@ -123,7 +123,7 @@ def updated(config: TrainConfig, settings: dict[str, Any], source: str) -> Train
     groups = config.groups
     owner = {f.name: name for name, group in groups.items() for f in dataclasses.fields(group)}
     for key, value in settings.items():
-        name = key.replace("-", "_")
+        name = str(key).replace("-", "_")
         if name not in owner:
             raise ConfigError(f"{source}: there is no setting called {key}")
         value = _parsed(type(groups[owner[name]]), name, value, source)
@@ -144,11 +144,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _parsed(owner: type, name: str, value: Any, source: str) -> Any:
     """The value as the field's type, read from text by the same rules as a flag's."""
-    if value is None:
+    hint = get_type_hints(owner)[name]
+    if value is None and type(None) in get_args(hint):
         return None
+    if value is None:
+        raise ConfigError(f"{source}: {name} needs a value")
     texts = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # some of it is printed all the same
-            return tyro.cli(get_type_hints(owner)[name], args=texts, console_outputs=False)
+            return tyro.cli(hint, args=texts, console_outputs=False)
     except SystemExit:
         raise ConfigError(f"{source}: {name} cannot be {value!r}") from None

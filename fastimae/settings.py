@@ -20,7 +20,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import (
     Annotated,
     Any,
@@ -81,7 +82,7 @@ MixShare = Annotated[
 
 def height_and_width(input_size: Sequence[int] | int) -> tuple[int, int]:
     """What --input_size says, a side or both, as (height, width). Raises ConfigError."""
-    if isinstance(input_size, int):
+    if isinstance(input_size, Integral):
         return input_size, input_size
     if len(input_size) not in (1, 2):
         raise ConfigError("--input_size takes a side, or height and width")
@@ -124,11 +125,10 @@ class Settings:
     def check(self) -> None:
         """Raise `error` where a value is out of its range, or does not fit another."""
         for name, ranges in _ranges(type(self)).items():
-            value = getattr(self, name)
-            values = value if isinstance(value, tuple) else () if value is None else (value,)
+            values = _values(getattr(self, name))
             for allowed in ranges:
-                self.require(value != (), f"--{name} needs a value")
-                for each in values:
+                self.require(values != (), f"--{name} needs a value")
+                for each in values or ():
                     self.require(allowed.holds(each), f"--{name} {allowed.otherwise.format(each)}")
 
     def require(self, holds: bool, message: str) -> None:
@@ -187,14 +187,25 @@ def check_idle(
     recipe: the settings that `recipe_name` stands for; one of those cannot be dropped alone.
     """
     recipe = recipe or {}
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    defaults = {
+        field.name: field.default_factory() if callable(field.default_factory) else field.default
+        for field in dataclasses.fields(settings)
+    }
     for rule in settings.idle():
         for name in rule.names if rule.applies else ():
             value, default = getattr(settings, name), defaults[name]
             of_recipe = name in recipe and plain_value(value) == recipe[name]
             whose = f" of --recipe {recipe_name}" if of_recipe else ""
             undo = f"add --{name} {default}" if of_recipe else "drop one of them"
-            settings.require(value == default, f"--{name}{whose} has no effect {rule.why}: {undo}")
+            same = _values(value) == _values(default)
+            settings.require(same, f"--{name}{whose} has no effect {rule.why}: {undo}")
+
+
+def _values(value: Any) -> tuple[Any, ...] | None:
+    """Of a tuple, or what Python has for one, each; None where no value is given."""
+    if value is None:
+        return None
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def plain_value(value: Any) -> Any:

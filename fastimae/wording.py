@@ -9,8 +9,9 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-_FLAG = re.compile(r"(\bfastimae-[^:;()]*)|--(\w+)\b(?![-=])")
-"""One of our flags. Those of a command that the message says to type, and of docker, stay."""
+_FLAG = re.compile(r"(\bfastimae-[^:;()]*)|(?<![\w./-])--(\w+)\b(?![-=])")
+"""One of our flags. Those of a command that the message says to type, and of docker, stay, and
+names of files: runs/a--b/x.pth."""
 _command_runs = False
 
 

@@ -66,6 +66,7 @@ def convert(options: ConvertOptions) -> ConvertReport:
         DataError: an option or the source is wrong, OUT exists, or the disk is full.
         FolderError: OUT cannot be written, or another conversion is writing it.
     """
+    options.check()
     try:
         if options.out is None:
             return _verify_only(options)

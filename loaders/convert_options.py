@@ -58,9 +58,6 @@ class ConvertOptions(Settings):
     overwrite: bool = False
     """Replace OUT if it exists."""
 
-    def __post_init__(self) -> None:
-        self.check()
-
     def check(self) -> None:
         """As of `Settings`."""
         super().check()

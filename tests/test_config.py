@@ -111,6 +111,7 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
         ("--value_range 5", "--value_range takes FLOAT FLOAT, not 5 (fastimae-train"),
         ("--value_range a b", "--value_range takes FLOAT FLOAT, not a b (fastimae-train"),
         ("--value_range", "--value_range takes FLOAT FLOAT, not nothing (fastimae-train"),
+        ("--same_prob x", "--same_prob/--same_class_ratio takes FLOAT, not x (fastimae-train"),
         ("--num_heads x", "--num_heads takes INT, not x (fastimae-train"),
         ("--crop_ratio 1", "'--crop_ratio'. Expected 2 values"),
         (
@@ -139,7 +140,11 @@ def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):
     ("text", "words"),
     [
         ("no_such: 1", "there is no setting called no_such"),
+        ("3: 4", "there is no setting called 3"),
         ("epochs: many", "epochs cannot be 'many'"),
+        ("epochs: null", "epochs needs a value"),
+        ("objective:", "objective needs a value"),
+        ("resume: null", "resume needs a value"),
         ("precision: fp8", "precision cannot be 'fp8'"),
         ("just words", "expected lines of the form"),
         ("a: [", "--config"),
@@ -152,3 +157,11 @@ def test_wrong_files_are_named(tmp_path, text, words, capsys):
         parsed(f"--config {file}")
     assert str(file) in str(error.value) and "\n" not in str(error.value)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["objective: nope", "objective: [mae]", "objective: 3"])
+def test_an_objective_of_a_file_that_is_none(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"--objective .* is not one of: mae, imae"):
+        parsed(f"--config {file}")

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -107,6 +108,19 @@ def test_settings_without_effect_are_a_mistake_and_defaults_are_not():
         check_idle(More(kind="b", share=0.6), recipe, "r")
 
 
+def test_a_default_that_is_made_anew_is_one():
+    @dataclasses.dataclass(kw_only=True)
+    class Listed(Settings):
+        sides: list[int] = dataclasses.field(default_factory=lambda: [1])
+
+        def idle(self):
+            yield Idle(True, ("sides",), "ever")
+
+    check_idle(Listed())
+    with pytest.raises(ConfigError, match="--sides has no effect ever"):
+        check_idle(Listed(sides=[2]))
+
+
 def test_parts_are_gathered_by_name():
     @dataclasses.dataclass(kw_only=True)
     class Other(Settings):
@@ -121,18 +135,27 @@ def of_settings() -> set[tuple]:
     """(name, default) of all settings, of every part."""
     for path in FILES:
         place = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-        if "Settings" in path.read_text():
+        if re.search(r"^class \w*(Settings|Options|Config|Arguments)\b", path.read_text(), re.M):
             importlib.import_module(place if place.startswith("fastimae") else f"fastimae.{place}")
     found, todo = set(), [Settings]
     while todo:
         todo += (cls := todo.pop()).__subclasses__()
         if cls.__module__.startswith("fastimae"):
-            found |= {(field.name, str(field.default)) for field in dataclasses.fields(cls)}
+            found |= {(field.name, comparable(field.default)) for field in dataclasses.fields(cls)}
     return found
 
 
+def comparable(value):
+    """One number is the same as int and as float; a truth is no number."""
+    if isinstance(value, tuple):
+        return tuple(map(comparable, value))
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number else str(value)
+
+
 def defaults(tree):
-    """(name, default, the class or function) wherever one is written."""
+    """(name, default, the class or function) wherever one is written: `.get("name", default)` of
+    settings, too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             fields = [s for s in node.body if isinstance(s, ast.AnnAssign) and s.value]
@@ -143,24 +166,56 @@ def defaults(tree):
             pairs = [*zip(last, given.defaults[::-1], strict=False),
                      *zip(given.kwonlyargs, given.kw_defaults, strict=True)]  # fmt: skip
             yield from ((argument.arg, value, node.name) for argument, value in pairs if value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("settings.get", "args.get"):
+            name, *default = node.args
+            yield from ((ast.unparse(name).strip("'"), value, "get") for value in default)
+
+
+def written_out(node):
+    """The value of a default such as 40, 8 << 20 or (3 / 4, 4 / 3). Raises ValueError for one that
+    refers to another place."""
+    if any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node)):
+        raise ValueError
+    return eval(compile(ast.Expression(node), "default", "eval"))
 
 
 def says_nothing(value) -> bool:
     """Whether a default stands for "not given"."""
-    return value is None or isinstance(value, bool) or value in ("", ())
+    return value is None or value is False or value in ("", ())
+
+
+def of_ours(text, settings):
+    """(name, default, owner) of what a file writes that is a default of a setting."""
+    for name, node, owner in defaults(ast.parse(text)):
+        try:
+            value = written_out(node)
+        except ValueError:
+            continue
+        key = name, comparable(value)
+        if key in settings and name not in OTHER_MEANING and not says_nothing(value):
+            yield *key, owner
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f(*, warmup_epochs=40.0): ...",
+        "def f(hflip=True): ...",
+        "class A:\n    crop_ratio: tuple = (3 / 4, 4 / 3)",
+        "class A:\n    page_size: int = 8 << 20",
+        "def f(temperature: float = 0.07): ...",
+        "ratio = settings.get('mask_ratio', 0.75)",
+    ],
+)
+def test_a_default_is_seen_however_it_is_written(text):
+    assert list(of_ours(text, of_settings()))
 
 
 def test_no_default_of_a_setting_is_written_a_second_time():
     """One place has the value; who has the same setting refers to it."""
     written, settings = defaultdict(list), of_settings()
     for path in FILES:
-        for name, node, owner in defaults(ast.parse(path.read_text())):
-            try:
-                value = ast.literal_eval(node)
-            except ValueError:  # refers to another place
-                continue
-            ours = (name, str(value)) in settings and name not in OTHER_MEANING
-            if ours and not says_nothing(value):
-                written[name, value].append(f"{path.relative_to(ROOT)}: {owner}")
+        for name, value, owner in of_ours(path.read_text(), settings):
+            written[name, value].append(f"{path.relative_to(ROOT)}: {owner}")
     assert len(written) > 50
     assert {key: places for key, places in written.items() if len(places) > 1} == {}

@@ -12,6 +12,7 @@ import fastimae
 from fastimae import cli, wording
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.files import CheckpointError
+from fastimae.interop import load_model
 from fastimae.kernels import random_masking
 from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader
 from fastimae.objectives import IMAE, MAE
@@ -105,6 +106,13 @@ def test_an_iteration_names_its_parameter(python, tmp_path):
         pytest.raises(DataError, match=r"8 bad samples, max_bad_samples is 2: "),
     ):
         next(iter(loader))
+
+
+@pytest.mark.parametrize("name", ["run--v2/a.pth", "a/--old/b.pth", "a---b.pth", "a--lr-3.pth"])
+def test_names_of_files_stay_as_they_are(python, tmp_path, name):
+    with pytest.raises(CheckpointError) as raised:
+        load_model(tmp_path / name)
+    assert name in str(raised.value)
 
 
 def test_a_command_names_flags_in_the_same_errors(python, tmp_path, capsys):

@@ -12,7 +12,7 @@ from fastimae.objectives.base import Objective
 from fastimae.objectives.imae import IMAE
 from fastimae.objectives.mae import MAE
 from fastimae.own_code import imported
-from fastimae.settings import ConfigError, Idle, Settings, flag
+from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag
 
 OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "imae": IMAE}
 
@@ -82,6 +82,8 @@ def settings_with(objective: str) -> type[Settings]:
     of a user's own wins. Raises ConfigError.
     """
     chosen = find(objective).Settings
+    if problem := _not_whole(find(objective)):
+        raise ConfigError(f"--objective {objective}: {problem}")
     of_all = [chosen, *(each.Settings for each in OBJECTIVES.values())]
     for each in of_all[1:]:
         for name in vars(chosen()).keys() & vars(each()).keys():
@@ -96,6 +98,21 @@ def settings_with(objective: str) -> type[Settings]:
     content = {"__doc__": _Choice.__doc__, "__module__": __name__}
     group = type("ObjectiveConfig", (_Choice, *bases, _Named), content)  # _Named's field is first
     return dataclasses.dataclass(kw_only=True)(group)
+
+
+def _not_whole(objective: type[Objective]) -> str:
+    """What an objective lacks, in words; "" where it can be built, and its settings be flags."""
+    own, kind = objective.Settings, PairSettings if objective.needs_partners else Settings
+    if inspect.isabstract(objective):
+        return f"it has no {', '.join(sorted(objective.__abstractmethods__))}"
+    if not (isinstance(own, type) and issubclass(own, kind)):
+        return f"its Settings have to derive from {kind.__module__}.{kind.__name__}"
+    fields = {field.name: field for field in dataclasses.fields(own)}
+    if inspect.get_annotations(own).keys() - fields:
+        return f"{own.__name__} needs @dataclasses.dataclass(kw_only=True)"
+    nothing = dataclasses.MISSING
+    without = [n for n, f in fields.items() if f.default is f.default_factory is nothing]
+    return f"{own.__name__}: {' and '.join(without)} needs a default" if without else ""
 
 
 def root_of(settings: type, name: str) -> type:

@@ -31,7 +31,7 @@ def test_it_sees_what_the_encoder_sees(encoder):
     token = build_classifier(encoder, 5, global_pool=False).eval()
     seen = token.forward_head(token.forward_features(inputs), pre_logits=True)
     torch.testing.assert_close(seen, features(encoder, images, "cls", "fp32"), **close)
-    pooled = build_classifier(encoder, 5, drop_path=0.5).eval()
+    pooled = build_classifier(encoder, 5, global_pool=True, drop_path=0.5).eval()
     seen = pooled.forward_head(pooled.forward_features(inputs), pre_logits=True)
     tokens = latents(
         encoder, images, "fp32"
@@ -46,15 +46,15 @@ def test_it_sees_what_the_encoder_sees(encoder):
 
 
 def test_first_logits_are_all_but_equal(encoder):
-    student = build_classifier(encoder, 7).eval()
+    student = build_classifier(encoder, 7, global_pool=True).eval()
     logits = student(torch.randn(4, 3, 32, 32))
     assert logits.shape == (4, 7) and 0 < logits.abs().max() < 1e-3
 
 
 def test_positions_are_ours_and_are_interpolated_to_another_size(encoder):
-    same = build_classifier(encoder, 2)
+    same = build_classifier(encoder, 2, global_pool=True)
     assert torch.equal(same.pos_embed, encoder.pos_embed) and same.pos_embed.requires_grad
-    larger = build_classifier(encoder, 2, img_size=(32, 64))
+    larger = build_classifier(encoder, 2, global_pool=True, img_size=(32, 64))
     assert larger.pos_embed.shape == (1, 33, 32)
     assert torch.equal(larger.pos_embed[:, 0], encoder.pos_embed[:, 0])
     rows = larger.pos_embed[0, 1:].view(4, 8, 32)

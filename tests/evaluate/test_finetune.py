@@ -314,7 +314,8 @@ def test_gray_images_and_another_size(tmp_path):
     [
         (["--mixup", "0.8", "--batch_size", "7"], "make --batch_size even"),
         (["--color_jitter", "0.4"], "add --aa none"),
-        (["--layer_decay", "0"], "--layer_decay must lie"),
+        (["--layer_decay", "0"], "--layer_decay must lie above 0 and at most at 1, not 0.0"),
+        (["--min_crop", "2"], "--min_crop must lie above 0 and at most at 1, not 2.0"),
         (["--nb_classes", "2"], "--nb_classes 2, but the labels are of 3"),
         (["--eval", "--output_dir", "{}/nothing"], "there is no checkpoint"),
         (["--recipe", "mae_vit_giant"], "is not one of: mae_vit_base"),

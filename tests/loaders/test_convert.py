@@ -17,6 +17,7 @@ import odd_jpegs
 import pytest
 from PIL import Image
 
+from fastimae import cli
 from fastimae.loaders import convert as convert_module
 from fastimae.loaders import native_library
 from fastimae.loaders.beton import BetonReader, BetonWriter
@@ -236,8 +237,14 @@ def test_existing_file_is_kept_unless_told(tmp_path):
     ],
 )
 def test_bad_option_is_named(tmp_path, options, message):
-    with pytest.raises(DataError, match=message):
-        ConvertOptions(src="x", out=tmp_path / "a.beton", **options)
+    with pytest.raises(DataError, match=f"^{message}"):
+        convert(ConvertOptions(src="x", out=tmp_path / "a.beton", **options))
+
+
+def test_a_bad_flag_is_named_and_nothing_else(tmp_path, capsys):
+    assert cli.convert(["x", str(tmp_path / "a.beton"), "--jpeg_quality", "0"]) == 2
+    said = capsys.readouterr().err
+    assert said == "fastimae-convert: error: --jpeg_quality must be 1 to 100, not 0\n"
 
 
 def test_no_out(tmp_path):

@@ -75,6 +75,26 @@ def test_synthetic_images_belong_to_samples(data):
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        {"input_size": [16, 24], "crop_ratio": [3 / 4, 4 / 3]},
+        {"input_size": np.array([16, 24]), "batch_size": np.int64(8), "crop_ratio": [3 / 4, 4 / 3]},
+        {"input_size": torch.Size([16, 24])},
+    ],
+    ids=["lists", "numpy", "torch"],
+)
+def test_numbers_may_be_of_lists_and_of_numpy(settings):
+    with create_loader(**{"synthetic": True, "batch_size": 8} | settings) as loader:
+        assert next(iter(loader)).images.shape == (8, 16, 24, 3)
+
+
+@pytest.mark.parametrize("side", [16, np.int64(16), [16], (16,)], ids=str)
+def test_one_side_is_that_of_a_square(side):
+    with create_loader(synthetic=True, batch_size=8, input_size=side) as loader:
+        assert next(iter(loader)).images.shape == (8, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
     ("settings", "flags"),
     [
         ({}, ["--ffcv", "--data_path", "--synthetic"]),

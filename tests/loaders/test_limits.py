@@ -124,7 +124,7 @@ def test_training_flag(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="--max_pixels"):
             parse_training("fastimae-train", wrong.split())
     with pytest.raises(DataError, match="--max_pixels must be positive, not 0"):
-        ConvertOptions(src="x", max_pixels=0)
+        ConvertOptions(src="x", max_pixels=0).check()
 
 
 def test_evaluation_flag(tmp_path, monkeypatch):

@@ -192,7 +192,7 @@ WRONG = ["5 5", "9 1", "nan 1", "0 inf", "-1e308 1e308"]
 def test_a_range_that_is_none_is_refused_by_name(bounds, tmp_path):
     pair = tuple(map(float, bounds.split()))
     with pytest.raises(DataError, match=r"^--value_range .*LOW must be below HIGH"):
-        ConvertOptions(src="x", value_range=pair)
+        ConvertOptions(src="x", value_range=pair).check()
     with pytest.raises(ConfigError, match=r"^--value_range .*LOW must be below HIGH"):
         parse_training("fastimae-train", f"--data_path x --value_range {bounds}".split())
 

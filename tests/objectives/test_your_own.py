@@ -17,6 +17,7 @@ from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.trainer import Trainer
 
 FILE = Path(__file__).parents[1] / "slow_teacher.py"
+DATACLASS = "@dataclasses.dataclass(kw_only=True)\n"
 NAMED = "--objective users_own:SlowTeacher"
 SETTINGS = (
     f"{NAMED} --momentum 0.9 --synthetic --synthetic_samples 24 --num_workers 0 --device cpu "
@@ -126,6 +127,30 @@ def test_what_does_not_fit_is_named_in_one_line(folder, argv, words):
     with pytest.raises((ConfigError, UsageError)) as error:
         parse_training("fastimae-train", ["--synthetic", *argv.split()])
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("class Own(Objective):\n    pass", "it has no forward"),
+        ("class S:\n    z: int = 3", "have to derive from fastimae.settings.Settings"),
+        ("class S(MaskSettings):\n    z: int = 3", "S needs @dataclasses.dataclass(kw_only=True)"),
+        (f"{DATACLASS}class S(MaskSettings):\n    z: int", "S: z needs a default"),
+        (
+            "S = MaskSettings\nSlowTeacher.needs_partners = True",
+            "have to derive from fastimae.settings.PairSettings",
+        ),
+    ],
+    ids=["abstract", "plain", "undecorated", "no default", "no partners"],
+)
+def test_an_objective_that_is_not_whole_is_named_before_anything_is_built(folder, code, words):
+    with (folder / "users_own.py").open("a") as file:
+        file.write(f"\n{code}\n")
+        if "Own" not in code:
+            file.write("\nclass Own(SlowTeacher):\n    Settings = S\n")
+    with pytest.raises(ConfigError) as error:
+        parse_training("fastimae-train", ["--synthetic", "--objective", "users_own:Own"])
+    assert str(error.value).startswith("--objective users_own:Own: ") and words in str(error.value)
 
 
 def test_a_setting_of_ours_may_have_another_default(folder):

@@ -34,7 +34,7 @@ def build_classifier(
     encoder: MaskedAutoencoder,
     classes: int,
     *,
-    global_pool: bool = True,
+    global_pool: bool,
     img_size: tuple[int, int] | None = None,
     drop_path: float = 0.0,
 ) -> VisionTransformer:

@@ -20,15 +20,14 @@ from fastimae.settings import (
     ConfigError,
     Free,
     NotNegative,
-    PositiveFloat,
     PositiveInt,
     Range,
     Share,
 )
 
 Recipe = dict[str, Any]
-SomeDecay = Annotated[
-    float, Range(lambda value: 0 < value <= 1, "must lie in 0..1, without 0, not {}")
+PositiveShare = Annotated[
+    float, Range(lambda value: 0 < value <= 1, "must lie above 0 and at most at 1, not {}")
 ]
 
 
@@ -55,11 +54,11 @@ class FinetuneOptions(StepSettings, TrainingOptions):
     """torch.compile for the transformer blocks; auto: on a GPU. Not measured in fine-tuning yet."""
     drop_path: Share = 0.1
     """Share of residual branches that the last block drops; the first drops none."""
-    layer_decay: SomeDecay = 0.75
+    layer_decay: PositiveShare = 0.75
     """The learning rate of each layer is this much of the next one's."""
     min_lr: NotNegative = 1e-6
     """Where the half-cosine ends."""
-    min_crop: PositiveFloat = 0.08
+    min_crop: PositiveShare = 0.08
     """Smallest share of an image's area that a random crop takes."""
     crop: Literal["random", "none"] | None = None
     """none: show the whole image, resized to --input_size. None: as in pre-training."""
