@@ -22,7 +22,7 @@ class LoopSettings(Settings):
     start_epoch: Free[Count] = 0
     """First epoch of a run that does not resume."""
     save_freq: Free[PositiveInt] = 20
-    """Epochs between checkpoint-N.pth files; the last epoch is always kept."""
+    """Epochs between checkpoint-N.pth files; the last epoch, and a classifier's best, are kept."""
     checkpoint_hist: Free[PositiveInt | None] = None
     """Of the checkpoint-N.pth files, keep the newest so many. None: all."""
     save_steps: Free[Count] = 0

@@ -11,7 +11,7 @@ import tyro
 
 from fastimae.arguments import UsageError, parse, peek, recipe_called
 from fastimae.engine.launcher import stands_aside
-from fastimae.settings import config_errors
+from fastimae.settings import check_idle, config_errors
 
 PROG = "fastimae-eval"
 
@@ -89,6 +89,7 @@ def options_of(name: str, argv: Sequence[str]) -> Any:
     recipe = _recipe(options_class, getattr(module, "RECIPES", {}), argv)
     options = parse(f"{PROG} {name}", options_class, argv, recipe)
     options.check()
+    check_idle(options)
     return options
 
 

@@ -37,6 +37,7 @@ MASKS = "leaves all or none of the 4 x 4 patches visible"
         ("linear --batch_size 512", "--batch_size 512 on 1 ranks does not fit 24 images"),
         ("linear --batch_size 9 --accum_iter 3", "with --accum_iter 3 does not fit 24 images"),
         ("linear --resume {}/gone.pth", "--resume: there is no checkpoint {}/gone.pth"),
+        ("linear --resume auto --start_epoch 3", "--start_epoch has no effect with --resume"),
         ("linear --lr -1", "--lr must not be negative"),
         ("knn --batch_size 0", "--batch_size must be positive"),
         ("knn --k", "--k needs a value"),
