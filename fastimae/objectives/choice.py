@@ -12,7 +12,7 @@ from fastimae.objectives.base import Objective
 from fastimae.objectives.imae import IMAE
 from fastimae.objectives.mae import MAE
 from fastimae.own_code import imported
-from fastimae.settings import ConfigError, Idle, Settings, flag
+from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag
 
 OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "imae": IMAE}
 
@@ -67,7 +67,10 @@ def find(objective: str) -> type[Objective]:
             f"--objective {objective} is not one of: {', '.join(OBJECTIVES)}; your own is given as "
             "module:Class"
         )
-    return imported("--objective", objective, "Objective", _is_objective, ConfigError)
+    found = imported("--objective", objective, "Objective", _is_objective, ConfigError)
+    for problem in _problems(found):
+        raise ConfigError(f"--objective {objective}: {problem}")
+    return found
 
 
 @functools.cache
@@ -96,6 +99,22 @@ def settings_with(objective: str) -> type[Settings]:
 
 def _is_objective(found: Any) -> bool:
     return isinstance(found, type) and issubclass(found, Objective)
+
+
+def _problems(objective: type[Objective]) -> Iterator[str]:
+    """Why a class cannot be an objective, or its settings flags."""
+    settings = objective.Settings
+    if inspect.isabstract(objective):
+        yield f"it has no {' and no '.join(sorted(objective.__abstractmethods__))}"
+    if not issubclass(settings, Settings) or "__dataclass_fields__" not in vars(settings):
+        yield "its Settings is not a dataclass that derives fastimae.settings.Settings"
+    for field in dataclasses.fields(settings):
+        if field.default is field.default_factory:  # both missing
+            yield f"its {field.name} has no default"
+        if field.name == "objective" or hasattr(_Choice, field.name):
+            yield f"its {field.name} means something else: call it otherwise"
+    if objective.needs_partners and not issubclass(settings, PairSettings):
+        yield "it needs partners: derive its Settings from fastimae.settings.PairSettings"
 
 
 def root_of(settings: type, name: str) -> type:

@@ -24,6 +24,32 @@ SETTINGS = (
     "--blr 0.1 --save_steps 1"
 )
 
+OF_NO_USE = """
+@dataclasses.dataclass(kw_only=True)
+class NeedySettings(MaskSettings):
+    count: int
+
+class Needy(SlowTeacher):
+    Settings = NeedySettings
+
+@dataclasses.dataclass(kw_only=True)
+class CheckSettings(MaskSettings):
+    check: bool = True
+
+class Check(SlowTeacher):
+    Settings = CheckSettings
+
+class Plain(SlowTeacher):
+    class Settings(MaskSettings):
+        count: int = 3
+
+class Pairs(SlowTeacher):
+    needs_partners = True
+
+class Idea(Objective):
+    pass
+"""
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -112,6 +138,11 @@ def test_its_settings_are_settings_like_ours(folder, capsys):
         ("--objective users_own:nn", "users_own has no Objective nn"),
         ("--objective users_own:Epochs", "there is another setting called epochs"),
         ("--objective users_own:Beta", "its mix_beta is not ours: derive it from MixSettings"),
+        ("--objective users_own:Needy", "its count has no default"),
+        ("--objective users_own:Check", "its check means something else: call it otherwise"),
+        ("--objective users_own:Plain", "its Settings is not a dataclass that derives"),
+        ("--objective users_own:Pairs", "it needs partners: derive its Settings from"),
+        ("--objective users_own:Idea", "it has no forward"),
     ],
     ids=lambda value: value.split()[-1] if value.startswith("--") else None,
 )
@@ -123,6 +154,7 @@ def test_what_does_not_fit_is_named_in_one_line(folder, argv, words):
                 f"    {setting}: int = 3\n"
                 f"\nclass {name}(SlowTeacher):\n    Settings = {name}Settings\n"
             )
+        file.write(OF_NO_USE)
     with pytest.raises((ConfigError, UsageError)) as error:
         parse_training("fastimae-train", ["--synthetic", *argv.split()])
     assert words in str(error.value) and "\n" not in str(error.value)
