@@ -34,7 +34,10 @@ def parallelise(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 renames broadcast_buffers
         return DistributedDataParallel(
-            objective, broadcast_buffers=False, gradient_as_bucket_view=True
+            objective,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=not objective.loss_uses_all,
         )
 
 

@@ -17,11 +17,19 @@ KINDS = 64
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The items of every nn.ModuleList below the module, and of every nn.Sequential of several
-    parts of one kind, as timm's transformers have."""
-    for part in module.modules():
-        alike = isinstance(part, nn.Sequential) and len(part) > 1 and len(set(map(type, part))) == 1
-        if alike or isinstance(part, nn.ModuleList):
-            yield from part
+    parts of one kind, as timm's transformers have. Lists of lists hold no blocks but those of the
+    inner ones, and blocks hold no others."""
+    for part in module.children():
+        if _is_list(module) and not _is_list(part):
+            yield part
+        else:
+            yield from blocks(part)
+
+
+def _is_list(module: nn.Module) -> bool:
+    if isinstance(module, nn.Sequential):
+        return len(module) > 1 and len(set(map(type, module))) == 1
+    return isinstance(module, nn.ModuleList)
 
 
 def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:

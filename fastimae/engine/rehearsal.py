@@ -37,15 +37,17 @@ def _same_state(objective: Objective) -> Iterator[None]:
         for name, buffer in owner._buffers.items()
         if buffer is not None
     ]
-    extra = [(tensor, tensor.clone()) for tensor in objective.extra_state().values()]
+    fixed = [teacher.module for teacher in objective.teachers().values() if not teacher.moves]
+    still = {p for module in (objective.student, *fixed) for p in module.parameters()}
+    moving = [(p, p.detach().clone()) for p in objective.parameters() if p not in still]
     try:
         yield
     finally:
         with torch.no_grad():
             for buffers, name, buffer, before in places:
                 buffers[name] = buffer.copy_(before)
-            for tensor, before in extra:
-                tensor.copy_(before)
+            for parameter, before in moving:
+                parameter.copy_(before)
 
 
 @contextlib.contextmanager

@@ -203,7 +203,8 @@ class Trainer:
         elif self.world.is_main:
             save_checkpoint(path, self.state_dict() | more, also)
         if also and self.world.is_main and self.plan.checkpoint_hist:
-            for old in numbered(self.output_dir)[: -self.plan.checkpoint_hist]:
+            kept = numbered(self.output_dir)  # and some of later epochs, of a run gone back on
+            for old in kept[: kept.index(also) + 1][: -self.plan.checkpoint_hist]:
                 old.unlink()
 
     def state_dict(self) -> dict[str, Any]:

@@ -69,7 +69,10 @@ class Objective(nn.Module, abc.ABC):
     title: ClassVar[str] = ""
     """What pages call one of ours; a user's own is called as its class."""
     needs_partners: ClassVar[bool] = False
-    """Whether a batch's `partner` is read. `Settings` then has `mix_group` and its like."""
+    """Whether a batch's `partner` is read. `Settings` then derives `PairSettings`."""
+    loss_uses_all: ClassVar[bool] = True
+    """Whether each loss depends on all trainable parameters. If not, several processes have to look
+    for those that one leaves out (`find_unused_parameters` of DDP), which takes time."""
 
     student: nn.Module
     """The "model" of checkpoints, which evaluation and other code load."""
@@ -137,7 +140,10 @@ class Objective(nn.Module, abc.ABC):
 def check_parameters(objective: Objective) -> None:
     """Raise ValueError for a parameter that nobody, or two, would train and save, and for a teacher
     that wants gradients."""
-    kind, teachers = type(objective).__name__, objective.teachers()
+    kind = type(objective).__name__
+    if not isinstance(getattr(objective, "student", None), nn.Module):
+        raise ValueError(f"{kind}: its __init__ makes no self.student")
+    teachers = objective.teachers()
     owners: dict[nn.Parameter, str] = {}
     for part, module in objective.parts().items():
         for parameter in module.parameters():
@@ -147,8 +153,14 @@ def check_parameters(objective: Objective) -> None:
                 raise ValueError(
                     f"{kind}: its teacher {part} wants gradients, call requires_grad_(False)"
                 )
-    for name, parameter in objective.named_parameters():
+    own = {parameter: name for name, parameter in objective.named_parameters()}
+    for parameter, name in own.items():
         if parameter not in owners:
             raise ValueError(
                 f"{kind}: {name} is in no module of trainable() and in no teacher of teachers()"
+            )
+    for parameter, part in owners.items():
+        if parameter not in own:
+            raise ValueError(
+                f"{kind}: {part} has parameters that the objective does not: make it an attribute"
             )

@@ -71,7 +71,10 @@ def find(objective: str) -> type[Objective]:
     def is_one(found: Any) -> bool:
         return isinstance(found, type) and issubclass(found, Objective)
 
-    return imported("--objective", objective, "Objective", is_one, ConfigError)
+    found = imported("--objective", objective, "Objective", is_one, ConfigError)
+    for problem in _problems(found):
+        raise ConfigError(f"--objective {objective}: {problem}")
+    return found
 
 
 @functools.cache
@@ -82,8 +85,6 @@ def settings_with(objective: str) -> type[Settings]:
     of a user's own wins. Raises ConfigError.
     """
     chosen = find(objective).Settings
-    if problem := _not_whole(find(objective)):
-        raise ConfigError(f"--objective {objective}: {problem}")
     of_all = [chosen, *(each.Settings for each in OBJECTIVES.values())]
     for each in of_all[1:]:
         for name in vars(chosen()).keys() & vars(each()).keys():
@@ -100,19 +101,21 @@ def settings_with(objective: str) -> type[Settings]:
     return dataclasses.dataclass(kw_only=True)(group)
 
 
-def _not_whole(objective: type[Objective]) -> str:
-    """What an objective lacks, in words; "" where it can be built, and its settings be flags."""
-    own, kind = objective.Settings, PairSettings if objective.needs_partners else Settings
+def _problems(objective: type[Objective]) -> Iterator[str]:
+    """Why a class cannot be an objective, or its settings flags."""
+    settings = objective.Settings
     if inspect.isabstract(objective):
-        return f"it has no {', '.join(sorted(objective.__abstractmethods__))}"
-    if not (isinstance(own, type) and issubclass(own, kind)):
-        return f"its Settings have to derive from {kind.__module__}.{kind.__name__}"
-    fields = {field.name: field for field in dataclasses.fields(own)}
-    if inspect.get_annotations(own).keys() - fields:
-        return f"{own.__name__} needs @dataclasses.dataclass(kw_only=True)"
-    nothing = dataclasses.MISSING
-    without = [n for n, f in fields.items() if f.default is f.default_factory is nothing]
-    return f"{own.__name__}: {' and '.join(without)} needs a default" if without else ""
+        yield f"it has no {' and no '.join(sorted(objective.__abstractmethods__))}"
+    ours = isinstance(settings, type) and issubclass(settings, Settings)
+    if not ours or "__dataclass_fields__" not in vars(settings):
+        yield "its Settings is not a dataclass that derives fastimae.settings.Settings"
+    for field in dataclasses.fields(settings):
+        if field.default is field.default_factory:  # both missing
+            yield f"its {field.name} has no default"
+        if field.name == "objective" or hasattr(_Choice, field.name):
+            yield f"its {field.name} means something else: call it otherwise"
+    if objective.needs_partners and not issubclass(settings, PairSettings):
+        yield "it needs partners: derive its Settings from fastimae.settings.PairSettings"
 
 
 def root_of(settings: type, name: str) -> type:

@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from fastimae.engine import parallel
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.parallel import parallelise
+from fastimae.models import create_model
+from fastimae.objectives import MAE
 
 ALONE = World(0, 1, torch.device("cpu"))
 CLIP = 0.1  # of ranks.py
@@ -98,6 +101,15 @@ def test_clipping_takes_the_norm_over_all_processes(ranks, run):
 def test_the_main_process_draws_for_all(ranks):
     for name in ("ddp", "on_3"):
         assert (ranks.folder / name / "reconstruction.png").exists()
+
+
+@pytest.mark.parametrize("all_used", [True, False])
+def test_parameters_that_a_loss_leaves_out_are_looked_for_where_it_says_so(all_used, monkeypatch):
+    monkeypatch.setattr(parallel, "DistributedDataParallel", lambda _, **settings: settings)
+    objective = MAE(create_model("mae_vit_nano_patch8", img_size=32))
+    objective.loss_uses_all = all_used
+    settings = parallelise(objective, World(0, 2, ALONE.device), "ddp", "fp32")
+    assert settings["find_unused_parameters"] is not all_used
 
 
 def test_what_cannot_be_sharded_is_named():

@@ -192,9 +192,13 @@ def test_what_moves_after_an_update_moves_once_a_step(make, make_batch):
     assert not torch.equal(expected, expected.bfloat16().float())
 
 
-def test_recording_moves_nothing_but_moments(make_batch):
-    """Though a rehearsal updates, and what follows an update moves even where no weight does."""
+@pytest.mark.parametrize("saved", ["all", "nothing"])
+def test_recording_moves_nothing_but_moments(saved, make_batch):
+    """Though a rehearsal updates, and what follows an update moves even where no weight does;
+    whatever checkpoints hold of it."""
     objective = build("slow")
+    if saved == "nothing":
+        objective.extra_state = dict
     with torch.no_grad():
         objective.teacher.cls_token += 1
     before = copy.deepcopy(objective.state_dict())
@@ -294,6 +298,17 @@ def test_regions_change_nothing_but_the_cost(change, precision, make_batch):
     for a, b in zip(results[0][1], results[1][1], strict=True):
         if a is not None:
             assert (a - b).norm() <= bound * a.norm()
+
+
+def test_blocks_lie_in_no_others():
+    """FSDP takes neither a list nor a block of a block."""
+    layers = [nn.Linear(2, 2) for _ in range(6)]
+    stages = nn.ModuleList([nn.ModuleList(layers[:2]), nn.Sequential(*layers[2:4])])
+    block = nn.Module()
+    block.inside = nn.ModuleList(layers[4:])
+    module = nn.ModuleDict({"stages": stages, "list": nn.ModuleList([block])})
+    assert list(blocks(module)) == [*layers[:4], block]
+    assert list(blocks(stages)) == layers[:4]
 
 
 def test_a_process_may_train_one_model_after_another(make_batch):

@@ -152,6 +152,17 @@ def test_the_newest_numbered_checkpoints_are_kept_and_what_is_not_one_of_them(tm
     assert {path.name for path in tmp_path.glob("*.pth")} == {f"checkpoint-{n}.pth" for n in kept}
 
 
+def test_a_run_that_goes_back_keeps_the_checkpoints_that_it_writes(tmp_path):
+    trainer(tmp_path, epochs=8, save_freq=1).run()
+    (tmp_path / "checkpoint-last.pth").unlink()
+    again = trainer(tmp_path, epochs=5, save_freq=1, checkpoint_hist=2)
+    first = tmp_path / "checkpoint-2.pth"
+    again.load_state_dict(load_checkpoint(first), first)
+    again.run()
+    left = {int(path.stem.split("-")[1]) for path in tmp_path.glob("checkpoint-[0-9]*.pth")}
+    assert left == {3, 4, 5, 6, 7}
+
+
 def test_pictures_are_drawn_when_due_and_at_the_end(tmp_path):
     for vis_freq, epochs in ((2, [0, 2, 3]), (0, [3])):
         run, drawn = trainer(tmp_path, epochs=4, vis_freq=vis_freq), []

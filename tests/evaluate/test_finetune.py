@@ -7,19 +7,24 @@ import signal
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.testing
 from PIL import Image
 from toy_images import save_colours, save_mae, save_splits
 
 from fastimae.cli import evaluate
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
+from fastimae.engine.regions import compile_blocks
 from fastimae.evaluate.images import open_images
 from fastimae.loaders.errors import DataError
 from fastimae.settings import ConfigError
 
 pytest.importorskip("timm")
+from timm.models import VisionTransformer
+
 from fastimae.evaluate.classify import finetune
 from fastimae.evaluate.classify.classification import Classification
+from fastimae.evaluate.classify.validation import validate
 from fastimae.evaluate.encoder import load_encoder
 
 CPU = torch.device("cpu")
@@ -342,3 +347,18 @@ def test_recipes_are_defaults_that_flags_win_over(toy, monkeypatch):
     assert (chosen.layer_decay, chosen.drop_path, chosen.epochs) == (0.75, 0.2, 50)
     assert (chosen.mixup, chosen.cutmix, chosen.batch_size) == (0.5, 1.0, 64)
     assert chosen.checkpoint.name == "mae.pth"
+
+
+def test_to_validate_nothing_is_compiled():
+    """Dropped paths differ from block to block: another kind of batch would be too much for torch
+    in a ViT-L."""
+    counter = torch._dynamo.testing.CompileCounter()
+    student = VisionTransformer(
+        img_size=32, embed_dim=8, depth=3, num_heads=2, num_classes=2, drop_path_rate=0.2
+    )
+    compile_blocks(student, counter)
+    batch = torch.randn(2, 3, 32, 32)
+    validate(student, [(batch, torch.tensor([0, 1]))], World(0, 1, torch.device("cpu")), "fp32")
+    assert counter.frame_count == 0
+    student.train()(batch)
+    assert counter.frame_count == 3

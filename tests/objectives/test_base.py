@@ -85,9 +85,26 @@ class Wanting(Loose):
         self.moves.requires_grad_(True)
 
 
+class Hidden(Loose):
+    def __init__(self):
+        super().__init__()
+        self.out_of_sight = [nn.Linear(2, 2)]
+
+    def trainable(self):
+        return super().trainable() | {"hidden": self.out_of_sight[0]}
+
+
+class Nameless(Loose):
+    def __init__(self):
+        super().__init__()
+        self.net, self.student = self.student, None
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
+        (Hidden, "Hidden: hidden has parameters that the objective does not: make it an attribute"),
+        (Nameless, r"Nameless: its __init__ makes no self\.student"),
         (Forgotten, r"Forgotten: layer\.weight is in no module of trainable\(\) and in no teacher"),
         (Shared, "Shared: layer and again share a parameter"),
         (Wanting, r"Wanting: its teacher moves wants gradients, call requires_grad_\(False\)"),

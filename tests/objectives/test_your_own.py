@@ -25,6 +25,36 @@ SETTINGS = (
     "--blr 0.1 --save_steps 1"
 )
 
+OF_NO_USE = """
+@dataclasses.dataclass(kw_only=True)
+class NeedySettings(MaskSettings):
+    count: int
+
+class Needy(SlowTeacher):
+    Settings = NeedySettings
+
+@dataclasses.dataclass(kw_only=True)
+class CheckSettings(MaskSettings):
+    check: bool = True
+
+class Check(SlowTeacher):
+    Settings = CheckSettings
+
+class Plain(SlowTeacher):
+    class Settings(MaskSettings):
+        count: int = 3
+
+class Other(SlowTeacher):
+    class Settings:
+        count: int = 3
+
+class Pairs(SlowTeacher):
+    needs_partners = True
+
+class Idea(Objective):
+    pass
+"""
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -113,6 +143,12 @@ def test_its_settings_are_settings_like_ours(folder, capsys):
         ("--objective users_own:nn", "users_own has no Objective nn"),
         ("--objective users_own:Epochs", "there is another setting called epochs"),
         ("--objective users_own:Beta", "its mix_beta is not ours: derive it from MixSettings"),
+        ("--objective users_own:Needy", "its count has no default"),
+        ("--objective users_own:Check", "its check means something else: call it otherwise"),
+        ("--objective users_own:Plain", "its Settings is not a dataclass that derives"),
+        ("--objective users_own:Other", "its Settings is not a dataclass that derives"),
+        ("--objective users_own:Pairs", "it needs partners: derive its Settings from"),
+        ("--objective users_own:Idea", "it has no forward"),
     ],
     ids=lambda value: value.split()[-1] if value.startswith("--") else None,
 )
@@ -124,33 +160,10 @@ def test_what_does_not_fit_is_named_in_one_line(folder, argv, words):
                 f"    {setting}: int = 3\n"
                 f"\nclass {name}(SlowTeacher):\n    Settings = {name}Settings\n"
             )
+        file.write(OF_NO_USE)
     with pytest.raises((ConfigError, UsageError)) as error:
         parse_training("fastimae-train", ["--synthetic", *argv.split()])
     assert words in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        ("class Own(Objective):\n    pass", "it has no forward"),
-        ("class S:\n    z: int = 3", "have to derive from fastimae.settings.Settings"),
-        ("class S(MaskSettings):\n    z: int = 3", "S needs @dataclasses.dataclass(kw_only=True)"),
-        (f"{DATACLASS}class S(MaskSettings):\n    z: int", "S: z needs a default"),
-        (
-            "S = MaskSettings\nSlowTeacher.needs_partners = True",
-            "have to derive from fastimae.settings.PairSettings",
-        ),
-    ],
-    ids=["abstract", "plain", "undecorated", "no default", "no partners"],
-)
-def test_an_objective_that_is_not_whole_is_named_before_anything_is_built(folder, code, words):
-    with (folder / "users_own.py").open("a") as file:
-        file.write(f"\n{code}\n")
-        if "Own" not in code:
-            file.write("\nclass Own(SlowTeacher):\n    Settings = S\n")
-    with pytest.raises(ConfigError) as error:
-        parse_training("fastimae-train", ["--synthetic", "--objective", "users_own:Own"])
-    assert str(error.value).startswith("--objective users_own:Own: ") and words in str(error.value)
 
 
 def test_a_setting_of_ours_may_have_another_default(folder):
