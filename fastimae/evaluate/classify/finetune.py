@@ -51,7 +51,6 @@ from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import save_results
 from fastimae.evaluate.trained import conversion, training_of
 from fastimae.interop.finetuned import pools
-from fastimae.loaders import DevicePrefetch
 from fastimae.loaders.crops import Crops
 from fastimae.loaders.survey import say_windows, survey_files
 from fastimae.log import log
@@ -122,7 +121,7 @@ def _train(options: FinetuneOptions, world: World, folder: Path) -> _Found:
         tested_on=val.as_tested,
     )
     trainer = assemble(
-        objective, DevicePrefetch(loader, world.device), world,
+        objective, loader, world,
         run=(options,), how=options, workers=options.num_workers,
         output_dir=folder, args=args, optimizer=functools.partial(_optimizer, student, options),
     )  # fmt: skip

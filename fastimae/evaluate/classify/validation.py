@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastimae.engine.files import CheckpointError, read
 from fastimae.engine.precision import Precision
 from fastimae.evaluate.classify.accuracy import hits, percentages
 from fastimae.evaluate.encoder import inference
+from fastimae.loaders import DevicePrefetch
 from fastimae.log import log
 
 BEST = "checkpoint-best.pth"
@@ -48,7 +49,7 @@ def validate(
     }
 
 
-class Validated:
+class Validated(DevicePrefetch):
     """A loader that validates: its `report`, which ends an epoch, says how well `student` does.
 
     `last` and `best` are the reports of the last and of the best epoch, {} before the first; the
@@ -71,7 +72,8 @@ class Validated:
     ) -> None:
         """batches: makes this rank's validation batches. args: settings for the checkpoint.
         tested_on: `Images.as_tested`."""
-        self.loader, self.student, self.batches = loader, student, batches
+        super().__init__(loader, world.device)
+        self.student, self.batches = student, batches
         self.world, self.precision = world, precision
         self.output_dir, self.args, self.tested_on = output_dir, args, tested_on
         self.last: dict[str, Any] = {}
@@ -82,12 +84,12 @@ class Validated:
         """The loader's own line, and `validate`'s."""
         self._share_statistics()
         result = validate(self.student, self.batches(), self.world, self.precision)
-        self.last = {"epoch": self.loader.epoch, **result}
+        self.last = {"epoch": self.epoch, **result}
         better = result["test_acc1"] > self.best.get("test_acc1", -1.0)
         if better or not self.best_is_kept:
             self.best, self.best_is_kept = self.last, True
             self._keep()
-        return {**self.loader.report(), **result}
+        return {**super().report(), **result}
 
     def _share_statistics(self) -> None:
         """Make one of the ranks' running means and variances."""
@@ -98,11 +100,11 @@ class Validated:
     def state_dict(self) -> dict[str, Any]:
         """The loader's, the reports so far, and which images these are of."""
         reports = {"last": self.last, "best": self.best, "val": self.tested_on}
-        return {**self.loader.state_dict(), **reports}
+        return {**super().state_dict(), **reports}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        self.loader.load_state_dict(state)
+        super().load_state_dict(state)
         self.last, self.best = dict(state["last"]), dict(state["best"])
         if self.best and state.get("val", self.tested_on) != self.tested_on:
             self.best = {}  # of accuracies on two test sets none is the best
@@ -114,25 +116,6 @@ class Validated:
         if not self.best_is_kept and self.world.is_main:
             log.warning("%s is not of epoch %d, which was the best before: the best of those to "
                         "come is kept there", path, self.best["epoch"])  # fmt: skip
-
-    @property
-    def epoch(self) -> int:
-        """The loader's."""
-        return self.loader.epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """The loader's."""
-        self.loader.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.loader)
-
-    def close(self) -> None:
-        """The loader's."""
-        self.loader.close()
 
     def _keep(self) -> None:
         if self.world.is_main:
