@@ -109,7 +109,8 @@ class Objective(nn.Module, abc.ABC):
         return {name: t.detach() for name, t in own.items() if id(t) not in elsewhere}
 
     def after_update(self) -> None:
-        """Called after each step of the optimizer, without gradients: an EMA moves here.
+        """Called after each step of the optimizer, one that fp16 skips included, without gradients:
+        an EMA moves here.
 
         On a GPU it is recorded once and replayed: it computes with tensors in place, draws no
         numbers in Python, and what changes from step to step (a schedule) is a buffer. It changes
@@ -144,6 +145,8 @@ def check_parameters(objective: Objective) -> None:
     if not isinstance(getattr(objective, "student", None), nn.Module):
         raise ValueError(f"{kind}: its __init__ makes no self.student")
     teachers = objective.teachers()
+    if twice := objective.trainable().keys() & teachers.keys():
+        raise ValueError(f"{kind}: a trainable module and a teacher are called {min(twice)}")
     owners: dict[nn.Parameter, str] = {}
     for part, module in objective.parts().items():
         for parameter in module.parameters():

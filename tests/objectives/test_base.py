@@ -85,6 +85,11 @@ class Wanting(Loose):
         self.moves.requires_grad_(True)
 
 
+class Namesakes(Loose):
+    def trainable(self):
+        return {"student": self.student, "moves": self.layer}
+
+
 class Hidden(Loose):
     def __init__(self):
         super().__init__()
@@ -106,6 +111,7 @@ class Nameless(Loose):
         (Hidden, "Hidden: hidden has parameters that the objective does not: make it an attribute"),
         (Nameless, r"Nameless: its __init__ makes no self\.student"),
         (Forgotten, r"Forgotten: layer\.weight is in no module of trainable\(\) and in no teacher"),
+        (Namesakes, "Namesakes: a trainable module and a teacher are called moves"),
         (Shared, "Shared: layer and again share a parameter"),
         (Wanting, r"Wanting: its teacher moves wants gradients, call requires_grad_\(False\)"),
     ],
