@@ -51,8 +51,8 @@ class FinetuneOptions(StepSettings, TrainingOptions):
     cls_token: bool = False
     """Classify the class token instead."""
     compile: Free[Literal["auto", "on", "off"]] = "off"
-    """torch.compile for the transformer blocks, each by itself where --drop_path tells them apart: slow
-    to start, and not measured yet. auto: on a GPU."""
+    """torch.compile for the transformer blocks, each by itself where --drop_path tells them apart:
+    slow to start, and not measured yet. auto: on a GPU."""
     drop_path: Share = 0.1
     """Share of residual branches that the last block drops; the first drops none."""
     layer_decay: PositiveShare = 0.75
