@@ -20,7 +20,7 @@ PRETRAINING = {
     "batch_size": 4096 // 8, "epochs": 800, "warmup_epochs": 40, "blr": 1.5e-4,
     "weight_decay": 0.05, "crop": "random", "hflip": True,
 }  # fmt: skip
-# Its table 9.
+# Its table 9; what changes with the model's size, as in the commands that its code documents.
 FINETUNING_OF_ALL = {
     "weight_decay": 0.05, "warmup_epochs": 5, "aa": "rand-m9-mstd0.5-inc1", "smoothing": 0.1,
     "mixup": 0.8, "cutmix": 1.0,
