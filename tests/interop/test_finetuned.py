@@ -143,7 +143,7 @@ def test_fine_tuning_goes_on_from_its_norm(tmp_path):
     net = vit("avg")
     torch.save({"model": net.state_dict()}, tmp_path / "tuned.pth")
     encoder = load_model(tmp_path / "tuned.pth", encoder_only=True)
-    student = build_classifier(encoder, 3).eval()
+    student = build_classifier(encoder, 3, global_pool=True).eval()
     assert torch.equal(student.fc_norm.weight, net.fc_norm.weight)
     student.head.load_state_dict(net.head.state_dict())
     _, inputs = pixels()
