@@ -24,6 +24,9 @@ from fastimae.evaluate.results import save_results
 from fastimae.log import log
 from fastimae.settings import PositiveFloat, PositiveInt
 
+FRACTION = 0.01
+"""Of the labels, where nobody says how many."""
+
 
 @dataclasses.dataclass(kw_only=True)
 class FewshotOptions(ProbeOptions):
@@ -63,7 +66,10 @@ def fewshot(options: FewshotOptions, data: ProbeData) -> dict[str, Any]:
     for draw in tqdm(range(options.draws), desc="fewshot", unit="draw"):
         rng = np.random.default_rng((options.seed, draw))
         chosen = choose(
-            data.train.labels.numpy(), rng, fraction=options.fraction or 0.01, shots=options.shots
+            data.train.labels.numpy(),
+            rng,
+            fraction=options.fraction or FRACTION,
+            shots=options.shots,
         )
         draws.append(_probe(data, chosen, options.c))
     numbers: dict[str, Any] = {"labels": len(chosen), "draws": draws}
@@ -78,7 +84,7 @@ def choose(
     labels: NDArray[np.int64],
     rng: np.random.Generator,
     *,
-    fraction: float = 0.01,
+    fraction: float = FRACTION,
     shots: PositiveInt | None = None,
 ) -> NDArray[np.int64]:
     """Indices of a random choice that takes `shots` of each class, or `fraction`, at least one.
