@@ -85,7 +85,7 @@ def choose(
     rng: np.random.Generator,
     *,
     fraction: float = FRACTION,
-    shots: PositiveInt | None = None,
+    shots: int | None = None,
 ) -> NDArray[np.int64]:
     """Indices of a random choice that takes `shots` of each class, or `fraction`, at least one.
 

@@ -59,7 +59,7 @@ def knn_accuracy(
     *,
     classes: int,
     ks: Sequence[int],
-    temperature: PositiveFloat,
+    temperature: float,
 ) -> dict[int, dict[str, float]]:
     """{k: {"acc1", "acc5"} in percent}. train, val: [N, D], [M, D]; labels int64."""
     check_shape("train", train, "N", "D")
@@ -86,7 +86,7 @@ def knn_votes(
     *,
     classes: int,
     ks: Sequence[int],
-    temperature: PositiveFloat,
+    temperature: float,
 ) -> dict[int, Tensor]:
     """Votes for each class by the nearest k, float32 [M, classes] for each k.
 
