@@ -54,12 +54,11 @@ class RunModels:
         config, model = self.config, self.config.model
         prefer(config.optim.kernels, config.optim.attention)
         torch.manual_seed(config.run.seed)
-        named_alike = MaskedAutoencoder.__init__.__kwdefaults__.keys() & vars(model).keys()
         return create_model(
             model.model,
             img_size=config.data.image_size,
             in_chans=config.data.in_chans,
-            **{name: getattr(model, name) for name in named_alike},
+            **model.taken_by(MaskedAutoencoder.__init__),
             **sizes,
         )
 

@@ -80,12 +80,14 @@ MixShare = Annotated[
 """Of the subordinate image in a mixture."""
 
 
-def height_and_width(input_size: Sequence[int] | int) -> tuple[int, int]:
-    """What --input_size says, a side or both, as (height, width). Raises ConfigError."""
+def height_and_width(
+    input_size: Sequence[int] | int, error: type[ConfigError] = ConfigError
+) -> tuple[int, int]:
+    """What --input_size says, a side or both, as (height, width). Raises `error`."""
     if isinstance(input_size, Integral):
         return input_size, input_size
     if len(input_size) not in (1, 2):
-        raise ConfigError("--input_size takes a side, or height and width")
+        raise error("--input_size takes a side, or height and width")
     height, *width = input_size
     return height, *(width or [height])
 
@@ -141,12 +143,16 @@ class Settings:
         return iter(())
 
     @classmethod
-    def gather(cls, *groups: Any, **given: Any) -> Self:
+    def gather(cls, *groups: Any) -> Self:
         """These settings with what the groups hold under the same names, a later one first; all
-        others as `given`, or their defaults."""
+        others have their defaults."""
         names = {field.name for field in dataclasses.fields(cls)}
         held = {name: value for group in groups for name, value in vars(group).items()}
-        return cls(**{name: held[name] for name in names & held.keys()} | given)
+        return cls(**{name: held[name] for name in names & held.keys()})
+
+    def taken_by(self, function: Callable) -> dict[str, Any]:
+        """Those that a function takes as keyword-only arguments with defaults, to call it with."""
+        return {name: vars(self)[name] for name in function.__kwdefaults__.keys() & vars(self)}
 
 
 @dataclasses.dataclass(kw_only=True)

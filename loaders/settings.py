@@ -12,7 +12,6 @@ from fastimae.loaders.errors import SettingError
 from fastimae.loaders.limits import LimitSettings
 from fastimae.settings import (
     RGB,
-    ConfigError,
     Count,
     Free,
     Idle,
@@ -74,10 +73,7 @@ class SourceSettings(Settings):
     def check(self) -> None:
         """As of `Settings`."""
         super().check()
-        try:
-            height_and_width(self.input_size)
-        except ConfigError as error:
-            raise self.error(*error.args) from error
+        height_and_width(self.input_size, self.error)
         self.require(
             self.in_chans in (1, 3) or self.synthetic,
             f"--in_chans {self.in_chans}: images have 3 channels (RGB) or 1 (gray)",

@@ -125,10 +125,18 @@ def test_parts_are_gathered_by_name():
     @dataclasses.dataclass(kw_only=True)
     class Other(Settings):
         rate: float = 0.3
+        workers: int = 2
         unknown: int = 1
 
-    gathered = More.gather(Shown(count=7), Other(), workers=2)
+    gathered = More.gather(Shown(count=7), Other())
     assert gathered == More(count=7, rate=0.3, workers=2)
+
+
+def test_a_function_is_given_what_it_names():
+    def takes(first, *, rate=0.5, kind="b", other=9):
+        return first, rate, kind, other
+
+    assert takes(1, **More(rate=0.3).taken_by(takes)) == (1, 0.3, "a", 9)
 
 
 def of_settings() -> set[tuple]:

@@ -89,9 +89,10 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
 
 
 def pairs_for(objective: str, batch_size: int) -> dict[str, object]:
-    """Flags for a batch that is no multiple of the usual group: partners from all of it."""
-    pairs = find(objective).needs_partners and batch_size % ObjectiveConfig.mix_group
-    return {"mix_group": 0} if pairs else {}
+    """Flags for a batch that is no multiple of the objective's group: partners from all of it."""
+    found = find(objective)
+    group = found.needs_partners and found.Settings.mix_group
+    return {"mix_group": 0} if group and batch_size % group else {}
 
 
 def data_settings(data: Path | None, image_field: str | None = None) -> dict[str, object]:

@@ -37,10 +37,10 @@ class StepSettings(Settings):
     nan_check: Free[bool] = False
     """Check every module for NaN, forward and backward, and name the first. Slow."""
 
+    # What pre-training can choose, and others have as it is here.
     parallel: ClassVar[str] = "ddp"
     opt: ClassVar[str] = ADAMW
     cuda_graph: ClassVar[str] = "off"
-    # What pre-training can choose, and others have as it is here.
 
     def check(self) -> None:
         super().check()

@@ -83,6 +83,7 @@ def _check_masking(x: Tensor, masked: Tensor, theirs: Any) -> None:
 
 
 def swap_encoder(model: nn.Module) -> Swap:
+    """With several ratios, under the masks that the model itself draws."""
     _need(model, "random_masking")
     imgs = _random_images(model)
     swap = make_swap(model, "forward_encoder", imgs)
@@ -100,6 +101,7 @@ def swap_encoder(model: nn.Module) -> Swap:
 
 
 def swap_decoder(model: nn.Module) -> Swap:
+    """With half of the patches visible, forward and backward."""
     weight = model.mask_token
     swap = make_swap(model, "forward_decoder", weight)
     patches = model.decoder_pos_embed.shape[1] - 1

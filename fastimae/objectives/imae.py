@@ -104,9 +104,7 @@ class IMAE(Objective):
         )  # fmt: skip
         if teacher is None:
             log.info("no --teacher: i-MAE trains without distillation")
-        named_alike = cls.__init__.__kwdefaults__.keys() & vars(settings).keys()
-        given = {name: getattr(settings, name) for name in named_alike}
-        return cls(student, teacher, mask_unit=unit, **given)
+        return cls(student, teacher, mask_unit=unit, **settings.taken_by(cls.__init__))
 
     def teachers(self) -> dict[str, Teacher]:
         """See `Objective`: the MAE that is distilled never changes."""
