@@ -107,9 +107,9 @@ def _train(options: FinetuneOptions, world: World, folder: Path) -> _Found:
         _tell_of_windows(options, images, student.patch_embed.img_size)
     objective = Classification(student, 0.0 if options.mixes else options.smoothing)
     precision = resolve_precision(options.precision, world.device)
-    settings = {**plain(options), **conversion(plain(options)), **_settings(encoder, student)}
+    asked, settings = plain(options), _settings(encoder, student)
     begun = {WEIGHTS: origin[WEIGHTS], CLASSES: images.classes or []}
-    args = kept(settings | begun, options, world)
+    args = kept({**asked, **conversion(asked), **settings, **begun}, options, world)
     loader = Validated(
         build_loader(options, images, encoder, student, world),
         student,

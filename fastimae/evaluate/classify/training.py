@@ -48,7 +48,9 @@ def check_apart(options: TrainingOptions, folder: Path) -> None:
         raise ConfigError(f"--output_dir {folder} is that of --checkpoint {path}: choose another")
 
 
-def train(trainer: Trainer, options: TrainingOptions, keep: Path | None = None) -> Any:
+def train(
+    trainer: Trainer, options: TrainingOptions, keep: Path | None = None
+) -> TrainingOptions | None:
     """Train to the end, from where --resume says. Returns the options that it was trained with,
     which are those of before if nothing was left to do; None where a signal ended it early.
 
