@@ -1,41 +1,38 @@
-"""Package metadata. Tool settings live in pyproject.toml."""
+"""Where the packages are, and how the decode engine is built; pyproject.toml has all the rest."""
 
-import re
+import os
+import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.errors import BaseError, CCompilerError
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fastimae/__init__.py").read_text()).group(1)
 
-EXTRAS = {
-    "ffcv": ["ffcv>=1.0.2"],
-    "dali": ["nvidia-dali-cuda130>=2.0; platform_system == 'Linux'"],
-    "eval": [
-        "piq>=0.8",
-        "scikit-learn>=1.4",
-        "timm>=1.0.20",
-        "torchmetrics>=1.4",
-    ],
-    "dev": [
-        "hypothesis>=6.100",
-        "pre-commit>=3.7",
-        "pytest>=8.0",
-        "pytest-timeout>=2.3",
-        "pytest-xdist>=3.6",
-        "ruff==0.17.5",
-        "timm>=1.0.20",
-        "transformers>=4.57",
-    ],
+# A checkout has these packages beside fastimae/, an installation inside it; fastimae/checkout.py is
+# the other half.
+BESIDE = {"fastimae.kernels": "kernels", "fastimae.loaders": "loaders"}
+PACKAGES = {*find_packages(include=["fastimae", "fastimae.*"]), *BESIDE} | {
+    f"{package}.{inner}" for package, folder in BESIDE.items() for inner in find_packages(folder)
 }
 
-# The decode engine. Where it cannot be built the rest is installed without it.
-SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "loaders/csrc").glob("*.cc"))
-HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "loaders/csrc").glob("*.h"))
+# Whether the decode engine is built, by the environment variable FASTIMAE_ENGINE:
+#   auto      (default) if it cannot be built, the rest is installed without it
+#   require   if it cannot be built, the installation fails
+#   portable  require, and for other machines: with the C++ runtime inside, and no symbols
+#   skip      without it
+ENGINE = os.environ.get("FASTIMAE_ENGINE", "auto")
+if ENGINE not in (modes := ("auto", "require", "portable", "skip")):
+    raise SystemExit(f"FASTIMAE_ENGINE={ENGINE}: must be one of {', '.join(modes)}")
+# Symbols of the runtime that are not called would ask for a newer glibc.
+PORTABLE = ["-static-libstdc++", "-Wl,--exclude-libs,ALL,--gc-sections", "-s"]
 NATIVE = Extension(
     "fastimae.loaders._native",
-    SOURCES,
-    depends=HEADERS,
+    sorted(str(path.relative_to(ROOT)) for path in (ROOT / "loaders/csrc").glob("*.cc")),
+    depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "loaders/csrc").glob("*.h")),
     libraries=["jpeg"],
     language="c++",
     extra_compile_args=[
@@ -46,46 +43,66 @@ NATIVE = Extension(
         "-Wextra",
         "-ffp-contract=off",
     ],
-    optional=True,
+    extra_link_args=PORTABLE if ENGINE == "portable" else [],
+    optional=ENGINE == "auto",
 )
+WITHOUT_ENGINE = """
+{line}
+FastIMAE is being built WITHOUT its decode engine: Pillow will decode, several times slower.
+To change that, install a C++ compiler and libjpeg-turbo's headers (on Debian:
+apt-get install g++ libjpeg-dev), then FastIMAE again. FASTIMAE_ENGINE=require makes this an error.
+{line}
+"""
+
+
+class BuildModules(build_py):
+    """Copies the modules; files that an older version left in build/ do not get into the wheel."""
+
+    def run(self) -> None:
+        """Copy the modules, and remove all other files than the engine, which is built later."""
+        super().run()
+        copied = {Path(name) for name in self.get_outputs()}
+        for left in {*Path(self.build_lib, "fastimae").rglob("*.*")} - copied:
+            if left.is_file() and left.suffix != ".so":
+                left.unlink()
+
+
+class BuildEngine(build_ext):
+    """Builds a plain shared library, which any Python can load: it uses none of Python's API."""
+
+    def finalize_options(self) -> None:
+        """Build a portable engine anew: build/ may have one of other options."""
+        super().finalize_options()
+        self.force = self.force or ENGINE == "portable"
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Return the path of the library, without the version of this Python."""
+        return str(Path(*fullname.split(".")).with_suffix(".so"))
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build it, or print why that fails; then none of an earlier build is left, either."""
+        try:
+            super().build_extension(ext)
+        except (BaseError, CCompilerError):
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+            if ext.optional:
+                print(WITHOUT_ENGINE.format(line="*" * 100), file=sys.stderr)
+            raise
+
+
+class Wheel(bdist_wheel):
+    """A wheel for any Python 3: of this platform if the engine is inside, else of any."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tag, in parts."""
+        build = self.get_finalized_command("build_ext")
+        self.root_is_pure = not Path(build.get_ext_fullpath(NATIVE.name)).exists()
+        return "py3", "none", super().get_tag()[2]
+
 
 setup(
-    name="fastimae",
-    version=VERSION,
-    description="Fast, trustworthy pre-training of masked autoencoders (MAE, i-MAE)",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11",
-    # fastimae/kernels and fastimae/loaders are links to the top-level folders of those names.
-    packages=find_packages(include=["fastimae", "fastimae.*"]),
-    package_data={"fastimae.kernels": ["attention_sm*.json"]},
-    ext_modules=[NATIVE],
-    install_requires=[
-        "matplotlib>=3.8",
-        "numpy>=1.26",
-        "pillow>=13.0",
-        "psutil>=5.9",
-        "pyyaml>=6.0",
-        "safetensors>=0.4",
-        "scipy>=1.11",
-        "tensorboard>=2.16",
-        "torch>=2.10",
-        "torchvision>=0.25",
-        "tqdm>=4.66",
-        "triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'",
-        "tyro>=1.0",
-    ],
-    extras_require={**EXTRAS, "all": sorted({dep for deps in EXTRAS.values() for dep in deps})},
-    entry_points={
-        "console_scripts": [
-            "fastimae-train = fastimae.cli:train",
-            "fastimae-convert = fastimae.cli:convert",
-            "fastimae-doctor = fastimae.cli:doctor",
-            "fastimae-bench = fastimae.cli:bench",
-            "fastimae-eval = fastimae.cli:evaluate",
-            "fastimae-export = fastimae.cli:export",
-            "fastimae-import = fastimae.cli:import_",
-        ]
-    },
+    packages=sorted(PACKAGES),
+    package_dir=BESIDE,
+    ext_modules=[] if ENGINE == "skip" else [NATIVE],
+    cmdclass={"build_py": BuildModules, "build_ext": BuildEngine, "bdist_wheel": Wheel},
 )

@@ -1,1 +1,1 @@
-"""Measurements: `bash benchmarks/gpu_day.sh 1`. Nothing of fastimae imports this package."""
+"""Measurements: `bash benchmarks/gpu_day.sh 1`. Nothing in fastimae imports this package."""

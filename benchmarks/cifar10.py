@@ -1,9 +1,8 @@
-"""Does it learn: MAE and i-MAE on CIFAR-10, then probes: `python -m benchmarks.cifar10 --help`.
+"""Does it learn? MAE and i-MAE on CIFAR-10, then probes: `python -m benchmarks.cifar10 --help`.
 
-Pre-trains a MAE, and i-MAEs with it as their teacher; probes their features, those of a model with
-fresh weights, and the separability of the i-MAE paper. Each command is run once: what is finished
-is not run again, and what was stopped goes on. Writes a JSON file for programs, with the commands
-and loss curves, and prints a table.
+Pre-trains a MAE, and i-MAEs with it as their teacher; probes their features and those of a model
+with fresh weights; and computes the separability of the i-MAE paper. Finished commands are not run
+again, stopped ones resume. Writes a JSON file with the commands and loss curves, and prints tables.
 """
 
 from __future__ import annotations
@@ -14,34 +13,36 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.harness import Report, out_file, table
+from benchmarks.harness import BenchmarkReport, number, out_file, table
 from fastimae.engine.launcher import without_ranks
 from fastimae.flags import OnceParser
+from fastimae.streams import closed_early_is_fine
 
 PROG = "python -m benchmarks.cifar10"
 
 
-class Run(NamedTuple):
-    """A command, and the file that is there when it has succeeded."""
+class Command(NamedTuple):
+    """A command, and the file that exists once it has succeeded."""
 
     name: str
     script: str
-    """Console script, and the function of `fastimae.cli` behind it."""
+    """Console script, which runs a function of `fastimae.cli`."""
     arguments: list[str]
     result: Path
 
 
+@closed_early_is_fine()
 def main(argv: list[str] | None = None) -> int:
-    """Run what is not finished yet. Raises CalledProcessError where a command fails."""
+    """Run what is not finished yet. Raises CalledProcessError if a command fails."""
     options = parser().parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    report = Report(device, PROG, argv, options.out)
+    report = BenchmarkReport(device, PROG, argv, options.out)
     runs = [*trainings(options), *evaluations(options)]
     for run in runs:
         if not run.result.exists():
@@ -64,36 +65,36 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Make the parser of the command line."""
     made = OnceParser(prog=PROG, description=__doc__)
     made.add_argument("--ffcv", type=Path, required=True, help="training images, .beton")
-    made.add_argument("--val", type=Path, required=True, help="images to test on, .beton")
+    made.add_argument("--val", type=Path, required=True, help="test images, .beton")
     made.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     made.add_argument("--out", type=out_file, required=True, help="JSON file")
-    made.add_argument("--epochs", type=int, default=200, help="of each pre-training")
+    made.add_argument("--epochs", type=int, default=200, help="epochs of each pre-training")
     made.add_argument("--ratios", type=float, nargs="*", default=[0.0, 0.5, 1.0], help="same-class")
     made.add_argument("--finetune", type=int, default=100, help="epochs of fine-tuning; 0: none")
     made.add_argument("--flags", default="", help="more flags for fastimae-train, in quotes")
     return made
 
 
-def trainings(options: argparse.Namespace) -> Iterator[Run]:
-    """MAE; i-MAE without a teacher, with it, and with it for each same-class ratio."""
+def trainings(options: argparse.Namespace) -> Iterator[Command]:
+    """Yield MAE; i-MAE without a teacher, with it, and with it for each same-class ratio."""
     common = ["--recipe", "imae_cifar10", "--ffcv", str(options.ffcv)]
     common += ["--epochs", str(options.epochs), *shlex.split(options.flags)]
     teacher = ["--teacher", str(_last(options, "mae"))]
     kinds = {"mae": ["--objective", "mae"], "imae": [], "imae_distilled": teacher}
     kinds |= {f"imae_r{r:g}": [*teacher, "--same_class_ratio", str(r)] for r in options.ratios}
-    for name, own in kinds.items():
+    for name, flags in kinds.items():
         folder = options.runs / name
-        arguments = [*common, *own, "--output_dir", str(folder), "--resume", "auto"]
-        yield Run(
+        arguments = [*common, *flags, "--output_dir", str(folder), "--resume", "auto"]
+        yield Command(
             name, "fastimae-train", arguments, folder / f"checkpoint-{options.epochs - 1}.pth"
         )
 
 
-def evaluations(options: argparse.Namespace) -> Iterator[Run]:
-    """Probes of every model, of fresh weights, and the separability of three."""
+def evaluations(options: argparse.Namespace) -> Iterator[Command]:
+    """Yield probes of every model and of fresh weights, and the separability of three models."""
     data = ["--ffcv", str(options.ffcv), "--val", str(options.val)]
     tasks = {"linear": [], "knn": []}
     if options.finetune:
@@ -114,7 +115,7 @@ def evaluations(options: argparse.Namespace) -> Iterator[Run]:
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """Losses of a run, epoch by epoch."""
+    """Read the losses of a run, epoch by epoch."""
     lines = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
     return [
         {k: round(v, 5) for k, v in line.items() if k.startswith("train_") or k == "epoch"}
@@ -123,7 +124,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 def probes(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Top-1 accuracy of each model by each probe, in percent."""
+    """Collect the top-1 accuracy of each model by each probe, in percent."""
     rows: dict[str, dict[str, Any]] = {}
     for run in evaluations(options):
         name, _, task = run.name.partition(" ")
@@ -134,7 +135,7 @@ def probes(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def separability(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """M_ls by model and mixing ratio."""
+    """Read M_ls by model and mixing ratio."""
     file = options.runs / "eval-separability" / "results.json"
     keys = ("model", "mix_ratio", "before", "after_closed_form", "after_trained")
     return [
@@ -142,8 +143,8 @@ def separability(options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The numbers as tables; M_ls as before -> after the regression, a column for each ratio."""
+def markdown(report: Mapping[str, Any]) -> str:
+    """Make tables of accuracy and of M_ls, before -> after the regression, by mixing ratio."""
     rows: dict[str, dict[str, Any]] = {}
     for one in report["separability"]:
         row = rows.setdefault(one["model"], {"M_ls of": one["model"]})
@@ -151,8 +152,22 @@ def markdown(report: dict[str, Any]) -> str:
     return f"{table(report['results'])}\n{table(list(rows.values()))}"
 
 
-def _evaluation(name: str, arguments: list[str], folder: Path) -> Run:
-    return Run(
+def all_tables(report: Mapping[str, Any]) -> str:
+    """Make all tables: probes, separability, losses; and list the commands."""
+    commands = "\n".join(report["commands"])
+    losses = [
+        {"run": name, "epochs": len(lines)}
+        | {
+            f"{when} loss": number(lines[i]["train_loss"])
+            for when, i in (("first", 0), ("last", -1))
+        }
+        for name, lines in report["curves"].items()
+    ]
+    return f"{markdown(report)}\n{table(losses)}\n```\n{commands}\n```\n"
+
+
+def _evaluation(name: str, arguments: list[str], folder: Path) -> Command:
+    return Command(
         name, "fastimae-eval", [*arguments, "--output_dir", str(folder)], folder / "results.json"
     )
 

@@ -1,4 +1,4 @@
-"""Where and with what a measurement was made: device, driver, versions, commit."""
+"""Conditions of a measurement: device, driver, versions, commit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fastimae.machine import version
+from fastimae.machine import checkout_commit, cpu_model, versions_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "pillow")
@@ -22,19 +22,17 @@ ASKED = {
     "memory_mhz": "clocks.mem",
     "memory_mhz_at_most": "clocks.max.mem",
 }
-"""Our name: that of nvidia-smi."""
+"""Fields of nvidia-smi by our names."""
 PATIENCE = 10.0
+"""Seconds to wait for nvidia-smi."""
 
 
 def conditions(device: torch.device, command: str) -> dict[str, object]:
-    """Where and with what a measurement was made, for the head of its JSON file.
-
-    The commit is that of the variable FASTIMAE_COMMIT, where sources travel without their history.
-    """
+    """Collect where and with what a measurement was made, for the head of its JSON file."""
     return {
         "device": device_name(device),
         **({"gpu": gpu_facts(device)} if device.type == "cuda" else {}),
-        "versions": {"python": platform.python_version(), **versions_of(PACKAGES)},
+        "versions": {"python": platform.python_version(), **versions_or_absence(PACKAGES)},
         "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -42,19 +40,16 @@ def conditions(device: torch.device, command: str) -> dict[str, object]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's model and cores."""
+    """Name the GPU, or the CPU's model and threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "CPU")
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
 def gpu_facts(device: torch.device) -> dict[str, object]:
-    """Size and clocks of a CUDA device, CUDA's version and the driver's.
+    """Collect size and clocks of a CUDA device, and the versions of CUDA and of the driver.
 
-    What nvidia-smi tells (`ASKED`; clocks in MHz) is absent where there is none.
+    Without nvidia-smi, its fields (`ASKED`; clocks in MHz) are absent.
     """
     found = torch.cuda.get_device_properties(device)
     return {
@@ -72,7 +67,7 @@ def _driver_facts(uuid: str) -> dict[str, object]:
     command.append("--format=csv,noheader,nounits")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    except (OSError, subprocess.SubprocessError):  # none, one that hangs, one that fails
+    except (OSError, subprocess.SubprocessError):  # it is missing, hangs or fails
         return {}
     values = [value.strip() for value in done.stdout.split(",")]
     return {
@@ -81,21 +76,14 @@ def _driver_facts(uuid: str) -> dict[str, object]:
     }
 
 
-def versions_of(distributions: Sequence[str]) -> dict[str, str]:
-    """Of each distribution, or "not installed"."""
-    return {name: version(name) or "not installed" for name in distributions}
+def versions_or_absence(distributions: Sequence[str]) -> dict[str, str]:
+    """Return the version of each distribution, or "not installed"."""
+    return dict.fromkeys(distributions, "not installed") | versions_of(distributions)
 
 
 def commit() -> str:
-    """What is measured: FASTIMAE_COMMIT, for sources that travel without their history, or git's
-    word, or "unknown"."""
-    if given := os.environ.get("FASTIMAE_COMMIT"):
-        return given
-    if not (ROOT / ".git").exists():  # git would speak of a repository around this folder
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+    """Return what is measured: the variable FASTIMAE_COMMIT, else git's description, or "unknown".
+
+    The variable is for sources that are copied without their history.
+    """
+    return os.environ.get("FASTIMAE_COMMIT") or checkout_commit(digits=7) or "unknown"

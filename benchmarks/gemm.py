@@ -1,8 +1,8 @@
 """The matrix products of a step: `python -m benchmarks.gemm --out F.json`.
 
-Those of a transformer block at the benchmark's batches, forward with bias, for the gradient of the
-input (dX) and of the weight (dW), in bf16, timed on a GPU as graphs that are replayed. A row has
-TFLOP/s, and that as a share of what a large square product reaches in the same run.
+The products of transformer blocks at the benchmark's batches: forward with bias, for the gradient
+of the input (dX), and for that of the weight (dW), in bf16; on a GPU timed as replayed graphs. A
+row has TFLOP/s, and that as a share of what a large square product reaches in the same run.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.clocks import Turns, calls_of, sets_of
-from benchmarks.harness import Report, heading, interleaved, table, usual_parser
+from benchmarks.harness import BenchmarkReport, page, table, usual_parser
+from benchmarks.timing import Turns, calls_of, interleaved, sets_of
 from fastimae.engine.peak import CPU_SIDES, GPU_SIDE, product_rate
 from fastimae.engine.precision import DTYPES
+from fastimae.streams import closed_early_is_fine
 
 PROG = "python -m benchmarks.gemm"
 ROUNDS, SQUARE_ROUNDS = 7, 15
@@ -26,17 +27,17 @@ BYTES = 2
 Row = dict[str, object]
 
 
-class Stack(NamedTuple):
-    """Blocks of one width."""
+class BlockShape(NamedTuple):
+    """Rows and width of a stack of blocks."""
 
     name: str
     rows: int
-    """Tokens of a batch."""
+    """Tokens in a batch."""
     width: int
 
 
 class Operands(NamedTuple):
-    """A linear layer's tensors."""
+    """The tensors of a linear layer."""
 
     x: Tensor
     weight: Tensor
@@ -45,13 +46,13 @@ class Operands(NamedTuple):
 
 
 STACKS = (
-    Stack("MAE-B encoder", 256 * 50, 768),
-    Stack("MAE-B decoder", 256 * 197, 512),
-    Stack("MAE-L encoder", 128 * 50, 1024),
+    BlockShape("MAE-B encoder", 256 * 50, 768),
+    BlockShape("MAE-B decoder", 256 * 197, 512),
+    BlockShape("MAE-L encoder", 128 * 50, 1024),
 )
-SMOKE_STACKS = (Stack("smoke", 64, 48),)
+SMOKE_STACKS = (BlockShape("smoke", 64, 48),)
 LAYERS = {"qkv": (1, 3), "proj": (1, 1), "fc1": (1, 4), "fc2": (4, 1)}
-"""Widths of input and output, in those of the stack."""
+"""Widths of input and output, in multiples of the stack's."""
 PRODUCTS: dict[str, Callable[[Operands], Tensor]] = {
     "forward": lambda o: torch.addmm(o.bias, o.x, o.weight.t()),
     "dX": lambda o: o.grad @ o.weight,
@@ -59,11 +60,12 @@ PRODUCTS: dict[str, Callable[[Operands], Tensor]] = {
 }
 
 
+@closed_early_is_fine()
 def main(argv: list[str] | None = None) -> int:
     """Measure, and print the table."""
     options = parser().parse_args(argv)
     device = torch.device(options.device)
-    report = Report(device, PROG, argv, options.out, page=markdown, square={}, rows=[])
+    report = BenchmarkReport(device, PROG, argv, options.out, page=markdown, square={}, rows=[])
     report.keep()
     report["square"] = measure_square(device, 256 if options.smoke else None)
     for stack in SMOKE_STACKS if options.smoke else STACKS:
@@ -76,20 +78,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """Make the parser of the command line."""
     return usual_parser(PROG, __doc__)
 
 
 def measure_square(device: torch.device, side: int | None = None) -> dict[str, float]:
-    """Operations a second of square matrix products, by number format: see `product_rate`."""
+    """Measure the operations per second of square products, by format: see `product_rate`."""
     side = side or SQUARE_SIDE[device.type]
     return {
         name: product_rate(device, DTYPES[name], side, SQUARE_ROUNDS) for name in ("bf16", "fp32")
     }
 
 
-def measure(stack: Stack, layer: str, device: torch.device, square: float) -> list[Row]:
-    """A row for each product of one layer. square: operations a second of the square product."""
+def measure(stack: BlockShape, layer: str, device: torch.device, square: float) -> list[Row]:
+    """Measure the products of one layer. square: operations per second of the square product."""
     fan_in, fan_out = (times * stack.width for times in LAYERS[layer])
     size = BYTES * (stack.rows * (fan_in + fan_out) + fan_in * fan_out)
     sets = [operands(stack.rows, fan_in, fan_out, device) for _ in range(sets_of(size, device))]
@@ -111,13 +113,13 @@ def measure(stack: Stack, layer: str, device: torch.device, square: float) -> li
 
 
 def operands(rows: int, fan_in: int, fan_out: int, device: torch.device) -> Operands:
-    """Random bf16: x [rows, in], weight [out, in], bias [out], grad [rows, out]."""
+    """Draw bf16 tensors: x [rows, in], weight [out, in], bias [out], grad [rows, out]."""
     shapes = (rows, fan_in), (fan_out, fan_in), (fan_out,), (rows, fan_out)
     return Operands(*(torch.randn(*s, device=device, dtype=torch.bfloat16) for s in shapes))
 
 
 def products_table(report: Mapping) -> str:
-    """A row for each layer: TFLOP/s of its products, and their shares of the square one's."""
+    """Make a row for each layer: TFLOP/s of its products, and shares of the square one's."""
     lines: dict[tuple, dict[str, object]] = {}
     for row in report["rows"]:
         key = {name: row[name] for name in ("stack", "layer", "rows", "in", "out")}
@@ -127,13 +129,13 @@ def products_table(report: Mapping) -> str:
 
 
 def markdown(report: Mapping) -> str:
-    """The report for people."""
+    """Make the page of a report."""
     square = square_line(report["square"], "Shares are of bf16.")
-    return "\n".join([heading(report), square, products_table(report)])
+    return page(report, square, products_table(report))
 
 
 def square_line(rates: Mapping[str, float], use: str) -> str:
-    """What `measure_square` found, and what it is used for."""
+    """List the rates of `measure_square`, and say what they are used for."""
     found = [f"{name} {rate / 1e12:.3g}" for name, rate in rates.items()]
     return f"Square matrix products, TFLOP/s: {', '.join(found)}. {use}\n"
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# A few minutes on a GPU, used well: `bash benchmarks/gpu_day.sh 1|2|3 --out DIR`; docs/gpu.md.
+# The GPU day: all that matters, measured in a few minutes on a GPU; see docs/gpu.md.
+# `bash benchmarks/gpu_day.sh 1|2|3 --out DIR`
 #
-# Puts in place what `python -m benchmarks.gpu_kit` gathered (in .gpu, or FASTIMAE_KIT) for a
-# machine that lacks it and has no network, then runs the parts of the run. Needs no git, no
-# compiler for C++ and no installation of FastIMAE. PYTHON chooses the interpreter.
+# Installs what `python -m benchmarks.gpu_kit` gathered (in .gpu, or FASTIMAE_KIT) on a machine
+# without a network, then runs the parts of the run. Needs no git, no C++ compiler and no
+# installation of FastIMAE. PYTHON chooses the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -14,8 +15,8 @@ trap 'rm -rf "$site"' EXIT
 
 say() { printf 'gpu_day: %s\n' "$*" >&2; }
 
-# Wheels are zip files, and those here have nothing to build. A wheel that cannot be unpacked
-# costs what needs it, not the run.
+# Wheels are zip files, and these need no build. If one cannot be unpacked, only what needs
+# it fails.
 for wheel in "$kit"/wheels/*.whl; do
     [ -e "$wheel" ] || { say "no wheels in $kit: python -m benchmarks.gpu_kit"; break; }
     "$python" -m zipfile -e "$wheel" "$site" || say "not unpacked: $wheel"
@@ -27,12 +28,12 @@ cp "$kit"/native/* loaders/ || say "no decode engine: Pillow decodes"
 
 export PYTHONPATH=$PWD:$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRITON_CACHE_DIR=$site/triton TORCHINDUCTOR_CACHE_DIR=$site/inductor
-export XDG_CACHE_HOME=$site/cache # of measured peaks: none of another day
+export XDG_CACHE_HOME=$site/cache # measured peaks are cached there: use none of an earlier run
 
-"$python" -c 'import torch' # from a disk that has not been read yet, that may take half a minute
+"$python" -c 'import torch' # may take half a minute, if the disk cache is cold
 FASTIMAE_KIT=$kit "$python" -m benchmarks.gpu_day --spent "$SECONDS" "$@" &
 day=$!
-trap 'kill -TERM "$day"' TERM HUP INT # it ends what it has started; then the files may go
+trap 'kill -TERM "$day"' TERM HUP INT # it ends what it started; then its files can be deleted
 wait "$day"
 status=$?
 while kill -0 "$day" 2>/dev/null; do

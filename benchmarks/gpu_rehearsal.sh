@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The GPU's day without a GPU: `bash benchmarks/gpu_rehearsal.sh [VENV] [RUN ...]`.
+# A rehearsal of the GPU day, without a GPU: `bash benchmarks/gpu_rehearsal.sh [VENV] [RUN ...]`.
 #
-# Runs 1 and 2 of benchmarks/gpu_day.sh, and 3 where DALI is given, in small, on the CPU, as the machine will have it: an
-# archive of HEAD, no git, no installation of FastIMAE, no tyro, the versions of PyTorch and triton
-# that are there. VENV is made where it is missing (5 GB). KIT_FLAGS are passed to gpu_kit
-# (--images DIR --cifar DIR --dali FILES). What is found is in build/rehearsed. Ends with 1 if a part
-# failed.
+# Runs 1 and 2 of benchmarks/gpu_day.sh, and 3 if DALI is given, on a small scale, on the CPU, as on
+# the GPU machine: from an archive of HEAD, without git, FastIMAE installed, or tyro, and with its
+# versions of PyTorch and triton. VENV is made if it is missing (5 GB), with a numpy before 2.4:
+# from 2.4 on, triton 3.6's interpreter fails if a loop ends at a tensor. KIT_FLAGS are passed to
+# gpu_kit (--images DIR --cifar DIR --dali FILES). Results are in build/rehearsed. Exits with 1 if a
+# part failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$(realpath -m "${1:-build/rehearsal}")
@@ -21,8 +22,8 @@ trap 'rm -rf "$scratch"' EXIT
 if [ ! -x "$venv/bin/python" ]; then
     python=$(command -v python3.12 || command -v python3.11)
     "$python" -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch==2.11.0 torchvision==0.26.0 numpy pillow scipy matplotlib \
-        tqdm safetensors pyyaml psutil tensorboard timm pytest pytest-timeout pytest-xdist \
+    "$venv/bin/pip" install --quiet torch==2.11.0 torchvision==0.26.0 'numpy<2.4' pillow scipy \
+        matplotlib tqdm safetensors pyyaml psutil tensorboard timm pytest pytest-timeout pytest-xdist \
         hypothesis transformers scikit-learn torchmetrics opencv-python-headless six
 fi
 version=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -33,19 +34,19 @@ git archive HEAD | tar -x -C "$tree"
 # shellcheck disable=SC2086  # flags are several words
 python -m benchmarks.gpu_kit --python "$version" --out "$tree/.gpu" ${KIT_FLAGS:-}
 
-mkdir "$scratch/bin" # all programs but git
+mkdir "$scratch/bin" # all programs except git
 for program in /bin/* /usr/bin/*; do
     case ${program##*/} in git*) ;; *) ln -sf "$program" "$scratch/bin/" ;; esac
 done
 
-found=$PWD/build/rehearsed
-rm -rf "$found"
+out=$PWD/build/rehearsed
+rm -rf "$out"
 status=0
 for run in "${runs[@]}"; do
     echo "== run $run"
     env -i HOME="$scratch" PATH="$venv/bin:$scratch/bin" \
-        bash "$tree/benchmarks/gpu_day.sh" "$run" --out "$found/$run" --smoke --device cpu ||
+        bash "$tree/benchmarks/gpu_day.sh" "$run" --out "$out/$run" --smoke --device cpu ||
         status=1
-    find "$found/$run" -type f -printf '%f %s bytes\n' | sort
+    find "$out/$run" -type f -printf '%f %s bytes\n' | sort
 done
 exit $status

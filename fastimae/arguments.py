@@ -1,4 +1,4 @@
-"""From command lines to settings, and from errors to one line and an exit status."""
+"""Command lines: parse them into settings, and turn errors into a line and an exit status."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
-import yaml
-from tqdm import tqdm
 
-from fastimae.engine.launcher import stands_aside
+from fastimae import __version__
+from fastimae.declarations import declared
+from fastimae.engine.checkpoint_file import CheckpointError
+from fastimae.engine.command_line import running_command
+from fastimae.engine.launcher import is_surplus_process
+from fastimae.engine.run_file import to_yaml
 from fastimae.engine.signals import Terminated
-from fastimae.flags import flags_of, repeated
+from fastimae.flags import flags_of, given_in, repeated
 from fastimae.folders import FolderError
+from fastimae.help import FULL, Recipes, help_asked, help_page, version_asked
+from fastimae.loaders.errors import DataError
 from fastimae.log import log
+from fastimae.paths import expand_paths
+from fastimae.progress import LogHandler
 from fastimae.recipes import RECIPES
 from fastimae.settings import ConfigError
-from fastimae.wording import as_command
+from fastimae.streams import closed_early_is_fine
+from fastimae.wording import as_command, did_you_mean
 
 if TYPE_CHECKING:
     from fastimae.config import TrainConfig
@@ -35,26 +43,31 @@ Work = Callable[[Sequence[str]], int]
 Command = Callable[..., int]
 
 USAGE_ERROR = 2
-_UNFIT = re.compile(
-    r"Error parsing (--\w+(?:/--\w+)*): no type matching (.+?) could be instantiated from "
-    r"(\[.*?\])\. Got.*"
-)
-"""What tyro says of a value that a flag with two types, such as None and a number, cannot take."""
-_QUOTED = re.compile(r"'([^']*)'")
-_NOT_SAVED = ("recipe", "config", "print_config")
 
 
 class UsageError(Exception):
-    """A command line that cannot be understood, in one line."""
+    """An invalid command line, described in one line."""
+
+
+_USERS = (UsageError, ConfigError, FolderError, OSError, CheckpointError, DataError)
+"""Errors whose message is for the user. So is that of NonFiniteLoss, whose module imports torch."""
 
 
 def parse(
-    prog: str, options: type[Options], argv: Sequence[str], default: Options | None = None
+    prog: str,
+    options: type[Options],
+    argv: Sequence[str],
+    default: Options | None = None,
+    recipes: Recipes | None = None,
 ) -> Options:
-    """Options from flags, each given once at most; underscores and hyphens are the same.
+    """Parse flags into options: each at most once, with underscores or hyphens.
 
-    Raises UsageError.
+    recipes: to list in the help, which --help prints before it exits. Paths are expanded, see
+    `fastimae.paths`. Raises UsageError or ConfigError.
     """
+    if flag := help_asked(argv):
+        print(help_page(prog, options, default, recipes, full=flag == FULL), flush=True)
+        raise SystemExit(0)
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -69,16 +82,35 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(f"{_flattened(message.getvalue())} ({prog} --help)") from None
-    if problem := repeated(argv, flags_of(options)):
+        from fastimae.mistakes import mistakes  # only an error needs it
+
+        found = mistakes(argv, options, default, recipes or ())
+        problem = "; ".join(found) or _flattened(message.getvalue())
+        raise UsageError(f"{problem} ({_reference(prog, problem, options)})") from None
+    if problem := repeated(argv, flags_of(options)) or _empty_path(argv, options):
         raise UsageError(f"{problem} ({prog} --help)")
-    return parsed
+    return expand_paths(parsed)
+
+
+def _empty_path(argv: Sequence[str], options: type) -> str:
+    if not any(word == "" or word.endswith("=") for word in argv):
+        return ""
+    from fastimae.mistakes import empty_path
+
+    return empty_path(argv, options)
+
+
+def _reference(prog: str, problem: str, options: type) -> str:
+    """Return the command that describes the flags that a message names."""
+    named = set(re.findall(r"--(\w+)", problem))
+    rare = any(flag.expert and flag.name in named for flag in declared(options))
+    return f"{prog} --help-all" if rare else f"{prog} --help"
 
 
 def peek(argv: Sequence[str], *names: str) -> dict[str, str]:
-    """The flags called `names` that argv gives: those that choose the defaults of others.
+    """Return the values of the flags called `names`, which decide the defaults of others.
 
-    Empty where one lacks its value: the full parser words it.
+    Empty if one lacks its value: the full parser reports that.
     """
     first = argparse.ArgumentParser(
         add_help=False,
@@ -94,59 +126,60 @@ def peek(argv: Sequence[str], *names: str) -> dict[str, str]:
         return {}
 
 
-def recipe_called(name: str, recipes: Mapping[str, Callable[[], dict]]) -> dict[str, Any]:
-    """Settings of the recipe of that name. Raises UsageError."""
+def recipe_called(name: str, recipes: Recipes) -> dict[str, Any]:
+    """Return the settings of the recipe of that name. Raises ConfigError."""
     if name not in recipes:
-        raise UsageError(f"--recipe {name} is not one of: {', '.join(recipes)}")
+        near = did_you_mean(name, recipes)
+        raise ConfigError(f"--recipe {name} is not one of: {', '.join(recipes)}{near}")
     return recipes[name]()
 
 
 def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
-    """Settings of a training run: flags win over --config, which wins over --recipe.
+    """Return the settings of a training run: flags override --config, which overrides --recipe.
 
-    Prints them as YAML and returns None where --print_config asks for it. Raises UsageError or
-    ConfigError.
+    With --print_config, prints them as YAML and returns None. Raises UsageError or ConfigError.
     """
-    from fastimae.config import (  # which imports torch
+    from fastimae.config import (  # other commands start faster without it
         TrainConfig,
         config_with,
         flatten,
-        read_yaml,
+        run_settings,
         updated,
     )
+    from fastimae.config_file import config_file
 
-    first, settings = peek(argv, "config", "recipe", "objective"), {}
-    file = Path(first["config"]) if "config" in first else None
-    if file:
-        settings = read_yaml(file)
+    first = peek(argv, "config", "recipe", "objective")
+    settings = config_file(first)
     recipe = first.get("recipe") or settings.get("recipe")
-    of_recipe = recipe_called(recipe, RECIPES) if recipe else {}
+    with settings.naming("recipe", first):
+        of_recipe = recipe_called(str(recipe), RECIPES) if recipe else {}
     objective = first.get("objective") or (of_recipe | settings).get("objective")
-    default = config_with(str(objective)) if objective else TrainConfig()
-    default = updated(default, of_recipe, f"recipe {recipe}")
-    default = updated(default, settings, f"--config {file}")
-    config = parse(prog, type(default), argv, default)
-    config.check()
+    with settings.naming("objective", first):
+        default = config_with(str(objective)) if objective else TrainConfig()
+    default = updated(default, of_recipe, lambda _: f"recipe {recipe}")
+    default = updated(default, settings, settings.place)
+    config = parse(prog, type(default), argv, default, RECIPES)
+    config.check(settings.places(given_in(argv, flags_of(type(config)))))
     if config.run.print_config:
-        settings = {k: v for k, v in flatten(config).items() if k not in _NOT_SAVED}
-        print(yaml.safe_dump(settings, sort_keys=False), end="")
+        print(to_yaml(run_settings(flatten(config))), end="", flush=True)
         return None
     return config
 
 
 def command(prog: str, *, several: bool = False) -> Callable[[Work], Command]:
-    """Make a function of arguments a command: it takes them from sys.argv where it is given none.
+    """Turn a function of arguments into a command, which takes them from sys.argv by default.
 
-    What the user can mend becomes one line on stderr and exit status 2. With --debug the
-    traceback is shown too, and kept in debug.log where output goes.
-    several: it may be one of several processes; else all but the first have nothing to do.
+    An error that the user can fix becomes one line on stderr and exit status 2. With --debug the
+    traceback is shown, too, and saved as debug.log in the output folder.
+    several: it may run in several processes; otherwise all but the first do nothing.
     """
 
     def decorate(work: Work) -> Command:
         @functools.wraps(work)
         def run(argv: Sequence[str] | None = None) -> int:
-            with as_command():
-                return _run_safely(prog, work, sys.argv[1:] if argv is None else argv, several)
+            words = sys.argv[1:] if argv is None else argv
+            with closed_early_is_fine(), as_command(), running_command(prog, words):
+                return _run_safely(prog, work, words, several)
 
         return run
 
@@ -154,9 +187,14 @@ def command(prog: str, *, several: bool = False) -> Callable[[Work], Command]:
 
 
 def _run_safely(prog: str, work: Work, argv: Sequence[str], several: bool) -> int:
-    _log_through_tqdm()
+    _log_to_stderr()
+    if version_asked(argv):
+        print(f"fastimae {__version__}", flush=True)
+        return 0
     try:
-        return 0 if not several and stands_aside(prog) else work(argv)
+        status = 0 if not several and is_surplus_process(prog) else work(argv)
+        sys.stdout.flush()  # here a full disk is an error of the command
+        return status
     except Terminated as stop:
         return stop.status
     except KeyboardInterrupt:
@@ -175,52 +213,39 @@ def _run_safely(prog: str, work: Work, argv: Sequence[str], several: bool) -> in
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether the message is written for the user. Other errors are ours: they keep a traceback."""
-    from fastimae.engine.checkpoint import CheckpointError
+    """Return whether the error is the user's to fix. Others are bugs: they keep a traceback."""
+    if isinstance(error, _USERS):
+        return True
     from fastimae.engine.metrics import NonFiniteLoss
-    from fastimae.loaders.errors import DataError
 
-    kinds = (UsageError, ConfigError, FolderError, OSError, CheckpointError, NonFiniteLoss)
-    return isinstance(error, (*kinds, DataError))
+    return isinstance(error, NonFiniteLoss)
 
 
 def _keep_traceback(error: Exception) -> None:
-    """In the folder that was being written to when it happened."""
-    folder: Path | None = getattr(error, "output_dir", None)  # see fastimae.engine.claim
+    """Append the traceback to debug.log in the output folder that was in use."""
+    folder: Path | None = getattr(error, "output_dir", None)  # see fastimae.engine.output_folders
     if folder is not None:
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)  # where it was made in vain, it was removed
+            folder.mkdir(parents=True, exist_ok=True)  # an empty new folder was removed
             with (folder / "debug.log").open("a") as file:
                 traceback.print_exception(error, file=file)
 
 
 def _flattened(box: str) -> str:
-    """tyro's framed error as one line: without frame, title and pointer to the help."""
+    """Return tyro's framed error as one line, without frame, title and pointer to the help.
+
+    Only for a mistake that `mistakes` does not know.
+    """
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
     _, *words = [line for line in lines if line.strip("─-")] or [""]
     end = next(
         (i for i, line in enumerate(words) if line.startswith(("For full help", "Argument help"))),
         None,
     )
-    line = " ".join(" ".join(words[:end]).split())
-    return _UNFIT.sub(_in_short, line)
+    return " ".join(" ".join(words[:end]).split())
 
 
-def _in_short(unfit: re.Match) -> str:
-    """Without what tyro tried, and None, which nobody means by a wrong value."""
-    flag, types, values = unfit.groups()
-    wanted = types.removeprefix("{None}|").removeprefix("{").removesuffix("}")
-    return f"{flag} takes {wanted}, not {' '.join(_QUOTED.findall(values)) or 'nothing'}"
-
-
-class _TqdmHandler(logging.Handler):
-    """Writes log lines above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def _log_through_tqdm() -> None:
+def _log_to_stderr() -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.handlers = [_TqdmHandler()]
+    log.handlers = [LogHandler()]

@@ -1,35 +1,39 @@
-"""From settings to the parts of a run: loader, objective, trainer."""
+"""Build the parts of a training run from its settings: loader, objective, trainer."""
 
 from __future__ import annotations
 
-import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastimae.config import TrainConfig, flatten
-from fastimae.engine.assemble import assemble, kept
-from fastimae.engine.checkpoint import LAST
+from fastimae.config import TrainConfig, flatten, run_settings
+from fastimae.engine.assemble import assemble, checkpoint_args
+from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
+from fastimae.engine.checkpoint_file import CONVERTED_WITH, args_in
 from fastimae.engine.distributed import World
-from fastimae.engine.files import CONVERTED_WITH, args_in
-from fastimae.engine.leftovers import PICTURE
-from fastimae.engine.resume import go_on
+from fastimae.engine.previous_runs import PICTURE
+from fastimae.engine.resume import load_models, resume_trainer
+from fastimae.engine.run_file import RunFile
 from fastimae.engine.trainer import Trainer
-from fastimae.evaluate.figures.reconstruct import save_reconstruction
-from fastimae.evaluate.trained import conversion
 from fastimae.interop.hints import Hints
+from fastimae.interop.open_checkpoint import open_checkpoint
 from fastimae.interop.pretrained import load_init, load_teacher
-from fastimae.kernels import prefer
+from fastimae.kernels import set_default_impl
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
 from fastimae.loaders.settings import DataSettings
-from fastimae.log import log
+from fastimae.log import log, quietly
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.models.settings import ModelSettings
 from fastimae.objectives.base import Models, Objective, check_parameters
-from fastimae.objectives.imae import IMAESettings
+from fastimae.objectives.choice import OBJECTIVES
+from fastimae.objectives.settings import IMAESettings
+from fastimae.pictures.reconstruction import draw_fixed_images
+from fastimae.settings import config_errors
+from fastimae.trained import conversion_settings
 
-# How to change what is said of --init, and of --teacher.
+# The flags that messages about --init, and about --teacher, name.
 _HINTS = Hints.of(DataSettings, ModelSettings)
 _TEACHER_HINTS = Hints.of(
     DataSettings, ModelSettings, IMAESettings, model="teach_model", num_heads="teach_num_heads"
@@ -37,22 +41,22 @@ _TEACHER_HINTS = Hints.of(
 
 
 def build_loader(config: TrainConfig, world: World, *, tell: bool = True) -> Loader:
-    """The loader that the settings ask for. tell: say what it reads. Raises DataError."""
+    """Build the loader of a run. tell: log what it reads. Raises DataError."""
     config.data.apply()
-    place = {"rank": world.rank, "world_size": world.size, "device": world.device}
-    return create_loader(config.loader(), tell=tell, **place)
+    ranks = {"rank": world.rank, "world_size": world.size, "device": world.device}
+    return create_loader(config.loader(), tell=tell, **ranks)
 
 
 class RunModels:
-    """Models as the settings of a run say: see `fastimae.objectives.base.Models`."""
+    """The models that a run's settings describe: see `fastimae.objectives.base.Models`."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
     def fresh(self, **sizes: Any) -> MaskedAutoencoder:
-        """The model, with weights that follow from --seed. Raises ValueError."""
+        """Make the model with random weights from --seed. Raises ValueError."""
         config, model = self.config, self.config.model
-        prefer(config.optim.kernels, config.optim.attention)
+        set_default_impl(config.optim.kernels, config.optim.attention, config.optim.mlp)
         torch.manual_seed(config.run.seed)
         return create_model(
             model.model,
@@ -63,7 +67,7 @@ class RunModels:
         )
 
     def student(self, **sizes: Any) -> MaskedAutoencoder:
-        """It, with the weights of --init if given. Raises ValueError or CheckpointError."""
+        """Make the model, with --init's weights if given. Raises ValueError or CheckpointError."""
         student, model = self.fresh(**sizes), self.config.model
         if model.init:
             load_init(student, model.init, allow_partial=model.allow_partial, hints=_HINTS)
@@ -72,36 +76,66 @@ class RunModels:
     def teacher(
         self, path: Path | None, student: MaskedAutoencoder, **model: Any
     ) -> MaskedAutoencoder | None:
-        """The MAE of a checkpoint; None where there is no path. Raises CheckpointError."""
+        """Load a checkpoint's MAE; return None without a path. Raises CheckpointError."""
         if path is None:
             return None
         partial = self.config.model.allow_partial
         return load_teacher(path, student, allow_partial=partial, hints=_TEACHER_HINTS, **model)
 
 
+class Skeletons(RunModels):
+    """The models of a run without memory for their weights: made in no time, to check files."""
+
+    def fresh(self, **sizes: Any) -> MaskedAutoencoder:
+        with torch.device("meta"):
+            return super().fresh(**sizes)
+
+
+def check_models(config: TrainConfig) -> None:
+    """Raise CheckpointError for a --resume, --init or --teacher that this run cannot use.
+
+    To be called first: it opens no data and starts no process. Raises ConfigError for impossible
+    sizes. A user's own objective may have any models: there, files are only read.
+    """
+    path = find_resume(config.run.resume, config.run.output_dir)
+    content = load_checkpoint(path, mmap=True) if path else None
+    with quietly(), warnings.catch_warnings(), config_errors():
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
+        if config.objective.objective not in OBJECTIVES:
+            for file in (config.model.init, getattr(config.objective, "teacher", None)):
+                if file:
+                    open_checkpoint(file)
+            return
+        objective = build_objective(config, Skeletons(config))
+        if content is not None:
+            load_models(objective, content, flatten(config), path, "--init")
+
+
 def build_objective(config: TrainConfig, models: Models | None = None) -> Objective:
-    """What --objective names, with its models. Raises ValueError or CheckpointError."""
+    """Build the objective of --objective with its models. Raises ValueError, CheckpointError."""
     group = config.objective
-    objective = group.chosen.build(group.own(), models or RunModels(config))
+    objective = group.chosen.build(group.chosen_settings(), models or RunModels(config))
     check_parameters(objective)
     return objective
 
 
 def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
-    """Everything, ready to run; resumed where --resume says so, else in a cleared output_dir."""
+    """Build the trainer of a run, at its beginning; `resume_or_begin` resumes it."""
     run, settings = config.run, flatten(config)
     objective = build_objective(config)
     picture = run.output_dir / PICTURE if world.is_main else None
+    batches = DevicePrefetch(loader, world.device)
     trainer = assemble(
         objective,
-        DevicePrefetch(loader, world.device),
+        batches,
         world,
         run=(config.optim, run),
-        how=config.optim,
-        workers=config.data.num_workers,
+        step_settings=config.optim,
+        workers=config.data.worker_count(),
         output_dir=run.output_dir,
-        args=kept({**settings, **conversion(settings)}, config.optim, world),
-        draw=functools.partial(save_reconstruction, objective, picture),
+        args=checkpoint_args({**settings, **conversion_settings(settings)}, config.optim, world),
+        draw=draw_fixed_images(objective, batches, picture),
+        run_file=RunFile(run.output_dir, run_settings(settings)),
     )
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(
@@ -113,14 +147,14 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     return trainer
 
 
-def go_on_training(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
-    """See `resume_or_begin`."""
-    go_on(trainer, content, path, "--init")
+def resume_training(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
+    """Resume a pre-training run, see `resume_or_begin`."""
+    resume_trainer(trainer, content, path, "--init")
     if CONVERTED_WITH in (before := args_in(content)):
         trainer.args.setdefault(CONVERTED_WITH, before[CONVERTED_WITH])
 
 
-def say_goodbye(output_dir: Path) -> None:
-    """Name what a finished run left behind."""
+def log_outcome(output_dir: Path) -> None:
+    """Log the files that a finished run has written."""
     left = (output_dir / name for name in (LAST, "log.txt", PICTURE))
     log.info("done: %s", ", ".join(str(path) for path in left if path.exists()))

@@ -1,4 +1,4 @@
-"""Console scripts: parse, build, run, close."""
+"""The console scripts: each parses its command line, builds what it needs, and runs it."""
 
 from __future__ import annotations
 
@@ -13,44 +13,47 @@ from typing import Annotated
 import tyro
 
 from fastimae.arguments import command, parse, parse_training
-from fastimae.loaders.convert_options import ConvertOptions
+from fastimae.loaders.convert.options import ConvertOptions
 from fastimae.log import log
+from fastimae.settings import Expert, FileNames
 
-# OpenMP's threads spin while they wait for each other. Where cores also decode images, or are
-# shared, long spins take the time that others need. Must be set before torch is imported.
+# OpenMP's threads spin while they wait for each other. On cores that also decode images, or are
+# shared, long spins take time from other work. Must be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @command("fastimae-train", several=True)
 def train(argv: Sequence[str]) -> int:
-    """fastimae-train: pre-train MAE or i-MAE. Exit status 0; 2 for what the user can mend."""
+    """fastimae-train: pre-train MAE or i-MAE. Exit status 0, or 2 for errors the user can fix."""
     config = parse_training("fastimae-train", argv)
     if config is None:  # --print_config
         return 0
     from fastimae import build
     from fastimae.engine.assemble import resume_or_begin
-    from fastimae.engine.claim import claimed
     from fastimae.engine.distributed import join_world
+    from fastimae.engine.output_folders import claim_folders, errors_of
     from fastimae.settings import config_errors
 
     run = config.run
+    with errors_of(run.output_dir):
+        build.check_models(config)
     with config_errors():
         world = join_world(run.device, run)
     if not world.is_main:
         log.setLevel(logging.WARNING)
     try:
         with (
-            claimed(run.output_dir, run.log_dir, world),
+            claim_folders(run.output_dir, run.log_dir, world),
             build.build_loader(config, world) as loader,
         ):
             with config_errors():
                 trainer = build.build_trainer(config, world, loader)
-            resume_or_begin(trainer, build.go_on_training)
+            resume_or_begin(trainer, build.resume_training)
             finished = trainer.run()
     finally:
         world.close()
     if finished and world.is_main:
-        build.say_goodbye(run.output_dir)
+        build.log_outcome(run.output_dir)
     return 0
 
 
@@ -58,7 +61,7 @@ def train(argv: Sequence[str]) -> int:
 def convert(argv: Sequence[str]) -> int:
     """fastimae-convert: make a .beton of images, or verify one."""
     from fastimae.engine.signals import sigterm_as_ctrl_c
-    from fastimae.loaders import convert
+    from fastimae.loaders.convert import run as convert
 
     options = parse("fastimae-convert", ConvertArguments, argv)
     with sigterm_as_ctrl_c():
@@ -69,7 +72,7 @@ def convert(argv: Sequence[str]) -> int:
 
 @command("fastimae-doctor")
 def doctor(argv: Sequence[str]) -> int:
-    """fastimae-doctor: say what is installed, what is missing, and how to get it."""
+    """fastimae-doctor: report what is installed, what is missing, and how to get it."""
     from fastimae.doctor import doctor
 
     parse("fastimae-doctor", DoctorOptions, argv)
@@ -78,15 +81,18 @@ def doctor(argv: Sequence[str]) -> int:
 
 @command("fastimae-bench")
 def bench(argv: Sequence[str]) -> int:
-    """fastimae-bench: how fast this machine loads and trains, and what holds it back."""
+    """fastimae-bench: measure how fast this machine trains, and name its bottleneck."""
+    from fastimae.bench.options import BenchOptions
+
+    options = parse("fastimae-bench", BenchOptions, argv)
     from fastimae.bench.command import bench
 
-    return bench(argv)
+    return bench(options)
 
 
 @command("fastimae-eval", several=True)
 def evaluate(argv: Sequence[str]) -> int:
-    """fastimae-eval: what a checkpoint has learned, one task a call."""
+    """fastimae-eval: measure what a checkpoint has learned, one task per call."""
     from fastimae.evaluate.command import evaluate
 
     return evaluate(argv)
@@ -94,38 +100,52 @@ def evaluate(argv: Sequence[str]) -> int:
 
 @command("fastimae-export")
 def export(argv: Sequence[str]) -> int:
-    """fastimae-export: a checkpoint in the layout of timm, Hugging Face or MAE."""
-    from fastimae.interop.command import export
+    """fastimae-export: convert a checkpoint to the layout of timm, Hugging Face or MAE."""
+    from fastimae.interop.options import ExportOptions
 
-    return export(argv)
+    options = parse("fastimae-export", ExportOptions, argv)
+    from fastimae.interop.command import convert
+
+    convert(options)
+    return 0
 
 
 @command("fastimae-import")
 def import_(argv: Sequence[str]) -> int:
-    """fastimae-import: other people's checkpoints in our layout."""
-    from fastimae.interop.command import import_
+    """fastimae-import: convert checkpoints of other projects to our layout."""
+    from fastimae.interop.options import ExportOptions, ImportOptions
 
-    return import_(argv)
+    options = parse("fastimae-import", ImportOptions, argv)
+    from fastimae.interop.command import convert
+
+    convert(ExportOptions(to="fastimae", **vars(options)))
+    return 0
 
 
 @dataclasses.dataclass(kw_only=True)
 class ConvertArguments(ConvertOptions):
-    """Make a .beton file of images: from folders, lists, tars or data sets as published."""
+    """Make a .beton file of images from folders, lists, tars or data sets as published.
 
-    src: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SRC")]]
+    fastimae-convert imagenet/train imagenet.beton --max_resolution 500
+    """
+
+    src: tyro.conf.Positional[Annotated[FileNames, tyro.conf.arg(metavar="SRC")]]
     """What to convert: a folder, a list file, tar files (docs/sources.md); with --verify and no
     OUT, a .beton file to check."""
     out: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="OUT")]] = None
     """The .beton file to write."""
-    debug: bool = False
+    debug: Expert[bool] = False
     """Show tracebacks."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class DoctorOptions:
-    """Say what is installed, what is missing, what that costs, and how to get it."""
+    """Show what is installed, what is missing, what that costs, and how to get it.
 
-    debug: bool = False
+    fastimae-doctor
+    """
+
+    debug: Expert[bool] = False
     """Show tracebacks."""
 
 

@@ -1,66 +1,80 @@
-"""The settings of a training run: those of its parts, composed.
+"""The settings of a training run, composed from those of its parts.
 
-Each part declares its own beside what uses them; names are MAE's where MAE has them. The groups
-are flattened on the command line and in YAML files: `--batch_size`, not `--optim.batch_size`.
+Each part declares its settings beside the code that uses them, with MAE's names where MAE has them.
+The groups are flattened on the command line and in YAML: `--batch_size`, not `--optim.batch_size`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
-import tyro
-import yaml
-
 from fastimae.engine.launcher import LaunchSettings
-from fastimae.engine.optim import OptimSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
-from fastimae.engine.prepare import SpeedSettings
-from fastimae.flags import OnceLoader
+from fastimae.engine.settings import OptimSettings, SpeedSettings
 from fastimae.loaders.settings import DataSettings, LoaderSettings
 from fastimae.models.settings import ModelSettings
 from fastimae.objectives.choice import ObjectiveConfig, settings_with
+from fastimae.other_names import suggestion
 from fastimae.recipes import RECIPES
-from fastimae.settings import ConfigError, Count, Free, Seeded, Settings, check_idle, plain_value
+from fastimae.settings import (
+    ConfigError,
+    Count,
+    Expert,
+    Free,
+    Seeded,
+    Settings,
+    check_idle,
+    plain_settings,
+)
+from fastimae.values import choices, expected, read_value, takes_paths
+from fastimae.wording import did_you_mean
+
+_SOURCES = ("recipe", "config", "print_config")
 
 
 @dataclasses.dataclass(kw_only=True)
 class OptimConfig(SpeedSettings, OptimSettings):
-    """How it is trained."""
+    """How the model is trained."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class OutputSettings(Settings):
-    """Named settings, and where output goes."""
+    """The recipe, and where output goes."""
 
     recipe: Free[str | None] = None
-    """A named run to start from; other flags win over it."""
+    """Name of a recipe to start from; other flags override its settings."""
     config: Free[Path | None] = None
-    """YAML file of settings by flag name; wins over the recipe, flags win over it."""
+    """YAML file of settings: it overrides the recipe, flags override it. Paths in it are relative
+    to the working directory."""
     print_config: Free[bool] = False
     """Print all settings as YAML and stop."""
     output_dir: Free[Path] = Path("./output_dir")
-    """Checkpoints, log.txt and pictures."""
+    """Folder for checkpoints, log.txt and pictures."""
     device: Free[str] = "auto"
     """cuda, cuda:N, cpu, or auto."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class RunConfig(Seeded, LaunchSettings, LoopSettings, OutputSettings):
-    """Where it runs, and what it leaves behind."""
+    """Where it runs, and what it saves."""
 
     vis_freq: Free[Count] = Plan.vis_freq
     """Epochs between reconstruction pictures; 0: only at the end."""
-    debug: Free[bool] = False
-    """Show tracebacks, and keep them in output_dir/debug.log."""
+    debug: Expert[Free[bool]] = False
+    """Show tracebacks, and save them in output_dir/debug.log."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class TrainConfig:
-    """Pre-train a masked autoencoder (MAE, i-MAE)."""
+    """Pre-train a masked autoencoder (MAE, i-MAE).
+
+    fastimae-train --ffcv imagenet.beton --recipe mae_vit_base --output_dir runs/mae
+    """
 
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
@@ -70,16 +84,19 @@ class TrainConfig:
 
     @property
     def groups(self) -> dict[str, Settings]:
-        """The settings of each part, by its name here."""
+        """The groups of settings, by field name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def loader(self) -> LoaderSettings:
-        """What the loader is told, partners for the objectives that need them included."""
+        """Return the loader's settings, with those of partners if the objective needs them."""
         pairs = [self.objective] if self.objective.chosen.needs_partners else []
         return LoaderSettings.gather(self.data, self.optim, self.run, *pairs)
 
-    def check(self) -> None:
-        """Raise ConfigError where a value is out of range, or would have no effect."""
+    def check(self, places: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Raise ConfigError if a value is out of range or would have no effect.
+
+        places: where settings are, by flag name, if they were not given as flags.
+        """
         recipe = RECIPES.get(self.run.recipe or "", dict)()
         for group in self.groups.values():
             group.check()
@@ -87,12 +104,14 @@ class TrainConfig:
         if self.objective.chosen.needs_partners:
             self.loader().check_partners()
         for group in self.groups.values():
-            check_idle(group, recipe, self.run.recipe)
+            check_idle(group, recipe, self.run.recipe, places)
 
 
 def config_with(objective: str) -> TrainConfig:
-    """The defaults of a run with this objective; a user's own adds its settings. Raises
-    ConfigError."""
+    """Return the default settings for an objective; a user's own objective adds its settings.
+
+    Raises ConfigError.
+    """
     group = settings_with(objective)
     fields = [("objective", group, dataclasses.field(default_factory=group))]
     document = {"__doc__": TrainConfig.__doc__}
@@ -102,56 +121,81 @@ def config_with(objective: str) -> TrainConfig:
     names = [name for part in made.groups.values() for name in vars(part)]
     if twice := {name for name in names if names.count(name) > 1}:
         what = " and ".join(sorted(twice))
-        raise ConfigError(f"--objective {objective}: there is another setting called {what}")
+        raise ConfigError(f"--objective {objective}: rename its {what}, which is another setting")
     return made
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:
-    """All settings by flag name, as plain values that YAML, JSON and `weights_only` accept."""
+    """Return all settings by flag name, as plain values for YAML, JSON and `weights_only`."""
     return {
-        field.name: plain_value(getattr(group, field.name))
+        name: value
         for group in config.groups.values()
-        for field in dataclasses.fields(group)
+        for name, value in plain_settings(group).items()
     }
 
 
-def updated(config: TrainConfig, settings: dict[str, Any], source: str) -> TrainConfig:
-    """A copy with `settings` (by flag name) changed. `source` is named in errors.
+def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that --print_config prints and run.yaml holds: all but the flags that
+    others come from."""
+    return {name: value for name, value in settings.items() if name not in _SOURCES}
 
-    Raises ConfigError for an unknown setting or a value of the wrong type.
+
+def updated(
+    config: TrainConfig, settings: Mapping[str, Any], place: Callable[[Any], str]
+) -> TrainConfig:
+    """Return a copy with `settings`, by flag name, changed. Raises as `parsed_settings`."""
+    values = parsed_settings([type(group) for group in config.groups.values()], settings, place)
+    changed = {
+        name: dataclasses.replace(group, **{n: values[n] for n in vars(group).keys() & values})
+        for name, group in config.groups.items()
+    }
+    return dataclasses.replace(config, **changed)
+
+
+def parsed_settings(
+    owners: Sequence[type[Settings]], settings: Mapping[str, Any], place: Callable[[Any], str]
+) -> dict[str, Any]:
+    """Convert plain values, by flag name, to the types of the owners' fields.
+
+    place: where a setting is, for errors. Raises ConfigError for an unknown setting, and for a
+    value of the wrong type or out of its range.
     """
-    groups = config.groups
-    owner = {f.name: name for name, group in groups.items() for f in dataclasses.fields(group)}
+    owner_of = {field.name: owner for owner in owners for field in dataclasses.fields(owner)}
+    values = {}
     for key, value in settings.items():
         name = str(key).replace("-", "_")
-        if name not in owner:
-            raise ConfigError(f"{source}: there is no setting called {key}")
-        value = _parsed(type(groups[owner[name]]), name, value, source)
-        groups[owner[name]] = dataclasses.replace(groups[owner[name]], **{name: value})
-    return dataclasses.replace(config, **groups)
+        try:
+            if name not in owner_of:
+                raise ValueError(_unknown(key, value, owner_of))
+            values[name] = _parsed(owner_of[name], name, value)
+        except ValueError as error:
+            raise ConfigError(f"{place(key)}: {error}") from error
+    return values
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Settings of a --config file. Raises ConfigError where it is missing or not a mapping."""
-    try:
-        settings = yaml.load(path.read_text(), OnceLoader) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"--config {path}: expected lines of the form 'batch_size: 64'")
-    return settings
+def _unknown(key: Any, value: Any, known: Collection[str]) -> str:
+    if key in TrainConfig.__annotations__ and isinstance(value, Mapping):
+        return f"write the settings below {key} at the top level"
+    hint = suggestion(str(key), {name: name for name in known})
+    return f"there is no setting called {key}" + (f": {hint}" if hint else "")
 
 
-def _parsed(owner: type, name: str, value: Any, source: str) -> Any:
-    """The value as the field's type, read from text by the same rules as a flag's."""
+def _parsed(owner: type[Settings], name: str, value: Any) -> Any:
+    """Convert a value to its field's type, by the rules for a flag's text. Raises ValueError."""
     hint = get_type_hints(owner)[name]
     if value is None and type(None) in get_args(hint):
         return None
-    if value is None:
-        raise ConfigError(f"{source}: {name} needs a value")
-    texts = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
+    if value is None or (value == "" and takes_paths(hint)):
+        raise ValueError(f"{name} needs a value: it takes {expected(hint)}")
+    texts = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # some of it is printed all the same
-            return tyro.cli(hint, args=texts, console_outputs=False)
-    except SystemExit:
-        raise ConfigError(f"{source}: {name} cannot be {value!r}") from None
+        if isinstance(value, Mapping):
+            raise ValueError
+        parsed = read_value(hint, texts)
+    except ValueError:
+        given = json.dumps(value, default=str, ensure_ascii=False)
+        near = did_you_mean(str(value), choices(hint))
+        raise ValueError(f"{name} takes {expected(hint)}, not {given}{near}") from None
+    if problem := owner.out_of_range(name, parsed):
+        raise ValueError(f"{name} {problem}")
+    return parsed

@@ -1,7 +1,8 @@
-"""What is installed, what is missing, what that costs, and how to get it (`fastimae-doctor`).
+"""`fastimae-doctor`: what is installed, what is missing, what that costs, and how to fix it.
 
-Packages are imported in processes of their own, at the same time: one that crashes or hangs while
-it loads is a row of the report, not the end of it.
+Packages are imported one at a time, each in its own process: one that crashes is a row of the
+report, not the end of it, and several at once would need more memory than some machines have.
+A machine that is too slow, or short of memory, is no reason to call a package broken.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from fastimae.cpus import usable_cores
 from fastimae.machine import (
+    Ran,
     cpu_bf16,
     cpu_flags,
     missing_build_packages,
     release,
     run_python,
-    usable_cores,
     version,
 )
 
@@ -51,30 +52,39 @@ class Check:
     """One row of the report."""
 
     name: str
-    status: Literal["ok", "missing", "broken", "low"]
+    status: Literal["ok", "missing", "broken", "other", "slow", "low"]
+    """other: another project of that name. slow: not known, as the machine took too long. low:
+    there is little of it, or too little memory to know."""
     found: str
     cost: str = ""
-    """What does not work, or works slower, as it stands."""
+    """What does not work, or is slower, because of it."""
     fix: str = ""
     required: bool = False
 
+    @property
+    def fails(self) -> bool:
+        """Whether something must be done: a required part is missing, or an installed one fails."""
+        return self.status == "broken" or (self.required and self.status == "missing")
+
 
 def doctor() -> int:
-    """Runs the checks at the same time, and prints each row as soon as it is known, in reading
-    order, with what that costs and how to mend it where all is not well. Takes some seconds: torch
-    is imported several times. Returns 1 if something required is amiss, else 0."""
+    """Run the checks, and print a row for each as soon as it is known.
+
+    A row that is not ok says what that costs and how to fix it. Takes some seconds, as torch is
+    imported several times. Returns 1 if a required part is missing or an installed one is broken.
+    """
     failed = False
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for check in pool.map(lambda check: check(), CHECKS):
-            print(f"{check.status:8} {check.name:20} {check.found}", flush=True)
-            if check.status != "ok":
-                print(f"{'':32}costs: {check.cost}\n{'':32}fix:   {check.fix}", flush=True)
-                failed |= check.required
+    for run in CHECKS:
+        check = run()
+        print(f"{check.status:8} {check.name:20} {check.found}", flush=True)
+        if check.status != "ok":
+            print(f"{'':32}costs: {check.cost}\n{'':32}fix:   {check.fix}", flush=True)
+        failed |= check.fails
     return int(failed)
 
 
 def check_python() -> Check:
-    """Python 3.11 or newer."""
+    """Check for Python 3.11 or newer."""
     fine = sys.version_info >= (3, 11)
     return Check(
         name="python",
@@ -87,32 +97,29 @@ def check_python() -> Check:
 
 
 def check_torch() -> Check:
-    """torch 2.10 or newer: its CUDA build, the devices, and where bf16 is fast."""
-    facts, reason = run_python(TORCH_FACTS)
-    check = check_package(
-        "torch", required=True, cost="nothing runs", at_least=(2, 10), reason=reason
-    )
+    """Check for torch 2.9 or newer: its CUDA build, the devices, and whether they have bf16."""
+    ran = run_python(TORCH_FACTS)
+    check = check_package("torch", required=True, cost="nothing runs", at_least=(2, 9), ran=ran)
     if check.status != "ok":
         return check
-    device = json.loads(facts)
+    device = json.loads(ran.output)
     build = f"CUDA {device['cuda']} build" if device["cuda"] else "CPU build"
     if device["gpus"]:
         found = f"{', '.join(device['gpus'])}; bf16 {'yes' if device['bf16'] else 'no'}"
     else:
-        found = f"no GPU in sight, runs on the CPU; bf16 {cpu_bf16(cpu_flags())}"
+        found = f"no GPU, runs on the CPU; bf16 {cpu_bf16(cpu_flags())}"
     return dataclasses.replace(check, found=f"{check.found}, {build}; {found}")
 
 
 def check_pillow() -> Check:
-    """Pillow 13 or newer: 13 changed the order of the two resize passes, hence the pixels."""
-    cost = "images differ from those of other machines in the last bit"
+    """Check for Pillow 11.3 or newer, the first that reads AVIF."""
     return check_package(
-        "PIL.Image", distribution="pillow", required=True, at_least=(13, 0), cost=cost
+        "PIL.Image", distribution="pillow", required=True, at_least=(11, 3), cost="nothing runs"
     )
 
 
 def check_requirements() -> Check:
-    """Whatever else setup.py asks for on every platform is installed."""
+    """Check that everything else that pyproject.toml requires on all platforms is installed."""
     row = {"name": "fastimae", "cost": "the commands that need it fail", "required": True}
     try:
         wanted = importlib.metadata.requires("fastimae") or []
@@ -128,19 +135,20 @@ def check_requirements() -> Check:
 
 
 def check_native() -> Check:
-    """The compiled engine that decodes .beton files."""
-    found, reason = run_python(NATIVE_FACTS)
-    return Check(
+    """Check for the compiled engine that decodes .beton files."""
+    ran = run_python(NATIVE_FACTS)
+    check = Check(
         name="native engine",
-        status="missing" if reason else "ok",
-        found=reason or found.strip(),
+        status="broken" if ran.crashed else "missing" if ran.reason else "ok",
+        found=ran.reason or ran.output.strip(),
         cost="--ffcv decodes with Pillow: the same pixels, several times slower",
-        fix="sudo apt-get install g++ python3-dev libjpeg-dev && pip install -e .",
+        fix="a wheel has it; or sudo apt-get install g++ libjpeg-dev, and install FastIMAE again",
     )
+    return unknown(check, ran) if ran.short_of else check
 
 
 def check_ffcv() -> Check:
-    """The ffcv library, and what its build needs. Its own `__version__` is wrong: not read."""
+    """Check for the ffcv library and what its build needs. Its `__version__` is wrong."""
     packages = missing_build_packages()
     apt = f"sudo apt-get install {' '.join(packages)} && " if packages else ""
     return check_package(
@@ -151,7 +159,7 @@ def check_ffcv() -> Check:
 
 
 def check_apex() -> Check:
-    """NVIDIA apex, and the trap that `pip install apex` installs something else."""
+    """Check for NVIDIA apex, and for the other project that `pip install apex` installs."""
     spec = importlib.util.find_spec("apex")
     nothing = "nothing: FastIMAE uses the fused AdamW of torch"
     if spec is None:
@@ -161,7 +169,7 @@ def check_apex() -> Check:
     if not any((folder / "optimizers").is_dir() for folder in folders):
         return Check(
             name="apex",
-            status="broken",
+            status="other",
             found=f"{version('apex') or 'apex'} is not NVIDIA's: PyPI's apex is a toolkit for the "
             "Pyramid web framework",
             cost=nothing,
@@ -171,7 +179,7 @@ def check_apex() -> Check:
 
 
 def check_cores() -> Check:
-    """The CPU cores this process may use."""
+    """Report the CPU cores that this process may use, and their features."""
     known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     features = [flag for flag in known if flag in cpu_flags()]
     found = f"{usable_cores()} cores, {' '.join(features) or 'features unknown'}"
@@ -179,7 +187,7 @@ def check_cores() -> Check:
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
-    """/dev/shm, where NCCL's processes meet; our loaders only have locks there."""
+    """Check /dev/shm, which NCCL uses between processes; our loaders only keep locks there."""
     if not folder.is_dir():
         return Check(name="shared memory", status="ok", found=f"no {folder} on this system")
     total = shutil.disk_usage(folder).total
@@ -187,13 +195,13 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
         name="shared memory",
         status="ok" if total >= GIB else "low",
         found=f"{total / GIB:.1f} GiB in {folder}",
-        cost="several GPUs that do not reach each other directly need more; one needs none",
+        cost="several GPUs without peer-to-peer access need more; a single GPU needs none",
         fix="docker run --shm-size=8g (or --ipc=host)",
     )
 
 
 def check_disk() -> Check:
-    """Free space in the current folder."""
+    """Check the free space in the current folder."""
     free = shutil.disk_usage(Path.cwd()).free
     return Check(
         name="disk",
@@ -212,11 +220,11 @@ def check_package(
     fix: str | None = None,
     required: bool = False,
     at_least: tuple[int, int] | None = None,
-    reason: str | None = None,
+    ran: Ran | None = None,
 ) -> Check:
-    """Whether `module` imports, with the version that the installer recorded.
+    """Check that `module` imports, and report the version that the installer recorded.
 
-    `reason` is why it does not import ("" if it does); left out, the import is tried here.
+    ran: the outcome of its import; None: try it.
     """
     name = distribution or module
     fix = fix or f"pip install --upgrade {name}"
@@ -224,16 +232,24 @@ def check_package(
     number = version(name)
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         return Check(status="missing", found="-", **row)
-    if reason is None:
-        _, reason = run_python(f"import {module}")
-    if reason:
-        if number is None and reason.startswith("ModuleNotFoundError"):
+    ran = ran or run_python(f"import {module}")
+    if ran.reason:
+        if number is None and ran.reason.startswith("ModuleNotFoundError"):
             return Check(status="missing", found="-", **row)
-        return Check(status="broken", found=f"{number}: {reason}", **row)
+        check = Check(status="broken", found=f"{number}: {ran.reason}", **row)
+        return unknown(check, ran) if ran.short_of else check
     if at_least and number and release(number) < at_least:
         least = ".".join(map(str, at_least))
         return Check(status="broken", found=f"{number}, but {least} or newer is needed", **row)
     return Check(status="ok", found=number or "version unknown", **row)
+
+
+def unknown(check: Check, ran: Ran) -> Check:
+    """Return the row of a part about which nothing is known: the machine is short of something."""
+    status = {"time": "slow", "memory": "low"}[ran.short_of]
+    cost = "not known: the machine is too busy, or too small, to tell"
+    fix = f"free some {ran.short_of}, and run fastimae-doctor again"
+    return dataclasses.replace(check, status=status, cost=cost, fix=fix)
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (

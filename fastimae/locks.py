@@ -1,7 +1,7 @@
-"""One writer at a time, by locks that the system lets go of however their process ends.
+"""Locks for output: one writer at a time. The system releases them however their process ends.
 
-A lock is an open file, `.fastimae.lock` in a folder or NAME.lock beside a file, that says who has
-it. It is removed afterwards; one that a killed process left behind is free.
+A lock is an open file, `.fastimae.lock` in a folder or NAME.lock beside a file, and names its
+holder. It is removed afterwards; one that a killed process left behind is free.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastimae.folders import FolderError, cannot_write, prepare_file, prepare_folder
+from fastimae.folders import FolderError, cannot_write, check_no_folder, new_folder
 from fastimae.log import log
 
 LOCK = ".fastimae.lock"
@@ -25,61 +25,55 @@ _HELD: set[int] = set()
 
 
 class InUse(FolderError):
-    """Another process writes there. The message says which."""
+    """Another process writes there. The message names it."""
 
 
 @contextlib.contextmanager
 def folder_to_write(path: Path, flag: str = "--output_dir") -> Iterator[None]:
-    """A folder that is made, tried out, and this process's alone inside. One that was made here
-    and is left empty, as by a run that fails at once, is removed.
+    """Make a folder, check that it is writable, and lock it during the block.
 
-    Raises FolderError where it cannot be written, InUse where another process has it.
+    New folders that are still empty at the end, as after a run that fails at once, are removed.
+    Raises FolderError if it cannot be written, InUse if another process has locked it.
     """
-    was_there = path.exists()
-    prepare_folder(path, flag)
-    try:
-        with _lock(path / LOCK, path, flag):
-            yield
-    finally:
-        if not was_there:
-            with contextlib.suppress(OSError):  # it is not empty
-                path.rmdir()
+    with new_folder(path, flag), _lock(path / LOCK, path, flag):
+        yield
 
 
 @contextlib.contextmanager
 def file_to_write(path: Path, flag: str = "OUT") -> Iterator[None]:
-    """The same for a file, whose folder is made."""
-    prepare_file(path, flag)
-    with _lock(path.with_name(f"{path.name}.lock"), path, flag):
-        yield
+    """Lock a file during the block; its folder is made and checked, see `new_folder`."""
+    with new_folder(path.parent, flag):
+        check_no_folder(path, flag)
+        with _lock(path.with_name(f"{path.name}.lock"), path, flag):
+            yield
 
 
 def check_free(folder: Path, flag: str = "--output_dir") -> None:
-    """Raise InUse where another process writes to the folder."""
+    """Raise InUse if another process writes to the folder."""
     if (folder / LOCK).exists():
         with _lock(folder / LOCK, folder, flag):
             pass
 
 
 @contextlib.contextmanager
-def _lock(file: Path, place: Path, flag: str) -> Iterator[None]:
+def _lock(file: Path, target: Path, flag: str) -> Iterator[None]:
     try:
-        descriptor = _acquired(file)
+        descriptor = _acquire(file)
     except BlockingIOError:
         raise InUse(
-            f"{place} is in use by {_holder(file)}: wait for it, stop it, or choose another {flag}"
+            f"{target} is in use by {_holder(file)}: wait for it, stop it, or choose another {flag}"
         ) from None
     except OSError as error:
         raise cannot_write(file, flag, error) from error
     try:
         yield
     finally:
-        if descriptor in _HELD:  # not in a forked process, which has let go
+        if descriptor in _HELD:  # not in a forked process: it has closed it
             _release(descriptor, file)
 
 
-def _acquired(file: Path) -> int | None:
-    """A descriptor that holds the lock; None where the file system has no locks."""
+def _acquire(file: Path) -> int | None:
+    """Return a descriptor that holds the lock; None if the file system has no locks."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -90,36 +84,36 @@ def _acquired(file: Path) -> int | None:
         except OSError as error:
             os.close(descriptor)
             file.unlink(missing_ok=True)
-            log.info("%s: no lock (%s): see to it that no other process writes here",
+            log.info("%s: no lock (%s): make sure that no other process writes here",
                      file.parent, error.strerror)  # fmt: skip
             return None
-        if _is_still(file, descriptor):
+        if _is_current(file, descriptor):
             _HELD.add(descriptor)
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps(_me()).encode())
+            os.write(descriptor, json.dumps(_this_process()).encode())
             return descriptor
-        os.close(descriptor)  # its holder removed it before we had it
+        os.close(descriptor)  # its holder removed the file before we locked it
 
 
 def _release(descriptor: int, file: Path) -> None:
     _HELD.discard(descriptor)
     with contextlib.suppress(OSError):
-        if _is_still(file, descriptor):
+        if _is_current(file, descriptor):
             file.unlink()
     os.close(descriptor)
 
 
-def _is_still(file: Path, descriptor: int) -> bool:
-    """Whether the open file is the one of that name: it may have been removed, and made anew."""
+def _is_current(file: Path, descriptor: int) -> bool:
+    """Return whether the path still names the open file: it may have been replaced."""
     try:
         return os.path.samestat(file.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _me() -> dict[str, object]:
+def _this_process() -> dict[str, object]:
     return {
-        "program": Path(sys.argv[0]).name or "python",
+        "program": Path(sys.argv[0].removesuffix("/__main__.py")).name or "python",
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -127,19 +121,19 @@ def _me() -> dict[str, object]:
 
 
 def _holder(file: Path) -> str:
-    """Who has the lock, as far as the file says."""
+    """Describe the holder of the lock, as far as the file names it."""
     try:
         return "{program} (process {pid} on {host}, since {since})".format(
             **json.loads(file.read_text())
         )
-    except (OSError, ValueError, KeyError, TypeError):  # it has not been written yet
+    except (OSError, ValueError, KeyError, TypeError):  # not written yet
         return "another process"
 
 
-def _let_go() -> None:
-    """A worker of a killed process must not keep its locks."""
+def _close_in_child() -> None:
+    """Close the parent's locks after a fork: a worker must not hold them if the parent dies."""
     while _HELD:
         os.close(_HELD.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_in_child)

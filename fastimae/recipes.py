@@ -1,4 +1,4 @@
-"""Named runs: `fastimae-train --recipe NAME`. Each gives settings that flags can override."""
+"""Named training runs, `fastimae-train --recipe NAME`: settings that flags override."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def mae_vit_base() -> Settings:
     Command: torchrun --nproc_per_node=8 --no-python fastimae-train --recipe mae_vit_base
              --ffcv imagenet.beton --batch_size 512
     Hardware: written for 8 GPUs of 80 GB; effective batch 4096 (batch_size x GPUs x accum_iter).
-    Expected: the paper's pictures and features; hours are not measured yet.
+    Expected: the paper's pictures and features.
+    Hours: not measured yet.
     """
     return {
         "model": "mae_vit_base_patch16",
@@ -29,11 +30,13 @@ def mae_vit_base() -> Settings:
 
 
 def imae_vit_base() -> Settings:
-    """i-MAE on ImageNet from a pre-trained MAE, as its released recipe: 50 epochs.
+    """i-MAE on ImageNet from a pre-trained MAE, 50 epochs as in its released recipe.
 
     Command: torchrun --nproc_per_node=8 --no-python fastimae-train --recipe imae_vit_base
              --ffcv imagenet.beton --init mae_full.pth --teacher mae_full.pth
-    Hardware: 8 GPUs; batch 256 on each. Expected: hours are not measured yet.
+    Hardware: 8 GPUs; batch 256 on each.
+    Expected: not measured yet.
+    Hours: not measured yet.
     """
     return {
         "objective": "imae",
@@ -48,13 +51,14 @@ def imae_vit_base() -> Settings:
 
 
 def imae_cifar10() -> Settings:
-    """i-MAE on CIFAR-10 with MAE's optimizer settings; epochs and model are our choice.
+    """i-MAE on CIFAR-10: MAE's optimizer settings, epochs and model of our choice.
 
     Command: fastimae-convert cifar-10-batches-py cifar10.beton
              fastimae-train --objective mae --recipe imae_cifar10 --ffcv cifar10.beton
              fastimae-train --recipe imae_cifar10 --ffcv cifar10.beton --teacher mae.pth
     Hardware: one GPU, or 2 CPU cores for a few epochs.
-    Expected: a loss that falls in all four parts; hours and accuracy are not measured yet.
+    Expected: a loss that falls in all four parts; accuracy is not measured yet.
+    Hours: not measured yet.
     """
     return {
         "objective": "imae",
@@ -72,12 +76,13 @@ def imae_cifar10() -> Settings:
 
 
 def imae_tiny_imagenet() -> Settings:
-    """i-MAE on Tiny-ImageNet with MAE's optimizer settings; epochs and model are our choice.
+    """i-MAE on Tiny-ImageNet: MAE's optimizer settings, epochs and model of our choice.
 
     Command: fastimae-convert tiny-imagenet-200/train tiny.beton
              fastimae-train --recipe imae_tiny_imagenet --ffcv tiny.beton --teacher mae.pth
     Hardware: one GPU.
-    Expected: a loss that falls in all four parts; hours and accuracy are not measured yet.
+    Expected: a loss that falls in all four parts; accuracy is not measured yet.
+    Hours: not measured yet.
     """
     return {
         "objective": "imae",
@@ -93,12 +98,13 @@ def imae_tiny_imagenet() -> Settings:
 
 
 def demo() -> Settings:
-    """i-MAE small enough for two CPU cores and three minutes, on 64-pixel pictures.
+    """i-MAE small enough for two CPU cores and four minutes, on 64-pixel pictures.
 
     Command: make demo
     Hardware: 2 CPU cores.
     Expected: train_loss from above 3 to below 0.8 on the pictures that the demo draws, and both
-              images of each mixture apart in reconstruction.png.
+              images of each mixture apart in reconstruction.png. `make demo` halves the batch
+              and cuts the epochs on slow machines, to 3 at least: then below 1.6.
     """
     return {
         "objective": "imae",

@@ -1,10 +1,10 @@
-"""What settings of all parts share: ranges beside the declarations, rules, and their errors.
+"""The base of all settings: ranges beside their declarations, checks, and errors.
 
-A part declares its settings as a keyword-only dataclass in the file that uses them. Its flags, its
-lines of YAML and its arguments in Python are the fields; what follows a field is its help.
+A part declares its settings as a keyword-only dataclass in the file that uses them. The fields are
+its flags, its keys in YAML and its arguments in Python; the text below a field is its help.
 
     @dataclasses.dataclass(kw_only=True)
-    class WindowSettings(Settings):
+    class CropSettings(Settings):
         min_crop: PositiveFloat = 0.2
         \"\"\"Smallest share of an image's area that a random crop takes.\"\"\"
 
@@ -12,7 +12,7 @@ lines of YAML and its arguments in Python are the fields; what follows a field i
             super().check()
             self.require(self.min_crop <= 1, "--min_crop must not be above 1")
 
-A setting that others have too refers to their default: `epochs: PositiveInt = Other.epochs`.
+A setting that another part has, too, refers to its default: `epochs: PositiveInt = Other.epochs`.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from typing import (
 from fastimae.wording import WordedError
 
 RGB = 3
-"""Channels of an image that nobody says more of."""
+"""Channels of an image, unless stated otherwise."""
 
 
 class ConfigError(WordedError, ValueError):
-    """Settings that cannot work. The message names what to change: see `WordedError`."""
+    """Settings that cannot work. The message names what to change, see `WordedError`."""
 
 
 @contextlib.contextmanager
 def config_errors() -> Iterator[None]:
-    """While a run is set up, ValueErrors of its parts are errors of its settings."""
+    """Turn ValueErrors into ConfigErrors while a run is set up."""
     try:
         yield
     except ValueError as error:
@@ -56,11 +56,11 @@ def config_errors() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Which numbers a setting may be; of a tuple, each of them."""
+    """The numbers that a setting may be; of a tuple, each one."""
 
     holds: Callable[[Any], bool]
     otherwise: str
-    """What is said after the flag, of a value {} that it does not hold for."""
+    """The error message after the flag, about a value {} outside the range."""
 
 
 POSITIVE = Range(lambda value: value > 0, "must be positive, not {}")
@@ -70,20 +70,21 @@ PositiveInt = Annotated[int, POSITIVE]
 PositiveFloat = Annotated[float, POSITIVE]
 Count = Annotated[int, NOT_NEGATIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
-Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "must lie in 0..1, not {}")]
-InnerShare = Annotated[
-    float, Range(lambda value: 0 < value < 1, "must lie between 0 and 1, not {}")
+Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "must be in 0..1, not {}")]
+InnerShare = Annotated[float, Range(lambda value: 0 < value < 1, "must be between 0 and 1, not {}")]
+PositiveShare = Annotated[
+    float, Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1, not {}")
 ]
 MixShare = Annotated[
-    float, Range(lambda value: 0 < value <= 0.5, "must lie above 0 and at most at 0.5, not {}")
+    float, Range(lambda value: 0 < value <= 0.5, "must be above 0 and at most 0.5, not {}")
 ]
-"""Of the subordinate image in a mixture."""
+"""The share of the subordinate image in a mixture."""
 
 
 def height_and_width(
     input_size: Sequence[int] | int, error: type[ConfigError] = ConfigError
 ) -> tuple[int, int]:
-    """What --input_size says, a side or both, as (height, width). Raises `error`."""
+    """Return --input_size, a side or both, as (height, width). Raises `error`."""
     if isinstance(input_size, Integral):
         return input_size, input_size
     if len(input_size) not in (1, 2):
@@ -93,8 +94,8 @@ def height_and_width(
 
 
 def flag(**how: Any) -> Any:
-    """How a setting looks on a command line, `Annotated[int, flag(aliases=["--same_prob"])]`: see
-    `tyro.conf.arg`. Without tyro there are no command lines, and nothing to look like."""
+    """Describe a setting's flag, `Annotated[int, flag(aliases=["--same_prob"])]`: see
+    `tyro.conf.arg`. None without tyro, as there are no command lines then."""
     try:
         import tyro
     except ImportError:
@@ -105,16 +106,27 @@ def flag(**how: Any) -> Any:
 _FREE = object()
 _Type = TypeVar("_Type")
 Free = Annotated[_Type, _FREE]
-"""Of a setting that a resumed run may change without becoming another run: `Free[int]`."""
+"""Marks a setting that a resumed run may change without a warning: `Free[int]`.
+
+A free setting does not change what is learned from now on: where the run is stored, which devices
+and processes it uses, how fast it computes, what it saves and logs, and what it started from. All
+others define the run: if one has changed, resuming logs a warning.
+"""
+FileNames = Annotated[str, object()]
+"""Text that names files where `Path` cannot: a pattern, or a word such as "auto". See
+`fastimae.paths`."""
+EXPERT = object()
+Expert = Annotated[_Type, EXPERT]
+"""A setting that few runs need: `--help` leaves it to `--help-all`."""
 
 
 class Idle(NamedTuple):
-    """Settings that do nothing in some runs: to change them there is a mistake, not a wish."""
+    """Settings that have no effect in some runs: changing them there is a mistake."""
 
     applies: bool
     names: tuple[str, ...]
     why: str
-    """As "without --teacher"."""
+    """For example "without --teacher"."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -122,16 +134,24 @@ class Settings:
     """Base of all settings."""
 
     error: ClassVar[type[ConfigError]] = ConfigError
-    """What is raised for those that cannot work."""
+    """The exception for settings that cannot work."""
 
     def check(self) -> None:
-        """Raise `error` where a value is out of its range, or does not fit another."""
-        for name, ranges in _ranges(type(self)).items():
-            values = _values(getattr(self, name))
-            for allowed in ranges:
-                self.require(values != (), f"--{name} needs a value")
-                for each in values or ():
-                    self.require(allowed.holds(each), f"--{name} {allowed.otherwise.format(each)}")
+        """Raise `error` if a value is out of its range or conflicts with another."""
+        for name in _ranges(type(self)):
+            problem = self.out_of_range(name, getattr(self, name))
+            self.require(problem is None, f"--{name} {problem}")
+
+    @classmethod
+    def out_of_range(cls, name: str, value: Any) -> str | None:
+        """Return how a value is out of a setting's range, to be put after its name; else None."""
+        values = _values(value)
+        for allowed in _ranges(cls)[name]:
+            if values == ():
+                return "needs a value"
+            if wrong := [each for each in values or () if not allowed.holds(each)]:
+                return allowed.otherwise.format(wrong[0])
+        return None
 
     def require(self, holds: bool, message: str) -> None:
         """Raise `error` with the message unless it holds."""
@@ -139,60 +159,64 @@ class Settings:
             raise self.error(message)
 
     def idle(self) -> Iterator[Idle]:
-        """Which of these settings have no effect, given the others."""
+        """Yield the settings that have no effect, given the others."""
         return iter(())
 
     @classmethod
     def gather(cls, *groups: Any) -> Self:
-        """These settings with what the groups hold under the same names, a later one first; all
-        others have their defaults."""
+        """Make these settings from the groups' values of the same names; a later group wins, and
+        the rest are defaults."""
         names = {field.name for field in dataclasses.fields(cls)}
         held = {name: value for group in groups for name, value in vars(group).items()}
         return cls(**{name: held[name] for name in names & held.keys()})
 
     def taken_by(self, function: Callable) -> dict[str, Any]:
-        """Those that a function takes as keyword-only arguments with defaults, to call it with."""
+        """Return the settings that a function has keyword-only arguments with defaults for."""
         return {name: vars(self)[name] for name in function.__kwdefaults__.keys() & vars(self)}
 
 
 @dataclasses.dataclass(kw_only=True)
 class Seeded(Settings):
-    """Settings of what draws at random."""
+    """Settings of parts that draw random numbers."""
 
     seed: int = 0
-    """All random choices follow from it: order, crops, masks, mixtures and initial weights."""
+    """Seed of all random choices: order, crops, masks, mixtures and initial weights."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class StepSize(Settings):
-    """How many images an optimizer step takes, which loader and learning rate have to know."""
+    """The size of an optimizer step; the loader and the learning rate depend on it."""
 
     batch_size: PositiveInt = 64
-    """Images per GPU and accumulation step; effective batch = this x accum_iter x GPUs."""
+    """Images per GPU and accumulation step; effective batch: this x accum_iter x GPUs."""
     accum_iter: PositiveInt = 1
     """Batches whose gradients are added up before a step."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class PairSettings(Settings):
-    """Who is mixed with whom, which the loader pairs for an objective that mixes."""
+    """How the loader pairs images for an objective that mixes them."""
 
-    mix_group: Count = 0
-    """Partners are found among so many consecutive samples; 0: in the whole batch."""
+    mix_group: Expert[Count] = 0
+    """Number of consecutive samples that partners are drawn from; 0: the complete batch."""
     same_class_ratio: Share | None = None
     """Share of mixtures whose images share a class. None: partners at random."""
-    reciprocal_pairs: bool = False
-    """Partner's partner is oneself, and both share a mask: one teacher pass serves both."""
+    reciprocal_pairs: Expert[bool] = False
+    """Mix images in mutual pairs that share a mask: one teacher pass, but noisier gradients."""
 
 
 def check_idle(
-    settings: Settings, recipe: Mapping[str, Any] | None = None, recipe_name: str | None = None
+    settings: Settings,
+    recipe: Mapping[str, Any] | None = None,
+    recipe_name: str | None = None,
+    places: Mapping[str, str] | None = None,
 ) -> None:
-    """Raise `settings.error` where one is not at its default, and would do nothing.
+    """Raise `settings.error` if a setting is not at its default but has no effect.
 
-    recipe: the settings that `recipe_name` stands for; one of those cannot be dropped alone.
+    recipe: the settings of `recipe_name`; one of those cannot be dropped by itself. places: where
+    settings are that were not given as flags, by name.
     """
-    recipe = recipe or {}
+    recipe, places = recipe or {}, places or {}
     defaults = {
         field.name: field.default_factory() if callable(field.default_factory) else field.default
         for field in dataclasses.fields(settings)
@@ -202,45 +226,91 @@ def check_idle(
             value, default = getattr(settings, name), defaults[name]
             of_recipe = name in recipe and plain_value(value) == recipe[name]
             whose = f" of --recipe {recipe_name}" if of_recipe else ""
-            undo = f"add --{name} {default}" if of_recipe else "drop one of them"
+            whose = f" ({places[name]})" if name in places else whose
+            drop = "drop it" if rule.why.startswith("without") else "drop one of them"
+            undo = f"add --{name} {default}" if of_recipe else drop
             same = _values(value) == _values(default)
             settings.require(same, f"--{name}{whose} has no effect {rule.why}: {undo}")
 
 
 def _values(value: Any) -> tuple[Any, ...] | None:
-    """Of a tuple, or what Python has for one, each; None where no value is given."""
+    """Return the values of a sequence, or a single value in a tuple; None for None."""
     if value is None:
         return None
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def plain_value(value: Any) -> Any:
-    """A setting as YAML, JSON and `weights_only` take it: paths are text, tuples are lists."""
+    """Convert a setting for YAML, JSON and `weights_only`: paths to text, tuples to lists."""
     if isinstance(value, tuple | list):
         return [plain_value(item) for item in value]
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
+def plain_settings(group: Settings) -> dict[str, Any]:
+    """Return the settings of a group by name, as plain values: see `plain_value`.
+
+    A float has the same form whether it is a default, such as 40, or was read from text.
+    """
+    return {name: plain_value(_as_read(group, name)) for name in _hints(type(group))}
+
+
 def free_settings() -> set[str]:
-    """The names of the settings that are `Free`, of all parts of this program."""
+    """Return the names of all `Free` settings that this program has loaded."""
     found, parts = set(), [Settings]
     while parts:
         parts += (part := parts.pop()).__subclasses__()
-        hints = get_type_hints(part, include_extras=True)
-        found |= {
-            name for name, hint in hints.items() if _FREE in getattr(hint, "__metadata__", ())
-        }
+        found |= _free_in(part)
     return found
 
 
 @functools.cache
-def _ranges(cls: type) -> dict[str, list[Range]]:
+def _free_in(cls: type) -> set[str]:
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: list(_found(hints[field.name])) for field in dataclasses.fields(cls)}
+    return {name for name, hint in hints.items() if _FREE in getattr(hint, "__metadata__", ())}
+
+
+@functools.cache
+def _ranges(cls: type) -> dict[str, list[Range]]:
+    return {name: list(_found(hint)) for name, hint in _hints(cls).items()}
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a group's fields, by name."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _as_read(group: Settings, name: str) -> Any:
+    """Return a setting as its flag would read it: an int as a float if its type is float."""
+    value = getattr(group, name)
+    if isinstance(value, int) and not isinstance(value, bool) and _takes_floats(type(group), name):
+        return float(value)
+    return value
+
+
+@functools.cache
+def _takes_floats(cls: type, name: str) -> bool:
+    scalars = set(_scalars(_hints(cls)[name]))
+    return float in scalars and int not in scalars
+
+
+def _scalars(hint: Any) -> Iterator[Any]:
+    """Yield the plain types that a hint consists of."""
+    if get_origin(hint) is Literal:
+        return
+    parts = get_args(hint)
+    if get_origin(hint) is Annotated:
+        parts = parts[:1]
+    if not parts:
+        yield hint
+    for part in parts:
+        yield from _scalars(part)
 
 
 def _found(hint: Any) -> Iterator[Range]:
-    """The ranges in a hint, however deep: `Annotated[int, POSITIVE] | None`."""
+    """Yield the ranges in a hint, however nested: `Annotated[int, POSITIVE] | None`."""
     choices = get_args(hint)
     if get_origin(hint) is Literal:
         yield Range(choices.__contains__, f"{{}} is not one of {', '.join(map(str, choices))}")

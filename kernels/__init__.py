@@ -1,16 +1,18 @@
-"""The seven ops of a masked-autoencoder step, usable alone: docs/kernels.md.
+"""The ops of a masked-autoencoder training step, usable on their own (docs/kernels.md).
 
-Each has a specification in `reference`, an implementation in torch and one in Triton. `impl` says
-which runs: "auto" is Triton on CUDA and torch elsewhere, or what `prefer` was told.
+Each op has a specification in `reference`, an implementation in torch and one in Triton. `impl`
+selects one: "auto" means Triton on CUDA and torch elsewhere, unless `set_default_impl` changed it.
 """
 
-from fastimae.kernels._launch import prefer
+from fastimae.kernels._launch import set_default_impl
+from fastimae.kernels.add_norm import add_norm
 from fastimae.kernels.assemble_tokens import assemble_tokens
 from fastimae.kernels.attention import attention
 from fastimae.kernels.latent_l2 import latent_l2
 from fastimae.kernels.masked_l2 import masked_l2
 from fastimae.kernels.mix_patchify import mix_patchify
 from fastimae.kernels.mixing_ratio import mixing_ratio
+from fastimae.kernels.mlp import mlp
 from fastimae.kernels.random_masking import Mask, random_masking
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "mixing_ratio",
     "mix_patchify",
     "assemble_tokens",
+    "add_norm",
     "masked_l2",
     "latent_l2",
     "attention",
+    "mlp",
     "Mask",
-    "prefer",
+    "set_default_impl",
 ]

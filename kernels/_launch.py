@@ -1,4 +1,4 @@
-"""Which implementation of an op runs, and triton where there is one."""
+"""Which implementation of an op runs, and how Triton kernels are launched where Triton exists."""
 
 from __future__ import annotations
 
@@ -15,46 +15,61 @@ from torch import Tensor
 try:
     import triton
     import triton.language as tl
-except ImportError:  # macOS, Windows, ARM: every op has a torch implementation
+except ImportError:  # macOS, Windows, ARM: every op also has a torch implementation
     triton = tl = None
 
 Impl = Literal["auto", "triton", "torch"]
-Attention = Literal["auto", "triton", "sdpa"]
-_ATTENTION = get_args(Attention)
+AttentionImpl = Literal["auto", "triton", "sdpa"]
+MlpImpl = Literal["auto", "triton", "torch"]
 
 log = logging.getLogger("fastimae")
 
-_preferred: Literal["auto", "torch"] = "auto"
-_attention: Attention | None = None
+_default: Literal["auto", "torch"] = "auto"
+_default_for: dict[str, str | None] = {}
+"""Overrides for single ops; None leaves the choice to the op's environment variable."""
+_IMPLS = {"attention": get_args(AttentionImpl), "mlp": get_args(MlpImpl)}
 
 
-def prefer(impl: Literal["auto", "torch"], attention: Attention | None = None) -> None:
-    """What impl="auto" means in this process: "auto" is Triton where it can run, "torch" never.
+def set_default_impl(
+    impl: Literal["auto", "torch"],
+    attention: AttentionImpl | None = None,
+    mlp: MlpImpl | None = None,
+) -> None:
+    """Set what impl="auto" means in this process.
 
-    attention: for that op alone, where impl is "auto": "triton" wherever it can run, "sdpa" never,
-    "auto" the faster of the two by the GPU's table. None: what the environment variable
-    FASTIMAE_ATTENTION says, and "auto" without one.
-    Raises ValueError for anything else, in the variable too where it counts.
+    impl: "auto" for Triton where it can run, "torch" for never. attention, mlp: the same for that
+    op alone while impl is "auto": "triton" wherever it can run, "sdpa" or "torch" for never, "auto"
+    for the faster of the two by the GPU's table. None: the value of the environment variable
+    FASTIMAE_ATTENTION or FASTIMAE_MLP, or "auto" if it is not set.
+    Raises ValueError for any other value, including that of a variable that is used.
     """
-    global _preferred, _attention
+    global _default
     if impl not in ("auto", "torch"):
-        raise ValueError(f"kernels {impl!r} are not one of auto, torch")
-    if attention not in (None, *_ATTENTION):
-        raise ValueError(f"attention {attention!r} is not one of {', '.join(_ATTENTION)}")
-    _preferred, _attention = impl, attention
-    attention_preference()  # raises where the variable makes no sense
+        raise ValueError(f"kernels {impl!r} is not one of auto, torch")
+    for op, choice in (("attention", attention), ("mlp", mlp)):
+        if choice not in (None, *_IMPLS[op]):
+            raise ValueError(f"{op} {choice!r} is not one of {', '.join(_IMPLS[op])}")
+        _default_for[op] = choice
+    _default = impl
+    for op in _IMPLS:
+        default_impl(op)  # raises if the variable has an invalid value
 
 
-def attention_preference() -> Impl:
-    """What impl="auto" means for attention: "triton" wherever it can run, "torch", or "auto"."""
-    choice = _attention or os.environ.get("FASTIMAE_ATTENTION") or "auto"
-    if choice not in _ATTENTION:
-        raise ValueError(f"FASTIMAE_ATTENTION={choice} is not one of {', '.join(_ATTENTION)}")
-    return "torch" if _preferred == "torch" or choice == "sdpa" else choice
+def default_impl(op: str) -> Impl:
+    """Return what impl="auto" means for "attention" or "mlp".
+
+    "triton" means wherever it can run, "auto" the faster of the two. Raises ValueError if the op's
+    environment variable has an invalid value.
+    """
+    variable = f"FASTIMAE_{op.upper()}"
+    choice = _default_for.get(op) or os.environ.get(variable) or "auto"
+    if choice not in _IMPLS[op]:
+        raise ValueError(f"{variable}={choice} is not one of {', '.join(_IMPLS[op])}")
+    return "torch" if _default == "torch" or choice == "sdpa" else choice
 
 
 def jit(kernel: Callable[..., None]) -> Any:
-    """`triton.jit`, or the function as it is, never to be called, where there is no triton."""
+    """Apply `triton.jit`; without Triton return the function itself, which is then never called."""
     return triton.jit(kernel) if triton else kernel
 
 
@@ -63,22 +78,22 @@ def use_triton(
     impl: Impl,
     *tensors: Tensor,
     obstacle: str = "",
-    preferred: Impl | None = None,
+    default: Impl | None = None,
 ) -> bool:
-    """Whether `op` runs its Triton kernel on these tensors.
+    """Return whether `op` runs its Triton kernel on these tensors.
 
-    obstacle: why the kernel does not serve this call, if it does not. "auto" takes the kernel on
-    CUDA, and says once where it cannot. On the CPU it never does: the interpreter is for tests,
-    which ask for "triton" with TRITON_INTERPRET=1 in the environment. preferred: what "auto" means
-    for this op, if not what it means for all; "triton" tries the CPU too.
+    obstacle: why the kernel does not support this call, empty if it does. "auto" uses the kernel on
+    CUDA, and logs once if it cannot. On the CPU "auto" never uses it: the interpreter is for tests,
+    which pass "triton" with TRITON_INTERPRET=1 in the environment. default: what "auto" means for
+    this op, if it differs from the process-wide setting; "triton" tries the CPU too.
 
-    Raises ValueError for "triton" where it cannot run, and for an `impl` that is none.
+    Raises ValueError for "triton" where it cannot run, and for an unknown `impl`.
     """
     if impl not in ("auto", "triton", "torch"):
         raise ValueError(f"{op}: impl={impl!r} is not one of auto, triton, torch")
-    way = (preferred or _preferred) if impl == "auto" else impl
+    wanted = (default or _default) if impl == "auto" else impl
     on_cuda = all(tensor.is_cuda for tensor in tensors)
-    if way == "torch" or (way == "auto" and not on_cuda):
+    if wanted == "torch" or (wanted == "auto" and not on_cuda):
         return False
     if triton is None:
         obstacle = "triton is not installed"
@@ -88,24 +103,37 @@ def use_triton(
         return True
     if impl == "triton":
         raise ValueError(f"{op}: impl='triton' cannot run: {obstacle}")
-    if not torch.compiler.is_compiling():  # which has no place for messages
-        _say_once(op, obstacle)
+    if not torch.compiler.is_compiling():  # logging would break the graph
+        _log_once(op, obstacle)
     return False
 
 
 def launch(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
-    """Run a kernel on the GPU of its tensors, which need not be the current one."""
+    """Launch a kernel on the GPU of its tensors, which need not be the current one."""
     device = next(x.device for x in arguments.values() if isinstance(x, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        # Triton's default changes with its version, and it would warn of that.
+        # The default differs between versions of Triton, which then warns about it.
         kernel[grid](**arguments, enable_fp_fusion=True)
 
 
+@functools.cache
+def multiprocessor_count(device: torch.device) -> int:
+    """Return how many multiprocessors a GPU has; the interpreter counts as one."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, which takes tensors of the CPU."""
+    """Return whether kernels run in Triton's interpreter, which takes CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def triton_dtype(dtype: torch.dtype) -> tl.dtype:
+    """Return Triton's dtype for a torch dtype."""
+    return getattr(tl, str(dtype).removeprefix("torch."))
+
+
 @functools.cache
-def _say_once(op: str, obstacle: str) -> None:
+def _log_once(op: str, obstacle: str) -> None:
     log.warning("%s runs in torch instead of Triton: %s", op, obstacle)

@@ -1,7 +1,7 @@
-"""The pixels of a patch: where they lie in an image, how they are normalised, how to gather them.
+"""The pixels of a patch: their addresses in an image, their normalisation, and a gather in torch.
 
-B = batch, H, W, C = image rows, columns, channels, P = patch size. A patch has P*P*C pixels
-(one value each), numbered in the order (row, column, channel).
+B = batch, H, W, C = image rows, columns, channels, P = patch size, K = gathered patches,
+D = P*P*C. A patch has P*P*C pixels (one value each) in the order (row, column, channel).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def pixel_offsets(
     DENSE: tl.constexpr,
     UNIT: tl.constexpr = 1,
 ):
-    """Elements from an image's first to the given pixel of the given patch, int64.
+    """Return the offset, int64 in elements, of a pixel of a patch from the image's first element.
 
-    patch: patch number, row by row. pixel: number in its patch, [0, P*P*C). The two broadcast.
-    across: patches in a row of the image. DENSE: `dense_rows(images)`; neighbours in a row of a
-    patch are then neighbours in memory, and the compiler sees it: a block whose last axis is
-    `arange` loads vectors as wide as P*C, the strides and the pointer are divisible. The compiler
+    patch: patch number, row by row. pixel: number within the patch, [0, P*P*C). The two broadcast.
+    across: patches per row of the image. DENSE: `dense_rows(images)`; neighbours in a patch's row
+    are then neighbours in memory, and the compiler can tell: a block whose last axis is an `arange`
+    loads vectors as wide as the divisibility of P*C, strides and pointer permits. The compiler
     notices only strides that are multiples of 16: for 2, 4 or 8 pass stride_h // UNIT and UNIT.
     """
     row = pixel // (PATCH * CHANNELS)
@@ -50,7 +50,7 @@ def pixel_offsets(
 
 
 def dense_rows(images: Tensor) -> bool:
-    """Whether the values of each row of images [B, H, W, C] are contiguous in memory."""
+    """Return whether the values of each row of images [B, H, W, C] are contiguous in memory."""
     channels = images.shape[3]
     return images.stride(2) == channels and (channels == 1 or images.stride(3) == 1)
 
@@ -59,10 +59,10 @@ def dense_rows(images: Tensor) -> bool:
 def scale_and_bias(
     mean: tuple[float, ...], std: tuple[float, ...], patch_size: int, device: torch.device
 ) -> Tensor:
-    """fp32 [2, P*C]: byte x of a patch's row is (x / 255 - mean) / std = x * scale + bias.
+    """Return scale and bias, fp32 [2, P*C], that normalise a patch's row of bytes x.
 
-    Made once: a copy to the device stalls it and breaks CUDA graphs. Call it inside a custom op
-    only, which runs on real tensors.
+    (x / 255 - mean) / std = x * scale + bias. Made once: a copy to the device stalls it and breaks
+    CUDA graphs. Call it only inside a custom op, where tensors are real.
     """
     return _affine(mean, std, patch_size, device)
 
@@ -78,23 +78,23 @@ def _affine(
 def gather_patches(
     images: Tensor, ids: Tensor, patch_size: int, source: Tensor | None = None
 ) -> Tensor:
-    """The patches ids [B, K] of images[b], or of images[source[b]]: [B, K, P*P*C], same dtype.
+    """Gather patches ids [B, K] of images[b], or of images[source[b]]: [B, K, P*P*C], same dtype.
 
-    Gathers rows of pixels in torch, so of contiguous images nothing but these patches is copied.
+    Works on rows of pixels, so that of contiguous images only these patches are copied.
     """
     count, height, width, channels = images.shape
     across, row_length = width // patch_size, patch_size * channels
     if source is None:
         source = torch.arange(count, device=images.device)
-    top = source[:, None] * height + ids // across * patch_size
-    below = torch.arange(patch_size, device=images.device) * across
-    rows = (top * across + ids % across)[..., None] + below
-    pixels = images.reshape(count * height * across, row_length).index_select(0, rows.flatten())
-    return pixels.view(*ids.shape, patch_size * row_length)
+    top_BK = source[:, None] * height + ids // across * patch_size
+    below_P = torch.arange(patch_size, device=images.device) * across
+    rows_BKP = (top_BK * across + ids % across)[..., None] + below_P
+    by_row = images.reshape(count * height * across, row_length)
+    return by_row.index_select(0, rows_BKP.flatten()).view(*ids.shape, patch_size * row_length)
 
 
 def normalise(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """fp32; uint8 patches [..., P*P*C] to (x / 255 - mean) / std by channel."""
+    """Return patches [..., P*P*C] in fp32; uint8 ones as (x / 255 - mean) / std by channel."""
     if patches.dtype != torch.uint8:
         return patches.float()
     scale, bias = _affine(mean, std, patches.shape[-1] // len(mean), patches.device)

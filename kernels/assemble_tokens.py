@@ -1,4 +1,4 @@
-"""Decoder input: visible tokens put back in place, mask tokens elsewhere, positions added.
+"""The decoder's input: visible tokens in their positions, mask tokens elsewhere, positions added.
 
 B = batch, L = patches of an image, K = visible patches, E = token width. Row 0 of a sample is its
 class token. ids_restore[b, l] = rank of patch l: below K, row 1 + rank of x holds its token; the
@@ -16,7 +16,7 @@ from torch import Tensor
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 from fastimae.kernels.checks import check_tokens
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @jit
@@ -37,15 +37,15 @@ def _forward_kernel(
 
     x [batch, 1 + keep, WIDTH], mask_token [WIDTH], positions [1 + PATCHES, WIDTH], ids_restore
     [batch, PATCHES], out [batch, 1 + PATCHES, WIDTH], all contiguous. mask_token and positions
-    are rounded to the dtype of x first. Grid: (row n of ROWS samples, columns); the samples of
-    a program share its position.
+    are rounded to the dtype of x first. Grid: (row n of ROWS samples, columns); all samples of a
+    program share one position.
     """
     program = tl.program_id(0)
     row = program % (PATCHES + 1)
     sample = (program // (PATCHES + 1)).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside, wide = sample < batch, column < WIDTH
-    ranked = sample < tl.where(row > 0, batch, 0)  # class tokens have no rank: -1 leads to them
+    ranked = sample < tl.where(row > 0, batch, 0)  # class tokens have no rank and take -1: row 0
     rank = tl.load(ids_restore_ptr + sample * PATCHES + row - 1, mask=ranked, other=-1)
     visible = (rank < keep)[:, None]
     tokens = tl.load(
@@ -83,7 +83,7 @@ def _backward_kernel(
 
     grad [rows = batch * (1 + PATCHES), WIDTH], grad_x [batch * (1 + keep), WIDTH], partial fp32
     [programs, WIDTH], contiguous. Grid: (TILES * ROWS rows of grad, columns). Each row of grad is
-    read once and names the row of grad_x that it is, so no inverse of ids_restore is needed.
+    read once, and its rank gives its row of grad_x, so no inverse of ids_restore is needed.
     """
     program = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -110,15 +110,18 @@ def _backward_kernel(
     tl.store(partial_ptr + program.to(tl.int64) * WIDTH + column, tl.sum(total, axis=0), mask=wide)
 
 
-def _settings(width: int) -> dict[str, int]:
-    """Tiles of 8 rows by at most 512 columns, 32 elements a thread: as wide as loads can be."""
+def row_tiles(width: int) -> dict[str, int]:
+    """Return launch settings: tiles of 8 rows by at most 512 columns, 32 elements per thread, which
+    allows the widest loads."""
     block = min(triton.next_power_of_2(width), 512)
     return {"ROWS": 8, "BLOCK": block, "num_warps": max(block // 128, 1)}
 
 
-def _tiles_per_program(tiles: int) -> int:
-    """Tiles that one program of the backward sums up, a power of two: few kernels to compile,
-    and 2048 to 4096 programs, which fill a GPU."""
+def tiles_per_program(tiles: int) -> int:
+    """Return how many tiles a program of the backward pass sums up.
+
+    A power of two, so that few kernels are compiled, with 2048 to 4096 programs, which fill a GPU.
+    """
     return 1 << (max(tiles // 2048, 1).bit_length() - 1)
 
 
@@ -132,7 +135,7 @@ def _assemble_tokens(
     batch, rows, width = out.shape
     if not batch:
         return out
-    settings = _settings(width)
+    settings = row_tiles(width)
     samples, columns = triton.cdiv(batch, settings["ROWS"]), triton.cdiv(width, settings["BLOCK"])
     launch(
         _forward_kernel,
@@ -162,15 +165,16 @@ def _empty_out(
 def _assemble_tokens_backward(
     grad: Tensor, ids_restore: Tensor, keep: int, on_triton: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x [B, 1 + keep, E], in its dtype, and of the mask token [E], at least fp32."""
+    """Return the gradients of x, [B, 1 + keep, E] in its dtype, and of the mask token, [E] in fp32
+    or better."""
     if not on_triton:
         return _backward_torch(grad, ids_restore, keep)
     grad_x, grad_token = _empty_grads(grad, ids_restore, keep, on_triton)
     batch, rows, width = grad.shape
     if not batch:
         return grad_x, grad_token.zero_()
-    settings = _settings(width)
-    tiles = _tiles_per_program(triton.cdiv(batch * rows, settings["ROWS"]))
+    settings = row_tiles(width)
+    tiles = tiles_per_program(triton.cdiv(batch * rows, settings["ROWS"]))
     programs = triton.cdiv(batch * rows, settings["ROWS"] * tiles)
     partial = grad_token.new_empty(programs, width)
     launch(
@@ -208,7 +212,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (ids_restore,) = ctx.saved_tensors
     grad_x, grad_token = _assemble_tokens_backward(grad, ids_restore, ctx.keep, ctx.on_triton)
     grad_positions = None
-    if ctx.needs_input_grad[2]:  # learned positions; those of MAE are fixed
+    if ctx.needs_input_grad[2]:  # MAE's positions are fixed, but a caller's may be learned
         grad_positions = grad.sum(0, True, dtype=_sum_dtype(grad)).to(ctx.dtypes[1])
     return grad_x, grad_token.to(ctx.dtypes[0])[None, None], grad_positions, None, None
 
@@ -222,46 +226,50 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 def _forward_torch(x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor) -> Tensor:
     positions = positions.to(x.dtype)
-    out = (mask_token.to(x.dtype) + positions).repeat(len(x), 1, 1)
-    rows = _rows_by_rank(ids_restore)[:, : x.shape[1]].flatten()
+    out_BNE = (mask_token.to(x.dtype) + positions).repeat(len(x), 1, 1)
+    rows = rows_by_rank(ids_restore)[:, : x.shape[1]].flatten()
     tokens = x.flatten(0, 1) + positions[0].index_select(0, rows % positions.shape[1])
-    out.flatten(0, 1).index_copy_(0, rows, tokens)
-    return out
+    out_BNE.flatten(0, 1).index_copy_(0, rows, tokens)
+    return out_BNE
 
 
 def _backward_torch(grad: Tensor, ids_restore: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     batch, _, width = grad.shape
-    flat, rows = grad.flatten(0, 1), _rows_by_rank(ids_restore)
-    grad_x = flat.index_select(0, rows[:, : keep + 1].flatten())
-    masked = rows[:, keep + 1 :]
-    starts = torch.arange(batch, device=grad.device) * masked.shape[1]
-    sums = F.embedding_bag(masked.flatten(), flat, starts, mode="sum")  # copies no row
-    return grad_x.view(batch, keep + 1, width), sums.sum(0, dtype=_sum_dtype(grad))
+    flat, rows_BN = grad.flatten(0, 1), rows_by_rank(ids_restore)
+    grad_x = flat.index_select(0, rows_BN[:, : keep + 1].flatten())
+    masked_BM = rows_BN[:, keep + 1 :]
+    starts = torch.arange(batch, device=grad.device) * masked_BM.shape[1]
+    sums_BE = F.embedding_bag(masked_BM.flatten(), flat, starts, mode="sum")  # copies no row
+    return grad_x.view(batch, keep + 1, width), sums_BE.sum(0, dtype=_sum_dtype(grad))
 
 
-def _rows_by_rank(ids_restore: Tensor) -> Tensor:
-    """int64 [B, 1 + L], rows of the flat output: class token, visible patches, masked patches."""
+def rows_by_rank(ids_restore: Tensor) -> Tensor:
+    """Return the row numbers of the flat output, int64 [B, 1 + L], in order of rank.
+
+    Each sample's class token comes first, then its visible patches, then its masked ones.
+    """
     batch, patches = ids_restore.shape
-    row = torch.arange(1, 1 + patches, device=ids_restore.device).expand(batch, -1)
-    rows = row.new_zeros(batch, 1 + patches).scatter_(1, ids_restore.long() + 1, row)
-    return rows + torch.arange(batch, device=rows.device)[:, None] * (1 + patches)
+    row_BL = torch.arange(1, 1 + patches, device=ids_restore.device).expand(batch, -1)
+    rows_BN = row_BL.new_zeros(batch, 1 + patches).scatter_(1, ids_restore.long() + 1, row_BL)
+    return rows_BN + torch.arange(batch, device=rows_BN.device)[:, None] * (1 + patches)
 
 
 def assemble_tokens(
     x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor, *, impl: Impl = "auto"
 ) -> Tensor:
-    """Decoder input: visible tokens put back, mask tokens elsewhere, positions added (MAE,
-    section 3).
+    """Assemble the decoder's input from visible tokens and mask tokens (MAE, section 3).
 
+    Visible tokens go to their positions, the mask token everywhere else; positions are added.
     x: [B, 1 + K, E], class token first. mask_token: [1, 1, E]. positions: [1, 1 + L, E]. Any
     float dtype; the latter two are rounded to that of x. ids_restore: integer [B, L], each row a
-    permutation (`Mask.ids_restore`). impl: "triton", "torch", or "auto" for the faster that runs.
+    permutation (`Mask.ids_restore`). impl: "triton", "torch", or "auto" for the faster available.
 
     Returns [B, 1 + L, E] in the dtype of x. Gradients flow to x, mask_token and positions; sums
     over the batch are at least fp32, and the same in every run.
-    Raises ValueError where shapes do not fit together, and where impl="triton" cannot run.
+    Raises ValueError if shapes do not fit together, and if impl="triton" cannot run.
     """
     check_tokens(x, mask_token, positions, ids_restore)
-    wide = "" if x.dtype in _DTYPES else f"its tokens are {x.dtype}"
+    obstacle = "" if x.dtype in DTYPES else f"its tokens are {x.dtype}"
     tensors = (x, mask_token, positions, ids_restore)
-    return _assemble_tokens(*tensors, use_triton("assemble_tokens", impl, *tensors, obstacle=wide))
+    on_triton = use_triton("assemble_tokens", impl, *tensors, obstacle=obstacle)
+    return _assemble_tokens(*tensors, on_triton)

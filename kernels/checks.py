@@ -1,13 +1,14 @@
-"""Do tensors fit together? Told by shape, dtype and device alone, in a line that names both sides.
+"""Checks that the arguments of an op fit together, by shape, dtype and device only.
 
 B = batch, H, W, C = image rows, columns, channels, P = patch size, L = patches of an image,
-K = visible patches, M = masked patches, E = token width, h = heads, d = head width. A batch of
-none is a batch.
+K = visible patches, M = masked patches, E = token width, h = heads, d = head width. An empty batch
+is valid. Each error is one line that names both sides.
 
-Values are not looked at: that patch numbers lie in [0, L), that partners and targets name images of
+Values are not checked: that patch numbers are in [0, L), that partners and targets are images of
 the batch, that a row of ids_restore is a permutation. On a GPU the host would have to wait for them
-in every step, and neither CUDA graphs nor torch.compile could hold such a check. What `Mask`,
-`random_masking` and the loaders make is right by construction; of ids of your own be sure yourself.
+in every step, and neither CUDA graphs nor torch.compile could contain such a check. The output of
+`Mask`, `random_masking` and the loaders is valid by construction; ids from elsewhere are the
+caller's responsibility.
 """
 
 from __future__ import annotations
@@ -22,31 +23,31 @@ _ID_DTYPES = (torch.int32, torch.int64)
 
 
 class DtypeError(TypeError, ValueError):
-    """A tensor of another dtype than asked for: a wrong type to some, a wrong value to others."""
+    """A tensor has the wrong dtype; callers may catch it as a TypeError or a ValueError."""
 
 
 def check_shape(name: str, x: Tensor, *sizes: int | str) -> None:
-    """Raise ValueError unless x has these sizes; a str stands for any."""
+    """Raise ValueError unless x has these sizes; a str names a dimension of any size."""
     fits = x.ndim == len(sizes)
     if fits:
-        for found, size in zip(x.shape, sizes, strict=True):
-            fits = fits and (isinstance(size, str) or found == size)
+        for actual, size in zip(x.shape, sizes, strict=True):
+            fits = fits and (isinstance(size, str) or actual == size)
     if not fits:
-        wanted = ", ".join(str(size) for size in sizes)
-        raise ValueError(f"{name} must be [{wanted}], not {list(x.shape)}")
+        expected = ", ".join(str(size) for size in sizes)
+        raise ValueError(f"{name} must be [{expected}], not {list(x.shape)}")
 
 
 def check_ids(name: str, ids: Tensor) -> None:
-    """Raise DtypeError unless these can be numbers of patches or images."""
+    """Raise DtypeError unless ids have a dtype for numbers of patches or images."""
     if ids.dtype not in _ID_DTYPES:
         raise DtypeError(f"{name} must be int32 or int64, not {ids.dtype}")
 
 
 def check_dtype(name: str, x: Tensor, dtype: torch.dtype) -> None:
-    """Raise DtypeError for another."""
+    """Raise DtypeError unless x has this dtype."""
     if x.dtype != dtype:
-        wanted, found = (str(one).removeprefix("torch.") for one in (dtype, x.dtype))
-        raise DtypeError(f"{name} must be {wanted}, not {found}")
+        expected, actual = (str(each).removeprefix("torch.") for each in (dtype, x.dtype))
+        raise DtypeError(f"{name} must be {expected}, not {actual}")
 
 
 def check_float(name: str, x: Tensor) -> None:
@@ -56,19 +57,23 @@ def check_float(name: str, x: Tensor) -> None:
 
 
 def check_device(**tensors: Tensor | None) -> None:
-    """Raise ValueError unless all are where the first is: a kernel would follow pointers of another
-    device."""
-    (first, place), *rest = [(name, x.device) for name, x in tensors.items() if x is not None]
+    """Raise ValueError unless all tensors are on the device of the first.
+
+    A kernel would otherwise follow pointers into another device's memory.
+    """
+    (first, expected), *rest = [(name, x.device) for name, x in tensors.items() if x is not None]
     for name, device in rest:
-        if device != place:
-            raise ValueError(f"{name} is on {device}, but {first} on {place}")
+        if device != expected:
+            raise ValueError(f"{name} is on {device}, but {first} on {expected}")
 
 
 def check_images(
     images: Tensor, patch_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Raise DtypeError or ValueError unless images [B, H, W, C] can be cut into patches and
-    normalised."""
+    """Raise DtypeError or ValueError unless images can be cut into patches and normalised.
+
+    images: [B, H, W, C].
+    """
     if images.ndim != 4:
         raise ValueError(f"images must be [B, H, W, C], not {list(images.shape)}")
     if images.dtype not in IMAGE_DTYPES:
@@ -83,7 +88,7 @@ def check_images(
 
 
 def check_grid(images: Tensor, patch_size: int) -> None:
-    """Raise ValueError unless patches fill images [B, H, W, C]."""
+    """Raise ValueError unless images [B, H, W, C] divide into whole patches."""
     height, width = images.shape[1:3]
     if patch_size < 1 or height % patch_size or width % patch_size:
         raise ValueError(f"patch_size {patch_size} does not divide images of {height}x{width}")
@@ -92,40 +97,42 @@ def check_grid(images: Tensor, patch_size: int) -> None:
 def check_size(
     name: str, images: Tensor, size: tuple[int, int], channels: int, *, channels_last: bool = True
 ) -> None:
-    """Raise ValueError unless images are [B, H, W, C], or [B, C, H, W], of a model's size."""
-    wanted = (*size, channels) if channels_last else (channels, *size)
-    if images.ndim != 4 or images.shape[1:] != wanted:
-        found, expected = list(images.shape), ", ".join(map(str, ("B", *wanted)))
+    """Raise ValueError unless images have a model's size, as [B, H, W, C] or [B, C, H, W]."""
+    sizes = (*size, channels) if channels_last else (channels, *size)
+    if images.ndim != 4 or images.shape[1:] != sizes:
+        actual, expected = list(images.shape), ", ".join(map(str, ("B", *sizes)))
         hint = _layout_hint(name, images, channels, last=channels_last)
-        raise ValueError(f"{name} must be [{expected}] for this model, not {found}{hint}")
+        raise ValueError(f"{name} must be [{expected}] for this model, not {actual}{hint}")
 
 
 def check_bytes(name: str, images: Tensor) -> None:
-    """Raise DtypeError unless images are bytes, which are normalised with the model's statistics:
-    floats would be taken for normalised."""
+    """Raise DtypeError unless images are bytes, which get normalised with the model's statistics.
+
+    Floats would be treated as already normalised.
+    """
     if images.dtype != torch.uint8:
         raise DtypeError(f"{name} must be uint8, values 0 to 255, not {images.dtype}")
 
 
 def _layout_hint(name: str, images: Tensor, channels: int, *, last: bool) -> str:
-    """What to call, where the channels are found at the other end."""
+    """Suggest a permutation where the channels are on the wrong axis."""
     if images.ndim != 4:
         return ""
-    asked, other = (3, 1) if last else (1, 3)
-    if images.shape[asked] == channels or images.shape[other] != channels:
+    expected, other = (3, 1) if last else (1, 3)
+    if images.shape[expected] == channels or images.shape[other] != channels:
         return ""
     layout, order = ("[B, C, H, W]", "0, 2, 3, 1") if last else ("[B, H, W, C]", "0, 3, 1, 2")
-    return f": it looks like {layout}, then pass {name}.permute({order})"
+    return f": it looks like {layout}; pass {name}.permute({order})"
 
 
 def check_key(key: Tensor) -> None:
-    """Raise ValueError unless key is [B] of 64 bits each."""
+    """Raise ValueError unless key is int64 [B]."""
     check_shape("key", key, "B")
     check_dtype("key", key, torch.int64)
 
 
 def check_mask(mask: Sequence[Tensor], batch: int, patches: int) -> None:
-    """Raise ValueError unless a `Mask` is of `batch` images with so many patches."""
+    """Raise ValueError unless a `Mask` is for `batch` images of `patches` patches."""
     ids_keep, ids_restore, drawn, ids_masked = mask
     check_shape("mask.ids_keep", ids_keep, batch, "K")
     check_shape("mask.ids_restore", ids_restore, batch, patches)
@@ -136,7 +143,7 @@ def check_mask(mask: Sequence[Tensor], batch: int, patches: int) -> None:
 def check_mixture(
     images: Tensor, ids_keep: Tensor, patch_size: int, partner: Tensor | None, alpha: Tensor | None
 ) -> None:
-    """Raise ValueError unless the rest of `mix_patchify` fits its images."""
+    """Raise ValueError unless the other arguments of `mix_patchify` fit its images."""
     check_shape("ids_keep", ids_keep, len(images), "K")
     check_ids("ids_keep", ids_keep)
     _check_count("ids_keep", ids_keep, images, patch_size)
@@ -144,7 +151,7 @@ def check_mixture(
     if partner is None and alpha is None:
         return
     if partner is None or alpha is None:
-        raise ValueError("partner and alpha go together: give both or none")
+        raise ValueError("partner and alpha belong together: pass both or neither")
     check_pairs(len(images), partner, alpha)
 
 
@@ -159,7 +166,7 @@ def check_pairs(batch: int, partner: Tensor, alpha: Tensor) -> None:
 def _check_count(name: str, ids: Tensor, images: Tensor, patch_size: int) -> None:
     patches = (images.shape[1] // patch_size) * (images.shape[2] // patch_size)
     if ids.shape[1] > patches:
-        raise ValueError(f"{name} names {ids.shape[1]} patches of images that have {patches}")
+        raise ValueError(f"{name} has {ids.shape[1]} patches, but images have only {patches}")
 
 
 def check_prediction(
@@ -170,7 +177,7 @@ def check_prediction(
     patch_size: int,
     branches: int | None,
 ) -> None:
-    """Raise ValueError unless the rest of `masked_l2` fits its images."""
+    """Raise ValueError unless the other arguments of `masked_l2` fit its images."""
     check_branches("masked_l2", pred, branches)
     check_shape("pred", pred, "B", "M", patch_size**2 * images.shape[3])
     check_float("pred", pred)
@@ -183,7 +190,7 @@ def check_prediction(
     check_ids("ids_masked", ids_masked)
     _check_count("ids_masked", ids_masked, images, patch_size)
     if rows and not len(images):
-        raise ValueError(f"target names an image for each of {rows} rows of pred, of no images")
+        raise ValueError(f"pred has {rows} rows, but there are no images for target to index")
     check_device(pred=pred, images=images, target=target, ids_masked=ids_masked)
 
 
@@ -212,6 +219,34 @@ def check_tokens(x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: 
     check_device(x=x, mask_token=mask_token, positions=positions, ids_restore=ids_restore)
 
 
+def check_add_norm(
+    x: Tensor, change: Tensor, bias: Tensor | None, weight: Tensor, norm_bias: Tensor
+) -> None:
+    """Raise ValueError unless the arguments of `add_norm` fit together."""
+    if not x.ndim or x.shape != change.shape:
+        raise ValueError(
+            f"add_norm: x {list(x.shape)} and change {list(change.shape)} must have the same "
+            "shape [..., D]"
+        )
+    check_float("x", x)
+    vectors = {"weight": weight, "norm_bias": norm_bias}
+    if bias is not None:
+        vectors["bias"] = bias
+    for name, vector in vectors.items():
+        check_shape(name, vector, x.shape[-1])
+    check_device(x=x, change=change, **vectors)
+
+
+def check_spread(rows: Tensor, ids_keep: Tensor, ids_restore: Tensor) -> None:
+    """Raise ValueError unless rows are as `spread_rows` expects them for a mask."""
+    check_shape("ids_restore", ids_restore, len(ids_keep), "L")
+    (batch, keep), patches = ids_keep.shape, ids_restore.shape[1]
+    check_shape("rows", rows, batch * (1 + keep) + patches, "W")
+    check_float("rows", rows)
+    check_ids("ids_restore", ids_restore)
+    check_device(rows=rows, ids_restore=ids_restore)
+
+
 def check_latents(student: Tensor, teacher: Tensor) -> None:
     """Raise ValueError unless `latent_l2` can compare them."""
     if student.shape != teacher.shape:
@@ -223,19 +258,34 @@ def check_latents(student: Tensor, teacher: Tensor) -> None:
     check_device(student=student, teacher=teacher)
 
 
-def check_qkv(qkv: Tensor) -> None:
-    """Raise ValueError unless qkv is packed, [B, N, 3, h, d]."""
+def check_qkv(qkv: Tensor, bias: Tensor | None = None) -> None:
+    """Raise ValueError unless qkv is packed, [B, N, 3, h, d], and bias [3 * h * d]."""
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"attention: qkv must be [B, N, 3, h, d], not {list(qkv.shape)}")
     check_float("qkv", qkv)
+    if bias is not None:
+        check_shape("bias", bias, qkv.shape[2:].numel())
+        check_float("bias", bias)
+        check_device(qkv=qkv, bias=bias)
+
+
+def check_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> None:
+    """Raise ValueError unless the two linear layers fit together and to x [..., d]."""
+    check_float("x", x)
+    if not x.ndim:
+        raise ValueError("mlp: x must be [..., d], not a scalar")
+    check_shape("weight1", weight1, "H", x.shape[-1])
+    check_shape("bias1", bias1, weight1.shape[0])
+    check_shape("weight2", weight2, "d", weight1.shape[0])
+    check_shape("bias2", bias2, weight2.shape[0])
+    check_device(x=x, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
 
 
 def check_rows(x: Tensor, ids: Tensor, ids_restore: Tensor) -> None:
-    """Raise ValueError unless x [B, N, D] has a row for every patch of a mask, other tokens
-    before."""
+    """Raise ValueError unless x [B, N, D] ends with a row for each patch of a mask."""
     fits = x.ndim == 3 and ids_restore.ndim == ids.ndim == 2
     if not (fits and len(x) == len(ids_restore) == len(ids) and x.shape[1] >= ids_restore.shape[1]):
         raise ValueError(
-            f"rows of {list(x.shape)} cannot be taken by a mask of {list(ids_restore.shape)}: "
-            "it takes [B, N, D] with N the patches of the mask, or more"
+            f"a mask of {list(ids_restore.shape)} cannot select rows of {list(x.shape)}: "
+            "x must be [B, N, D] with at least as many rows N as the mask has patches"
         )

@@ -1,6 +1,8 @@
-"""Three methods for a foreign MAE, under the names and with the signatures of facebookresearch/mae.
+"""Three methods for other MAE code, with the names and signatures of facebookresearch/mae.
 
-The model has `patch_embed.patch_size` (a side, or a pair) and `norm_pix_loss`. See docs/kernels.md.
+B = batch, C, H, W = image channels, rows, columns, P = patch size, L = patches of an image,
+D = width. The model has `patch_embed.patch_size` (an int or a pair) and `norm_pix_loss`. See
+docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from fastimae.kernels.rows import masked_rows, visible_rows
 
 
 def patchify(self: Any, imgs: Tensor) -> Tensor:
-    """imgs [B, C, H, W] -> [B, L, P*P*C], pixels ordered (row, column, channel)."""
+    """Cut imgs [B, C, H, W] into patches [B, L, P*P*C], pixels ordered (row, column, channel)."""
     check_shape("imgs", imgs, "B", "C", "H", "W")
     return reference.patchify(imgs.permute(0, 2, 3, 1), patch_size_of(self))
 
 
 def random_masking(self: Any, x: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep a random share of the rows of x [B, L, D], drawn from torch's generator of its device.
+    """Keep a random share of the rows of x [B, L, D], drawn from torch's generator on its device.
 
     Returns the kept rows [B, int(L * (1 - mask_ratio)), D] in ascending order, mask float32 [B, L]
     (1 where removed), and ids_restore int64 [B, L].
@@ -38,11 +40,11 @@ def random_masking(self: Any, x: Tensor, mask_ratio: float) -> tuple[Tensor, Ten
 
 
 def forward_loss(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error on removed patches (MAE, section 3), fp32.
+    """Compute the mean squared error on removed patches (MAE, section 3) in fp32.
 
-    imgs: float [B, C, H, W], normalised. pred: [B, L, P*P*C]. mask: [B, L], 1 where removed; where
-    it is not the one that `random_masking` gave last, the host waits to count it. Raises ValueError
-    where they do not fit together.
+    imgs: float [B, C, H, W], normalised. pred: [B, L, P*P*C]. mask: [B, L], 1 where removed; unless
+    it is the one that `random_masking` returned last, the host waits to count it. Raises ValueError
+    if they do not fit together.
     """
     patch, norm_pix = patch_size_of(self), bool(self.norm_pix_loss)
     _check_loss(imgs, pred, mask, patch)
@@ -50,13 +52,13 @@ def forward_loss(self: Any, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
     if drawn is None or drawn.mask is not mask:
         drawn = Mask.from_bool(mask.bool())
     images = imgs.permute(0, 2, 3, 1)
-    rows = masked_rows(pred, drawn)
-    own = torch.arange(len(imgs), device=imgs.device)
-    return _masked_l2(rows, images, own, drawn.ids_masked, patch, (), (), norm_pix)
+    pred_BMD = masked_rows(pred, drawn)
+    target = torch.arange(len(imgs), device=imgs.device)
+    return _masked_l2(pred_BMD, images, target, drawn.ids_masked, patch, (), (), norm_pix)
 
 
 def _check_loss(imgs: Tensor, pred: Tensor, mask: Tensor, patch: int) -> None:
-    """Raise ValueError unless pred and mask are of all patches of imgs."""
+    """Raise ValueError unless pred and mask cover all patches of imgs."""
     check_shape("imgs", imgs, "B", "C", "H", "W")
     check_float("imgs", imgs)
     batch, channels, height, width = imgs.shape
@@ -66,7 +68,7 @@ def _check_loss(imgs: Tensor, pred: Tensor, mask: Tensor, patch: int) -> None:
 
 
 def patch_size_of(model: Any) -> int:
-    """The side of a patch. Raises ValueError where patches are not square."""
+    """Return the side of a patch. Raises ValueError if patches are not square."""
     size = model.patch_embed.patch_size
     if isinstance(size, int):
         return size

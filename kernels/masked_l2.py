@@ -1,4 +1,4 @@
-"""Mean squared error on masked patches, targets made on the fly from the pixels.
+"""Mean squared error on masked patches, with targets computed on the fly from the pixels.
 
 N = images, H, W, C = their rows, columns, channels, P = patch size, D = P*P*C values of a patch,
 M = masked patches of an image, n = branches, B = rows of a branch.
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
+from fastimae.kernels._mean_square import MeanSquare, keep_difference, scale_branches
 from fastimae.kernels._pixels import (
     dense_rows,
     gather_patches,
@@ -21,10 +22,9 @@ from fastimae.kernels._pixels import (
     scale_and_bias,
 )
 from fastimae.kernels.checks import check_images, check_prediction
-from fastimae.kernels.latent_l2 import MeanSquare, keep_difference, scale_branches
 from fastimae.kernels.reference import NORM_PIX_EPS
 
-_MAX_VALUES = 24576  # of a patch, held in registers
+_MAX_VALUES = 24576  # per patch, as they are held in registers
 
 
 @jit
@@ -56,12 +56,13 @@ def _masked_l2_kernel(
     """difference = pred - target, and the sum of its squares over each patch.
 
     target = pixels * scale + bias, then with NORM_PIX (target - mean) / sqrt(var + eps) over the
-    patch, var unbiased and from a second pass over registers: one pass is negative on flat patches.
+    patch; var is unbiased and takes a second pass over registers, as a one-pass variance can be
+    negative on flat patches.
 
     pred: [patches = n*B*M, D], contiguous. images: [N, H, W, C]. target: [n*B]. ids:
     [ids_rows, M], repeated over branches. difference: as pred, for backward. sums: fp32 [patches].
-    Pointers that are None: scale_bias for float images, difference where pred needs no gradient.
-    Grid: ROWS patches a program, as chunks of [ROWS, CHUNK].
+    May be None: scale_bias for float images, difference where pred needs no gradient.
+    Grid: ROWS patches per program, in chunks of [ROWS, CHUNK].
     """
     SIZE: tl.constexpr = PATCH * PATCH * CHANNELS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -82,7 +83,7 @@ def _masked_l2_kernel(
             patch, value, across, stride_h, stride_w, stride_c, PATCH, CHANNELS, DENSE
         )
         if DENSE and PATCH * CHANNELS % 8 == 0:
-            # Or else a thread takes 16 pixels, and with them 32 bytes of pred, in two halves.
+            # Otherwise a thread takes 16 pixels, and so loads 32 bytes of pred in two halves.
             pixel = tl.max_contiguous(pixel, (1, 8))
         x = tl.load(images_ptr + (image * stride_n + pixel), mask=inside, other=0).to(tl.float32)
         pred = tl.load(pred_ptr + (start + value), mask=inside, other=0)
@@ -122,10 +123,10 @@ def _masked_l2_kernel(
 
 
 def _settings(size: int) -> dict[str, int]:
-    """Tile and warps for patches of `size` values: three chunks or fewer, about 48 values a thread.
+    """Return tile and warps for patches of `size` values: up to 3 chunks, about 48 values a thread.
 
-    Up to 256 values of a chunk one warp holds whole patches, so that sums need no barrier. More
-    rows than threads would send addresses through shared memory.
+    For chunks of up to 256 values one warp holds whole patches, so that sums need no barrier. With
+    more rows than threads, addresses would go through shared memory.
     """
     chunk = max(4, triton.next_power_of_2(triton.cdiv(size, 3)))
     warps = min(max(1, chunk // 256), 16)
@@ -146,7 +147,7 @@ def _masked_l2(
     branches: int,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(fp32 [n] means, pred - target if `save` else an empty tensor)."""
+    """Return fp32 [n] means, and pred - target, which is empty unless `save`."""
     loss, difference = _empty_outputs(pred, branches, save)
     rows, masked, size = pred.shape
     if not pred.numel():
@@ -215,15 +216,15 @@ def _masked_l2_torch(
 ) -> Tensor:
     if len(ids_masked) < len(pred):
         ids_masked = ids_masked.repeat(branches, 1)
-    images = images.detach().contiguous()  # or each gather would copy them
-    patches = normalise(gather_patches(images, ids_masked, patch_size, target), mean, std)
-    size = patches.shape[-1]
+    images = images.detach().contiguous()  # otherwise each gather would copy them
+    target_BMD = normalise(gather_patches(images, ids_masked, patch_size, target), mean, std)
+    size = target_BMD.shape[-1]
     if norm_pix:
-        # layer_norm makes one pass, but divides by D where an unbiased variance divides by D - 1.
+        # layer_norm takes one pass, but divides by D where the unbiased variance divides by D - 1.
         share = (size - 1) / size
-        weight = torch.full((size,), share**0.5, device=images.device)
-        patches = F.layer_norm(patches, (size,), weight, eps=NORM_PIX_EPS * share)
-    return MeanSquare.apply(pred, patches, branches)
+        weight_D = torch.full((size,), share**0.5, device=images.device)
+        target_BMD = F.layer_norm(target_BMD, (size,), weight_D, eps=NORM_PIX_EPS * share)
+    return MeanSquare.apply(pred, target_BMD, branches)
 
 
 def masked_l2(
@@ -239,25 +240,25 @@ def masked_l2(
     branches: int | None = None,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Mean squared error on masked patches (MAE, section 3; `norm_pix`: its normalised target).
+    """Compute the mean squared error on masked patches (MAE, section 3).
 
     pred: [B, M, P*P*C] of any float dtype, rows in the order of ids_masked. images: uint8
-    [N, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float, taken as
+    [N, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float, treated as
     normalised. Any strides; rows whose W*C values are contiguous are read fastest. target: integer
-    [B], image that row b of pred reconstructs. ids_masked: integer [B, M], patch numbers. That they
-    lie within the images is for the caller to see to: see `checks`.
-    norm_pix: scale each target patch to mean 0 and variance 1. branches: pred and target are n
-    branches stacked, [n*B, ...], with a mean each; ids_masked may then be [B, M], shared by all.
-    impl: "auto" takes Triton on CUDA and torch elsewhere.
+    [B], the image that row b of pred reconstructs. ids_masked: integer [B, M], patch numbers. The
+    caller must ensure that both are within range: see `checks`. patch_size: P, pixels.
+    norm_pix: scale each target patch to mean 0 and variance 1, MAE's normalised target. branches:
+    pred and target are n stacked branches, [n*B, ...], with one mean each; ids_masked may then be
+    [B, M], shared by all. impl: "auto" uses Triton on CUDA and torch elsewhere.
 
-    Returns a fp32 scalar, or fp32 [n] with `branches`; NaN where there is no value. The gradient
-    reaches pred alone, in its dtype.
-    Raises ValueError or TypeError naming the argument that does not fit.
+    Returns a fp32 scalar, or fp32 [n] with `branches`; NaN if pred is empty. The gradient reaches
+    only pred, in its dtype.
+    Raises ValueError or TypeError that names the argument that does not fit.
     """
     check_images(images, patch_size, mean, std)
     check_prediction(pred, images, target, ids_masked, patch_size, branches)
     count, size = branches or 1, pred.shape[-1]
-    obstacle = f"a patch has over {_MAX_VALUES} values" if size > _MAX_VALUES else ""
+    obstacle = f"a patch has more than {_MAX_VALUES} values" if size > _MAX_VALUES else ""
     if use_triton("masked_l2", impl, pred, images, target, ids_masked, obstacle=obstacle):
         save = pred.requires_grad and torch.is_grad_enabled()
         args = (images, target, ids_masked, patch_size, list(mean), list(std), norm_pix)

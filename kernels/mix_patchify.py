@@ -1,7 +1,7 @@
-"""Visible patches of images, normalised, alone or mixed with a partner image.
+"""Normalised visible patches of images, alone or mixed with those of a partner image.
 
 B = batch, H, W, C = image rows, columns, channels, P = patch size, L = patches of an image,
-K = visible patches. The P*P*C pixels of a patch are ordered (row, column, channel).
+K = visible patches, D = P*P*C pixels of a patch, in the order (row, column, channel).
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ def _mix_patchify_kernel(
     """own = images[b] * scale + bias, mixed = alpha[b] * own + (1 - alpha[b]) * other.
 
     A token is a row of the outputs, [tokens = B * keep, P*P*C]. It is cut into PARTS of equal
-    length, and these into chunks of VECTOR pixels. Grid: the chunks of all first parts, CHUNKS a
-    program, one a thread; the thread does the same chunk of the other parts, so that ids,
+    length, and these into chunks of VECTOR pixels. Grid: the chunks of all first parts, CHUNKS per
+    program, one per thread; a thread also handles the same chunk of the other parts, so that ids,
     addresses, scale and bias serve PARTS * VECTOR pixels.
-    stride_b and stride_h count units of UNIT elements (see `pixel_offsets`).
-    Absent pointers are None: scale_bias for float images; partner, alpha, mixed and other without
-    partner; own and other where only mixtures are wanted. Nothing is saved for backward.
+    stride_b and stride_h are in units of UNIT elements (see `pixel_offsets`).
+    May be None: scale_bias for float images; partner, alpha, mixed and other without a partner; own
+    and other where only mixtures are wanted. Nothing is saved for backward.
     """
     PART: tl.constexpr = PATCH * PATCH * CHANNELS // PARTS
     STEPS: tl.constexpr = PART // VECTOR
     first = tl.program_id(0).to(tl.int64) * CHUNKS
     chunk = (first % STEPS).to(tl.int32) + tl.arange(0, CHUNKS)[:, None]
-    # The launcher sees to tokens < 2^31: 64-bit division would cost more than the rest.
+    # The launcher ensures tokens < 2^31: 64-bit division would cost more than everything else.
     token = (first // STEPS).to(tl.int32) + chunk // STEPS
     valid = token < tokens
     sample = token // keep
@@ -76,7 +76,7 @@ def _mix_patchify_kernel(
         other_start = tl.load(partner_ptr + sample, mask=valid, other=0) * stride_b * UNIT
         alpha = tl.load(alpha_ptr + sample, mask=valid, other=0).to(tl.float32)
 
-    # All loads come before the first store, which the compiler could not move them across.
+    # All loads come before the first store, as the compiler cannot move loads across stores.
     own, other = (), ()
     for part in tl.static_range(PARTS):
         inner = pixel_offsets(
@@ -95,7 +95,7 @@ def _mix_patchify_kernel(
         if partner_ptr is not None:
             other += (tl.load(images_ptr + (other_start + inner), mask=valid, other=0),)
     if scale_bias_ptr is not None:
-        # One row of the table serves all rows of a patch, and so all parts.
+        # The table's row applies to all rows of a patch, and so to all parts.
         place = pixel % (PATCH * CHANNELS)
         scale = tl.load(scale_bias_ptr + place)
         bias = tl.load(scale_bias_ptr + PATCH * CHANNELS + place)
@@ -118,24 +118,24 @@ def _mix_patchify_kernel(
         out += PART
 
 
-class Tile(NamedTuple):
-    """How a launch cuts the outputs, in the words of the kernel's docstring."""
+class LaunchShape(NamedTuple):
+    """How a launch divides the outputs: see the kernel's docstring."""
 
     parts: int
     chunks: int
     vector: int
 
 
-def tile(patch_size: int, channels: int, dense: bool, item_size: int) -> Tile:
-    """Launch settings for images of `item_size` bytes a value.
+def launch_shape(patch_size: int, channels: int, dense: bool, item_size: int) -> LaunchShape:
+    """Choose the launch for images of `item_size` bytes per value.
 
-    Eight bf16 results a thread make a 16-byte store, but eight bytes are a short load, and few to
-    share the arithmetic of addresses: a token of bytes is cut into parts, of whole rows.
+    Eight bf16 results per thread make a 16-byte store, but eight bytes are a short load and too few
+    to share the address arithmetic, so a token of bytes is cut into parts of whole rows.
     """
     pixels = patch_size * patch_size * channels
     vector = min(8, pixels & -pixels)
     parts = [d for d in range(2, 9) if patch_size % d == 0 and pixels // d % vector == 0]
-    return Tile(parts[0] if parts and dense and item_size == 1 else 1, 128, vector)
+    return LaunchShape(parts[0] if parts and dense and item_size == 1 else 1, 128, vector)
 
 
 @torch.library.custom_op("fastimae::mix_patchify", mutates_args=())
@@ -155,16 +155,16 @@ def _mix_patchify_op(
     if tokens == 0:
         return outputs
     if tokens >= 2**31:
-        raise ValueError(f"ids_keep has {tokens} entries: at most 2^31 - 1 are served")
+        raise ValueError(f"ids_keep has {tokens} entries, and at most 2^31 - 1 are supported")
     stride_b, stride_h, stride_w, stride_c = images.stride()
     table = None
     if images.dtype == torch.uint8:
         table = scale_and_bias(tuple(mean), tuple(std), patch_size, images.device)
     dense = dense_rows(images)
     unit = math.gcd(stride_b, stride_h, 16)
-    parts, chunks, vector = tile(patch_size, channels, dense, images.element_size())
-    first = (None,) if partner is None else ()  # there is no mixed stream
-    mixed, own, other = (*first, *outputs, None, None)[:3]
+    parts, chunks, vector = launch_shape(patch_size, channels, dense, images.element_size())
+    no_mixture = (None,) if partner is None else ()
+    mixed, own, other = (*no_mixture, *outputs, None, None)[:3]
     launch(
         _mix_patchify_kernel,
         (triton.cdiv(outputs[0].numel(), parts * vector * chunks),),
@@ -207,7 +207,7 @@ def _outputs(
     clean: bool,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The tensors to fill: (own,), (mixed, own, other) or (mixed,)."""
+    """Allocate the outputs: (own,), (mixed, own, other) or (mixed,)."""
     shape = (*ids_keep.shape, patch_size * patch_size * images.shape[3])
     streams = 3 if partner is not None and clean else 1
     return [images.new_empty(shape, dtype=dtype) for _ in range(streams)]
@@ -224,13 +224,13 @@ def _mix_patchify_torch(
     clean: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
-    images = images.contiguous()  # or each gather would copy them
-    own = normalise(gather_patches(images, ids_keep, patch_size), mean, std)
+    images = images.contiguous()  # otherwise each gather would copy them
+    own_BKD = normalise(gather_patches(images, ids_keep, patch_size), mean, std)
     if partner is None:
-        return (own.to(dtype),)
-    other = normalise(gather_patches(images, ids_keep, patch_size, partner), mean, std)
-    mixed = torch.lerp(other, own, alpha.float()[:, None, None])
-    streams = (mixed, own, other) if clean else (mixed,)
+        return (own_BKD.to(dtype),)
+    other_BKD = normalise(gather_patches(images, ids_keep, patch_size, partner), mean, std)
+    mixed_BKD = torch.lerp(other_BKD, own_BKD, alpha.float()[:, None, None])
+    streams = (mixed_BKD, own_BKD, other_BKD) if clean else (mixed_BKD,)
     return tuple(stream.to(dtype) for stream in streams)
 
 
@@ -247,21 +247,20 @@ def mix_patchify(
     dtype: torch.dtype = torch.float32,
     impl: Impl = "auto",
 ) -> tuple[Tensor, ...]:
-    """Visible patches of the images and, with a partner, of the mixtures (i-MAE, section 3.1).
+    """Extract visible patches of images or, with a partner, of mixtures (i-MAE, section 3.1).
 
     images: uint8 [B, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float32,
-    bfloat16, float16, taken as normalised. Any strides (NCHW images come as
-    `images.permute(0, 2, 3, 1)`); rows whose W*C values are contiguous are read fastest.
-    ids_keep: int32 or int64 [B, K], patch numbers in [0, L).
-    partner: int64 [B], image mixed into each, in [0, B). Both ranges are for the caller to see to:
-    see `checks`. alpha: float [B], weight of
-    the image itself; its partner has 1 - alpha.
-    clean: with a partner, return the unmixed patches too, for a teacher.
+    bfloat16, float16, treated as normalised. Any strides (pass NCHW images as `images.permute(0, 2,
+    3, 1)`); rows whose W*C values are contiguous are read fastest. ids_keep: int32 or int64 [B, K],
+    patch numbers in [0, L). partner: int64 [B], the image in [0, B) that is mixed into each. The
+    caller must ensure both ranges: see `checks`. patch_size: P, pixels. alpha: float [B], weight of
+    the image itself; its partner has 1 - alpha. clean: with a partner, also return the unmixed
+    patches, for a teacher. impl: "auto" uses Triton on CUDA and torch elsewhere.
 
     Returns `dtype` [B, K, P*P*C] each: (clean,) without partner, (mixed, clean, clean partner)
     with one, or (mixed,) with one and clean=False. The torch implementation is differentiable in
-    float images and alpha, and "auto" takes it where either requires a gradient.
-    Raises ValueError or TypeError naming the argument that does not fit.
+    float images and alpha, and "auto" uses it where either requires a gradient.
+    Raises ValueError or TypeError that names the argument that does not fit.
     """
     check_images(images, patch_size, mean, std)
     check_mixture(images, ids_keep, patch_size, partner, alpha)

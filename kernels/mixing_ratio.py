@@ -1,7 +1,7 @@
-"""How much of each image goes into a mixture, as a function of a key alone.
+"""The share of each image in a mixture, drawn as a function of a key alone.
 
-B = batch. The weight's distribution is given by its quantiles; a Philox word of the key says where
-between them a draw lies.
+B = batch. The distribution of the weight is given by its quantiles; a Philox word of the key picks
+a position between them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from fastimae.kernels.checks import check_device, check_key
 
 _BITS = 12
 LEVELS = 2**_BITS
-"""Steps of the table of quantiles, which has one entry more."""
-_BLOCK, _WARPS = 128, 4  # a key a thread: batches are small, and a draw is a chain of products
+"""Steps of the table of quantiles, which has one more entry."""
+_BLOCK, _WARPS = 128, 4  # one key per thread: batches are small, and a draw is a chain of products
 
 
 @jit
@@ -33,8 +33,8 @@ def _mixing_ratio_kernel(
     """out = min(lambda, 1 - lambda), lambda linear between two of the 2^BITS + 1 quantiles.
 
     key [count]; quantiles and out fp32, contiguous. Grid: blocks of BLOCK keys. The upper BITS of
-    a word are the number of the lower quantile, the other bits how far it is to the upper one:
-    neither is rounded.
+    a word are the number of the lower quantile, the other bits the position between it and the
+    upper one: neither is rounded.
     """
     item = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = item < count
@@ -45,7 +45,7 @@ def _mixing_ratio_kernel(
     share = (word & ((1 << (32 - BITS)) - 1)).to(tl.float32) * (1 / (1 << (32 - BITS)))
     lower, upper = tl.load(quantiles_ptr + low), tl.load(quantiles_ptr + low + 1)
     step = upper - lower
-    # From the nearer of the two, as torch.lerp does.
+    # Computed from the nearer of the two, as torch.lerp does.
     drawn = tl.where(share < 0.5, lower + share * step, upper - (1 - share) * step)
     tl.store(out_ptr + item, tl.minimum(drawn, 1 - drawn), mask=inside)
 
@@ -76,16 +76,15 @@ def _empty_out(key: Tensor, quantiles: Tensor) -> Tensor:
 
 
 def mixing_ratio(key: Tensor, quantiles: Tensor, *, impl: Impl = "auto") -> Tensor:
-    """Draw the weight s = min(lambda, 1 - lambda) of the subordinate image of each mixture (i-MAE,
-    section 3.1).
+    """Draw the subordinate image's weight s = min(lambda, 1 - lambda) (i-MAE, section 3.1).
 
-    key: int64 [B], any strides; equal keys draw equal weights. quantiles: fp32 [4097], those of
-    lambda at 0, 1/4096, ..., 1: `torch.linspace(0, 1, 4097)` where it is uniform. impl: "triton",
-    "torch", or "auto" for the faster that runs.
+    key: int64 [B], one per mixture, any strides; equal keys draw equal weights. quantiles: fp32
+    [4097], the quantiles of lambda at 0, 1/4096, ..., 1: `torch.linspace(0, 1, 4097)` if it is
+    uniform. impl: "triton", "torch", or "auto" for the faster available.
 
-    Returns fp32 [B], in [0, 0.5]. A key draws the same place between the same two quantiles on
-    every device and by every implementation; what is computed from them may differ in rounding.
-    Raises ValueError for other keys or quantiles, and where impl="triton" cannot run.
+    Returns fp32 [B], in [0, 0.5]. A key draws the same position between the same two quantiles on
+    every device and with every implementation; the interpolated value may differ in rounding.
+    Raises ValueError for other keys or quantiles, and if impl="triton" cannot run.
     """
     if quantiles.shape != (LEVELS + 1,) or quantiles.dtype != torch.float32:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Random masking: which patches stay visible, as a function of the sample's key alone.
+"""Random masking: draws which patches stay visible, as a function of the sample's key alone.
 
-L = patches of an image, K = visible patches, M = L - K masked patches, B = batch. A mask unit is
-a square of u x u patches; patches of a unit share its noise.
+B = batch, L = patches of an image, K = visible patches, M = L - K masked patches, U = mask units
+of an image. A mask unit is a square of u x u patches that share their noise.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _MAX_PATCHES = 4096  # one program holds a sample
 
 
 class Mask(NamedTuple):
-    """A drawn mask. Rows of all id tensors are ascending, so the boolean mask says it all."""
+    """A mask. Rows of ids_keep and ids_masked are ascending, so the boolean mask determines it."""
 
     ids_keep: Tensor
     """int32 [B, K], visible patches in ascending order."""
     ids_restore: Tensor
-    """int32 [B, L], row of each patch in (visible patches, then masked patches)."""
+    """int32 [B, L], rank of each patch: visible patches come first, then masked patches."""
     mask: Tensor
     """float32 [B, L], 0 where the patch is visible and 1 where it is masked, as in MAE."""
     ids_masked: Tensor
@@ -34,10 +34,10 @@ class Mask(NamedTuple):
 
     @classmethod
     def from_bool(cls, masked: Tensor) -> Mask:
-        """Mask from bool [B, L], true where masked.
+        """Make a mask from bool [B, L], True where masked.
 
-        Raises ValueError for another dtype or shape, and where rows differ in their number of
-        masked patches.
+        Raises ValueError for another dtype or shape, and if rows differ in their number of masked
+        patches.
         """
         check_shape("masked", masked, "B", "L")
         check_dtype("masked", masked, torch.bool)
@@ -47,7 +47,7 @@ class Mask(NamedTuple):
         return _from_bool(masked, int(keep[0]) if len(keep) else 0)
 
     def repeat(self, times: int) -> Mask:
-        """The same mask for `times` stacked copies of the batch."""
+        """Return the mask for `times` stacked copies of the batch."""
         return Mask(*(part.repeat(times, 1) for part in self))
 
 
@@ -66,13 +66,13 @@ def _random_masking_kernel(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The keep patches of least noise stay visible; noise = (Philox word of the unit, unit).
+    """Keep the `keep` patches of least noise visible; noise = (Philox word of the unit, unit).
 
     key [B]; ids_keep [B, keep], ids_restore and mask [B, PATCHES], ids_masked [B, PATCHES - keep],
-    contiguous. BITS: bits of the number of a unit. Grid: one program a sample.
+    contiguous. BITS: bits of a unit's number. Grid: one program per sample.
 
-    No sort: the keep-th least noise is found bit by bit, as the largest number that fewer than
-    keep patches lie below. The ids of visible and masked patches go to their ranks, one by one.
+    There is no sort: the keep-th least noise is determined bit by bit, as the largest number that
+    fewer than `keep` patches are below. Then each patch number is stored at its rank.
     """
     row = tl.program_id(0).to(tl.int64)
     patch = tl.arange(0, BLOCK)
@@ -103,7 +103,7 @@ def _random_masking_kernel(
 
 
 def _settings(patches: int) -> dict[str, int]:
-    """Block size and warps: 8 patches a thread."""
+    """Return block size and warps: 8 patches per thread."""
     block = triton.next_power_of_2(patches)
     return {"BLOCK": block, "num_warps": max(block // 256, 1)}
 
@@ -112,7 +112,7 @@ def _settings(patches: int) -> dict[str, int]:
 def _random_masking(
     key: Tensor, down: int, across: int, unit: int, keep: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The parts of a `Mask` with `keep` visible patches."""
+    """Draw the parts of a `Mask` with `keep` visible patches."""
     parts = _empty_parts(key, down, across, unit, keep)
     ids_keep, ids_restore, mask, ids_masked = parts
     if len(key):
@@ -147,34 +147,34 @@ def _empty_parts(
 def _random_masking_torch(key: Tensor, down: int, across: int, unit: int, keep: int) -> Mask:
     units = (down // unit, across // unit)
     count, keep_units = units[0] * units[1], keep // unit**2
-    order = torch.arange(count, device=key.device)
-    noise = (_uniform_words(key, count) << 31) | order  # unique: ties fall to the lower index
-    least = noise.topk(keep_units, dim=1, largest=False, sorted=False).values
-    masked = (noise > least.amax(1, keepdim=True)).view(-1, *units)
+    order_U = torch.arange(count, device=key.device)
+    noise_BU = (_uniform_words(key, count) << 31) | order_U  # unique: ties go to the lower index
+    least = noise_BU.topk(keep_units, dim=1, largest=False, sorted=False).values
+    masked = (noise_BU > least.amax(1, keepdim=True)).view(-1, *units)
     if unit > 1:
         masked = masked.repeat_interleave(unit, 1).repeat_interleave(unit, 2)
     return _from_bool(masked.flatten(1), keep)
 
 
 def _from_bool(masked: Tensor, keep: int) -> Mask:
-    """Mask from bool [B, L], true where masked, with `keep` visible patches in every row."""
-    patches = torch.arange(masked.shape[1], dtype=torch.int32, device=masked.device)
-    seen = (~masked).cumsum(1, dtype=torch.int32)
-    ids_restore = torch.where(masked, keep + patches - seen, seen - 1)
-    order = torch.empty_like(ids_restore)
-    order.scatter_(1, ids_restore.long(), patches.expand_as(ids_restore))
-    ids_keep, ids_masked = order[:, :keep].contiguous(), order[:, keep:].contiguous()
+    """Make a mask from bool [B, L], True where masked, with `keep` visible patches in every row."""
+    patches_L = torch.arange(masked.shape[1], dtype=torch.int32, device=masked.device)
+    seen_BL = (~masked).cumsum(1, dtype=torch.int32)
+    ids_restore = torch.where(masked, keep + patches_L - seen_BL, seen_BL - 1)
+    order_BL = torch.empty_like(ids_restore)
+    order_BL.scatter_(1, ids_restore.long(), patches_L.expand_as(ids_restore))
+    ids_keep, ids_masked = order_BL[:, :keep].contiguous(), order_BL[:, keep:].contiguous()
     return Mask(ids_keep, ids_restore, masked.float(), ids_masked)
 
 
 def _uniform_words(key: Tensor, count: int) -> Tensor:
-    """int64 [B, count] of uniform 32-bit words: lane i % 4 of Philox block i // 4."""
+    """Draw int64 [B, count] uniform 32-bit words: lane i % 4 of Philox block i // 4."""
     blocks = torch.arange((count + 3) // 4, device=key.device)
     return torch.stack(philox(key[:, None], blocks), dim=-1).flatten(1)[:, :count]
 
 
 def philox(key: Tensor, counter: Tensor, stream: int = 0) -> tuple[Tensor, ...]:
-    """Philox4x32-10 (Salmon et al., 2011) at (counter, 0, 0, stream).
+    """Compute Philox4x32-10 (Salmon et al., 2011) at (counter, 0, 0, stream).
 
     key: int64, all 64 bits used. counter: int64 in [0, 2^32), broadcast with key. Returns four
     int64 tensors with words in [0, 2^32), bit-equal to Triton's `randint4x` for stream 0.
@@ -195,12 +195,15 @@ def philox(key: Tensor, counter: Tensor, stream: int = 0) -> tuple[Tensor, ...]:
 
 
 def visible_patches(grid: tuple[int, int], mask_ratio: float, unit: int = 1) -> int:
-    """How many patches of an image stay visible; see `random_masking`, also for what it raises."""
+    """Return how many patches of an image stay visible, as `random_masking` computes it.
+
+    Raises ValueError if no mask can be drawn with these settings.
+    """
     down, across = grid
     if unit < 1 or down % unit or across % unit:
         raise ValueError(f"a mask unit of {unit} patches does not divide the grid {down}x{across}")
     if not 0 <= mask_ratio <= 1:
-        raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}")
+        raise ValueError(f"mask_ratio must be between 0 and 1, not {mask_ratio}")
     units = (down // unit) * (across // unit)
     keep = int(units * (1 - mask_ratio))
     if not 0 < keep < units:
@@ -216,20 +219,20 @@ def random_masking(
 ) -> Mask:
     """Draw a uniform random subset of visible patches for each sample (MAE, section 3).
 
-    key: int64 [B], one random key a sample. grid: patches (down, across). mask_ratio: share of
-    patches masked; int(L * (1 - mask_ratio)) stay visible. unit: side of the square of patches
-    that is masked as one (hierarchical latent variables: mask patch apart from ViT patch). impl:
-    "triton", "torch", or "auto" for the faster that runs.
+    key: int64 [B], one random key per sample. grid: patches (down, across). mask_ratio: share of
+    masked patches; int(L * (1 - mask_ratio)) stay visible. unit: side of the square of patches
+    that is masked as a whole (as in hierarchical latent variables, where the mask patch differs
+    from the ViT patch). impl: "triton", "torch", or "auto" for the faster available.
 
-    Returns a `Mask`. The same key gives the same mask on every device, in every batch and by
+    Returns a `Mask`. The same key gives the same mask on every device, in every batch and with
     every implementation.
-    Raises ValueError for another key, where the grid is not a multiple of `unit`, where no patch
-    would be visible or masked, and where impl="triton" cannot run.
+    Raises ValueError for another key, if the grid is not a multiple of `unit`, if no patch would
+    be visible or masked, and if impl="triton" cannot run.
     """
     check_key(key)
     down, across = grid
     keep = visible_patches(grid, mask_ratio, unit)
-    many = f"more than {_MAX_PATCHES} patches" if down * across > _MAX_PATCHES else ""
-    if use_triton("random_masking", impl, key, obstacle=many):
+    obstacle = f"more than {_MAX_PATCHES} patches" if down * across > _MAX_PATCHES else ""
+    if use_triton("random_masking", impl, key, obstacle=obstacle):
         return Mask(*_random_masking(key, down, across, unit, keep))
     return _random_masking_torch(key, down, across, unit, keep)

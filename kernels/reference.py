@@ -1,10 +1,11 @@
 """Every op in plain torch: the specification that faster implementations are tested against.
 
-It refuses what they refuse, by the same checks.
+Invalid arguments raise the same errors, from the same checks.
 
-B = batch, H, W, C = image rows, columns, channels, P = patch size, L = patches of an image,
-K = visible patches, M = masked patches, E = token width. The pixels of a patch are ordered
-(row, column, channel), as in MAE's targets.
+B = batch, N = images or tokens, H, W, C = image rows, columns, channels, P = patch size,
+L = patches of an image, K = visible patches, M = masked patches, D = width (of a patch: P*P*C),
+E = token width, h = heads, d = head width. The pixels of a patch are ordered (row, column,
+channel), as in MAE's targets.
 """
 
 from __future__ import annotations
@@ -15,23 +16,27 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels.checks import (
+    check_add_norm,
     check_grid,
     check_key,
     check_latents,
     check_mixture,
+    check_mlp,
     check_prediction,
     check_qkv,
     check_shape,
+    check_spread,
     check_tokens,
 )
-from fastimae.kernels.random_masking import philox
+from fastimae.kernels.random_masking import Mask, philox
 
 NORM_PIX_EPS = 1e-6
-MIXING_STREAM = 2  # masks use stream 0 of a key, crops stream 1
+MIXING_STREAM = 2
+"""Philox stream of mixing ratios; 0 is for masks, 1 for crops, 3 for the choice of a decoder."""
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """[B, H, W, C] -> [B, L, P*P*C] of the same dtype."""
+    """Cut images [B, H, W, C] into patches [B, L, P*P*C] of the same dtype."""
     check_shape("images", images, "B", "H", "W", "C")
     check_grid(images, patch_size)
     b, height, width, c = images.shape
@@ -41,7 +46,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
-    """[B, L, P*P*C] -> [B, H, W, C], the inverse of `patchify` for a grid of patches."""
+    """Assemble images [B, H, W, C] from a grid of patches [B, L, P*P*C]: inverts `patchify`."""
     down, across = grid
     check_shape("patches", patches, "B", down * across, "P*P*C")
     p = round((patches.shape[-1] // channels) ** 0.5)
@@ -51,22 +56,22 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
 
 
 def normalise(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 patches -> fp32 (x / 255 - mean) / std by channel; float patches are taken as done."""
+    """Return uint8 patches as fp32 (x / 255 - mean) / std by channel, float ones as fp32 only."""
     if patches.is_floating_point():
         return patches.float()
     repeat = patches.shape[-1] // len(mean)
-    mean_t = constants(mean, patches.device).repeat(repeat)
-    std_t = constants(std, patches.device).repeat(repeat)
-    return (patches.float() / 255 - mean_t) / std_t
+    mean_D = constants(mean, patches.device).repeat(repeat)
+    std_D = constants(std, patches.device).repeat(repeat)
+    return (patches.float() / 255 - mean_D) / std_D
 
 
 def constants(values: Sequence[float], device: torch.device) -> Tensor:
-    """fp32 [n], made on the device: a copy of a list would wait for it."""
+    """Return fp32 [len(values)], made on the device: copying a list would wait for it."""
     return torch.cat([torch.full((1,), value, device=device) for value in values])
 
 
 def gather_rows(x: Tensor, ids: Tensor, source: Tensor | None = None) -> Tensor:
-    """x [N, L, D], ids integer [B, K] -> [B, K, D], row b taken from x[b] or x[source[b]]."""
+    """Gather rows ids, integer [B, K], of x [N, L, D], from x[b] or x[source[b]]: [B, K, D]."""
     if source is None:
         source = torch.arange(len(ids), device=ids.device)
     rows = (ids + source[:, None] * x.shape[1]).flatten()
@@ -74,17 +79,18 @@ def gather_rows(x: Tensor, ids: Tensor, source: Tensor | None = None) -> Tensor:
 
 
 def mixing_ratio(key: Tensor, quantiles: Tensor) -> Tensor:
-    """Weight s = min(lambda, 1 - lambda) of the subordinate image (i-MAE, section 3.1).
+    """Draw the subordinate image's weight s = min(lambda, 1 - lambda) (i-MAE, section 3.1).
 
-    key: int64 [B]. quantiles: fp32 [n + 1], those of lambda at 0, 1/n, ..., 1. Returns fp32 [B]:
-    lambda is the quantile of a uniform draw, linear between the entries of the table.
+    key: int64 [B]. quantiles: fp32 [n + 1], the quantiles of lambda at 0, 1/n, ..., 1. Returns fp32
+    [B]: lambda is the quantile of a uniform draw, linear between the entries of the table.
     """
     check_key(key)
-    word = philox(key, torch.zeros_like(key), MIXING_STREAM)[0]
-    place = word.double() * ((len(quantiles) - 1) / 2**32)
-    low = place.long()
-    drawn = torch.lerp(quantiles[low], quantiles[low + 1], (place - low).float())
-    return torch.minimum(drawn, 1 - drawn)
+    word_B = philox(key, torch.zeros_like(key), MIXING_STREAM)[0]
+    position_B = word_B.double() * ((len(quantiles) - 1) / 2**32)
+    low_B = position_B.long()
+    share_B = (position_B - low_B).float()
+    drawn_B = torch.lerp(quantiles[low_B], quantiles[low_B + 1], share_B)
+    return torch.minimum(drawn_B, 1 - drawn_B)
 
 
 def mix_patchify(
@@ -96,7 +102,7 @@ def mix_patchify(
     partner: Tensor | None = None,
     alpha: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Visible patches of the images and, with a partner, of the mixtures (i-MAE, section 3.1).
+    """Extract visible patches of images or, with a partner, of mixtures (i-MAE, section 3.1).
 
     images: uint8 [B, H, W, C], or float already normalised. ids_keep: integer [B, K].
     partner: int64 [B]. alpha: float [B], weight of the image itself; its partner has 1 - alpha.
@@ -104,28 +110,61 @@ def mix_patchify(
     Returns fp32 [B, K, P*P*C] each: (clean,) without partner, else (mixed, clean, clean partner).
     """
     check_mixture(images, ids_keep, patch_size, partner, alpha)
-    patches = patchify(images, patch_size)
-    clean = normalise(gather_rows(patches, ids_keep), mean, std)
+    patches_BLD = patchify(images, patch_size)
+    clean_BKD = normalise(gather_rows(patches_BLD, ids_keep), mean, std)
     if partner is None:
-        return (clean,)
-    other = normalise(gather_rows(patches, ids_keep, partner), mean, std)
-    weight = alpha.float()[:, None, None]
-    return weight * clean + (1 - weight) * other, clean, other
+        return (clean_BKD,)
+    other_BKD = normalise(gather_rows(patches_BLD, ids_keep, partner), mean, std)
+    weight_B11 = alpha.float()[:, None, None]
+    return weight_B11 * clean_BKD + (1 - weight_B11) * other_BKD, clean_BKD, other_BKD
 
 
 def assemble_tokens(
     x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor
 ) -> Tensor:
-    """Decoder input: visible tokens put back, mask tokens elsewhere, positions added.
+    """Put visible tokens in their positions and mask tokens elsewhere, and add the positions.
 
     x: [B, 1 + K, E] (class token first). mask_token: [1, 1, E]. positions: [1, 1 + L, E].
     ids_restore: integer [B, L]. Returns [B, 1 + L, E] in the dtype of x.
     """
     check_tokens(x, mask_token, positions, ids_restore)
     masked = ids_restore.shape[1] + 1 - x.shape[1]
-    fill = mask_token.to(x.dtype).expand(len(x), masked, -1)
-    patches = gather_rows(torch.cat([x[:, 1:], fill], dim=1), ids_restore)
-    return torch.cat([x[:, :1], patches], dim=1) + positions.to(x.dtype)
+    fill_BME = mask_token.to(x.dtype).expand(len(x), masked, -1)
+    patches_BLE = gather_rows(torch.cat([x[:, 1:], fill_BME], dim=1), ids_restore)
+    return torch.cat([x[:, :1], patches_BLE], dim=1) + positions.to(x.dtype)
+
+
+def add_norm(
+    x: Tensor, change: Tensor, bias: Tensor | None, weight: Tensor, norm_bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return x + change and its layer norm, computed in fp32 or better.
+
+    x, change: [..., D], the others [D]. bias: a late bias, which change already includes, or None:
+    its value has no effect, but it gets the gradient it would have if it were added here.
+    """
+    check_add_norm(x, change, bias, weight, norm_bias)
+    if bias is not None:
+        change = change + (bias - bias.detach())
+    total = x + change
+    values = total.to(torch.promote_types(total.dtype, torch.float32))
+    centred = values - values.mean(-1, keepdim=True)
+    normed = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * weight + norm_bias
+    return total, normed.to(total.dtype)
+
+
+def spread_rows(rows: Tensor, mask: Mask) -> Tensor:
+    """Expand rows of visible patches, and of the mask token at each position, to all tokens.
+
+    rows: [B * (1 + K) + L, D], class token and visible patches of each sample in turn, then a row
+    for each patch where it is masked. Returns [B, 1 + L, D] in the dtype of rows.
+    """
+    check_spread(rows, mask.ids_keep, mask.ids_restore)
+    batch, keep = mask.ids_keep.shape
+    visible, shared_LD = rows.tensor_split([batch * (1 + keep)])
+    visible_BND = visible.unflatten(0, (batch, 1 + keep))
+    masked_BMD = gather_rows(shared_LD[None].expand(batch, -1, -1), mask.ids_masked)
+    patches_BLD = torch.cat([visible_BND[:, 1:], masked_BMD], dim=1)
+    return torch.cat([visible_BND[:, :1], gather_rows(patches_BLD, mask.ids_restore)], dim=1)
 
 
 def masked_l2(
@@ -138,43 +177,59 @@ def masked_l2(
     std: Sequence[float],
     norm_pix: bool,
 ) -> Tensor:
-    """Mean squared error on masked patches (MAE, section 3; `norm_pix`: its normalised target).
+    """Compute the mean squared error on masked patches (MAE, section 3).
 
     pred: [B, M, P*P*C], rows in the order of ids_masked. images: uint8 [N, H, W, C], or float
-    already normalised. target: int64 [B], image that row b of pred reconstructs.
-    ids_masked: integer [B, M]. Returns a fp32 scalar, the mean over all rows and pixels.
+    already normalised. target: int64 [B], the image that row b of pred reconstructs. ids_masked:
+    integer [B, M]. norm_pix: use MAE's normalised target. Returns a fp32 scalar, the mean over all
+    rows and pixels.
     """
     check_prediction(pred, images, target, ids_masked, patch_size, branches=None)
-    patches = normalise(gather_rows(patchify(images, patch_size), ids_masked, target), mean, std)
+    patches_NLD = patchify(images, patch_size)
+    target_BMD = normalise(gather_rows(patches_NLD, ids_masked, target), mean, std)
     if norm_pix:
-        patches = normalise_patches(patches)
-    return (pred.float() - patches).square().mean()
+        target_BMD = normalise_patches(target_BMD)
+    return (pred.float() - target_BMD).square().mean()
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """Each patch to mean 0 and unbiased variance 1 (MAE, section 4, "reconstruction target")."""
+    """Scale each patch to mean 0 and unbiased variance 1 (MAE, section 4)."""
     mean, std = patch_statistics(patches)
     return (patches - mean) / std
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sqrt(unbiased variance + 1e-6) of the last axis, kept as an axis of size 1."""
+    """Return mean and sqrt(unbiased variance + 1e-6) of the last axis, kept with size 1."""
     variance = patches.var(dim=-1, keepdim=True)
     return patches.mean(dim=-1, keepdim=True), (variance + NORM_PIX_EPS).sqrt()
 
 
 def latent_l2(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared distance of latents (i-MAE, equation 5), no gradient to the teacher.
+    """Compute the mean squared distance of latents (i-MAE, equation 5), a fp32 scalar.
 
-    Both of one shape, any float dtype. Returns a fp32 scalar.
+    Both have the same shape and any float dtype. The teacher gets no gradient.
     """
     check_latents(student, teacher)
     return (student.float() - teacher.detach().float()).square().mean()
 
 
-def attention(qkv: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v. qkv: [B, N, 3, h, d]. Returns [B, N, h * d]."""
-    check_qkv(qkv)
-    q, k, v = qkv.float().permute(2, 0, 3, 1, 4)
-    weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
-    return (weights @ v).transpose(1, 2).flatten(2).to(qkv.dtype)
+def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute softmax(q k^T / sqrt(d)) v. qkv: [B, N, 3, h, d]. Returns [B, N, h * d].
+
+    bias: [3 * h * d], a late bias, which qkv already includes: its value has no effect, but it gets
+    the gradient it would have if it were added here.
+    """
+    check_qkv(qkv, bias)
+    if bias is not None:
+        qkv = qkv + (bias - bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)
+    q_BhNd, k_BhNd, v_BhNd = qkv.float().permute(2, 0, 3, 1, 4)
+    weights_BhNN = (q_BhNd @ k_BhNd.transpose(-2, -1) / q_BhNd.shape[-1] ** 0.5).softmax(-1)
+    return (weights_BhNN @ v_BhNd).transpose(1, 2).flatten(2).to(qkv.dtype)
+
+
+def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Compute gelu(x weight1^T + bias1) weight2^T + bias2 for x [..., d]: [..., d'] like x."""
+    check_mlp(x, weight1, bias1, weight2, bias2)
+    h = x.float() @ weight1.float().t() + bias1.float()
+    activated = h * (1 + torch.erf(h / 2**0.5)) / 2
+    return (activated @ weight2.float().t() + bias2.float()).to(x.dtype)

@@ -6,27 +6,26 @@
             for batch in loader:
                 batch.images  # uint8 [256, 224, 224, 3]
 
-Back ends are imported when asked for; all of them take order, crops and flips from `sampler.py`
-and `crops.py`, so they differ by their decoder's rounding at most.
+The folders follow the data: `sources` finds images, `convert` packs them into the `.beton` format
+of `beton`, `order` plans each step, `images` decodes and crops them, and `backends`
+turns plans into batches, with the threads and processes of `workers`. `base.py` is the contract of
+all loaders, `create.py` picks one.
+
+All back ends take order, crops and flips from `order/sampler.py` and `images/crops.py`, so they
+differ only in how their decoders compute pixels.
 """
 
-import importlib
+from fastimae.lazy import lazy
 
 _HOMES = {
     "create_loader": "create",
     "LoaderSettings": "settings",
-    "Batch": "base",
+    "Batch": "batch",
     "Loader": "base",
     "DevicePrefetch": "prefetch",
     "DataError": "errors",
-    "BetonReader": "beton",
-    "BetonWriter": "beton_writer",
+    "BetonReader": "beton.reader",
+    "BetonWriter": "beton.writer",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str):
-    """Imported when first used: fastimae-convert and its workers do without torch."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"fastimae.loaders.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'fastimae.loaders' has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _HOMES)

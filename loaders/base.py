@@ -1,11 +1,17 @@
-"""What every loader yields and how every loader behaves."""
+"""The contract of all loaders: how an epoch is iterated and resumed.
+
+A loader joins two parts. The sampler plans: which samples each step uses, with which random keys.
+The back end decodes: it turns each planned step into pixels, and implements one method for it,
+`Loader._decode_steps`. All else, such as resuming and counting bad samples, is here.
+
+Dimensions: B images in a batch, H height, W width, C channels.
+"""
 
 from __future__ import annotations
 
 import abc
 import contextlib
 import dataclasses
-import weakref
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,103 +20,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastimae.loaders.batch import Batch
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.iteration import CurrentIteration
 from fastimae.log import log
 
 if TYPE_CHECKING:
-    from fastimae.loaders.sampler import Sampler, Step
-
-
-@dataclasses.dataclass(kw_only=True, repr=False)
-class Batch:
-    """One micro-batch of one rank.
-
-    Everything random downstream (masks, mixing ratios) is drawn from `key` and `step_key`, so it
-    depends on the sample and the step alone, never on the number of ranks or workers.
-    """
-
-    images: Tensor
-    """uint8 [B, H, W, C], cropped and flipped."""
-    labels: Tensor
-    """int64 [B]; -1 where the data has no labels."""
-    index: Tensor
-    """int64 [B], position in the dataset of the sample really shown."""
-    key: Tensor
-    """int64 [B], random key of (seed, epoch, sample, which of its copies)."""
-    partner: Tensor
-    """int64 [B], a permutation: row `partner[i]` is mixed into row i."""
-    step_key: Tensor
-    """int64 [1], random key of (seed, epoch, optimizer step), the same on every rank."""
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`, copied without waiting where the memory is pinned."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-        }
-        return Batch(**moved)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __repr__(self) -> str:
-        return f"Batch({described(self.images)})"
-
-
-def described(images: Tensor) -> str:
-    """Images in a few words: how many, of which size and type, and where."""
-    count, *size = images.shape
-    of = f"{' x '.join(map(str, size))}, {str(images.dtype).removeprefix('torch.')}"
-    return f"{count} images, {of}, on {images.device}"
+    from fastimae.loaders.order.sampler import BatchPlan, Sampler
 
 
 @dataclasses.dataclass(kw_only=True)
-class Shown:
-    """What a back end made of one step."""
+class DecodedStep:
+    """The pixels that a back end made of one step."""
 
     images: Tensor
-    """uint8 [B, H, W, C], in memory of its own: on the GPU if the back end decodes there, else
-    pinned if it can cheaply do so."""
+    """uint8 [B, H, W, C], in memory that is not used again: on the GPU if the back end decodes
+    there, else pinned if that is cheap."""
     index: NDArray[np.int64]
-    """int64 [B], the samples really shown: those asked for, or good ones in place of bad ones."""
+    """int64 [B], the samples decoded: the planned ones, or good ones in place of bad ones."""
     bad: dict[int, str]
-    """Index of each bad sample asked for -> why it cannot be shown."""
-
-
-class Running:
-    """The one iteration under way, if there is one.
-
-    It is held weakly, so that dropping the iterator (a `break` in a for loop) ends it at once.
-    """
-
-    def __init__(self) -> None:
-        self._batches: weakref.ref[Generator[Batch, None, None]] | None = None
-
-    def start(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-        """Remember `batches`, and return it."""
-        self._batches = weakref.ref(batches)
-        return batches
-
-    def stop(self) -> None:
-        """Close the iteration, and with it what it started."""
-        batches = self._batches() if self._batches else None
-        if batches is not None:
-            batches.close()
+    """Index of each bad sample of the plan -> why it cannot be decoded."""
+    labels: NDArray[np.int64] | None = None
+    """int64 [B], if only reading the samples tells their labels; None: they are the sampler's."""
 
 
 class Loader(abc.ABC):
-    """Base of all loaders: iterates one epoch from where it stands, and can be resumed anywhere.
+    """Base of all loaders: yields the rest of an epoch, and can be resumed after any batch.
 
-    A back end implements `_show`. Iterating after the last step of an epoch yields nothing until
-    `set_epoch` is called; iterating after a `break` goes on with the next batch. A loader serves
-    one iteration at a time: starting another, `set_epoch`, `load_state_dict` and `close` end the
-    one under way. Batches are the caller's to keep. Use as a context manager, or call `close`.
+    Iterating after a `break` continues with the next batch; iterating after the last step of an
+    epoch yields nothing until `set_epoch` is called. A loader serves one iteration at a time:
+    starting another, `set_epoch`, `load_state_dict` and `close` end the current one. Batches are
+    the caller's to keep. Use as a context manager, or call `close`.
     """
 
     def __init__(
         self, sampler: Sampler, shape: tuple[int, int, int], *, max_bad_samples: int, pin_mem: bool
     ) -> None:
-        """shape: (height, width, channels) of an image."""
+        """Start at epoch 0, before its first step.
+
+        sampler: plans the steps. shape: (height, width, channels) of an image. max_bad_samples: the
+        most that may be replaced. pin_mem: put batches in page-locked memory, if there is a GPU.
+        """
         self.sampler, self.shape = sampler, shape
         self.max_bad_samples = max_bad_samples
         self.pin = pin_mem and torch.cuda.is_available()
@@ -118,19 +68,19 @@ class Loader(abc.ABC):
         """Bad samples met so far on this rank: index -> reason."""
         self._epoch = 0
         self._step = 0
-        self._running = Running()
+        self._iteration = CurrentIteration()
         self._closed = False
 
     @abc.abstractmethod
-    def _show(self, steps: Iterable[Step]) -> Iterator[Shown]:
-        """Yield what each of `steps` shows, in order.
+    def _decode_steps(self, steps: Iterable[BatchPlan]) -> Iterator[DecodedStep]:
+        """Yield the decoded images of each of `steps`, in order.
 
         A generator: when it is closed, everything it started must have stopped. It may read
-        ahead in `steps`.
+        ahead in `steps`, which can also be iterated over again, from any thread.
         """
 
     def sample_name(self, index: int) -> str:
-        """How messages call sample `index`."""
+        """Return the name of sample `index` in messages."""
         return f"sample {index}"
 
     @property
@@ -139,52 +89,66 @@ class Loader(abc.ABC):
         return self._epoch
 
     def __len__(self) -> int:
-        """Micro steps in an epoch, the same on every rank."""
+        """Return the number of micro steps in an epoch, the same on every rank."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the epoch. Raises `DataError` if too many samples are bad."""
+        """Yield the rest of the epoch. Raises `DataError` if too many samples are bad."""
         if self._closed:
             raise ValueError("this loader is closed")
-        self._running.stop()
-        return self._running.start(self._batches())
+        self._iteration.stop()
+        return self._iteration.start(self._batches())
 
     def example(self) -> Batch:
-        """The epoch's first batch, but that its images are noise: nothing is read or started."""
-        step = self.sampler.step(self._epoch, 0)
+        """Return the epoch's first batch with noise for images; nothing is read or started."""
+        plan = self.sampler.step(self._epoch, 0)
         images = torch.randint(
-            256, (len(step.index), *self.shape), dtype=torch.uint8, generator=torch.Generator()
+            256, (len(plan.index), *self.shape), dtype=torch.uint8, generator=torch.Generator()
         )
-        return self._batch(step, Shown(images=images, index=step.index, bad={}))
+        return self._batch(plan, DecodedStep(images=images, index=plan.index, bad={}))
+
+    def fixed_batch(self, count: int) -> Batch:
+        """Return the same `count` samples of the data set (or all) each time, to compare pictures.
+
+        They depend on neither the rank nor the batch size, and are decoded now; the epoch continues
+        where it was. Samples that cannot be decoded are replaced, and not counted.
+        """
+        self._iteration.stop()
+        plan = self.sampler.fixed_samples(count)
+        size = self.sampler.batch_size  # back ends may take no more at once
+        parts = [_rows_of(plan, slice(i, i + size)) for i in range(0, len(plan.index), size)]
+        with contextlib.closing(self._decode_steps(parts)) as decoded_steps:
+            decoded = list(decoded_steps)
+        return self._batch(plan, _joined(decoded))
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`."""
-        self._running.stop()
+        self._iteration.stop()
         self._epoch, self._step = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands: plain numbers and strings, safe to load with weights_only.
+        """Return the loader's position: plain numbers and strings, safe to load with weights_only.
 
-        "step" counts the micro steps already yielded, "stride" is the samples drawn for one
-        micro step by all ranks; "finished" is whether that was the epoch. "samples" and "data"
-        tell the data from others.
+        "step" counts the micro steps already yielded, and "finished" is whether they are the whole
+        epoch. "stride" is the number of samples that all ranks draw for one micro step. "samples"
+        and "data" identify the data.
         """
         return {**self.sampler.epoch_steps.state(self._epoch, self._step), "bad": dict(self.bad)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken, also with other batches: see `EpochSteps.resume`.
+        """Resume where `state` was taken, even with other batch sizes: see `EpochSteps.resume`.
 
-        Raises `DataError` in the middle of an epoch of other data.
+        Raises `DataError` if the state is from the middle of an epoch of other data.
         """
-        self._running.stop()
+        self._iteration.stop()
         self._epoch, self._step = self.sampler.epoch_steps.resume(
             state, main=self.sampler.rank == 0
         )
         self.bad = dict(state["bad"])
 
     def report(self) -> dict[str, int | float]:
-        """What a log line should say of the epoch: bad samples so far, and the realised
-        same_class_ratio where one was asked for."""
+        """Return what to log about the epoch: bad samples so far, and the realised same_class_ratio
+        if one was asked for."""
         line: dict[str, int | float] = {"bad_samples": len(self.bad)}
         if self.sampler.same_class_ratio is not None:
             line["same_class_ratio"] = round(self.sampler.plan(self._epoch).same_class_ratio, 4)
@@ -192,7 +156,7 @@ class Loader(abc.ABC):
 
     def close(self) -> None:
         """Stop workers and release files. May be called twice."""
-        self._running.stop()
+        self._iteration.stop()
         self._closed = True
 
     def __enter__(self) -> Self:
@@ -205,21 +169,23 @@ class Loader(abc.ABC):
         numbers = range(self._step, len(self))
         if not numbers:
             return
-        steps = (self.sampler.step(self._epoch, number) for number in numbers)
-        with contextlib.closing(self._show(steps)) as stream:
-            for number, shown in zip(numbers, stream, strict=True):
-                self._note_bad(shown)
+        plans = _StepPlans(self.sampler, self._epoch, numbers)
+        with contextlib.closing(self._decode_steps(plans)) as decoded_steps:
+            for number, plan, decoded in zip(numbers, plans, decoded_steps, strict=True):
+                self._count_bad(decoded)
                 self._step = number + 1
-                yield self._batch(self.sampler.step(self._epoch, number), shown)
+                yield self._batch(plan, decoded)
 
-    def _batch(self, step: Step, shown: Shown) -> Batch:
+    def _batch(self, plan: BatchPlan, decoded: DecodedStep) -> Batch:
+        known = decoded.labels is None
+        labels = self.sampler.labels[decoded.index] if known else decoded.labels
         batch = Batch(
-            images=shown.images,
-            labels=torch.from_numpy(self.sampler.labels[shown.index]),
-            index=torch.from_numpy(shown.index.copy()),
-            key=torch.from_numpy(step.key),
-            partner=torch.from_numpy(step.partner.copy()),
-            step_key=torch.from_numpy(step.step_key),
+            images=decoded.images,
+            labels=torch.from_numpy(labels),
+            index=torch.from_numpy(decoded.index.copy()),
+            key=torch.from_numpy(plan.key),
+            partner=torch.from_numpy(plan.partner.copy()),
+            step_key=torch.from_numpy(plan.step_key),
         )
         if self.pin:
             for field in dataclasses.fields(batch):
@@ -227,8 +193,10 @@ class Loader(abc.ABC):
                 setattr(batch, field.name, tensor if tensor.is_cuda else tensor.pin_memory())
         return batch
 
-    def _note_bad(self, shown: Shown) -> None:
-        for index, reason in shown.bad.items():
+    def _count_bad(self, decoded: DecodedStep) -> None:
+        """Log and count new bad samples. Raises `DataError` if there are too many, or a whole
+        batch is bad."""
+        for index, reason in decoded.bad.items():
             if index not in self.bad:
                 self.bad[index] = reason
                 log.warning(
@@ -237,9 +205,38 @@ class Loader(abc.ABC):
         if len(self.bad) > self.max_bad_samples:
             limit = f"--max_bad_samples is {self.max_bad_samples}"
             raise DataError(f"{len(self.bad)} bad samples, {limit}: {self._listed(self.bad)}")
-        if set(shown.index.tolist()) <= shown.bad.keys():
-            count, listed = len(shown.bad), self._listed(shown.bad)
+        if set(decoded.index.tolist()) <= decoded.bad.keys():
+            count, listed = len(decoded.bad), self._listed(decoded.bad)
             raise DataError(f"all {count} samples of a batch are bad: {listed}")
 
     def _listed(self, bad: dict[int, str]) -> str:
         return "; ".join(f"{self.sample_name(index)} ({reason})" for index, reason in bad.items())
+
+
+def _rows_of(plan: BatchPlan, rows: slice) -> BatchPlan:
+    """Return the plan of some rows, to decode them; their partners may be others."""
+    return dataclasses.replace(plan, index=plan.index[rows], key=plan.key[rows])
+
+
+def _joined(steps: list[DecodedStep]) -> DecodedStep:
+    """Join the images, samples and labels of several steps."""
+    known = [step.labels for step in steps if step.labels is not None]
+    return DecodedStep(
+        # Processes fill buffers of a full batch, so that there may be unused rows.
+        images=torch.cat([step.images[: len(step.index)] for step in steps]),
+        index=np.concatenate([step.index for step in steps]),
+        bad={},
+        labels=np.concatenate(known) if known else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _StepPlans:
+    """The plans of some steps of an epoch, drawn again by each iteration over them."""
+
+    sampler: Sampler
+    epoch: int
+    numbers: range
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        return (self.sampler.step(self.epoch, number) for number in self.numbers)

@@ -1,4 +1,7 @@
-"""From settings to a loader: the one place that knows all back ends, each imported when used."""
+"""Creates the loader for given settings: the only file that knows all back ends.
+
+Each back end is imported when it is used.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +9,76 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastimae.loaders import native_library
 from fastimae.loaders.base import Loader
-from fastimae.loaders.beton import BetonReader
-from fastimae.loaders.create_checks import check_source
-from fastimae.loaders.crops import Crops
-from fastimae.loaders.describe import describe
-from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.beton.image import open_sample
+from fastimae.loaders.beton.reader import BetonReader
+from fastimae.loaders.create_checks import check_source, check_user_code
+from fastimae.loaders.images.crops import Crops
+from fastimae.loaders.order.sampler import Sampler
 from fastimae.loaders.settings import LoaderSettings
-from fastimae.loaders.survey import (
+from fastimae.loaders.sources.describe import data_line
+from fastimae.loaders.sources.survey import (
     Survey,
-    say_depth,
-    say_windows,
+    log_depth,
     survey_files,
     survey_sizes,
+    warn_about_windows,
 )
 from fastimae.log import log
 from fastimae.settings import check_idle
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
-    from fastimae.loaders.encoded import Encoded
-    from fastimae.loaders.imagefolder import Folder
+    from fastimae.loaders.backends.dali_source import JpegSource
+    from fastimae.loaders.backends.dataset import Transform
+    from fastimae.loaders.sources.image_files import ImageFiles
+    from fastimae.loaders.sources.user_dataset import UserDataset
 
 
 def create_loader(
     settings: LoaderSettings | None = None,
     *,
+    dataset: Any = None,
+    labels: Any = None,
+    transform: Transform | None = None,
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
     tell: bool = True,
     **named: Any,
 ) -> Loader:
-    """The loader for one of `ffcv` (a .beton file), `dali`, `data_path` (a folder), `synthetic`.
+    """Create the loader of one source: ffcv, dali, data_path, dataset or synthetic.
 
-    settings: or each by its name, `create_loader(ffcv="f.beton", batch_size=64)`: see
-        `LoaderSettings` for their meaning and defaults.
-    rank, world_size: which of how many processes this is, that share each epoch.
-    device: where DALI decodes; on CUDA the batches' images are there. Others make CPU tensors.
-    tell: say on rank 0 what the data are and how they will be shown.
+    settings, named: all settings, or each by its name, as in
+        `create_loader(ffcv="f.beton", batch_size=64)`. `LoaderSettings` has their meaning and
+        defaults.
+    dataset: your own, with len and [i], or "module:function"; docs/own_data.md has the rules. With
+        crop="none", hflip=False its images are used as they are.
+    labels: whole numbers, one for each sample of `dataset`, if it has no .targets or .labels.
+    transform: changes each crop, a PIL image, to another one (or uint8) of the same size. Its
+        random numbers are seeded by the sample.
+    rank, world_size: this process's rank among those that share each epoch, and their number.
+    device: where DALI decodes; if it is CUDA, the batches' images are there. All other back ends
+        make CPU tensors.
+    tell: log on rank 0 what the data is and how it will be cropped.
 
-    Raises `DataError` for data that is missing or broken and settings that do not fit together.
+    Raises `DataError` for missing or broken data, and for settings that do not fit together.
     """
+    own = _UserCode(None if isinstance(dataset, str) else dataset, labels, transform)
+    if dataset is not None:
+        named["dataset"] = dataset if own.dataset is None else type(dataset).__name__
     if settings and named:
-        raise TypeError(f"settings, and {', '.join(named)}: give one of both")
+        raise TypeError(f"settings, and {', '.join(named)}: give one or the other")
     settings = settings or LoaderSettings(**named)
     settings.check()
     check_idle(settings)
     check_source(settings)
+    check_user_code(settings, labels, transform)
     crops = Crops(
         size=settings.image_size, channels=settings.in_chans, ratio=settings.crop_ratio,
         scale=(settings.min_crop, settings.max_crop), random=settings.crop == "random",
@@ -64,80 +86,139 @@ def create_loader(
     )  # fmt: skip
     make_sampler = partial(Sampler, settings=settings, rank=rank, world_size=world_size)
     common = {"max_bad_samples": settings.max_bad_samples, "pin_mem": settings.pin_mem}
-    source = settings.ffcv or settings.dali or settings.data_path
+    source = settings.ffcv or settings.dali or settings.data_path or settings.dataset
     if settings.synthetic:
-        from fastimae.loaders.synthetic import SyntheticLoader, synthetic_labels
+        from fastimae.loaders.backends.synthetic import KIND, SyntheticLoader, synthetic_labels
 
-        sampler = make_sampler(synthetic_labels(settings.synthetic_samples))
+        labels = synthetic_labels(settings.synthetic_samples)
+        if tell and rank == 0:
+            log.info(data_line("--synthetic", KIND, len(labels), labels, ()))
+        sampler = make_sampler(labels)
         return SyntheticLoader(sampler, shape=crops.shape, **common)
     with contextlib.ExitStack() as on_error:
-        opened, survey, make = _open(settings, quiet=rank > 0, device=device)
-        on_error.callback(opened.close)
+        data, survey, make_loader = (
+            _open_dataset(settings, crops, own, quiet=rank > 0)
+            if settings.dataset is not None
+            else _open(settings, own.transform, quiet=rank > 0, device=device)
+        )
+        on_error.callback(data.close)
         if tell and rank == 0:
-            _tell(source, opened, survey(), crops)
-        sampler = make_sampler(opened.labels, read=opened.read)
-        loader = make(opened, sampler, crops, num_workers=settings.num_workers, **common)
+            _log_data(source, data, survey(), crops)
+        sampler = make_sampler(data.labels, read=data.read)
+        loader = make_loader(data, sampler, crops, num_workers=settings.worker_count(), **common)
         on_error.pop_all()
     return loader
 
 
-def _open(
-    settings: LoaderSettings, *, quiet: bool, device: torch.device | str
-) -> tuple[BetonReader | Encoded | Folder, Callable[[], Survey], Callable[..., Loader]]:
-    """The source, what looks at some of its images, and what makes its loader."""
-    if settings.data_path is not None:
-        from fastimae.loaders.imagefolder import FolderLoader, scan_folder
+class _UserCode(NamedTuple):
+    """What a caller from Python gives beside settings."""
 
-        folder = scan_folder(settings.data_path)
-        return folder, partial(survey_files, folder.open, len(folder.files)), FolderLoader
+    dataset: Any
+    labels: Any
+    transform: Transform | None
+
+
+class _OpenData(NamedTuple):
+    """An open source, and the back end that reads it."""
+
+    data: BetonReader | JpegSource | ImageFiles | UserDataset
+    survey: Callable[[], Survey]
+    """Looks at some of its images."""
+    make_loader: Callable[..., Loader]
+    """Makes a loader from (data, sampler, crops, **settings)."""
+
+
+def _open_dataset(
+    settings: LoaderSettings, crops: Crops, own: _UserCode, *, quiet: bool
+) -> _OpenData:
+    from fastimae.loaders.backends.dataset import DatasetLoader
+    from fastimae.loaders.backends.dataset_open import open_dataset
+
+    data, survey = open_dataset(settings, crops, quiet=quiet, **own._asdict())
+    return _OpenData(data, survey, partial(DatasetLoader, transform=own.transform))
+
+
+def _transformed(
+    transform: Transform, open_image: Callable[[int], Image], sample_name: Callable[[int], str]
+) -> Callable[..., Loader]:
+    """Return what makes a loader whose crops are transformed."""
+    from fastimae.loaders.backends.dataset_open import transform_loader
+
+    return partial(
+        transform_loader, transform=transform, open_image=open_image, sample_name=sample_name
+    )
+
+
+def _open(
+    settings: LoaderSettings,
+    transform: Transform | None,
+    *,
+    quiet: bool,
+    device: torch.device | str,
+) -> _OpenData:
+    if settings.data_path is not None:
+        from fastimae.loaders.backends.folder import FolderLoader
+        from fastimae.loaders.sources.image_files import scan_folder
+
+        files = scan_folder(settings.data_path)
+        survey = partial(survey_files, files.open, len(files.files))
+        if transform is None:
+            return _OpenData(files, survey, FolderLoader)
+        return _OpenData(files, survey, _transformed(transform, files.open, files.path))
     fields = {"label_field": settings.label_field, "image_field": settings.image_field}
     on_gpu = {"device": device, "hw_decoder_load": settings.hw_decoder_load}
     if settings.dali is not None:
-        from fastimae.loaders.dali_loader import DaliLoader
-        from fastimae.loaders.encoded import find_encoded
+        from fastimae.loaders.backends.dali import DaliLoader
+        from fastimae.loaders.backends.dali_source import find_jpegs
 
-        encoded = find_encoded(settings.dali, cache=settings.cache, quiet=quiet, **fields)
-        return encoded, encoded.survey, partial(DaliLoader, **on_gpu)
-    make = _beton_loader(settings.decoder, settings.ffcv_ops)
+        jpegs = find_jpegs(settings.dali, cache=settings.cache, quiet=quiet, **fields)
+        return _OpenData(jpegs, jpegs.survey, partial(DaliLoader, **on_gpu))
+    make_loader = _beton_loader(settings.decoder, settings.ffcv_ops)
     if settings.dali_share:
-        from fastimae.loaders.shared_loader import SharedLoader
+        from fastimae.loaders.backends.dali import DaliLoader
+        from fastimae.loaders.backends.shared import SharedLoader
 
-        make = partial(SharedLoader, first=make, dali_share=settings.dali_share, **on_gpu)
+        dali = partial(DaliLoader.of_beton, **on_gpu)
+        make_loader = partial(
+            SharedLoader, first=make_loader, dali=dali, dali_share=settings.dali_share
+        )
     reader = BetonReader(settings.ffcv, cache=settings.cache, quiet=quiet, **fields)
-    return reader, partial(survey_sizes, reader.heights, reader.widths), make
+    if transform is not None:
+        name = f"sample {{}} of {reader.path}".format
+        make_loader = _transformed(transform, partial(open_sample, reader), name)
+    return _OpenData(reader, partial(survey_sizes, reader.heights, reader.widths), make_loader)
 
 
 def _beton_loader(decoder: str, ffcv_ops: str | None) -> Callable[..., Loader]:
-    """What makes a loader that reads .beton files with `decoder`."""
+    """Return the class of loaders that decode .beton files with `decoder`, or a partial of it."""
     if decoder == "ffcv":
-        from fastimae.loaders.ffcv_loader import FFCVLoader
-        from fastimae.loaders.ffcv_operations import load_operations
+        from fastimae.loaders.backends.ffcv import FFCVLoader
+        from fastimae.loaders.backends.ffcv_operations import load_operations
 
         operations = load_operations(ffcv_ops) if ffcv_ops else []
         return partial(FFCVLoader, operations=operations)
     if decoder == "auto":
-        from fastimae.loaders.native_library import load, why_missing
-
-        decoder = "native" if load() else "pillow"
+        decoder = "native" if native_library.load() else "pillow"
         if decoder == "pillow":
-            log.warning("%s; Pillow decodes instead, slower", why_missing())
+            log.warning("%s; Pillow decodes instead, slower", native_library.why_missing())
     if decoder == "pillow":
-        from fastimae.loaders.pillow_loader import PillowLoader
+        from fastimae.loaders.backends.pillow import PillowLoader
 
         return PillowLoader
-    from fastimae.loaders.native import NativeLoader
+    from fastimae.loaders.backends.native import NativeLoader
 
     return NativeLoader
 
 
-def _tell(
+def _log_data(
     source: str | Path | None,
-    opened: BetonReader | Encoded | Folder,
+    data: BetonReader | JpegSource | ImageFiles | UserDataset,
     survey: Survey,
     crops: Crops,
 ) -> None:
-    """What the run will see, so that a wrong reading is noticed at its start."""
-    labels, names = opened.labels, opened.class_names
-    log.info("%s: %s: %s", source, opened.kind, describe(len(labels), labels, names))
-    say_depth(str(source), survey)
-    say_windows(str(source), survey, crops)
+    """Log what the run will train on, so that a misunderstanding is noticed at its start."""
+    labels, names = data.labels, data.class_names
+    known = getattr(data, "labels_known", True)  # only a user's dataset may not know
+    log.info(data_line(source, data.kind, len(labels), labels, names, labels_known=known))
+    log_depth(str(source), survey)
+    warn_about_windows(str(source), survey, crops)

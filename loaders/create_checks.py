@@ -1,25 +1,27 @@
-"""Whether what lies at a loader's source is what its settings say."""
+"""Checks a loader's source before it is opened: one source, and of the kind its flag takes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.limits import value_range
+from fastimae.loaders.images.limits import value_range
 from fastimae.loaders.settings import SourceSettings
-from fastimae.loaders.what_is import BETON, FOLDER, TAR, check_is, is_beton
+from fastimae.loaders.sources.what_is import BETON, FOLDER, TAR, check_is, is_beton
 
 _TAKES = {BETON: "--ffcv", FOLDER: "--data_path", TAR: "--dali"}
 """The flag for each kind of file."""
 
 
 def check_source(settings: SourceSettings) -> None:
-    """Raise DataError unless there is one source, which is what its flag takes, and has what other
-    flags are about."""
-    paths = settings.ffcv, settings.dali, settings.data_path
+    """Raise DataError unless there is exactly one source, of the kind that its flag takes, to which
+    all other flags apply."""
+    paths = settings.ffcv, settings.dali, settings.data_path, settings.dataset
     sources = sum(given is not None for given in paths) + settings.synthetic
     if sources != 1:
         raise DataError(
             f"{'none' if not sources else 'more than one'} of --ffcv FILE.beton, --dali SOURCE, "
-            "--data_path FOLDER and --synthetic is given: choose one"
+            "--data_path FOLDER, --dataset FILE.py:FUNCTION and --synthetic is given: choose one"
         )
     if settings.ffcv is not None:
         check_is(settings.ffcv, BETON, flag="--ffcv", flags=_TAKES)
@@ -35,9 +37,22 @@ def check_source(settings: SourceSettings) -> None:
         )
 
 
+def check_user_code(settings: SourceSettings, labels: Any, transform: Any) -> None:
+    """Raise DataError unless labels and a transform from Python can be used with this source."""
+    if labels is not None and settings.dataset is None:
+        raise DataError("labels are those of a dataset: give both")
+    beton_by_pillow = settings.decoder != "ffcv" and not settings.dali_share
+    by_pillow = settings.dataset or settings.data_path or (settings.ffcv and beton_by_pillow)
+    if transform is not None and not by_pillow:
+        raise DataError(
+            "a transform needs images that Pillow decodes: give --ffcv (without --decoder ffcv or "
+            "--dali_share), --data_path or --dataset"
+        )
+
+
 def _check_no_beton(settings: SourceSettings) -> None:
     if settings.cache != "none":
-        raise DataError(f"--cache {settings.cache} keeps a .beton file in memory: --ffcv FILE")
+        raise DataError(f"--cache {settings.cache} keeps a .beton file in memory: give --ffcv FILE")
     for name in ("label_field", "image_field"):
         if (field := getattr(settings, name)) is not None:
-            raise DataError(f"--{name} {field} is for a .beton file: --ffcv FILE.beton")
+            raise DataError(f"--{name} {field} is for a .beton file: give --ffcv FILE.beton")

@@ -1,32 +1,34 @@
-"""The compiled decode engine as a Python object; its functions are described in csrc/api.h.
+"""The compiled decode library as a Python object; csrc/api.h describes its functions.
 
-It is loaded with ctypes, which lets other Python threads run during every call.
+It is loaded with ctypes, which lets other Python threads run during every call, and uses nothing of
+Python itself: one file serves every version of Python.
+
+Dimensions: H height, W width, C channels, R rows of MCUs of a JPEG.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastimae.loaders.limits import max_pixels
-from fastimae.loaders.trailer import ROW_START
+from fastimae.loaders.beton.trailer import ROW_START
+from fastimae.loaders.images.limits import max_pixels
 
 ABI = 2
 """kFastimaeAbi of csrc/api.h."""
 SIMD = {"best": -1, "plain": 0, "avx2": 1, "avx512vnni": 2}
 OK, DAMAGED, MISMATCH, CHECKSUM, UNSUPPORTED = range(5)
-"""fastimae::Status."""
+"""`Status` of csrc/image.h."""
 HOW_TO_BUILD = (
     "install a C++ compiler and libjpeg-turbo's headers (on Debian: apt-get install g++ "
     "libjpeg-dev), then install FastIMAE again"
 )
-_MAX_ROWS = 65536 // 8
+_MAX_ROWS = 65536 // 8  # the tallest JPEG, of the smallest MCUs
 
 _P, _I, _L = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES = {
@@ -49,21 +51,21 @@ _SIGNATURES = {
 
 
 class Inspection(NamedTuple):
-    """What `inspect_jpeg` found."""
+    """The result of `inspect_jpeg`."""
 
     status: int
     """OK, DAMAGED or UNSUPPORTED."""
     problem: str | None
     """None if the status is OK."""
     rows: NDArray
-    """ROW_START [R], one for each row of MCUs; empty if our Huffman decoder cannot read it."""
+    """ROW_START [R]; empty if our Huffman decoder cannot read the file."""
 
 
 class NativeLibrary:
-    """The C functions by their names without the prefix, and some of them for Python's types."""
+    """The C functions by their names without the prefix, some wrapped for Python's types."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError if the library cannot be loaded, or was built from other sources."""
+        """Raise OSError if the library cannot be loaded, or was built from other sources."""
         self._library = ctypes.CDLL(str(path))
         for name, (result, arguments) in _SIGNATURES.items():
             try:
@@ -76,15 +78,15 @@ class NativeLibrary:
             raise OSError(f"{path} was built from other sources")
 
     def inspect_jpeg(self, data: bytes | memoryview) -> Inspection:
-        """Decode a whole JPEG file, looking for damage and for where its rows start."""
+        """Decode all of a JPEG file, to find damage and the starts of its rows."""
         source = np.frombuffer(data, np.uint8)
         rows = np.empty(_MAX_ROWS, ROW_START)
         count, problem = ctypes.c_int64(), self.problem_buffer(1)
         status = self._inspect(
-            pointer(source), len(source), max_pixels(), pointer(rows), len(rows),
-            ctypes.byref(count), pointer(problem),
+            address(source), len(source), max_pixels(), address(rows), len(rows),
+            ctypes.byref(count), address(problem),
         )  # fmt: skip
-        reason = None if status == OK else text(problem[0])
+        reason = None if status == OK else problem_text(problem[0])
         return Inspection(status, reason, rows[: count.value].copy())
 
     def decode(
@@ -96,22 +98,22 @@ class NativeLibrary:
         own_entropy: bool = True,
         rows: NDArray | None = None,
     ) -> tuple[int, str, NDArray[np.uint8] | None]:
-        """The window (top, left, height, width) of a JPEG file of `size` (height, width).
+        """Decode the window (top, left, height, width) of a JPEG file of `size` (height, width).
 
-        rows: ROW_START [R] that are taken as known. Returns status, problem, and uint8
+        rows: the file's ROW_START [R], if known. Returns status, problem, and uint8
         [height, width, 3 or 1] if the status is OK.
         """
         source = np.frombuffer(data, np.uint8)
         known = np.ascontiguousarray(np.empty(0, ROW_START) if rows is None else rows)
-        place = np.array(window, np.int32)
+        box = np.array(window, np.int32)
         out = np.empty(window[2] * window[3] * 3, np.uint8)
         channels, problem = ctypes.c_int(), self.problem_buffer(1)
         status = self._decode(
-            pointer(source), len(source), *size, pointer(place), own_entropy, pointer(known),
-            len(known), pointer(out), ctypes.byref(channels), pointer(problem),
+            address(source), len(source), *size, address(box), own_entropy, address(known),
+            len(known), address(out), ctypes.byref(channels), address(problem),
         )  # fmt: skip
         if status != OK:
-            return status, text(problem[0]), None
+            return status, problem_text(problem[0]), None
         shape = (window[2], window[3], channels.value)
         return OK, "", out[: np.prod(shape)].reshape(shape)
 
@@ -124,22 +126,22 @@ class NativeLibrary:
         flip: bool = False,
         simd: str = "best",
     ) -> NDArray[np.uint8]:
-        """uint8 [H, W, C] resized to [*size, channels] as Pillow's bicubic does.
+        """Resize uint8 [H, W, C] to [*size, channels], as Pillow's bicubic filter does.
 
         Raises ValueError if this processor lacks `simd`.
         """
         pixels = np.ascontiguousarray(pixels)
         out = np.empty((*size, channels), np.uint8)
-        if self._resize(pointer(pixels), *pixels.shape, pointer(out), *out.shape, flip, SIMD[simd]):
+        if self._resize(address(pixels), *pixels.shape, address(out), *out.shape, flip, SIMD[simd]):
             raise ValueError(f"this processor lacks {simd}")
         return out
 
     def problem_buffer(self, rows: int) -> NDArray[np.uint8]:
-        """uint8 [rows, bytes], for the C functions to write why they failed."""
+        """Allocate uint8 [rows, bytes], where the C functions write why they failed."""
         return np.zeros((rows, self.problem_bytes()), np.uint8)
 
     def description(self) -> str:
-        """What the library uses, in a few words."""
+        """Describe in a few words what the library uses."""
         version = self.libjpeg()
         turbo = f"libjpeg-turbo {version // 1000000}.{version // 1000 % 1000}.{version % 1000}"
         entropy = "own" if self.own_entropy() else "libjpeg's"
@@ -150,21 +152,19 @@ _WRAPPED = frozenset({"inspect", "decode", "resize"})
 
 
 def load() -> NativeLibrary | None:
-    """The library, or None where it was not built."""
+    """Return the library, or None if it was not built or does not load."""
     return _load()[0]
 
 
 def why_missing() -> str:
-    """Why `load` gives None, in one line."""
+    """Return why `load` returns None, in one line."""
     return _load()[1]
 
 
 @functools.cache
 def _load() -> tuple[NativeLibrary | None, str]:
-    folder = Path(__file__).parent
-    paths = [folder / f"_native{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
+    path = Path(__file__).with_name("_native.so")
+    if not path.exists():
         return None, f"the native engine was not built: {HOW_TO_BUILD}"
     try:
         return NativeLibrary(path), ""
@@ -173,15 +173,15 @@ def _load() -> tuple[NativeLibrary | None, str]:
 
 
 def inspect_jpeg(data: bytes | memoryview) -> Inspection:
-    """`NativeLibrary.inspect_jpeg`; only where `load` gives a library."""
+    """Call `NativeLibrary.inspect_jpeg`; only where `load` returns a library."""
     return load().inspect_jpeg(data)
 
 
-def pointer(array: NDArray) -> int:
-    """Address of the first value, for C; the array must be kept while it is in use."""
+def address(array: NDArray) -> int:
+    """Return the address of the first value, for C. The array must be kept while C uses it."""
     return array.ctypes.data
 
 
-def text(problem: NDArray[np.uint8]) -> str:
-    """The C string in a row of a `problem_buffer`."""
+def problem_text(problem: NDArray[np.uint8]) -> str:
+    """Return the C string in a row of a `problem_buffer`."""
     return problem.tobytes().split(b"\0", 1)[0].decode("utf-8", "replace")

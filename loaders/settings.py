@@ -1,4 +1,4 @@
-"""What a loader can be told: where images come from, what is shown of them, in which steps."""
+"""Settings of a loader: where images come from, how they are cropped, in which steps."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastimae.loaders.crops import CropSettings
+from fastimae.cpus import worker_count
 from fastimae.loaders.errors import SettingError
-from fastimae.loaders.limits import LimitSettings
+from fastimae.loaders.images.crops import CropSettings
+from fastimae.loaders.images.limits import LimitSettings
 from fastimae.settings import (
     RGB,
     Count,
+    Expert,
+    FileNames,
     Free,
     Idle,
     PairSettings,
@@ -32,34 +35,37 @@ SomeShare = Annotated[
 
 @dataclasses.dataclass(kw_only=True)
 class SourceSettings(Settings):
-    """Which images, and who reads them."""
+    """Which images, and what reads them."""
 
     error = SettingError
 
     ffcv: Path | None = None
     """A .beton file, made by fastimae-convert or the ffcv library."""
-    decoder: Literal["auto", "native", "pillow", "ffcv"] = "auto"
-    """Who decodes the .beton: our engine (the default where it is built), Pillow, or ffcv's."""
-    ffcv_ops: str | None = None
-    """module:function that returns operations of the ffcv library, for --decoder ffcv to run."""
+    decoder: Expert[Literal["auto", "native", "pillow", "ffcv"]] = "auto"
+    """What decodes the .beton: our engine (the default if it is built), Pillow, or ffcv."""
+    ffcv_ops: Expert[FileNames | None] = None
+    """file.py:function or module:function that returns operations of the ffcv library, for
+    --decoder ffcv."""
     cache: Literal["none", "ram"] = "none"
-    """ram: read all of the .beton first and keep it in memory, once for all ranks of a machine."""
-    label_field: str | None = None
-    """Which field of a .beton file of several is the label; none: it has no labels."""
-    image_field: str | None = None
-    """Which field of a .beton file of several is the image."""
-    dali: str | None = None
+    """ram: read the whole .beton first and keep it in memory, once for all ranks of a machine."""
+    label_field: Expert[str | None] = None
+    """Label field of the .beton; "none": ignore labels. None: found by its name or type."""
+    image_field: Expert[str | None] = None
+    """Image field of the .beton. None: the one called image, or the only one."""
+    dali: FileNames | None = None
     """A .beton, a folder, or shards-{000..146}.tar (in quotes): DALI decodes, on the GPU if any."""
-    dali_share: SomeShare = 0.0
-    """Share of the samples of --ffcv that DALI decodes, for CPUs that cannot feed the GPU alone."""
-    hw_decoder_load: Share = 0.65
-    """Share of DALI's JPEGs that the GPU's own JPEG engine decodes, where it has one."""
+    dali_share: Expert[SomeShare] = 0.0
+    """Share of --ffcv's samples that DALI decodes, for CPUs that cannot feed the GPU alone."""
+    hw_decoder_load: Expert[Share] = 0.65
+    """Share of DALI's JPEGs that the GPU's hardware JPEG decoder takes, if there is one."""
     data_path: Path | None = None
-    """A folder of images, by class or flat; its train/ is taken where it has one."""
+    """A folder of images, by class or flat; its train/ is used if there is one."""
+    dataset: FileNames | None = None
+    """file.py:function or module:function that returns a Dataset of your own."""
     synthetic: bool = False
-    """Made-up images: an upper bound for speed."""
-    synthetic_samples: PositiveInt = 10_000
-    """How many images --synthetic pretends to have."""
+    """Synthetic images instead of files, for an upper bound on speed."""
+    synthetic_samples: Expert[PositiveInt] = 10_000
+    """Number of images that --synthetic pretends to have."""
     input_size: tuple[PositiveInt, ...] = (224,)
     """Pixels: a side, or height and width."""
     in_chans: PositiveInt = RGB
@@ -71,7 +77,7 @@ class SourceSettings(Settings):
         return height_and_width(self.input_size)
 
     def check(self) -> None:
-        """As of `Settings`."""
+        """As in `Settings`."""
         super().check()
         height_and_width(self.input_size, self.error)
         self.require(
@@ -80,7 +86,7 @@ class SourceSettings(Settings):
         )
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
+        """As in `Settings`."""
         yield from super().idle()
         yield Idle(not self.synthetic, ("synthetic_samples",), "without --synthetic")
         yield Idle(not self.ffcv, ("decoder", "dali_share"), "without --ffcv")
@@ -92,33 +98,38 @@ class SourceSettings(Settings):
 
 @dataclasses.dataclass(kw_only=True)
 class ReadSettings(CropSettings, SourceSettings):
-    """What of the images is shown, and how they are read."""
+    """How images are read and cropped."""
 
     error = SettingError
 
     repeated_aug: PositiveInt = 1
-    """Crops of each image in a batch. An epoch shows the data so often: divide --epochs by it."""
-    num_workers: Free[Count] = 10
-    """Threads (processes with --data_path) that decode; 0 decodes in the main thread."""
-    pin_mem: Free[bool] = True
+    """Crops per image and epoch. An epoch is that many times longer, so divide --epochs by it."""
+    num_workers: Free[Count | None] = None
+    """Threads (for folders and --dataset, processes) that decode; 0: the main thread does. None:
+    one per core; torchrun's processes share the cores."""
+    pin_mem: Expert[Free[bool]] = True
     """Page-locked batches, for faster copies to a GPU."""
-    max_bad_samples: Free[Count] = 100
-    """Unreadable images are replaced and counted; more than this many end the run."""
+    max_bad_samples: Expert[Free[Count]] = 100
+    """Unreadable images are replaced and counted; the run ends if there are more than this."""
+
+    def worker_count(self) -> int:
+        """Return the number of workers to use."""
+        return worker_count(self.num_workers)
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
+        """As in `Settings`."""
         yield from super().idle()
         yield Idle(self.synthetic, ("crop", "crop_ratio"), "with --synthetic")
 
 
 @dataclasses.dataclass(kw_only=True)
 class DataSettings(LimitSettings, ReadSettings):
-    """Where images come from. Give one of --ffcv, --dali, --data_path, --synthetic."""
+    """Where images come from. Give one of --ffcv, --dali, --data_path, --dataset, --synthetic."""
 
     error = SettingError
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`."""
+        """As in `Settings`."""
         yield Idle(self.synthetic, ("max_pixels", "value_range"), "with --synthetic")
         yield from super().idle()
 

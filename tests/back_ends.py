@@ -1,4 +1,4 @@
-"""The loaders that the same tests run on: back end and number of workers."""
+"""The loader back ends that the common tests run on, with numbers of workers."""
 
 from importlib import metadata
 
@@ -7,7 +7,7 @@ import pytest
 from fastimae.loaders import native_library
 
 INSTALLED = {name.partition("-cuda")[0] for part in metadata.distributions() if (name := part.name)}
-"""Distributions, without the version of CUDA in a name."""
+"""Distribution names, without the CUDA version in them."""
 
 _BUILT = pytest.mark.skipif(native_library.load() is None, reason=native_library.why_missing())
 _DALI = pytest.mark.skipif("nvidia-dali" not in INSTALLED, reason="DALI is not installed")
@@ -16,15 +16,15 @@ DALI = [
 ]
 DECODING = [
     *(pytest.param(name, marks=_BUILT) for name in ("native-0", "native-3")),
-    *("pillow-0", "pillow-3", "folder-0", "folder-2"),
+    *("pillow-0", "pillow-3", "folder-0", "folder-2", "dataset-0", "dataset-2"),
     *DALI,
 ]
 ALL = [*DECODING, "synthetic-0"]
 
 AVAILABLE = [
     *(["native-2"] if native_library.load() else []),
-    *("pillow-2", "folder-1", "synthetic-0"),
+    *("pillow-2", "folder-1", "dataset-1", "synthetic-0"),
     *(["dali-1", "dalishare-1"] if "nvidia-dali" in INSTALLED else []),
     *(["ffcv-1"] if "ffcv" in INSTALLED else []),
 ]
-"""One of each kind that can be used here."""
+"""One of each kind that is available here."""

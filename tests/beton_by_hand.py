@@ -1,4 +1,4 @@
-"""Makes `.beton` files of any fields, as the ffcv library does, by struct alone."""
+"""Write `.beton` files with any fields, as the ffcv library does, using only struct."""
 
 import struct
 
@@ -7,8 +7,11 @@ _TYPES = {"float": (0, "d"), "int": (1, "q"), "image": (2, "BHHQ"), "json": (5, 
 
 
 def many_fields(fields, columns, shade=40):
-    """The bytes of a file. fields: (name, kind) each; columns: the values of each number field by
-    name. Images are 2 x 2 pixels, of a shade that says which field and sample it is."""
+    """Return the bytes of a file.
+
+    fields: (name, kind) of each; columns: the values of each number field by name. Images have 2 x
+    2 pixels; their shade encodes the field and the sample.
+    """
     kinds = [kind for _, kind in fields]
     count = len(next(iter(columns.values()))) if columns else 3
     layout = _layout(kinds)
@@ -34,7 +37,7 @@ def many_fields(fields, columns, shade=40):
 
 
 def _layout(kinds):
-    """Numbers begin at multiples of 8, and so does the next sample if there are any."""
+    """Return the offsets of fields: numbers are aligned to 8 bytes, and so is the next sample."""
     layout = "<"
     for kind in [*kinds, *(["int"] if {"int", "float"} & set(kinds) else [])]:
         if kind in ("int", "float"):

@@ -1,22 +1,23 @@
-"""Settings and small data that all tests share. Nothing is downloaded; images are made here."""
+"""Settings and small data for all tests. Nothing is downloaded; images are made here."""
 
 import contextlib
 import logging
 import os
 import signal
 
-# Two test processes on two cores must not fight over threads; one is also enough for tiny models.
-# Runs that are compared bit for bit need the same number, whatever the user has set.
+# Two test processes on two cores must not compete for threads; tiny models need only one. Runs that
+# are compared bit for bit need the same number, whatever the user has set.
 os.environ["OMP_NUM_THREADS"] = "1"
-# The ffcv library compiles its loops anew in every process; LLVM's optimiser is a third of that.
+# The ffcv library compiles its loops in each process; LLVM's optimiser takes a third of the time.
 os.environ["NUMBA_OPT"] = "0"
 
 import numpy as np
+import older_pillow
 import pytest
 import torch
 from PIL import Image
 
-# Without a GPU kernels run in Triton's interpreter, which is chosen when they are imported.
+# Without a GPU, kernels run in Triton's interpreter. It is selected when they are imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -24,9 +25,9 @@ from fastimae.loaders.base import Batch
 from fastimae.wording import as_command
 
 torch.set_num_threads(1)
-# A shell's background job ignores Ctrl-C, and so would the processes that tests start.
+# A shell's background job ignores Ctrl-C, and processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# How long an example takes says nothing where processes share the cores.
+# The time of an example means nothing while processes share the cores.
 with contextlib.suppress(ImportError):
     from hypothesis import HealthCheck, settings
 
@@ -36,6 +37,11 @@ with contextlib.suppress(ImportError):
     settings.load_profile("shared cores")
 
 
+def pytest_terminal_summary(terminalreporter):
+    if older_pillow.IS_OLDER:
+        terminalreporter.write_line(older_pillow.NOTE)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
@@ -43,21 +49,21 @@ def _seeded():
 
 @pytest.fixture(autouse=True)
 def _flags_in_errors():
-    """Errors as users of the commands read them; test_wording.py reads them as Python's users."""
+    """Make errors name flags, as commands do; test_wording.py tests the wording for Python."""
     with as_command():
         yield
 
 
 @pytest.fixture
 def heard(caplog, monkeypatch):
-    """caplog has what the project logs, from INFO on, also after a command has set up logging."""
+    """Make caplog see the project's log from INFO on, even after a command has set up logging."""
     monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
     caplog.set_level("INFO", "fastimae")
 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
-    """An ImageFolder of 4 classes with 12 JPEGs each, 40 to 70 pixels a side."""
+    """Make an ImageFolder of 4 classes with 12 JPEGs each, 40 to 70 pixels a side."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for label in range(4):
@@ -74,7 +80,7 @@ def image_folder(tmp_path_factory):
 
 @pytest.fixture
 def make_batch():
-    """Function (batch size, image size (height, width), channels) -> Batch of noise."""
+    """Return a function (batch size, image size (height, width), channels) -> Batch of noise."""
 
     def make(size: int, image: tuple[int, int] = (32, 32), channels: int = 3) -> Batch:
         return Batch(

@@ -1,10 +1,11 @@
-"""Image files of many kinds, some of which Pillow reads and does not write, and what they show."""
+"""Image files of many kinds and their pixels, also of kinds that Pillow cannot write."""
 
 import io
 import struct
 import zlib
 
 import numpy as np
+import older_pillow
 from PIL import Image, ImageCms
 
 HEIGHT, WIDTH = SHAPE = 12, 20
@@ -18,7 +19,7 @@ PALETTE = Image.fromarray(RGB).quantize(17)
 
 
 def file_bytes(image, kind, mode=None, **options):
-    """A picture, or an array of one, as Pillow writes it."""
+    """Encode a picture, or an array of one, with Pillow."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     file = io.BytesIO()
     (image.convert(mode) if mode else image).save(file, kind, **options)
@@ -26,7 +27,7 @@ def file_bytes(image, kind, mode=None, **options):
 
 
 def tiff(data, bits, photometric=1, sample_format=1):
-    """An uncompressed TIFF of these bytes; bits: of each channel."""
+    """Make an uncompressed TIFF of these bytes; bits: of each channel."""
     channels = len(bits)
     behind = 8 + 2 + 12 * 10 + 4
     entries = [
@@ -42,14 +43,14 @@ def tiff(data, bits, photometric=1, sample_format=1):
 
 
 def packed12(values):
-    """Two numbers of 12 bits in three bytes."""
+    """Pack two 12-bit numbers into three bytes."""
     first, second = values.reshape(-1, 2).T
     parts = [first >> 4, (first & 15) << 4 | second >> 8, second & 255]
     return np.stack(parts, -1).astype(np.uint8).tobytes()
 
 
 def png16(channels):
-    """A PNG of 16 bits a channel; uint16 [H, W, 2 to 4]."""
+    """Make a PNG with 16 bits per channel from uint16 [H, W, 2 to 4]."""
     colour = {2: 4, 3: 2, 4: 6}[channels.shape[-1]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
     parts = [
@@ -64,7 +65,7 @@ def png16(channels):
 
 
 def pnm(magic, greatest, values, dtype=">u2"):
-    """A PGM, PPM or PFM."""
+    """Make a PGM, PPM or PFM."""
     return b"%s %d %d %s\n" % (magic, WIDTH, HEIGHT, greatest) + values.astype(dtype).tobytes()
 
 
@@ -132,7 +133,9 @@ SHOWN = {
     "LAB-TIFF": (file_bytes(LAB, "TIFF"), np.asarray(LAB.convert("RGB"))),
     "turned-TIFF": (file_bytes(RGB, "TIFF", tiffinfo={274: 3}), RGB[::-1, ::-1]),
 }  # fmt: skip
-"""Name of a kind -> a file of it, and what it shows, [H, W, 3]; of bits [H, W]."""
+"""By kind: a file, and its pixels, [H, W, 3], or [H, W] for bits."""
+if older_pillow.IS_OLDER:
+    del SHOWN["YCbCr-TIFF"]  # which Pillow calls truncated, before 13
 
 SIGNED, WHOLE32 = GRAY16.astype(np.int16), GRAY16.astype(np.int32)
 FLOATS = (GRAY16 / 65536).astype(np.float32)
@@ -151,7 +154,7 @@ REFUSED = {
     "Targa": (file_bytes(RGB, "TGA"), "not an image, or of an unknown format"),
     "PostScript": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        "PostScript is not read: convert it to JPEG or PNG first",
+        "PostScript is not supported: convert it to JPEG or PNG first",
     ),
 }  # fmt: skip
-"""Name of a kind -> a file of it, and why no reader takes it."""
+"""By kind: a file, and why no reader accepts it."""

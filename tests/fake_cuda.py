@@ -1,7 +1,7 @@
-"""A model of a GPU for `prefetch.Copies`: work on streams is done at any time that events allow.
+"""A model of a GPU for `prefetch.CopyQueue`: streams work at any time that events allow.
 
-Memory that is let go of is used again at once, on the device as in the host's ring of pinned
-buffers, so a copy that is not ordered against other work reads or leaves wrong values.
+Released memory is used again at once, on the device and in the host's ring of pinned buffers, so
+a copy that is not ordered against other work reads or leaves wrong values.
 """
 
 import math
@@ -15,7 +15,7 @@ SCRIBBLE = 0xAB
 
 
 class Event:
-    """streams: all of the device's, whose work goes on while the host waits."""
+    """A CUDA event. streams: all of the device, which continue while the host waits."""
 
     def __init__(self, streams):
         self.streams, self.happened = streams, False
@@ -29,7 +29,7 @@ class Event:
 
 
 class Stream:
-    """A queue of work, each item with the event that it has to wait for or None."""
+    """A queue of work, each item with the event it has to wait for, or None."""
 
     def __init__(self, streams):
         self.streams, self.queue = streams, []
@@ -50,7 +50,7 @@ class Stream:
         return event
 
     def advance(self):
-        """Do the first work in the queue; False if there is none, or it has to wait."""
+        """Do the first work in the queue; return False if there is none or it has to wait."""
         if not self.queue:
             return False
         work, event = self.queue[0]
@@ -62,10 +62,11 @@ class Stream:
 
 
 class Memory:
-    """Buffers that are used again, the last one first, when no tensor has them."""
+    """Buffers that are reused, the last one first, when no tensor has them."""
 
     def __init__(self, scribble=False, wait_for=lambda buffer: None):
-        """wait_for: gives the event that a buffer must wait for, too, when it is given back."""
+        """Make the memory. wait_for: returns the event that a buffer must also wait for once it is
+        freed."""
         self.scribble, self.wait_for = scribble, wait_for
         self.free, self.at = [], {}
 
@@ -84,7 +85,7 @@ class Memory:
         return self.at[tensor.untyped_storage().data_ptr()]
 
     def raw(self, tensor):
-        """The values of a contiguous tensor, which this does not keep alive."""
+        """Return the values of a contiguous tensor, without keeping it alive."""
         first = tensor.storage_offset() * tensor.itemsize
         part = self.buffer(tensor)[first : first + tensor.nbytes]
         return part.view(tensor.numpy().dtype).reshape(tensor.shape)
@@ -103,7 +104,7 @@ class Memory:
 
 
 class FakeCuda:
-    """Stands in for `prefetch.Cuda`. host: the memory that batches are copied from."""
+    """Replaces `prefetch.Cuda`. host: the memory that batches are copied from."""
 
     def __init__(self, host, seed):
         self.host, self.device = host, Memory()
@@ -124,16 +125,16 @@ class FakeCuda:
         into, out_of = self.device.raw(target), self.host.raw(source)
         self.copying.add(lambda: into.__setitem__(slice(None), out_of))
 
-    def use(self, tensor, stream):
+    def record_use(self, tensor, stream):
         assert stream is self.main  # which owns all memory here
 
     def advance(self, steps):
-        """Let the device do some work, on whichever stream."""
+        """Let the device do some work, on any stream."""
         for _ in range(steps):
             self.random.choice(self.streams).advance()
 
     def finish(self):
-        """Do all work. False if streams wait for each other for ever."""
+        """Do all work; return False if streams wait for each other forever."""
         while any(stream.advance() for stream in self.streams):
             pass
         return not any(stream.queue for stream in self.streams)

@@ -1,4 +1,4 @@
-"""Torch's counters of a GPU's memory, without a GPU."""
+"""torch's counters of a GPU's memory, without a GPU."""
 
 from types import SimpleNamespace
 
@@ -8,9 +8,9 @@ EVENT = SimpleNamespace(record=lambda *_: None, synchronize=lambda: None)
 
 
 class CudaMemory:
-    """Bytes allocated now and at most, as torch.cuda's functions tell them; patch: MonkeyPatch.
+    """Bytes allocated now and at peak, reported by torch.cuda's functions. patch: MonkeyPatch.
 
-    The GPU is never behind: there is nothing to wait for.
+    The GPU has always finished: there is nothing to wait for.
     """
 
     def __init__(self, patch, allocated=0):
@@ -27,15 +27,16 @@ class CudaMemory:
             patch.setattr(torch.cuda, name, function)
 
     def keep(self, count):
-        """Allocate and not let go of."""
+        """Allocate memory and keep it."""
         self.allocated += count
         self.touch(0)
 
     def touch(self, count):
-        """Allocate and let go of."""
+        """Allocate memory and free it."""
         self.peak = max(self.peak, self.allocated + count)
 
     def recorded(self, activations, warm_up):
-        """A step that is recorded after some: replays allocate nothing, they have the graph's."""
+        """Return a step that is recorded after some calls: replays allocate nothing but use the
+        graph's memory."""
         steps = iter([activations] * (warm_up + 1))
         return lambda *_: self.touch(next(steps, 0))

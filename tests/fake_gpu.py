@@ -1,4 +1,4 @@
-"""A GPU whose clock only its own work moves, for tests of what times it."""
+"""A fake GPU whose clock only its own work advances, to test timing."""
 
 import contextlib
 import itertools
@@ -8,16 +8,16 @@ import torch
 
 
 class FakeGpu:
-    """`launch` is work; the rest is what `benchmarks.clocks` asks of torch, on the fake's clock.
+    """`launch` is work; the rest stands for what `benchmarks.timing` uses of torch.
 
-    paces: how many times as long as launched the work of each replay takes, one after the other.
+    paces: factors by which the work of successive replays takes longer than when it was launched.
     """
 
     def __init__(self, monkeypatch, paces=()):
         self.now, self.recording = 0.0, None
         self.paces = itertools.chain(paces, itertools.repeat(1.0))
         self.replayed, self.aside = [], 0
-        monkeypatch.setattr("benchmarks.clocks.record_cuda_graph", self.record)
+        monkeypatch.setattr("benchmarks.timing.record_cuda_graph", self.record)
         for name in ("Event", "Stream", "current_stream", "stream", "synchronize"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
 

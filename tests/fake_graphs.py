@@ -1,7 +1,7 @@
-"""A model of stream capture, as CUDA and several versions of torch have it, for `engine.graph`.
+"""A model of stream capture in CUDA and several versions of torch, for `engine.graph`.
 
-Which calls of which threads spoil a capture, and what torch then leaves: the stream, the pool, the
-random numbers. torch's own context manager, `torch.cuda.graph`, runs on it.
+It models which calls of which threads spoil a capture, and what torch leaves behind then: the
+stream, the pool, the random numbers. torch's own context manager, `torch.cuda.graph`, runs on it.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from itertools import count
 import pytest
 import torch
 
-from fastimae.engine.graph import let_go, record_cuda_graph
+from fastimae.engine.graph import drop_tracebacks, record_cuda_graph
 
 VERSIONS = [(2, 11), (2, 13), (2, 14)]
-"""2.11 leaves all; 2.13 no longer allocates in a pool, but holds it; 2.14 cleans up in `reset`."""
+"""2.11 cleans up nothing; 2.13 no longer allocates in a pool, but holds it; 2.14 cleans up."""
 
 
 class Gpu:
-    """The device, its allocator and the state of torch that belongs to it."""
+    """The device, its allocator, and torch's state of it."""
 
     def __init__(self, version):
         self.version, self.stream, self.capture = version, "main", None
@@ -27,7 +27,7 @@ class Gpu:
         self.random, self.refuses = Random(), False
 
     def install(self, monkeypatch):
-        """Put it in the place of CUDA."""
+        """Replace CUDA by this model."""
         for name, fake in {
             "CUDAGraph": lambda: Graph(self),
             "MemPool": type("MemPool", (Pool,), {"gpu": self}),
@@ -51,13 +51,14 @@ class Gpu:
             raise RuntimeError("CUDA error: no kernel can be captured")
 
     def malloc(self):
-        """As cudaMalloc, cudaHostAlloc and cudaEventQuery: threads that a capture allows it to."""
+        """Act as cudaMalloc, cudaHostAlloc and cudaEventQuery: an error in threads that a capture
+        forbids them."""
         capture = self.capture
         if capture and (capture.mode == "global" or capture.thread == threading.get_ident()):
             self._spoil()
 
     def synchronize(self):
-        """Wait for all of the device, which is wrong during any capture."""
+        """Wait for the complete device, which is an error during any capture."""
         if self.capture:
             self._spoil()
 
@@ -85,7 +86,7 @@ class Gpu:
 
 
 class Random:
-    """A generator, which knows whether what it gives is being recorded."""
+    """A generator that knows whether its numbers are being recorded."""
 
     recording = False
 
@@ -155,9 +156,9 @@ class Graph:
 
 
 def failure(function):
-    """The error of recording a function, here or on a real GPU, without what it keeps in memory."""
+    """Return the error of recording a function, here or on a GPU, without the memory it holds."""
     with pytest.raises(RuntimeError) as caught:
         record_cuda_graph(function)
     error = caught.value
-    let_go(error)
+    drop_tracebacks(error)
     return error

@@ -1,8 +1,8 @@
-"""A model of a GPU for code that asks torch itself: tensors on it and pinned ones are the model's.
+"""A model of a GPU for code that uses torch itself: its tensors and pinned memory are fakes.
 
-It has one stream, whose work is done at any time later. Memory is used again at once: the GPU's, as
-its work is in order; what torch has pinned, when the copies from it that it knows of are done; and
-DALI's, which is written to from elsewhere, when all is done that the GPU was given by then.
+It has one stream, whose work is done at any later time. Memory is reused at once: the GPU's, as its
+work is in order; torch's pinned memory, when the copies from it that torch knows of are done; and
+DALI's, which something else writes to, when all work that the GPU had by then is done.
 """
 
 import random
@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 
 class FakeTorch(TorchFunctionMode):
-    """Stands in for torch in a `with` block, in this thread. `waits` counts how often the host
-    waited for the GPU."""
+    """Replaces torch in a `with` block, in this thread. `waits` counts how often the host waited
+    for the GPU."""
 
     def __init__(self, seed=0):
         super().__init__()
@@ -41,13 +41,13 @@ class FakeTorch(TorchFunctionMode):
         return self._meant.get(function, function)(*args, **(kwargs or {}))
 
     def exported(self, pixels):
-        """What torch gets of DALI, which has finished it: `pixels`, uint8 on the host."""
+        """Return a finished result of DALI as torch gets it: `pixels`, uint8 on the host."""
         tensor = self.dali.tensor(pixels.shape, torch.uint8)
         self.dali.raw(tensor)[:] = pixels
         return tensor
 
     def read(self, tensor, seen):
-        """Have the GPU append the values of a tensor of its own to `seen`, some time."""
+        """Let the GPU append the values of one of its tensors to `seen`, some time later."""
         values = self._raw(tensor)
         self.main.add(lambda: seen.append(values.copy()))
 

@@ -1,4 +1,4 @@
-"""The coded data of JPEG files, for `jpeg_writer`: tokens, Huffman tables, bits."""
+"""Entropy coding of JPEG files for `jpeg_writer`: tokens, Huffman tables, bits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from PIL import Image
 Table = tuple[int, int]
 """Class (0: DC, 1: AC) and slot of a Huffman table."""
 Token = tuple[Table | None, int, int, int]
-"""Table, symbol, and bits behind it with their number; no table: only the bits."""
+"""Table, symbol, the bits after it, and their number; without a table, only the bits."""
 RESTART: Token = (None, 0, 0, -1)
 _LONGEST_RUN = 0x7FFF
 
 
 class Scan(NamedTuple):
-    """Components, the coefficients Ss to Se in zigzag order, and the bits Ah and Al of them."""
+    """A scan: components, coefficients Ss to Se in zigzag order, and their bits Ah and Al."""
 
     components: tuple[int, ...]
     first: int = 0
@@ -31,14 +31,14 @@ class Scan(NamedTuple):
 
 
 def size_and_bits(value: int) -> tuple[int, int, int]:
-    """The size of a number, its bits, and the size again."""
+    """Return the size of a number, its bits, and the size again."""
     size = abs(value).bit_length()
     return size, value if value > 0 else value + (1 << size) - 1, size
 
 
 @dataclasses.dataclass
 class Band:
-    """The AC coefficients of a scan, with the blocks that end early and were not told of yet."""
+    """The AC coefficients of a scan, with the run of ended blocks that is still to be written."""
 
     scan: Scan
     table: Table
@@ -47,7 +47,7 @@ class Band:
     corrections: list[Token] = dataclasses.field(default_factory=list)
 
     def encode(self, block: list[int]) -> Iterator[Token]:
-        """Bits seen for the first time."""
+        """Write coefficients whose bits are sent for the first time."""
         zeros = 0
         for k in range(max(1, self.scan.first), self.scan.last + 1):
             magnitude = abs(block[k]) >> self.scan.low
@@ -63,7 +63,7 @@ class Band:
             yield from self._end_block([])
 
     def refine(self, block: list[int]) -> Iterator[Token]:
-        """One bit more of each coefficient."""
+        """Write another bit of each coefficient."""
         band = range(self.scan.first, self.scan.last + 1)
         magnitudes = {k: abs(block[k]) >> self.scan.low for k in band}
         last_new = max((k for k in band if magnitudes[k] == 1), default=0)
@@ -102,10 +102,10 @@ class Band:
 
 
 class Code(NamedTuple):
-    """A Huffman table: as the file has it, and the codes of the symbols as strings of bits."""
+    """A Huffman table as stored in the file, and the code of each symbol as a string of bits."""
 
     definition: tuple[bytes, bytes]
-    """How many codes there are of each length, and their symbols."""
+    """The number of codes of each length, and their symbols."""
     bits: dict[int, str]
 
 
@@ -113,7 +113,7 @@ Codes = dict[Table, Code]
 
 
 def make_codes(tokens: Iterable[Token], own: bool, seed: int) -> Codes:
-    """The tables that these tokens need: the standard's, or others."""
+    """Make the tables that these tokens need: the standard's or our own."""
     symbols: defaultdict[Table, Counter[int]] = defaultdict(Counter)
     for table, symbol, *_ in tokens:
         if table is not None:
@@ -128,7 +128,7 @@ def make_codes(tokens: Iterable[Token], own: bool, seed: int) -> Codes:
 
 
 def _own(symbols: list[int], short: int) -> Code:
-    """Codes of 1, 2, 3 ... bits for the first few symbols, and of one length for the others."""
+    """Make codes of 1, 2, 3 ... bits for the first symbols, and of equal length for the others."""
     short = min(short, len(symbols) - 1)
     rest = len(symbols) - short
     counts = bytearray(16)
@@ -150,7 +150,7 @@ def _code(counts: bytes, symbols: bytes) -> Code:
 
 @functools.cache
 def standard() -> Codes:
-    """Those of the standard's Annex K, as libjpeg writes them."""
+    """Return the tables of the standard's Annex K, as libjpeg writes them."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "JPEG")
     data, codes = file.getvalue(), {}
@@ -161,7 +161,7 @@ def standard() -> Codes:
 
 
 def pack(tokens: Iterable[Token], codes: Codes) -> bytes:
-    """The bytes of a scan, with its restart markers."""
+    """Pack the bytes of a scan, with its restart markers."""
     data, bits, restarts = [], [], 0
     for token in [*tokens, RESTART]:
         if token is not RESTART:

@@ -29,17 +29,17 @@ _JUNK = [0xFF, 0xD9, 0xD8, 0xDA, 0xC4, 0xD0, 0x00]
 
 
 def together(sampling: Sampling) -> tuple[Scan, ...]:
-    """One scan of all components."""
+    """Make a single scan of all components."""
     return (Scan(tuple(range(len(sampling)))),)
 
 
 def apart(rng: random.Random, sampling: Sampling) -> tuple[Scan, ...]:
-    """A scan of each component."""
+    """Make a separate scan for each component."""
     return tuple(Scan((i,)) for i in rng.sample(range(len(sampling)), len(sampling)))
 
 
 def progression(rng: random.Random, sampling: Sampling) -> tuple[Scan, ...]:
-    """Random scans that send all bits of all coefficients, DC first."""
+    """Make random scans that send all bits of all coefficients, DC first."""
     parts = [scan.components for scan in rng.choice([together(sampling), apart(rng, sampling)])]
     low = rng.randrange(3)
     bands = [[Scan(part, 0, 0, bit, bit - 1) for bit in range(low, 0, -1) for part in parts]]
@@ -69,7 +69,7 @@ def _between(odd: bytes) -> Callable[..., dict[str, Any]]:
 
 
 Kind = Callable[[random.Random, Sampling], dict[str, Any]]
-"""What a kind changes in a Spec."""
+"""The changes of a Spec that make a kind."""
 
 SOUND: dict[str, Kind] = {
     "baseline": lambda rng, s: {},
@@ -117,7 +117,7 @@ SOUND: dict[str, Kind] = {
     "a short length": lambda rng, s: {"headers": (segment(0xE1, b"x" * 20, rng.randrange(22)),)},
     "more behind the end": lambda rng, s: {"end": b"\xff\xd9" + rng.randbytes(30)},
 }
-"""What Pillow and our engine show, whatever the file's reader may think of it."""
+"""Kinds that Pillow and our engine decode, whether or not they conform to the standard."""
 
 UNSOUND: dict[str, Kind] = {
     "12 bits": lambda rng, s: {"precision": 12, "frame": EXTENDED},
@@ -141,13 +141,13 @@ UNSOUND: dict[str, Kind] = {
     "a second start": _between(b"\xff\xd8"),
     "an early end": _between(b"\xff\xd9"),
 }
-"""What some decoders refuse, or all."""
+"""Kinds that some or all decoders refuse."""
 
 KINDS = {**SOUND, **UNSOUND}
 
 
 def draw(rng: random.Random, kind: str) -> Spec:
-    """A small file of a kind; one in three is tiny."""
+    """Draw a small file of a kind; every third is tiny."""
     most = 9 if rng.randrange(3) == 0 else 60
     sampling = rng.choice(USUAL)
     settings = {
@@ -161,7 +161,7 @@ def draw(rng: random.Random, kind: str) -> Spec:
 
 
 def damage(rng: random.Random, data: bytes) -> bytes:
-    """The file with a few bytes changed, lost or added, anywhere but in its first two."""
+    """Change, remove or add a few bytes anywhere except in the first two."""
     found = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         start = rng.randrange(2, len(found))

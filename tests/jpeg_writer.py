@@ -1,7 +1,7 @@
-"""Writes JPEG files of every kind that the standard allows, and of some that it does not.
+"""A writer of JPEG files of every kind that the standard allows, and of some that it does not.
 
-The pictures are random quantised coefficients: noise, but the same noise to every decoder. `write`
-does what a `Spec` says, sound or not; `jpeg_kinds` makes up Specs.
+The pictures are random quantised coefficients: noise, but the same noise for every decoder. `write`
+follows a `Spec`, valid or not; `jpeg_kinds` draws Specs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DHT, _SOS, _DQT, _DRI = 0xC4, 0xDA, 0xDB, 0xDD
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A file. By default a small gray one with nothing odd about it."""
+    """The description of a file; by default an ordinary small gray one."""
 
     height: int = 20
     width: int = 30
@@ -32,31 +32,31 @@ class Spec:
     precision: int = 8
     scans: tuple[Scan, ...] = (Scan((0,)),)
     sent: int | None = None
-    """How many of the scans the file has; None: all."""
+    """The number of scans in the file; None: all."""
     ids: bytes = b"\1\2\3\4"
     slots: tuple[int, ...] = (0, 1, 1, 1)
-    """Of each component's Huffman tables; `slot % 2` is its quantisation table's."""
+    """Each component's slot of Huffman tables; `slot % 2` is that of its quantisation table."""
     huffman: Literal["own", "standard", "none"] = "own"
-    """none: not in the file, and the standard ones are meant."""
+    """none: no tables in the file; the standard ones apply."""
     between: bool = False
-    """Whether each scan has tables, Huffman and quantisation, of its own right before it."""
+    """Whether each scan is preceded by its own Huffman and quantisation tables."""
     defined: frozenset[int] = frozenset(range(4))
-    """Slots of Huffman tables that are in the file if they are used."""
+    """Slots of Huffman tables that are written if used."""
     quantisation: Literal[8, 16] | None = 8
-    """Bits of the steps; None: no tables."""
+    """Bits of the quantisation steps; None: no tables."""
     restart: int = 0
-    """MCUs from restart to restart."""
+    """MCUs between restarts."""
     headers: tuple[bytes, ...] = ()
-    """Segments behind SOI, as they are."""
+    """Segments after SOI, verbatim."""
     odd: tuple[tuple[int, bytes], ...] = ()
-    """Bytes as they are, in front of the segment of that number."""
+    """Bytes to insert verbatim before the segment of that number."""
     end: bytes = _EOI
     seed: int = 0
-    """Of the coefficients, the own tables and the steps."""
+    """Seed of the coefficients, the tables and the quantisation steps."""
 
 
 def segment(marker: int, body: bytes, length: int | None = None) -> bytes:
-    """A segment, with a length that may be wrong."""
+    """Make a segment, with a length that may be wrong."""
     count = len(body) + 2 if length is None else length
     return bytes([0xFF, marker]) + count.to_bytes(2) + body
 
@@ -65,12 +65,12 @@ JFIF = segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0")
 
 
 def adobe(transform: int) -> bytes:
-    """Adobe's segment: 0 means RGB or CMYK, 1 YCbCr, 2 YCCK."""
+    """Make Adobe's segment: 0 means RGB or CMYK, 1 YCbCr, 2 YCCK."""
     return segment(0xEE, b"Adobe\0\x64\0\0\0\0" + bytes([transform]))
 
 
 def write(spec: Spec) -> bytes:
-    """The file."""
+    """Write the file that a `Spec` describes."""
     scans = spec.scans[: spec.sent]
     tokens = [list(_tokens(spec, scan)) for scan in scans]
     own = spec.huffman == "own"
@@ -94,7 +94,7 @@ def write(spec: Spec) -> bytes:
 
 
 def coefficients(spec: Spec) -> list[NDArray[np.int64]]:
-    """[rows, columns, 64] in zigzag order of each component, with the blocks that fill up MCUs."""
+    """Draw [rows, columns, 64] in zigzag order for each component, padded to full MCUs."""
     rng = np.random.default_rng(spec.seed)
     wide, high = (max(factors) for factors in zip(*spec.sampling, strict=True))
     mcu_rows, mcu_columns = -(-spec.height // (8 * high)), -(-spec.width // (8 * wide))
@@ -109,12 +109,12 @@ def coefficients(spec: Spec) -> list[NDArray[np.int64]]:
 
 
 def steps_of(spec: Spec, slot: int) -> NDArray[np.int64]:
-    """[64] in zigzag order: a quantisation table."""
+    """Return a quantisation table, [64] in zigzag order."""
     return np.random.default_rng((spec.seed, slot)).integers(1, 12, 64)
 
 
 def _tables(spec: Spec, codes: Codes, steps: set[int], tables: set[Table]) -> list[bytes]:
-    """Segments of those quantisation and Huffman tables that the file shall have."""
+    """Make the segments of the quantisation and Huffman tables that the file should have."""
     pieces = []
     for slot in sorted(steps & {slot % 2 for slot in spec.slots[: len(spec.sampling)]}):
         if spec.quantisation:
@@ -144,7 +144,7 @@ def _scan_header(spec: Spec, scan: Scan) -> bytes:
 
 
 def _mcus(spec: Spec, scan: Scan) -> Iterator[list[tuple[int, list[int]]]]:
-    """(component, block) of each block of each MCU, in order."""
+    """Yield the (component, block) pairs of each MCU, in order."""
     planes = [plane.tolist() for plane in coefficients(spec)]
     wide, high = (max(factors) for factors in zip(*spec.sampling, strict=True))
     if len(scan.components) == 1:
@@ -166,7 +166,7 @@ def _mcus(spec: Spec, scan: Scan) -> Iterator[list[tuple[int, list[int]]]]:
 
 
 def _tokens(spec: Spec, scan: Scan) -> Iterator[Token]:
-    """What the entropy coder says of a scan."""
+    """Encode a scan as tokens."""
     predicted, band = [0] * 4, None
     for number, mcu in enumerate(_mcus(spec, scan)):
         if number == 0 or (spec.restart and number % spec.restart == 0):
@@ -174,7 +174,7 @@ def _tokens(spec: Spec, scan: Scan) -> Iterator[Token]:
                 yield from band.end_run()
                 yield RESTART
             predicted = [0] * 4
-            # No standard table can say that several blocks end.
+            # The standard tables have no code for the end of several blocks.
             runs = spec.huffman == "own" and spec.frame == PROGRESSIVE
             band = Band(scan, (1, spec.slots[scan.components[0]]), runs)
         for i, block in mcu:

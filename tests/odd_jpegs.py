@@ -1,4 +1,4 @@
-"""JPEG files taken apart and put together again in ways that cameras and damage have found."""
+"""JPEG files taken apart and reassembled in ways that occur in the wild."""
 
 import io
 import re
@@ -17,7 +17,7 @@ END = b"\xff\xd9"
 
 
 def picture(seed=0, size=(WIDTH, HEIGHT)):
-    """Coloured patches with soft edges."""
+    """Draw coloured patches with soft edges."""
     rough = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(rough).resize(size, Image.Resampling.BILINEAR)
 
@@ -29,7 +29,7 @@ def jpeg(image=None, **options):
 
 
 def pixels(data):
-    """What Pillow shows of a file; None if it refuses it."""
+    """Decode a file with Pillow; None if it refuses."""
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
@@ -39,7 +39,7 @@ def pixels(data):
 
 
 def header(data):
-    """Segments up to the first scan's header, which begins the rest: (segments, rest)."""
+    """Split a file into (segments, rest); the rest begins with the first scan's header."""
     parts, at = [], 2
     while data[at : at + 2] != SCAN:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
@@ -53,28 +53,28 @@ def joined(parts, rest=b""):
 
 
 def without(data, marker, keep=0):
-    """All but the first `keep` segments of a kind left out of the header."""
+    """Remove all but the first `keep` segments of a kind from the header."""
     parts, rest = header(data)
     doomed = [part for part in parts if part.startswith(marker)][keep:]
     return joined([part for part in parts if part not in doomed], rest)
 
 
 def inserted(data, marker, junk):
-    """With other bytes before the first of a kind of segment."""
+    """Insert bytes before the first segment of a kind."""
     at = data.index(marker)
     return data[:at] + junk + data[at:]
 
 
 def first_scans(data, count):
-    """Only so many of the scans of a progressive file, and an end marker."""
+    """Keep only the first scans of a progressive file, and an end marker."""
     starts = [found.start() for found in re.finditer(SCAN, data)]
     return data[: starts[count]] + END
 
 
 def scan_by_scan(image=None, **options):
-    """A sequential file of three scans, each with a component and its tables before it.
+    """Make a sequential file of three scans, each with one component, preceded by its tables.
 
-    Each is the scan of a gray JPEG of one plane. Returns header, and what belongs to each scan.
+    Each is the scan of a gray JPEG of a plane. Returns the header and the parts of each scan.
     """
     planes = (image or picture()).convert("YCbCr").split()
     files = [header(jpeg(plane, **options)) for plane in planes]

@@ -1,4 +1,4 @@
-"""Makes `.beton` files as they were before their table had a checksum, by struct alone."""
+"""Write `.beton` files as they were before their table had a checksum, using only struct."""
 
 import struct
 import zlib
@@ -8,7 +8,7 @@ _HEAD, _DESCRIPTOR, _METADATA = "<HHIQQ", "<B16s1024x", "<BHHQ3xq"
 
 
 def older_trailer(payload, rows=None, components=0):
-    """rows: (bit, (four predictors)) of each row of MCUs, or None."""
+    """Return a trailer. rows: (bit, (four predictors)) of each row of MCUs, or None."""
     rows = rows or ()
     content = struct.pack("<4sIII", b"FMT1", zlib.crc32(payload), components, len(rows))
     content += b"".join(struct.pack("<I4h", bit, *dc) for bit, dc in rows)
@@ -16,7 +16,7 @@ def older_trailer(payload, rows=None, components=0):
 
 
 def older_beton(samples, page=PAGE):
-    """The bytes of a file. Samples are (payload, height, width, mode, label, trailer)."""
+    """Return the bytes of a file. Samples are (payload, height, width, mode, label, trailer)."""
     start = struct.calcsize(_HEAD) + 2 * struct.calcsize(_DESCRIPTOR)
     first_page = -(-(start + len(samples) * struct.calcsize(_METADATA)) // page) * page
     pages, metadata, images, trailers = b"", b"", [], []

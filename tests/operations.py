@@ -1,4 +1,4 @@
-"""The operations that a call dispatches: on a GPU each is a kernel or more."""
+"""The operations that a call dispatches: on a GPU, each is at least one kernel."""
 
 import re
 
@@ -19,12 +19,13 @@ class _Recorder(TorchDispatchMode):
 
 
 def operations(call):
-    """Names of what `call` has torch do, views left out; a custom op is one."""
+    """Return the names of the operations of torch that `call` runs, without views; a custom op is
+    one."""
     with _Recorder() as recorder:
         call()
     return recorder.names
 
 
 def that_add_up(names):
-    """Those that add where indices lead them, on CUDA with atomics."""
+    """Return those that add at indices, with atomics on CUDA."""
     return [name for name in names if _ADD_UP.search(name)]

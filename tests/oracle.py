@@ -1,7 +1,9 @@
-"""MAE and i-MAE written down once more, slowly, in float64: what the fast code must equal.
+"""MAE and i-MAE written a second time, slowly, in float64, as a reference for the fast code.
 
-Loops over images, patches and heads; numbers come from a state dict by name. Nothing of
+It loops over images, patches and heads; numbers come from a state dict by name. Nothing of
 `fastimae` is imported.
+
+B images, [H, W, C] each; L patches of side P, K of them visible, N tokens; width D (encoder) or E.
 """
 
 import math
@@ -12,12 +14,12 @@ EPS_NORM, EPS_PIX = 1e-6, 1e-6
 
 
 def float64(state):
-    """The trainable copy of a state dict, float64."""
+    """Return the trainable float64 copy of a state dict."""
     return {name: value.detach().double().requires_grad_() for name, value in state.items()}
 
 
 def patches_of(image, patch):
-    """[H, W, C] -> list of flat patches, row by row; pixels ordered row, column, channel."""
+    """Split [H, W, C] into flat patches, row by row; pixels ordered row, column, channel."""
     height, width, _ = image.shape
     return [
         torch.stack(
@@ -29,7 +31,7 @@ def patches_of(image, patch):
 
 
 def normalised(image, mean, std):
-    """uint8 [H, W, C] -> float64, channel by channel."""
+    """Normalise uint8 [H, W, C] to float64, channel by channel."""
     channels = [(image[..., c].double() / 255 - mean[c]) / std[c] for c in range(image.shape[-1])]
     return torch.stack(channels, dim=-1)
 
@@ -49,7 +51,7 @@ def gelu(x):
 
 
 def block(x, state, name, heads):
-    """[N, D] -> [N, D]."""
+    """Apply a transformer block, [N, D] -> [N, D]."""
     width = x.shape[1]
     d = width // heads
     qkv = linear(layer_norm(x, state, f"{name}.norm1"), state, f"{name}.attn.qkv")
@@ -69,7 +71,7 @@ def count(state, prefix):
 
 
 def encode(patches, visible, state, heads):
-    """Patches of one (normalised) image and its visible ids -> [1 + K, D]."""
+    """Encode the patches of a (normalised) image at its visible ids -> [1 + K, D]."""
     kernel = state["patch_embed.proj.weight"]  # [D, C, P, P]
     side, channels = kernel.shape[-1], kernel.shape[1]
     tokens = [state["cls_token"][0, 0] + state["pos_embed"][0, 0]]
@@ -84,7 +86,7 @@ def encode(patches, visible, state, heads):
 
 
 def decode(latent, visible, patches, state, heads):
-    """A head's output [1 + K, E] -> predictions of all patches, [L, P*P*C]."""
+    """Decode a head's output [1 + K, E] into predictions of all patches, [L, P*P*C]."""
     rows = [latent[0]]
     for i in range(patches):
         rows.append(latent[1 + visible.index(i)] if i in visible else state["mask_token"][0, 0])
@@ -95,7 +97,7 @@ def decode(latent, visible, patches, state, heads):
 
 
 def pixel_loss(pred, patches, visible, norm_pix):
-    """Mean over masked patches of the mean squared error."""
+    """Return the mean, over masked patches, of the mean squared error."""
     losses = []
     for i, patch in enumerate(patches):
         if i in visible:
@@ -109,7 +111,7 @@ def pixel_loss(pred, patches, visible, norm_pix):
 
 
 def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix):
-    """images uint8 [B, H, W, C]; visible: a list of patch ids for each image."""
+    """Return MAE's loss. images: uint8 [B, H, W, C]; visible: patch ids for each image."""
     losses = []
     for image, ids in zip(images, visible, strict=True):
         patches = patches_of(normalised(image, mean, std), patch)
@@ -123,7 +125,7 @@ def imae_parts(
     images, partner, alpha, visible, state, teacher, *,
     patch, heads, decoder_heads, mean, std, norm_pix, head_space, teacher_view,
 ):  # fmt: skip
-    """The four parts of i-MAE's loss, each a mean over the batch."""
+    """Return the four parts of i-MAE's loss, each a mean over the batch."""
     parts = {"recon_subordinate": [], "recon_dominant": []}
     if teacher is not None:
         parts |= {"latent_subordinate": [], "latent_dominant": []}

@@ -1,5 +1,8 @@
-"""An objective of a user's own, in one file, for tests and as an example: MAE, and a predictor of
-what a slow mean of the student (an EMA) says of the patches that are hidden from it.
+"""A user's objective in one file, an example and for tests: MAE with an EMA teacher.
+
+B = batch, K = visible patches, N = 1 + K tokens, M = masked patches, V = values of a patch,
+D = encoder width, E = decoder width. Beside MAE's loss, a predictor matches the latents of an
+exponential moving average of the student.
 
     fastimae-train --objective slow_teacher:SlowTeacher --momentum 0.99 --ffcv imagenet.beton
 """
@@ -14,20 +17,20 @@ from torch import nn
 from fastimae.kernels import random_masking
 from fastimae.objectives import Objective
 from fastimae.objectives.base import Teacher
-from fastimae.objectives.mae import MaskSettings
+from fastimae.objectives.settings import MaskSettings
 from fastimae.settings import InnerShare
 
 
 @dataclasses.dataclass(kw_only=True)
 class SlowTeacherSettings(MaskSettings):
-    """--mask_ratio as MAE has it, and a flag of its own."""
+    """MAE's mask settings, and one more flag."""
 
     momentum: InnerShare = 0.996
-    """Share of the teacher that stays as it is in a step."""
+    """Share of the teacher's weights that a step keeps."""
 
 
 class SlowTeacher(Objective):
-    """Pixels, and the teacher's latents, of an image that the student sees little of."""
+    """Reconstruct masked pixels, and predict the teacher's latents of the visible patches."""
 
     Settings, title = SlowTeacherSettings, "Slow teacher"
 
@@ -46,15 +49,17 @@ class SlowTeacher(Objective):
         return {"teacher": Teacher(module=self.teacher, moves=True)}
 
     def forward(self, batch):
-        student, own = self.student, torch.arange(len(batch.images), device=batch.images.device)
+        student, images = self.student, batch.images
         mask = random_masking(batch.key, student.grid, self.mask_ratio)
-        (patches,) = student.visible_patches(batch.images, mask)
-        latent = student.encode(patches, mask.ids_keep)
-        pred = student.decode(student.split(latent)[0], mask, masked_only=True)
-        pixels = student.reconstruction_loss(pred, batch.images, own, mask.ids_masked).sum()
+        (patches_BKV,) = student.visible_patches(images, mask)
+        latent_BND = student.encode(patches_BKV, mask.ids_keep)
+        (head_BNE,) = student.split(latent_BND)
+        pred_BMV = student.decode(head_BNE, mask, masked_only=True)
+        rows = torch.arange(len(images), device=images.device)
+        pixels = student.reconstruction_loss(pred_BMV, images, rows, mask.ids_masked).sum()
         with torch.no_grad():
-            target = self.teacher.encode(patches, mask.ids_keep)
-        slow = F.mse_loss(self.predictor(latent).float(), target.float())
+            target_BND = self.teacher.encode(patches_BKV, mask.ids_keep)
+        slow = F.mse_loss(self.predictor(latent_BND).float(), target_BND.float())
         return {"loss": pixels + slow, "pixels": pixels, "slow": slow}
 
     def after_update(self):

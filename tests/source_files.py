@@ -1,4 +1,4 @@
-"""Images, folders and tar files, sound and hostile, for the tests of what SRC may be."""
+"""Images, folders and tar files, intact and hostile, for the tests of sources."""
 
 import contextlib
 import io
@@ -10,10 +10,10 @@ import tracemalloc
 
 from PIL import Image
 
-from fastimae.loaders.sources import find_source
+from fastimae.loaders.sources.find import find_source
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
-"""As a phone's pictures start."""
+"""How a phone's pictures begin."""
 
 
 def jpeg(shade=0):
@@ -41,18 +41,18 @@ def listed(source, root):
 
 
 def in_tar(source):
-    """Paths in the archives, with labels."""
+    """Map paths in the archives to labels."""
     labels = source.labels or [None] * len(source.items)
     return {item.member: label for item, label in zip(source.items, labels, strict=True)}
 
 
 def reasons(source):
-    """What was skipped, by last name."""
+    """Map file names to the reasons why they were skipped."""
     return {name.rpartition("/")[2].rpartition(":")[2]: why for name, why in source.skipped}
 
 
 def make_tar(path, members, **options):
-    """members: content by name, or pairs, as a name may come twice."""
+    """Write a tar file; members: content by name, or pairs, as a name may occur twice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pairs = members.items() if isinstance(members, dict) else members
     with tarfile.open(path, "w", **options) as tar:
@@ -64,7 +64,7 @@ def make_tar(path, members, **options):
 
 
 def header(name, size=0, kind=b"0", target="", size_field=None):
-    """One block of a tar file, with any size in it."""
+    """Make a header block of a tar file that states any size."""
     block = bytearray(512)
     block[: len(name)] = name.encode()
     block[100:108] = block[108:116] = block[116:124] = b"0000644\0"
@@ -87,19 +87,21 @@ def member(name, content, **options):
 
 
 def binary(size):
-    """A size field that is not octal."""
+    """Make a binary size field."""
     return size.to_bytes(12, "big", signed=True) if size < 0 else b"\x80" + size.to_bytes(11, "big")
 
 
 @contextlib.contextmanager
 def little_is_spent(seconds=1.0, megabytes=32):
-    """The work inside takes little CPU time and memory, and comes to its end."""
+    """Check that the block takes little CPU time and memory, and ends."""
     tracemalloc.start()
     start = time.process_time()
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + 60
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))  # a kill, where a hang holds the GIL
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (limit, hard)
+    )  # kills the process if a hang holds the GIL
     try:
         yield
         assert time.process_time() - start < seconds

@@ -23,12 +23,13 @@ def test_no_flag_appears_or_disappears_unseen():
 
 
 def test_maes_flags_and_defaults():
-    """main_pretrain.py's, but for --device (auto finds the GPU) and --log_dir (output_dir)."""
+    """As in main_pretrain.py, except --device (auto finds the GPU), --log_dir (output_dir) and
+    --num_workers (one per core)."""
     defaults = {
         "batch_size": 64, "epochs": 400, "accum_iter": 1, "model": "mae_vit_large_patch16",
         "input_size": [224], "mask_ratio": 0.75, "norm_pix_loss": False, "weight_decay": 0.05,
         "lr": None, "blr": 1e-3, "min_lr": 0.0, "warmup_epochs": 40, "output_dir": "output_dir",
-        "seed": 0, "resume": "", "start_epoch": 0, "num_workers": 10, "pin_mem": True,
+        "seed": 0, "resume": "", "start_epoch": 0, "pin_mem": True,
         "world_size": 1, "local_rank": -1, "dist_on_itp": False, "dist_url": "env://",
     }  # fmt: skip
     got = parsed()
@@ -76,6 +77,35 @@ def test_printed_settings_make_the_same_run(tmp_path, capsys):
     assert again == first
 
 
+TYPED = (
+    "--crop_ratio 1e-05 2.0 --value_range -1e-05 3e+16 --mean 0.1 0.2 0.3 --weight_decay 0 "
+    "--blr 1e-20 --clip_grad 1 --label_field 12 --image_field yes --log_dir 0x10 --output_dir ~/x "
+    "--input_size 32 48 --decoder ffcv --ffcv_ops on:off --no_pin_mem --wandb 1.5"
+)
+ROUND_TRIPS = {
+    "defaults": "",
+    **{name: f"--recipe {name}" for name in RECIPES},
+    "typed": f"--ffcv null.beton {TYPED}",
+    "unusual": "--data_path ä'\":#{}, --output_dir 2026-11-28",
+    "imae": "--objective imae --teacher t.pth --mix_lambda 0.25 --same_class_ratio 0.5",
+    "your own": "--objective slow_teacher:SlowTeacher --momentum 0.5",
+}
+
+
+def printed(capsys, *argv):
+    assert parse_training("fastimae-train", [*argv, "--print_config"]) is None
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ROUND_TRIPS)
+def test_printed_settings_read_back_print_the_same(tmp_path, capsys, name):
+    """Byte for byte, also with the starts that a run.yaml lists."""
+    first = printed(capsys, *ROUND_TRIPS[name].split())
+    file = tmp_path / "run.yaml"
+    file.write_text(f"{first}starts:\n- command: x\n", encoding="utf-8")
+    assert printed(capsys, "--config", str(file)) == first
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
     got, default = parsed(f"--recipe {name}"), parsed()
@@ -90,7 +120,7 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
         ("--no_such_flag 3", "--no_such_flag"),
         ("--epochs many", "--epochs"),
         ("--precision fp8", "--precision"),
-        ("--mask_ratio 1.5", "--mask_ratio must lie between 0 and 1, not 1.5"),
+        ("--mask_ratio 1.5", "--mask_ratio must be between 0 and 1, not 1.5"),
         ("--input_size 1 2 3", "--input_size takes a side"),
         ("--batch_size 0", "--batch_size must be positive"),
         ("--save_freq 0", "--save_freq must be positive"),
@@ -100,7 +130,7 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
         ("--objective imae --teacher_view mixed", "--teacher_view has no effect without --teacher"),
         ("--objective imae --mix_lambda 0.3 --mix_beta 2", "--mix_beta has no effect"),
         ("--decoder pillow", "--decoder has no effect without --ffcv"),
-        ("--objective imae --mix_lambda 1", "--mix_lambda must lie between 0 and 1, not 1.0"),
+        ("--objective imae --mix_lambda 1", "--mix_lambda must be between 0 and 1, not 1.0"),
         ("--resume auto --start_epoch 3", "--start_epoch has no effect with --resume"),
         ("--objective imae --mix_group 1", "mixed with itself: make --mix_group 2"),
         ("--objective imae --mix_group 0 --batch_size 4 --repeated_aug 4", "mixed with itself"),
@@ -108,12 +138,12 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
         ("--dist_timeout 0", "--dist_timeout must be positive"),
         ("--preempt_signal SIGKILL", "--preempt_signal"),
         ("--parallel fsdp --opt apex_adam", "--parallel fsdp needs --opt adamw"),
-        ("--value_range 5", "--value_range takes FLOAT FLOAT, not 5 (fastimae-train"),
-        ("--value_range a b", "--value_range takes FLOAT FLOAT, not a b (fastimae-train"),
-        ("--value_range", "--value_range takes FLOAT FLOAT, not nothing (fastimae-train"),
-        ("--same_prob x", "--same_prob/--same_class_ratio takes FLOAT, not x (fastimae-train"),
-        ("--num_heads x", "--num_heads takes INT, not x (fastimae-train"),
-        ("--crop_ratio 1", "'--crop_ratio'. Expected 2 values"),
+        ("--value_range 5", "--value_range takes 2 numbers, not 5 (fastimae-train"),
+        ("--value_range a b", "--value_range takes 2 numbers, not a b (fastimae-train"),
+        ("--value_range", "--value_range needs a value: it takes 2 numbers (fastimae-train"),
+        ("--same_prob x", "--same_prob takes a number, not x (fastimae-train"),
+        ("--num_heads x", "--num_heads takes a whole number, not x (fastimae-train"),
+        ("--crop_ratio 1", "--crop_ratio takes 2 numbers, not 1"),
         (
             "--recipe demo --crop none",
             "--min_crop of --recipe demo has no effect with --crop none: add --min_crop 0.2",
@@ -139,24 +169,78 @@ def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("no_such: 1", "there is no setting called no_such"),
-        ("3: 4", "there is no setting called 3"),
-        ("epochs: many", "epochs cannot be 'many'"),
-        ("epochs: null", "epochs needs a value"),
+        ("no_such: 1", "line 1: there is no setting called no_such"),
+        ("3: 4", "line 1: there is no setting called 3"),
+        ("blr: 1\n\nepoch: 3", "line 3: there is no setting called epoch: did you mean epochs?"),
+        ("learning_rate: 1e-3", "no setting called learning_rate: use lr or blr"),
+        ("optim:\n  epochs: 3", "line 1: write the settings below optim at the top level"),
+        ("epochs: many", 'line 1: epochs takes a whole number, not "many"'),
+        ("blr: 1\nbatch_size: 1.5", "line 2: batch_size takes a whole number, not 1.5"),
+        ("epochs: true", "epochs takes a whole number, not true"),
+        ("epochs: [1, 2]", "epochs takes a whole number, not [1, 2]"),
+        ("epochs: {a: 1}", 'epochs takes a whole number, not {"a": 1}'),
+        ("output_dir: {a: 1}", 'output_dir takes a path, not {"a": 1}'),
+        ("crop_ratio: 1", "crop_ratio takes 2 numbers, not 1"),
+        ("norm_pix_loss: maybe", 'norm_pix_loss takes true or false, not "maybe"'),
+        ("precision: fp8", 'one of auto, bf16, fp16, fp32, not "fp8"'),
+        ("precision: half", "did you mean fp16?"),
+        ("compile: yes", "compile takes one of auto, on, off, not true: did you mean on?"),
+        ("epochs: null", "epochs needs a value: it takes a whole number"),
+        ("data_path: ''", "data_path needs a value: it takes a path"),
         ("objective:", "objective needs a value"),
         ("resume: null", "resume needs a value"),
-        ("precision: fp8", "precision cannot be 'fp8'"),
-        ("just words", "expected lines of the form"),
-        ("a: [", "--config"),
+        ("blr: 1\nmask_ratio: 1.5", "line 2: mask_ratio must be between 0 and 1, not 1.5"),
+        ("epochs: 3\nmix_lambda: 0.3", "line 2) has no effect with --objective mae"),
+        ("recipe: mae_base", "line 1: --recipe mae_base is not one of"),
+        ("recipe: [demo]", "line 1: --recipe ['demo'] is not one of"),
+        ("epochs: 3\nblr: 1\nepochs: 4", "line 3: epochs is given twice"),
+        ("just words", "expected lines of the form 'batch_size: 64', not a text"),
+        ("epochs=3", "expected lines of the form"),
+        ("epochs:3", "expected lines of the form"),
+        ("- epochs: 3", "not a list"),
+        ("", "not an empty file"),
+        ("\n \n", "not an empty file"),
+        ("epochs: 3\n\tblr: 1", "line 2: a tab, which YAML does not allow here"),
+        ("\tepochs: 3", "line 1: a tab"),
+        ("epochs: 3\na: [", "line 2"),
+        ("epochs: 3\n? [a]\n: 1", "line 2: found unhashable key"),
+        ("epochs: 3\nblr: !!python/object:os.system 1", "line 2: could not determine"),
+        ("epochs: 3\n---\nblr: 1", "line 2: but found another document"),
+        ("epochs: 3\nblr: \x00", "line 2: special characters are not allowed"),
+        ("# Größe".encode("latin-1"), "this is no text file in UTF-8"),
+        (bytes(range(256)), "this is no text file in UTF-8"),
     ],
+    ids=repr,
 )
 def test_wrong_files_are_named(tmp_path, text, words, capsys):
     file = tmp_path / "run.yaml"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=re.escape(words)) as error:
         parsed(f"--config {file}")
     assert str(file) in str(error.value) and "\n" not in str(error.value)
     assert capsys.readouterr().err == ""
+
+
+def test_a_file_may_write_values_as_people_do(tmp_path):
+    """YAML reads 1e-3 as text, and quoted numbers; Windows' editors begin files with a mark."""
+    file = tmp_path / "run.yaml"
+    file.write_bytes(
+        b"\xef\xbb\xbf# ours\nlr: 1e-3\nmask-ratio: '0.6'\nnorm_pix_loss: yes\npin_mem: off\n"
+        b"epochs: 1_000\ninput_size: [32, 48]\noutput_dir: 2024-01-01\nclip_grad: null\n"
+    )
+    got = parsed(f"--config {file}")
+    assert (got["lr"], got["mask_ratio"], got["epochs"]) == (1e-3, 0.6, 1000)
+    assert (got["norm_pix_loss"], got["pin_mem"], got["clip_grad"]) == (True, False, None)
+    assert (got["input_size"], got["output_dir"]) == ([32, 48], "2024-01-01")
+    file.write_text("# nothing is changed\n")
+    assert parsed(f"--config {file}")["epochs"] == parsed()["epochs"]
+
+
+def test_a_flag_is_not_blamed_on_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("mix_lambda: 0.3\nrecipe: nothing\n")
+    with pytest.raises(ConfigError, match=r"^--mix_lambda has no effect with --objective mae"):
+        parsed(f"--config {file} --recipe mae_vit_base --mix_lambda 0.4")
 
 
 @pytest.mark.parametrize("text", ["objective: nope", "objective: [mae]", "objective: 3"])

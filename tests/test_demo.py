@@ -1,17 +1,21 @@
-"""The demo draws what it says, and fails loudly when a step does."""
+"""The demo draws what it says it does, and fails loudly if a step does."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fastimae import demo
+from fastimae import cli, recipes
+from fastimae.demo import __main__ as demo
+from fastimae.demo import commands as running
+from fastimae.demo import drawing, pace
 
 TRAINER = """
 import json, pathlib, signal, sys, time
@@ -39,11 +43,12 @@ GOOD = {"saves": True, "status": 0, "last": 0.5, "sleep": 60}
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """Puts scripts in the place of the console commands: `commands(trainer_source)`."""
+    """Return a function that replaces console commands by scripts: `commands(trainer_source)`."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    monkeypatch.setattr(demo.sys, "executable", str(folder / "python"))
+    monkeypatch.setattr(running.sys, "executable", str(folder / "python"))
     monkeypatch.setattr(demo, "PER_CLASS", 2)
+    monkeypatch.setattr(demo, "length_flags", lambda beton, begin: ["--epochs", "4"])
 
     def install(trainer: str, convert: str = "") -> None:
         for name, source in (("fastimae-train", trainer), ("fastimae-convert", convert)):
@@ -62,18 +67,19 @@ def test_the_demo_interrupts_resumes_and_names_what_it_made(commands, tmp_path, 
     assert demo.main(["--output_dir", str(out)]) == 0
     shown = capfd.readouterr().out
     train = f"$ fastimae-train --recipe demo --ffcv {out}/demo.beton --output_dir {out}/run"
+    train += " --epochs 4"
     assert f"$ fastimae-convert {out}/images {out}/demo.beton --limit 4000\n" in shown
     assert shown.index(f"{train}\n") < shown.index(f"{train} --resume auto\n")
     assert "the loss fell from 1.000 to 0.500" in shown
     assert f"{out}/run/reconstruction.png" in shown and f"{out}/run/log.txt" in shown
-    assert len(list(out.glob("images/*/*.jpg"))) == 2 * len(demo.SHAPES)
+    assert len(list(out.glob("images/*/*.jpg"))) == 2 * len(drawing.SHAPES)
 
 
 RANKS = {"RANK": "0", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}
 
 
 def test_its_commands_see_no_launcher(commands, tmp_path, monkeypatch):
-    """Within torchrun or srun they would wait for processes that nobody started."""
+    """Under torchrun or srun they would wait for processes that nothing starts."""
     for name, value in RANKS.items():
         monkeypatch.setenv(name, value)
     alone = f"import os\nassert not {set(RANKS)}.intersection(os.environ)\n"
@@ -131,23 +137,94 @@ def test_a_failing_conversion_fails_the_demo_before_training(commands, tmp_path,
 
 def test_a_command_that_hangs_is_ended(commands, monkeypatch):
     commands("", convert="import time; time.sleep(60)")
-    monkeypatch.setattr(demo, "STEP_SECONDS", 0.5)
-    with pytest.raises(demo.DemoError, match=r"still runs after 0\.5 s"):
-        demo.run(["fastimae-convert"])
+    monkeypatch.setattr(running, "STALLED_SECONDS", 0.5)
+    with pytest.raises(running.DemoError, match=r"hangs: it computed nothing for 0\.5 s"):
+        running.run(["fastimae-convert"])
+
+
+def test_a_slow_command_is_not_ended(commands, monkeypatch):
+    """It computes a little, over and over: its turns on a loaded machine; then a child does."""
+    turn = "end = time.process_time() + 0.03\nwhile time.process_time() < end: pass\n"
+    turns = f"import time\nfor _ in range(8):\n    time.sleep(0.2)\n    {turn}".replace(
+        "\nwhile", "\n    while"
+    )
+    child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {turns!r}])\n"
+    commands("", convert=turns + child)
+    monkeypatch.setattr(running, "STALLED_SECONDS", 1)
+    running.run(["fastimae-convert"])
 
 
 def test_commands_that_are_not_installed_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(demo.DemoError, match="make setup"):
-        demo.run(["fastimae-convert"])
+    monkeypatch.setattr(running.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(running.DemoError, match="make setup"):
+        running.run(["fastimae-convert"])
+
+
+@pytest.mark.parametrize(
+    ("rate", "start", "epochs", "fits"),
+    [
+        (850, 4, 12, True),  # the whole recipe
+        (220, 8, 10, True),
+        (100, 10, 4, True),
+        (62, 10, 3, True),
+        (30, 20, 3, False),  # fewer epochs would not separate the images
+    ],
+)
+def test_the_training_is_cut_to_the_time_there_is(rate, start, epochs, fits):
+    left = pace.SECONDS - 4
+    length = pace.choose_length(pace.Pace(img_per_s=rate, start=start), 4000, left)
+    assert length.epochs == epochs <= recipes.demo()["epochs"]
+    assert (length.seconds <= left) == fits
+    assert length.seconds == pytest.approx(2 * start + pace.MARGIN + epochs * 4000 / rate)
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    drawing.draw_dataset(folder / "images", per_class=4)
+    assert cli.convert([str(folder / "images"), str(folder / "demo.beton")]) == 0
+    return folder / "demo.beton"
+
+
+@pytest.mark.parametrize(("rate", "epochs", "more"), [(1000, 12, False), (0.5, 3, True)])
+def test_it_says_how_long_it_will_take(beton, monkeypatch, capfd, rate, epochs, more):
+    monkeypatch.setattr(pace, "measure", lambda beton: pace.Pace(img_per_s=rate, start=5))
+    assert demo.length_flags(beton, time.monotonic())[:2] == ["--epochs", str(epochs)]
+    shown = capfd.readouterr().out
+    assert f"{rate:.0f} mixtures per second: {epochs} epochs of 40 images will take about" in shown
+    assert ("more than planned" in shown) == more
+
+
+def test_the_machine_is_measured_with_the_recipe(beton, monkeypatch, capfd):
+    monkeypatch.setattr(pace, "MEASURED_SECONDS", 0.05)
+    begin = time.monotonic()
+    pace.main(beton)
+    measured = json.loads(capfd.readouterr().out)
+    assert measured["img_per_s"] > 1 and 0.1 < measured["seconds"] < time.monotonic() - begin
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_measuring_takes_place_in_another_process(tmp_path, monkeypatch, status):
+    """What that does not spend on measuring is the time to start."""
+    fake = tmp_path / "python"
+    source = 'import sys, time; time.sleep(0.3); print(\'{"img_per_s": 50, "seconds": 0.2}\')'
+    fake.write_text(f"#!{PYTHON}\n{source}; sys.exit({status})")
+    fake.chmod(0o755)
+    monkeypatch.setattr(pace.sys, "executable", str(fake))
+    if status:
+        with pytest.raises(running.DemoError, match="measuring the machine exited with status 3"):
+            pace.measure(tmp_path)
+        return
+    measured = pace.measure(tmp_path)
+    assert measured.img_per_s == 50 and 0.1 <= measured.start < 5
 
 
 def test_make_demo_reaches_the_demo_and_fails_where_it_fails(tmp_path):
-    """As the Makefile calls it, where the commands fail: the folder of images is not there."""
+    """As the Makefile calls it; the commands fail because the folder of images does not exist."""
     arguments = ["--data", "no_such_folder", "--output_dir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "fastimae.demo", *arguments],
-        cwd=Path(demo.__file__).parent.parent,
+        cwd=Path(demo.__file__).parent.parent.parent,
         capture_output=True,
         text=True,
         check=False,
@@ -165,30 +242,34 @@ def test_the_last_logged_loss_counts(tmp_path):
 
 def test_pictures_are_the_same_each_time_and_differ_from_each_other(tmp_path):
     for name in ("one", "two"):
-        demo.draw_dataset(tmp_path / name, per_class=3)
+        drawing.draw_dataset(tmp_path / name, per_class=3)
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.jpg"))
     contents = [(tmp_path / "one" / path).read_bytes() for path in files]
-    assert len(set(contents)) == 3 * len(demo.SHAPES)
+    assert len(set(contents)) == 3 * len(drawing.SHAPES)
     assert contents == [(tmp_path / "two" / path).read_bytes() for path in files]
     with Image.open(tmp_path / "one" / files[0]) as image:
-        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (demo.SIDE, demo.SIDE))
+        assert (image.format, image.mode, image.size) == (
+            "JPEG",
+            "RGB",
+            (drawing.SIDE, drawing.SIDE),
+        )
 
 
 def test_a_new_set_replaces_an_old_one(tmp_path):
     stale = tmp_path / "images" / "disc" / "9999.jpg"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"old")
-    demo.draw_dataset(tmp_path / "images", per_class=1)
+    drawing.draw_dataset(tmp_path / "images", per_class=1)
     assert not stale.exists()
 
 
 def test_the_colours_of_an_image_tell_its_class():
-    """What lets a small model take a mixture apart: nearest mean colours name the class."""
+    """So that a small model can separate a mixture: the nearest mean colours give the class."""
     features = [
-        np.quantile(demo.draw_class(label, 40, np.random.default_rng(label)), [0.1, 0.9], (1, 2))
+        np.quantile(drawing.draw_class(label, 40, np.random.default_rng(label)), [0.1, 0.9], (1, 2))
         .transpose(1, 0, 2)
         .reshape(40, 6)
-        for label in range(len(demo.SHAPES))
+        for label in range(len(drawing.SHAPES))
     ]
     centres = np.stack([feature[:20].mean(0) for feature in features])
     for label, feature in enumerate(features):

@@ -1,4 +1,4 @@
-"""The code in docs/ runs, block after block, and does what the text says; so do commands."""
+"""The code in README and docs/ runs and does what the text says; so do commands that launch."""
 
 import re
 import signal
@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+import fastimae
 from fastimae.arguments import parse_training
+from fastimae.loaders.convert.run import ConvertOptions, convert
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 class ForeignMAE(nn.Module):
-    """What there is to replace, written down plainly: no encoder, and pred is a parameter."""
+    """A plain MAE with all that can be replaced: no encoder module, and pred is a parameter."""
 
     def __init__(self, norm_pix_loss):
         super().__init__()
@@ -102,8 +104,50 @@ def test_turning_photos_upright(tmp_path, monkeypatch):
     assert np.abs(np.asarray(turned) - upright).mean() < 2
 
 
+@pytest.fixture
+def small_imagenet(tmp_path, monkeypatch):
+    """Work in a folder with an imagenet.beton of four pictures."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        file = tmp_path / f"train/{number % 2}/{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((240, 230), 60).convert("RGB").save(file)
+    convert(ConvertOptions(src=str(tmp_path / "train"), out=tmp_path / "imagenet.beton"))
+
+
+def small_batches(block):
+    """Return a block of code with batches that four pictures fill."""
+    assert "batch_size=64" in block
+    return block.replace("batch_size=64", "batch_size=4, num_workers=0")
+
+
+def test_readmes_code_computes_features(small_imagenet):
+    model = fastimae.create_model("mae_vit_nano_patch16", img_size=224)
+    torch.save({"model": model.state_dict()}, "checkpoint-last.pth")
+    names = {}
+    (block,) = blocks("../README.md")
+    exec(small_batches(block), names)
+    expected = model.eval().forward_features(names["batch"].images, pool="mean")
+    torch.testing.assert_close(names["features"], expected)
+
+
+def test_losses_from_python(small_imagenet):
+    names = {"imgs": torch.randn(2, 3, 224, 224)}
+    (block,) = blocks("training.md")
+    exec(small_batches(block).replace("vit_base", "vit_nano"), names)
+    target = names["model"].patchify(names["imgs"])
+    mean, deviation = target.mean(-1, keepdim=True), target.std(-1, keepdim=True)
+    loss = ((names["pred"] - (target - mean) / deviation) ** 2).mean(-1)
+    assert names["mask"].mean() == 0.75
+    torch.testing.assert_close(names["loss"], loss[names["mask"] == 1].mean(), rtol=1e-3, atol=0)
+    parts = names["parts"]
+    assert parts["loss"].item() == pytest.approx(
+        sum(part.item() for name, part in parts.items() if name != "loss")
+    )
+
+
 def commands(name):
-    """Shell lines of a page that start a training run, each in one line."""
+    """Return the shell lines of a page that start a training run, each in one line."""
     shell = re.findall(r"```bash\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
     lines = "\n".join(shell).replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in lines if "fastimae-train" in line]
@@ -124,7 +168,7 @@ def test_launch_lines_are_understood(command, capsys):
 
 
 def test_the_slurm_script_saves_and_queues_itself_again(tmp_path):
-    """With stand-ins for SLURM's commands, and the signal that it sends."""
+    """With stand-ins for SLURM's commands and for the signal that it sends."""
     (script,) = [
         block
         for block in re.findall(r"```bash\n(.*?)```", (DOCS / "launch.md").read_text(), re.DOTALL)

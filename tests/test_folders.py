@@ -1,13 +1,16 @@
-"""Places that cannot be written are found, with the reason, the path and the flag to change;
-files are replaced whole or not at all."""
+"""Unwritable output is an error that names path, reason and flag; files are replaced atomically."""
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fastimae.folders import FolderError, prepare_file, prepare_folder, replacing, write_text
 
@@ -37,12 +40,14 @@ def test_a_file_in_the_way_is_named(tmp_path, name):
         with pytest.raises(FolderError) as error:
             prepare(tmp_path / name, "--log_dir")
         message = str(error.value)
-        assert str(tmp_path / name) in message and f"({tmp_path / 'file'} is no folder)" in message
+        assert (
+            str(tmp_path / name) in message and f"({tmp_path / 'file'} is not a folder)" in message
+        )
         assert message.endswith("choose another --log_dir")
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(FolderError, match="it is a folder: choose another OUT"):
+    with pytest.raises(FolderError, match="which is a folder: choose another OUT"):
         prepare_file(tmp_path, "OUT")
 
 
@@ -63,7 +68,7 @@ MOUNTS = {
 
 @pytest.mark.parametrize("kind", MOUNTS)
 def test_disks_that_take_nothing(tmp_path, kind):
-    """On a full disk an empty file can be made, and nothing be written to it."""
+    """On a full disk, an empty file can be created but not written to."""
     mount, reason = MOUNTS[kind]
     code = (
         "import sys; from pathlib import Path; from fastimae.folders import *\n"
@@ -91,6 +96,35 @@ def test_an_error_leaves_the_old_file_alone(tmp_path, failure):
         assert partial.parent == tmp_path and file.read_text() == "old"
         raise failure
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("log.txt", "old")]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_files_obey_the_umask_even_if_a_library_makes_them_private(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "a.safetensors") as partial:
+            save_file({"a": torch.zeros(2)}, partial)
+        with replacing(tmp_path / "private") as partial:
+            partial.unlink()
+            os.close(os.open(partial, os.O_CREAT | os.O_RDWR, 0o600))
+        write_text(tmp_path / "text", "")
+        prepare_folder(tmp_path / "folder")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes.pop("folder") == 0o777 & ~umask
+    assert set(modes.values()) == {0o666 & ~umask}
+
+
+def test_errors_name_the_file(monkeypatch, tmp_path):
+    """An error of write() knows no file, as on a full disk."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/report\.html'"):
+        write_text(tmp_path / "report.html", "")
 
 
 def test_readers_find_one_text_or_the_other(tmp_path):

@@ -1,4 +1,4 @@
-"""--num_heads and --teach_num_heads: the model has them, its checkpoint tells them."""
+"""--num_heads and --teach_num_heads: the model has them, and its checkpoint stores them."""
 
 import pytest
 import torch

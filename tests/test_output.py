@@ -1,7 +1,9 @@
-"""Where commands write: found out first, one at a time, and nowhere else than they were told."""
+"""Where commands write: checked first, one writer at a time, and nothing anywhere else."""
 
 import json
+import os
 import shlex
+import stat
 import subprocess
 
 import pytest
@@ -15,10 +17,14 @@ pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
 pytest.importorskip("piq")
 
-from fastimae import cli, demo
-from fastimae.evaluate.command import TASKS
+from fastimae import cli
+from fastimae.config import run_settings
+from fastimae.demo import __main__ as demo
+from fastimae.engine.run_file import RUN_FILE, read_run_file
+from fastimae.evaluate.command import TASKS, options_of
 from fastimae.loaders import BetonReader
 from fastimae.locks import LOCK, file_to_write, folder_to_write
+from fastimae.settings import plain_settings
 
 SMALL = {
     "finetune": "--epochs 1 --batch_size 8 --aa none --mixup 0 --precision fp32",
@@ -39,7 +45,7 @@ TRAIN = (
 
 @pytest.fixture
 def places(tmp_path):
-    """Names for flags, of what a user would have, and of a place for output."""
+    """Return flag values by name: a user's data, and a folder for output."""
     save_splits(tmp_path / "images", 8)
     names = {"root": tmp_path, "images": tmp_path / "images", "out": tmp_path / "out"}
     for name, heads in (("imae", 2), ("mae", 1)):
@@ -49,7 +55,7 @@ def places(tmp_path):
 
 
 def call(places, command):
-    """Run one of our console scripts, with names of `places` filled in."""
+    """Run a console script, with names of `places` filled in."""
     program, *arguments = shlex.split(command.format(**places))
     name = program.removeprefix("fastimae-")
     function = {"eval": "evaluate", "import": "import_"}.get(name, name)
@@ -73,19 +79,20 @@ WRITES = {
         for task in ("linear", "finetune")
     },
 }
-"""A command up to the name of a folder that it writes to, and the flag that names it."""
+"""A command up to the folder that it writes to, and the flag that names the folder."""
 WRITES_FILES = {
     "convert": ("fastimae-convert {images}/train", "OUT"),
     "export": ("fastimae-export {mae} --to timm", "OUT"),
     "import": ("fastimae-import {mae}", "OUT"),
-    "report": ("fastimae-eval report --run {mae.parent} --output", "--output"),
+    "report": ("fastimae-eval report {mae.parent} --output", "--output"),
 }
 FEATURES = {task: f"{task_command(task)} --feature_dir" for task in ("linear", "knn", "fewshot")}
 
 
 @pytest.fixture
 def idle(monkeypatch):
-    """Whatever takes time fails the test: reading weights or images, and other processes."""
+    """Make anything that takes time fail the test: reading weights or images, and starting
+    processes."""
 
     def boom(*args, **_):
         raise AssertionError(f"this was to come later: {args}")
@@ -109,7 +116,7 @@ def test_a_folder_that_cannot_be_written_is_found_first(places, capsys, name):
     (places["root"] / "file").write_text("")
     bad = places["root"] / "file" / "below"
     assert call(places, f"{command} {bad}") == 2
-    assert refused(capsys, bad, "is no folder", flag)
+    assert refused(capsys, bad, "is not a folder", flag)
 
 
 @pytest.mark.usefixtures("idle")
@@ -119,7 +126,7 @@ def test_a_file_that_cannot_be_written_is_found_first(places, capsys, name):
     (places["root"] / "file").write_text("")
     bad = places["root"] / "file" / "x.pth"
     assert call(places, f"{command} {bad}") == 2
-    assert refused(capsys, bad.parent, "is no folder", flag)
+    assert refused(capsys, bad.parent, "is not a folder", flag)
 
 
 @pytest.mark.usefixtures("idle")
@@ -133,10 +140,10 @@ def test_a_feature_dir_that_cannot_be_written_is_found_first(places, capsys, tas
 @pytest.mark.usefixtures("idle")
 @pytest.mark.parametrize("task", OF_CHECKPOINTS)
 def test_the_usual_folder_cannot_be_written(places, capsys, task):
-    """As beside a checkpoint on a disk of others; nothing is made beside a name mistyped."""
+    """Beside a checkpoint on someone else's disk; nothing is made beside a mistyped name."""
     (places["imae"].parent / f"eval-{task}").write_text("")
     assert call(places, task_command(task)) == 2
-    assert refused(capsys, f"eval-{task} is no folder", "--output_dir")
+    assert refused(capsys, f"eval-{task} is not a folder", "--output_dir")
     assert call(places | {"imae": places["root"] / "typo" / "x.pth"}, task_command(task)) == 2
     assert refused(capsys, "there is no checkpoint", "typo")
     assert not (places["root"] / "typo").exists()
@@ -169,7 +176,7 @@ def test_the_demo_writes_first_and_alone(tmp_path, capsys, monkeypatch):
     assert "in use" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert demo.main(["--output_dir", str(tmp_path / "file")]) == 1
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def files(folder):
@@ -182,7 +189,7 @@ def files(folder):
 
 @pytest.fixture
 def homeless(places, monkeypatch):
-    """The user's home and the working folder are among the places that are watched."""
+    """Watch the home folder and the working folder, too."""
     for name in ("home", "here"):
         (places["root"] / name).mkdir()
     monkeypatch.setenv("HOME", str(places["root"] / "home"))
@@ -193,13 +200,23 @@ def homeless(places, monkeypatch):
 TO_RUN = {
     **{name: f"{WRITES[name][0]} {{out}}" for name in ("train", "compare", *OF_CHECKPOINTS)},
     **{name: f"{command} {{out}}/x.pth" for name, (command, _) in WRITES_FILES.items()},
+    "export, safetensors": "fastimae-export {mae} {out}/x.safetensors --to timm",
+    "export, huggingface": "fastimae-export {mae} {out}/x --to huggingface",
 }
 
 
-@pytest.mark.usefixtures("homeless")
+@pytest.fixture
+def group_may_write():
+    """Set a umask that other tests do not run with."""
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("group_may_write", "homeless")
 @pytest.mark.parametrize("name", TO_RUN)
-def test_nothing_is_written_elsewhere(places, name):
-    """But for how fast this machine multiplies, which is no result of a run."""
+def test_nothing_is_written_elsewhere_nor_for_others_than_the_umask_says(places, name):
+    """Except the measured FLOP/s of this machine, which belongs to no run."""
     before = files(places["root"])
     assert call(places, TO_RUN[name]) == 0
     after = files(places["root"])
@@ -208,6 +225,10 @@ def test_nothing_is_written_elsewhere(places, name):
     assert told and all(path.startswith("home/.cache/fastimae/") for path in made - told)
     assert before.keys() <= after.keys()
     assert not [path for path in made if path.endswith((LOCK, ".partial", ".lock"))]
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in places["root"].rglob("*")}
+    wrong = [path for path, mode in modes.items() if mode != (0o775 if path.is_dir() else 0o664)]
+    own = [places["root"] / path for path in before]  # made before that umask
+    assert not set(wrong) - {*own, *(folder for path in own for folder in path.parents)}
 
 
 def test_results_name_their_weights_and_pictures(places):
@@ -223,6 +244,30 @@ def test_results_name_their_weights_and_pictures(places):
         pictures = {path.name for path in (places["out"] / task).glob("*.png")}
         assert set(content["pictures"]) == pictures
         assert bool(pictures) == (task not in ("finetune", "linear", "knn", "fewshot"))
+    for task in OF_CHECKPOINTS:
+        check_run_file(places["out"] / task, task, contents[task])
+
+
+def check_run_file(folder, task, content):
+    """Check that run.yaml has one start, and that --config reads it back, as the same settings."""
+    written = read_run_file(folder)
+    (entry,) = written.pop("starts")
+    assert entry["command"].startswith(f"fastimae-eval {task} --checkpoint ")
+    assert entry["outcome"] == "finished" and entry["started"] <= entry["ended"]
+    assert entry["versions"] == content["versions"] and entry["processes"] == 1
+    again = plain_settings(options_of(task, ["--config", str(folder / RUN_FILE), "--seed", "5"]))
+    assert run_settings(again) == {**written, "seed": 5}
+
+
+def test_evaluations_in_one_folder_share_a_run_file(places):
+    """The second command finds the training finished."""
+    train = f"{WRITES['linear'][0]} {places['out']} --resume auto"
+    for epochs in (1, 1, 2):
+        assert call(places, train.replace("--epochs 1", f"--epochs {epochs}")) == 0
+    run = read_run_file(places["out"])
+    assert run["epochs"] == 2 and [start["outcome"] for start in run["starts"]] == ["finished"] * 3
+    assert [start.get("epoch") for start in run["starts"]] == [0.0, None, 1.0]
+    assert run["starts"][0]["run"] == run["starts"][2]["run"]
 
 
 def test_pictures_of_an_earlier_call_do_not_stay(places):
@@ -235,9 +280,9 @@ def test_pictures_of_an_earlier_call_do_not_stay(places):
 
 
 def test_debug_log_lies_where_output_goes(places, monkeypatch, capsys):
-    """Also where the folder is the usual one, or was made by this very call."""
+    """Also in the default folder, or in one that this call has made."""
     monkeypatch.chdir(places["root"])
-    (places["root"] / "output_dir").mkdir()  # of another run
+    (places["root"] / "output_dir").mkdir()  # another run's
     broken = places["imae"].parent / "checkpoint-broken.pth"
     broken.write_bytes(b"broken")
     command = task_command("knn").replace("{imae}", str(broken)) + " --debug"
@@ -256,7 +301,7 @@ def test_a_second_run_in_the_folder_begins_with_nothing_of_the_first(places):
     places["imae"] = run / "checkpoint-last.pth"
     for task in ("knn", "weights"):
         assert call(places, task_command(task)) == 0
-    assert call(places, "fastimae-eval report --run {out}") == 0
+    assert call(places, "fastimae-eval report {out}") == 0
     assert "Nearest neighbours" in (run / "report.html").read_text()
     assert call(places, f"fastimae-train {TRAIN} --seed 1 --output_dir {run}") == 0
     assert {"eval-knn", "eval-weights", "eval-features", "report.html", "log.txt"} <= {

@@ -1,6 +1,6 @@
-"""Constants of publications, transcribed: each figure of a paper's table stands in a test once.
+"""Published constants, transcribed: each figure of a paper's table is in a test once.
 
-What is our own choice (`demo`, the epochs of i-MAE's small recipes, nano) is marked so.
+Our own choices (`demo`, the epochs of i-MAE's small recipes, nano) are marked "ours".
 """
 
 import pytest
@@ -9,12 +9,14 @@ from fastimae import recipes
 from fastimae.arguments import parse_training
 from fastimae.config import flatten
 from fastimae.engine.optim import BETAS as MOMENTA
-from fastimae.evaluate.classify import finetune_options, linear
-from fastimae.evaluate.classify.finetune_options import FinetuneOptions
-from fastimae.models import SIZES, parse_name
+from fastimae.evaluate.options import finetune, linear
+from fastimae.evaluate.options.finetune import FinetuneOptions
+from fastimae.evaluate.options.linear import LinearOptions
+from fastimae.evaluate.tasks.linear import MOMENTUM
+from fastimae.models.names import SIZES, parse_name
 
 # He et al., Masked Autoencoders Are Scalable Vision Learners (2021), table 8; the epochs are those
-# of its ablations. The batch is that of 8 GPUs.
+# of its ablations. The batch is for 8 GPUs.
 PRETRAINING = {
     "model": "mae_vit_base_patch16", "objective": "mae", "norm_pix_loss": True, "mask_ratio": 0.75,
     "batch_size": 4096 // 8, "epochs": 800, "warmup_epochs": 40, "blr": 1.5e-4,
@@ -77,7 +79,7 @@ def of_training(recipe):
 
 
 def of_evaluation(options, recipes, name):
-    """A recipe's settings, and for the rest the defaults."""
+    """Return the settings of a recipe, with defaults for the rest."""
     return {**vars(options(checkpoint="x")), **recipes[name]()}
 
 
@@ -88,15 +90,15 @@ def test_pretraining_of_mae():
 
 @pytest.mark.parametrize("name", FINETUNING)
 def test_finetuning_of_mae(name):
-    got = of_evaluation(FinetuneOptions, finetune_options.RECIPES, name)
+    got = of_evaluation(FinetuneOptions, finetune.RECIPES, name)
     expected = {**FINETUNING_OF_ALL, **FINETUNING[name]}
     assert subset(got, expected) == expected
 
 
 def test_linear_probe_of_mae():
-    got = of_evaluation(linear.LinearOptions, linear.RECIPES, "mae")
+    got = of_evaluation(LinearOptions, linear.RECIPES, "mae")
     assert subset(got, PROBING) == PROBING
-    assert linear.MOMENTUM == 0.9
+    assert MOMENTUM == 0.9
 
 
 @pytest.mark.parametrize("name", IMAE)
@@ -115,5 +117,5 @@ def test_sizes(size):
 def test_every_size_and_recipe_stands_here():
     assert list(ENCODERS) == list(DECODERS) == list(SIZES)
     assert {"mae_vit_base", *IMAE, "demo"} == set(recipes.RECIPES)
-    assert {*FINETUNING, "imae_cifar10"} == set(finetune_options.RECIPES)
+    assert {*FINETUNING, "imae_cifar10"} == set(finetune.RECIPES)
     assert set(linear.RECIPES) == {"mae"}

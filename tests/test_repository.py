@@ -1,22 +1,21 @@
-"""Guards of the repository itself: import direction, and documents that agree with the code."""
+"""Guards of the repository: import directions, and documents that agree with the code."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import tree
 
 from benchmarks import report
-from fastimae.arguments import parse, parse_training
-from fastimae.bench.options import BenchOptions
-from fastimae.cli import ConvertArguments
 from fastimae.evaluate.command import TASKS
-from fastimae.interop.command import ExportOptions, ImportOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("fastimae", "kernels", "loaders")
@@ -24,75 +23,119 @@ FOLDERS = (*PARTS, "benchmarks", "tests")
 
 # Which part of fastimae may import which others. "" is fastimae/__init__.py, "doctor" a file of
 # its own, "models" a package. Everyone may read the version from the package itself, declare
-# settings, word errors, and log.
+# settings, export names lazily, word errors, and log.
 MAY_IMPORT = {
-    "": {"models", "objectives", "kernels", "loaders", "interop"},
+    "": {
+        *("checkout", "foreign_models", "interop", "kernels", "loaders", "models", "objectives"),
+    },
+    "checkout": set(),
     "cli": {
         *("arguments", "bench", "build", "config", "doctor", "engine", "evaluate", "interop"),
         "loaders",
     },
-    "arguments": {"config", "flags", "folders", "recipes", "engine", "loaders"},
-    "flags": set(),
+    "arguments": {
+        *("config", "config_file", "declarations", "engine", "flags", "folders", "help"),
+        *("loaders", "mistakes", "paths", "progress", "recipes", "streams"),
+    },
+    "mistakes": {"config", "declarations", "flags", "other_names", "values"},
+    "help": {"declarations", "flags"},
+    "declarations": set(),
+    "values": set(),
+    "other_names": set(),
+    "flags": {"paths"},
     "build": {
-        *("config", "models", "objectives", "kernels", "loaders", "engine", "evaluate", "interop"),
+        *("config", "models", "objectives", "kernels", "loaders", "engine", "interop"),
+        *("pictures", "trained"),
     },
     "recipes": set(),
-    "config": {"engine", "flags", "loaders", "models", "objectives", "recipes"},
-    "doctor": {"machine"},
+    "config": {
+        *("engine", "loaders", "models", "objectives", "other_names", "recipes", "values"),
+    },
+    "config_file": {"engine", "flags", "paths"},
+    "doctor": {"cpus", "machine"},
+    "lazy": set(),
     "log": set(),
     "machine": set(),
+    "progress": set(),
+    "streams": set(),
+    "cpus": set(),
+    "paths": set(),
     "settings": set(),
     "wording": set(),
     "folders": set(),
+    "best_effort": set(),
     "locks": {"folders"},
-    "own_code": set(),
-    "demo": {"engine", "flags", "folders", "locks"},
+    "user_code": set(),
+    "demo": {
+        *("bench", "config", "engine", "flags", "folders", "loaders", "locks", "recipes"),
+        "streams",
+    },
     "models": {"kernels"},
-    "objectives": {"models", "kernels", "own_code"},
-    "engine": {"folders", "locks"},
+    "objectives": {"models", "kernels", "user_code"},
+    "engine": {"best_effort", "folders", "kernels", "locks", "machine", "progress"},
     "bench": {
-        *("arguments", "build", "config", "engine", "flags", "loaders", "machine", "models"),
+        *("arguments", "build", "config", "cpus", "engine", "flags", "loaders", "models"),
         "objectives",
     },
     "evaluate": {
-        *("arguments", "config", "engine", "flags", "folders", "interop", "kernels", "loaders"),
-        *("locks", "models", "objectives"),
+        *("arguments", "best_effort", "config", "config_file", "cpus", "engine", "flags"),
+        *("folders", "help", "interop", "kernels", "loaders", "locks", "models", "objectives"),
+        *("pictures", "progress", "trained"),
     },
-    "interop": {"arguments", "engine", "folders", "kernels", "locks", "models"},
+    "interop": {"engine", "folders", "locks", "models"},
+    "foreign_models": {"kernels"},
+    "pictures": {"best_effort", "folders", "kernels"},
+    "trained": {"engine", "interop", "loaders"},
     "kernels": set(),
-    "loaders": {"folders", "locks", "machine", "own_code"},
+    "loaders": {"cpus", "folders", "locks", "progress", "user_code"},
+}
+# Which wings of loaders/ may import which others; all may import the files beside them: errors,
+# settings, the protocol. The .beton reader names the kind of a wrong file with what_is.py, which in
+# turn recognises a .beton by its header, with layout.py.
+WINGS_MAY_IMPORT = {
+    "order": set(),
+    "images": {"order"},
+    "sources": {"beton", "images", "order"},
+    "beton": {"images", "order", "sources"},
+    "workers": {"images"},
+    "convert": {"beton", "images", "order", "sources", "workers"},
+    "backends": {"beton", "images", "order", "sources", "workers"},
 }
 # Types of a batch may be named in annotations, at no cost at run time.
-MAY_NAME_TYPES_OF = {"engine": {"loaders", "objectives"}, "objectives": {"loaders"}}
+MAY_NAME_TYPES_OF = {
+    "engine": {"loaders", "objectives"},
+    "objectives": {"loaders"},
+    "pictures": {"loaders", "objectives"},
+}
 MAY_IMPORT_FROM_OUTSIDE = {
     "kernels": {"torch", "triton"},
-    "loaders": {"torch", "numpy", "PIL", "tqdm"},
+    "loaders": {"torch", "numpy", "PIL"},
 }
 
 
 def project_files(*folders: str, suffix: str = ".py") -> list[Path]:
-    """Files of the given top-level folders, reached by their real path."""
-    found = [path for folder in folders for path in (ROOT / folder).rglob(f"*{suffix}")]
-    return sorted(path for path in found if not linked(path))
+    """Return the files of the given top-level folders."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob(f"*{suffix}"))
 
 
-def linked(path: Path) -> bool:
-    """Whether a path leads through fastimae/kernels or fastimae/loaders, which are links."""
-    return path.resolve() != path
+def project() -> dict:
+    """Return the table [project] of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def tracked() -> list[Path]:
-    """What git tracks, and what it would if everything were added."""
+    """Return what git tracks, and what it would if everything were added."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("not a git checkout")
     paths = [ROOT / name for name in done.stdout.split("\0") if name]
-    return [path for path in paths if path.is_file() and not path.is_symlink()]
+    return [path for path in paths if path.is_file()]
 
 
 def part_of(path: Path) -> str:
-    """The part a file belongs to: "models" for fastimae/models/vit.py, "" for the package file."""
+    """Return the part a file belongs to: "models" for fastimae/models/vit.py, "" for the package
+    file."""
     first, *rest = path.relative_to(ROOT).with_suffix("").parts
     if first != "fastimae":
         return first
@@ -100,7 +143,7 @@ def part_of(path: Path) -> str:
 
 
 def imports(tree: ast.AST) -> list[tuple[str, str]]:
-    """(module, where) of each import; where is "top", "function" or "types"."""
+    """Yield (module, where) of each import; where is "top", "function" or "types"."""
     found = []
 
     def visit(node: ast.AST, where: str) -> None:
@@ -121,16 +164,16 @@ def imports(tree: ast.AST) -> list[tuple[str, str]]:
 
 
 def wrong_imports(part: str, source: str) -> list[str]:
-    """The imports of a file of `part` that the direction of imports forbids."""
+    """Return the imports of a file of `part` that the import directions forbid."""
     found = imports(ast.parse(source))
     return [module for module, where in found if is_forbidden(part, module, where)]
 
 
 def is_forbidden(part: str, module: str, where: str) -> bool:
-    """Whether a file of `part` must not import `module` at `where`."""
+    """Return whether a file of `part` must not import `module` at `where`."""
     first, *rest = module.split(".")
     if first == "fastimae":
-        allowed = {part, "__version__", "log", "settings", "wording"} | MAY_IMPORT[part]
+        allowed = {part, "__version__", "lazy", "log", "settings", "wording"} | MAY_IMPORT[part]
         if where == "types":
             allowed |= MAY_NAME_TYPES_OF.get(part, set())
         return "".join(rest[:1]) not in allowed
@@ -147,6 +190,14 @@ def is_forbidden(part: str, module: str, where: str) -> bool:
 def test_imports_go_in_the_allowed_direction(path):
     assert part_of(path) in MAY_IMPORT, "a new part: give it a row in MAY_IMPORT"
     assert wrong_imports(part_of(path), path.read_text()) == []
+
+
+def test_one_file_decides_between_bars_and_lines():
+    users = [
+        path for path in project_files(*PARTS)
+        if any(module.startswith("tqdm") for module, _ in imports(ast.parse(path.read_text())))
+    ]  # fmt: skip
+    assert users == [ROOT / "fastimae" / "progress.py"]
 
 
 @pytest.mark.parametrize(
@@ -185,103 +236,93 @@ def test_the_guard_allows_the_allowed(part, source):
     assert wrong_imports(part, source) == []
 
 
+@pytest.mark.parametrize("wing", WINGS_MAY_IMPORT)
+def test_wings_of_loaders_import_in_the_allowed_direction(wing):
+    for path in project_files(f"loaders/{wing}"):
+        found = [module.split(".")[2] for module, where in imports(ast.parse(path.read_text()))
+                 if module.startswith("fastimae.loaders.") and where != "types"]  # fmt: skip
+        forbidden = WINGS_MAY_IMPORT.keys() - WINGS_MAY_IMPORT[wing] - {wing}
+        assert forbidden.isdisjoint(found), path
+
+
+def test_no_back_end_imports_another():
+    """`dali.py` and `dali_pipeline.py` are one back end."""
+    for path in project_files("loaders/backends"):
+        back_end = path.stem.partition("_")[0]
+        for module, where in imports(ast.parse(path.read_text())):
+            if module.startswith("fastimae.loaders.backends.") and where != "types":
+                other = module.split(".")[3].partition("_")[0]
+                assert other == back_end, f"{path.name} imports {module}"
+
+
+def test_no_task_imports_another():
+    """What tasks share is beside tasks/; each is the file of its name, for `fastimae-eval NAME`."""
+    tasks = {path.stem: path for path in project_files("fastimae/evaluate/tasks")}
+    assert tasks.keys() == TASKS.keys() | {"__init__"}
+    for name in TASKS:
+        for module, _ in imports(ast.parse(tasks[name].read_text())):
+            assert not module.startswith("fastimae.evaluate.tasks"), f"{name} imports {module}"
+
+
+def test_no_imports_go_in_a_circle():
+    """Between modules, imports inside functions included; annotations may name anything."""
+    files = {module_name(path): path for path in project_files(*PARTS)}
+    graph = {name: modules_named(path, files) for name, path in files.items()}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def module_name(path: Path) -> str:
+    """Return fastimae.loaders.base for loaders/base.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "fastimae" else ("fastimae", *parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def modules_named(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """Return the modules of the product that a file imports at run time."""
+    found = [name for name, where in imports(ast.parse(path.read_text())) if where != "types"]
+    homes = [name if name in known else name.rpartition(".")[0] for name in found]
+    return {home for home in homes if home in known} - {module_name(path)}
+
+
 @pytest.mark.parametrize("name", ["kernels", "loaders"])
 def test_tests_and_benchmarks_do_not_use_the_bare_spelling(name):
     """A bare `import kernels` would pick up the PyPI package of that name."""
     for path in project_files("tests", "benchmarks"):
         first = {module.split(".")[0] for module, _ in imports(ast.parse(path.read_text()))}
         assert name not in first, path
-    link = ROOT / "fastimae" / name
-    assert link.is_symlink() and link.resolve() == ROOT / name
 
 
-def tree_of(page: str) -> set[str]:
-    """Paths named in a page's tree: the fenced block whose first line is `fastimae/`."""
-    text = (ROOT / page).read_text()
-    block = re.search(r"```\n(fastimae/.*?)```", text, re.DOTALL).group(1)
-    named, stack = set(), []
-    for line in block.splitlines():
-        entry = re.match(r"( *)(\S+)", line)
-        depth = len(entry[1]) // 2
-        stack[depth:] = [entry[2].rstrip("/")]
-        named.add("/".join(stack))
-    return named
+def test_no_link_is_tracked():
+    """A zip of the repository has text files in their place."""
+    assert [path for path in tracked() if path.is_symlink()] == []
 
 
-def test_the_tree_page_is_the_real_tree():
-    """Every folder and module has its line, and every line its file."""
-    named = tree_of("docs/tree.md")
-    modules = [path for path in project_files(*FOLDERS[:-1]) if not path.name.startswith("__")]
-    packages = {path.parent for path in project_files(*FOLDERS[:-1])}
-    real = {str(path.relative_to(ROOT)) for path in (*modules, *packages)}
-    assert real - named == set(), "missing in docs/tree.md"
-    assert {path for path in named if not (ROOT / path).exists()} == set(), "only in docs/tree.md"
+def test_benchmarks_do_not_import_tests():
+    for path in project_files("benchmarks"):
+        assert "tests" not in {
+            module.split(".")[0] for module, _ in imports(ast.parse(path.read_text()))
+        }, path
 
 
-def test_readmes_tree_names_every_package():
-    named = tree_of("README.md")
-    packages = {path.parent.relative_to(ROOT) for path in project_files(*PARTS)}
-    assert {str(path) for path in packages if len(path.parts) <= 2} - named == set()
-    assert {path for path in named if not (ROOT / path).exists()} == set()
+def test_the_tree_page_is_made_of_the_files():
+    assert (ROOT / "docs/tree.md").read_text() == tree.page(), "make tree writes it"
 
 
-def test_tables_of_the_readme_are_the_committed_results():
+def test_every_file_says_what_it_is_for():
+    files = [file for top in tree.SOURCES for folder in tree.folders_of(ROOT / top)
+             for file in tree.files_of(folder)]  # fmt: skip
+    assert [path for path in files if not tree.role(path).endswith(".")] == []
+
+
+def test_tables_of_the_pages_are_the_committed_results():
     assert report.main(["--check"]) == 0, "python -m benchmarks.report writes them"
 
 
-def test_readme_names_the_console_scripts_of_setup_py():
-    scripts = set(re.findall(r'"(fastimae-\w+) = ', (ROOT / "setup.py").read_text()))
-    named = set(re.findall(r"\bfastimae-[a-z]+\b", (ROOT / "README.md").read_text()))
-    assert scripts == named
-
-
-def readme_commands(program: str) -> list[list[str]]:
-    """The arguments of each call of a console script in the README, in blocks and in tables."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    calls = re.findall(rf"{program} ((?:[^`\n#])+)", text)
-    return [call.split() for call in calls]
-
-
-@pytest.mark.parametrize("arguments", readme_commands("fastimae-train"), ids=" ".join)
-def test_training_commands_of_the_readme_are_understood(arguments, capsys):
-    assert parse_training("fastimae-train", [*arguments, "--print_config"]) is None
-    assert "batch_size:" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("arguments", readme_commands("fastimae-convert"), ids=" ".join)
-def test_converting_commands_of_the_readme_are_understood(arguments):
-    options = parse("fastimae-convert", ConvertArguments, arguments)
-    assert options.verify or options.out.suffix == ".beton"
-
-
-@pytest.mark.parametrize("arguments", readme_commands("fastimae-eval"), ids=" ".join)
-def test_evaluating_commands_of_the_readme_are_understood(arguments):
-    for library in ("timm", "sklearn", "torchmetrics", "piq"):
-        pytest.importorskip(library)
-    task, *rest = arguments
-    if task != "TASK":
-        options = getattr(importlib.import_module(TASKS[task].module), TASKS[task].options)
-        parse("fastimae-eval", options, rest)
-
-
-@pytest.mark.parametrize(
-    ("program", "options"),
-    [
-        ("fastimae-export", ExportOptions),
-        ("fastimae-import", ImportOptions),
-        ("fastimae-bench", BenchOptions),
-    ],
-)
-def test_other_commands_of_the_readme_are_understood(program, options):
-    calls = readme_commands(program)
-    assert calls and all(parse(program, options, arguments) for arguments in calls)
-
-
 def test_console_scripts_lead_to_functions():
-    targets = re.findall(r'"fastimae-\w+ = fastimae\.(\w+):(\w+)"', (ROOT / "setup.py").read_text())
-    assert targets
-    for module, function in targets:
-        tree = ast.parse((ROOT / "fastimae" / f"{module}.py").read_text())
+    for target in project()["scripts"].values():
+        module, function = target.split(":")
+        tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
         assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
@@ -309,17 +350,6 @@ def test_no_path_of_one_machine_is_tracked():
     assert found == []
 
 
-def links(page: Path) -> list[str]:
-    """Relative targets of a page's links and pictures."""
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
-    return [target for target in targets if "://" not in target and "mailto:" not in target]
-
-
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_of_the_documents_resolve(page):
-    assert [link for link in links(ROOT / page) if not (ROOT / link).exists()] == []
-
-
 def test_make_alone_prints_every_target():
     text = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split()
@@ -330,14 +360,14 @@ def test_make_alone_prints_every_target():
 
 
 def test_files_are_written_whole_or_not_at_all():
-    """By `fastimae.folders.replacing`: whoever reads them finds the old content or the new."""
+    """By `fastimae.folders.replacing`: readers get the old content or the new."""
     straight = re.compile(r"(?<!\bpartial)\.(write_text|write_bytes|savefig)\((?!partial)")
     found = [path for path in project_files(*PARTS) if straight.search(path.read_text())]
     assert found == []
 
 
 def test_every_package_has_an_init():
-    """Without one, a folder works in a checkout and is missing from the wheel."""
+    """Without it, a folder works in a checkout but is missing from the wheel."""
     folders = {path.parent for path in project_files(*PARTS)}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
 

@@ -21,11 +21,11 @@ COMMANDS = {
     "evaluate": f"finetune --checkpoint {{mae}} --data_path {{data}} {QUICK}",
 }
 SMALL = 'mount -t tmpfs -o size=128k tmpfs /dev/shm && exec "$@"'
-"""Runs a command with room for locks in /dev/shm, but not for batches, where this is allowed."""
+"""Runs a command with space in /dev/shm for locks but not for batches, if the system allows it."""
 
 
 def with_small_shm():
-    """What to put before a command."""
+    """Return what to put before a command."""
     for flags in ("-m", "-Urm"):
         before = ["unshare", flags, "sh", "-c", SMALL, "sh"]
         if shutil.which("unshare") and not subprocess.call([*before, "true"], stderr=-3):
@@ -44,7 +44,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def start():
-    """Function: start a command, which is killed if the test fails."""
+    """Return a function that starts a command, which is killed if the test fails."""
     started = []
 
     def start(name, arguments, *, before=()):
@@ -70,7 +70,7 @@ def wait_for(path, process):
 
 
 def signalled(process, number):
-    """What it said at its end, after all of it got a signal; nobody else may be left."""
+    """Signal all processes of a command; return its last output. None of them may be left."""
     workers = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, number)
     output = process.communicate(timeout=100)[0]
@@ -84,7 +84,7 @@ def signalled(process, number):
     [("train", signal.SIGTERM), ("train", signal.SIGINT), ("evaluate", signal.SIGTERM)],
 )
 def test_a_run_with_workers_saves_and_exits_0(start, toy, tmp_path, name, number):
-    """And has no need of /dev/shm for its batches."""
+    """And needs no /dev/shm for its batches."""
     command = COMMANDS[name].format(data=toy / "data", mae=toy / "mae.pth").split()
     command += ["--output_dir", tmp_path, "--save_steps", 1]
     process = start(name, [*command, "--epochs", 1000], before=with_small_shm())
@@ -97,15 +97,29 @@ def test_a_run_with_workers_saves_and_exits_0(start, toy, tmp_path, name, number
     assert (content["epoch"], content["step"]) > (0, 0)
 
 
+def test_sigterm_that_is_repeated_while_the_process_ends_changes_nothing(start, tmp_path):
+    """Launchers repeat it; leaving Python takes seconds after all is saved."""
+    model = "--synthetic --model mae_vit_nano_patch16 --input_size 32 --num_workers 0"
+    command = f"{model} {QUICK.replace('--num_workers 2', '')} --save_steps 1 --output_dir"
+    process = start("train", [*command.split(), tmp_path])
+    wait_for(tmp_path / "checkpoint-last.pth", process)
+    process.send_signal(signal.SIGTERM)
+    assert any("stopped and saved" in line for line in process.stdout)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    assert process.returncode == 0
+
+
 def test_a_conversion_goes_on_where_it_was_stopped(start, tmp_path):
-    """To the file that one without a stop makes."""
+    """The file equals that of an uninterrupted conversion."""
     folder = toy_images.save_colours(tmp_path / "data", 150, size=100)
     out, straight = tmp_path / "out.beton", tmp_path / "straight.beton"
     process = start("convert", [folder, out, "--workers", 2])
     wait_for(tmp_path / "out.beton.part", process)
     output = signalled(process, signal.SIGTERM)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "the same command goes on" in output and not out.exists()
+    assert "the same command resumes" in output and not out.exists()
     assert cli.convert([str(folder), str(out), "--workers", "1"]) == 0
     assert cli.convert([str(folder), str(straight), "--workers", "1"]) == 0
     assert out.read_bytes() == straight.read_bytes()

@@ -1,4 +1,4 @@
-"""Users of the Python API read names of parameters, users of the commands read flags."""
+"""Errors name parameters to users of the Python API, and flags to users of commands."""
 
 import io
 import pickle
@@ -11,7 +11,7 @@ from PIL import Image
 import fastimae
 from fastimae import cli, wording
 from fastimae.engine.checkpoint import load_checkpoint
-from fastimae.engine.files import CheckpointError
+from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.interop import load_model
 from fastimae.kernels import random_masking
 from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader
@@ -51,13 +51,13 @@ WRONG = {
     "decoder": (
         lambda: create_loader(**SYNTHETIC, decoder="ffcv"),
         DataError,
-        "decoder has no effect without ffcv: drop one of them",
+        "decoder has no effect without ffcv: drop it",
     ),
     "crop": (lambda: create_loader(**SYNTHETIC, crop="some"), DataError, "crop some is not one of"),
     "model": (
         lambda: fastimae.create_model("vit_base"),
         ValueError,
-        "model vit_base is not known: do you mean mae_vit_base_patch16?",
+        "model vit_base is not known: did you mean mae_vit_base_patch16?",
     ),
     "size": (
         lambda: fastimae.create_model("mae_vit_nano_patch8", img_size=(33, 33)),
@@ -67,10 +67,10 @@ WRONG = {
     "mask_ratio": (
         lambda: mae(mask_ratio=1.5),
         ValueError,
-        "mask_ratio must lie between 0 and 1, not 1.5",
+        "mask_ratio must be between 0 and 1, not 1.5",
     ),
     "mix_beta": (lambda: imae(mix_beta=0), ValueError, "mix_beta must be positive, not 0"),
-    "mix_lambda": (lambda: imae(mix_lambda=2), ValueError, "mix_lambda must lie between"),
+    "mix_lambda": (lambda: imae(mix_lambda=2), ValueError, "mix_lambda must be between"),
     "teacher": (
         lambda: imae(teacher=fastimae.create_model("mae_vit_nano_patch8", heads=2, **TINY)),
         ValueError,
@@ -145,5 +145,5 @@ def test_a_missing_checkpoint_is_named(python, tmp_path):
 @pytest.mark.parametrize("ratio", [-0.5, 1.5, float("nan")])
 def test_a_share_that_is_none_is_a_whole_sentence(ratio):
     key = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"^mask_ratio must lie between 0 and 1, not"):
+    with pytest.raises(ValueError, match=r"^mask_ratio must be between 0 and 1, not"):
         random_masking(key, (4, 4), ratio)

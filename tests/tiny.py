@@ -1,4 +1,4 @@
-"""Tiny models and checkpoints of them, as fastimae-train leaves them."""
+"""Tiny models and their checkpoints, as fastimae-train writes them."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ SIDE, HEADS = 32, 4
 
 
 def tiny_model(**overrides) -> MaskedAutoencoder:
-    """Two encoder blocks, 16 patches; fresh weights from torch's generator."""
+    """Create a model with two encoder blocks and 16 patches, weights from torch's generator."""
     sizes = {"img_size": SIDE, "depth": 2, "embed_dim": 32, "decoder_embed_dim": 32}
     sizes |= {"num_heads": HEADS, "decoder_num_heads": HEADS}
     return create_model(NAME, **{**sizes, **overrides}).eval()
 
 
 def save_run(folder: Path, model: MaskedAutoencoder, **args) -> Path:
-    """checkpoint-last.pth of a run whose settings hold `args`; returns its path."""
+    """Write checkpoint-last.pth of a run with the settings `args`, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "model": NAME,
@@ -41,7 +41,7 @@ def save_run(folder: Path, model: MaskedAutoencoder, **args) -> Path:
 
 
 def predict_alike(one: MaskedAutoencoder, other: MaskedAutoencoder) -> bool:
-    """Whether two models of images of 32 pixels predict the same, to the bit, under one mask."""
+    """Return whether two models for images of 32 pixels predict the same bits under one mask."""
     images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     results = []
     for model in (one, other):

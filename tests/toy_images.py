@@ -1,4 +1,4 @@
-"""Pictures that a small model can tell apart, and a checkpoint to look at them with."""
+"""Pictures that a small model can distinguish, and checkpoints to evaluate them with."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ MODEL = "mae_vit_nano_patch8"
 
 
 def save_colours(root: Path, per_class: int, *, size: int = 32, seed: int = 0) -> Path:
-    """Class folders red, green, blue of noise in which that channel is brighter."""
+    """Save class folders red, green and blue of noise in which that channel is brighter."""
     rng = np.random.default_rng(seed)
     for channel, name in enumerate(("a_red", "b_green", "c_blue")):
         (root / name).mkdir(parents=True)
@@ -24,14 +24,19 @@ def save_colours(root: Path, per_class: int, *, size: int = 32, seed: int = 0) -
 
 
 def save_splits(root: Path, per_class: int) -> Path:
-    """root/train of so many images a class, and root/val of half as many others."""
+    """Save root/train with so many images per class, and root/val with half as many others."""
     save_colours(root / "train", per_class)
     save_colours(root / "val", per_class // 2, seed=1)
     return root
 
 
+def save_gray(pictures: object, path: Path, note: str) -> None:
+    """Save one gray pixel in place of a figure: `draw_grid` takes a second."""
+    Image.new("L", (1, 1), 128).save(path, "PNG")
+
+
 def save_mae(path: Path, **model: object) -> MaskedAutoencoder:
-    """A checkpoint of a fresh model, as training leaves them."""
+    """Save a checkpoint of a model with random weights, as training does."""
     net = create_model(MODEL, **{"img_size": 32, **model})
     args = {
         "model": MODEL, "num_heads": net.blocks[0].attn.num_heads, "in_chans": net.in_chans,
@@ -43,7 +48,7 @@ def save_mae(path: Path, **model: object) -> MaskedAutoencoder:
 
 
 def save_trained(path: Path, **settings: object) -> Path:
-    """A checkpoint whose training had these settings."""
+    """Save a checkpoint whose training had these settings."""
     save_mae(path)
     content = torch.load(path, weights_only=True)
     content["args"] |= settings

@@ -1,4 +1,4 @@
-"""A run whose batches are numbers and whose model is a line, and one of a small MAE."""
+"""Trainers for tests: of a line on vectors, and of a small MAE."""
 
 import math
 
@@ -11,7 +11,7 @@ from fastimae.engine.plan import Plan
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.trainer import Trainer
 from fastimae.loaders import DevicePrefetch, create_loader
-from fastimae.loaders.epoch_steps import EpochSteps
+from fastimae.loaders.order.epoch_steps import EpochSteps
 from fastimae.models import create_model
 from fastimae.objectives import MAE, Objective
 
@@ -19,7 +19,7 @@ CPU = World(0, 1, torch.device("cpu"))
 
 
 class Samples:
-    """A batch of vectors, with the fields that a trainer looks at."""
+    """A batch of vectors, with the fields that a trainer uses."""
 
     def __init__(self, index):
         self.index, self.x = index, torch.sin(index[:, None] * torch.arange(1.0, 4.0))
@@ -102,7 +102,7 @@ def weights_of(run):
 
 
 class Noting(DevicePrefetch):
-    """Says in `seen` when an iteration starts."""
+    """Notes in `seen` when an iteration starts."""
 
     def __iter__(self):
         self.seen.append("the loader starts")
@@ -110,7 +110,7 @@ class Noting(DevicePrefetch):
 
 
 def mae_trainer(path, seen, cuda_graph=False, **plan):
-    """Of a small MAE."""
+    """Return the trainer of a small MAE."""
     torch.manual_seed(0)
     objective = MAE(create_model("mae_vit_nano_patch8", img_size=16))
     loader = create_loader(

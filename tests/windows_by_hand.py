@@ -1,12 +1,12 @@
-"""torchvision's rule for crops, one sample at a time: what windows are compared with."""
+"""torchvision's rule for crop windows in plain Python: the reference for the tests."""
 
 import math
 
-from fastimae.loaders.philox import philox
+from fastimae.loaders.order.philox import philox
 
 
 def window_by_hand(key, height, width, scale, ratio):
-    """RandomResizedCrop's rule in Python floats, one sample at a time."""
+    """Draw one sample's window by RandomResizedCrop's rule, in Python floats."""
     words = [int(w) for block in range(6) for w in philox(key, [block, 0, 0, 1])]
     draw = [word / 2**32 for word in words]
     flip = draw[22] < 0.5

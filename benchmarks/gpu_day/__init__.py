@@ -1,1 +1,1 @@
-"""What to do with a few minutes on a GPU: `bash benchmarks/gpu_day.sh 1`, see docs/gpu.md."""
+"""The GPU day: all that matters, measured in a few minutes on a GPU. See docs/gpu.md."""

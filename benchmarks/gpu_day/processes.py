@@ -1,4 +1,4 @@
-"""Run parts at once, in processes that end in time, whatever they do."""
+"""Runs parts as parallel processes, and ends them in time, whatever they do."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Outcome:
     """"ok", or what went wrong."""
     seconds: float
     text: str
-    """What it printed, or the end of it."""
+    """The end of its output."""
     complaint: str
-    """The last lines of its log and errors; of what it printed, if there are none."""
+    """The last lines of its log and errors; without any, of its output."""
 
 
 def run_parts(
     parts: Sequence[Part], folder: Path, deadline: float, meanwhile: Callable[[], None]
 ) -> dict[str, Outcome]:
-    """Start all parts and wait until they end or `deadline` (of time.monotonic) has come.
+    """Start all parts and wait until they end, or until `deadline` of time.monotonic.
 
-    folder: for what they print, NAME.txt and NAME.err. meanwhile: called again and again.
-    Nothing that a part started lives on, also where this is left by an exception.
+    folder: for their output, NAME.txt and NAME.err. meanwhile: called repeatedly. Everything that a
+    part started is killed, also if this raises an exception.
     """
     found: dict[str, Outcome] = {}
     begin = time.monotonic()
@@ -76,7 +76,7 @@ def _started(part: Part, folder: Path) -> Iterator[subprocess.Popen]:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """End the process, and with it all that it started."""
+    """Kill the process and everything that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -90,7 +90,9 @@ def _outcome(
     )
     code = process.returncode
     lines = (errors.strip() or text.strip()).split("\n")
-    lines = [line.rstrip("\r").rpartition("\r")[2] for line in lines]  # of a bar as it was last
+    lines = [
+        line.rstrip("\r").rpartition("\r")[2] for line in lines
+    ]  # the last state of a progress bar
     return Outcome(
         status=status or ("ok" if code == 0 else f"exit status {code}"),
         seconds=round(seconds, 1),

@@ -1,8 +1,8 @@
-"""How fast each way of loading images is, and whether it shows the right pixels.
+"""How fast each way of loading images is, and whether its pixels are right.
 
     python -m benchmarks.loaders --data F.beton --folder DIR --out F.json
 
-Every contestant lives in a process of its own, so that memory and CPU time are its own and a
-crash is only its own. They take turns, in another order each round. Importing this package
-imports no contestant's library.
+Every loader runs in its own process, so its memory and CPU time can be measured, and a crash harms
+no other. They take turns, in another order each round. Importing this package imports no loader's
+library.
 """

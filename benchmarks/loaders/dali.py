@@ -1,16 +1,17 @@
-"""NVIDIA DALI through our loader: on the CPU, with the cheaper filter, and on the GPU."""
+"""Our loader with NVIDIA DALI: on the CPU, with a cheaper filter, and on the GPU."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal
 
-from benchmarks.loaders.contestant import EndlessSteps, Job, need, need_cuda
-from benchmarks.loaders.ours import Ours
+from benchmarks.loaders.base import EndlessSteps, LoadJob, need, need_cuda
+from benchmarks.loaders.fastimae_loaders import FastImaeLoader
 from fastimae.loaders import Loader
-from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.beton.reader import BetonReader
 
 
-class Dali(Ours):
+class Dali(FastImaeLoader):
     """Decodes the window only, as our engine does; antialiased bicubic resize."""
 
     label = "`--dali`, on the CPU"
@@ -23,17 +24,17 @@ class Dali(Ours):
     def prepare(cls) -> None:
         need("nvidia.dali", "DALI", "pip install 'fastimae[dali]'")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: LoadJob) -> None:
         reader = BetonReader(job.images.beton)
         super().__init__(job, self.make(reader, EndlessSteps(job, reader.labels), job))
 
-    def make(self, reader: BetonReader, steps: EndlessSteps, job: Job) -> Loader:
-        """The loader to measure."""
-        from fastimae.loaders.dali_loader import DaliLoader
-        from fastimae.loaders.encoded import EncodedBeton
+    def make(self, reader: BetonReader, steps: EndlessSteps, job: LoadJob) -> Loader:
+        """Make the loader to measure."""
+        from fastimae.loaders.backends.dali import DaliLoader
+        from fastimae.loaders.backends.dali_source import BetonJpegs
 
         return DaliLoader(
-            EncodedBeton(reader),
+            BetonJpegs(reader),
             steps,
             job.crops,
             device=self.device,
@@ -46,7 +47,7 @@ class Dali(Ours):
 
 
 class DaliLinear(Dali):
-    """A cheaper filter, another picture."""
+    """A cheaper filter, and so other pixels."""
 
     label = "a cheaper filter"
     what = "our loader with DALI on the CPU, antialiased linear resize, threads"
@@ -54,7 +55,7 @@ class DaliLinear(Dali):
 
 
 class DaliMixed(Dali):
-    """The GPU decodes and resizes; its JPEG engine takes DALI's default share."""
+    """The GPU decodes and resizes; its JPEG engine takes DALI's default share of the images."""
 
     label = "`--dali`, on the GPU"
     what = "our loader with DALI on the GPU, 65 % of the images by its JPEG engine"
@@ -83,24 +84,26 @@ class DaliEngine(DaliMixed):
 
 
 class NativeAndDali(DaliMixed):
-    """Our engine on the CPU and DALI on the GPU make parts of the same batches."""
+    """Our engine on the CPU and DALI on the GPU each make a part of every batch."""
 
     label = "`--dali_share 0.3`, on the GPU"
     what = "our engine and, for 30 % of the images, DALI on the GPU"
     dali_share: ClassVar[float] = 0.3
 
-    def make(self, reader: BetonReader, steps: EndlessSteps, job: Job) -> Loader:
-        from fastimae.loaders.native import NativeLoader
-        from fastimae.loaders.shared_loader import SharedLoader
+    def make(self, reader: BetonReader, steps: EndlessSteps, job: LoadJob) -> Loader:
+        from fastimae.loaders.backends.dali import DaliLoader
+        from fastimae.loaders.backends.native import NativeLoader
+        from fastimae.loaders.backends.shared import SharedLoader
 
         return SharedLoader(
             reader,
             steps,
             job.crops,
             first=NativeLoader,
+            dali=partial(
+                DaliLoader.of_beton, device=self.device, hw_decoder_load=self.hw_decoder_load
+            ),
             dali_share=self.dali_share,
-            device=self.device,
-            hw_decoder_load=self.hw_decoder_load,
             num_workers=job.num_workers,
             max_bad_samples=0,
             pin_mem=True,

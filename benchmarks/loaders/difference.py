@@ -1,4 +1,4 @@
-"""How far images are from what Pillow makes of the same windows."""
+"""How far decoded images are from what Pillow makes of the same windows."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.loaders.contestant import Job, Pixels
+from benchmarks.loaders.base import LoadJob, Pixels
 from benchmarks.loaders.images import ImageSet
-from fastimae.loaders.beton import BetonReader
+from fastimae.loaders.beton.reader import BetonReader
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Over all values of all images looked at."""
+    """The difference over all values of all images that were compared."""
 
     images: int
     mean: float
-    """Absolute, of 255."""
+    """Absolute, on a scale of 255."""
     largest: int
-    """Absolute, of 255."""
+    """Absolute, on a scale of 255."""
     unequal: float
     """Share of pixels in which a channel differs."""
 
 
-def difference(shown: Iterator[Pixels], job: Job, count: int) -> Difference:
+def difference(decoded: Iterator[Pixels], job: LoadJob, count: int) -> Difference:
     """Compare at least `count` images with Pillow's crop and resize of the sample's file."""
     total = images = pixels = unequal = largest = 0
     with BetonReader(job.images.beton) as reader:
         while images < count:
-            batch = next(shown)
+            batch = next(decoded)
             heights, widths = reader.heights[batch.index], reader.widths[batch.index]
             windows, flips = job.crops.draw(batch.key, heights, widths)
             for row, index in enumerate(batch.index.tolist()):
@@ -51,7 +51,7 @@ def difference(shown: Iterator[Pixels], job: Job, count: int) -> Difference:
 def by_pillow(
     images: ImageSet, index: int, window: NDArray[np.int64], flip: bool, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], from scratch: the file, Pillow, and nothing of our loaders."""
+    """Decode a window from scratch, without our loaders: uint8 [H, W, 3]."""
     top, left, height, width = window.tolist()
     with Image.open(images.path(index)) as image:
         part = image.convert("RGB").crop((left, top, left + width, top + height))

@@ -1,4 +1,4 @@
-"""The images of one section, as a .beton file and, byte for byte the same, as JPEG files."""
+"""The images of a section: as a .beton file and, with the same bytes, as JPEG files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastimae.loaders.beton import BetonReader
-from fastimae.loaders.convert import ConvertOptions, convert
+from fastimae.loaders.beton.reader import BetonReader
+from fastimae.loaders.convert.run import ConvertOptions, convert
 from fastimae.loaders.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """What all contestants of a section load."""
+    """The images that all loaders of a section load."""
 
     section: str
     """"beton" for --data, "originals" for --folder."""
@@ -25,10 +25,10 @@ class ImageSet:
     subset: NDArray[np.int64]
     """The samples of `beton` that are used."""
     facts: dict[str, object]
-    """How many they are, and how large in the mean."""
+    """How many there are, and their size on average."""
 
     def path(self, index: int) -> Path:
-        """Sample `index` of the .beton as a file."""
+        """Return the file of sample `index` of the .beton."""
         return self.folder / "all" / f"{index:08d}.jpg"
 
 
@@ -37,8 +37,8 @@ def image_set(
 ) -> ImageSet:
     """Draw `count` samples of a .beton, or take all, and write them to a folder in `scratch`.
 
-    That also brings both forms into the page cache. source: what people call it, if not by the
-    file's name. `DataError` if one of the samples is not a JPEG.
+    That also brings both forms into the page cache. source: its name for people; None: the file's.
+    Raises DataError if one of the samples is not a JPEG.
     """
     folder = scratch / section
     with BetonReader(beton) as reader:
@@ -66,7 +66,7 @@ def image_set(
 
 
 def original_images(folder: Path, scratch: Path, count: int, seed: int) -> ImageSet:
-    """`count` images of a folder; JPEG files keep their bytes."""
+    """Take `count` images of a folder; JPEG files keep their bytes."""
     beton = scratch / f"{folder.name}.beton"
     convert(ConvertOptions(src=str(folder), out=beton, limit=count, seed=seed))
     return image_set("originals", beton, scratch, count, seed, f"{folder.name}, original files")

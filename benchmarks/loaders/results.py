@@ -1,5 +1,4 @@
-"""What was measured, for programs: plain numbers and strings under stable names; and how much
-faster our engine is than the others, against what it is meant to be."""
+"""Results for the JSON file, under stable names; and our engine's speed against its targets."""
 
 from __future__ import annotations
 
@@ -11,33 +10,33 @@ from collections.abc import Mapping
 import torch
 from PIL import features
 
-from benchmarks.conditions import device_name, versions_of
+from benchmarks.conditions import versions_or_absence
 from benchmarks.loaders.measure import Measured
+from fastimae.cpus import usable_cores
 from fastimae.loaders import native_library
-from fastimae.machine import cpu_flags, usable_cores
+from fastimae.machine import cpu_flags, cpu_model
 
 DISTRIBUTIONS = ("ffcv", "numba", "opencv-python", "nvidia-dali-cuda130")
 SUBJECT = "native"
 TARGET_WORKERS = 2
-"""Targets were set for two threads on two cores."""
+"""Threads that the targets were set for, on two cores."""
 
 
 def where(report: Mapping) -> dict[str, object]:
-    """More of a report's conditions: its device with the CPU, and the versions of decoders."""
-    cpu = device_name(torch.device("cpu")).rpartition(", ")[0]
+    """Return more conditions of a report: its device with the CPU, and versions of decoders."""
     gpu = [report["device"]] * torch.cuda.is_available()
     library = native_library.load()
-    versions = report["versions"] | versions_of(DISTRIBUTIONS)
+    versions = report["versions"] | versions_or_absence(DISTRIBUTIONS)
     versions["libjpeg-turbo of Pillow"] = features.version_feature("libjpeg_turbo") or "unknown"
     versions["native engine"] = library.description() if library else "not built"
     return {
-        "device": ", ".join([cpu, f"{usable_cores()} cores", simd(), *gpu]),
+        "device": ", ".join([cpu_model(), f"{usable_cores()} cores", simd(), *gpu]),
         "versions": versions,
     }
 
 
 def simd() -> str:
-    """The vector instructions that matter here."""
+    """Name the vector instructions that matter here."""
     flags = cpu_flags()
     if "avx512_vnni" in flags:
         return "AVX-512 VNNI"
@@ -45,7 +44,7 @@ def simd() -> str:
 
 
 def results(found: Mapping[str, Measured]) -> list[dict[str, object]]:
-    """One object for each contestant that was measured."""
+    """Make an object for each loader that was measured."""
     return [_result(name, one) for name, one in found.items() if one.rounds and not one.failed]
 
 
@@ -76,9 +75,9 @@ def _result(name: str, one: Measured) -> dict[str, object]:
 
 
 def stages(*parts: Mapping[str, float]) -> dict[str, float] | None:
-    """Microseconds of one thread that an image takes in each stage; None if not told.
+    """Compute the microseconds of one thread per image and stage; None if unknown.
 
-    parts: what `Contestant.stage_times` grew by, in some rounds.
+    parts: the increase of `LoaderUnderTest.stage_times` in some rounds.
     """
     total: Counter[str] = Counter()
     for part in parts:
@@ -89,7 +88,7 @@ def stages(*parts: Mapping[str, float]) -> dict[str, float] | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """Times the speed of `against` that our engine should reach."""
+    """How many times as fast as `against` our engine should be."""
 
     section: str
     against: str
@@ -98,8 +97,11 @@ class Target:
 
 
 def targets(*, avx512: bool) -> tuple[Target, ...]:
-    """What to hold the engine to: with crops of 224 pixels, images of 500 at quality 90 in the
-    .beton, and JPEGs of ImageNet as original images."""
+    """Return the engine's targets.
+
+    They are for crops of 224 pixels, images of 500 pixels at quality 90 in the .beton, and JPEGs of
+    ImageNet as original images.
+    """
     ffcv = 1.8 if avx512 else 1.6
     return (
         Target(section="beton", against="ffcv", ratio=ffcv),
@@ -111,17 +113,17 @@ def targets(*, avx512: bool) -> tuple[Target, ...]:
 
 
 def ratios(section: str, found: Mapping[str, Measured], goals: tuple[Target, ...]) -> list[dict]:
-    """Rows of a table: our engine's speed over that of each other contestant of the section.
+    """Make rows with our engine's speed over that of each other loader of the section.
 
-    "min" and "max" are of single rounds; "cpu_ratio" is of the CPU time an image takes, which
-    other work on the machine disturbs less. "met" is None where there is no target.
+    "min" and "max" are of single rounds; "cpu_ratio" is of the CPU time per image, which other work
+    on the machine disturbs less. "met" is None without a target.
     """
     sound = {name: one for name, one in found.items() if one.rounds and not one.failed}
     ours, rows = sound.pop(SUBJECT, None), []
     if ours is None:
         return rows
     for name, other in sound.items():
-        # A round of theirs ran within seconds of the same round of ours.
+        # The other's round ran within seconds of the same round of ours.
         single = [a / b for a, b in zip(ours.speeds, other.speeds, strict=True)]
         ratio = ours.speed / other.speed
         fitting = [goal for goal in goals if (goal.section, goal.against) == (section, name)]

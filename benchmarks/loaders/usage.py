@@ -1,4 +1,4 @@
-"""CPU time and memory of a process with all its descendants, from Linux's /proc."""
+"""CPU time and memory of a process and all its descendants, from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OWN_MEMORY = re.compile(r"^Pss_(?:Anon|Shmem): +(\d+) kB$", re.MULTILINE)
 
 
 def family(pid: int) -> list[int]:
-    """The process and its descendants that are alive."""
+    """List the process and its living descendants."""
     found = [pid]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -20,7 +20,7 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the family so far, with that of children that have ended."""
+    """Sum user and system time of the family so far, including children that have ended."""
     ticks = 0
     for member in family(pid):
         # The name before the last parenthesis may contain blanks. Times are fields 14 to 17.
@@ -30,17 +30,16 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int) -> int:
-    """Memory that is the family's alone: anonymous and shared pages, each counted once.
+    """Sum the memory that only the family uses: anonymous and shared pages, each counted once.
 
-    Pages of files, such as a mapped .beton, are left out: the kernel takes them back when it
-    needs them.
+    Pages of files, such as a mapped .beton, are left out: the kernel can take them back.
     """
     texts = (_read(Path(f"/proc/{member}/smaps_rollup")) for member in family(pid))
     return 1024 * sum(int(kib) for text in texts for kib in _OWN_MEMORY.findall(text))
 
 
 def _read(path: Path) -> str:
-    """The file's text; empty if the process has just ended."""
+    """Read a file; empty if the process has just ended."""
     try:
         return path.read_text()
     except (FileNotFoundError, ProcessLookupError):

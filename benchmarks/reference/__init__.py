@@ -1,4 +1,4 @@
-"""MAE and i-MAE as they are usually trained: the same maths as ours, written the plain way."""
+"""The plain pipeline: MAE and i-MAE as they are usually trained, with the same maths as ours."""
 
 from benchmarks.reference.data import plain_loader
 from benchmarks.reference.model import PlainMAE, mixture, mixture_loss, plain_imae_loss

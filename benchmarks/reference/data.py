@@ -20,7 +20,7 @@ MIN_CROP = 0.2
 def plain_transform(
     input_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> transforms.Compose:
-    """MAE's augmentation (appendix A.1): a crop, resized bicubic by PIL, flipped, normalised."""
+    """Make MAE's augmentation (appendix A.1): crop, bicubic resize by PIL, flip, normalise."""
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(
@@ -46,16 +46,16 @@ def plain_loader(
     alpha: float | None = None,
     steps: int,
 ) -> DataLoader:
-    """Batches of a folder of classes, one random order after another, `steps` of them.
+    """Make a loader of `steps` batches of a folder of classes, one random order after another.
 
-    Yields lists of float32 tensors [B, 3, H, W]: the images; with `alpha`, i-MAE's weight of the
-    subordinate image, their mixtures, the images, and their partners, as workers mix them.
+    It yields lists of float32 tensors [B, 3, H, W]: the images. With `alpha`, i-MAE's weight of the
+    subordinate image, workers mix them, and the lists are mixtures, images and partners.
     """
     data = ImageFolder(str(folder), plain_transform(input_size, mean, std))
     return DataLoader(
         data,
         batch_size=batch_size,
-        # Over the end of the data without a pause: a loader that restarts would look slow.
+        # Continues past the end of the data: a loader that restarts would look slow.
         sampler=RandomSampler(data, num_samples=batch_size * steps),
         drop_last=True,
         num_workers=num_workers,
@@ -65,7 +65,7 @@ def plain_loader(
 
 
 def collate(samples: list[tuple[Tensor, int]], alpha: float | None) -> list[Tensor]:
-    """A batch of samples, mixed with each other in a random order where `alpha` is given."""
+    """Collate samples to a batch; with `alpha`, mix them with each other in a random order."""
     images, _ = default_collate(samples)
     if alpha is None:
         return [images]

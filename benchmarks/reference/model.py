@@ -1,6 +1,6 @@
 """The usual MAE: float images, argsort masking, every patch embedded, unfused losses.
 
-Parameter names are MAE's, so that weights can be taken over from `fastimae.create_model`.
+Parameter names are MAE's, so that weights of `fastimae.create_model` fit.
 B = batch, L = patches, K = visible patches, D = width.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class PlainAttention(nn.Module):
-    """Attention by matrix products, or by SDPA as a careful user would do."""
+    """Attention by matrix products or, as a careful user would do, by SDPA."""
 
     def __init__(self, dim: int, num_heads: int, sdpa: bool) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class PlainAttention(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """Pre-norm transformer block."""
+    """A pre-norm transformer block."""
 
     def __init__(self, dim: int, num_heads: int, sdpa: bool) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class PlainMAE(nn.Module):
         return self.norm(x)
 
     def decode(self, x: Tensor, ids_restore: Tensor) -> Tensor:
-        """Head's output [B, 1 + K, E] -> predictions of all patches [B, L, P*P*3]."""
+        """Decode a head's output [B, 1 + K, E] to predictions of all patches [B, L, P*P*3]."""
         missing = ids_restore.shape[1] + 1 - x.shape[1]
         full = torch.cat([x[:, 1:], self.mask_token.repeat(len(x), missing, 1)], dim=1)
         full = torch.gather(full, 1, ids_restore.unsqueeze(-1).repeat(1, 1, x.shape[2]))
@@ -104,7 +104,7 @@ class PlainMAE(nn.Module):
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def pixel_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error over masked patches; mask float [B, L], 1 where masked."""
+        """Compute the mean squared error over masked patches; mask float [B, L], 1 where masked."""
         b, c, height, width = imgs.shape
         p = self.patch_size
         target = imgs.reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)
@@ -115,14 +115,14 @@ class PlainMAE(nn.Module):
         return (((pred - target) ** 2).mean(dim=-1) * mask).sum() / mask.sum()
 
     def forward(self, imgs: Tensor, noise: Tensor, mask_ratio: float = 0.75) -> Tensor:
-        """Loss of MAE. imgs: [B, 3, H, W] normalised; noise: [B, L], the smallest stay visible."""
+        """Compute MAE's loss of normalised imgs [B, 3, H, W]; small noise [B, L] stays visible."""
         ids_keep, ids_restore, mask = argsort_masking(noise, mask_ratio)
         latent = self.decoder_embed(self.encode(imgs, ids_keep))
         return self.pixel_loss(imgs, self.decode(latent, ids_restore), mask)
 
 
 def argsort_masking(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    """ids_keep int64 [B, K], ids_restore int64 [B, L] and mask float [B, L] from noise [B, L]."""
+    """Draw ids_keep int64 [B, K], ids_restore int64 [B, L], mask float [B, L] from noise [B, L]."""
     keep = int(noise.shape[1] * (1 - mask_ratio))
     ids_shuffle = torch.argsort(noise, dim=1)
     ids_restore = torch.argsort(ids_shuffle, dim=1)
@@ -140,12 +140,12 @@ def plain_imae_loss(
     noise: Tensor,
     mask_ratio: float = 0.75,
 ) -> Tensor:
-    """Loss of i-MAE on imgs [B, 3, H, W], normalised; see `mixture` and `mixture_loss`."""
+    """Compute i-MAE's loss of normalised imgs [B, 3, H, W]; see `mixture` and `mixture_loss`."""
     return mixture_loss(student, teacher, *mixture(imgs, partner, alpha), noise, mask_ratio)
 
 
 def mixture(imgs: Tensor, partner: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixtures of float images, weights alpha and 1 - alpha, the images, and their partners.
+    """Mix float images, with weights alpha and 1 - alpha; return mixtures, images and partners.
 
     imgs: [B, 3, H, W]. partner: int64 [B], row partner[i] is mixed into row i.
     """
@@ -162,14 +162,14 @@ def mixture_loss(
     noise: Tensor,
     mask_ratio: float = 0.75,
 ) -> Tensor:
-    """Loss of i-MAE: two decoder passes and two teacher passes, one image after the other."""
+    """Compute i-MAE's loss, with two decoder and two teacher passes, one after the other."""
     ids_keep, ids_restore, mask = argsort_masking(noise, mask_ratio)
     latent = student.encode(mixed, ids_keep)
     loss = torch.zeros((), device=imgs.device)
     for head, target in ((student.decoder_embed1, imgs), (student.decoder_embed2, other)):
-        own = head(latent)
-        loss = loss + student.pixel_loss(target, student.decode(own, ids_restore), mask)
+        predicted = head(latent)
+        loss = loss + student.pixel_loss(target, student.decode(predicted, ids_restore), mask)
         with torch.no_grad():
             known = teacher.decoder_embed(teacher.encode(target, ids_keep))
-        loss = loss + F.mse_loss(own, known)
+        loss = loss + F.mse_loss(predicted, known)
     return loss

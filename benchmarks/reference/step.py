@@ -11,10 +11,10 @@ BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05
 
 
 class PlainStep:
-    """Copies float tensors from host memory, trains on them, and reads the loss.
+    """A step that copies float tensors from host memory, trains on them, and reads the loss.
 
-    loss_of: the loss of these tensors on the device. dtype: autocast's; None is fp32. fp16 comes
-    with a gradient scaler. waits: read the loss and synchronise in each step, as the public
+    loss_of: computes the loss of these tensors on the device. dtype: autocast's; None: fp32. fp16
+    comes with a gradient scaler. waits: read the loss and synchronise in each step, as the public
     training loops of MAE and i-MAE do.
     """
 
@@ -32,7 +32,7 @@ class PlainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     def __call__(self, *host: Tensor) -> Tensor:
-        """One step. Returns the loss, on the device."""
+        """Run one step; return the loss, on the device."""
         tensors = [tensor.to(self.device, non_blocking=True) for tensor in host]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             loss = self.loss_of(*tensors)
@@ -48,7 +48,7 @@ class PlainStep:
 
 
 def plain_adamw(model: nn.Module, lr: float = 1e-4, *, fused: bool = False) -> torch.optim.AdamW:
-    """AdamW as MAE sets it up: no decay of vectors. fused: in one kernel."""
+    """Make AdamW as MAE does, without decay of vectors. fused: update in one kernel."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
@@ -58,5 +58,5 @@ def plain_adamw(model: nn.Module, lr: float = 1e-4, *, fused: bool = False) -> t
 
 
 def usual_dtype(device: torch.device) -> torch.dtype | None:
-    """What these pipelines compute in: fp16 on a GPU, fp32 elsewhere."""
+    """Return the autocast of these pipelines: fp16 on a GPU, none (fp32) elsewhere."""
     return torch.float16 if device.type == "cuda" else None

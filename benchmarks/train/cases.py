@@ -1,4 +1,4 @@
-"""What is trained: models, batch sizes, and a batch of made-up images."""
+"""The cases to train: models, batch sizes, and a made-up batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastimae.objectives.mixing import MixRatio
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
+class TrainCase:
     """A model in training. i-MAE has a teacher of the student's size."""
 
     name: str
@@ -24,33 +24,37 @@ class Case:
     model: str
     img_size: int
     batch_cuda: int
-    """Batch size that fits a GPU of 80 GB, for the plain pipeline too."""
+    """Batch size that fits on a GPU of 80 GB, for the plain pipeline too."""
     batch_cpu: int
     ladder: bool = True
-    """Whether --ladder measures it beside the table; without the table it always does."""
+    """Whether --ladder includes it beside the table; with --no_table it always does."""
     rounds_cuda: int = 7
     rounds_cpu: int = 3
     calls_cuda: int = 3
-    """Steps of one timing."""
+    """Steps per timing."""
+    reciprocal: bool = False
+    """Whether images of the made-up batch are each other's partners."""
 
     def batch_size(self, device: torch.device) -> int:
-        """Images (i-MAE: mixtures) of a step."""
+        """Return the images (i-MAE: mixtures) per step."""
         return self.batch_cuda if device.type == "cuda" else self.batch_cpu
 
     def rounds(self, device: torch.device, *, ladder: bool = False) -> int:
-        """Timings of each variant; one less on a CPU where there are as many as in a ladder."""
+        """Return the timings of each variant; one less for a ladder on a CPU, which has many."""
         if device.type == "cuda":
             return self.rounds_cuda
         return max(self.rounds_cpu - ladder, 1)
 
     def calls(self, device: torch.device) -> int:
-        """Steps of a timing."""
+        """Return the steps per timing."""
         return self.calls_cuda if device.type == "cuda" else 1
 
 
-def _case(name: str, objective: str, model: str, batch_cuda: int, batch_cpu: int, **rest) -> Case:
+def _case(
+    name: str, objective: str, model: str, batch_cuda: int, batch_cpu: int, **rest
+) -> TrainCase:
     rest.setdefault("img_size", 224)
-    return Case(
+    return TrainCase(
         name=name, objective=objective, model=model, batch_cuda=batch_cuda, batch_cpu=batch_cpu,
         **rest,
     )  # fmt: skip
@@ -75,41 +79,50 @@ SMOKE_CASES = {
     )
 }
 ON_CPU = ("mae_vit_base_patch16", "imae_vit_base_patch16", "imae_cifar10")
-"""Cases that a run on a CPU takes by default: the large model would take as long as these."""
+"""Default cases on a CPU: the large model alone would take as long as these."""
 
 
 def default_cases(device: torch.device, smoke: bool) -> tuple[str, ...]:
-    """Names of the cases to run where none is asked for."""
+    """Name the cases to run by default."""
     if smoke:
         return tuple(SMOKE_CASES)
     return tuple(CASES) if device.type == "cuda" else ON_CPU
 
 
-def make_objective(case: Case) -> MAE | IMAE:
-    """Student and, for i-MAE, teacher with fresh weights, the same in each call; all else as
-    fastimae-train has it by default."""
+def make_objective(case: TrainCase) -> MAE | IMAE:
+    """Make the objective with the defaults of fastimae-train and fresh weights.
+
+    The weights are the same in each call.
+    """
     torch.manual_seed(0)
     models = make_models(case)
     return IMAE(*models) if case.objective == "imae" else MAE(*models)
 
 
-def make_models(case: Case) -> tuple[MaskedAutoencoder, ...]:
-    """What the objective is made of: student and, for i-MAE, teacher."""
+def make_models(case: TrainCase) -> tuple[MaskedAutoencoder, ...]:
+    """Make the models of the objective: the student and, for i-MAE, the teacher."""
     make = functools.partial(create_model, case.model, img_size=case.img_size)
     return (make(heads=2), make()) if case.objective == "imae" else (make(norm_pix_loss=True),)
 
 
 @functools.cache
-def train_flops(case: Case) -> int:
-    """Operations of a step, by the product's own formula: for one image, forward and backward;
-    i-MAE: for one mixture, with two teacher passes."""
-    with torch.device("meta"):  # sizes only: weights would take seconds to make
+def train_flops(case: TrainCase) -> int:
+    """Compute the operations of a step per image (i-MAE: per mixture), forward and backward.
+
+    By FastIMAE's formula; i-MAE has two teacher passes, or one if pairs are reciprocal.
+    """
+    with torch.device("meta"):  # sizes only: making weights would take seconds
         models = make_models(case)
-    return {"mae": MAE, "imae": IMAE}[case.objective](*models).train_flops()
+    if case.objective == "mae":
+        return MAE(*models).train_flops()
+    return IMAE(*models, reciprocal_pairs=case.reciprocal).train_flops()
 
 
-def make_batch(case: Case, size: int) -> Batch:
-    """Noise in host memory, pinned where there is CUDA."""
+def make_batch(case: TrainCase, size: int) -> Batch:
+    """Make a batch of noise in host memory, pinned if there is CUDA.
+
+    Its size must be even if partners are each other's.
+    """
     side, generator = case.img_size, torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8, generator=generator)
     tensors = {
@@ -117,23 +130,25 @@ def make_batch(case: Case, size: int) -> Batch:
         "labels": torch.zeros(size, dtype=torch.int64),
         "index": torch.arange(size),
         "key": torch.arange(size) * 7919,
-        "partner": torch.arange(size).roll(1),
+        "partner": torch.arange(size) ^ 1 if case.reciprocal else torch.arange(size).roll(1),
         "step_key": torch.tensor([1]),
     }
     return Batch(**{name: pinned(tensor) for name, tensor in tensors.items()})
 
 
 def drawn_ratio(batch: Batch) -> float:
-    """Weight of the subordinate image that i-MAE draws for all mixtures of a batch in host memory,
-    as a number: the plain pipeline mixes there."""
+    """Draw i-MAE's weight of the subordinate image for a batch in host memory, as a number.
+
+    The plain pipeline mixes there.
+    """
     return MixRatio()(batch.key, batch.step_key)[0].item()
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """The tensor in page-locked memory, where there is a GPU to copy it to."""
+    """Return the tensor in page-locked memory if there is a GPU to copy it to."""
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
 def float_images(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] as the plain pipeline has it: normalised fp32 [B, 3, H, W]."""
+    """Convert uint8 [B, H, W, 3] to what the plain pipeline uses: normalised fp32 [B, 3, H, W]."""
     return normalise(images, IMAGENET_MEAN, IMAGENET_STD).permute(0, 3, 1, 2).contiguous()

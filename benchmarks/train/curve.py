@@ -1,7 +1,7 @@
-"""Does it train as the plain pipeline does? `python -m benchmarks.train.curve --cifar F.beton`.
+"""Does it train like the plain pipeline? `python -m benchmarks.train.curve --cifar F.beton`.
 
-Trains i-MAE twice from the same weights, on the same crops, masks and mixtures: by the plain
-pipeline, and by our step as fastimae-train runs it. Both losses must fall, and stay together.
+Trains i-MAE twice from the same weights, on the same crops, masks and mixtures: with the plain
+pipeline, and with our step as fastimae-train runs it. Both losses must fall, and stay close.
 """
 
 from __future__ import annotations
@@ -14,38 +14,40 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Report, table
+from benchmarks.harness import BenchmarkReport, table
+from benchmarks.plots import line_plot
 from benchmarks.reference import PlainStep, mixture, usual_dtype
-from benchmarks.train.cases import CASES, SMOKE_CASES, Case, float_images, make_objective
-from benchmarks.train.ours import OurModels, Ours, training_step
-from benchmarks.train.plain import PlainModels
+from benchmarks.train.cases import CASES, SMOKE_CASES, TrainCase, float_images, make_objective
+from benchmarks.train.fastimae_step import FastImaeModels, FastImaeStep, training_step
+from benchmarks.train.reference_step import ReferenceModels
 from fastimae.arguments import command, parse
 from fastimae.loaders import Batch, create_loader
-from fastimae.loaders.sampler import endless
+from fastimae.loaders.order.sampler import endless
 from fastimae.objectives import IMAE
+from fastimae.streams import closed_early_is_fine
 
 PROG = "python -m benchmarks.train.curve"
 RATE, WARM_UP = 5e-4, 30
 KEPT_EVERY = 20
-"""Steps after which the losses so far are written."""
+"""Number of steps after which the losses so far are written."""
 LARGEST_DIFFERENCE = 0.02
-"""Mean over steps, relative. Both round on their own, and what they round grows with time."""
+"""Largest relative difference, averaged over steps. Rounding differs, and the effect grows."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class Options:
-    """Train i-MAE by the plain pipeline and by ours, and compare the losses."""
+class CurveOptions:
+    """Train i-MAE with the plain pipeline and with ours, and compare the losses."""
 
     cifar: Path | None = None
-    """CIFAR-10 as a .beton file; without, smooth made-up images."""
+    """CIFAR-10 as a .beton file; without it, smooth made-up images."""
     steps: int = 300
     """Steps to train."""
     batch_size: int = 256
-    """Mixtures of a step."""
+    """Mixtures per step."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cuda or cpu."""
     out: Path | None = None
-    """JSON file with all losses; a plot is written beside it, as .png."""
+    """JSON file for all losses; a plot is written beside it, as .png."""
     smoke: bool = False
     """A tiny model."""
     debug: bool = False
@@ -53,12 +55,13 @@ class Options:
 
 
 @command(PROG)
+@closed_early_is_fine()
 def main(argv: Sequence[str]) -> int:
-    """0 if both losses fall and agree, 1 if not."""
-    options = parse(PROG, Options, argv)
+    """Return 0 if both losses fall and agree, else 1."""
+    options = parse(PROG, CurveOptions, argv)
     device = torch.device(options.device)
     case = SMOKE_CASES["imae_vit_nano_patch8"] if options.smoke else CASES["imae_cifar10"]
-    report = Report(
+    report = BenchmarkReport(
         device, PROG, argv, options.out, case=case.name,
         data=options.cifar.name if options.cifar else "smooth made-up images",
         batch_size=options.batch_size,
@@ -74,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
     return int(not report["passed"])
 
 
-def batches(case: Case, options: Options) -> Iterator[Batch]:
-    """The same for both, in host memory."""
+def batches(case: TrainCase, options: CurveOptions) -> Iterator[Batch]:
+    """Yield the batches that both train on, in host memory."""
     source = {"ffcv": options.cifar} if options.cifar else {"synthetic": True}
     loader = create_loader(
         **source,
@@ -89,14 +92,14 @@ def batches(case: Case, options: Options) -> Iterator[Batch]:
 
 
 def train_both(
-    case: Case, source: Iterator[Batch], device: torch.device, steps: int
+    case: TrainCase, source: Iterator[Batch], device: torch.device, steps: int
 ) -> Iterator[dict[str, list[float]]]:
-    """Losses of each step by "reference" and by "fastimae", every KEPT_EVERY steps those so far."""
+    """Train with "reference" and "fastimae"; yield all losses so far every KEPT_EVERY steps."""
     objective = make_objective(case)
-    plain = PlainModels(case, objective).to(device)
+    plain = ReferenceModels(case, objective).to(device)
     objective.to(device)
     theirs = PlainStep(plain, plain.optimizer(False), dtype=usual_dtype(device))
-    ours = training_step(Ours(), OurModels(objective), device)
+    ours = training_step(FastImaeStep(), FastImaeModels(objective), device)
     losses: dict[str, list[Tensor]] = {"reference": [], "fastimae": []}
     for number, batch in zip(range(1, steps + 1), source, strict=False):
         rate = RATE * min(1, number / WARM_UP)
@@ -108,9 +111,9 @@ def train_both(
 
 
 def plain_step(
-    models: PlainModels, step: PlainStep, objective: IMAE, batch: Batch, rate: float
+    models: ReferenceModels, step: PlainStep, objective: IMAE, batch: Batch, rate: float
 ) -> Tensor:
-    """A step of the plain pipeline on a batch of ours, with our mask and our mixtures."""
+    """Run a step of the plain pipeline on our batch, with our mask and our mixtures."""
     for group in step.optimizer.param_groups:
         group["lr"] = rate
     models.noise = objective.draw_mask(batch).mask
@@ -119,7 +122,7 @@ def plain_step(
 
 
 def verdict(losses: dict[str, list[float]]) -> dict[str, object]:
-    """How far apart the curves are, and whether that and their fall will do."""
+    """Compare the curves: their mean difference, whether both fall, and whether they pass."""
     reference, ours = (torch.tensor(losses[name]) for name in ("reference", "fastimae"))
     apart = ((ours - reference).abs() / reference).mean().item()
     tenth = max(len(reference) // 10, 1)
@@ -128,7 +131,7 @@ def verdict(losses: dict[str, list[float]]) -> dict[str, object]:
 
 
 def markdown(report: dict) -> str:
-    """Some steps of both curves, and the verdict."""
+    """Make the page of a report: some steps of both curves, and the verdict."""
     curve = report["curve"]
     last = len(curve["reference"]) - 1
     chosen = sorted({round(last * part / 6) for part in range(7)})
@@ -138,23 +141,17 @@ def markdown(report: dict) -> str:
     word = "passed" if report["passed"] else "FAILED"
     return (
         f"{report['case']} on {report['data']}, batch {report['batch_size']}, untrained teacher\n\n"
-        f"{table(rows)}\n{word}: the curves are {report['difference']:.3%} apart in the mean"
+        f"{table(rows)}\n{word}: the curves are {report['difference']:.3%} apart on average"
         f"{'' if report['fell'] else ', and a loss did not fall'}\n"
     )
 
 
 def plot(report: dict, path: Path) -> None:
-    """Draw both curves."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
-    for (name, losses), style in zip(report["curve"].items(), ("-", "--"), strict=True):
-        axes.plot(losses, style, label=name)
+    """Plot both curves."""
     title = f"{report['case']} on {report['data']}, {report['device']}"
-    axes.set(xlabel="step", ylabel="loss", title=title)
-    axes.legend()
-    figure.savefig(path, dpi=110)
+    with line_plot(path, title, "step", "loss") as axes:
+        for (name, losses), style in zip(report["curve"].items(), ("-", "--"), strict=True):
+            axes.plot(losses, style, label=name)
 
 
 if __name__ == "__main__":

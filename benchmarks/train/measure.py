@@ -1,4 +1,4 @@
-"""Build variants of a case, check that they compute the same, time them in turn."""
+"""Variants of a case: built, checked to compute the same loss, and timed in turns."""
 
 from __future__ import annotations
 
@@ -8,130 +8,149 @@ import dataclasses
 import gc
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.clocks import repeat
-from benchmarks.harness import in_rounds
-from benchmarks.train.cases import Case, train_flops
-from benchmarks.train.ours import Ours
-from benchmarks.train.plain import Plain, PlainVariant
-from benchmarks.train.variants import Way, Workshop, precision_of
+from benchmarks.timing import Timing, in_rounds, interleaved, repeat
+from benchmarks.train.cases import TrainCase, train_flops
+from benchmarks.train.fastimae_step import FastImaeStep
+from benchmarks.train.reference_step import BuiltReferenceStep, ReferenceStep
+from benchmarks.train.variants import Variant, VariantBuilder, precision_of
 from fastimae.engine.memory import resident
 from fastimae.engine.throttle import synchronize
 
 Row = dict[str, object]
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
-"""Of a loss, relative."""
+"""Largest relative distance of a loss, by precision."""
 UNTIL_RECORDED = 1
 """Steps after which a CUDA graph replays: the first one records it."""
 
 
 def measure_case(
-    case: Case, ways: Mapping[str, Way], device: torch.device, peak: float, *, share: bool = False
+    case: TrainCase,
+    variants: Mapping[str, Variant],
+    device: torch.device,
+    peak: float,
+    *,
+    share: bool = False,
 ) -> Iterator[list[Row]]:
-    """Rows of all variants on made-up batches, after each round those of the rounds so far.
+    """Yield the rows of all variants on made-up batches, updated after each round.
 
-    peak: operations a second that are 100 % MFU. share: of models, see `Workshop`; the memory of
-    each variant is not told then.
-    Raises AssertionError, before there are rows, if a variant's loss is not that of the plain
-    pipeline in fp32.
+    peak: operations per second that are 100 % MFU. share: whether variants share models, see
+    `VariantBuilder`; their memory is not measured then. A ladder shares, and its rungs take minutes
+    to build: each gets a row of one timing as soon as it is built. Raises AssertionError if a
+    variant's loss is not that of the plain pipeline in fp32: before its row exists, and without
+    sharing before any row exists.
     """
     start_afresh(device)
-    workshop = Workshop(case, device, share=share)
-    calls, facts = {}, {}
-    for name, way in ways.items():
+    builder = VariantBuilder(case, device, share=share)
+    calls, facts, early = {}, {}, {}
+    until_recorded = UNTIL_RECORDED if device.type == "cuda" else 0
+    timed = {"calls": case.calls(device), "warm_up": 0}
+    rows = partial(_rows, case, variants, device, peak, facts)
+    for name, variant in variants.items():
         with peak_memory(device) as watch:
-            calls[name], note = checked(case, name, way, workshop)
+            calls[name], note = checked(case, name, variant, builder)
             memory = None if share else watch(calls[name])
         facts[name] = {"note": note, "memory_gb": memory}
-    for name, way in ways.items():
-        repeat(calls[name], UNTIL_RECORDED if device.type == "cuda" else 0)
-        if isinstance(way, Ours):  # again, as a graph may have been recorded in between
-            check_loss(case, name, way, workshop, calls[name]().item())
-    turns = in_rounds(
-        calls, device, rounds=case.rounds(device, ladder=share), calls=case.calls(device), warm_up=0
-    )
-    for timings in turns:
-        reference = timings.get("reference")
-        yield [
-            row(
-                case, name, ways[name], timing.median, device, peak,
-                ms_20=1e3 * timing.low, ms_80=1e3 * timing.high, rounds=timing.rounds,
-                x_reference=reference and reference.median / timing.median, **facts[name],
-            )
-            for name, timing in timings.items()
-        ]  # fmt: skip
+        if share:
+            repeat(calls[name], until_recorded)
+            early |= interleaved({name: calls[name]}, device, rounds=1, **timed)
+            yield rows(early)
+    for name, variant in variants.items():
+        repeat(calls[name], until_recorded)
+        if isinstance(variant, FastImaeStep):  # again, as a graph may have been recorded in between
+            check_loss(case, name, variant, builder, calls[name]().item())
+    for timings in in_rounds(calls, device, rounds=case.rounds(device, ladder=share), **timed):
+        yield rows(timings)
+
+
+def _rows(
+    case: TrainCase, variants: Mapping[str, Variant], device: torch.device, peak: float,
+    facts: Mapping[str, Row], timings: Mapping[str, Timing],
+) -> list[Row]:  # fmt: skip
+    reference = timings.get("reference")
+    return [
+        row(
+            case, name, variants[name], timing.median, device, peak,
+            ms_20=1e3 * timing.low, ms_80=1e3 * timing.high, rounds=timing.rounds,
+            x_reference=reference and reference.median / timing.median, **facts[name],
+        )
+        for name, timing in timings.items()
+    ]  # fmt: skip
 
 
 def checked(
-    case: Case, name: str, way: Way, workshop: Workshop
+    case: TrainCase, name: str, variant: Variant, builder: VariantBuilder
 ) -> tuple[Callable[[], Tensor], str]:
-    """A variant that has taken its first step, and what is to be said of it.
+    """Build a variant, run and check its first step; return it with a note, or an empty one.
 
-    Raises AssertionError for a wrong loss. Where torch.compile fails, goes without.
+    Raises AssertionError for a wrong loss. If torch.compile fails, the variant is built without it.
     """
     note = ""
     try:
-        variant = workshop.build(way)
-        loss = first_loss(variant, workshop)
+        step = builder.build(variant)
+        loss = first_loss(step, builder)
     except Exception as error:
-        if not (isinstance(way, Plain) and way.compiled):
+        if not (isinstance(variant, ReferenceStep) and variant.compiled):
             raise
         note = f"without torch.compile: {type(error).__name__}"
         torch.compiler.reset()
-        variant = workshop.build(dataclasses.replace(way, compiled=False))
-        loss = first_loss(variant, workshop)
-    check_loss(case, name, way, workshop, loss)
-    return variant, note
+        step = builder.build(dataclasses.replace(variant, compiled=False))
+        loss = first_loss(step, builder)
+    check_loss(case, name, variant, builder, loss)
+    return step, note
 
 
-def first_loss(variant: Callable[[], Tensor], workshop: Workshop) -> float:
-    """Of one step, with our mask."""
-    if not isinstance(variant, PlainVariant):
-        return variant().item()
-    variant.models.noise = workshop.noise()
-    loss = variant().item()
-    variant.models.noise = None
+def first_loss(step: Callable[[], Tensor], builder: VariantBuilder) -> float:
+    """Run one step with our mask; return its loss."""
+    if not isinstance(step, BuiltReferenceStep):
+        return step().item()
+    step.models.noise = builder.noise(builder.case)
+    loss = step().item()
+    step.models.noise = None
     return loss
 
 
-def check_loss(case: Case, name: str, way: Way, workshop: Workshop, loss: float) -> None:
+def check_loss(
+    case: TrainCase, name: str, variant: Variant, builder: VariantBuilder, loss: float
+) -> None:
     """Raise AssertionError if a loss with our mask is not the plain pipeline's in fp32."""
-    expected = workshop.expected_loss
-    near = math.isclose(loss, expected, rel_tol=TOLERANCE[precision_of(way, workshop.device)])
+    expected = builder.expected_loss(variant)
+    near = math.isclose(loss, expected, rel_tol=TOLERANCE[precision_of(variant, builder.device)])
     assert near, f"{case.name} {name}: its loss is {loss:.6g}, the reference's {expected:.6g}"
 
 
 def row(
-    case: Case, variant: str, way: Way, seconds: float, device: torch.device, peak: float,
+    case: TrainCase, name: str, variant: Variant, seconds: float, device: torch.device, peak: float,
     *, data: str = "synthetic", **more: object,
 ) -> Row:  # fmt: skip
-    """What was measured, for programs. seconds: of a step."""
+    """Make a row of the JSON file. seconds: of a step."""
     size = case.batch_size(device)
     speed = size / seconds
     return {
         "case": case.name,
-        "variant": variant,
+        "variant": name,
         "data": data,
-        "precision": precision_of(way, device),
+        "precision": precision_of(variant, device),
         "batch_size": size,
         "img_per_s": speed,
         "ms": 1e3 * seconds,
-        "mfu": speed * train_flops(case) / peak,
+        "mfu": speed * train_flops(variant.on(case)) / peak,
         **more,
     }
 
 
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[Callable[[], object]], float | None]]:
-    """A function that runs some steps more, and returns the GB that were in use at most since the
-    context began, less those in use before: a variant's weights, moments, activations. None where
-    the system does not tell.
+    """Give a function that runs a few more steps and returns the peak of memory in GB.
 
-    A GPU's peak is kept from here on, as `fastimae.engine.memory` asks for: a replay shows nothing.
+    The peak is since the context began, less what was in use before: weights, moments and
+    activations of a variant. None if the system does not report it. A GPU's peak is kept from
+    here on, since a replay allocates nothing, see `fastimae.engine.memory`.
     """
     free_memory(device)
     if device.type == "cuda":
@@ -158,13 +177,13 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[Callable[[], object]
 
 
 def start_afresh(device: torch.device) -> None:
-    """As if nothing had been measured before."""
-    torch.compiler.reset()  # it compiles a block for so many shapes only
+    """Reset what earlier measurements left: compiled code and memory."""
+    torch.compiler.reset()  # it compiles a block for a limited number of shapes
     free_memory(device)
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what nothing uses any more."""
+    """Return unused memory to the system."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

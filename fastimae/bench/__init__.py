@@ -1,1 +1,1 @@
-"""What this machine can do, and what holds it back: `fastimae-bench F.beton`."""
+"""`fastimae-bench`: measure how fast this machine trains, and name its bottleneck."""

@@ -1,1 +1,1 @@
-"""Runs any objective on any loader: steps, precision, processes, checkpoints, logs."""
+"""Training any objective on any loader: steps, precision, processes, checkpoints, logs."""

@@ -1,4 +1,4 @@
-"""Checkpoints: found, read, and put into models."""
+"""Checkpoints: save, find and load them, and copy their weights into models."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastimae.engine.entries import take
-from fastimae.engine.files import CheckpointError, Unfit, read, write
-from fastimae.engine.sharded import FILES, forget_shards, join, laid_out
+from fastimae.engine.checkpoint_file import CheckpointError, Unfit, read, write
+from fastimae.engine.find_weights import find_weights
+from fastimae.engine.sharded import FILES, forget_shards, join, shard_like
 from fastimae.log import log
 
 LAST = "checkpoint-last.pth"
 FORMAT = 2
 _LISTED = 8
+"""Names that an error message lists."""
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any], also: Path | None = None) -> None:
-    """Write `content` to `path`, and to `also`, as one file each: see `files.write`.
+    """Write `content` to `path`, and to `also` if given: see `checkpoint_file.write`.
 
     Shards of an earlier checkpoint-last.pth are removed.
     """
@@ -32,16 +33,16 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], also: Path | None = 
 def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint, in one file or in shards, onto the CPU. Raises CheckpointError.
 
-    mmap: leave tensors on the disk until they are looked at.
+    mmap: leave tensors on disk until they are used.
     """
     content = read(path, mmap=mmap)
     return join(content, path.parent) if FILES in content else content
 
 
 def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The trained weights in a checkpoint, see `entries.take`. Raises CheckpointError if none."""
+    """Return a checkpoint's trained weights, see `find_weights`. Raises CheckpointError if none."""
     try:
-        return dict(take(content).weights)
+        return dict(find_weights(content).weights)
     except Unfit as error:
         raise error.of(path) from error
 
@@ -58,9 +59,9 @@ def load_weights(
 ) -> None:
     """Copy weights into the module and account for every key.
 
-    optional: prefixes of keys that may be missing without a word. Raises CheckpointError that
-    lists missing and unexpected keys, unless allow_partial, and keys of another shape, always.
-    The hints end its message: what the caller's user can do about either.
+    optional: prefixes of keys that may be missing silently. size_hint, partial_hint: end the error
+    messages with what the user can do. Raises CheckpointError for keys of another shape and, unless
+    allow_partial, for missing or unexpected keys.
     """
     own = module.state_dict()
     wrong = [
@@ -77,26 +78,26 @@ def load_weights(
         if not allow_partial:
             raise CheckpointError(message + partial_hint)
         log.warning(message)
-    fitting = {name: laid_out(weights[name], own[name]) for name in own if name in weights}
+    fitting = {name: shard_like(weights[name], own[name]) for name in own if name in weights}
     module.load_state_dict(fitting, strict=False)
 
 
 def find_resume(resume: str, output_dir: Path) -> Path | None:
-    """The checkpoint that --resume means: a path, or with "auto" the newest in output_dir."""
+    """Return the checkpoint that --resume names: a path, or the newest in output_dir for "auto"."""
     if resume != "auto":
         return Path(resume) if resume else None
     last = output_dir / LAST
-    return last if last.exists() else (numbered(output_dir) or [None])[-1]
+    return last if last.exists() else (numbered_checkpoints(output_dir) or [None])[-1]
 
 
-def numbered(output_dir: Path) -> list[Path]:
-    """The checkpoint-N.pth files in a folder, by epoch."""
+def numbered_checkpoints(output_dir: Path) -> list[Path]:
+    """Return the checkpoint-N.pth files of a folder, by epoch."""
     found = output_dir.glob("checkpoint-*.pth")
     epochs = {int(m[1]): p for p in found if (m := re.match(r"checkpoint-(\d+)\.pth$", p.name))}
     return [epochs[epoch] for epoch in sorted(epochs)]
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names as text, and how many more there are."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return (", ".join(names[:_LISTED]) + more) or "none"

@@ -1,4 +1,4 @@
-"""Which CPU cores compute and which load, so that neither moves the other off its core."""
+"""Which CPU cores compute and which load data, so that neither takes a core from the other."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 CORES_PER_LOADER = 8
+"""Cores for each one that only loads: a step takes far longer than loading its images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cores:
-    """Cores of the step's threads, and of the loader's; the same ones where there are few."""
+    """Cores of the step's threads and of the loader's; the same ones if there are few."""
 
     compute: Sequence[int]
     load: Sequence[int]
@@ -27,11 +28,11 @@ class Cores:
             return
         torch.set_num_threads(len(self.compute))
         for thread in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(ProcessLookupError):  # a thread that has ended meanwhile
+            with contextlib.suppress(ProcessLookupError):  # the thread has ended
                 os.sched_setaffinity(int(thread.name), self.compute)
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same batches; threads and processes that the first one starts load elsewhere."""
+        """Yield the batches; threads and processes that the first one starts use `load` cores."""
         if self.compute == self.load:
             yield from batches
             return
@@ -49,10 +50,9 @@ SHARED = Cores((), ())
 
 
 def plan_cores(cores: Sequence[int], workers: int) -> Cores:
-    """Cores for a step on the CPU that `workers` threads feed.
+    """Divide the cores for a step on the CPU that `workers` threads feed.
 
-    A step takes far longer than its images take to load, so one core in CORES_PER_LOADER loads,
-    and none has to where there are fewer.
+    One core in CORES_PER_LOADER loads. With fewer cores, all do both.
     """
     loading = min(workers, len(cores) // CORES_PER_LOADER)
     if not loading:
@@ -61,8 +61,8 @@ def plan_cores(cores: Sequence[int], workers: int) -> Cores:
 
 
 def cores_here(device: torch.device, workers: int) -> Cores:
-    """The plan for this process; nothing is pinned for a GPU, where OMP_NUM_THREADS is set, or
-    where the system cannot do it."""
+    """Return the plan for this process. Nothing is pinned for a GPU, if OMP_NUM_THREADS is set, or
+    if the system cannot pin threads."""
     if (
         device.type != "cpu"
         or "OMP_NUM_THREADS" in os.environ

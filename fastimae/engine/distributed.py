@@ -1,4 +1,4 @@
-"""Who I am among the processes of a run, however they were launched."""
+"""This process's rank, the world size and the device, however the processes were launched."""
 
 from __future__ import annotations
 
@@ -14,59 +14,62 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastimae.engine.graph import forget_graphs
 from fastimae.engine.launcher import (
     TORCHRUN,
     Launched,
     LaunchSettings,
-    is_script_of_many,
-    launched,
+    is_batch_script,
+    read_launch,
 )
 from fastimae.log import log
+from fastimae.machine import cpu_model
+from fastimae.wording import first_line
 
 PATIENCE_SECONDS = 30
-"""Others that take longer to come are waited for aloud."""
-# Groups that were left. DistributedDataParallel holds one, too, and must not be the last to let go:
-# torch would then wait, with the interpreter's lock, for gloo's threads, which wait for that lock.
-_LEFT: list[dist.ProcessGroup] = []
+"""Waiting longer than this for the other processes is logged."""
+# Process groups after `close`. DistributedDataParallel refers to one, too, and must not be the last
+# to do so: torch would hold the GIL while it waits for gloo's threads, which wait for the GIL.
+_CLOSED_GROUPS: list[dist.ProcessGroup] = []
 
-# What gloo, NCCL and the store say of a process that they cannot reach.
-_OF_PEERS = re.compile(
+# Errors of gloo, NCCL and the store about a process that they cannot reach.
+_PEER_LOST = re.compile(
     "gloo|nccl|closed by peer|reset by peer|broken pipe|remote peer", re.IGNORECASE
 )
 
 
 class ProcessLost(ConnectionError):
-    """Another process of the run is gone or does not answer. The message says how to go on."""
+    """Another process of the run is gone or does not answer. The message says how to resume."""
 
 
 class StopVote:
-    """How processes agree before which step to stop, without waiting for each other or a device.
+    """Agreement of all processes on the step to stop before, without waiting for each other.
 
-    The store holds the number of the latest step that a process has begun, or "stop N". Changes
-    are atomic, so that nobody has begun step N when it is written, and everybody finds it there.
+    The store holds the number of the latest step that any process has begun, or "stop N". Changes
+    are atomic: when "stop N" is written, no process has begun step N, and all will see it.
     """
 
     def __init__(self, store: dist.Store) -> None:
         self.store, self.step = store, 0
-        self._change("", "0")
+        self._compare_and_set("", "0")
 
     def __call__(self, asked: bool) -> bool:
-        """Whether to stop now; called before every step, by all. asked: this process wants to."""
+        """Return whether to stop now. Call it before each step. asked: this process wants to."""
         self.step += 1
         stop = "stop " if asked else ""
-        found = self._change(str(self.step - 1), f"{stop}{self.step}")
-        while asked and not found.startswith("stop"):  # others are ahead
-            found = self._change(found, f"stop {int(found) + 1}")
-        return found == f"stop {self.step}"
+        stored = self._compare_and_set(str(self.step - 1), f"{stop}{self.step}")
+        while asked and not stored.startswith("stop"):  # another process is ahead
+            stored = self._compare_and_set(stored, f"stop {int(stored) + 1}")
+        return stored == f"stop {self.step}"
 
-    def _change(self, before: str, after: str) -> str:
-        """Put `after` in the place of `before` if that is there; what is there now."""
-        return self.store.compare_set("fastimae/step", before, after).decode()
+    def _compare_and_set(self, expected: str, new: str) -> str:
+        """Store `new` if `expected` is stored; return the value now stored."""
+        return self.store.compare_set("fastimae/step", expected, new).decode()
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """This process among `size`, and the device it computes on."""
+    """This process's rank among `size` processes, and the device it computes on."""
 
     rank: int
     size: int
@@ -78,8 +81,14 @@ class World:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        """The model of the GPU or CPU that this process computes on."""
+        on_gpu = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if on_gpu else cpu_model()
+
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over all processes."""
+        """Return the mean over all processes."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -87,7 +96,7 @@ class World:
         return values
 
     def all(self, values: Tensor) -> list[Tensor]:
-        """The values of each process, by rank."""
+        """Return the values of each process, by rank."""
         if self.size == 1:
             return [values]
         everyone = [torch.empty_like(values) for _ in range(self.size)]
@@ -95,7 +104,7 @@ class World:
         return everyone
 
     def max(self, number: int) -> int:
-        """Largest number of all processes."""
+        """Return the largest number of all processes."""
         if self.size == 1:
             return number
         largest = torch.tensor(number, device=self.device)
@@ -103,43 +112,48 @@ class World:
         return int(largest.item())
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
+        """Return whether the flag is set in any process."""
         return bool(self.max(int(flag)))
 
-    def stops(self, asked: bool) -> bool:
-        """Whether all stop before the step to come, as one was asked to; waits for nobody."""
+    def should_stop(self, asked: bool) -> bool:
+        """Return whether all processes stop before the next step, because one was asked to."""
         return self.vote(asked) if self.vote else asked
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Raise ProcessLost where something fails for want of another process."""
+        """Raise ProcessLost if the block fails because another process is gone."""
         try:
             yield
         except RuntimeError as error:
-            of_peers = isinstance(error, dist.DistError) or _OF_PEERS.search(str(error))
-            if self.size == 1 or not of_peers:
+            lost = isinstance(error, dist.DistError) or _PEER_LOST.search(str(error))
+            if self.size == 1 or not lost:
                 raise
             raise ProcessLost(
-                f"process {self.rank} lost another process of the run ({_short(error)}), which may "
-                "say why: start all of them again with --resume auto to go on from the last "
-                "checkpoint"
+                f"process {self.rank} lost another process of the run "
+                f"({_first_sentence(error)}), which may say why: start all of them again with "
+                "--resume auto to continue from the last checkpoint"
             ) from error
 
     def close(self) -> None:
-        """Leave the group of processes."""
+        """Leave the process group."""
         if self.size > 1:
-            _LEFT.append(dist.group.WORLD)
+            forget_graphs()
+            _CLOSED_GROUPS.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 
-def join_world(device: str, launch: LaunchSettings | None = None) -> World:
-    """Join the processes that torchrun, SLURM or Open MPI started; alone where none did.
+ALONE = World(0, 1, torch.device("cpu"))
+"""One process on the CPU."""
 
-    Raises ValueError, naming the flag, where the device is missing, the launcher started another
-    number of processes than --world_size says, or they do not find each other.
+
+def join_world(device: str, launch: LaunchSettings | None = None) -> World:
+    """Join the processes that torchrun, SLURM or Open MPI started, if any.
+
+    Raises ValueError, naming the flag, if the device is missing, the launcher started another
+    number of processes than --world_size, or the processes do not find each other.
     """
     launch = launch or LaunchSettings()
-    found = launched(os.environ, open_mpi=launch.dist_on_itp)
+    found = read_launch(os.environ, open_mpi=launch.dist_on_itp)
     rank, size, local, launcher = found or Launched(0, 1, -1, "")
     if launch.world_size not in (1, size):
         raise ValueError(
@@ -148,8 +162,8 @@ def join_world(device: str, launch: LaunchSettings | None = None) -> World:
         )
     chosen = _device(device, local if local >= 0 else max(launch.local_rank, 0))
     if size == 1:
-        if is_script_of_many(os.environ):
-            log.warning("SLURM has several tasks, but srun did not start this: it runs alone")
+        if is_batch_script(os.environ):
+            log.warning("SLURM has several tasks, but srun did not start this one: it runs alone")
         return World(rank, size, chosen)
     _check_address(launch.dist_url, rank, size, launcher)
     patience = timedelta(seconds=launch.dist_timeout)
@@ -158,7 +172,7 @@ def join_world(device: str, launch: LaunchSettings | None = None) -> World:
 
 
 def alone(device: str) -> World:
-    """A world of this process only, whoever started it. Raises ValueError for the device."""
+    """Return a world of this process alone, even under a launcher. Raises ValueError."""
     return World(0, 1, _device(device, 0))
 
 
@@ -174,9 +188,9 @@ def _check_address(url: str, rank: int, size: int, launcher: str) -> None:
 
 
 def _meet(url: str, rank: int, size: int, device: torch.device, timeout: timedelta) -> dist.Store:
-    """Found the group of processes; returns the store that they share."""
+    """Create the process group; return the store that the processes share."""
     try:
-        with _saying_so(f"process {rank} of {size} waits for the others at --dist_url {url}"):
+        with _log_if_slow(f"process {rank} of {size} waits for the others at --dist_url {url}"):
             store, _, _ = next(dist.rendezvous(url, rank, size, timeout=timeout))
             store.set_timeout(timeout)
             backend = "nccl" if device.type == "cuda" else "gloo"
@@ -187,15 +201,15 @@ def _meet(url: str, rank: int, size: int, device: torch.device, timeout: timedel
     except RuntimeError as error:
         raise ValueError(
             f"process {rank} of {size} did not meet the others at --dist_url {url} within "
-            f"--dist_timeout {timeout.total_seconds():g} s ({_short(error)}): are all started, "
-            "with one MASTER_ADDR and MASTER_PORT?"
+            f"--dist_timeout {timeout.total_seconds():g} s ({_first_sentence(error)}): are all "
+            "started, with one MASTER_ADDR and MASTER_PORT?"
         ) from error
     return store
 
 
 @contextlib.contextmanager
-def _saying_so(line: str) -> Iterator[None]:
-    """Log the line if what is inside takes longer than it should."""
+def _log_if_slow(line: str) -> Iterator[None]:
+    """Log the line if the block takes longer than PATIENCE_SECONDS."""
     timer = threading.Timer(PATIENCE_SECONDS, log.warning, [line])
     timer.daemon = True
     timer.start()
@@ -223,7 +237,6 @@ def _device(name: str, local_rank: int) -> torch.device:
     return device
 
 
-def _short(error: RuntimeError) -> str:
-    """The first sentence of an error of torch's, without the place in its source."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"^\[\S*\] ", "", line).split(". ")[0]
+def _first_sentence(error: RuntimeError) -> str:
+    """Return the first sentence of torch's error, without the position in torch's source."""
+    return re.sub(r"^\[\S*\] ", "", first_line(error)).split(". ")[0]

@@ -1,4 +1,4 @@
-"""--teacher_precision fp8: a frozen model's matrix products in 8 bits, by torchao."""
+"""--teacher_precision fp8: the matrix products of a frozen model in 8 bits, by torchao."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def quantise(module: nn.Module) -> None:
-    """Have the linear layers of a frozen module multiply in fp8 (e4m3), scaled row by row.
+    """Make the linear layers of a frozen module multiply in fp8 (e4m3), scaled row by row.
 
-    Raises ValueError where torchao is missing or the device has no fp8.
+    Raises ValueError if torchao is missing or the device has no fp8.
     """
     device = next(module.parameters()).device
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
@@ -34,7 +34,7 @@ def quantise(module: nn.Module) -> None:
 
 @torch.no_grad()
 def quantise_and_compare(module: nn.Module, output: Callable[[], Tensor]) -> float:
-    """Quantise the module; returns how far that moves `output()`, as a relative l2 distance."""
+    """Quantise the module; return the relative l2 change of `output()`."""
     before = output().float()
     quantise(module)
     return float((output().float() - before).norm() / before.norm())

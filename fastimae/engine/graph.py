@@ -1,27 +1,29 @@
-"""A function's work on the GPU, recorded as a CUDA graph; a failure leaves nothing behind."""
+"""CUDA graphs: record a function's work on the GPU, and clean up if that fails."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 _failed: list[torch.cuda.CUDAGraph] = []
-"""torch 2.11 goes on asking a graph whose capture failed which pinned memory is its own."""
+"""Kept alive: torch 2.11 still asks a graph whose capture failed which pinned memory it owns."""
+_recorded: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
 
 def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Tensor | None]:
-    """A function that runs `function`'s work on the GPU again; what it returned is overwritten.
+    """Return a function that repeats `function`'s work on the GPU, into the same result tensor.
 
-    Other threads may call CUDA meanwhile, but for waiting for the whole device: then recording
-    fails in any mode. Raises what `function` raises and RuntimeError; the current stream, torch's
-    allocator and its random numbers are then as before.
+    Other threads may use CUDA meanwhile, but must not synchronize the whole device: that fails the
+    recording, whatever the mode. Raises what `function` raises, and RuntimeError. After an error,
+    the current stream, torch's allocator and its random numbers are as before.
     """
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    pool = torch.cuda.MemPool()  # of our own, as it tells who holds it
+    pool = torch.cuda.MemPool()  # our own: it counts its users, see `_release`
     try:
         with (
             _undisturbed(),
@@ -29,9 +31,10 @@ def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Ten
         ):
             result = function()
     except BaseException:
-        torch.cuda.set_stream(stream)  # torch does not where ending the capture fails
+        torch.cuda.set_stream(stream)  # torch does not reset it if ending the capture fails
         _release(graph, pool)
         raise
+    _recorded.add(graph)
 
     def replay() -> Tensor | None:
         graph.replay()
@@ -40,31 +43,43 @@ def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Ten
     return replay
 
 
+def forget_graphs() -> None:
+    """Destroy all recorded graphs; none can be replayed afterwards.
+
+    NCCL does not destroy a process group while graphs with its operations exist.
+    """
+    for graph in list(_recorded):
+        graph.reset()
+    _recorded.clear()
+
+
 def causes(error: BaseException) -> list[BaseException]:
-    """The errors that led to `error`, the first one first, and `error` itself."""
+    """Return the errors that led to `error`, the earliest first, and `error` itself."""
     chain = [error]
     while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
         chain.append(before)
     return chain[::-1]
 
 
-def in_one_line(error: BaseException) -> str:
-    """Kinds and first lines of an error and its causes; the first is what went wrong."""
-    lines = [(type(one).__name__, str(one).partition("\n")[0]) for one in causes(error)]
+def describe_chain(error: BaseException) -> str:
+    """Describe an error and its causes in a line, the root cause first."""
+    lines = [(type(each).__name__, str(each).partition("\n")[0]) for each in causes(error)]
     return " -> ".join(f"{kind}: {line}" for kind, line in lines)
 
 
-def let_go(error: BaseException) -> None:
-    """Free what an error and its causes keep in memory: all that their functions worked on."""
-    for one in causes(error):
-        one.__traceback__ = None
+def drop_tracebacks(error: BaseException) -> None:
+    """Free the memory that an error and its causes hold: the local variables of their functions."""
+    for each in causes(error):
+        each.__traceback__ = None
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without Python's collector, which may destroy an older graph: torch 2.11 does so in a way
-    that ends a capture. And with no memory of the pool in cuBLAS's hands afterwards: it keeps a
-    workspace for each stream."""
+    """Turn off Python's garbage collector, and clear cuBLAS's workspaces before and after.
+
+    The collector may destroy an older graph, which ends a capture in torch 2.11. cuBLAS keeps a
+    workspace for each stream, which would hold memory of the graph's pool.
+    """
     collecting = gc.isenabled()
     gc.disable()
     torch._C._cuda_clearCublasWorkspaces()
@@ -77,16 +92,16 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _release(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool) -> None:
-    """Undo what torch, depending on its version and on what failed, leaves of a capture.
+    """Undo what a failed capture leaves behind, which depends on torch's version and the failure.
 
-    While a pool counts as being recorded to, torch can neither free memory nor wait for events.
+    While torch believes that a pool is recorded to, it can neither free memory nor wait for events.
     """
     device = torch.cuda.current_device()
     graph.reset()
     with contextlib.suppress(RuntimeError):  # torch has done so itself
         torch._C._cuda_endAllocateToPool(device, pool.id)
-    if pool.use_count() > 1:  # somebody beside `pool`
+    if pool.use_count() > 1:  # a user other than `pool`
         torch._C._cuda_releasePool(device, pool.id)
     _failed.append(graph)
-    generator = torch.cuda.default_generators[device]  # it may believe that it is being recorded
+    generator = torch.cuda.default_generators[device]  # it may believe that it is recorded
     generator.graphsafe_set_state(generator.clone_state())

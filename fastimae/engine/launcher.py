@@ -1,6 +1,6 @@
-"""Which launcher started this process, and as which of how many: what environments tell.
+"""Which launcher started this process, and with which rank: read from environment variables.
 
-Read without torch, so that a command of one process can step aside at once.
+Imports no torch, so that a surplus process of a command can exit at once.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from fastimae.log import log
-from fastimae.settings import Free, PositiveFloat, Settings
+from fastimae.settings import Expert, Free, PositiveFloat, Settings
 
 TORCHRUN, OPEN_MPI, SRUN = "torchrun", "Open MPI", "srun"
-# Rank, processes, rank on this machine. The first one found counts: torchrun may run in processes
-# of MPI's, and those may be steps of SLURM's.
+# Rank, number of processes, rank on this machine. The first launcher found counts: torchrun may run
+# inside MPI's processes, and those may be SLURM's steps.
 _VARIABLES = {
     TORCHRUN: ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     OPEN_MPI: ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -25,46 +25,46 @@ _VARIABLES = {
 }
 _STEP, _TASKS, _TERMINAL = "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_PTY_PORT"
 _NO_STEPS = {str(2**32 - number) for number in range(1, 7)}
-"""Numbers of "steps" that srun did not start: salloc's shell, sbatch's script."""
+"""Step ids that do not come from srun: salloc's shell, sbatch's script."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class LaunchSettings(Settings):
     """How the processes of a run find each other."""
 
-    world_size: Free[int] = 1
-    """Checked against the launcher's (torchrun, SLURM), which sets it."""
-    local_rank: Free[int] = -1
-    """Set by old launchers: the GPU of this process."""
-    dist_on_itp: Free[bool] = False
-    """Take ranks from Open MPI's environment."""
-    dist_url: Free[str] = "env://"
-    """Where processes meet."""
-    dist_timeout: Free[PositiveFloat] = 600
+    world_size: Expert[Free[int]] = 1
+    """Number of processes. The launcher (torchrun, SLURM) sets it; another value is an error."""
+    local_rank: Expert[Free[int]] = -1
+    """The GPU of this process, set by old launchers."""
+    dist_on_itp: Expert[Free[bool]] = False
+    """Take ranks from Open MPI's environment variables."""
+    dist_url: Expert[Free[str]] = "env://"
+    """Address where the processes meet."""
+    dist_timeout: Expert[Free[PositiveFloat]] = 600
     """Seconds that processes wait for each other before they give up."""
 
 
 class Launched(NamedTuple):
-    """One of the processes that were started together."""
+    """This process among those that a launcher started together."""
 
     rank: int
     size: int
     local: int
-    """Its number on this machine; -1 where that is not told."""
+    """Its rank on this machine, -1 if unknown."""
     launcher: str
 
 
-def launched(env: Mapping[str, str], *, open_mpi: bool = False) -> Launched | None:
-    """This process among those of a run; None where nobody launched it.
+def read_launch(env: Mapping[str, str], *, open_mpi: bool = False) -> Launched | None:
+    """Return this process's rank in a run; None if no launcher started it.
 
-    open_mpi: take the ranks of Open MPI (--dist_on_itp). Raises ValueError where each of several
-    processes would take itself for the only one.
+    open_mpi: take the ranks of Open MPI (--dist_on_itp). Raises ValueError if each of several
+    processes would run as if it were alone.
     """
     if open_mpi:
-        if (found := _told_by(OPEN_MPI, env)) is None:
-            raise ValueError("--dist_on_itp: Open MPI's environment is not there, use mpirun")
+        if (found := _read_variables(OPEN_MPI, env)) is None:
+            raise ValueError("--dist_on_itp: Open MPI's variables are not set, use mpirun")
         return found
-    found = started(env)
+    found = read_any_launch(env)
     if found and found.size > 1 and found.launcher not in (TORCHRUN, SRUN):
         rank, size, _ = _VARIABLES[found.launcher]
         raise ValueError(
@@ -75,45 +75,46 @@ def launched(env: Mapping[str, str], *, open_mpi: bool = False) -> Launched | No
     return found
 
 
-def started(env: Mapping[str, str]) -> Launched | None:
-    """The same by any launcher, whether or not a run would take its ranks from there."""
+def read_any_launch(env: Mapping[str, str]) -> Launched | None:
+    """Return this process's rank by any launcher, even one that runs do not take ranks from."""
     if "RANK" in env and "WORLD_SIZE" not in env:
         raise ValueError(f"RANK={env['RANK']} is set and WORLD_SIZE is not: unset RANK")
-    told = [found for launcher in _VARIABLES if (found := _told_by(launcher, env))]
-    if not told:
+    known = [found for launcher in _VARIABLES if (found := _read_variables(launcher, env))]
+    if not known:
         return None
-    first, last = told[0], told[-1]
-    speaks_mpi = first.launcher != TORCHRUN and first[:2] == last[:2]  # as srun can
-    return last if speaks_mpi else first
+    first, last = known[0], known[-1]
+    # srun can set MPI's variables, too: then it is the launcher.
+    srun_sets_mpi = first.launcher != TORCHRUN and first[:2] == last[:2]
+    return last if srun_sets_mpi else first
 
 
-def stands_aside(command: str) -> bool:
-    """Whether this process has to leave `command`, which takes one process, to the first one."""
+def is_surplus_process(command: str) -> bool:
+    """Return whether this process must do nothing, as `command` needs only the first process."""
     try:
-        found = started(os.environ)
-    except ValueError:  # variables of somebody else
+        found = read_any_launch(os.environ)
+    except ValueError:  # they are another program's variables
         return False
     if found is None or found.rank == 0:
         return False
     log.warning(
-        "%s takes one process: this one, %s=%d of %d, does nothing (unset that to run it too)",
+        "%s needs one process: this one, %s=%d of %d, does nothing (unset it to run here, too)",
         command, _VARIABLES[found.launcher][0], found.rank, found.size,
     )  # fmt: skip
     return True
 
 
 def without_ranks(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a command that shall be a process of its own, not one of ours."""
+    """Return the environment without ranks, for a command that is no process of this run."""
     names = {_TASKS, *(name for names in _VARIABLES.values() for name in names)}
     return {name: value for name, value in env.items() if name not in names}
 
 
-def is_script_of_many(env: Mapping[str, str]) -> bool:
-    """Whether SLURM has room for several tasks, but srun did not start this process as one."""
-    return started(env) is None and env.get(_TASKS, "1") != "1"
+def is_batch_script(env: Mapping[str, str]) -> bool:
+    """Return whether SLURM has several tasks, but srun did not start this process as one."""
+    return read_any_launch(env) is None and env.get(_TASKS, "1") != "1"
 
 
-def _told_by(launcher: str, env: Mapping[str, str]) -> Launched | None:
+def _read_variables(launcher: str, env: Mapping[str, str]) -> Launched | None:
     rank, size, local = _VARIABLES[launcher]
     if launcher == SRUN:
         size = _size_of_step(env)
@@ -126,14 +127,14 @@ def _told_by(launcher: str, env: Mapping[str, str]) -> Launched | None:
 
 
 def _size_of_step(env: Mapping[str, str]) -> str:
-    """The variable with the number of tasks that srun started, this process among them; "" where
-    it is a script's or a shell's: that has the variables of a task, too, of one that is alone."""
-    typed = _TERMINAL in env and os.isatty(0)  # srun --pty gives a terminal to one task only
+    """Return the variable with the number of tasks that srun started, this process among them; ""
+    in a batch script or shell, which has the variables of a single task, too."""
+    typed = _TERMINAL in env and os.isatty(0)  # srun --pty gives only one task a terminal
     if typed or env.get(_STEP) in _NO_STEPS:
         return ""
     _, size, _ = _VARIABLES[SRUN]
     if size not in env and env.get("SLURM_PROCID", "0") != "0":
-        return _TASKS  # no script has such a number
+        return _TASKS  # a script is always number 0
     return size
 
 

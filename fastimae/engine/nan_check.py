@@ -1,4 +1,4 @@
-"""--nan_check: which module, and which direction, a NaN or infinity comes from first."""
+"""--nan_check: find the first module, forward or backward, that makes a NaN or infinity."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastimae.engine.metrics import NonFiniteLoss
 
 
 def check_modules(objective: nn.Module) -> None:
-    """From now on, raise NonFiniteLoss where a module's output or its gradient is not finite.
+    """Make each module raise NonFiniteLoss if its output, or the output's gradient, is not finite.
 
-    The error names the module, and is raised in the forward or backward pass itself. Each check
-    waits for the device: this is for finding a fault, not for long runs.
+    The error names the module and is raised inside the forward or backward pass. Each check waits
+    for the device: this is for debugging, not for long runs.
     """
     for name, module in objective.named_modules():
         if name and not isinstance(module, nn.ModuleList):

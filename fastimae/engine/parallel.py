@@ -1,71 +1,65 @@
-"""How several processes train one objective: each holds all of it (DDP), or a part (FSDP2)."""
+"""How processes share the training of an objective: DDP, each holds all of it, or FSDP2, a part."""
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastimae.engine.blocks import blocks
+from fastimae.engine.bucket_replica import BucketReplica
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import DTYPES
-from fastimae.engine.regions import blocks
+from fastimae.engine.replica import DDPReplica, Replica, ShardedReplica
 
 if TYPE_CHECKING:
     from fastimae.objectives.base import Objective
 
 
 def parallelise(
-    objective: Objective, world: World, kind: Literal["ddp", "fsdp"], precision: str
-) -> nn.Module:
-    """What is called in the objective's place; its gradients are means over all processes.
+    objective: Objective,
+    world: World,
+    kind: Literal["ddp", "fsdp"],
+    precision: str,
+    *,
+    in_buckets: bool = False,
+) -> Replica:
+    """Return the replica of the objective that this process trains.
 
-    fsdp shards the objective itself: optimizers must be built of its parameters afterwards.
-    Raises ValueError, naming the flag, for what cannot be.
+    in_buckets: "ddp" averages gradients by our `Buckets`, not by torch's DDP. "fsdp" shards the
+    objective itself: build optimizers from its parameters afterwards. Raises ValueError, naming the
+    flag, for a combination that cannot work.
     """
     if kind == "fsdp":
-        return _shard(objective, world, precision)
+        return ShardedReplica(_shard(objective, world, precision))
     if world.size == 1:
-        return objective
+        return Replica(objective)
+    if in_buckets:
+        return BucketReplica(objective, world)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 renames broadcast_buffers
-        return DistributedDataParallel(
+        ddp = DistributedDataParallel(
             objective,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             find_unused_parameters=not objective.loss_uses_all,
         )
+    return DDPReplica(objective, ddp)
 
 
 def is_sharded(objective: nn.Module) -> bool:
-    """Whether each process holds a part of the parameters only: then all must call it together."""
+    """Return whether parameters are sharded: all processes must then call the objective at once."""
     return hasattr(objective, "unshard")  # FSDP2 makes its modules of another class
 
 
-@contextlib.contextmanager
-def averaging(called: nn.Module, last: bool) -> Iterator[None]:
-    """Around a forward and backward pass of what `parallelise` returned.
-
-    last: of a step's passes. Only then are gradients averaged over the processes; until then each
-    adds up its own.
-    """
-    if is_sharded(called):
-        called.set_requires_gradient_sync(last)
-        called.set_is_last_backward(last)
-    alone = isinstance(called, DistributedDataParallel) and not last
-    with called.no_sync() if alone else contextlib.nullcontext():
-        yield
-
-
 def _shard(objective: Objective, world: World, precision: str) -> Objective:
-    """Shard what changes in training, block by block; teachers that do not stay as they are.
+    """Shard what changes in training, block by block; teachers that never change stay unsharded.
 
     bf16: weights are gathered as bf16 casts of the fp32 shards, gradients are averaged in fp32.
-    Those teachers must be in the format that they are to compute in.
+    Unsharded teachers must already be in the format that they compute in.
     """
     if world.size == 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a device computes at most: the rate of a large matrix product, which MFU is a share of."""
+"""A device's peak FLOP/s, which MFU is a share of: measured on large matrix products."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pathlib import Path
 
 import torch
 
-from fastimae.engine.memory import forget_memory
+from fastimae.engine.memory import reset_memory
 from fastimae.engine.precision import DTYPES
 from fastimae.engine.throttle import synchronize
 from fastimae.folders import write_text
 
 GPU_SIDE = 8192
 GPU_CALLS = 5
-"""Products in a row, so that starting one is not timed."""
+"""Products in a row, so that the launch of one is not timed."""
 CPU_SIDES = (512, 1024, 2048)
-"""Small ones keep a slow CPU for a moment only, large ones all cores of a fast one busy."""
+"""Small ones take a slow CPU only a moment, large ones keep all cores of a fast one busy."""
 CPU_SECONDS = 2e-3
-"""Of a product that is large enough."""
+"""A product that takes this long is large enough."""
 CPU_SPAN = 0.05
-"""Seconds of rounds at least: for longer than other processes keep a core to themselves."""
+"""Seconds of rounds, at least: longer than another process keeps a core to itself."""
 ROUNDS = 5
 
 
 def peak_rate(device: torch.device, precision: str) -> float:
-    """Operations a second of the device's fastest square product in "bf16", "fp16" or "fp32".
+    """Return the FLOP/s of the device's fastest square product in "bf16", "fp16" or "fp32".
 
-    A GPU is measured once: the result is kept in `cache_file()` for this model of GPU and version
-    of torch. To measure it takes memory, and torch forgets the peak so far: call this before a run
-    takes any. A CPU is measured in each call, in about 0.2 s, with torch's number of threads.
+    A GPU is measured once: `cache_file()` keeps the result per GPU model and torch version. The
+    measurement takes memory and resets torch's memory peak: call it before a run allocates any. A
+    CPU is measured on each call, in about 0.2 s, with torch's number of threads.
     """
     dtype = DTYPES[precision]
     if device.type == "cpu":
@@ -40,7 +40,7 @@ def peak_rate(device: torch.device, precision: str) -> float:
     key = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {precision}"
     if key not in (rates := _read()):
         rates[key] = product_rate(device, dtype, GPU_SIDE)
-        forget_memory(device)
+        reset_memory(device)
         _write(rates)
     return rates[key]
 
@@ -54,11 +54,11 @@ def product_rate(
     calls: int | None = None,
     span: float = 0.0,
 ) -> float:
-    """Operations a second of products of two [side, side] matrices of random numbers.
+    """Return the FLOP/s of products of two random [side, side] matrices.
 
-    Of the fastest round, as other work on the machine must not look like a low peak. calls: of a
-    round; None: GPU_CALLS on a GPU, else 1. span: go on with rounds for so many seconds. Leaves
-    torch's random generators as they are.
+    The fastest round counts, as other work on the machine must not look like a low peak. calls: per
+    round; None: GPU_CALLS on a GPU, else 1. span: least seconds of all rounds together. Leaves
+    torch's random generators unchanged.
     """
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
@@ -75,7 +75,7 @@ def product_rate(
 
 
 def cache_file() -> Path:
-    """Where rates of GPUs are kept."""
+    """Return the file that keeps the rates of GPUs."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return folder / "fastimae" / "peaks.json"
 
@@ -91,7 +91,7 @@ def _cpu_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _read() -> dict[str, float]:
-    """All that is kept; nothing where the file is missing or damaged."""
+    """Return the kept rates, {} if the file is missing or damaged."""
     try:
         rates = json.loads(cache_file().read_text())
         return {key: rate for key, rate in rates.items() if rate > 0}
@@ -100,9 +100,9 @@ def _read() -> dict[str, float]:
 
 
 def _write(rates: dict[str, float]) -> None:
-    """Keep the rates, if that can be: where it cannot, each run measures."""
+    """Keep the rates if the file can be written; if not, each run measures."""
     with contextlib.suppress(OSError, RuntimeError):
         file = cache_file()
         file.parent.mkdir(parents=True, exist_ok=True)
-        ours = f".{os.getpid()}"  # all ranks write at once
-        write_text(file, json.dumps(rates, indent=1) + "\n", ours)
+        mark = f".{os.getpid()}"  # all ranks write at once
+        write_text(file, json.dumps(rates, indent=1) + "\n", mark)

@@ -1,38 +1,58 @@
-"""How long to train, and how often to do what."""
+"""The settings of the training loop: how long to train, how often to save, log and draw."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastimae.engine.optim import OptimSettings
-from fastimae.settings import Count, Free, Idle, PositiveInt, Seeded, Settings
+from fastimae.engine.settings import OptimSettings
+from fastimae.machine import version
+from fastimae.settings import (
+    Count,
+    Expert,
+    FileNames,
+    Free,
+    Idle,
+    PositiveInt,
+    Seeded,
+    Settings,
+    flag,
+)
 
 
 @dataclasses.dataclass(kw_only=True)
 class LoopSettings(Settings):
-    """Where a run goes on, and what it leaves behind."""
+    """Resuming, saving and logging."""
 
     log_dir: Free[Path | None] = None
-    """TensorBoard files. None: in output_dir."""
-    resume: Free[str] = ""
-    """A checkpoint to go on from; auto: the last one in output_dir, if there is one."""
-    start_epoch: Free[Count] = 0
+    """Folder of TensorBoard's files. None: output_dir."""
+    resume: Free[FileNames] = ""
+    """Checkpoint to resume from; auto: the last one in output_dir, if there is one."""
+    start_epoch: Expert[Free[Count]] = 0
     """First epoch of a run that does not resume."""
     save_freq: Free[PositiveInt] = 20
     """Epochs between checkpoint-N.pth files; the last epoch, and a classifier's best, are kept."""
     checkpoint_hist: Free[PositiveInt | None] = None
-    """Of the checkpoint-N.pth files, keep the newest so many. None: all."""
+    """How many of the newest checkpoint-N.pth files to keep. None: all."""
     save_steps: Free[Count] = 0
-    """Steps between saves of checkpoint-last.pth within an epoch; 0: each epoch only."""
-    log_steps: Free[PositiveInt] = 20
-    """Steps between readings of the loss (each waits for the GPU)."""
-    preempt_signal: Free[Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"]] = "SIGUSR1"
-    """Asks to save and stop, as SIGTERM does: what the scheduler sends before it takes a node."""
+    """Steps between saves of checkpoint-last.pth within an epoch; 0: only after each epoch."""
+    log_steps: Expert[Free[PositiveInt]] = 20
+    """Steps between readings of the loss (each one waits for the GPU)."""
+    preempt_signal: Expert[Free[Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"]]] = "SIGUSR1"
+    """Signal to save and stop, like SIGTERM: the one a scheduler sends before it takes a node."""
+    wandb: Free[Annotated[str, flag(metavar="PROJECT")] | None] = None
+    """Project of Weights & Biases to log to, too (docs/output.md). None: off."""
     profile: Free[bool] = False
     """Write a trace of steps 20 to 30 to output_dir, for ui.perfetto.dev."""
+
+    def check(self) -> None:
+        super().check()
+        self.require(
+            not self.wandb or version("wandb") is not None,
+            "--wandb needs wandb, which is not installed: pip install 'fastimae[wandb]'",
+        )
 
     def idle(self) -> Iterator[Idle]:
         yield from super().idle()
@@ -41,7 +61,7 @@ class LoopSettings(Settings):
 
 @dataclasses.dataclass(kw_only=True)
 class RunSettings(LoopSettings, OptimSettings):
-    """How long to train, how fast, and what to leave behind."""
+    """The training loop and its optimizer."""
 
     def check(self) -> None:
         super().check()
@@ -53,6 +73,7 @@ class RunSettings(LoopSettings, OptimSettings):
 
 @dataclasses.dataclass(kw_only=True)
 class Plan(RunSettings, Seeded):
-    """What a `Trainer` follows."""
+    """All settings that a `Trainer` follows."""
 
     vis_freq: Count = 20
+    """Epochs between pictures; 0: only at the end."""

@@ -1,4 +1,4 @@
-"""--profile: what the host and the GPU did in a few steps, as a trace to look at."""
+"""--profile: a trace of what the host and the GPU do in a few steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from fastimae.best_effort import best_effort
 from fastimae.folders import write_text
 from fastimae.log import log
 
@@ -15,7 +16,7 @@ _ROWS = 30
 
 
 class Profile:
-    """Records steps FIRST to LAST of a process; earlier ones warm up, or compile."""
+    """Records steps FIRST to LAST of a process, after those that compile and warm up."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self.rank = folder, rank
@@ -35,7 +36,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Write what was recorded, if anything was: profile-rank0.json.gz and a table beside it."""
+        """Write the trace, if any, to profile-rank0.json.gz, and a table to profile-rank0.txt."""
         if self.profiler is None:
             if self.steps < FIRST:
                 log.warning(
@@ -45,8 +46,9 @@ class Profile:
         profiler, self.profiler = self.profiler, None
         profiler.stop()
         path = self.folder / f"profile-rank{self.rank}.json.gz"
-        profiler.export_chrome_trace(str(path))
-        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        table = profiler.key_averages().table(sort_by=order, row_limit=_ROWS)
-        write_text(path.with_name(f"profile-rank{self.rank}.txt"), table + "\n")
-        log.info("profile: %s (open it at ui.perfetto.dev), and as a table beside it", path)
+        with best_effort(path, RuntimeError):
+            profiler.export_chrome_trace(str(path))
+            order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+            table = profiler.key_averages().table(sort_by=order, row_limit=_ROWS)
+            write_text(path.with_name(f"profile-rank{self.rank}.txt"), table + "\n")
+            log.info("profile: %s (open it at ui.perfetto.dev), and as a table beside it", path)

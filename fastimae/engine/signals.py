@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
 import time
@@ -9,12 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ECHO_SECONDS = 5.0
-"""A signal that comes again so soon is the same one: a scheduler sends it to all processes of a
-job, and those that started others, as torchrun, pass it on to them. Ctrl-C has no such echo."""
+"""A signal repeated within this time counts once: a scheduler sends it to all processes of a job,
+and torchrun, for example, passes it on to those it started. Ctrl-C has no such echo."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where it is to end a command as Ctrl-C does."""
+    """SIGTERM, where it ends a command as Ctrl-C does."""
 
     status = 128 + signal.SIGTERM
 
@@ -23,7 +24,8 @@ class Terminated(KeyboardInterrupt):
 def stop_signals(preempt_signal: str, ask: Callable[[], None]) -> Iterator[None]:
     """Call `ask` on SIGTERM, Ctrl-C and `preempt_signal`; a second signal has its usual effect.
 
-    preempt_signal: a name, as "SIGUSR1". Only the main thread of a process may enter.
+    An echo may also arrive after the context, while the process ends: it has no effect, either.
+    preempt_signal: a name, such as "SIGUSR1". Only the main thread of a process may use this.
     """
     numbers = {signal.SIGTERM, signal.SIGINT, signal.Signals[preempt_signal]}
     before = {number: signal.getsignal(number) for number in numbers}
@@ -45,13 +47,16 @@ def stop_signals(preempt_signal: str, ask: Callable[[], None]) -> Iterator[None]
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if number == signal.SIGINT or number not in asked_at:
+                signal.signal(number, handler)
+            else:  # Python restores the default, which kills, before it has ended
+                atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Inside, a first SIGTERM raises `Terminated`, so that what is open is closed and cleared away;
-    a second one ends the process. Only the main thread of a process may enter."""
+    """Make a first SIGTERM raise `Terminated`, so that files are closed and cleaned up; a second
+    one ends the process. Only the main thread of a process may use this."""
 
     def once(number: int, frame: Any) -> None:
         signal.signal(number, before)

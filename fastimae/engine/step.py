@@ -1,7 +1,8 @@
-"""The step: forward, backward, update. On CUDA as graphs, recorded once and replayed."""
+"""The training step: forward, backward, update. On CUDA as graphs, recorded once and replayed."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 from collections.abc import Callable, Sequence
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastimae.engine.graph import in_one_line, let_go, record_cuda_graph
+from fastimae.engine.dry_run import dry_run
+from fastimae.engine.graph import describe_chain, drop_tracebacks, record_cuda_graph
+from fastimae.engine.memory import keep_freed_memory
+from fastimae.engine.one_pass_adamw import OnePassAdamW
 from fastimae.engine.optim import set_lr
-from fastimae.engine.parallel import averaging
-from fastimae.engine.precision import computing
-from fastimae.engine.rehearsal import rehearsal
+from fastimae.engine.precision import DTYPES, precision_context
+from fastimae.engine.replica import Replica
+from fastimae.engine.weight_copies import WeightCopies
 from fastimae.log import log
 from fastimae.settings import StepSize
 
@@ -25,16 +29,17 @@ if TYPE_CHECKING:
 
 Parts = dict[str, Tensor]
 Work = Callable[[], Tensor | None]
+"""What a graph records, or its replay: it returns the parts of the loss, or nothing."""
 
-REHEARSALS = 3
-"""Passes before recording: the first ones compile, choose and load kernels."""
+WARM_UP_PASSES = 3
+"""Passes before recording: the first ones compile, select and load kernels."""
 
 
 class Step:
     """One optimizer step: the gradients of accum_iter batches, then the update.
 
-    Nothing in it waits for the device, on which the objective is. parallel: what is called in its
-    place, where several processes train (see `parallelise`). precision: see `computing`.
+    The objective is on the device, which the step never waits for. replica: see `parallelise`; None
+    trains in one process. precision: see `precision_context`.
     """
 
     def __init__(
@@ -46,67 +51,90 @@ class Step:
         device: torch.device,
         accum_iter: int = StepSize.accum_iter,
         clip_grad: float | None = None,
-        parallel: nn.Module | None = None,
+        replica: Replica | None = None,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.objective, self.optimizer = objective, optimizer
-        self.called = objective if parallel is None else parallel
+        self.replica = Replica(objective) if replica is None else replica
         self.precision, self.device = precision, device
         self.accum_iter, self.clip_grad = accum_iter, clip_grad
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.copies: WeightCopies | None = None
+        if isinstance(optimizer, OnePassAdamW):
+            optimizer.max_norm = clip_grad
+            if precision == "bf16" and self.replica.takes_copies:
+                self.copies = optimizer.copies = WeightCopies(objective, DTYPES[precision])
+        self.replica.use_copies(self.copies.of if self.copies else {})
 
     def __call__(self, batches: Sequence[Batch], lr: float) -> list[Parts]:
-        """The whole step on accum_iter batches; the parts of each batch's loss."""
+        """Take a step on accum_iter batches; return the parts of each batch's loss."""
         last = len(batches) - 1
-        parts = [self.accumulate(batch, last=i == last) for i, batch in enumerate(batches)]
-        self.update(lr)
+        return [self.advance(batch, lr, last=i == last) for i, batch in enumerate(batches)]
+
+    def advance(self, batch: Batch, lr: float, *, last: bool) -> Parts:
+        """Add a batch's gradients; with the last batch of a step, average, update and clear them.
+
+        lr: of the update. Returns the parts of the loss, scalars on the device.
+        """
+        try:
+            with self.replica.sync_gradients(last):
+                parts = self._forward_backward(batch)
+        except BaseException:
+            self._clear()  # a caller that catches this starts the step again
+            raise
+        if last:
+            set_lr(self.optimizer, lr)
+            self._apply_gradients()
+            self._clear()
         return parts
 
-    def accumulate(self, batch: Batch, *, last: bool) -> Parts:
-        """Add a batch's gradients. last: of the step; only then do processes average theirs.
-
-        Returns the parts of the loss, scalars on the device.
-        """
-        with averaging(self.called, last):
-            return self._forward_backward(batch)
-
-    def update(self, lr: float) -> None:
-        """Take the optimizer's step along the gradients, and clear them."""
-        set_lr(self.optimizer, lr)
-        self._apply_gradients()
-        self.optimizer.zero_grad(set_to_none=True)
-
     def scaler_state(self) -> dict[str, Any]:
-        """The loss scale of fp16; a fresh one in other formats, from which any code goes on."""
+        """Return the loss scale of fp16; in other formats a new one, which any code can load."""
         return self.scaler.state_dict() or torch.amp.GradScaler("cpu").state_dict()
 
     def load_scaler(self, state: dict[str, Any]) -> None:
-        """Go on from a `scaler_state`; checkpoints of format 1 have none without fp16."""
+        """Load a `scaler_state`; checkpoints of format 1 have an empty one without fp16."""
         if state:
             self.scaler.load_state_dict(state)
 
     def _forward_backward(self, batch: Batch) -> Parts:
-        with computing(self.objective, self.precision, self.device):
-            parts = self.called(batch)
+        with self._precision_context():
+            parts = self.replica(batch)
             self.scaler.scale(parts["loss"] / self.accum_iter).backward()
+        if self.copies and self.accum_iter > 1 and not self.replica.sums_gradients:
+            self.copies.collect()
         return {name: part.detach() for name, part in parts.items()}
 
+    def _precision_context(self) -> contextlib.AbstractContextManager:
+        if self.copies:
+            return self.copies.in_place()
+        return precision_context(self.objective, self.precision, self.device)
+
     def _apply_gradients(self) -> None:
-        if self.clip_grad:
+        if self.clip_grad and not isinstance(self.optimizer, OnePassAdamW):
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.objective.parameters(), self.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
             self.objective.after_update()
+        if self.copies:
+            self.copies.refresh()  # recorded, too: replays do not change versions
+
+    def _clear(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.copies:
+            self.copies.clear()
 
 
 class GraphedStep(Step):
-    """The same step with the host out of the way: two recorded graphs, one that adds a batch's
-    gradients and one that updates.
+    """The same step without the overhead of the host: recorded as CUDA graphs and replayed.
 
-    Batches, all of one size, are copied into buffers that the graphs read, gradients stay in one
-    place, and the learning rate is a tensor (see `build_optimizer`). Where recording fails,
-    training goes on without, says so, and the error is kept as `failure`.
+    One graph is the complete step; with accum_iter there are two, one that adds a batch's gradients
+    and one that updates. Batches, all of one size, are copied into buffers that the graphs read,
+    gradients keep their memory, and the learning rate is a tensor (see `build_optimizer`). If
+    recording fails in any process, all train without graphs, and log that; the error is `failure`.
     """
 
     def __init__(self, *args: object, **settings: object) -> None:
@@ -115,76 +143,110 @@ class GraphedStep(Step):
         self.prepared = False
         self.buffers: Batch | None = None
         self.names: list[str] = []
-        self.replays: tuple[Work, Work] | None = None
-        self.gradients: list[Tensor | None] = []
-        """The graphs' own, which have to live as long as they."""
+        self.replays: list[Work] = []
+        self.gradients: list[Tensor] = []
+        """Those in the graphs' memory, kept alive as long as the graphs."""
         self.failure: RuntimeError | None = None
 
     def prepare(self, batch: Batch) -> None:
-        """Record the step, if that has not been done. Changes nothing that training can see.
+        """Record the step, unless that has been done. Has no effect on training.
 
-        batch: on the device, of the size of those to come; what it shows does not matter.
-        Call it before other threads use CUDA (see `record_cuda_graph`); if nobody has, the first
-        `accumulate` does. Raises what the objective raises.
+        batch: on the device, and of the size of those to come; its images do not matter. Call this
+        before other threads use CUDA (see `record_cuda_graph`), else the first `advance` does.
+        Raises what the objective raises.
         """
         if self.prepared:
             return
         fields = [field.name for field in dataclasses.fields(batch)]
         cloned = {name: getattr(batch, name).clone() for name in fields}
         self.buffers = dataclasses.replace(batch, **cloned)
-        with rehearsal(self.objective, self.optimizer, self.device):
-            self._rehearse()
+        with dry_run(self.objective, self.optimizer, self.device):
+            self._warm_up()
+        if self.copies:
+            self.copies.refresh()  # now, so that no graph records it
         self.prepared = True
+        works = (
+            [self._complete_step] if self.accum_iter == 1 else [self._add_gradients, self._update]
+        )
         try:
-            self.replays = self.record(self._add_gradients), self.record(self._update)
-            self.gradients = [p.grad for p in self.objective.parameters()]
+            for work in works:
+                self.replays.append(self.record(work))
+            self.gradients = self._gradients()
         except RuntimeError as error:
-            self.failure, self.buffers = error, None
-        self.optimizer.zero_grad(set_to_none=True)
+            self.failure = error
+        if self.replica.any(self.failure is not None):
+            self.failure = self.failure or RuntimeError("another process could not record it")
+            self.buffers, self.replays = None, []
+        self._clear()
         if self.failure:
-            log.warning("training goes on without CUDA graphs: %s", in_one_line(self.failure))
-            let_go(self.failure)
+            log.warning("training continues without CUDA graphs: %s", describe_chain(self.failure))
+            drop_tracebacks(self.failure)
             gc.collect()
             torch.cuda.empty_cache()
 
-    def accumulate(self, batch: Batch, *, last: bool) -> Parts:
+    def advance(self, batch: Batch, lr: float, *, last: bool) -> Parts:
         self.prepare(batch)
-        if self.replays is None:
-            return super().accumulate(batch, last=last)
+        if not self.replays:
+            return super().advance(batch, lr, last=last)
         for field in dataclasses.fields(batch):
             buffer = getattr(self.buffers, field.name)
             buffer.copy_(getattr(batch, field.name), non_blocking=True)
+        if self.copies:
+            self.copies.refresh()
+        set_lr(self.optimizer, lr)
         parts = self.replays[0]().clone()  # the next replay writes where this one did
+        if last and len(self.replays) > 1:
+            self.replays[1]()
+        if last:
+            self.replica.heartbeat()
         return dict(zip(self.names, parts.unbind(), strict=True))
 
-    def update(self, lr: float) -> None:
-        if self.replays is None:
-            super().update(lr)
-        else:
-            set_lr(self.optimizer, lr)
-            self.replays[1]()
+    def _warm_up(self) -> None:
+        """Run passes and an update before recording.
 
-    def _rehearse(self) -> None:
-        """Leaves zeros for gradients, and None where a parameter gets none."""
-        for _ in range(REHEARSALS):
-            self.names = list(self._forward_backward(self.buffers))
-        self.optimizer.zero_grad(set_to_none=False)
-        self._update()
+        Afterwards gradients are zeros if steps accumulate, and None for parameters without any.
+        """
+        for _ in range(WARM_UP_PASSES):
+            self._add_gradients()
+        self.replica.average()
+        torch._foreach_zero_(self._gradients())
+        self._apply_gradients()
+        if self.accum_iter == 1:
+            self._clear()
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the existing gradients of parameters and copies."""
+        leaves = [*self.objective.parameters(), *(self.copies.of.values() if self.copies else ())]
+        return [leaf.grad for leaf in leaves if leaf.grad is not None]
+
+    def _complete_step(self) -> Tensor:
+        """Take a step of one batch, to be recorded: nothing is accumulated."""
+        with self.replica.sync_gradients(last=True):
+            parts = self._parts()
+        self._apply_gradients()
+        return parts
 
     def _add_gradients(self) -> Tensor:
-        return torch.stack(list(self._forward_backward(self.buffers).values()))
+        with self.replica.accumulate():
+            return self._parts()
+
+    def _parts(self) -> Tensor:
+        parts = self._forward_backward(self.buffers)
+        self.names = list(parts)
+        return torch.stack(list(parts.values()))
 
     def _update(self) -> None:
+        self.replica.average()
         self._apply_gradients()
-        self.optimizer.zero_grad(set_to_none=False)
+        torch._foreach_zero_(self._gradients())
 
 
 def seed_draws(device: torch.device, *key: int) -> None:
-    """Make what torch's generators draw next, on the CPU and on `device`, a function of `key`: of
-    the step, not of what was drawn before it.
+    """Seed torch's generators, on the CPU and on `device`, with a function of `key`.
 
-    So dropped paths need no state in checkpoints, and ranks draw apart from each other. Nothing
-    waits for the device; a recorded CUDA graph draws from there on, too.
+    With the step as the key, draws do not depend on earlier ones: dropped paths need no state in
+    checkpoints, and ranks draw differently. Nothing waits for the device. Recorded CUDA graphs use
+    the seed, too.
     """
     number = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     torch.default_generator.manual_seed(number)

@@ -1,4 +1,4 @@
-"""How far the host may run ahead of a GPU: some steps, or not at all."""
+"""Limits on how far the host runs ahead of a GPU."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import deque
 import torch
 
 AHEAD = 2
-"""Steps. With fewer the GPU would wait for the host; with more, batches pile up in memory and
-waiting for data hides."""
+"""In steps. With fewer, the GPU would wait for the host; with more, batches pile up in memory, and
+waiting for data does not show in the measured `data_wait`."""
 
 
 class Throttle:
@@ -19,10 +19,10 @@ class Throttle:
         self._ends: deque[torch.cuda.Event] = deque()
 
     def wait(self) -> None:
-        """Call after each step: returns once the one `ahead` steps before it has ended."""
+        """Wait, after each step, until the step `ahead` steps earlier has ended."""
         if self.device.type != "cuda":
             return
-        end = torch.cuda.Event(blocking=True)  # leaves the core to decoders meanwhile
+        end = torch.cuda.Event(blocking=True)  # sleeps: the core is free for decoders
         end.record(torch.cuda.current_stream(self.device))
         self._ends.append(end)
         if len(self._ends) > self.ahead:
@@ -30,6 +30,6 @@ class Throttle:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given; at once on a CPU."""
+    """Wait until the device has finished all queued work; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

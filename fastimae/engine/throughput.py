@@ -1,4 +1,4 @@
-"""Batches a second: a loop that is timed once it runs as fast as it will."""
+"""Throughput of a loop over batches, timed after a warm-up."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def throughput(
     skip: int = 0,
     least: int = 1,
 ) -> tuple[float, float, int]:
-    """Use batches for some seconds, at least one. Returns the seconds that took, seconds of them
-    spent waiting for a batch, and how many batches were used.
+    """Use batches for `seconds`, at least one. Return the seconds taken, how many of these were
+    spent waiting for batches, and the number of batches.
 
-    skip: batches before the clock runs, as they may have been waiting, or as many as take as long
-    as the measurement, but no fewer than `least`.
+    skip: batches of the warm-up, which may have been prefetched. The warm-up ends early once it has
+    taken `seconds`, but not before `least` batches.
     """
     start = time.perf_counter()
     for number in range(1, skip + 1):

@@ -1,1 +1,1 @@
-"""What a model has learned: pictures now, probes and metrics to come."""
+"""fastimae-eval: what a model has learned, in pictures and in numbers."""

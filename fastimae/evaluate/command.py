@@ -1,102 +1,126 @@
-"""fastimae-eval TASK: finds the task, reads its options, runs it."""
+"""The command fastimae-eval TASK: finds the task, parses its options, runs it."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import tyro
 
 from fastimae.arguments import UsageError, parse, peek, recipe_called
-from fastimae.engine.launcher import stands_aside
-from fastimae.settings import check_idle, config_errors
+from fastimae.config import parsed_settings
+from fastimae.config_file import FileSettings, config_file
+from fastimae.engine.launcher import is_surplus_process
+from fastimae.evaluate.options import finetune, linear
+from fastimae.evaluate.options.figures import (
+    AttentionOptions,
+    ReconstructOptions,
+    TsneOptions,
+    WeightsOptions,
+)
+from fastimae.evaluate.options.finetune import FinetuneOptions
+from fastimae.evaluate.options.labels import FewshotOptions, KnnOptions
+from fastimae.evaluate.options.linear import LinearOptions
+from fastimae.evaluate.options.mixtures import MsemOptions, SemanticsOptions, SeparabilityOptions
+from fastimae.evaluate.options.pages import CompareOptions, ReportOptions
+from fastimae.flags import flags_of, given_in
+from fastimae.help import Recipes, help_asked
+from fastimae.settings import Settings, check_idle, config_errors
+from fastimae.wording import did_you_mean
 
 PROG = "fastimae-eval"
+WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")
+"""Suffixes of checkpoints."""
 
 
 class Task(NamedTuple):
-    """Where a task lives: its module here, which has `run(options)`, and its options class."""
+    """A task of fastimae-eval: tasks/NAME.py has its function `run(options)`."""
 
-    place: str
-    options: str
+    options: type[Settings]
     about: str
     several: bool = False
-    """Whether the processes that torchrun or srun starts share the work; else the first does it."""
-
-    @property
-    def module(self) -> str:
-        """Full name of the module."""
-        return f"fastimae.evaluate.{self.place}"
+    """Whether the processes of torchrun or srun share the work; if not, the first does it alone."""
+    recipes: Recipes = MappingProxyType({})
 
 
 TASKS = {
     "finetune": Task(
-        "classify.finetune",
-        "FinetuneOptions",
-        "train all of the encoder with labels",
+        FinetuneOptions,
+        "train encoder and classifier with labels",
         several=True,
+        recipes=finetune.RECIPES,
     ),
     "linear": Task(
-        "classify.linear", "LinearOptions", "a linear probe of the features", several=True
+        LinearOptions,
+        "linear probe of frozen features",
+        several=True,
+        recipes=linear.RECIPES,
     ),
-    "knn": Task("classify.knn", "KnnOptions", "weighted nearest neighbours", several=True),
-    "fewshot": Task("classify.fewshot", "FewshotOptions", "a probe with few labels", several=True),
-    "separability": Task("imae.separability", "SeparabilityOptions", "M_ls of the i-MAE paper"),
-    "msem": Task("imae.msem", "MsemOptions", "M_sem of the i-MAE paper"),
-    "semantics": Task("imae.semantics", "SemanticsOptions", "a study over same-class ratios"),
-    "reconstruct": Task(
-        "figures.grids",
-        "ReconstructOptions",
-        "pictures and their quality, over ratios",
-    ),
-    "attention": Task("figures.attention_maps", "AttentionOptions", "attention maps"),
-    "weights": Task("figures.weights", "WeightsOptions", "distributions of weights"),
-    "tsne": Task("figures.tsne", "TsneOptions", "features of images in the plane"),
-    "report": Task("report.page", "ReportOptions", "an HTML page of a run"),
-    "compare": Task("report.compare", "CompareOptions", "several runs side by side"),
+    "knn": Task(KnnOptions, "weighted nearest neighbours of features", several=True),
+    "fewshot": Task(FewshotOptions, "logistic regression with few labels", several=True),
+    "separability": Task(SeparabilityOptions, "linear separability of mixtures (M_ls)"),
+    "msem": Task(MsemOptions, "semantics of mixtures (M_sem)"),
+    "semantics": Task(SemanticsOptions, "study over same-class ratios, as in the i-MAE paper"),
+    "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),
+    "attention": Task(AttentionOptions, "attention maps"),
+    "weights": Task(WeightsOptions, "distributions of weights"),
+    "tsne": Task(TsneOptions, "features of images in the plane (t-SNE)"),
+    "report": Task(ReportOptions, "an HTML page of a run"),
+    "compare": Task(CompareOptions, "several runs side by side"),
 }
-"""Imported when asked for: a task's libraries are needed by that task alone."""
 
 
 def evaluate(argv: Sequence[str]) -> int:
     """Run the task that argv[0] names with the options after it. Returns 0.
 
-    Raises UsageError, ConfigError, DataError or CheckpointError for what the user can mend.
+    Raises UsageError, ConfigError, DataError or CheckpointError for what the user can fix.
     """
     name, *rest = argv or ["--help"]
-    if name in ("-h", "--help"):
+    if help_asked([name]):
         print(_help())
         return 0
     if name not in TASKS:
-        raise UsageError(f"there is no task {name}: use one of {', '.join(TASKS)}")
+        raise UsageError(f"{_no_task(name, rest)} ({PROG} --help)")
     task = TASKS[name]
-    if not task.several and stands_aside(f"{PROG} {name}"):
+    if not task.several and is_surplus_process(f"{PROG} {name}"):
         return 0
     options = options_of(name, rest)
     with config_errors():
-        _import(name, task.module).run(options)
+        task_module(name).run(options)
     return 0
 
 
+def _no_task(word: str, rest: Sequence[str]) -> str:
+    """Return the error about a first word that is not a task. rest: the words after it."""
+    path = Path(word or "nothing")
+    if word.startswith("-") or path.exists() or path.suffix in WEIGHTS:
+        task = next((each for each in rest if each in TASKS), "knn")
+        flag = "" if word.startswith("-") else "--checkpoint "
+        return f"the task comes first: {PROG} {task} {flag}{word} ..."
+    near = did_you_mean(word, TASKS) or f": use one of {', '.join(TASKS)}"
+    return f"there is no task {word}{near}"
+
+
 def options_of(name: str, argv: Sequence[str]) -> Any:
-    """A task's options from its flags. Raises UsageError, and ConfigError for what is out of
-    range."""
+    """Parse a task's options. Raises UsageError, and ConfigError for values that cannot work."""
     task = TASKS[name]
-    module = _import(name, task.module)
-    options_class = getattr(module, task.options)
-    recipe = _recipe(options_class, getattr(module, "RECIPES", {}), argv)
-    options = parse(f"{PROG} {name}", options_class, argv, recipe)
+    first = peek(argv, "recipe", "config")
+    file = config_file(first)
+    default = _defaults(task, first, file)
+    options = parse(f"{PROG} {name}", task.options, argv, default, task.recipes)
     options.check()
-    check_idle(options)
+    check_idle(options, places=file.places(given_in(argv, flags_of(task.options))))
     return options
 
 
-def _import(name: str, module: str):
-    """The task's module. Raises UsageError with the line to type where a library is missing."""
+def task_module(name: str) -> ModuleType:
+    """Import a task's module. Raises UsageError with the line to type if a library is missing."""
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(f"fastimae.evaluate.tasks.{name}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("fastimae"):
             raise
@@ -105,16 +129,22 @@ def _import(name: str, module: str):
         ) from error
 
 
-def _recipe(options: type, recipes: dict, argv: Sequence[str]) -> Any:
-    """Defaults by the recipe that argv names, None where it names none. Raises UsageError."""
-    name = peek(argv, "recipe").get("recipe")
-    if name is None or not recipes:
+def _defaults(task: Task, first: Mapping[str, str], file: FileSettings) -> Any:
+    """Return the options of a --config file and of the recipe, None without any.
+
+    first: the flags among which --recipe may be. The file overrides the recipe. Raises ConfigError.
+    """
+    recipe = first.get("recipe") or file.get("recipe")
+    with file.naming("recipe", first):
+        of_recipe = recipe_called(str(recipe), task.recipes) if recipe and task.recipes else {}
+    if not file and not of_recipe:
         return None
-    return options(**_missing(options), **recipe_called(name, recipes))
+    given = parsed_settings([task.options], file, file.place)
+    return task.options(**_missing(task.options) | of_recipe | given)
 
 
 def _missing(options: type) -> dict[str, Any]:
-    """What has to be given, for tyro."""
+    """Return the options that have no default, as tyro marks them."""
     no_default = dataclasses.MISSING
     return {
         field.name: tyro.MISSING for field in dataclasses.fields(options)
@@ -126,4 +156,6 @@ def _help() -> str:
     width = max(map(len, TASKS))
     lines = [f"  {name:{width}}  {task.about}" for name, task in TASKS.items()]
     usage = f"usage: {PROG} TASK --checkpoint FILE ... ({PROG} TASK --help: its options)"
-    return "\n".join([usage, "", "What a checkpoint has learned.", "", *lines])
+    example = f"    {PROG} knn --checkpoint mae.pth --data_path imagenet"
+    about = "What a checkpoint has learned."
+    return "\n".join([usage, "", about, "", example, "", *lines])

@@ -1,4 +1,7 @@
-"""results.json where it lies: reading it, and whether another task's is in the way."""
+"""results.json files: reading them, and keeping tasks from overwriting each other's.
+
+results.py writes them.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ RESULTS = "results.json"
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The content of a results.json, or of the one in a folder. Raises OSError, ValueError."""
+    """Return the content of a results.json, or of the one in a folder.
+
+    Raises OSError, ValueError.
+    """
     return json.loads((path / RESULTS if path.is_dir() else path).read_text(encoding="utf-8"))
 
 
 def check_own(folder: Path, task: str) -> None:
-    """Raise FolderError where a folder has the results of another task, which would be lost."""
+    """Raise FolderError if a folder has the results of another task, which would be lost."""
     try:
-        found = read_results(folder).get("task", task)
+        other = read_results(folder).get("task", task)
     except (OSError, ValueError, AttributeError):
         return
-    if found != task:
-        raise FolderError(f"{folder} has the results of {found}: choose another --output_dir")
+    if other != task:
+        raise FolderError(f"{folder} has the results of {other}: choose another --output_dir")

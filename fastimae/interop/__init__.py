@@ -1,6 +1,7 @@
-"""Other people's files and models: checkpoints of MAE, i-MAE, timm and Hugging Face."""
+"""Checkpoints of other code: reading and writing those of MAE, i-MAE, timm and Hugging Face."""
 
-from fastimae.interop.layouts import detect
-from fastimae.interop.load import load_model
+from fastimae.lazy import lazy
 
-__all__ = ["detect", "load_model"]
+_HOMES = {"detect": "layouts", "load_model": "load"}
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,107 +1,57 @@
-"""fastimae-export and fastimae-import: checkpoints from one layout to another."""
+"""fastimae-export and fastimae-import: convert checkpoints from one layout to another."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator, Mapping
 
-import tyro
 from torch import Tensor
 
-from fastimae.arguments import parse
 from fastimae.engine.checkpoint import FORMAT
-from fastimae.engine.files import CLASSES, Unfit
+from fastimae.engine.checkpoint_file import CLASSES, Unfit
 from fastimae.interop import huggingface, imae, timm
+from fastimae.interop.architecture import name_of, settings_of
 from fastimae.interop.conversion import CLASSIFIER, Conversion, encoder_of
-from fastimae.interop.finetuned import describe, is_probe, pools, without_classifier
+from fastimae.interop.finetuned import classifies_mean, describe, is_probe, without_classifier
 from fastimae.interop.load import build_model
-from fastimae.interop.open import Checkpoint, open_checkpoint
-from fastimae.interop.options import ModelOptions
-from fastimae.interop.sizes import name_of, settings_of
+from fastimae.interop.open_checkpoint import Checkpoint, open_checkpoint
+from fastimae.interop.options import ExportOptions
 from fastimae.interop.write import check_target, write_file, write_hub_folder
 from fastimae.locks import file_to_write, folder_to_write
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
-from fastimae.models.mae import MASK_RATIO
-
-Target = Literal["timm", "huggingface", "mae", "fastimae"]
-
-
-@dataclasses.dataclass(kw_only=True)
-class ImportOptions(ModelOptions):
-    """Bring another's checkpoint (MAE, i-MAE, timm, Hugging Face) into our layout."""
-
-    checkpoint: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]]
-    """A .pth, a .safetensors, or a folder with Hugging Face's config.json."""
-    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
-    """The file to write: .safetensors or .pth. A folder with --to huggingface."""
-    encoder_only: bool = False
-    """Leave the decoder out."""
-    allow_partial: bool = False
-    """Write it even if keys are missing or left over (they are listed)."""
-    force: bool = False
-    """Write over OUT."""
-    debug: bool = False
-    """Show tracebacks."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class ExportOptions(ImportOptions):
-    """Write a checkpoint (ours, or any that fastimae-import reads) for other code."""
-
-    to: Target
-    """Whose layout. timm: always the encoder alone. huggingface: a folder for from_pretrained."""
-    head: imae.Head | None = None
-    """Of an i-MAE: the head to keep as decoder_embed. None: both, the dominant for huggingface."""
-    global_pool: Literal["token", "avg"] | None = None
-    """For timm: avg renames norm to fc_norm, as models with global_pool='avg' want it. None: avg
-    for a file that was fine-tuned so, else token."""
-
-
-def export(argv: Sequence[str]) -> int:
-    """Parse and export. Raises UsageError or CheckpointError."""
-    convert(parse("fastimae-export", ExportOptions, argv))
-    return 0
-
-
-def import_(argv: Sequence[str]) -> int:
-    """Parse and import. Raises UsageError or CheckpointError."""
-    options = parse("fastimae-import", ImportOptions, argv)
-    convert(ExportOptions(to="fastimae", **vars(options)))
-    return 0
+from fastimae.models.settings import MASK_RATIO
 
 
 def convert(options: ExportOptions) -> None:
-    """Read a checkpoint, check it against its model, write it in another layout, say what changed.
+    """Read a checkpoint, check it against its model, write it in another layout, log what changed.
 
     Raises CheckpointError.
     """
-    place = folder_to_write if options.to == "huggingface" else file_to_write
+    lock = folder_to_write if options.to == "huggingface" else file_to_write
     check_target(options.out, options.to == "huggingface", options.force)
-    with place(options.out, "OUT"):
+    with lock(options.out, "OUT"):
         _convert(options)
 
 
 def _convert(options: ExportOptions) -> None:
-    said = options.of_model()
-    how = {name: said.pop(name) for name in ("use_ema", "hints")}
-    checkpoint = open_checkpoint(options.checkpoint, **how)
-    if is_probe(checkpoint.weights):  # nobody's classifier has a place for its BatchNorm
+    arguments = options.of_model()
+    reading = {name: arguments.pop(name) for name in ("use_ema", "hints")}
+    checkpoint = open_checkpoint(options.checkpoint, **reading)
+    if is_probe(checkpoint.weights):  # no layout has a BatchNorm in its classifier
         checkpoint = without_classifier(checkpoint)
-    # No decoder has to fit where the encoder alone is wanted, or all there is.
+    # A decoder need not fit if only the encoder is wanted, or the file has nothing else.
     encoder_only = options.encoder_only or options.to == "timm"
     encoder_only = encoder_only or "decoder_pred.weight" not in checkpoint.weights
     model = build_model(
-        checkpoint, encoder_only=encoder_only, allow_partial=options.allow_partial, **said
+        checkpoint, encoder_only=encoder_only, allow_partial=options.allow_partial, **arguments
     )
-    ours = checkpoint.conversion
+    conversion = checkpoint.conversion
     if options.to == "fastimae":
-        ours = _known_to(model, ours)
-    log.info("%s: %s", checkpoint.path, _described(model, ours))
-    weights = ours.weights
+        conversion = _keep_known(model, conversion)
+    log.info("%s: %s", checkpoint.path, _describe(model, conversion))
+    weights = conversion.weights
     try:
         for step in _steps(options, model, weights):
             conversion = step(weights)
@@ -113,22 +63,25 @@ def _convert(options: ExportOptions) -> None:
     log.info("wrote %s", options.out)
 
 
-def _known_to(model: MaskedAutoencoder, ours: Conversion) -> Conversion:
-    """Without what --allow_partial let through: our commands would refuse a file with it. A
-    classifier is known, too."""
+def _keep_known(model: MaskedAutoencoder, conversion: Conversion) -> Conversion:
+    """Drop what --allow_partial let through, as our commands would refuse a file with it.
+
+    A classifier is kept, too.
+    """
     names = model.state_dict().keys()
-    kept = {k: w for k, w in ours.weights.items() if k in names or k.startswith(CLASSIFIER)}
-    unknown = (name for name in ours.weights if name not in kept)
-    return dataclasses.replace(ours, weights=kept, dropped=(*ours.dropped, *unknown))
+    kept = {k: w for k, w in conversion.weights.items() if k in names or k.startswith(CLASSIFIER)}
+    unknown = (name for name in conversion.weights if name not in kept)
+    dropped = (*conversion.dropped, *unknown)
+    return dataclasses.replace(conversion, weights=kept, dropped=dropped)
 
 
 def _steps(
     options: ExportOptions, model: MaskedAutoencoder, weights: Mapping[str, Tensor]
 ) -> Iterator[Callable[[Mapping[str, Tensor]], Conversion]]:
-    """What is to be done to our names, one after the other. Raises Unfit."""
+    """Yield the conversions from our layout to the target, in order. Raises Unfit."""
     two_heads = model.heads == 2
     if options.head and (not two_heads or options.encoder_only or options.to == "timm"):
-        raise Unfit("goes out without two heads: --head is for the decoder of an i-MAE")
+        raise Unfit("is written without two heads: drop --head, which selects one of an i-MAE's")
     if options.encoder_only and options.to != "timm":
         yield encoder_of
     elif two_heads and (options.head or options.to in ("huggingface", "mae")):
@@ -136,21 +89,20 @@ def _steps(
             yield functools.partial(imae.one_head, head=options.head or "dominant")
         else:
             yield imae.from_mae
-    pools_only = pools(weights) and "norm.weight" not in weights
+    of_mean = classifies_mean(weights)
+    lacks_norm = of_mean and "norm.weight" not in weights
     if options.to == "timm":
-        if pools_only and options.global_pool == "token":
+        if lacks_norm and options.global_pool == "token":
             raise Unfit("was fine-tuned on the mean of its patches: drop --global_pool token")
-        if options.global_pool == "avg" and "head.weight" in weights and not pools(weights):
+        if options.global_pool == "avg" and "head.weight" in weights and not of_mean:
             raise Unfit(
-                "has a classifier of its class token, of no use on a mean: drop --global_pool avg"
+                "has a classifier of its class token, not of a mean: drop --global_pool avg"
             )
-        pool = options.global_pool or ("avg" if pools_only else "token")
+        pool = options.global_pool or ("avg" if lacks_norm else "token")
         yield functools.partial(timm.from_mae, global_pool=pool)
     elif options.to == "huggingface":
-        if pools_only:
-            raise Unfit(
-                "has fc_norm in place of norm, which ViTMAE has no place for: use --to timm"
-            )
+        if lacks_norm:
+            raise Unfit("has fc_norm instead of norm, which ViTMAE does not support: use --to timm")
         yield huggingface.from_mae
 
 
@@ -166,8 +118,8 @@ def _write(
     about = {"args": settings, "licence": checkpoint.licence}
     if options.to == "huggingface":
         config = huggingface.config_of(model, settings.get("mask_ratio", MASK_RATIO))
-        whole = "decoder.decoder_pred.weight" in weights
-        config["architectures"] = ["ViTMAEForPreTraining" if whole else "ViTMAEModel"]
+        has_decoder = "decoder.decoder_pred.weight" in weights
+        config["architectures"] = ["ViTMAEForPreTraining" if has_decoder else "ViTMAEModel"]
         processor = huggingface.processor_of(model)
         write_hub_folder(options.out, weights, about, config=config, preprocessor_config=processor)
         return
@@ -175,12 +127,15 @@ def _write(
         about["fastimae_format"] = FORMAT
     bare = options.to == "timm"
     if bare and options.out.suffix == ".pth" and CLASSES in settings:
-        log.warning("%s keeps no names of classes: a .safetensors does", options.out)
+        log.warning("%s cannot hold the names of classes: a .safetensors can", options.out)
     write_file(options.out, weights, about, bare=bare)
 
 
-def _described(model: MaskedAutoencoder, ours: Conversion) -> str:
+def _describe(model: MaskedAutoencoder, conversion: Conversion) -> str:
     height, width = model.img_size
     name = name_of(model) or f"an encoder of width {model.pos_embed.shape[-1]}"
-    parts = f"{name}, {height}x{width} px", ours.summary(), describe(ours.weights)
+    what = describe(conversion.weights)
+    if not what and "decoder_pred.weight" not in conversion.weights:
+        what = "an encoder without a decoder (fastimae-train --init needs --allow_partial)"
+    parts = f"{name}, {height}x{width} px", conversion.summary(), what
     return "; ".join(filter(None, parts))

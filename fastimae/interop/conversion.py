@@ -1,4 +1,4 @@
-"""What became of each key when a state dict changed its layout."""
+"""The result of converting a state dict to another layout, with an account of every key."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fastimae.engine.entries import DECODER
+from fastimae.engine.find_weights import DECODER
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# What the encoder-only layouts have no place for, beside the decoder. Our names, which are timm's.
+# Names of a classifier's weights, in our layout and in timm's.
 CLASSIFIER = ("head.", "fc_norm.")
 
 
@@ -19,8 +19,8 @@ CLASSIFIER = ("head.", "fc_norm.")
 class Conversion:
     """A state dict in its new layout, and an account of the old one's keys.
 
-    renamed: old name -> new name, where they differ. dropped: old names without a place.
-    filled: new names that the old layout did not have, and with what.
+    renamed: old name -> new name, if they differ. dropped: old names without a counterpart.
+    filled: new name -> what it was filled with, for names that the old layout lacks.
     """
 
     weights: Mapping[str, Tensor]
@@ -29,13 +29,13 @@ class Conversion:
     filled: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> str:
-        """One line: how many keys came of it, and which were renamed, dropped and filled in."""
+        """Return one line: the number of keys, and which were renamed, dropped and filled."""
         parts = [f"{len(self.weights)} keys"]
         if self.renamed:
             old, new = next(iter(self.renamed.items()))
             parts.append(f"{len(self.renamed)} renamed ({old} -> {new}, ...)")
         if self.dropped:
-            # decoder_blocks.0.norm1.weight and its likes as one: decoder_blocks
+            # decoder_blocks.0.norm1.weight and the like are listed once, as decoder_blocks
             families = ", ".join(dict.fromkeys(name.split(".")[0] for name in self.dropped))
             parts.append(f"{len(self.dropped)} dropped ({families})")
         parts += [f"filled {name} with {what}" for name, what in self.filled.items()]
@@ -43,11 +43,11 @@ class Conversion:
 
 
 def encoder_of(weights: Mapping[str, Tensor]) -> Conversion:
-    """Weights under our names without the decoder."""
+    """Drop the decoder from weights in our layout."""
     dropped = tuple(name for name in weights if name.startswith(DECODER))
     return Conversion({k: v for k, v in weights.items() if k not in dropped}, dropped=dropped)
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shape of each weight, by name."""
+    """Return the shape of each weight, by name."""
     return {name: tuple(value.shape) for name, value in weights.items()}

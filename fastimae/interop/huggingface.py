@@ -1,9 +1,8 @@
-"""Hugging Face's ViTMAEModel and ViTMAEForPreTraining: names, and the config.json beside them.
+"""Hugging Face's layout (ViTMAEModel, ViTMAEForPreTraining): weight names and config.json.
 
-ViT's (`ViTModel`, `ViTForImageClassification`) are read, too: its encoder has the same names.
-
-The names are those of the files on the hub, which transformers reads whatever its version; those
-that the modules of transformers 5 have in memory are read too. Query, key and value are apart.
+Files of ViT (`ViTModel`, `ViTForImageClassification`) are read, too: the encoder has the same
+names. We write the names of files on the hub, which every version of transformers reads; those
+that transformers 5 uses in memory are read, too. Query, key and value are separate weights.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastimae.engine.files import Unfit
+from fastimae.engine.checkpoint_file import Unfit
 from fastimae.interop.conversion import Conversion
 from fastimae.models import MaskedAutoencoder
-from fastimae.models.mae import MASK_RATIO
+from fastimae.models.settings import MASK_RATIO
 
 _TOP = {
     "cls_token": "vit.embeddings.cls_token",
@@ -44,7 +43,7 @@ _QKV = tuple(f"attention.attention.{part}" for part in ("query", "key", "value")
 _OUR_TOP = {theirs: ours for ours, theirs in _TOP.items()}
 _OUR_BLOCK = {theirs: ours for ours, theirs in _BLOCK.items()} | dict.fromkeys(_QKV, "attn.qkv")
 _OUR_STACKS = {theirs: ours for ours, theirs in _STACKS.items()}
-# In the memory and the files of transformers 5 -> on the hub.
+# Names in memory and in files of transformers 5 -> names on the hub.
 _NEWER = {
     r"^(embeddings|encoder|layers|layernorm)\.": r"vit.\1.",  # a ViTMAEModel alone
     r"^vit\.layers\.": "vit.encoder.layer.",
@@ -57,42 +56,42 @@ _NEWER = {
     r"\.mlp\.fc2\.": ".output.dense.",
     r"^classifier\.": "head.",  # of ViTForImageClassification, to our name
 }
-# Of ViTModel and ViTForMaskedImageModeling, beside the same encoder.
-_WITHOUT_PLACE = re.compile(r"(vit\.)?(pooler\.|embeddings\.mask_token$)|decoder\.0\.")
+# What ViTModel and ViTForMaskedImageModeling have beside the same encoder.
+_UNUSED = re.compile(r"(vit\.)?(pooler\.|embeddings\.mask_token$)|decoder\.0\.")
 _LAYER = re.compile(rf"({'|'.join(map(re.escape, _OUR_STACKS))})\.(\d+)\.(.+)\.(weight|bias)")
 
 
 def is_huggingface(weights: Mapping[str, Tensor]) -> bool:
-    """Whether the names are ViTMAEModel's or ViTMAEForPreTraining's."""
+    """Return whether these are the names of ViTMAEModel, ViTMAEForPreTraining or a ViT."""
     return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in weights)
 
 
 def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
-    """ViTMAE -> our names; names that are unknown stay as they are.
+    """Convert ViTMAE's names to ours; unknown names stay as they are.
 
-    Dropped is what a ViT has beside its encoder and nothing of ours: the pooler; the token and the
-    convolution of ViTForMaskedImageModeling.
+    Parts of a ViT without a counterpart are dropped: the pooler; the token and the convolution of
+    ViTForMaskedImageModeling.
     """
     ours: dict[str, Tensor] = {}
     renamed = {}
-    dropped = tuple(name for name in weights if _WITHOUT_PLACE.match(name))
+    dropped = tuple(name for name in weights if _UNUSED.match(name))
     weights = {name: value for name, value in weights.items() if name not in dropped}
-    apart: dict[str, dict[str, Tensor]] = {}
+    separate: dict[str, dict[str, Tensor]] = {}
     for name, value in weights.items():
         hub = _hub_name(name)
         renamed[name] = new = _our_name(hub)
         if (match := _LAYER.fullmatch(hub)) and match[3] in _QKV:
-            apart.setdefault(new, {})[match[3]] = value
+            separate.setdefault(new, {})[match[3]] = value
         else:
             ours[new] = value
-    for new, parts in apart.items():
+    for new, parts in separate.items():
         ours[new] = torch.cat([parts[part] for part in _QKV if part in parts])
     renamed = {old: new for old, new in renamed.items() if old != new}
     return Conversion(ours, renamed, dropped)
 
 
 def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
-    """Our names -> ViTMAEForPreTraining, or ViTMAEModel for weights without a decoder."""
+    """Convert our names to ViTMAEForPreTraining's, or ViTMAEModel's if there is no decoder."""
     theirs: dict[str, Tensor] = {}
     renamed, dropped = {}, []
     base = "" if "decoder_pred.weight" in weights else "vit."
@@ -108,9 +107,9 @@ def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
 
 
 def config_of(model: MaskedAutoencoder, mask_ratio: float = MASK_RATIO) -> dict[str, Any]:
-    """config.json for a model. Raises Unfit, a ValueError, for images that are not square."""
+    """Return config.json for a model. Raises Unfit, a ValueError, for non-square images."""
     if model.img_size[0] != model.img_size[1]:
-        raise Unfit("is for images that are not square, which ViTMAE does not take", "the model")
+        raise Unfit("is for images that are not square, which ViTMAE does not support", "the model")
     encoder, decoder = model.blocks[0], model.decoder_blocks[0]
     return {
         "model_type": "vit_mae",
@@ -132,7 +131,7 @@ def config_of(model: MaskedAutoencoder, mask_ratio: float = MASK_RATIO) -> dict[
 
 
 def processor_of(model: MaskedAutoencoder) -> dict[str, Any]:
-    """preprocessor_config.json for a model: its image size, mean and std."""
+    """Return preprocessor_config.json for a model: its image size, mean and std."""
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -146,34 +145,34 @@ def processor_of(model: MaskedAutoencoder) -> dict[str, Any]:
     }
 
 
-def knows(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a ViTMAE, or of a ViT, whose encoder is the same."""
+def is_vit_config(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json is of a ViTMAE, or of a ViT, whose encoder is the same."""
     return config.get("model_type") in ("vit_mae", "vit")
 
 
 def settings(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json and preprocessor_config.json say, by our flags' names.
+    """Return the settings in config.json and preprocessor_config.json, by our flags' names.
 
-    `layer_norm_eps` is not among them: it is 1e-6 here, as in MAE; ViTMAE's own default, 1e-12,
-    moves features by less than 1e-4. Raises Unfit for another activation than erf GELU.
+    `layer_norm_eps` is ignored: it is 1e-6 here, as in MAE; ViTMAE's default, 1e-12, moves features
+    by less than 1e-4. Raises Unfit for another activation than exact (erf) GELU.
     """
     if config.get("hidden_act", "gelu") != "gelu":
-        why = f"computes with hidden_act={config['hidden_act']}, which MAE has not"
+        why = f"computes with hidden_act={config['hidden_act']}, which MAE lacks"
         raise Unfit(why, "the model of this config.json")
     size = config.get("image_size", 224)
-    of_mae = {
+    mae_settings = {
         "decoder_num_heads": config.get("decoder_num_attention_heads", 16),
         "norm_pix_loss": config.get("norm_pix_loss", False),
         "mask_ratio": config.get("mask_ratio", 0.75),
     }
-    said = {
-        **(of_mae if config["model_type"] == "vit_mae" else {}),
+    stated = {
+        **(mae_settings if config["model_type"] == "vit_mae" else {}),
         "input_size": [size] if isinstance(size, int) else list(size),
         "num_heads": config.get("num_attention_heads", 12),
         "mean": processor.get("image_mean"),
         "std": processor.get("image_std"),
     }
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: value for name, value in stated.items() if value is not None}
 
 
 def _hub_name(name: str) -> str:
@@ -190,7 +189,7 @@ def _our_name(hub: str) -> str:
 
 
 def _hub_names(ours: str) -> list[str]:
-    """The hub's name of one of ours; three of them for a packed qkv, none for what has no place."""
+    """Return the hub's names for ours: three for a packed qkv, none without a counterpart."""
     if ours in _TOP:
         return [_TOP[ours]]
     stem, _, kind = ours.rpartition(".")

@@ -1,7 +1,7 @@
-"""The released i-MAE's layout: MAE's names with two heads beside a `decoder_embed` nobody uses.
+"""The released i-MAE's layout: MAE's names, with two heads beside an unused `decoder_embed`.
 
-Our own i-MAE has the same names without the third; with `head_space="encoder"` the heads stay in
-the encoder's width, a shared `decoder_embed` follows, and no other code knows that layout.
+Our own i-MAE has the same names without that `decoder_embed`. With `head_space="encoder"` the heads
+have the encoder's width and a shared `decoder_embed` follows; no other code knows that layout.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import Literal
 
 from torch import Tensor
 
-from fastimae.engine.files import Unfit
+from fastimae.engine.checkpoint_file import Unfit
 from fastimae.interop.conversion import Conversion
+from fastimae.interop.options import Head
 
 HEADS = ("decoder_embed1.weight", "decoder_embed2.weight")
 _HEAD = {"subordinate": "decoder_embed1", "dominant": "decoder_embed2"}
 _UNUSED = tuple(f"decoder_embed.{kind}" for kind in ("weight", "bias"))
-Head = Literal["subordinate", "dominant"]
 
 
 def head_space(names: Container[str]) -> Literal["decoder", "encoder"]:
-    """Where the two heads of an i-MAE in our names live."""
+    """Return whether an i-MAE's two heads map to the decoder's or to the encoder's width."""
     return "encoder" if _UNUSED[0] in names else "decoder"
 
 
 def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
-    """The released layout -> ours: the unused `decoder_embed` goes.
+    """Convert the released layout to ours: drop the unused `decoder_embed`.
 
-    It stays where the heads do not have the decoder's width: that is our `head_space="encoder"`.
+    It is kept if the heads do not have the decoder's width: that is our `head_space="encoder"`.
     """
     if len(weights[HEADS[0]]) != weights["mask_token"].shape[-1]:
         return Conversion(weights)
@@ -37,7 +37,7 @@ def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
 
 
 def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
-    """Ours -> the released layout. Raises Unfit where the heads are in the encoder's width."""
+    """Convert our layout to the released one. Raises Unfit for heads in the encoder's width."""
     _refuse_encoder_space(weights)
     unused = {name: weights[name.replace("embed.", "embed2.")].clone() for name in _UNUSED}
     filled = dict.fromkeys(["decoder_embed"], "a copy of decoder_embed2 (the model ignores it)")
@@ -45,9 +45,9 @@ def from_mae(weights: Mapping[str, Tensor]) -> Conversion:
 
 
 def one_head(weights: Mapping[str, Tensor], head: Head) -> Conversion:
-    """An i-MAE in our names -> the plain MAE that reconstructs one of the two images.
+    """Convert an i-MAE in our layout to the plain MAE that reconstructs one of the two images.
 
-    Raises Unfit where the heads are in the encoder's width.
+    Raises Unfit for heads in the encoder's width.
     """
     _refuse_encoder_space(weights)
     keep = _HEAD[head]

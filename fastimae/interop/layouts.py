@@ -1,6 +1,6 @@
-"""Which layout a state dict has, and its weights under our names.
+"""Detection of a state dict's layout, and conversion to ours, which has MAE's names.
 
-Ours are MAE's names. A state dict is a mapping of names to tensors; nothing here knows of files.
+A state dict is a mapping of names to tensors; nothing here reads files.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import Literal
 
 from torch import Tensor
 
-from fastimae.engine.files import Unfit
+from fastimae.engine.checkpoint_file import Unfit
 from fastimae.interop import huggingface, imae
 from fastimae.interop.conversion import DECODER, Conversion
-from fastimae.interop.parts import fill_biases
+from fastimae.interop.unsupported_parts import fill_biases
 
 Layout = Literal["mae", "imae", "timm", "huggingface"]
 
 
 def detect(weights: Mapping[str, Tensor]) -> Layout:
-    """Whose names these are.
+    """Return the layout of a state dict, by the names of its weights.
 
-    "mae": encoder and decoder, as ours and the official full files. "imae": the same with two
-    latent heads. "timm": an encoder, with or without a classifier; the official encoder-only and
-    fine-tuned files have timm's names. "huggingface": ViTMAEModel or ViTMAEForPreTraining.
+    "mae": encoder and decoder; ours and the official full files. "imae": the same with two latent
+    heads. "timm": an encoder, with or without a classifier; timm's and the official encoder-only
+    and fine-tuned files. "huggingface": ViTMAEModel, ViTMAEForPreTraining or a ViT.
     Raises Unfit, a ValueError, for anything else.
     """
     if huggingface.is_huggingface(weights):
@@ -37,22 +37,22 @@ def detect(weights: Mapping[str, Tensor]) -> Layout:
 
 
 def to_mae(weights: Mapping[str, Tensor], *, ours: bool = False) -> Conversion:
-    """Weights under our names, whatever their layout.
+    """Convert weights of any layout to ours.
 
-    Biases that a model with `qkv_bias=False` does not have are filled with zeros. ours: they are
-    from a file of ours, and stay as they are. Raises Unfit where `detect` does.
+    Biases that a model with `qkv_bias=False` lacks are filled with zeros. ours: the weights are
+    from our own file and stay unchanged. Raises Unfit if `detect` does.
     """
     layout = detect(weights)
     if ours:
         return Conversion(weights)
-    translate = {"huggingface": huggingface.to_mae, "imae": imae.to_mae}.get(layout, Conversion)
-    conversion = translate(weights)
+    convert = {"huggingface": huggingface.to_mae, "imae": imae.to_mae}.get(layout, Conversion)
+    conversion = convert(weights)
     _require_parts(conversion.weights)
     return fill_biases(conversion)
 
 
 def _require_parts(weights: Mapping[str, Tensor]) -> None:
-    """Raise Unfit where, by our names, a part is missing that tells sizes."""
+    """Check, by our names, that all parts exist whose shapes determine the sizes, else Unfit."""
     for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
         if name not in weights:
             raise Unfit(f"is not a masked autoencoder: it has no {name}")

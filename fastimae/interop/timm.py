@@ -1,7 +1,7 @@
-"""timm's vision transformers (vit_*_patch*_*.mae and plain ones): our encoder's names.
+"""timm's layout (vit_*_patch*_*.mae and plain ones): our encoder's names, config.json.
 
-So are the official encoder-only and fine-tuned MAE files: a classifier is `head`, behind `norm`
-(class token) or, with `global_pool="avg"`, behind `fc_norm`, and `norm` is then no part of it.
+The official encoder-only and fine-tuned MAE files have it, too. A classifier is `head`, after
+`norm` (class token) or, with `global_pool="avg"`, after `fc_norm`; there is no `norm` then.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Any
 
 from torch import Tensor
 
-from fastimae.engine.files import Unfit
+from fastimae.engine.checkpoint_file import Unfit
 from fastimae.interop.conversion import Conversion, encoder_of
 
 CLASSIFIED = "classified"
-"""What timm's config.json says that a classifier takes: "avg", the mean, or "token"."""
-_IT = "the model of this config.json"
+"""Setting from timm's config.json: the classifier's input, "avg" (the mean) or "token"."""
+_SUBJECT = "the model of this config.json"
 
 
 def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conversion:
-    """Our names -> timm's: the encoder, with the classifier where there is one.
+    """Convert our names to timm's: the encoder, with the classifier if there is one.
 
     A `mask_token` would make timm's `checkpoint_filter_fn` take the file for a DINOv2, so no key
-    of the decoder may stay. global_pool: what `timm.create_model` will be given. With "avg", timm
-    normalises the mean of the tokens (`fc_norm`) where MAE normalises the tokens (`norm`): where
-    the weights have no `fc_norm`, that takes the values of `norm`.
+    of the decoder may stay. global_pool: the argument of `timm.create_model`. With "avg", timm
+    normalises the mean of the tokens (`fc_norm`) where MAE normalises the tokens (`norm`): without
+    an `fc_norm`, that gets the values of `norm`.
     """
     encoder = encoder_of(weights)
     kept, renamed = dict(encoder.weights), {}
@@ -39,22 +39,22 @@ def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conve
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config.json of timm's files on the hub says, by our flags' names.
+    """Return the settings in the config.json of timm's files on the hub, by our flags' names.
 
-    The architecture's name tells its heads, unless arguments of the model do. Raises Unfit for
-    arguments that make a model compute what ours cannot, and that its weights do not tell.
+    The architecture's name implies the heads, unless arguments of the model state them. Raises
+    Unfit for arguments that ours does not support, and that do not show in the weights.
     """
-    of_data, of_model = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
-    if of_model.get("act_layer") not in (None, "gelu"):
-        raise Unfit(f"computes with act_layer={of_model['act_layer']}, which MAE has not", _IT)
-    if of_model.get("no_embed_class"):
-        raise Unfit("has no position for its class token (no_embed_class), which MAE has", _IT)
-    said = {
+    data, model = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
+    if model.get("act_layer") not in (None, "gelu"):
+        raise Unfit(f"computes with act_layer={model['act_layer']}, which MAE lacks", _SUBJECT)
+    if model.get("no_embed_class"):
+        raise Unfit("has no position for its class token (no_embed_class), which MAE has", _SUBJECT)
+    stated = {
         "model": config.get("architecture"),
-        "num_heads": of_model.get("num_heads"),
-        "input_size": of_model.get("img_size") or list(of_data.get("input_size") or ())[1:] or None,
-        "mean": of_data.get("mean"),
-        "std": of_data.get("std"),
-        CLASSIFIED: of_model.get("global_pool", config.get("global_pool")),
+        "num_heads": model.get("num_heads"),
+        "input_size": model.get("img_size") or list(data.get("input_size") or ())[1:] or None,
+        "mean": data.get("mean"),
+        "std": data.get("std"),
+        CLASSIFIED: model.get("global_pool", config.get("global_pool")),
     }
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: value for name, value in stated.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Writing checkpoints for others: whole or not at all, and never over a file unasked."""
+"""Writing checkpoints for other code: completely or not at all, and never over a file unasked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = (".safetensors", ".pth")
 
 
 def check_target(out: Path, folder: bool, force: bool) -> None:
-    """Raise CheckpointError where OUT has the wrong suffix or is there already."""
+    """Raise CheckpointError if OUT has the wrong suffix, or exists and may not be replaced."""
     if folder == (out.suffix in SUFFIXES):
         wanted = "a folder" if folder else f"a file ending in {' or '.join(SUFFIXES)}"
         raise CheckpointError(f"OUT must be {wanted}, not {out}")
@@ -33,13 +33,13 @@ def check_target(out: Path, folder: bool, force: bool) -> None:
 def write_file(out: Path, weights: Weights, about: Mapping[str, Any], *, bare: bool) -> None:
     """Write a .safetensors or a .pth, by suffix.
 
-    about: settings and licence, plain values. They are the metadata of a .safetensors, which holds
-    text only, so what is not text goes as JSON; in a .pth they lie beside "model". bare: the .pth
-    is the state dict itself.
+    about: settings and licence, plain values. In a .safetensors they are metadata, which is text
+    only, so anything else is written as JSON; in a .pth they are entries beside "model". bare: the
+    .pth is the state dict itself.
     """
-    # Slices of a packed qkv share storage, which torch would save whole and safetensors refuses.
+    # Slices of a packed qkv share storage: torch would save all of it, and safetensors refuses.
     weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
-    with _whole(out) as partial:
+    with _replacing(out) as partial:
         if out.suffix == ".safetensors":
             text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
             safetensors.torch.save_file(weights, partial, {"format": "pt", **text})
@@ -53,14 +53,14 @@ def write_hub_folder(
     """Write model.safetensors and a NAME.json for each of `configs` into the folder."""
     out.mkdir(parents=True, exist_ok=True)
     for name, config in configs.items():
-        with _whole(out / f"{name}.json") as partial:
+        with _replacing(out / f"{name}.json") as partial:
             partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_file(out / "model.safetensors", weights, about, bare=False)
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """See `replacing`. Raises CheckpointError where the disk does not take the file."""
+def _replacing(path: Path) -> Iterator[Path]:
+    """Wrap `replacing`: raise CheckpointError if the file cannot be written."""
     try:
         with replacing(path) as partial:
             yield partial

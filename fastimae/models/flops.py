@@ -1,9 +1,10 @@
-"""How many operations an image takes: what a device's peak is compared with, for MFU.
+"""Floating-point operations per image, which MFU compares with a device's peak.
 
-Matrix products only, two operations for a multiplication with addition, of the plain maths on the
-visible patches. What an implementation does beside that (embedding masked patches, computing
-activations again, a head that nothing is asked of) earns it nothing, and what it leaves out (rows
-of the last decoder block that no loss sees) is counted all the same.
+Only matrix products count, with two operations per multiply-add, and as the plain maths on the
+visible patches needs them. What an implementation computes beyond that (embeddings of masked
+patches, recomputed activations, an unused head) does not count, and what it saves (rows of the last
+decoder block that no loss uses, the first projection of mask tokens, which images share) is not
+subtracted.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from fastimae.models.mae import HeadSpace, MaskedAutoencoder
+from fastimae.models.mae import MaskedAutoencoder
+from fastimae.models.settings import HeadSpace
 from fastimae.models.vit import Block
 
 
 def training_flops(model: MaskedAutoencoder, visible: int, branches: int = 1) -> int:
-    """Operations of forward and backward pass, 1 : 2; the patch embedding has no gradient of its
-    input.
+    """Count the operations of a forward and backward pass for one image.
 
-    visible: patches of an image that are not masked. branches: heads whose output is decoded.
+    The backward pass counts twice the forward pass; the patch embedding needs no gradient of its
+    input. visible: unmasked patches of an image. branches: heads whose output is decoded.
     """
     patches = model.grid[0] * model.grid[1]
     encoder = _transformer(1 + visible, model.blocks)
@@ -32,8 +34,7 @@ def training_flops(model: MaskedAutoencoder, visible: int, branches: int = 1) ->
 
 
 def latent_flops(model: MaskedAutoencoder, visible: int, space: HeadSpace) -> int:
-    """Operations of a frozen model with one head, up to its latent in the encoder's or the
-    decoder's width."""
+    """Count the operations of a frozen model with one head, up to its latent in `space`'s width."""
     head = _linear(1 + visible, *_head(model)) if space == "decoder" else 0
     return _embed(model, visible) + _transformer(1 + visible, model.blocks) + head
 
@@ -43,7 +44,7 @@ def _embed(model: MaskedAutoencoder, visible: int) -> int:
 
 
 def _head(model: MaskedAutoencoder) -> list[nn.Linear]:
-    """From the encoder's output to the decoder's input, by one of the heads."""
+    """Return the layers of one head, from the encoder's output to the decoder's input."""
     layers = [model.decoder_embed1] if model.heads == 2 else []
     if model.heads == 1 or model.head_space == "encoder":
         layers.append(model.decoder_embed)
@@ -51,7 +52,7 @@ def _head(model: MaskedAutoencoder) -> list[nn.Linear]:
 
 
 def _transformer(tokens: int, blocks: Iterable[Block]) -> int:
-    """Projections and MLPs, and in each block two products of every token with every other."""
+    """Count projections and MLPs, and for each block two products of all pairs of tokens."""
     total = 0
     for block in blocks:
         layers = [layer for layer in block.modules() if isinstance(layer, nn.Linear)]

@@ -1,6 +1,8 @@
 """The masked autoencoder: encoder on visible patches, decoder on all, one or two latent heads.
 
-B = batch, L = patches of an image, K = visible, M = masked, D = encoder width, E = decoder width.
+B = batch, L = patches of an image, K = visible, M = masked, N = tokens (1 + K in the encoder, 1 + L
+in the decoder), R = B * (1 + K) + L rows (see `spread_rows`), P = patch size, C = channels,
+V = P*P*C values of a patch, D = encoder width, E = decoder width.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from fastimae.kernels import Mask, assemble_tokens, masked_l2, mix_patchify, ran
 from fastimae.kernels.checks import check_ids, check_mask, check_shape, check_size
 from fastimae.kernels.reference import patchify, unpatchify
 from fastimae.kernels.rows import masked_rows
+from fastimae.models.forward_features import Pool, forward_features
+from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, HeadSpace
 from fastimae.models.vit import (
     LAYER_NORM_EPS,
     Block,
@@ -28,17 +32,17 @@ from fastimae.settings import RGB, ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-HeadSpace = Literal["decoder", "encoder"]
-HEAD_SPACE: HeadSpace = "decoder"
-MASK_RATIO = 0.75
+SHARED_MASK_TOKENS_FROM = 0.5
+"""Share of masked patches from which the first decoder block computes mask tokens once for all
+samples; with fewer, spreading them to the samples costs about as much as it saves."""
 
 
 class MaskedAutoencoder(nn.Module):
     """MAE (He et al., 2021); with `heads=2` the student of i-MAE (sections 3.1 to 3.3).
 
     State-dict names and shapes are MAE's. With two heads, `decoder_embed1` (subordinate image)
-    and `decoder_embed2` (dominant image) split the latent: into the decoder's width
-    (`head_space="decoder"`, the released layout, no `decoder_embed`), or within the encoder's
+    and `decoder_embed2` (dominant image) map the latent to the decoder's width
+    (`head_space="decoder"`, the released layout, without `decoder_embed`), or to the encoder's
     width, followed by a shared `decoder_embed` (`head_space="encoder"`).
     """
 
@@ -61,9 +65,18 @@ class MaskedAutoencoder(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        """img_size: pixels, a side or (height, width). mean, std: of each channel, in 0..1.
+        """Build the layers and initialise them from torch's random generator.
 
-        Raises ValueError where sizes do not fit together; the message names the argument.
+        img_size: pixels, a side or (height, width). patch_size: side of a patch in pixels.
+        in_chans: channels of an image. embed_dim, depth, num_heads: width, blocks and attention
+        heads of the encoder; decoder_embed_dim, decoder_depth, decoder_num_heads: of the decoder.
+        mlp_ratio: width of the hidden layer of each MLP, over that of the block. norm_pix_loss:
+        compare patches normalised by their own mean and deviation (MAE, section 3). heads: 1 for
+        MAE, 2 for the student of i-MAE; head_space: see above. mean, std: per channel, in 0..1, by
+        which uint8 images are normalised; None: ImageNet's for 3 channels, 0.5 otherwise.
+
+        The defaults are ViT-L/16 (MAE, appendix A.1). Raises ValueError if sizes do not fit
+        together; the message names the argument.
         """
         super().__init__()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
@@ -78,7 +91,7 @@ class MaskedAutoencoder(nn.Module):
 
         self.patch_embed = PatchEmbed(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-        self.pos_embed = _fixed(1 + patches, embed_dim)
+        self.pos_embed = _frozen_parameter(1 + patches, embed_dim)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
 
@@ -89,7 +102,7 @@ class MaskedAutoencoder(nn.Module):
         if heads == 1 or head_space == "encoder":
             self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim))
-        self.decoder_pos_embed = _fixed(1 + patches, decoder_embed_dim)
+        self.decoder_pos_embed = _frozen_parameter(1 + patches, decoder_embed_dim)
         self.decoder_blocks = nn.ModuleList(
             Block(decoder_embed_dim, decoder_num_heads, mlp_ratio) for _ in range(decoder_depth)
         )
@@ -99,7 +112,7 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Fill every parameter anew, from torch's random generator."""
+        """Initialise every parameter from torch's random generator."""
         self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[-1], self.grid))
         self.decoder_pos_embed.copy_(sincos_positions(self.mask_token.shape[-1], self.grid))
         nn.init.normal_(self.cls_token, std=0.02)
@@ -109,30 +122,58 @@ class MaskedAutoencoder(nn.Module):
     def forward(
         self, imgs: Tensor, mask_ratio: float = MASK_RATIO, mask: Mask | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """MAE's own call: reconstruct the images from a random share of their patches.
+        """Reconstruct images from a random share of their patches, with MAE's own interface.
 
         imgs: float [B, C, H, W] normalised, or uint8 [B, H, W, C]. mask: drawn from torch's
-        random generator where not given. Returns the loss (fp32 scalar), pred for all patches
+        random generator if not given. Returns the loss (fp32 scalar), pred for all patches
         [B, L, P*P*C], and mask float32 [B, L], 1 where masked.
-        Raises ValueError for images of another size or layout, and for a mask of other images.
+        Raises ValueError for images of another size or layout, and for a mask that does not fit.
         """
         if self.heads == 2:
-            raise TypeError("two heads reconstruct a mixture: use fastimae.objectives.IMAE")
+            raise TypeError("a model with two heads needs mixtures: use fastimae.objectives.IMAE")
         channels_last = imgs.dtype == torch.uint8
         check_size("imgs", imgs, self.img_size, self.in_chans, channels_last=channels_last)
         images = imgs if channels_last else imgs.permute(0, 2, 3, 1)
         if mask is None:
             key = torch.randint(2**62, (len(images),), device=images.device)
             mask = random_masking(key, self.grid, mask_ratio)
-        (patches,) = self.visible_patches(images, mask)
-        pred = self.decode(self.split(self.encode(patches, mask.ids_keep))[0], mask)
-        own = torch.arange(len(images), device=images.device)
-        loss = self.reconstruction_loss(masked_rows(pred, mask), images, own, mask.ids_masked)
-        return loss, pred, mask.mask
+        (patches_BKV,) = self.visible_patches(images, mask)
+        (head_BNE,) = self.split(self.encode(patches_BKV, mask.ids_keep))
+        pred_BLV = self.decode(head_BNE, mask)
+        target = torch.arange(len(images), device=images.device)
+        pred_BMV = masked_rows(pred_BLV, mask)
+        loss = self.reconstruction_loss(pred_BMV, images, target, mask.ids_masked)
+        return loss, pred_BLV, mask.mask
+
+    def forward_features(
+        self,
+        imgs: Tensor,
+        pool: Pool = "tokens",
+        layers: Sequence[int] | None = None,
+        *,
+        norm: bool = True,
+    ) -> Tensor | list[Tensor]:
+        """Compute features of whole images: no patch is masked.
+
+        imgs: uint8 [B, H, W, C], or float [B, C, H, W] normalised. pool: "tokens" for the class
+        token and all patches, [B, 1 + L, D], as timm's `forward_features`; "cls" for the class
+        token, "mean" for the mean of the patches, [B, D]. layers: blocks to return instead of the
+        last one, from 0, or negative from the end (-1 is the last); the result is then a list in
+        that order. norm: apply the encoder's last norm, to each of the layers. A model that was
+        fine-tuned on the mean has `fc_norm` instead, which applies to the mean only.
+
+        Gradients reach the weights, and float images. The dtype is that of the weights, or of
+        autocast. Raises ValueError for images of another size or layout, for layers that there are
+        not, and for the class token of a model that has no norm for it.
+        """
+        return forward_features(self, imgs, pool, layers, norm)
 
     def visible_patches(self, images: Tensor, mask: Mask, **mixture: Any) -> tuple[Tensor, ...]:
-        """`mix_patchify` in the number format that the encoder computes in; mixture: its partner,
-        alpha and clean. Raises ValueError for images of another size than the model's."""
+        """Call `mix_patchify` with the dtype that the encoder computes in.
+
+        mixture: partner, alpha and clean, for `mix_patchify`. Raises ValueError for images of
+        another size.
+        """
         check_size("images", images, self.img_size, self.in_chans)
         device = images.device.type
         dtype = self.patch_embed.proj.weight.dtype
@@ -143,40 +184,69 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def encode(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
-        """Visible patches [B, K, P*P*C] -> normalised latents [B, 1 + K, D], class token first."""
+        """Encode visible patches [B, K, P*P*C] to latents [B, 1 + K, D], class token first.
+
+        The latents have passed the encoder's last norm.
+        """
+        return run_blocks(self.blocks, self.norm, self.embed(patches, ids_keep))
+
+    def embed(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+        """Embed visible patches [B, K, P*P*C] and add positions: the encoder's input [B, N, D]."""
         check_shape("ids_keep", ids_keep, "B", "K")
         check_ids("ids_keep", ids_keep)
         check_shape("patches", patches, *ids_keep.shape, self.patch_size**2 * self.in_chans)
-        x = self.patch_embed(patches)
-        x = x + F.embedding(ids_keep, self.pos_embed[0, 1:].to(x.dtype))
-        cls = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
-        x = torch.cat([cls.expand(len(x), -1, -1), x], dim=1)
-        return self.norm(run_blocks(self.blocks, x))
+        x_BKD = self.patch_embed(patches)
+        x_BKD = x_BKD + F.embedding(ids_keep, self.pos_embed[0, 1:].to(x_BKD.dtype))
+        cls_11D = (self.cls_token + self.pos_embed[:, :1]).to(x_BKD.dtype)
+        return torch.cat([cls_11D.expand(len(x_BKD), -1, -1), x_BKD], dim=1)
 
     def split(self, latent: Tensor) -> Tensor:
-        """Latents [B, 1 + K, D] -> what each head makes of them [heads, B, 1 + K, D or E]."""
+        """Apply each head to latents [B, 1 + K, D]: [heads, B, 1 + K, D or E]."""
         check_shape("latent", latent, "B", "1 + K", self.pos_embed.shape[-1])
         if self.heads == 1:
             return self.decoder_embed(latent)[None]
         return torch.stack([self.decoder_embed1(latent), self.decoder_embed2(latent)])
 
     def decode(self, head: Tensor, mask: Mask, masked_only: bool = False) -> Tensor:
-        """A head's output -> predicted patches [B, L, P*P*C].
+        """Decode a head's output to predicted patches [B, L, P*P*C].
 
-        masked_only: return the masked rows only, [B, M, P*P*C]; the others are not computed
-        past the keys and values of the last block.
+        masked_only: return only the masked rows, [B, M, P*P*C]; of the others, the last block
+        computes nothing but keys and values.
         """
         check_mask(mask, len(head), self.grid[0] * self.grid[1])
-        decoder = self.heads == 1 or self.head_space == "decoder"
-        width = (self.mask_token if decoder else self.pos_embed).shape[-1]
+        in_decoder_space = self.heads == 1 or self.head_space == "decoder"
+        width = (self.mask_token if in_decoder_space else self.pos_embed).shape[-1]
         check_shape("head", head, len(head), 1 + mask.ids_keep.shape[1], width)
         if self.heads == 2 and self.head_space == "encoder":
             head = self.decoder_embed(head)
-        x = assemble_tokens(head, self.mask_token, self.decoder_pos_embed, mask.ids_restore)
-        x = run_blocks(self.decoder_blocks, x, mask if masked_only else None)
+        if self._shares_mask_tokens(mask, masked_only):
+            x, spread = self._decoder_rows(head, mask), mask
+        else:
+            tokens = head, self.mask_token, self.decoder_pos_embed
+            x, spread = assemble_tokens(*tokens, mask.ids_restore), None
+        last = mask if masked_only else None
+        x = run_blocks(self.decoder_blocks, self.decoder_norm, x, last, spread)
         if not masked_only:
-            x = x[:, 1:]  # without the class token
-        return self.decoder_pred(self.decoder_norm(x))
+            # Drop the class token. Contiguous, as adding a bias to strided rows is an extra pass.
+            x = x[:, 1:].contiguous()
+        return self.decoder_pred(x)
+
+    def _shares_mask_tokens(self, mask: Mask, masked_only: bool) -> bool:
+        """Return whether the first decoder block computes mask tokens once for all samples.
+
+        It does so before its attention. A decoder's only block cannot, if it is to compute masked
+        rows only.
+        """
+        enough = mask.ids_masked.shape[1] >= SHARED_MASK_TOKENS_FROM * mask.mask.shape[1]
+        return enough and not (masked_only and len(self.decoder_blocks) == 1)
+
+    def _decoder_rows(self, head: Tensor, mask: Mask) -> Tensor:
+        """Return the decoder's input, with positions, as rows for `spread_rows`: [R, E]."""
+        positions_NE = self.decoder_pos_embed[0]
+        ids = F.pad(mask.ids_keep + 1, (1, 0))  # class token first
+        visible = head + F.embedding(ids, positions_NE.to(head.dtype))
+        masked_LE = self.mask_token[0] + positions_NE[1:]
+        return torch.cat([visible.flatten(0, 1), masked_LE.to(head.dtype)])
 
     def reconstruction_loss(
         self,
@@ -186,8 +256,10 @@ class MaskedAutoencoder(nn.Module):
         ids_masked: Tensor,
         branches: int | None = None,
     ) -> Tensor:
-        """Mean squared error of pred [B, M, P*P*C] to the masked patches of images[target]; with
-        `branches` stacked in pred and target, one for each."""
+        """Compute the mean squared error of pred [B, M, P*P*C] on masked patches of images[target].
+
+        With `branches` stacked in pred and target, return one error per branch.
+        """
         check_size("images", images, self.img_size, self.in_chans)
         return masked_l2(
             pred, images, target, ids_masked, self.patch_size, self.mean, self.std,
@@ -195,25 +267,29 @@ class MaskedAutoencoder(nn.Module):
         )  # fmt: skip
 
     def patchify(self, imgs: Tensor) -> Tensor:
-        """imgs [B, C, H, W] -> [B, L, P*P*C], pixels ordered (row, column, channel)."""
+        """Cut imgs [B, C, H, W] into [B, L, P*P*C], pixels ordered (row, column, channel)."""
         check_shape("imgs", imgs, "B", self.in_chans, "H", "W")
         return patchify(imgs.permute(0, 2, 3, 1), self.patch_size)
 
     def unpatchify(self, x: Tensor) -> Tensor:
-        """[B, L, P*P*C] -> imgs [B, C, H, W], the inverse of `patchify`."""
+        """Assemble imgs [B, C, H, W] from patches [B, L, P*P*C]: inverts `patchify`."""
         size = self.patch_size**2 * self.in_chans
         check_shape("x", x, "B", self.grid[0] * self.grid[1], size)
         return unpatchify(x, self.grid, self.in_chans).permute(0, 3, 1, 2)
 
 
-def _fixed(tokens: int, width: int) -> nn.Parameter:
+def _frozen_parameter(tokens: int, width: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(1, tokens, width), requires_grad=False)
 
 
 def channel_statistics(
     in_chans: int, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """ImageNet's where the image has three channels, 0.5 otherwise, unless given."""
+    """Return mean and std per channel.
+
+    None: ImageNet's for three channels, and 0.5 otherwise. Raises ValueError for a wrong
+    number of values, or if a std is not positive.
+    """
     mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
     std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
     for name, values in (("mean", mean), ("std", std)):

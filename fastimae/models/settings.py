@@ -1,34 +1,45 @@
-"""What a model can be told: its name, its sizes, how images are normalised for it."""
+"""Settings of a model: its name, its sizes, and how its images are normalised."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
-from fastimae.settings import Free, PositiveInt, Settings
+from fastimae.models.names import parse_name
+from fastimae.settings import Expert, Free, PositiveInt, Settings
+
+HeadSpace = Literal["decoder", "encoder"]
+HEAD_SPACE: HeadSpace = "decoder"
+MASK_RATIO = 0.75
 
 
 @dataclasses.dataclass(kw_only=True)
 class ModelSettings(Settings):
-    """What is trained."""
+    """The model to train."""
 
     model: str = "mae_vit_large_patch16"
-    """mae_vit_{nano,tiny,small,base,large,huge}_patchN, N from 2 to 32."""
+    """mae_vit_{nano,tiny,small,base,large,huge}_patchN, with N from 2 to 32."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, in 0..1. None: ImageNet's, or 0.5."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel. None: ImageNet's, or 0.5."""
-    num_heads: PositiveInt | None = None
-    """Attention heads of the encoder. None: the model's own."""
-    decoder_embed_dim: PositiveInt | None = None
-    """Width of the decoder. None: the model's own."""
-    decoder_depth: PositiveInt | None = None
-    """Blocks of the decoder. None: the model's own."""
-    decoder_num_heads: PositiveInt | None = None
-    """Attention heads of the decoder. None: the model's own."""
+    num_heads: Expert[PositiveInt | None] = None
+    """Attention heads of the encoder. None: as the model's name says."""
+    decoder_embed_dim: Expert[PositiveInt | None] = None
+    """Width of the decoder. None: as the model's name says."""
+    decoder_depth: Expert[PositiveInt | None] = None
+    """Blocks of the decoder. None: as the model's name says."""
+    decoder_num_heads: Expert[PositiveInt | None] = None
+    """Attention heads of the decoder. None: as the model's name says."""
     norm_pix_loss: bool = False
-    """Normalise the pixels of each target patch (better features, odder pictures)."""
+    """Normalise target patches: better features, less natural reconstructions."""
     init: Free[Path | None] = None
-    """Start the student from this MAE checkpoint."""
-    allow_partial: bool = False
-    """Load --init or --teacher even if keys are missing or left over (they are listed)."""
+    """MAE checkpoint that the student starts from. None: random weights."""
+    allow_partial: Expert[bool] = False
+    """Load --init or --teacher even if keys are missing or unexpected (they are listed)."""
+
+    def check(self) -> None:
+        """Check the name, too: see `Settings`."""
+        super().check()
+        parse_name(self.model)

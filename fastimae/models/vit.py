@@ -1,38 +1,46 @@
 """Blocks of a vision transformer, with timm's and MAE's parameter names.
 
-B = batch, N = tokens, M = masked patches, D = width, h = heads, d = head width.
+B = batch, N = tokens, L = patches of an image, M = masked patches, P = values of a patch,
+D = width, h = heads, d = head width, R = rows as `spread_rows` takes them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastimae.kernels import Mask, attention
+from fastimae.kernels import Mask, add_norm, attention, mlp
 from fastimae.kernels.attention import cross_attention
+from fastimae.kernels.late_bias import late_bias
 from fastimae.kernels.rows import masked_rows
+from fastimae.kernels.spread_rows import spread_rows
 
 LAYER_NORM_EPS = 1e-6
 
 
 class PatchEmbed(nn.Module):
-    """Linear embedding of flattened patches; the weight is stored as a convolution's, as in MAE."""
+    """Linear embedding of flattened patches; the weight has a convolution's shape, as in MAE."""
 
     def __init__(self, *, patch_size: int, in_chans: int, embed_dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, patches_BNP: Tensor) -> Tensor:
-        """[B, N, P*P*C], pixels ordered (row, column, channel) -> [B, N, D]."""
+        """Embed patches whose pixels are ordered (row, column, channel): [B, N, D]."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches_BNP, weight, self.proj.bias)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with a packed qkv projection."""
+    """Multi-head self-attention with a packed qkv projection.
+
+    late: the last bias gets no gradient here, but in the next op, such as `add_norm` (see
+    `fastimae.kernels.late_bias`).
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -40,37 +48,51 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        qkv = self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1))
-        return self.proj(attention(qkv))
+    def forward(self, x_BND: Tensor, spread: Mask | None = None, *, late: bool = False) -> Tensor:
+        """Attend all tokens to all tokens: [B, N, D].
 
-    def forward_rows(self, x_BND: Tensor, rows_BMD: Tensor) -> Tensor:
-        """Attention of some rows over all: only their queries are computed. -> [B, M, D]"""
+        spread: x holds rows [R, D] as `spread_rows` takes them, and qkv is computed for those only.
+        """
+        # `attention` computes the bias's gradient from that of qkv, which it has anyway.
+        qkv = F.linear(x_BND, self.qkv.weight, self.qkv.bias.detach())
+        if spread is not None:
+            qkv = spread_rows(qkv, spread)
+        out_BND = attention(qkv.unflatten(-1, (3, self.num_heads, -1)), self.qkv.bias)
+        return F.linear(out_BND, self.proj.weight, _last_bias(self.proj, late))
+
+    def forward_rows(self, x_BND: Tensor, rows_BMD: Tensor, *, late: bool = False) -> Tensor:
+        """Attend some rows to all tokens, with queries for those rows only: [B, M, D]."""
         weight_q, weight_kv = self.qkv.weight.tensor_split([x_BND.shape[-1]])
         bias_q, bias_kv = self.qkv.bias.tensor_split([x_BND.shape[-1]])
-        q = F.linear(rows_BMD, weight_q, bias_q).unflatten(-1, (self.num_heads, -1))
-        kv = F.linear(x_BND, weight_kv, bias_kv).unflatten(-1, (2, self.num_heads, -1))
-        k, v = kv.permute(2, 0, 3, 1, 4)
-        return self.proj(cross_attention(q.transpose(1, 2), k, v))
+        q_BMhd = F.linear(rows_BMD, weight_q, bias_q).unflatten(-1, (self.num_heads, -1))
+        kv_BN2hd = F.linear(x_BND, weight_kv, bias_kv).unflatten(-1, (2, self.num_heads, -1))
+        k_BhNd, v_BhNd = kv_BN2hd.permute(2, 0, 3, 1, 4)
+        out_BMD = cross_attention(q_BMhd.transpose(1, 2), k_BhNd, v_BhNd)
+        return F.linear(out_BMD, self.proj.weight, _last_bias(self.proj, late))
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact (erf) GELU."""
+    """Two linear layers around an exact (erf) GELU. late: see `Attention`."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, *, late: bool = False) -> Tensor:
+        fc1, fc2 = self.fc1, self.fc2
+        return mlp(x, fc1.weight, fc1.bias, fc2.weight, _last_bias(fc2, late))
+
+
+def _last_bias(layer: nn.Linear, late: bool) -> Tensor:
+    return layer.bias.detach() if late else layer.bias
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, which leaves its last sum to what comes next (see `run_blocks`).
+    """Pre-norm transformer block, which leaves its last residual sum to what follows.
 
-    So the sum and the norm after it are compiled together, as one kernel that reads the residual
-    stream once, though blocks are compiled one by one.
+    That sum and the norm after it are thus one pass over the residual stream, although blocks are
+    compiled one by one (see `run_blocks`).
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
@@ -81,50 +103,125 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(
-        self, x_BND: Tensor, change_BND: Tensor, mask: Mask | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The residual stream, and what the block before adds to it -> the same of this block.
+        self,
+        x_BND: Tensor,
+        change_BND: Tensor,
+        bias_D: Tensor,
+        mask: Mask | None = None,
+        spread: Mask | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Advance the residual stream by one block.
 
-        [B, N, D] each; with a mask, the rows of its masked patches, [B, M, D], without computing
-        the others past keys and values.
+        x: the residual stream, [B, N, D]. change: what the previous block adds to it, [B, N, D].
+        bias: the late bias in change. Returns the same three of this block; with a mask, only the
+        rows of masked patches, [B, M, D]: of the others, only keys and values are computed. With
+        `spread`, x and change hold rows [R, D] as `spread_rows` takes them, and the first norm and
+        projection are computed for those only.
         """
-        return self.from_sum(x_BND + change_BND, mask)
+        sums = _sum_and_norm(x_BND, change_BND, bias_D, self.norm1)
+        return self.from_normed(*sums, mask, spread)
 
-    def from_sum(self, x_BND: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
-        """The same, of the whole sum: one tensor, and all that --grad_checkpointing keeps."""
-        normed = self.norm1(x_BND)
+    def sum_first(
+        self,
+        x_BND: Tensor,
+        change_BND: Tensor,
+        bias_D: Tensor,
+        mask: Mask | None = None,
+        spread: Mask | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Replace `forward` with --grad_checkpointing, which keeps only the sum of each block."""
+        return self.from_sum(x_BND + late_bias(change_BND, bias_D), mask, spread)
+
+    def from_sum(
+        self, x_BND: Tensor, mask: Mask | None, spread: Mask | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what `forward` does, given the first sum."""
+        return self.from_normed(x_BND, self.norm1(x_BND), mask, spread)
+
+    def from_normed(
+        self, x_BND: Tensor, normed_BND: Tensor, mask: Mask | None, spread: Mask | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what `forward` does, given the first sum and its norm."""
+        if spread is not None:
+            x_BND = spread_rows(x_BND, spread)
         if mask is None:
-            x = x_BND + self.attn(normed)
+            change = self.attn(normed_BND, spread, late=True)
         else:
-            x = masked_rows(x_BND, mask)
-            x = x + self.attn.forward_rows(normed, masked_rows(normed, mask))
-        return x, self.mlp(self.norm2(x))
+            x_BND = masked_rows(x_BND, mask)
+            rows = masked_rows(normed_BND, mask)
+            change = self.attn.forward_rows(normed_BND, rows, late=True)
+        x, normed = _sum_and_norm(x_BND, change, self.attn.proj.bias, self.norm2)
+        return x, self.mlp(normed, late=True), _as_activation(self.mlp.fc2.bias)
 
 
-class _NoChange(torch.autograd.Function):
-    """Zeros like x, which need a gradient where x does: what the first block is given to add, so
-    that all blocks of a kind are one compilation."""
+def _sum_and_norm(x: Tensor, change: Tensor, bias: Tensor, norm: nn.Module) -> tuple[Tensor, ...]:
+    """Return x + change and its norm, which a fine-tuned encoder may have replaced or removed."""
+    if type(norm) is nn.LayerNorm:
+        return add_norm(x, change, bias, norm.weight, norm.bias, norm.eps)
+    total = x + late_bias(change, bias)
+    return total, norm(total)
+
+
+def _as_activation(bias: Tensor) -> Tensor:
+    """Return a bias as an activation: FSDP hooks what a block returns, and frees its parameters.
+
+    Its values are never read.
+    """
+    return bias.view_as(bias)
+
+
+class _ZeroChange(torch.autograd.Function):
+    """A change of zeros like x, with a bias, for the first block; they need a gradient if x does.
+
+    With it all blocks have the same signature, and so one compilation.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x), x.new_zeros(x.shape[-1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        """Save nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
         return None
 
 
-def run_blocks(blocks: nn.ModuleList, x_BND: Tensor, mask: Mask | None = None) -> Tensor:
-    """[B, N, D] -> [B, N, D] through all blocks; with a mask, the rows of its masked patches,
-    [B, M, D], which are all that the last block computes."""
-    x, change = x_BND, _NoChange.apply(x_BND)
+def run_blocks(
+    blocks: nn.ModuleList,
+    norm: nn.Module,
+    x_BND: Tensor,
+    mask: Mask | None = None,
+    spread: Mask | None = None,
+) -> Tensor:
+    """Run all blocks and the norm after them, [B, N, D] -> [B, N, D].
+
+    mask: let the last block compute only the rows of masked patches, [B, M, D]. spread: x holds
+    rows [R, D] as `spread_rows` takes them, which the first block expands to tokens; with a mask,
+    too, there must be more than one block.
+    """
+    x, (change, bias) = x_BND, _ZeroChange.apply(x_BND)
     for block in blocks:
-        x, change = block(x, change, mask if block is blocks[-1] else None)
-    return x + change
+        first, last = block is blocks[0], block is blocks[-1]
+        x, change, bias = block(x, change, bias, mask if last else None, spread if first else None)
+    return _sum_and_norm(x, change, bias, norm)[1]
+
+
+def block_outputs(
+    blocks: nn.ModuleList, norm: nn.Module, x_BND: Tensor, wanted: Collection[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (number, output after `norm`, [B, N, D]) of the wanted blocks, numbered from 0."""
+    x, (change, bias) = x_BND, _ZeroChange.apply(x_BND)
+    for number, block in zip(range(max(wanted, default=-1) + 1), blocks, strict=False):
+        x, change, bias = block(x, change, bias)
+        if number in wanted:
+            yield number, _sum_and_norm(x, change, bias, norm)[1]
 
 
 def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:
-    """Fixed 2-D sin-cos positions of a class token and a grid of patches (MAE, appendix A.1).
+    """Compute fixed 2-D sin-cos positions of a class token and a grid of patches (MAE, app. A.1).
 
     embed_dim: a multiple of 4. grid: patches (down, across). Returns fp32 [1, 1 + L, D]: zeros
     for the class token, then per patch sin and cos of its column, sin and cos of its row.
@@ -142,7 +239,7 @@ def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:
 
 
 def init_weights(module: nn.Module) -> None:
-    """MAE's initialisation of one module: xavier-uniform weights, zero biases, unit norms."""
+    """Initialise one module as MAE does: xavier-uniform weights, zero biases, unit norms."""
     if isinstance(module, PatchEmbed):
         nn.init.xavier_uniform_(module.proj.weight.view(len(module.proj.weight), -1))
         nn.init.zeros_(module.proj.bias)

@@ -1,8 +1,7 @@
-"""What is minimised: each objective maps a batch to a dict with `loss` and its named parts."""
+"""Training objectives: each maps a batch to a dict with `loss` and its named parts."""
 
-from fastimae.objectives.base import Objective
-from fastimae.objectives.choice import OBJECTIVES
-from fastimae.objectives.imae import IMAE
-from fastimae.objectives.mae import MAE
+from fastimae.lazy import lazy
 
-__all__ = ["MAE", "IMAE", "OBJECTIVES", "Objective"]
+_HOMES = {"MAE": "mae", "IMAE": "imae", "OBJECTIVES": "choice", "Objective": "base"}
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,7 +1,7 @@
-"""What an objective is: all that training, checkpoints and pictures ask of one.
+"""The base class of objectives: the interface that training, checkpoints and pictures use.
 
-An objective is one file: the settings that become its flags, the models it is made of, and the loss
-of a batch. What else may be asked has an answer here, which a plain objective leaves as it is.
+An objective is one file: the settings that become its flags, the models it consists of, and the
+loss of a batch. Everything else has a default here, which a simple objective does not override.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 
 class Models(Protocol):
-    """Makes models as the flags of a run say."""
+    """Builds the models that the flags of a run describe."""
 
     def student(self, **sizes: Any) -> MaskedAutoencoder:
-        """The --model, with the weights of --init if given. sizes: arguments of `create_model`,
-        such as heads=2."""
+        """Build the --model, with the weights of --init if given.
+
+        sizes: arguments of `create_model`, such as heads=2.
+        """
 
     def teacher(
         self,
@@ -36,102 +38,108 @@ class Models(Protocol):
         name: str | None = None,
         num_heads: int | None = None,
     ) -> MaskedAutoencoder | None:
-        """The MAE of a checkpoint, for images as the student's; None where there is no path."""
+        """Load the MAE of a checkpoint, for images like the student's; None if there is no path."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A model that gives targets, and gets no gradients. It stays in evaluation mode."""
+    """A model that provides targets and gets no gradients. It stays in evaluation mode."""
 
     module: nn.Module
     moves: bool = False
-    """Whether `after_update` changes it, as a mean of the student's weights. Such a one is kept in
-    fp32 (a small step in bf16 is none), in checkpoints, and sharded as the student is. One that
-    never changes is kept in the format that it computes in, in no checkpoint, and whole."""
+    """Whether `after_update` changes it, as an average of the student's weights does. A moving
+    teacher is kept in fp32 (bf16 rounds small steps to nothing), saved in checkpoints, and sharded
+    like the student. A fixed one is kept in the dtype that it computes in, not saved and not
+    sharded."""
     precision: Literal["auto", "fp8"] = "auto"
-    """fp8: one that never changes multiplies in 8 bits."""
+    """fp8: multiply in 8 bits, which only a fixed teacher can."""
     output: Callable[[Batch], Tensor] | None = None
-    """What fp8's error is measured on."""
+    """Output for a batch, on which the error of fp8 is measured."""
 
     def __post_init__(self) -> None:
         if self.precision == "fp8" and (self.moves or self.output is None):
-            raise ValueError("a teacher in fp8 does not move, and has an `output` to measure")
+            raise ValueError("a teacher in fp8 must not move, and needs an `output` to measure")
 
 
 class Objective(nn.Module, abc.ABC):
-    """Maps a batch to a loss, and says what it owns.
+    """Maps a batch to a loss, and names its modules.
 
     Every parameter is in one trainable module or in one teacher: see `check_parameters`.
     """
 
     Settings: ClassVar[type[settings.Settings]] = settings.Settings
-    """A keyword-only dataclass: its fields are flags, lines of YAML, and checked as all others."""
+    """A keyword-only dataclass. Its fields become flags and YAML keys, checked like all others."""
     title: ClassVar[str] = ""
-    """What pages call one of ours; a user's own is called as its class."""
+    """Name on report pages; a user's objective appears under its class name."""
     needs_partners: ClassVar[bool] = False
-    """Whether a batch's `partner` is read. `Settings` then derives `PairSettings`."""
+    """Whether it reads a batch's `partner`. `Settings` must then derive from `PairSettings`."""
     loss_uses_all: ClassVar[bool] = True
-    """Whether each loss depends on all trainable parameters. If not, several processes have to look
-    for those that one leaves out (`find_unused_parameters` of DDP), which takes time."""
+    """Whether each loss depends on all trainable parameters. If not, distributed runs must search
+    for unused ones in every step (`find_unused_parameters` of DDP), which takes time; except in
+    bf16, where their gradients count as zeros."""
 
     student: nn.Module
     """The "model" of checkpoints, which evaluation and other code load."""
 
     @classmethod
     def build(cls, settings: Any, models: Models) -> Self:
-        """The objective of a run. settings: of the class `Settings`. Raises ValueError."""
+        """Build the objective of a run. settings: an instance of `Settings`. Raises ValueError."""
         return cls(models.student(), **vars(settings))
 
     @abc.abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss": fp32 scalar, and its parts by name}. Nothing in it waits for the device."""
+        """Return {"loss": fp32 scalar, and its parts by name}, without waiting for the device."""
 
     def trainable(self) -> dict[str, nn.Module]:
-        """All that is optimised, clipped, sharded and compiled, by name."""
+        """Return all modules to optimise, clip, shard and compile, by name."""
         return {"student": self.student}
 
     def teachers(self) -> dict[str, Teacher]:
-        """All that gives targets only, by name."""
+        """Return all models that only provide targets, by name."""
         return {}
 
     def parts(self) -> dict[str, nn.Module]:
-        """Both together."""
+        """Return the modules of `trainable` and `teachers` together."""
         teachers = self.teachers().items()
         return self.trainable() | {name: teacher.module for name, teacher in teachers}
 
     def extra_state(self) -> dict[str, Tensor]:
-        """What checkpoints hold beside the student: all parameters and persistent buffers, but for
-        teachers that never change. The tensors themselves, as resuming writes into them."""
+        """Return what checkpoints hold besides the student, by name.
+
+        These are all parameters and persistent buffers except those of fixed teachers; the tensors
+        themselves, as resuming writes into them.
+        """
         fixed = [teacher.module for teacher in self.teachers().values() if not teacher.moves]
-        held = (module.state_dict(keep_vars=True) for module in (self.student, *fixed))
-        elsewhere = {id(tensor) for state in held for tensor in state.values()}
-        own = self.state_dict(keep_vars=True)
-        return {name: t.detach() for name, t in own.items() if id(t) not in elsewhere}
+        excluded = (module.state_dict(keep_vars=True) for module in (self.student, *fixed))
+        excluded_ids = {id(tensor) for state in excluded for tensor in state.values()}
+        state = self.state_dict(keep_vars=True)
+        return {name: t.detach() for name, t in state.items() if id(t) not in excluded_ids}
 
     def after_update(self) -> None:
-        """Called after each step of the optimizer, one that fp16 skips included, without gradients:
-        an EMA moves here.
+        """Update what the optimizer does not, such as an EMA; called after each optimizer step.
 
-        On a GPU it is recorded once and replayed: it computes with tensors in place, draws no
-        numbers in Python, and what changes from step to step (a schedule) is a buffer. It changes
-        teachers, buffers and modules beside the student; the student is the optimizer's.
+        It runs without gradients, and also after a step that fp16 skips. On a GPU it is captured
+        once and replayed: compute in place on tensors, draw no numbers in Python, and keep what
+        varies from step to step (a schedule) in a buffer. It may change teachers, buffers and
+        modules other than the student, which is the optimizer's. Do not write through `.data`:
+        torch does not notice it, so that bf16 copies of the weights would keep their old values.
         """
 
     def train_flops(self) -> int | None:
-        """Operations that an image takes, forward and backward; None: no MFU is told."""
+        """Return the operations per image, forward and backward; None: MFU is not reported."""
         return None
 
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """Pictures to look at, by title, uint8 [B, H, W, C] each; {}: there are none."""
+        """Return pictures by title, uint8 [B, H, W, C] each, or {} for none."""
         return {}
 
     @property
     def picture_note(self) -> str:
-        """What is said below them."""
+        """Caption of the pictures."""
         return ""
 
     def train(self, mode: bool = True) -> Self:
-        """As nn.Module's, but teachers always stay in evaluation mode."""
+        """Set the mode like nn.Module, but keep teachers in evaluation mode."""
         super().train(mode)
         for teacher in self.teachers().values():
             teacher.module.eval()
@@ -139,14 +147,16 @@ class Objective(nn.Module, abc.ABC):
 
 
 def check_parameters(objective: Objective) -> None:
-    """Raise ValueError for a parameter that nobody, or two, would train and save, and for a teacher
-    that wants gradients."""
+    """Raise ValueError unless each parameter has exactly one owner, and teachers need no gradients.
+
+    Owners are the modules of `trainable` and `teachers`, which are trained and saved.
+    """
     kind = type(objective).__name__
     if not isinstance(getattr(objective, "student", None), nn.Module):
-        raise ValueError(f"{kind}: its __init__ makes no self.student")
+        raise ValueError(f"{kind}: its __init__ does not set self.student")
     teachers = objective.teachers()
-    if twice := objective.trainable().keys() & teachers.keys():
-        raise ValueError(f"{kind}: a trainable module and a teacher are called {min(twice)}")
+    if shared := objective.trainable().keys() & teachers.keys():
+        raise ValueError(f"{kind}: a trainable module and a teacher are both called {min(shared)}")
     owners: dict[nn.Parameter, str] = {}
     for part, module in objective.parts().items():
         for parameter in module.parameters():
@@ -154,16 +164,14 @@ def check_parameters(objective: Objective) -> None:
                 raise ValueError(f"{kind}: {owners[parameter]} and {part} share a parameter")
             if part in teachers and parameter.requires_grad:
                 raise ValueError(
-                    f"{kind}: its teacher {part} wants gradients, call requires_grad_(False)"
+                    f"{kind}: its teacher {part} requires gradients: call requires_grad_(False)"
                 )
-    own = {parameter: name for name, parameter in objective.named_parameters()}
-    for parameter, name in own.items():
+    registered = {parameter: name for name, parameter in objective.named_parameters()}
+    for parameter, name in registered.items():
         if parameter not in owners:
-            raise ValueError(
-                f"{kind}: {name} is in no module of trainable() and in no teacher of teachers()"
-            )
+            raise ValueError(f"{kind}: {name} is neither in trainable() nor in teachers()")
     for parameter, part in owners.items():
-        if parameter not in own:
+        if parameter not in registered:
             raise ValueError(
-                f"{kind}: {part} has parameters that the objective does not: make it an attribute"
+                f"{kind}: {part} is not registered: make it an attribute of the objective"
             )

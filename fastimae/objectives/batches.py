@@ -1,4 +1,4 @@
-"""Does a batch fit the model? By shape and dtype alone, so that nothing waits for a device."""
+"""Checks that a batch fits the model, by shape and dtype only: no check waits for a device."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_batch(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None) -> None:
-    """Raise ValueError unless the batch is of bytes of the model's size, each with a key, and the
-    mask, if there is one, of as many images."""
+    """Raise ValueError unless images are uint8 of the model's size, and keys and mask fit them."""
     check_bytes("images", batch.images)
     check_size("images", batch.images, model.img_size, model.in_chans)
     check_key(batch.key)
@@ -30,8 +29,8 @@ def check_batch(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None
         check_mask(mask, len(batch.images), model.grid[0] * model.grid[1])
 
 
-def check_pairs(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None) -> None:
-    """The same, and that every image has a partner."""
+def check_paired_batch(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None) -> None:
+    """Check a batch whose images must have partners, too. Raises ValueError."""
     check_batch(model, batch, mask)
     check_shape("partner", batch.partner, len(batch.images))
     check_dtype("partner", batch.partner, batch.key.dtype)

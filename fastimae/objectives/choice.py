@@ -1,77 +1,98 @@
-"""--objective: one of ours by its name, or a user's own by its place, and the settings of each."""
+"""The flag --objective: finds a built-in objective or a user's own, and collects its settings."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from fastimae.objectives.base import Objective
-from fastimae.objectives.imae import IMAE
-from fastimae.objectives.mae import MAE
-from fastimae.own_code import imported
+from fastimae.objectives.settings import IMAESettings, MaskSettings
 from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag
+from fastimae.user_code import import_from_spec
+from fastimae.wording import did_you_mean
 
-OBJECTIVES: dict[str, type[Objective]] = {"mae": MAE, "imae": IMAE}
+if TYPE_CHECKING:
+    from fastimae.objectives.base import Objective
 
-Name = Annotated[str, flag(metavar=f"{{{','.join(OBJECTIVES)},module:Class}}")]
-"""What `find` takes."""
+
+class BuiltIn(NamedTuple):
+    """A built-in objective. Its class is imported only for a run: flags need no torch."""
+
+    Settings: type[Settings]
+    module: str
+    name: str
+
+    def load(self) -> type[Objective]:
+        """Import the class."""
+        return getattr(importlib.import_module(f"fastimae.objectives.{self.module}"), self.name)
+
+
+OBJECTIVES = {
+    "mae": BuiltIn(MaskSettings, "mae", "MAE"),
+    "imae": BuiltIn(IMAESettings, "imae", "IMAE"),
+}
+
+ObjectiveName = Annotated[str, flag(metavar=f"{{{','.join(OBJECTIVES)},module:Class}}")]
+"""The names that `find_objective` accepts."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Named(Settings):
-    objective: Name = "mae"
-    """mae: reconstruct an image. imae: reconstruct two images from their mixture. module:Class:
-    your own, which is imported and so run, from here first; its settings are flags, too."""
+class _ObjectiveFlag(Settings):
+    objective: ObjectiveName = "mae"
+    """mae: reconstruct images. imae: both images of a mixture. module:Class: your own; its module
+    is run, from the current folder first."""
 
 
-class _Choice(Settings):
-    """What is minimised. A setting that the objective does not have may not be given."""
+class _ChosenObjective(Settings):
+    """The objective to minimise. Its settings are flags; those of other objectives are refused."""
 
     @property
     def chosen(self) -> type[Objective]:
         """The class that --objective names. Raises ConfigError."""
-        return find(self.objective)
+        return find_objective(self.objective)
 
-    def own(self) -> Settings:
-        """The settings of the chosen objective."""
-        return self.chosen.Settings.gather(self)
+    def chosen_settings(self) -> Settings:
+        """Return the settings of the chosen objective."""
+        return _settings_of(self.objective).gather(self)
 
     def check(self) -> None:
-        """As of `Settings`, for the chosen objective's."""
-        self.own().check()
+        """Check the settings of the chosen objective: see `Settings`."""
+        self.chosen_settings().check()
 
     def idle(self) -> Iterator[Idle]:
-        """As of `Settings`; settings of other objectives do nothing."""
-        own = self.own()
-        others = [f.name for f in dataclasses.fields(self) if not hasattr(own, f.name)]
+        """Yield idle settings, see `Settings`; those of other objectives have no effect, either."""
+        chosen = self.chosen_settings()
+        others = [f.name for f in dataclasses.fields(self) if not hasattr(chosen, f.name)]
         others.remove("objective")
         yield Idle(True, tuple(others), f"with --objective {self.objective}")
-        yield from own.idle()
+        yield from chosen.idle()
 
 
 def objective_title(objective: str) -> str:
-    """What pages call it; nothing is imported for that."""
-    found = OBJECTIVES.get(objective)
-    return found.title if found else objective.rpartition(":")[2]
+    """Return an objective's name on report pages, without importing a user's own."""
+    built_in = OBJECTIVES.get(objective)
+    return built_in.load().title if built_in else objective.rpartition(":")[2]
 
 
-def find(objective: str) -> type[Objective]:
-    """The class of one of `OBJECTIVES`, or a user's own, "module:Class". Raises ConfigError."""
+def find_objective(objective: str) -> type[Objective]:
+    """Return the class of a name in `OBJECTIVES`, or import "module:Class". Raises ConfigError."""
     if objective in OBJECTIVES:
-        return OBJECTIVES[objective]
+        return OBJECTIVES[objective].load()
     if ":" not in objective:
         raise ConfigError(
-            f"--objective {objective} is not one of: {', '.join(OBJECTIVES)}; your own is given as "
-            "module:Class"
+            f"--objective {objective} is not one of: {', '.join(OBJECTIVES)}, or your own as "
+            f"module:Class{did_you_mean(objective, OBJECTIVES)}"
         )
 
-    def is_one(found: Any) -> bool:
+    from fastimae.objectives.base import Objective
+
+    def is_objective(found: Any) -> bool:
         return isinstance(found, type) and issubclass(found, Objective)
 
-    found = imported("--objective", objective, "Objective", is_one, ConfigError)
+    found = import_from_spec("--objective", objective, "Objective", is_objective, ConfigError)
     for problem in _problems(found):
         raise ConfigError(f"--objective {objective}: {problem}")
     return found
@@ -79,49 +100,55 @@ def find(objective: str) -> type[Objective]:
 
 @functools.cache
 def settings_with(objective: str) -> type[Settings]:
-    """--objective and the settings of all of ours, and of a user's own if it is one, as one class.
+    """Make one class of --objective and the settings of all built-in objectives and the given one.
 
-    Objectives share a setting by deriving it from one base, and may give it another default: that
-    of a user's own wins. Raises ConfigError.
+    Objectives share a setting by deriving it from the same base, and may change its default; that
+    of the given objective wins. Raises ConfigError.
     """
-    chosen = find(objective).Settings
+    chosen = _settings_of(objective)
     of_all = [chosen, *(each.Settings for each in OBJECTIVES.values())]
     for each in of_all[1:]:
         for name in vars(chosen()).keys() & vars(each()).keys():
-            if root_of(chosen, name) is not (root := root_of(each, name)):
+            if declaring_class(chosen, name) is not (root := declaring_class(each, name)):
                 raise ConfigError(
-                    f"--objective {objective}: its {name} is not ours: derive it from "
-                    f"{root.__name__}, or call it otherwise"
+                    f"--objective {objective}: its {name} clashes with a built-in setting: derive "
+                    f"it from {root.__name__}, or rename it"
                 )
     bases = [
         a for a in dict.fromkeys(of_all) if not any(a is not b and issubclass(b, a) for b in of_all)
     ]
-    content = {"__doc__": _Choice.__doc__, "__module__": __name__}
-    group = type("ObjectiveConfig", (_Choice, *bases, _Named), content)  # _Named's field is first
+    content = {"__doc__": _ChosenObjective.__doc__, "__module__": __name__}
+    # Dataclasses collect fields from the last base on, so --objective comes first.
+    group = type("ObjectiveConfig", (_ChosenObjective, *bases, _ObjectiveFlag), content)
     return dataclasses.dataclass(kw_only=True)(group)
 
 
+def _settings_of(objective: str) -> type[Settings]:
+    """Return the settings class of one of `OBJECTIVES`, or of "module:Class", which is imported."""
+    return (OBJECTIVES.get(objective) or find_objective(objective)).Settings
+
+
 def _problems(objective: type[Objective]) -> Iterator[str]:
-    """Why a class cannot be an objective, or its settings flags."""
+    """Yield the reasons why a class cannot be an objective, or its settings cannot be flags."""
     settings = objective.Settings
     if inspect.isabstract(objective):
         yield f"it has no {' and no '.join(sorted(objective.__abstractmethods__))}"
-    ours = isinstance(settings, type) and issubclass(settings, Settings)
-    if not ours or "__dataclass_fields__" not in vars(settings):
-        yield "its Settings is not a dataclass that derives fastimae.settings.Settings"
+    derived = isinstance(settings, type) and issubclass(settings, Settings)
+    if not derived or "__dataclass_fields__" not in vars(settings):
+        yield "its Settings is not a dataclass derived from fastimae.settings.Settings"
     for field in dataclasses.fields(settings):
         if field.default is field.default_factory:  # both missing
             yield f"its {field.name} has no default"
-        if field.name == "objective" or hasattr(_Choice, field.name):
-            yield f"its {field.name} means something else: call it otherwise"
+        if field.name == "objective" or hasattr(_ChosenObjective, field.name):
+            yield f"its {field.name} is a reserved name: rename it"
     if objective.needs_partners and not issubclass(settings, PairSettings):
         yield "it needs partners: derive its Settings from fastimae.settings.PairSettings"
 
 
-def root_of(settings: type, name: str) -> type:
-    """The class that a setting is declared in first."""
+def declaring_class(settings: type, name: str) -> type:
+    """Return the base class that declares a setting first."""
     return [c for c in settings.__mro__ if name in inspect.get_annotations(c)][-1]
 
 
 ObjectiveConfig = settings_with("mae")
-"""The settings of a run with an objective of ours."""
+"""The settings of a run with a built-in objective."""

@@ -1,13 +1,14 @@
 """i-MAE: reconstruct two images from their mixture, and match a teacher's latents of each.
 
-B = mixtures, K = visible patches, E = width of a head's output. Mixture i is
-s * x[i] + (1 - s) * x[partner[i]] with s <= 0.5: x[i] is subordinate, its partner dominant.
+B = mixtures, H, W, C = image rows, columns, channels, K = visible patches, N = 1 + K tokens,
+L = patches of an image, M = masked patches, V = values of a patch, E = width of a head's output,
+n = branches. Mixture i is s * x[i] + (1 - s) * x[partner[i]] with s <= 0.5: x[i] is subordinate,
+its partner dominant.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,12 +18,11 @@ from fastimae.kernels.random_masking import visible_patches
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import latent_flops, training_flops
-from fastimae.models.mae import HEAD_SPACE
 from fastimae.objectives.base import Models, Objective, Teacher
-from fastimae.objectives.batches import check_pairs
-from fastimae.objectives.mae import MaskSettings
-from fastimae.objectives.mixing import MixRatio, MixSettings
-from fastimae.objectives.panels import (
+from fastimae.objectives.batches import check_paired_batch
+from fastimae.objectives.distillation import check_teacher
+from fastimae.objectives.mixing import MixRatio
+from fastimae.objectives.pictures import (
     caption,
     covering_masks,
     mask_out,
@@ -30,8 +30,7 @@ from fastimae.objectives.panels import (
     paste,
     predicted_images,
 )
-from fastimae.objectives.teaching import TeacherSettings, check_teacher
-from fastimae.settings import Count, PairSettings, Share, flag
+from fastimae.objectives.settings import IMAESettings
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -39,25 +38,8 @@ if TYPE_CHECKING:
 BRANCHES = ("subordinate", "dominant")
 
 
-@dataclasses.dataclass(kw_only=True)
-class IMAESettings(TeacherSettings, PairSettings, MixSettings, MaskSettings):
-    """What of a mixture is reconstructed, and what a teacher adds to that."""
-
-    mix_group: Count = 32
-    same_class_ratio: Annotated[Share | None, flag(aliases=["--same_prob"])] = None
-    targets: Literal["both", "subordinate", "dominant"] = "both"
-    """Which of the two images to reconstruct."""
-    head_space: Literal["decoder", "encoder"] = HEAD_SPACE
-    """Where the two heads and the distillation live."""
-
-
 class IMAE(Objective):
-    """Loss of i-MAE on a batch of uint8 images (paper, sections 3.1 to 3.3).
-
-    student: a model with two heads. teacher: a frozen MAE with one head, or None for no
-    distillation. mask_unit: see `MAE`. Others: see `IMAESettings`; for reciprocal_pairs the loader
-    has to pair images so. Raises ValueError where models do not fit.
-    """
+    """Loss of i-MAE on a batch of uint8 images (paper, sections 3.1 to 3.3)."""
 
     Settings, title, needs_partners = IMAESettings, "i-MAE", True
 
@@ -77,6 +59,15 @@ class IMAE(Objective):
         mask_unit: int = 1,
         reciprocal_pairs: bool = IMAESettings.reciprocal_pairs,
     ) -> None:
+        """Join the models. Raises ValueError if they do not fit together.
+
+        student: a model with two heads. teacher: a MAE with one head, which gets frozen; None: no
+        distillation. mix_beta, mix_lambda, mix_per: how mixing ratios are drawn, or their value.
+        distill_weight: weight of the distillation loss. targets: images to reconstruct.
+        teacher_view: images that the teacher sees. teacher_precision: "fp8" multiplies in 8 bits on
+        GPUs that can. mask_ratio, mask_unit: see `MAE`. reciprocal_pairs: each image's partner has
+        it as partner, too; the loader must pair them so. `IMAESettings` says more of each.
+        """
         super().__init__()
         if student.heads != 2:
             raise ValueError("i-MAE needs a student with two heads: create_model(name, heads=2)")
@@ -107,7 +98,7 @@ class IMAE(Objective):
         return cls(student, teacher, mask_unit=unit, **settings.taken_by(cls.__init__))
 
     def teachers(self) -> dict[str, Teacher]:
-        """See `Objective`: the MAE that is distilled never changes."""
+        """Return the distilled MAE, which never changes: see `Objective`."""
         if self.teacher is None:
             return {}
         fixed = Teacher(
@@ -116,7 +107,7 @@ class IMAE(Objective):
         return {"teacher": fixed}
 
     def draw_mask(self, batch: Batch) -> Mask:
-        """Mask of each mixture; partners share theirs where `reciprocal_pairs` is on."""
+        """Draw the mask of each mixture; with `reciprocal_pairs` partners share theirs."""
         key = batch.key
         if self.reciprocal_pairs:
             key = torch.minimum(key, key[batch.partner])
@@ -125,50 +116,54 @@ class IMAE(Objective):
     def forward(
         self, batch: Batch, mask: Mask | None = None, alpha: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """batch: `fastimae.loaders.Batch`. alpha: float [B], weight of the subordinate image.
+        """Return the loss of a `fastimae.loaders.Batch`, and its parts, as fp32 scalars.
 
-        Returns fp32 scalars: "loss", and for each target "recon_subordinate", "recon_dominant",
-        "latent_subordinate", "latent_dominant" (the last two with a teacher), all plain means;
-        loss = recon parts + distill_weight * latent parts. Raises ValueError where batch, mask or
-        alpha do not fit the student.
+        alpha: float [B], weight of the subordinate image; drawn if not given, as the mask is.
+        Returns "loss", and for each target "recon_subordinate", "recon_dominant" and, with a
+        teacher, "latent_subordinate", "latent_dominant", all plain means;
+        loss = recon parts + distill_weight * latent parts. Raises ValueError if batch, mask or
+        alpha does not fit the student.
         """
-        check_pairs(self.student, batch, mask)
+        check_paired_batch(self.student, batch, mask)
         mask = mask or self.draw_mask(batch)
         alpha = self.ratio(batch.key, batch.step_key) if alpha is None else alpha
         views = self._views(batch, mask, alpha)
-        heads = self._heads(views[0], mask)
-        recon = self._reconstruction(batch, mask, heads)
-        parts = dict(zip((f"recon_{name}" for name in self.targets), recon, strict=True))
-        loss = recon.sum()
+        heads_nBNE = self._heads(views[0], mask)
+        recon_n = self._reconstruction(batch, mask, heads_nBNE)
+        parts = dict(zip((f"recon_{name}" for name in self.targets), recon_n, strict=True))
+        loss = recon_n.sum()
         if self.teacher is not None:
             teacher = self._teacher_latents(batch, mask, views)
-            latent = latent_l2(heads.flatten(0, 1), teacher, branches=len(self.branches))
-            parts |= zip((f"latent_{name}" for name in self.targets), latent, strict=True)
-            loss = loss + self.distill_weight * latent.sum()
+            latent_n = latent_l2(heads_nBNE.flatten(0, 1), teacher, branches=len(self.branches))
+            parts.update(zip((f"latent_{name}" for name in self.targets), latent_n, strict=True))
+            loss = loss + self.distill_weight * latent_n.sum()
         return {"loss": loss, **parts}
 
     def train_flops(self) -> int:
-        """Operations that a mixture takes, forward and backward: see `fastimae.models.flops`."""
+        """Count the operations per mixture, forward and backward: see `fastimae.models.flops`."""
         count = len(self.branches)
         flops = training_flops(self.student, self.visible, count)
         if self.teacher is None:
             return flops
-        once = self.reciprocal_pairs or self.teacher_view == "mixed"
+        one_pass = self.reciprocal_pairs or self.teacher_view == "mixed"
         latent = latent_flops(self.teacher, self.visible, self.student.head_space)
-        return flops + (1 if once else count) * latent
+        return flops + (1 if one_pass else count) * latent
 
     @property
     def picture_note(self) -> str:
-        shown = "Every patch is shown as predicted in a pass in which it was masked."
-        return caption(self.student, self.mask_ratio, shown)
+        note = "Every patch is shown as predicted in a pass in which it was masked."
+        return caption(self.student, self.mask_ratio, note)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """Pictures to look at, by title, uint8 [B, H, W, C] each; see `picture_note`."""
+        """Draw pictures, by title, uint8 [B, H, W, C] each; see `picture_note`.
+
+        Each mixture has a ratio of its own, so that pictures of few batches show many ratios.
+        """
         student, images = self.student, batch.images
-        check_pairs(student, batch)
+        check_paired_batch(student, batch)
         drawn = self.draw_mask(batch)
-        alpha = self.ratio(batch.key, batch.step_key)
+        alpha = self.ratio.of_samples(batch.key)
         mixture = mix_images(images, batch.partner, alpha)
         targets = (images, images[batch.partner])
         pictures = {
@@ -178,57 +173,59 @@ class IMAE(Objective):
             "masked": mask_out(student, mixture, drawn),
         }
         for mask in covering_masks(drawn):
-            heads = self._heads(self._views(batch, mask, alpha)[0], mask)
-            for branch, head in zip(self.branches, heads, strict=True):
-                shown = predicted_images(student, student.decode(head, mask), targets[branch])
+            heads_nBNE = self._heads(self._views(batch, mask, alpha)[0], mask)
+            for branch, head_BNE in zip(self.branches, heads_nBNE, strict=True):
+                pred_BLV = student.decode(head_BNE, mask)
+                predicted = predicted_images(student, pred_BLV, targets[branch])
                 title = f"{BRANCHES[branch]} reconstructed"
-                pictures[title] = paste(student, pictures.get(title, shown), shown, mask)
+                pictures[title] = paste(student, pictures.get(title, predicted), predicted, mask)
         return pictures
 
     def teacher_latents(self, batch: Batch) -> Tensor:
-        """What `forward` distils from the teacher, [n branches x B, 1 + K, E]."""
-        check_pairs(self.student, batch)
+        """Return the latents that `forward` distils, [n B, 1 + K, E]."""
+        check_paired_batch(self.student, batch)
         mask, alpha = self.draw_mask(batch), self.ratio(batch.key, batch.step_key)
         return self._teacher_latents(batch, mask, self._views(batch, mask, alpha))
 
     def _views(self, batch: Batch, mask: Mask, alpha: Tensor) -> tuple[Tensor, ...]:
-        """Visible patches [B, K, P*P*C] of the mixtures; for a teacher also of the images and of
-        their partners."""
+        """Return visible patches [B, K, V] of the mixtures and, for a teacher that sees clean
+        images, of the images and of their partners."""
         clean = self.teacher is not None and self.teacher_view == "clean"
         return self.student.visible_patches(
             batch.images, mask, partner=batch.partner, alpha=alpha, clean=clean
         )
 
     def _heads(self, mixed: Tensor, mask: Mask) -> Tensor:
-        """Outputs of the heads that have a target, [n branches, B, 1 + K, E]."""
-        heads = self.student.split(self.student.encode(mixed, mask.ids_keep))
-        return heads[self.branches[0] : self.branches[-1] + 1]
+        """Return the outputs of the heads that have a target, [n, B, 1 + K, E]."""
+        heads_2BNE = self.student.split(self.student.encode(mixed, mask.ids_keep))
+        return heads_2BNE[self.branches[0] : self.branches[-1] + 1]
 
     def _reconstruction(self, batch: Batch, mask: Mask, heads: Tensor) -> Tensor:
-        """Losses of the branches, fp32 [n], which are decoded as one batch of n B."""
+        """Return the losses of the branches, fp32 [n], which are decoded as one batch of n B."""
         count = len(self.branches)
-        pred = self.student.decode(heads.flatten(0, 1), mask.repeat(count), masked_only=True)
-        own = torch.arange(len(batch.images), device=batch.images.device)
-        target = torch.cat([(own, batch.partner)[branch] for branch in self.branches])
+        pred_nBMV = self.student.decode(heads.flatten(0, 1), mask.repeat(count), masked_only=True)
+        subordinate_B = torch.arange(len(batch.images), device=batch.images.device)
+        images = subordinate_B, batch.partner
+        target_nB = torch.cat([images[branch] for branch in self.branches])
         return self.student.reconstruction_loss(
-            pred, batch.images, target, mask.ids_masked, branches=count
+            pred_nBMV, batch.images, target_nB, mask.ids_masked, branches=count
         )
 
     def _teacher_latents(self, batch: Batch, mask: Mask, views: tuple[Tensor, ...]) -> Tensor:
-        """Latents [n B, 1 + K, E] of the frozen teacher for the images of the branches."""
+        """Return the frozen teacher's latents of the branches' images, [n B, 1 + K, E]."""
         count = len(self.branches)
         if self.teacher_view == "mixed":
             return self._teacher_latent(views[0], mask).repeat(count, 1, 1)
-        _, own, other = views
-        if self.reciprocal_pairs:
-            latent = self._teacher_latent(own, mask)
-            both = latent, latent[batch.partner]
+        _, *clean = views
+        if self.reciprocal_pairs:  # the latents of partners are those of other rows
+            latent_BNE = self._teacher_latent(clean[0], mask)
+            both = latent_BNE, latent_BNE[batch.partner]
             return torch.cat([both[branch] for branch in self.branches])
-        wanted = torch.cat([(own, other)[branch] for branch in self.branches])
-        return self._teacher_latent(wanted, mask.repeat(count))
+        patches_nBKV = torch.cat([clean[branch] for branch in self.branches])
+        return self._teacher_latent(patches_nBKV, mask.repeat(count))
 
     def _teacher_latent(self, patches: Tensor, mask: Mask) -> Tensor:
-        # torch.compile does not take inference mode, and needs it no more than no_grad.
+        # torch.compile does not support inference mode, and does as well with no_grad.
         compiling = torch.compiler.is_compiling()
         with torch.no_grad() if compiling else torch.inference_mode():
             latent = self.teacher.encode(patches, mask.ids_keep)

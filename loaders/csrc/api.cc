@@ -28,7 +28,7 @@ struct FastimaeJob {
 
 namespace {
 
-void tell(const std::string& problem, char* out) {
+void set_problem(const std::string& problem, char* out) {
   std::snprintf(out, kProblemBytes, "%s", problem.c_str());
 }
 
@@ -103,7 +103,7 @@ void fastimae_stage_times(FastimaeEngine* engine, uint64_t* times) {
 int32_t fastimae_inspect(const uint8_t* data, int64_t size, int64_t max_pixels, void* rows,
                          int64_t capacity, int64_t* count, char* problem) {
   *count = 0;
-  tell("not enough memory", problem);
+  set_problem("not enough memory", problem);
   const auto look = [&] {
     JpegDecoder decoder(fastimae_own_entropy() != 0, max_pixels);
     std::vector<RowStart> starts;
@@ -112,7 +112,7 @@ int32_t fastimae_inspect(const uint8_t* data, int64_t size, int64_t max_pixels, 
       *count = static_cast<int64_t>(starts.size());
       std::copy(starts.begin(), starts.end(), static_cast<RowStart*>(rows));
     }
-    tell(decoder.problem(), problem);
+    set_problem(decoder.problem(), problem);
     return static_cast<int32_t>(status);
   };
   return guarded(look, static_cast<int32_t>(Status::kDamaged));
@@ -121,7 +121,7 @@ int32_t fastimae_inspect(const uint8_t* data, int64_t size, int64_t max_pixels, 
 int32_t fastimae_decode(const uint8_t* data, int64_t size, int height, int width,
                         const int32_t* w, int own_entropy, const void* rows, int64_t count,
                         uint8_t* out, int* channels, char* problem) {
-  tell("not enough memory", problem);
+  set_problem("not enough memory", problem);
   const auto decode = [&] {
     JpegDecoder decoder(own_entropy != 0, int64_t{height} * width);
     const Window window{w[0], w[1], w[2], w[3]};
@@ -130,7 +130,7 @@ int32_t fastimae_decode(const uint8_t* data, int64_t size, int height, int width
     View view{};
     const JpegRequest request{data, static_cast<size_t>(size), height, width, window};
     const Status status = decoder.decode(request, &starts, &view);
-    tell(decoder.problem(), problem);
+    set_problem(decoder.problem(), problem);
     if (status == Status::kOk) {
       *channels = view.channels;
       const size_t bytes = size_t(view.width) * view.channels;

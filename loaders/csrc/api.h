@@ -1,13 +1,13 @@
-// The engine as C functions, for ctypes (loaders/native_library.py) and the drivers in tests/fuzz.
+// The engine's C interface, for ctypes (loaders/native_library.py) and the drivers in tests/fuzz.
 //
-// No function throws. Pointers stay the caller's and must be valid while they are in use.
+// No function throws. The caller owns all memory that it passes and keeps it valid while in use.
 #pragma once
 
 #include <stdint.h>
 
 #define FASTIMAE_API extern "C" __attribute__((visibility("default")))
 
-// To be raised with each change of this file, so that Python refuses a library built from another.
+// Raise this with every change to the interface, so that Python refuses a library that is older.
 constexpr int kFastimaeAbi = 2;
 
 // fastimae::Columns
@@ -35,33 +35,33 @@ struct FastimaeJob;
 
 FASTIMAE_API int fastimae_abi();
 FASTIMAE_API int fastimae_problem_bytes();
-// "avx512vnni", "avx2" or "plain": what resizing uses on this processor.
+// "avx512vnni", "avx2" or "plain": the instructions that resizing uses on this processor.
 FASTIMAE_API const char* fastimae_simd();
 // Version of libjpeg-turbo's headers at build time, as 2001005.
 FASTIMAE_API int fastimae_libjpeg();
-// Whether our Huffman decoder gives what libjpeg gives on a small image; the first call finds out.
+// Whether our Huffman decoder agrees with libjpeg on a small image; tested by the first call.
 FASTIMAE_API int fastimae_own_entropy();
 
-// nullptr if there is not enough memory, or no more threads can be had.
+// nullptr if there is not enough memory or the threads cannot be started.
 FASTIMAE_API FastimaeEngine* fastimae_engine_new(const FastimaeColumns* columns, int height,
                                                  int width, int channels, int64_t max_pixels,
                                                  int threads);
 FASTIMAE_API void fastimae_engine_free(FastimaeEngine* engine);
 // nullptr if there is not enough memory.
 FASTIMAE_API FastimaeJob* fastimae_submit(FastimaeEngine* engine, const FastimaeRows* rows);
-// Whether the job is done, at the latest after so many milliseconds.
+// Waits at most that many milliseconds; returns whether the job is done.
 FASTIMAE_API int fastimae_wait(FastimaeEngine* engine, FastimaeJob* job, int milliseconds);
-// Cancels what has not begun, waits for what has.
+// Cancels what has not started, waits for the rest.
 FASTIMAE_API void fastimae_job_free(FastimaeEngine* engine, FastimaeJob* job);
-// uint64 [5]: nanoseconds of read, entropy, pixels, resize; images.
+// uint64 [5]: nanoseconds for read, entropy, pixels, resize; number of images.
 FASTIMAE_API void fastimae_stage_times(FastimaeEngine* engine, uint64_t* times);
 
-// A file decoded completely: a Status, with the problem in `problem`. `rows` takes up to `capacity`
-// fastimae::RowStart of 12 bytes; `count` tells how many there are, 0 if only libjpeg reads it.
+// Decodes a file completely; returns a Status, with the reason in `problem`. `rows` receives up to
+// `capacity` fastimae::RowStart of 12 bytes, `count` their number: 0 if only libjpeg can read it.
 FASTIMAE_API int32_t fastimae_inspect(const uint8_t* data, int64_t size, int64_t max_pixels,
                                       void* rows, int64_t capacity, int64_t* count, char* problem);
-// The window of a file at its own size: a Status. `out` has room for height * width * 3 bytes;
-// `channels` tells how many there are. `rows`: `count` RowStart that are taken as known.
+// Decodes a window of a file, without resizing; returns a Status. `out` has room for 3 bytes per
+// pixel; `channels` receives the number written. `rows`: `count` RowStart that are assumed known.
 FASTIMAE_API int32_t fastimae_decode(const uint8_t* data, int64_t size, int height, int width,
                                      const int32_t* window, int own_entropy, const void* rows,
                                      int64_t count, uint8_t* out, int* channels, char* problem);

@@ -1,4 +1,4 @@
-// Reads bits, the most significant first.
+// Bit reader for entropy-coded data, most significant bit first.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +32,10 @@ class BitReader {
     next_ += (63 - count_) >> 3;
     count_ |= 56;
   }
-  // The next bits, the first on top; those behind the available ones may be anything.
+  // The next bits, the first one on top; bits beyond the available ones are undefined.
   uint64_t word() const { return word_; }
-  // The coefficient behind the code of `symbol`, which comes next: if it starts with 0 it is
-  // negative, and one's complement (T.81, figure F.12).
+  // The coefficient after the code of `symbol`, which is next: if it starts with 0, it is negative,
+  // in one's complement (T.81, figure F.12).
   int16_t value(Symbol symbol) const {
     const uint64_t bits = word_ << symbol.code_length();
     const uint64_t negative = ~static_cast<uint64_t>(static_cast<int64_t>(bits) >> 63);

@@ -6,7 +6,7 @@
 namespace fastimae {
 namespace {
 
-constexpr int kSlices = 16;  // bytes a step, whose lookups do not wait for each other
+constexpr int kSlices = 16;  // bytes per step; their lookups are independent
 
 using Tables = std::array<std::array<uint32_t, 256>, kSlices>;
 

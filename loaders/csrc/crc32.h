@@ -1,4 +1,4 @@
-// CRC-32 as zlib computes it.
+// CRC-32, as in zlib.
 #pragma once
 
 #include <cstddef>

@@ -21,7 +21,7 @@ uint32_t read_uint32(const uint8_t* bytes) {
 
 Dataset::Dataset(const Columns& columns) : columns_(columns), good_(columns.count) {
   for (int64_t i = 0; i < columns.count; ++i) has_trailers_ |= columns.trailer_sizes[i] > 0;
-  if (!has_trailers_) found_.resize(columns.count);
+  if (!has_trailers_) row_starts_.resize(columns.count);
 }
 
 Sample Dataset::sample(int64_t index) const {
@@ -44,14 +44,14 @@ bool Dataset::is_good(int64_t index) const {
   return good_[index].load(std::memory_order_relaxed) != 0;
 }
 
-void Dataset::keep_good(int64_t index) { good_[index].store(1, std::memory_order_relaxed); }
+void Dataset::mark_good(int64_t index) { good_[index].store(1, std::memory_order_relaxed); }
 
 void Dataset::load_rows(int64_t index, std::vector<RowStart>* starts) {
   starts->clear();
   Trailer trailer;
   if (!has_trailers_) {
     std::lock_guard<std::mutex> hold(lock_of(index));
-    *starts = found_[index];
+    *starts = row_starts_[index];
   } else if (read_trailer(index, &trailer)) {
     starts->resize(trailer.row_count);
     if (trailer.row_count > 0)
@@ -60,9 +60,10 @@ void Dataset::load_rows(int64_t index, std::vector<RowStart>* starts) {
 }
 
 void Dataset::keep_rows(int64_t index, const std::vector<RowStart>& starts) {
-  if (found_.empty()) return;
+  if (row_starts_.empty()) return;
   std::lock_guard<std::mutex> hold(lock_of(index));
-  if (starts.size() > found_[index].size()) found_[index].assign(starts.begin(), starts.end());
+  std::vector<RowStart>& known = row_starts_[index];
+  if (starts.size() > known.size()) known.assign(starts.begin(), starts.end());
 }
 
 bool Dataset::read_trailer(int64_t index, Trailer* trailer) const {

@@ -1,4 +1,4 @@
-// The samples of a `.beton` file mapped into memory.
+// The samples of a memory-mapped `.beton` file, and what is known about each.
 #pragma once
 
 #include <atomic>
@@ -10,14 +10,14 @@
 
 namespace fastimae {
 
-// Columns of N values each that somebody else owns, checked by loaders/beton_table.py: all samples
-// and trailers lie inside the file. Positions and sizes are in bytes.
+// Columns of N values each, owned by the caller and checked by loaders/beton/table.py: all samples
+// and trailers are inside the file. Positions and sizes are in bytes.
 struct Columns {
   const uint8_t* file;
   int64_t count;
   const int64_t *positions, *sizes, *heights, *widths;
   const uint8_t* is_jpeg;
-  const int64_t *trailer_positions, *trailer_sizes;  // 0 where there is no trailer
+  const int64_t *trailer_positions, *trailer_sizes;  // 0 if there is no trailer
 };
 
 struct Sample {
@@ -27,17 +27,17 @@ struct Sample {
   bool is_jpeg;
 };
 
-// How far a sample's bytes can be trusted before anything of them is decoded.
+// How far a sample's bytes can be trusted before any of them are decoded.
 enum class Evidence {
-  kDamaged,   // they are not those that were written
-  kUnproven,  // maybe those that were written; nobody has decoded all of them
-  kSound,     // those that were written, and the writer has decoded all of them
+  kDamaged,   // they are not the bytes that were written
+  kUnproven,  // they may be; they have not all been decoded
+  kSound,     // they are, and the writer has decoded all of them
 };
 
-// Gives samples out, remembers which were found good, and knows where MCU rows start: from the
-// trailers in the file, or else from what earlier decoding found. For any number of threads.
+// Provides samples, remembers which are good, and knows where MCU rows start: from the trailers in
+// the file, or else from earlier decoding. Thread-safe.
 //
-// Memory: a byte a sample; where the file has no trailers, 12 bytes more for each MCU row seen.
+// Memory: a byte per sample; without trailers in the file, 12 more bytes per MCU row decoded.
 class Dataset {
  public:
   explicit Dataset(const Columns& columns);
@@ -45,19 +45,19 @@ class Dataset {
   int64_t count() const { return columns_.count; }
   Sample sample(int64_t index) const;
 
-  // By checksum and trailer. In a file that has trailers each sample must have a sound one.
+  // From checksum and trailer. In a file with trailers, each sample must have an intact one.
   Evidence evidence(int64_t index) const;
-  // Whether `keep_good` was called for the sample.
+  // Whether `mark_good` was called for the sample.
   bool is_good(int64_t index) const;
-  void keep_good(int64_t index);
+  void mark_good(int64_t index);
 
-  // Copies what is known of the rows of a sample to `starts`.
+  // Copies the known row starts of a sample to `starts`.
   void load_rows(int64_t index, std::vector<RowStart>* starts);
-  // Keeps rows that were found, if they are more than was known.
+  // Keeps row starts if they are more than were known.
   void keep_rows(int64_t index, const std::vector<RowStart>& starts);
 
  private:
-  // What follows a sample in the file, see loaders/trailer.py.
+  // The block after a sample in the file, see loaders/beton/trailer.py.
   struct Trailer {
     uint32_t crc;  // of the sample
     bool vouches;  // the writer has decoded all of the sample
@@ -73,7 +73,7 @@ class Dataset {
   bool has_trailers_ = false;
   std::vector<std::atomic<uint8_t>> good_;
   std::mutex locks_[kLocks];
-  std::vector<std::vector<RowStart>> found_;  // empty if the file has trailers
+  std::vector<std::vector<RowStart>> row_starts_;  // empty if the file has trailers
 };
 
 }  // namespace fastimae

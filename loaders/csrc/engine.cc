@@ -43,7 +43,7 @@ void Engine::stop() {
 std::shared_ptr<Job> Engine::submit(const Rows& rows) {
   auto job = std::make_shared<Job>(rows);
   if (threads_.empty()) {
-    for (size_t task = 0; task < job->begins_.size(); ++task) work_off(*workers_[0], *job, task);
+    for (size_t task = 0; task < job->begins_.size(); ++task) run_task(*workers_[0], *job, task);
     job->next_ = job->begins_.size();
     job->unfinished_ = 0;
     return job;
@@ -93,13 +93,13 @@ void Engine::run(Worker& worker) {
     const size_t task = job->next_++;
     if (job->next_ == job->begins_.size()) jobs_.pop_front();
     hold.unlock();
-    work_off(worker, *job, task);
+    run_task(worker, *job, task);
     hold.lock();
     if (--job->unfinished_ == 0) done_.notify_all();
   }
 }
 
-void Engine::work_off(Worker& worker, Job& job, size_t task) {
+void Engine::run_task(Worker& worker, Job& job, size_t task) {
   const Rows& rows = job.rows_;
   const size_t begin = job.begins_[task];
   const size_t end = task + 1 < job.begins_.size() ? job.begins_[task + 1] : job.order_.size();
@@ -111,7 +111,7 @@ void Engine::work_off(Worker& worker, Job& job, size_t task) {
       const int64_t row = job.order_[i];
       crops.push_back({rows.windows[row], rows.flips[row] != 0, rows.out + row * output_.bytes()});
     }
-    status = worker.show(rows.samples[job.order_[begin]], crops);
+    status = worker.make_crops(rows.samples[job.order_[begin]], crops);
     problem = worker.problem().c_str();
   } catch (const std::bad_alloc&) {
   }

@@ -13,9 +13,9 @@ namespace {
 constexpr size_t kMaxSize = size_t{1} << 29;  // RowStart counts bits in 32 bits
 constexpr int kStateScanning = 205;           // DSTATE_SCANNING of jpegint.h
 
-// Looks to libjpeg like one of its own entropy decoders: jpeg_entropy_decoder of jpegint.h, which
-// is not installed everywhere. The first two members have always been these; `rest` is others that
-// libjpeg-turbo 2 and 3 have in different order, all of which mean "nothing wrong" when zero.
+// To libjpeg this is one of its own entropy decoders: jpeg_entropy_decoder of jpegint.h, which is
+// not installed everywhere. The first two members have always been these; `rest` stands for others
+// whose order differs between libjpeg-turbo 2 and 3, all of which mean "no problem" if zero.
 struct Replacement {
   void (*start_pass)(j_decompress_ptr);
   boolean (*decode_mcu)(j_decompress_ptr, JBLOCKROW*);
@@ -48,7 +48,7 @@ struct EntropyDecoder::Impl {
   Scan scan{};
   ScanDecoder decoder;
   int first_row = 0;
-  int row = 0, column = 0;  // that libjpeg asks for next
+  int row = 0, column = 0;  // the next that libjpeg will ask for
   const int16_t* blocks = nullptr;  // of that row
   const char* problem = nullptr;
   uint64_t nanoseconds = 0;
@@ -99,7 +99,7 @@ bool EntropyDecoder::attach(jpeg_decompress_struct* info, const uint8_t* data, s
 
   const RowStart first{static_cast<uint32_t>(8 * (next - data)), {}};
   if (starts->empty() || memcmp(&starts->front(), &first, sizeof first) != 0)
-    starts->assign(1, first);  // of another file
+    starts->assign(1, first);  // they were another file's
   scan.starts = starts;
   impl_->decoder.start(scan);
   impl_->row = impl_->column = 0;
@@ -116,8 +116,8 @@ boolean EntropyDecoder::Impl::decode_mcu(j_decompress_ptr info, JBLOCKROW* block
   return TRUE;
 }
 
-// libjpeg asks for the MCUs in the order of the file, none left out; `to` is nullptr for those that
-// jpeg_skip_scanlines passes over, else zeros.
+// libjpeg asks for the MCUs in the order of the file, without gaps; `to` is nullptr for those that
+// jpeg_skip_scanlines skips, else it points to zeros.
 void EntropyDecoder::Impl::next_mcu(JBLOCKROW* to) {
   const bool wanted = to && first_row <= row && row <= scan.last_row && column <= scan.last_column;
   if (wanted) {

@@ -1,6 +1,6 @@
-// Our Huffman decoder for baseline JPEG files, in place of libjpeg's.
+// Our Huffman decoder for baseline JPEG files, plugged into libjpeg in place of its own.
 //
-// libjpeg goes on doing everything else: markers, tables, dequantisation, IDCT, upsampling, colour.
+// libjpeg still does everything else: markers, tables, dequantisation, IDCT, upsampling, colour.
 #pragma once
 
 #include <cstddef>
@@ -23,20 +23,20 @@ class EntropyDecoder {
   EntropyDecoder& operator=(const EntropyDecoder&) = delete;
 
   // Takes over the entropy decoding of `info`, which has been through jpeg_start_decompress
-  // and jpeg_crop_scanline, and whose source is the whole file `data` of `size` bytes in memory.
+  // and jpeg_crop_scanline, and whose source is the full file `data` of `size` bytes in memory.
   // From then on rows outside [first_row, last_row] and columns right of last_column may be decoded
   // as zeros. Rows and columns are 8 * max_v_samp_factor and 8 * max_h_samp_factor pixels wide,
   // also in files of one component.
-  // `starts` are those of the first MCU rows (MCU_rows_in_scan of jpeglib.h) that are known: may be
-  // empty, is added to as decoding goes on, and must outlive the decoding. It is not trusted.
-  // libjpeg's source stays where it is, so end with jpeg_abort_decompress.
-  // Returns false, and changes nothing, for files that only libjpeg reads: progressive,
-  // arithmetic, of several scans... Throws std::bad_alloc.
+  // `starts` are the known starts of the first MCU rows (MCU_rows_in_scan of jpeglib.h): it may be
+  // empty, grows during decoding, and must outlive it. It is not trusted.
+  // libjpeg's source does not advance, so finish with jpeg_abort_decompress.
+  // Returns false, and changes nothing, for files that only libjpeg can read: progressive,
+  // arithmetic, several scans... Throws std::bad_alloc.
   bool attach(jpeg_decompress_struct* info, const uint8_t* data, size_t size, int first_row,
               int last_row, int last_column, std::vector<RowStart>* starts);
 
-  // What was wrong with the data decoded since `attach`, or nullptr. What could not be decoded is
-  // zeros.
+  // The problem with the data decoded since `attach`, or nullptr. Data that could not be decoded
+  // becomes zeros.
   const char* problem() const;
 
   // Nanoseconds spent decoding since `attach`.
@@ -47,8 +47,8 @@ class EntropyDecoder {
   Impl* impl_;
 };
 
-// Whether libjpeg, whose insides `attach` counts on, gives the same pixels with our decoder as with
-// its own. To be asked once, before the first `attach`.
+// Whether libjpeg gives the same pixels with our decoder as with its own: `attach` relies on its
+// internals. Call this once, before the first `attach`.
 bool entropy_self_test();
 
 }  // namespace fastimae

@@ -6,7 +6,7 @@
 namespace fastimae {
 namespace {
 
-// Rows are decoded ahead as far as their coefficients stay in the second-level cache.
+// Rows are decoded ahead as long as their coefficients fit in the second-level cache.
 constexpr size_t kAheadBytes = 384 << 10;
 
 constexpr char kWrongIndex[] = "wrong index of rows";
@@ -54,11 +54,11 @@ void ScanDecoder::decode(int row) {
   }
 }
 
-// How many wanted rows from `row` on can be decoded side by side.
+// The number of wanted rows, from `row` on, that can be decoded in parallel.
 int ScanDecoder::known_rows(int row) const {
   if (scan_.restart_interval) return 0;
   const int known = static_cast<int>(scan_.starts->size());
-  // Where the last known one ends is only found out by decode_next.
+  // Only decode_next can find the end of the last known one.
   return std::min(known > scan_.last_row ? known : known - 1, scan_.last_row + 1) - row;
 }
 
@@ -84,7 +84,7 @@ bool ScanDecoder::decode_known(int row, int count) {
   return true;
 }
 
-// Decodes a row that nothing but the start need be known of, and notes where the next one starts.
+// Decodes a row of which only the start is known, and records where the next one starts.
 bool ScanDecoder::decode_next(int row, bool wanted) {
   const bool to_the_end = row < scan_.last_row && row + 1 == static_cast<int>(scan_.starts->size());
   const int columns = to_the_end ? scan_.column_count : scan_.last_column + 1;
@@ -95,7 +95,7 @@ bool ScanDecoder::decode_next(int row, bool wanted) {
     const int interval = scan_.restart_interval;
     const int until_restart =
         interval ? interval - (first_mcu + column) % interval : scan_.column_count;
-    // Behind the wanted columns there is nowhere to put coefficients.
+    // There is no room for coefficients after the wanted columns.
     const bool store = wanted && column <= scan_.last_column;
     const int until_edge = (store ? scan_.last_column + 1 : columns) - column;
     const int count = std::min(until_restart, until_edge);
@@ -116,7 +116,7 @@ bool ScanDecoder::decode_next(int row, bool wanted) {
 }
 
 bool ScanDecoder::decode_piece(int mcus, RowJob* job) {
-  // Each MCU is made of the same blocks, so any of them may be taken for the first.
+  // All MCUs consist of the same blocks, so any of them can serve as the first.
   decode_rows({mcus * scan_.block_count, tables_.data(), components_.data()}, job, 1);
   return !job->problem || fail(job->problem);
 }
@@ -133,7 +133,7 @@ bool ScanDecoder::pass_restart_marker(int mcus_before, RowJob* job) {
   return true;
 }
 
-// Makes sure that segment_ holds the start of a row.
+// Makes sure that segment_ contains the start of a row.
 bool ScanDecoder::open(const RowStart& start) {
   const size_t offset = start.bit / 8;
   if (segment_.holds(offset)) return true;
@@ -143,7 +143,7 @@ bool ScanDecoder::open(const RowStart& start) {
   if (!scan_.restart_interval && next < scan_.starts->size()) {
     end = std::min(end, size_t{(*scan_.starts)[next].bit / 8} + 1);
     if (end <= offset) return fail(kWrongIndex);
-    while (end < scan_.size && scan_.file[end - 1] == 0xff) end++;  // not without what is stuffed
+    while (end < scan_.size && scan_.file[end - 1] == 0xff) end++;  // an FF needs what follows
   }
   segment_.read(scan_.file, offset, end);
   return true;

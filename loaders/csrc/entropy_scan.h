@@ -1,4 +1,4 @@
-// Decodes the rows of MCUs of a baseline scan, in any order once it is known where they start.
+// Decoder for the MCU rows of a baseline scan, in any order once their starts are known.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace fastimae {
 
-// The only scan of a file, and what is wanted of it.
+// The only scan of a file, and the part of it that is wanted.
 struct Scan {
   const uint8_t* file;
   size_t size;
@@ -21,7 +21,7 @@ struct Scan {
   const TablePair* tables[10];  // of the blocks of an MCU
   uint8_t components[10];       // of the blocks of an MCU
   int last_row, last_column;    // the last ones wanted, in MCUs
-  std::vector<RowStart>* starts;  // those of the first rows, at least one; added to
+  std::vector<RowStart>* starts;  // of the first rows, at least one; grows
 };
 
 // Keeps its buffers from scan to scan.
@@ -29,8 +29,8 @@ class ScanDecoder {
  public:
   void start(const Scan& scan);
 
-  // The coefficients of the blocks of the wanted columns of a wanted row: natural order, not
-  // dequantised. Valid until the next call. nullptr, from then on, if the data are damaged: see
+  // The coefficients of a wanted row's blocks in the wanted columns, in natural order, not
+  // dequantised. Valid until the next call. If the data are damaged, nullptr from then on: see
   // problem(). Throws std::bad_alloc.
   const int16_t* row(int row);
 

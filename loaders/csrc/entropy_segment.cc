@@ -21,7 +21,7 @@ void Segment::read(const uint8_t* file, size_t begin, size_t end) {
     out += ff - in;
     in = ff;
     const uint8_t* next = ff;
-    while (next < stop && *next == 0xff) next++;  // libjpeg takes FF FF 00 for FF 00
+    while (next < stop && *next == 0xff) next++;  // libjpeg reads FF FF 00 as FF 00
     if (next == stop || *next != 0) break;
     const uint32_t index = static_cast<uint32_t>(out - bytes_.data());
     removed_.insert(removed_.end(), next - ff - 1, index);

@@ -1,3 +1,4 @@
+// The entropy decoder's self-test against libjpeg, run before its first use.
 #include <csetjmp>
 #include <cstdlib>
 #include <vector>
@@ -8,7 +9,7 @@ namespace fastimae {
 namespace {
 
 constexpr int kHeight = 72, kWidth = 88;
-constexpr int kTop = 35, kShown = 20;  // the rows shown
+constexpr int kTop = 35, kRows = 20;  // the first row decoded, and their number
 
 struct ErrorManager {
   jpeg_error_mgr base;  // must be the first
@@ -28,7 +29,7 @@ jpeg_error_mgr* prepare(ErrorManager* errors) {
   return &errors->base;
 }
 
-// Colours that change over the image, and noise, at the chroma sampling of most files: 4:2:0.
+// A colour gradient with noise, at the chroma sampling of most files: 4:2:0.
 // The caller frees *file.
 bool encode(unsigned char** file, unsigned long* size) {
   jpeg_compress_struct info{};
@@ -80,11 +81,11 @@ bool decode(const unsigned char* file, unsigned long size, EntropyDecoder* decod
   bool sound = true;
   if (decoder) {
     const int last_column = static_cast<int>(left + width - 1) / 16;
-    sound = decoder->attach(&info, file, size, (kTop - 2) / 16, (kTop + kShown + 1) / 16,
+    sound = decoder->attach(&info, file, size, (kTop - 2) / 16, (kTop + kRows + 1) / 16,
                             last_column, starts);
   }
   jpeg_skip_scanlines(&info, kTop);
-  for (int y = 0; y < kShown; y++) {
+  for (int y = 0; y < kRows; y++) {
     JSAMPROW rows[] = {pixels + 3 * kWidth * y};
     jpeg_read_scanlines(&info, rows, 1);
   }
@@ -98,7 +99,7 @@ bool decode(const unsigned char* file, unsigned long size, EntropyDecoder* decod
 bool entropy_self_test() {
   unsigned char* file = nullptr;
   unsigned long size = 0;
-  const std::vector<uint8_t> blank(3 * kWidth * kShown);
+  const std::vector<uint8_t> blank(3 * kWidth * kRows);
   std::vector<uint8_t> theirs = blank, found = blank, known = blank;
   std::vector<RowStart> starts;
   EntropyDecoder decoder;

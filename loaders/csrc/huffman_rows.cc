@@ -5,7 +5,7 @@
 namespace fastimae {
 namespace {
 
-// All of run() must end up in one function, with the state of all lanes in registers.
+// Everything in run() must be inlined into one function, with the state of all lanes in registers.
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define UNLIKELY(condition) __builtin_expect(condition, 0)
 #ifdef __clang__
@@ -27,27 +27,27 @@ constexpr NaturalOrder natural_order() {
       if (row < 8 && column < 8) order.at[k++] = 8 * row + column;
     }
   }
-  // Bad data lead past the end of the block. Like libjpeg, write that to the last place.
+  // Bad data lead past the end of the block. Like libjpeg, write that to the last position.
   while (k < 64 + kEndOfBlock) order.at[k++] = 63;
   return order;
 }
 
 constexpr NaturalOrder kNaturalOrder = natural_order();
 
-// A row on its way. Two are decoded in turns: while one waits for a lookup, the other goes on.
-// (Three are no faster: the registers do not suffice.)
+// A row being decoded. Two are interleaved: while one waits for a lookup, the other continues.
+// (Three are no faster: there are not enough registers.)
 struct Lane {
   BitReader reader;
   const uint8_t* end;
   int16_t* block;
   const TablePair* table;
-  uint32_t k;  // the coefficient decoded last, in zigzag order
+  uint32_t k;  // the last coefficient decoded, in zigzag order
   int index;   // of the block
   uint16_t dc[4];
   RowJob* job;
 };
 
-// A bad code ends the block, and leads past the end of the data, which ends the row.
+// A bad code ends the block, and jumps past the end of the data, which ends the row.
 __attribute__((noinline, cold)) Symbol long_code(const LongCodes& codes, uint64_t word,
                                                  RowJob* job) {
   const Symbol symbol = codes.find(word);
@@ -61,7 +61,7 @@ ALWAYS_INLINE Symbol next_symbol(Lane& lane) {
   const uint64_t word = lane.reader.word();
   Symbol symbol = lane.table->symbols[(kTable << kLookBits) + (word >> (64 - kLookBits))];
   if (UNLIKELY(symbol.packed == 0)) {
-    lane.reader.refill();  // it may be too long to take one more from the same bits
+    lane.reader.refill();  // it may be too long for another symbol from the same bits
     symbol = long_code(lane.table->long_codes[kTable], word, lane.job);
   }
   return symbol;
@@ -98,7 +98,7 @@ template <bool kStore>
 ALWAYS_INLINE bool next_coefficient(Lane& lane) {
   const Symbol symbol = next_symbol<1>(lane);
   lane.k += symbol.step();
-  // At the end of the block this writes a zero over a zero: better than a branch.
+  // At the end of the block this overwrites a zero with a zero, which is cheaper than a branch.
   if (kStore) lane.block[kNaturalOrder.at[lane.k]] = lane.reader.value(symbol);
   lane.reader.drop(symbol.length());
   return lane.k < 63;
@@ -122,7 +122,7 @@ ALWAYS_INLINE bool next_block(const RowLayout& layout, Lane& lane) {
   return true;
 }
 
-// Decodes in `count` lanes until there is no row left for one of them, and takes that one out.
+// Decodes in `count` lanes until there is no row left for one of them, and removes that lane.
 template <int count, bool kStore>
 ALWAYS_INLINE void run(const RowLayout& layout, Lane* lanes, RowJob*& next, RowJob* last) {
   Lane lane[count];
@@ -132,7 +132,7 @@ ALWAYS_INLINE void run(const RowLayout& layout, Lane* lanes, RowJob*& next, RowJ
   for (;;) {
     UNROLL
     for (int i = 0; i < count; i++) lane[i].reader.refill();
-    // These are enough bits for two symbols; long codes see to themselves.
+    // These are enough bits for two symbols; long codes refill themselves.
     UNROLL
     for (int symbol = 0; symbol < 2; symbol++) {
       UNROLL
@@ -169,7 +169,7 @@ ALWAYS_INLINE void decode(const RowLayout& layout, RowJob* jobs, int count) {
 }
 
 #ifdef __x86_64__
-// With shifts by any register.
+// Uses BMI2's shifts by any register.
 __attribute__((target("bmi,bmi2"))) void decode_bmi2(const RowLayout& layout, RowJob* jobs,
                                                      int count) {
   jobs->blocks ? decode<true>(layout, jobs, count) : decode<false>(layout, jobs, count);

@@ -10,7 +10,7 @@ namespace fastimae {
 
 constexpr int kBlockSize = 64;  // coefficients
 
-// What the blocks of a row are, from left to right.
+// The kinds of blocks in a row, from left to right.
 struct RowLayout {
   int block_count;
   const TablePair* const* tables;  // of each block
@@ -19,16 +19,16 @@ struct RowLayout {
 
 // A row of MCUs, or the left part of one.
 struct RowJob {
-  const uint8_t* bytes;  // without stuffing, kZerosBehind bytes of zeros behind the end
+  const uint8_t* bytes;  // without stuffing, followed by kZerosBehind zero bytes
   uint64_t bit_count;    // of `bytes`
-  uint64_t position;     // in bits: where the row starts, and, once decoded, where it ends
+  uint64_t position;     // in bits: the row's start and, once decoded, its end
   uint16_t dc[4];        // DC predictors there, modulo 2^16
-  // kBlockSize coefficients each, zeros before; filled in natural order, not dequantised.
+  // kBlockSize coefficients each, initially zero; written in natural order, not dequantised.
   int16_t* blocks;
-  const char* problem;  // nullptr if all is well
+  const char* problem;  // nullptr if there is none
 };
 
-// Decodes `count` rows, several at a time. With `blocks` of all jobs nullptr skips them.
+// Decodes `count` rows, several at a time; or skips them, if `blocks` of all jobs is nullptr.
 void decode_rows(const RowLayout& layout, RowJob* jobs, int count);
 
 }  // namespace fastimae

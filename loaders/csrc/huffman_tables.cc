@@ -9,7 +9,7 @@ namespace {
 Symbol symbol_of(int value, int code_length, bool is_dc) {
   if (is_dc) return Symbol::make(code_length, value & 15, 1);
   const int run = value >> 4, size = value & 15;
-  // 15 zeros and a zero is the only run without a coefficient; all others end the block.
+  // 15 zeros and a zero is the only run without a coefficient that does not end the block.
   const bool ends = size == 0 && run != 15;
   return Symbol::make(code_length, size, ends ? kEndOfBlock : run + 1);
 }

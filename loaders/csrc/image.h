@@ -1,4 +1,4 @@
-// What the parts of the decode engine hand each other.
+// Types shared by the parts of the decode engine: windows, views of pixels, row starts, status.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 namespace fastimae {
 
-// SIMD code may read so many bytes past the end of any buffer of pixels.
+// SIMD code may read this many bytes past the end of any pixel buffer.
 constexpr size_t kPadding = 64;
 
 // A rectangle of an image, in pixels.
@@ -14,7 +14,7 @@ struct Window {
   int top, left, height, width;
 };
 
-// Interleaved uint8 pixels that somebody else owns, kPadding readable bytes behind the last row.
+// Interleaved uint8 pixels, not owned, with kPadding readable bytes after the last row.
 struct View {
   const uint8_t* pixels;
   int height, width;
@@ -22,19 +22,19 @@ struct View {
   ptrdiff_t stride;  // bytes from row to row
 };
 
-// Where one row of MCUs starts in the entropy-coded data of a baseline JPEG.
+// The start of a row of MCUs in the entropy-coded data of a baseline JPEG.
 struct RowStart {
   uint32_t bit;   // 8 * byte + bit (0 = most significant), byte counted from the start of the file
   int16_t dc[4];  // DC predictors of the components
 };
 
-// Why a sample cannot be shown. The numbers are known to loaders/native.py.
+// Why a sample cannot be used. loaders/native_library.py has the same numbers.
 enum class Status : int32_t {
   kOk = 0,
   kDamaged = 1,      // the decoder complained: error, warning, premature end
-  kMismatch = 2,     // another size than the file's table says
-  kChecksum = 3,     // the bytes are not those that were written
-  kUnsupported = 4,  // for Pillow to read or to refuse: CMYK, 12 bits, tables or scans missing...
+  kMismatch = 2,     // the size differs from the file's table
+  kChecksum = 3,     // the bytes are not the ones written
+  kUnsupported = 4,  // left to Pillow: CMYK, 12 bits, tables or scans missing...
 };
 
 }  // namespace fastimae

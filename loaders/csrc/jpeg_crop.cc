@@ -12,7 +12,7 @@
 namespace fastimae {
 namespace {
 
-// The chroma upsampling treats the crop's sides as the image's, which changes this many columns.
+// Chroma upsampling treats the crop's sides as the image's, which changes this many columns.
 constexpr int kColumnMargin = 2;
 // It reads one row of chroma, two of pixels, above and below.
 constexpr int kRowMargin = 2;
@@ -24,7 +24,7 @@ constexpr char kUntidy[] = "there is something between its segments";
 constexpr char kNoTables[] = "it has no tables of its own";
 constexpr char kNotAllScans[] = "its last scans are missing";
 
-// Looks at each scan before it is decoded, and at how many there are.
+// Checks each scan before it is decoded, and counts them.
 struct Progress {
   jpeg_progress_mgr base;  // must be the first
   const char* refusal;     // why the file is left to Pillow, or nullptr
@@ -81,11 +81,11 @@ struct JpegDecoder::Impl {
     return std::to_string(info.image_height) + " x " + std::to_string(info.image_width);
   }
 
-  // libjpeg's errors lead back to `errors.back`, so these must be called below a setjmp.
+  // libjpeg's errors jump to `errors.back`, so these must be called after a setjmp.
   Status read_header(const uint8_t* data, size_t size);
-  // Starts to decode, and says in `progress.refusal` whether the file is Pillow's to judge. False if
-  // libjpeg would decode it by what another file, or another version of libjpeg, has brought; true
-  // where Pillow may refuse it, so that one can still look for damage.
+  // Starts decoding, and sets `progress.refusal` if the file is to be left to Pillow. Returns false
+  // if the result would depend on the previous file or on libjpeg's version; true if Pillow may
+  // refuse the file, so that the caller can still look for damage.
   bool begin();
   // starts: nullptr to leave the entropy decoding to libjpeg.
   void start(const JpegRequest& request, std::vector<RowStart>* starts);
@@ -145,14 +145,14 @@ bool JpegDecoder::Impl::begin() {
   return true;
 }
 
-// Goes to the first row of the window.
+// Skips to the first row of the window.
 void JpegDecoder::Impl::start(const JpegRequest& request, std::vector<RowStart>* starts) {
   const Window& window = request.window;
   const int right = std::min(request.width, window.left + window.width + kColumnMargin);
   const int bottom = std::min(request.height, window.top + window.height + kRowMargin);
   JDIMENSION left = std::max(0, window.left - kColumnMargin);
   JDIMENSION width = right - left;
-  // The margin was found enough for the usual arrangements; others are rare enough.
+  // The margin was verified for the usual sampling factors; others are rare.
   if (info.max_h_samp_factor > 2 || info.arith_code) {
     left = 0;
     width = request.width;
@@ -202,7 +202,7 @@ uint64_t JpegDecoder::entropy_nanoseconds() const {
 Status JpegDecoder::decode(const JpegRequest& request, std::vector<RowStart>* starts, View* view) {
   Status status = impl_->decode(request, impl_->own_entropy ? starts : nullptr, view);
   if (status == Status::kDamaged && impl_->attached) {
-    starts->clear();  // they may be what is wrong
+    starts->clear();  // they may be the cause
     status = impl_->decode(request, nullptr, view);
   }
   return status;
@@ -243,7 +243,7 @@ Status JpegDecoder::inspect(const uint8_t* data, size_t size, std::vector<RowSta
   status = impl.finish();
   if (status != Status::kOk || !impl.own_entropy) return status;
 
-  // Our decoder has to pass all rows to reach the last pixel.
+  // Our decoder passes through all rows to reach the last pixel.
   View view;
   const JpegRequest last{data, size, height, width, Window{height - 1, width - 1, 1, 1}};
   return decode(last, starts, &view);

@@ -16,8 +16,8 @@ namespace {
   std::longjmp(errors->back, 1);
 }
 
-// Whether the bytes that libjpeg passed over to find a marker are data. It should have decoded
-// them: the bits of a damaged scan rarely end where they should. Padding is of one value.
+// Whether the bytes that libjpeg skipped to find a marker are data that it should have decoded: the
+// bits of a damaged scan rarely end where they should. Padding has a single value.
 bool skips_data(j_common_ptr info) {
   const auto* errors = reinterpret_cast<JpegErrors*>(info->err);
   const auto* decompress = reinterpret_cast<j_decompress_ptr>(info);
@@ -28,7 +28,7 @@ bool skips_data(j_common_ptr info) {
   return std::any_of(end - count, end, [=](JOCTET byte) { return byte != end[-1]; });
 }
 
-// Whether a warning means that pixels are lost. Others tell of odd headers and padding.
+// Whether a warning means that pixels are lost. Other warnings are about odd headers and padding.
 bool is_damage(j_common_ptr info) {
   switch (info->err->msg_code) {
     case JWRN_EXTRANEOUS_DATA:
@@ -45,7 +45,7 @@ bool is_damage(j_common_ptr info) {
   }
 }
 
-// Before the first scan: bytes, or markers without a segment, where a segment should begin.
+// Before the first scan: stray bytes, or markers without a segment, where a segment should begin.
 bool is_untidy(j_common_ptr info) {
   const int code = info->err->msg_code;
   return reinterpret_cast<j_decompress_ptr>(info)->input_scan_number == 0 &&

@@ -1,5 +1,4 @@
-// What libjpeg says while it decodes: an error leads back to the caller, the first sign of damage is
-// kept.
+// Handling of libjpeg's messages: errors jump to the caller, the first sign of damage is kept.
 #pragma once
 
 #include <csetjmp>
@@ -13,13 +12,13 @@ namespace fastimae {
 
 struct JpegErrors {
   jpeg_error_mgr base;  // must be the first
-  std::jmp_buf back;    // set by whoever calls libjpeg
+  std::jmp_buf back;    // set by the caller of libjpeg
   char message[JMSG_LENGTH_MAX];
   bool damaged;
-  bool untidy;  // something is between the segments of the header, which Pillow may refuse
+  bool untidy;  // there are bytes between the header's segments, which Pillow may refuse
   const uint8_t *begin, *end;  // of the file
 
-  // To be `info->err`, which it returns.
+  // Returns the value for `info->err`.
   jpeg_error_mgr* manager();
   void start(const uint8_t* data, size_t size);
 };

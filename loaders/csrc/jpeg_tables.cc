@@ -6,9 +6,9 @@
 namespace fastimae {
 namespace {
 
-// libjpeg writes 0 here with each table that it reads, and never looks at it.
+// libjpeg writes 0 here with each table that it reads, and never reads it.
 constexpr UINT8 kLeftOver = 1;
-// A table of nothing but these comes from no encoder; if it does, Pillow decodes the file.
+// No encoder writes a table of only these values; if one does, Pillow decodes the file.
 constexpr UINT16 kNoStep = 0xffff;
 
 bool is_own(JHUFF_TBL* const* tables, int slot) {
@@ -22,7 +22,7 @@ bool is_own(const JQUANT_TBL* table) {
 
 void forget(jpeg_decompress_struct* info, JHUFF_TBL** table) {
   if (!*table) *table = jpeg_alloc_huff_table(reinterpret_cast<j_common_ptr>(info));
-  // Without codes, as libjpeg refuses a table that makes no sense before anybody asks whose it is.
+  // Without codes, as libjpeg refuses an invalid table before we can check where it came from.
   std::fill(std::begin((*table)->bits), std::end((*table)->bits), UINT8{0});
   (*table)->bits[0] = kLeftOver;
 }
@@ -39,8 +39,8 @@ void forget_tables(jpeg_decompress_struct* info) {
 }
 
 bool has_own_huffman_tables(const jpeg_decompress_struct& info) {
-  if (info.arith_code) return true;  // it has none
-  // A progressive scan is of DC or of AC coefficients, and refines DC without a code.
+  if (info.arith_code) return true;  // arithmetic coding uses none
+  // A progressive scan has DC or AC coefficients, and refines DC without a code.
   const bool uses_dc = info.progressive_mode ? info.Ss == 0 && info.Ah == 0 : true;
   const bool uses_ac = info.progressive_mode ? info.Ss > 0 : true;
   for (int i = 0; i < info.comps_in_scan; i++) {

@@ -1,4 +1,4 @@
-// Rows of pixels that are reused from image to image.
+// A buffer for rows of pixels that is reused from image to image.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace fastimae {
 
 class PixelBuffer {
  public:
-  // Makes room for `rows` of `bytes` each; what was inside is lost. Throws std::bad_alloc.
+  // Makes room for `rows` of `bytes` each; the content is lost. Throws std::bad_alloc.
   void reserve(size_t rows, size_t bytes) {
     stride_ = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     const size_t needed = rows * stride_ + kAlignment + kOffset + kPadding;
@@ -32,8 +32,8 @@ class PixelBuffer {
 
  private:
   static constexpr size_t kAlignment = 64;
-  // libjpeg-turbo writes rows that are 32-byte aligned past the cache, and the resampling that
-  // follows has to fetch them from memory again.
+  // Rows must not be 32-byte aligned: libjpeg-turbo would write them past the cache, and resampling
+  // would have to fetch them from memory again.
   static constexpr size_t kOffset = 8;
   // A larger buffer is not kept for the next image.
   static constexpr size_t kKeptBytes = 64 << 20;

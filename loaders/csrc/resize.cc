@@ -18,13 +18,13 @@ const Kernels& kernels_of(Simd simd) {
   return plain_kernels();
 }
 
-// Pillow saves work on tall images, and rounds between the passes: the order shows.
+// Pillow's choice, which saves work on tall images. It rounds between the passes, so order matters.
 bool is_vertical_first(const View& in, int height, int width) {
   const int rows = in.height - height;
   return rows > 0 && rows > 2 * (in.width - width);
 }
 
-// The rows of an image that make quad `number`; the last one again where there are no more.
+// The rows of an image in quad `number`; the last row is repeated beyond the end.
 struct Rows {
   Rows(const View& in, int number) {
     for (int i = 0; i < kQuad; ++i)
@@ -59,11 +59,11 @@ struct Resizer::Impl {
   void resize_horizontal_first(const View& in, uint8_t* out, int height, int width);
   void resize_vertical_first(const View& in, uint8_t* out, int height, int width);
 
-  // Makes room for the quads, of `columns`, that one output row may need.
+  // Makes room for the quads, `columns` wide, that an output row may need.
   void start_quads(int columns);
 
-  // One output row from `window`, its quads. make(number, quad) writes the quads that are missing;
-  // they take the place of those that no row needs any more.
+  // Makes an output row from `window`, its quads. make(number, quad) writes the missing quads over
+  // those that no row needs any more.
   template <class Make>
   void make_row(int y, int columns, uint8_t* row, const Make& make);
 

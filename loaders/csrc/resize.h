@@ -7,13 +7,13 @@
 
 namespace fastimae {
 
-// A processor that has one of these has those before it.
+// A processor with one of these also has those before it.
 enum class Simd { kPlain, kAvx2, kAvx512Vnni };
 
-// The best that this processor has.
+// The best that this processor supports.
 Simd best_simd();
 
-// Resizes images, one at a time; keeps its tables and buffers. One per thread.
+// Resizes images, one at a time; reuses its tables and buffers. One per thread.
 class Resizer {
  public:
   explicit Resizer(Simd simd = best_simd());
@@ -22,7 +22,7 @@ class Resizer {
   Resizer& operator=(const Resizer&) = delete;
 
   // Writes uint8 [height, width, channels], mirrored left to right if `flip`. `channels` is
-  // in.channels, or 3 for a gray image whose value is written three times. Throws std::bad_alloc.
+  // in.channels, or 3 for a gray image, whose value is written three times. Throws std::bad_alloc.
   void resize(const View& in, uint8_t* out, int height, int width, int channels, bool flip);
 
  private:

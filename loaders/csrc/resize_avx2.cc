@@ -1,6 +1,8 @@
-// The passes with AVX2. A weight is split in two words, its low 15 bits and the rest; one
-// instruction multiplies two words by two pixels and adds. So a group of four taps is packed as the
-// pairs (0, 2) and (1, 3) of low parts, and the same of high parts.
+// The resize passes with AVX2.
+//
+// A weight is split into two words, its low 15 bits and the rest; one instruction multiplies two
+// words by two pixels and adds. So a group of four taps is packed as the pairs (0, 2) and (1, 3) of
+// low parts, then of high parts.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -18,7 +20,7 @@ namespace {
 
 constexpr int kLowBits = 15;
 
-// Sums of eight (pixel, channel)s, or the parts of a group, once for each of them.
+// Sums of eight (pixel, channel)s, or the parts of a group, repeated for each of them.
 struct Parts {
   __m256i low_even, low_odd, high_even, high_odd;
 };
@@ -44,7 +46,7 @@ void pack(int32_t* weights, size_t count) {
 
 void prepare(Horizontal*) {}
 
-// `packed` holds a group in each half.
+// `packed` has a group in each half.
 FASTIMAE_AVX2 inline Parts spread(__m256i packed) {
   return {_mm256_shuffle_epi32(packed, 0x00), _mm256_shuffle_epi32(packed, 0x55),
           _mm256_shuffle_epi32(packed, 0xAA), _mm256_shuffle_epi32(packed, 0xFF)};
@@ -75,13 +77,13 @@ FASTIMAE_AVX2 inline __m256i rounded(const Sums& sums) {
   return _mm256_srai_epi32(sum, kWeightBits);
 }
 
-// 32-bit sums to bytes, limited to 0..255. In each half: four of a, four of b, c, d.
+// 32-bit sums to bytes, clamped to 0..255. In each half: four of a, four of b, c, d.
 FASTIMAE_AVX2 inline __m256i to_bytes(const Sums& a, const Sums& b, const Sums& c, const Sums& d) {
   return _mm256_packus_epi16(_mm256_packs_epi32(rounded(a), rounded(b)),
                              _mm256_packs_epi32(rounded(c), rounded(d)));
 }
 
-// Four times four bytes, transposed, in each half.
+// Transposes 4 x 4 bytes in each half.
 FASTIMAE_AVX2 inline __m256i interleave(__m256i bytes) {
   return _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(_mm_setr_epi8(
                                         0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
@@ -96,7 +98,7 @@ FASTIMAE_AVX2 inline void store_half(__m128i value, uint8_t* to) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), value);
 }
 
-// Two output pixels, one in each half; the fourth channel is no channel.
+// Two output pixels, one in each half; the fourth channel is unused.
 FASTIMAE_AVX2 void horizontal_rgb(const Table& table, const uint8_t* const rows[kQuad],
                                   uint8_t* quad) {
   const __m256i to_even = _mm256_broadcastsi128_si256(
@@ -200,7 +202,7 @@ FASTIMAE_AVX2 void weave(const uint8_t* const rows[kQuad], int columns, uint8_t*
 FASTIMAE_AVX2 void split(const uint8_t* quad, int columns, int count, uint8_t* rows) {
   constexpr int kAtOnce = sizeof(__m128i);
   for (int x = 0; x < columns; x += kAtOnce, quad += kQuad * kAtOnce) {
-    // Four times four columns of four rows; then the same once more with these as units.
+    // Transpose 4 x 4 columns of four rows, then again with these as units.
     const __m256i a = interleave(load_halves(quad, quad + 32));
     const __m256i b = interleave(load_halves(quad + 16, quad + 48));
     const __m256i rows01 = _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(a, b), 0xD8);

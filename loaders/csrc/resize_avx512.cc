@@ -1,9 +1,11 @@
-// The passes with AVX-512 VNNI and VBMI. A weight is split in three signed bytes, its digits; one
-// instruction multiplies four of these by four pixels and adds. So a group of four taps is packed
-// as the lowest digits of the four weights, the middle ones, the highest, and nothing.
+// The resize passes with AVX-512 VNNI and VBMI.
+//
+// A weight is split into three signed bytes, its digits; one instruction multiplies four of these
+// by four pixels and adds. So a group of four taps is packed as the lowest digits of the four
+// weights, the middle ones, the highest, and zeros.
 #if defined(__x86_64__)
 
-// GCC 12 warns of its own header.
+// GCC 12 warns about its own header.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -49,27 +51,26 @@ FASTIMAE_AVX512 inline __m512i rounded(const Sums& sums) {
   return _mm512_srai_epi32(_mm512_add_epi32(upper, sums.digit[0]), kWeightBits);
 }
 
-// 32-bit sums to bytes, limited to 0..255. In each quarter: four of a, four of b, c, d.
+// 32-bit sums to bytes, clamped to 0..255. In each quarter: four of a, four of b, c, d.
 FASTIMAE_AVX512 inline __m512i to_bytes(const Sums sums[4]) {
   return _mm512_packus_epi16(_mm512_packs_epi32(rounded(sums[0]), rounded(sums[1])),
                              _mm512_packs_epi32(rounded(sums[2]), rounded(sums[3])));
 }
 
-// In each quarter, 4 x 4 bytes.
+// Transposes 4 x 4 bytes in each quarter.
 FASTIMAE_AVX512 inline __m512i transpose_bytes(__m512i bytes) {
   return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi8(
                                         0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
 }
 
-// 4 x 4 times 32 bits.
+// Transposes 4 x 4 values of 32 bits.
 FASTIMAE_AVX512 inline __m512i transpose_quarters(__m512i values) {
   return _mm512_permutexvar_epi32(
       _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), values);
 }
 
 FASTIMAE_AVX512 void pack(int32_t* weights, size_t count) {
-  // Brings the digits, which are unsigned, to -128..127: adds 128 to each and takes it away again,
-  // the second time without carry.
+  // Maps the unsigned digits to -128..127: adds 128 to each, then subtracts it again without carry.
   const __m512i offset = _mm512_set1_epi32(0x00808080);
   constexpr size_t kAtOnce = 4;
   for (size_t i = 0; i < count; i += kAtOnce, weights += kAtOnce * kGroup) {
@@ -181,7 +182,7 @@ FASTIMAE_AVX512 void split(const uint8_t* quad, int columns, int count, uint8_t*
 }  // namespace
 
 const Kernels& avx512_kernels() {
-  // Weights stay with AVX2: compilers fuse AVX-512's additions and multiplications, rounding once.
+  // Weights use AVX2: with AVX-512, compilers fuse additions and multiplications and round once.
   static const Kernels kernels{
       avx2_kernels().write_weights, pack, prepare, horizontal, vertical, weave, split};
   return kernels;

@@ -5,7 +5,7 @@
 
 namespace fastimae {
 
-// Finds where blocks begin; false if 64 bytes do not reach all taps of a group.
+// Chooses where blocks begin; false if 64 bytes do not reach all taps of a group.
 bool Blocks::place(const Table& table, int in_channels, int out_channels) {
   const int columns = static_cast<int>(table.start.size()) * out_channels;
   start.clear();
@@ -30,7 +30,7 @@ void Blocks::fill(const Table& table, int in_channels, int out_channels) {
   Block* block = data.data();
   int x = 0, channel = 0, lane = 0;
   size_t number = 0;
-  // What is in the lanes behind the last column does not matter.
+  // The lanes after the last column do not matter.
   for (int column = 0; column < columns; ++column) {
     const uint32_t first = table.start[x] * in_channels + channel % in_channels - start[number];
     const uint32_t bytes = first * 0x01010101 + in_channels * 0x03020100;  // of taps 3, 2, 1, 0

@@ -1,8 +1,8 @@
 // The horizontal pass as permutations of bytes.
 //
-// A block makes several neighbouring (pixel, channel)s at once, one per lane. One permutation of
+// A block computes several neighbouring (pixel, channel)s at once, one per lane. A permutation of
 // the 64 bytes from its first tap on brings four taps to each lane; the next group of four is the
-// same permutation of the bytes four positions further on.
+// same permutation of the bytes four positions further.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ struct alignas(64) Block {
 
 struct Blocks {
   static constexpr int kMostLanes = sizeof(Block) / kGroup;
-  static constexpr int kDigits = 3;  // the numbers of 32 bits that weigh a group
+  static constexpr int kDigits = 3;  // 32-bit numbers with the weights of a group
 
-  int lanes = 0;            // in use; fewer than kMostLanes where 64 bytes do not reach
+  int lanes = 0;            // in use; fewer than kMostLanes if 64 bytes do not suffice
   std::vector<int> start;   // [blocks] byte of the row
   std::vector<Block> data;  // [blocks, 1 + groups * kDigits]: a permutation; digits by lanes
 

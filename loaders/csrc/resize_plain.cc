@@ -1,4 +1,4 @@
-// The passes in plain C++, for processors without anything better.
+// The resize passes in plain C++, for processors without anything better.
 #include <algorithm>
 
 #include "resize_kernels.h"
@@ -57,7 +57,7 @@ void vertical(const uint8_t* const* quads, const int32_t* weights, int count, in
               uint8_t* row) {
   constexpr int kAtOnce = 64;
   for (int x = 0; x < columns; x += kAtOnce) {
-    // Of fixed length, so that the compiler makes vectors; quads are padded to it.
+    // Of fixed length, so that the compiler vectorises it; quads are padded to it.
     int32_t sums[kAtOnce];
     std::fill_n(sums, kAtOnce, kHalf);
     for (int group = 0; group < count; ++group) {

@@ -31,7 +31,7 @@ void Table::clear(int out, int groups_each) {
   weights.assign(static_cast<size_t>(out) * groups * kGroup, 0);
 }
 
-// What becomes output position `to` are the taps of `x`, its groups begin at `first_start`.
+// Assigns the taps of position `x` to output position `to`, whose groups begin at `first_start`.
 void Table::place(Taps* taps, int x, int first_start, int to) {
   const int skipped = taps->first[x] - first_start;
   start[to] = first_start;

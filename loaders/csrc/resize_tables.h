@@ -1,4 +1,4 @@
-// Where the weights of an axis lie in memory.
+// The memory layout of the resize weights of an axis.
 #pragma once
 
 #include <cstdint>
@@ -8,17 +8,17 @@
 
 namespace fastimae {
 
-constexpr int kGroup = 4;  // consecutive taps that are weighted at once
+constexpr int kGroup = 4;  // consecutive taps that are multiplied at once
 
-// Of which groups of input positions every output position is made.
+// The groups of input positions that each output position is computed from.
 struct Table {
-  int groups = 0;                // the most that any output position has
+  int groups = 0;                // most of any output position
   std::vector<int> start;        // [out] input position of the first group
   std::vector<int> count;        // [out] groups, 1..`groups`
   std::vector<int32_t> weights;  // [out, groups, kGroup]; see Kernels::pack
 
-  // Lay out the table for `taps`, with weights 0 everywhere; taps->weights then says where the
-  // others go. Throw std::bad_alloc.
+  // Lay out the table for `taps`, with all weights 0; then taps->weights points to where the others
+  // go. Throw std::bad_alloc.
 
   // Starts are multiples of kGroup.
   void lay_out_vertical(int out, Taps* taps);

@@ -1,4 +1,4 @@
-// Of which input positions Pillow's antialiased bicubic filter makes each output position.
+// The taps of Pillow's antialiased bicubic filter: input positions and weights of each output.
 #pragma once
 
 #include <cstddef>
@@ -10,12 +10,12 @@ namespace fastimae {
 
 constexpr int kWeightBits = 22;  // a weight of 1.0 is 1 << kWeightBits
 
-// Along one axis. All arrays but the scratch have one element per output position; the last is
+// Along one axis. All arrays except scratch have one element per output position; the last one is
 // repeated up to a multiple of kAligned.
 struct Taps {
   static constexpr int kAligned = 4;
 
-  int most = 0;                   // taps that any position has
+  int most = 0;                   // most taps of any position
   double inverse_width = 1.0;     // of the filter, in input positions
   std::vector<double> center;     // in input positions
   std::vector<int> first, count;  // the first tap's input position; taps, 1..`most`
@@ -36,9 +36,9 @@ struct Vector {
 };
 
 // Writes the weights, kLanes positions at a time. The weights depend on the last bit of every
-// operation, so these are Pillow's, in Pillow's order.
+// operation, so the operations and their order are Pillow's.
 //
-// Inlined into functions that are compiled for vectors of kLanes doubles: the compilers treat wider
+// Inlined into functions that are compiled for vectors of kLanes doubles: compilers handle wider
 // ones badly, and narrower ones waste time.
 template <int kLanes>
 __attribute__((always_inline)) inline void weigh_taps(Taps* taps) {

@@ -18,7 +18,7 @@ void add(std::atomic<uint64_t>& counter, uint64_t value) {
   counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
 }
 
-// The smallest window that holds those of all crops.
+// The smallest window that contains those of all crops.
 Window union_of(const std::vector<Crop>& crops) {
   int top = crops[0].window.top, left = crops[0].window.left, bottom = 0, right = 0;
   for (const Crop& crop : crops) {
@@ -47,12 +47,12 @@ View part_of(const View& view, const Window& whole, const Window& part) {
 Worker::Worker(Dataset& dataset, const Output& output)
     : dataset_(dataset), output_(output), jpeg_(output.own_entropy, output.max_pixels) {}
 
-Status Worker::show(int64_t index, const std::vector<Crop>& crops) {
+Status Worker::make_crops(int64_t index, const std::vector<Crop>& crops) {
   const Sample sample = dataset_.sample(index);
   const Window window = union_of(crops);
   problem_.clear();
   if (!is_inside(window, sample.height, sample.width)) {
-    problem_ = "a window outside of the image was asked for";
+    problem_ = "the requested window is outside of the image";
     return Status::kMismatch;
   }
   const int64_t pixels = int64_t{sample.height} * sample.width;
@@ -61,7 +61,7 @@ Status Worker::show(int64_t index, const std::vector<Crop>& crops) {
     return Status::kDamaged;
   }
   auto start = Clock::now();
-  Status status = dataset_.is_good(index) ? Status::kOk : look_over(index, sample);
+  Status status = dataset_.is_good(index) ? Status::kOk : check(index, sample);
   add(read_, nanoseconds_since(start));
   if (status != Status::kOk) return status;
 
@@ -82,9 +82,9 @@ Status Worker::show(int64_t index, const std::vector<Crop>& crops) {
   return Status::kOk;
 }
 
-// Whether a sample is good must not depend on the windows that are asked for, nor on which thread
-// comes first. So one that nobody vouches for is decoded whole before anything of it is shown.
-Status Worker::look_over(int64_t index, const Sample& sample) {
+// Whether a sample is good must not depend on the requested windows, nor on which thread is first.
+// So a sample that no trailer vouches for is decoded completely before any of it is used.
+Status Worker::check(int64_t index, const Sample& sample) {
   const Evidence evidence = dataset_.evidence(index);
   if (evidence == Evidence::kDamaged) {
     problem_ = "its bytes are not those that were written: the checksum differs";
@@ -98,7 +98,7 @@ Status Worker::look_over(int64_t index, const Sample& sample) {
     }
     dataset_.keep_rows(index, starts_);
   }
-  dataset_.keep_good(index);
+  dataset_.mark_good(index);
   return Status::kOk;
 }
 
@@ -110,7 +110,7 @@ Status Worker::decode(int64_t index, const Sample& sample, const Window& window,
     const Status status = jpeg_.decode(request, &starts_, view);
     if (status != Status::kOk) {
       problem_ = jpeg_.problem();
-      // The sample was found good, so what is wrong here is for Pillow to judge.
+      // The sample is known to be good, so a problem here is left to Pillow.
       return status == Status::kDamaged ? Status::kUnsupported : status;
     }
     if (starts_.size() > known) dataset_.keep_rows(index, starts_);
@@ -121,7 +121,7 @@ Status Worker::decode(int64_t index, const Sample& sample, const Window& window,
   return Status::kOk;
 }
 
-// Copied, as nothing is known of the bytes behind the last sample of the file.
+// Copies the pixels, because the bytes after the file's last sample may not be readable.
 void Worker::copy_raw(const Sample& sample, const Window& window, View* view) {
   const size_t bytes = size_t(window.width) * 3;
   raw_.reserve(window.height, bytes);

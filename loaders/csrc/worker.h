@@ -1,4 +1,4 @@
-// What one thread needs to turn a sample into pixels.
+// A worker: one thread's decoder, resizer and buffers, which turn a sample into crops.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@
 
 namespace fastimae {
 
-// What every sample becomes.
+// The form of every crop.
 struct Output {
   int height, width;   // pixels
   int channels;        // 3 (RGB) or 1 (gray)
@@ -23,10 +23,10 @@ struct Output {
   size_t bytes() const { return size_t(height) * width * channels; }
 };
 
-// Nanoseconds, and images decoded.
+// Nanoseconds, and number of images decoded.
 struct StageTimes {
-  uint64_t read = 0;     // looking a sample over, once: checksums, and so the reading of the file
-  uint64_t entropy = 0;  // Huffman decoding, where ours does it
+  uint64_t read = 0;     // the first check of a sample: checksums, and so reading the file
+  uint64_t entropy = 0;  // Huffman decoding, if ours does it
   uint64_t pixels = 0;   // the rest of decoding: IDCT, upsampling, colour
   uint64_t resize = 0;
   uint64_t images = 0;
@@ -43,17 +43,17 @@ class Worker {
  public:
   Worker(Dataset& dataset, const Output& output);
 
-  // Makes all `crops` of one sample from one decoding. Throws std::bad_alloc.
-  Status show(int64_t sample, const std::vector<Crop>& crops);
+  // Makes all `crops` of a sample while decoding it once. Throws std::bad_alloc.
+  Status make_crops(int64_t sample, const std::vector<Crop>& crops);
 
-  // Why the last sample could not be shown.
+  // Why the last sample could not be used.
   const std::string& problem() const { return problem_; }
 
-  // So far; may be called by any thread.
+  // The times so far; may be called by any thread.
   StageTimes times() const;
 
  private:
-  Status look_over(int64_t index, const Sample& sample);
+  Status check(int64_t index, const Sample& sample);
   Status decode(int64_t index, const Sample& sample, const Window& window, View* view);
   void copy_raw(const Sample& sample, const Window& window, View* view);
   void to_gray(View* view);

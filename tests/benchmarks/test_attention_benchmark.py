@@ -1,16 +1,19 @@
-"""The sweep over ways of attention, in the interpreter, and the table that is made of it."""
+"""The sweep over attention, in the interpreter, and the table that is made from it."""
 
+import dataclasses
 import json
 import os
 import shutil
 
 import pytest
 
-from benchmarks import attention as benchmark
-from benchmarks import attention_table as table
-from benchmarks import attention_ways
-from benchmarks.attention_cases import SHAPES, SMOKE_SHAPES, passes
+from benchmarks import sweeps, winners
+from benchmarks.attention import __main__ as benchmark
+from benchmarks.attention import table, variants
+from benchmarks.attention.cases import SHAPES, SMOKE_SHAPES, passes
 from fastimae.kernels import _attention_choice as choice
+from fastimae.kernels import _tables
+from fastimae.kernels._attention_choice import Pass
 
 COMMAND = ["--smoke", "--device", "cpu"]
 BACKENDS = ("cudnn", "flash", "efficient")
@@ -18,17 +21,17 @@ BACKENDS = ("cudnn", "flash", "efficient")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A copy of the tables, to be written to, as before any measurement."""
+    """Copy the tables to a folder for writing, in their state before any measurement."""
     copy = tmp_path / "tables"
-    shutil.copytree(choice.FOLDER, copy, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(_tables.FOLDER, copy, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     for path in copy.glob("attention_sm*.json"):
         content = json.loads(path.read_text())
         for row in content["rows"]:
             row |= {"sdpa": list(choice.BACKENDS), "source": "estimate, not measured"}
             if (row["tokens"], row["head_dim"]) == (197, 32):
-                row |= {"use": "triton", "forward": [32, 8, 1], "backward": [32, 8, 1]}
-        table.write_table(path, content)
-    monkeypatch.setattr(choice, "FOLDER", copy)
+                row |= {"use": "triton", "forward": [32, 8, 1, 1], "backward": [32, 8, 1, 1]}
+        winners.write_table(path, content, choice.parse)
+    monkeypatch.setattr(_tables, "FOLDER", copy)
     choice.table_for.cache_clear()
     yield copy
     choice.table_for.cache_clear()
@@ -36,10 +39,11 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def one_shape(monkeypatch):
-    """One shape and few passes: the interpreter is slow."""
-    monkeypatch.setattr(benchmark, "SMOKE_SHAPES", SMOKE_SHAPES[:1])
+    """Sweep one shape with few passes: the interpreter is slow."""
+    op = dataclasses.replace(benchmark.OP, smoke_shapes=SMOKE_SHAPES[:1])
+    monkeypatch.setattr(benchmark, "OP", op)
     few = lambda shape, direction, number: passes(shape, direction, number)[:2]  # noqa: E731
-    monkeypatch.setattr(attention_ways, "passes", few)
+    monkeypatch.setattr(variants, "passes", few)
 
 
 def test_a_rehearsal(one_shape, tmp_path, capsys):
@@ -60,26 +64,26 @@ def test_a_rehearsal(one_shape, tmp_path, capsys):
             assert row["error"].startswith("RuntimeError: No viable backend")
     *_, last = capsys.readouterr().out.strip().splitlines()
     assert last.startswith("| 50 | 32 | 64x")
-    with pytest.raises(SystemExit, match=r"sweep\.json is of a rehearsal"):
+    with pytest.raises(SystemExit, match=r"sweep\.json is from a rehearsal"):
         benchmark.main(["--write", str(out)])
 
 
-def test_what_was_measured_stands_when_it_is_killed(one_shape, tmp_path, monkeypatch):
-    out, right = tmp_path / "sweep.json", benchmark.measure
+def test_a_kill_keeps_what_was_measured(one_shape, tmp_path, monkeypatch):
+    out, right = tmp_path / "sweep.json", sweeps.measure
 
-    def killed_at_the_third(way, shape, inputs):
+    def killed_at_the_third(*given):
         if len(json.loads(out.read_text())["rows"]) == 2:
             raise KeyboardInterrupt
-        return right(way, shape, inputs)
+        return right(*given)
 
-    monkeypatch.setattr(benchmark, "measure", killed_at_the_third)
+    monkeypatch.setattr(sweeps, "measure", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         benchmark.main([*COMMAND, "--out", str(out)])
     report = json.loads(out.read_text())
     assert len(report["rows"]) == 2 and not report["complete"] and report["finished"] == []
 
 
-def test_nothing_begins_when_the_time_is_over(tmp_path):
+def test_nothing_starts_after_the_deadline(tmp_path):
     out = tmp_path / "sweep.json"
     assert benchmark.main([*COMMAND, "--seconds", "0", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
@@ -88,20 +92,20 @@ def test_nothing_begins_when_the_time_is_over(tmp_path):
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_wrong_results_have_no_time(direction, one_shape, tmp_path, monkeypatch, capsys):
-    kernel, right = attention_ways.kernel, getattr(attention_ways.kernel, direction)
+    kernel, right = variants.kernel, getattr(variants.kernel, direction)
 
-    def wrong(*inputs):
-        out = right(*inputs)
-        (out[0] if direction == "forward" else out)[-1] *= 1.02
+    def wrong(*inputs, **options):
+        out = right(*inputs, **options)
+        out[0][-1] *= 1.02
         return out
 
     monkeypatch.setattr(kernel, direction, wrong)
     assert benchmark.main(COMMAND) == 1
-    assert f"N=50 d=32 triton {direction} 64x8x1: wrong results" in capsys.readouterr().out
+    assert f"N=50 d=32 triton {direction} 64x8x1x1: wrong results" in capsys.readouterr().out
 
 
-def test_without_an_interpreter_the_rehearsal_starts_again_with_one(monkeypatch):
-    """Kernels are interpreted or compiled from their import on."""
+def test_without_an_interpreter_the_rehearsal_restarts_with_one(monkeypatch):
+    """Whether kernels are interpreted is fixed when they are imported."""
 
     class Started(Exception):
         pass
@@ -118,12 +122,12 @@ def test_without_an_interpreter_the_rehearsal_starts_again_with_one(monkeypatch)
 
 
 def sweep(path, rows, finished, architecture=90):
-    """A report of given microseconds: {(way, direction, pass): us or None for an error}."""
+    """Write a report of given microseconds: {(way, direction, pass): us or None for an error}."""
     shape = {"tokens": 197, "head_dim": 32, "heads": 16, "batch": 256}
     report = {
         "device": "A GPU", "gpu": {"driver": "1.2"}, "date": "2027-01-02T00:00:00", "commit": "abc",
         "versions": {"torch": "2.11", "triton": "3.6"}, "architecture": architecture,
-        "finished": finished, "rows": [],
+        "finished": finished, "rows": [], "op": "attention", "shape": ["tokens", "head_dim"],
     }  # fmt: skip
     for (way, direction, one), us in rows.items():
         found = {"error": "wrong results"} if us is None else {"us": us}
@@ -135,11 +139,11 @@ def sweep(path, rows, finished, architecture=90):
 
 BOTH = "forward+backward"
 TIMES = {
-    ("triton", "forward", (32, 8, 1)): 100.0,
-    ("triton", "forward", (64, 8, 1)): 98.0,  # noise
-    ("triton", "backward", (32, 8, 1)): 400.0,
-    ("triton", "backward", (64, 8, 2)): 300.0,
-    ("triton", "backward", (64, 8, 3)): None,
+    ("triton", "forward", (32, 8, 1, 1)): 100.0,
+    ("triton", "forward", (64, 8, 1, 1)): 98.0,  # noise
+    ("triton", "backward", (32, 8, 1, 1)): 400.0,
+    ("triton", "backward", (64, 8, 2, 1)): 300.0,
+    ("triton", "backward", (64, 8, 3, 1)): None,
     ("cudnn", BOTH, None): 450.0,
     ("flash", BOTH, None): 440.0,  # noise
     ("efficient", BOTH, None): 900.0,
@@ -154,8 +158,8 @@ def row_of(folder, number, tokens=197, head_dim=32):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, {"use": "triton", "backward": [64, 8, 2], "sdpa": ["cudnn", "flash", "efficient"]}),
-        ({("triton", "forward", (64, 8, 1)): 90.0}, {"use": "triton", "forward": [64, 8, 1]}),
+        ({}, {"use": "triton", "backward": [64, 8, 2, 1], "sdpa": ["cudnn", "flash", "efficient"]}),
+        ({("triton", "forward", (64, 8, 1, 1)): 90.0}, {"use": "triton", "forward": [64, 8, 1, 1]}),
         (
             {("flash", BOTH, None): 395.0},
             {"use": "triton", "sdpa": ["flash", "cudnn", "efficient"]},
@@ -164,11 +168,11 @@ def row_of(folder, number, tokens=197, head_dim=32):
         ({("cudnn", BOTH, None): None}, {"use": "triton", "sdpa": ["flash", "efficient"]}),
         (
             {key: None for key in TIMES if key[0] == "triton"},
-            {"use": "sdpa", "forward": [32, 8, 1]},
+            {"use": "sdpa", "forward": [32, 8, 1, 1]},
         ),
     ],
 )
-def test_the_winner_is_who_is_faster_by_more_than_noise(changes, expected, folder, tmp_path):
+def test_the_winner_is_faster_by_more_than_noise(changes, expected, folder, tmp_path):
     before = row_of(folder, 90)
     path = sweep(tmp_path / "sweep.json", TIMES | changes, finished=[[197, 32]])
     benchmark.main(["--write", str(path)])
@@ -189,20 +193,23 @@ def test_a_shape_that_was_not_finished_keeps_its_row(folder, tmp_path):
 
 
 def test_an_architecture_without_a_table_gets_its_own(folder, tmp_path):
-    """Made from the table that it took before."""
+    """It starts from the table that the architecture used before."""
     table.update(sweep(tmp_path / "sweep.json", TIMES, [[197, 32]], architecture=89))
-    assert row_of(folder, 89)["source"].startswith("A GPU") and choice.architecture((8, 9)) == 89
+    assert (
+        row_of(folder, 89)["source"].startswith("A GPU")
+        and _tables.architecture("attention", (8, 9)) == 89
+    )
     assert row_of(folder, 89, 50, 64) == row_of(folder, 80, 50, 64)
 
 
 @pytest.mark.parametrize("number", [80, 90, 100])
 def test_the_sweep_tries_what_the_tables_hold(number):
-    """Otherwise what is present could not defend its place."""
-    found = json.loads(choice.path_of(number).read_text())["rows"]
+    """Otherwise the present choice could not win."""
+    found = json.loads(_tables.table_path("attention", number).read_text())["rows"]
     by_shape = {(shape.tokens, shape.head_dim): shape for shape in SHAPES}
     assert set(by_shape) == {(row["tokens"], row["head_dim"]) for row in found}
     for row in found:
         for direction in ("forward", "backward"):
             tried = passes(by_shape[row["tokens"], row["head_dim"]], direction, number)
-            assert not row[direction] if not tried else tuple(row[direction]) in tried
-    assert (64, 8, 2) in passes(by_shape[197, 32], "backward", 90)
+            assert not row[direction] if not tried else Pass(*row[direction]) in tried
+    assert Pass(64, 8, 2) in passes(by_shape[197, 32], "backward", 90)

@@ -13,9 +13,9 @@ from fastimae.arguments import parse_training
 from fastimae.bench import command, measure
 from fastimae.bench.advice import Findings, advice, best_batch_size, best_workers, bottleneck
 from fastimae.bench.measure import Speed
-from fastimae.bench.options import BenchOptions, changed, cores, data_settings, settings
+from fastimae.bench.options import BenchOptions, changed, data_settings, settings
 from fastimae.cli import bench, convert
-from fastimae.engine import prepare
+from fastimae.cpus import usable_cores
 from fastimae.engine.distributed import World
 from fastimae.engine.step import Step
 from fastimae.engine.throttle import Throttle
@@ -68,9 +68,9 @@ def test_it_measures_three_things_and_suggests_a_run(objective, beton, capsys):
     argv = [str(beton), *TINY, *batch_size, "--objective", objective, "--seconds", "1"]
     assert bench([*argv, "--num_workers", "1", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    pattern = r"^(loader alone|step alone, made-up images|both) +([\d.e+]+) +([\d.e+]+)"
+    pattern = r"^(loader alone|step alone \(synthetic\)|both) +([\d.e+]+) +([\d.e+]+)"
     rows = re.findall(pattern, text, re.MULTILINE)
-    assert [name for name, *_ in rows] == ["loader alone", "step alone, made-up images", "both"]
+    assert [name for name, *_ in rows] == ["loader alone", "step alone (synthetic)", "both"]
     size = 32 if objective == "imae" else 16
     for _, img_per_s, ms in rows:
         assert float(img_per_s) == pytest.approx(1e3 * size / float(ms), rel=0.01)
@@ -84,7 +84,7 @@ def test_without_data_the_step_alone(capsys):
     assert bench([*SMALL, "--seconds", "0.2", "--no_suggest", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
     assert "step alone" in text and "loader alone" not in text
-    assert "name a .beton file" in text and "--synthetic" in text
+    assert "give a .beton file" in text and "--synthetic" in text
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_what_is_97_percent_as_fast_is_as_fast(img_per_s, expected):
 @pytest.mark.parametrize(
     ("workers", "tried", "line"),
     [
-        (3, {}, "--num_workers 4: this machine has 4 cores for it"),
+        (3, {}, "--num_workers 4: this machine has 4 cores"),
         (4, {}, None),
-        (2, {2: 900, 4: 1000}, "--num_workers 4: this machine has 4 cores for it"),
+        (2, {2: 900, 4: 1000}, "--num_workers 4: this machine has 4 cores"),
         (4, {2: 900, 4: 1000}, None),
         (2, {2: 980, 4: 1000}, None),
     ],
@@ -170,7 +170,7 @@ def test_advice_names_the_flag():
     where = {"workers": 4, "cores": 16, "batch_size": 64, "on_gpu": True, "fp32": False}
     slow = found(900, 2000, 880, workers={4: 900, 16: 3000})
     first, second, *rest = advice(slow, **where)
-    assert "loader is the bottleneck: it brings 45%" in first
+    assert "loader is the bottleneck: it delivers 45%" in first
     assert second.startswith("--num_workers 16")
     assert any("--dali_share" in line for line in rest)
     fast = found(9000, 2000, 1950, batch_sizes={64: 2000, 128: 2600})
@@ -252,7 +252,7 @@ def test_memory_of_a_recorded_step_is_its_activations_too(monkeypatch):
     monkeypatch.setattr(measure, "endless", lambda loader: loader)
     monkeypatch.setattr(measure, "DevicePrefetch", lambda loader, _: Again(loader))
     memory.keep(-2e9)
-    assert measure.fed_speed(config, GPU, 0.05).memory_gb == 13
+    assert measure.combined_speed(config, GPU, 0.05).memory_gb == 13
 
 
 class Again(contextlib.nullcontext):
@@ -275,12 +275,13 @@ def test_a_batch_that_does_not_fit_while_recording_does_not_fit(monkeypatch, cap
     class NotRecorded(Step):
         failure = None
 
-        def update(self, lr):
-            super().update(lr)
+        def advance(self, batch, lr, *, last):
+            parts = super().advance(batch, lr, last=last)
             self.failure = errors.pop(0)
+            return parts
 
-    monkeypatch.setattr(prepare, "GraphedStep", NotRecorded)
-    monkeypatch.setattr(prepare, "wants_graph", lambda *_: True)
+    monkeypatch.setattr("fastimae.engine.build_step.GraphedStep", NotRecorded)
+    monkeypatch.setattr("fastimae.engine.build_step.wants_graph", lambda *_: True)
     options = BenchOptions(model="mae_vit_nano_patch8", input_size=32, batch_size=2)
     errors = [None, RuntimeError("not permitted while capturing"), lack, invalid]
     with measure.build_loader(settings(options, CPU), World(0, 1, CPU)) as loader:
@@ -296,7 +297,7 @@ def test_a_batch_that_does_not_fit_while_recording_does_not_fit(monkeypatch, cap
 
 
 def test_workers_are_tried_up_to_the_cores(monkeypatch):
-    monkeypatch.setattr(command, "cores", lambda: 8)
+    monkeypatch.setattr(command, "usable_cores", lambda: 8)
     monkeypatch.setattr(command, "loader_speed", lambda config, *_: speed(config.data.num_workers))
     config = settings(BenchOptions(num_workers=4), CPU)
     tried = command.try_workers(config, CPU, 1, lambda: 1.0)
@@ -336,7 +337,9 @@ def test_a_warm_up_is_no_longer_than_the_measurement(skip, least, seconds, warm_
 def test_i_mae_is_measured_with_a_teacher(monkeypatch):
     """The step calls an encoder that does not train, for each image of a mixture."""
     made = []
-    monkeypatch.setattr(prepare, "Step", lambda objective, *_, **__: made.append(objective))
+    monkeypatch.setattr(
+        "fastimae.engine.build_step.Step", lambda objective, *_, **__: made.append(objective)
+    )
     options = BenchOptions(objective="imae", model="mae_vit_nano_patch8", input_size=32)
     measure.training_step(settings(options, CPU), CPU)
     (objective,) = made
@@ -348,7 +351,7 @@ def test_settings_are_those_of_a_training_run(tmp_path):
     options = BenchOptions(data=tmp_path / "f.beton", batch_size=48, precision="fp32")
     config = settings(options, CPU)
     assert config.data.ffcv == options.data and config.optim.batch_size == 48
-    assert config.data.num_workers == cores() and config.optim.precision == "fp32"
+    assert config.data.num_workers == usable_cores() and config.optim.precision == "fp32"
     without = changed(config, **data_settings(None))
     assert without.data.synthetic and without.data.ffcv is None
     with measure.build_loader(without, World(0, 1, CPU)) as loader:
@@ -361,7 +364,7 @@ def test_one_of_two_image_fields_is_measured_and_told_once(tmp_path, capsys):
     path.write_bytes(many_fields([*images, ("id", "int")], {"id": list(range(16))}))
     argv = [str(path), *SMALL, "--seconds", "0.2", "--device", "cpu"]
     assert bench(argv) == 2
-    assert "name it with --image_field NAME" in capsys.readouterr().err
+    assert "choose one with --image_field NAME" in capsys.readouterr().err
     assert bench([*argv, "--image_field", "right"]) == 0
     text = capsys.readouterr()
     assert text.err.count(f"{path}: 16 images from its field right") == 1
@@ -397,5 +400,18 @@ def test_no_error_takes_another_commands_flag_for_ones_own(tmp_path, argv, capsy
     assert bench([given.get(word, word) for word in argv] + ["--device", "cpu"]) == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     lacking = set(re.findall(r"--\w+", error)) - set(flags_of(BenchOptions))
-    owner = re.search(r"\(([^()]*): of fastimae-train\)$", error)
+    owner = re.search(r"\(([^()]*): only in fastimae-train\)$", error)
     assert lacking == set(re.findall(r"--\w+", owner[1] if owner else ""))
+
+
+def test_a_dataset_in_place_of_a_beton(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n\ndef train():\n    return [np.zeros((40, 40, 3), np.uint8)] * 64\n"
+    )
+    flags = "--dataset own.py:train --model mae_vit_nano_patch8 --input_size 32 --batch_size 8"
+    assert bench(f"{flags} --num_workers 1 --device cpu --seconds 1".split()) == 0
+    said = capsys.readouterr().out
+    assert "loader alone" in said and "suggested: fastimae-train --dataset own.py:train" in said
+    (tmp_path / "some.beton").touch()
+    assert bench(["some.beton", *flags.split()]) == 2

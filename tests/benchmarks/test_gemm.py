@@ -7,7 +7,7 @@ import torch
 from fake_gpu import FakeGpu
 
 from benchmarks import gemm
-from benchmarks.harness import without_places
+from benchmarks.harness import with_relative_paths
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def test_smoke_run(tmp_path, capsys):
         assert row["TFLOP/s"] == pytest.approx(flops / row["us"] / 1e6)
         assert row["of square"] == pytest.approx(row["TFLOP/s"] * 1e12 / report["square"]["bf16"])
     assert report["complete"]
-    text = without_places(capsys.readouterr().out)
+    text = with_relative_paths(capsys.readouterr().out)
     assert "| smoke | fc2 | 64 | 192 | 48 |" in text and out.with_suffix(".md").read_text() in text
 
 

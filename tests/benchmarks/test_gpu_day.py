@@ -13,7 +13,7 @@ import torch
 from benchmarks.gpu_day import __main__ as gpu_day
 from benchmarks.gpu_day import plan
 from benchmarks.gpu_day.plan import Part, Stage
-from benchmarks.harness import Report
+from benchmarks.harness import BenchmarkReport
 
 SCRIPT = """
 import json, sys, time
@@ -26,7 +26,7 @@ print("a table", flush=True)
 
 
 def day(monkeypatch, tmp_path, scripts, *argv, seconds=100.0):
-    """A run with a small program in place of each part; its status and its JSON."""
+    """Run a day with a small program for each part; return its status and JSON."""
     monkeypatch.setattr(gpu_day, "WORK", tmp_path / "work")
     monkeypatch.setenv("FASTIMAE_COMMIT", "abc")
     made = [
@@ -69,7 +69,7 @@ def test_a_part_that_hangs_is_killed_with_its_children(monkeypatch, tmp_path):
     skipped, keep = [0.0], gpu_day.keep
 
     def keep_and_skip(stage, out):
-        """The part's time is over as soon as all that it leaves is there."""
+        """End the part's time as soon as all its output exists."""
         keep(stage, out)
         file = out / "train.json"
         if file.exists() and "child" in file.read_text():
@@ -101,7 +101,7 @@ def test_a_failing_part_is_named_with_its_last_words(monkeypatch, tmp_path, caps
 
 
 def test_parts_of_a_stage_run_at_once(monkeypatch, tmp_path):
-    """Each waits for what the other leaves."""
+    """Each waits for the other's file."""
     work = tmp_path / "work"
     waits = "while not Path(sys.argv[-1]).with_name({!r}).exists(): time.sleep(0.05)\nprint('met')"
     both = tuple(
@@ -109,14 +109,14 @@ def test_parts_of_a_stage_run_at_once(monkeypatch, tmp_path):
         for one, other in (("a", "b"), ("b", "a"))
     )
     work.mkdir()
-    report = Report(torch.device("cpu"), "", [], None, run=1, parts={})
+    report = BenchmarkReport(torch.device("cpu"), "", [], None, run=1, parts={})
     monkeypatch.setattr(gpu_day, "WORK", work)
     (tmp_path / "out").mkdir()
     gpu_day.run_stages([Stage(60, both)], report, tmp_path / "out", 60)
     assert [part["status"] for part in report["parts"].values()] == ["ok", "ok"]
 
 
-def test_time_that_is_left_is_the_next_ones(monkeypatch, tmp_path):
+def test_unused_time_goes_to_the_next_stage(monkeypatch, tmp_path):
     _, report = day(monkeypatch, tmp_path, {"a": SCRIPT, "b": SCRIPT}, seconds=30)
     assert report["parts"]["a"]["had"] == 30
     assert report["parts"]["b"]["had"] > 30
@@ -150,7 +150,7 @@ def test_a_file_that_is_no_result_does_not_end_the_day(left, monkeypatch, tmp_pa
     assert report["parts"]["other"]["status"] == "ok"
 
 
-def test_no_places_of_the_machine_are_kept(monkeypatch, tmp_path):
+def test_no_paths_of_the_machine_are_kept(monkeypatch, tmp_path):
     fails = "import json\njson.loads('{')"
     _, report = day(monkeypatch, tmp_path, {"train": fails})
     complaint = report["parts"]["train"]["complaint"]
@@ -179,8 +179,8 @@ def test_some_parts_only(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_killed_at_any_moment_what_was_measured_stands(by, tmp_path):
-    """The driver itself, in the middle of a part; what it can, it takes with it."""
+def test_a_kill_at_any_moment_keeps_what_was_measured(by, tmp_path):
+    """The driver is killed in the middle of a part; if it can, it ends the part."""
     work, out = tmp_path / "work", tmp_path / "out"
     hangs = SCRIPT + "leave(measured=2)\ntime.sleep(600)"
     code = f"""

@@ -1,4 +1,4 @@
-"""What is brought to a machine with a GPU: whole, known by its commit, and put in its place."""
+"""The kit for a machine with a GPU: complete, identified by its commit, and installed there."""
 
 import json
 import os
@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from benchmarks import gpu_kit
-from benchmarks.gpu_day import commit, images
+from benchmarks import gpu_kit, pictures
+from benchmarks.gpu_day import kit as kits
 from benchmarks.harness import ROOT
 from fastimae.arguments import UsageError
 
@@ -20,24 +20,24 @@ def test_a_kit_is_made_anew_and_nothing_else_is_removed(tmp_path):
     gpu_kit.make_empty(kit)
     (kit / "old.beton").write_bytes(b"old")
     gpu_kit.make_empty(kit)
-    assert [file.name for file in kit.iterdir()] == [commit.FILE]
+    assert [file.name for file in kit.iterdir()] == [kits.COMMIT]
     mine.mkdir()
     (mine / "thesis.tex").write_text("...")
-    with pytest.raises(UsageError, match="is not empty, and no kit"):
+    with pytest.raises(UsageError, match="is not empty, and not a kit"):
         gpu_kit.make_empty(mine)
     assert (mine / "thesis.tex").exists()
 
 
-def test_the_weight_is_told_without_dali(tmp_path):
+def test_the_size_limit_leaves_dali_out(tmp_path):
     for name, size in {"native/a.so": 1_500_000, "images.beton": 2_000_000, "dali/d": 60e6}.items():
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(bytes(int(size)))
-    lines = gpu_kit.weights(tmp_path).splitlines()
+    lines = gpu_kit.sizes_of(tmp_path).splitlines()
     assert lines[0].split() == ["60.00", "MB", "dali"] and "63.50 MB" in lines[-1]
     assert "more than" not in lines[-1]
     (tmp_path / "large").write_bytes(bytes(20_000_000))
-    assert "more than the 20 it should be" in gpu_kit.weights(tmp_path)
+    assert "more than the 20 it should be" in gpu_kit.sizes_of(tmp_path)
 
 
 def test_an_image_folder_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
@@ -50,13 +50,13 @@ def test_an_image_folder_that_is_not_there_is_one_line(tmp_path, monkeypatch, ca
 
 def test_the_commit_is_the_kits_where_there_is_no_git(monkeypatch, tmp_path):
     monkeypatch.delenv("FASTIMAE_COMMIT", raising=False)
-    (tmp_path / commit.FILE).write_text(f"abc1234 {commit.digest()}\n")
-    assert commit.measured_commit(tmp_path) != "abc1234" or not (ROOT / ".git").exists()
+    (tmp_path / kits.COMMIT).write_text(f"abc1234 {kits.digest()}\n")
+    assert kits.measured_commit(tmp_path) != "abc1234" or not (ROOT / ".git").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert commit.measured_commit(tmp_path) == "abc1234"
-    (tmp_path / commit.FILE).write_text("abc1234 0123456789abcdef\n")
-    assert commit.measured_commit(tmp_path) == "abc1234-dirty"
-    assert commit.measured_commit(tmp_path / "no kit") == "unknown"
+    assert kits.measured_commit(tmp_path) == "abc1234"
+    (tmp_path / kits.COMMIT).write_text("abc1234 0123456789abcdef\n")
+    assert kits.measured_commit(tmp_path) == "abc1234-dirty"
+    assert kits.measured_commit(tmp_path / "no kit") == "unknown"
 
 
 def test_the_digest_sees_every_change(tmp_path):
@@ -65,27 +65,27 @@ def test_the_digest_sees_every_change(tmp_path):
     seen = set()
     for text in ("x = 1\n", "x = 2\n"):
         file.write_text(text)
-        seen.add(commit.digest(tmp_path))
-    seen.add(commit.digest(tmp_path / "kernels"))
+        seen.add(kits.digest(tmp_path))
+    seen.add(kits.digest(tmp_path / "kernels"))
     file.rename(file.with_name("b.py"))
-    seen.add(commit.digest(tmp_path))
+    seen.add(kits.digest(tmp_path))
     assert len(seen) == 4
 
 
-def test_made_up_pictures_stand_in_for_images(tmp_path, capsys):
-    found = images.find_images(tmp_path / "no kit", tmp_path)
-    assert "made-up pictures stand in" in capsys.readouterr().err
+def test_made_up_pictures_replace_missing_images(tmp_path, capsys):
+    found = kits.find_images(tmp_path / "no kit", tmp_path)
+    assert "using made-up pictures" in capsys.readouterr().err
     assert found["beton"].name == "made_up_pictures.beton" and found["cifar"] is None
     drawn = {file.read_bytes() for file in (tmp_path / "pictures").rglob("*.jpg")}
     unpacked = [file.read_bytes() for file in found["images"].rglob("*.jpg")]
-    assert set(unpacked) == drawn and len(unpacked) == images.COUNT
-    assert len(list(found["images"].iterdir())) == images.CLASSES
+    assert set(unpacked) == drawn and len(unpacked) == pictures.COUNT
+    assert len(list(found["images"].iterdir())) == pictures.CLASSES
     assert 30e3 < sum(map(len, unpacked)) / len(unpacked) < 120e3, "as heavy as ImageNet's"
 
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of the sources without .git, and a kit with a wheel."""
+    """Copy the sources without .git, with a kit that has a wheel."""
     for folder in ("fastimae", "kernels", "loaders", "benchmarks", "tests"):
         kind = shutil.ignore_patterns("__pycache__", "*.so", "results")
         shutil.copytree(ROOT / folder, tmp_path / "tree" / folder, symlinks=True, ignore=kind)
@@ -95,7 +95,7 @@ def tree(tmp_path):
     with zipfile.ZipFile(kit / "wheels/torchao-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("torchao/__init__.py", "")
     (kit / "native/_native.brought.so").write_bytes(b"")
-    (kit / commit.FILE).write_text(f"abc1234 {commit.digest()}\n")
+    (kit / kits.COMMIT).write_text(f"abc1234 {kits.digest()}\n")
     return tmp_path / "tree"
 
 
@@ -119,7 +119,7 @@ def test_the_script_brings_what_the_machine_lacks_and_needs_no_git(tree, tmp_pat
 
 
 def test_gpu_tests_can_be_collected_where_a_package_is_missing():
-    """One that is not there costs the tests that need it, not all of them."""
+    """A missing package costs only the tests that need it."""
     files = sorted((ROOT / "tests/gpu").glob("test_*.py"))
     code = """
 import pytest, runpy, sys

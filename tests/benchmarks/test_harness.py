@@ -1,4 +1,4 @@
-"""What every benchmark relies on: whose time is told, what is noted, that files are whole."""
+"""What every benchmark relies on: whose time is measured, conditions, atomic files."""
 
 import json
 import subprocess
@@ -11,20 +11,27 @@ import pytest
 import torch
 from fake_gpu import FakeGpu
 
-from benchmarks.clocks import CACHE_BYTES, MOST_SETS, Turns, calls_of, sets_of
 from benchmarks.conditions import conditions
 from benchmarks.harness import (
     ROOT,
-    Report,
+    BenchmarkReport,
     heading,
+    number,
+    table,
+    with_relative_paths,
+)
+from benchmarks.kernels.cases import cases
+from benchmarks.kernels.shapes import SHAPES
+from benchmarks.timing import (
+    CACHE_BYTES,
+    MOST_SETS,
+    Turns,
+    calls_of,
     in_rounds,
     interleaved,
-    number,
+    sets_of,
     summarise,
-    table,
-    without_places,
 )
-from benchmarks.kernel_cases import SHAPES, cases
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -43,7 +50,7 @@ def test_quantiles_and_tables():
     assert table(rows) == "| a | b |\n| --- | --- |\n| 1 | 0.1235 |\n|  |  |\n"
 
 
-def test_time_of_the_host_is_not_told_as_the_gpus(monkeypatch):
+def test_time_of_the_host_is_not_reported_as_the_gpus(monkeypatch):
     gpu = FakeGpu(monkeypatch)
 
     def call():
@@ -124,7 +131,7 @@ def test_the_commit_of_a_checkout(monkeypatch):
 
 
 def gpu_of(monkeypatch, folder, script=None):
-    """The facts of a made-up card, where nvidia-smi is this script or is not there."""
+    """Collect the facts of a made-up card, with this script as nvidia-smi, or without one."""
     card = SimpleNamespace(
         total_memory=85e9, multi_processor_count=132, major=9, minor=0, uuid="12-34"
     )
@@ -150,7 +157,7 @@ def test_card_driver_and_clocks_are_noted(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("script", [None, "echo No devices were found; exit 6"])
-def test_a_driver_that_tells_nothing_stops_nothing(monkeypatch, tmp_path, script):
+def test_a_silent_driver_stops_nothing(monkeypatch, tmp_path, script):
     found = gpu_of(monkeypatch, tmp_path, script)
     assert found["gpu"]["multiprocessors"] == 132 and "driver" not in found["gpu"]
     assert heading(found).startswith("# A card\n")
@@ -165,9 +172,11 @@ def test_a_page_says_that_it_is_not_complete():
 
 @pytest.fixture
 def report(tmp_path):
-    """One that is kept with a page."""
+    """Make a report that is kept with a page."""
     page = lambda report: f"{heading(report)}rows: {report['rows']}\n"  # noqa: E731
-    return Report(CPU, "python -m b", ["a b"], tmp_path / "out/r.json", page=page, rows=[1])
+    return BenchmarkReport(
+        CPU, "python -m b", ["a b"], tmp_path / "out/r.json", page=page, rows=[1]
+    )
 
 
 def test_a_file_is_the_old_or_the_new_one(report):
@@ -201,7 +210,7 @@ def test_a_report_says_how_it_was_made_and_whether_it_is_all(report):
 def test_a_report_without_a_path_is_not_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["benchmark", "--flag"])
-    report = Report(CPU, "python -m b", None, None)
+    report = BenchmarkReport(CPU, "python -m b", None, None)
     report.finish()
     assert report["command"] == "python -m b --flag" and list(tmp_path.iterdir()) == []
 
@@ -218,11 +227,11 @@ def test_numbers_have_three_digits_or_those_before_the_point():
     assert [number(0.5, ".1%"), number(None, ".1%"), number(77.3, ".0f")] == ["50.0%", "", "77"]
 
 
-def test_where_a_machine_has_its_files_is_left_out():
+def test_paths_of_the_machine_are_left_out():
     text = (
         f'File "{ROOT}/kernels/a.py" in "/opt/x/.venv/lib/python3.12/site-packages/torch/b.py", '
         f"{Path.home()}/c and {tempfile.gettempdir()}/d, 12 img/s, loss / 2"
     )
-    assert without_places(text) == (
+    assert with_relative_paths(text) == (
         'File "kernels/a.py" in "torch/b.py", ~/c and temporary/d, 12 img/s, loss / 2'
     )

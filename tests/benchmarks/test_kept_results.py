@@ -1,4 +1,4 @@
-"""A benchmark that is killed or fails keeps what it has measured: the file is read meanwhile."""
+"""A benchmark that is killed or fails keeps its results; the file is read while it runs."""
 
 import json
 import signal
@@ -9,20 +9,17 @@ import time
 import psutil
 import pytest
 import torch
-from PIL import Image
 
-from benchmarks.harness import ROOT
+from benchmarks.harness import ROOT, conditions_line
 from benchmarks.loaders import measure as measuring
-from benchmarks.loaders.contestant import Job
-from benchmarks.loaders.contestants import CONTESTANTS
-from benchmarks.loaders.host import Failed
+from benchmarks.loaders.base import LoadJob
+from benchmarks.loaders.process import Failed, Round, Start
+from benchmarks.loaders.registry import LOADERS
 from benchmarks.loaders.results import ratios, results, targets
-from benchmarks.loaders.runner import Round, Start
-from benchmarks.report import conditions, tables
+from benchmarks.report import tables
 from benchmarks.train import __main__ as train
 from benchmarks.train import curve
-from benchmarks.train.ours import OurVariant
-from fastimae.loaders import BetonWriter
+from benchmarks.train.fastimae_step import BuiltFastImaeStep
 
 SMALL = "--smoke --device cpu"
 ENDLESS = 1_000_000
@@ -44,23 +41,12 @@ RUNS = {
 }
 
 
-@pytest.fixture
-def beton(image_folder, tmp_path):
-    """The JPEGs of `image_folder` in a .beton."""
-    path = tmp_path / "images.beton"
-    with BetonWriter(path) as writer:
-        for file in sorted(image_folder.rglob("*.jpg")):
-            width, height = Image.open(file).size
-            writer.append(file.read_bytes(), height=height, width=width, label=0)
-    return path
-
-
 @pytest.mark.parametrize("name", RUNS)
-def test_what_a_killed_benchmark_had_measured_stands(name, beton, tmp_path):
+def test_a_killed_benchmark_keeps_its_results(name, jpegs, tmp_path):
     command, rows_of = RUNS[name]
     out = tmp_path / "out" / "report.json"
     module, *flags = command.split()
-    flags += ["--data", str(beton)] if name == "loaders" else []
+    flags += ["--data", str(jpegs)] if name == "loaders" else []
     process = subprocess.Popen(
         [sys.executable, "-m", f"benchmarks.{module}", *flags, "--out", str(out)],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -77,13 +63,13 @@ def test_what_a_killed_benchmark_had_measured_stands(name, beton, tmp_path):
     report = json.loads(out.read_text())
     assert report["complete"] is False
     assert rows_of(report)
-    assert len(tables(report)) > 50 and "Not complete" in conditions(report)
+    assert len(tables(report)) > 50 and "Not complete" in conditions_line(report)
     assert {"device", "versions", "commit", "date", "command"} <= set(report)
-    assert psutil.wait_procs(children, timeout=30)[1] == [], "contestants end by themselves"
+    assert psutil.wait_procs(children, timeout=30)[1] == [], "loaders end by themselves"
 
 
 def test_a_variant_that_fails_in_round_three_leaves_two(tmp_path, monkeypatch):
-    out, steps, step = tmp_path / "train.json", [], OurVariant.train
+    out, steps, step = tmp_path / "train.json", [], BuiltFastImaeStep.train
 
     def fails(variant, batch):
         steps.append(variant)
@@ -91,7 +77,7 @@ def test_a_variant_that_fails_in_round_three_leaves_two(tmp_path, monkeypatch):
             raise RuntimeError("out of memory")
         return step(variant, batch)
 
-    monkeypatch.setattr(OurVariant, "train", fails)
+    monkeypatch.setattr(BuiltFastImaeStep, "train", fails)
     cases = ["--cases", "imae_vit_nano_patch8", "--rounds", "5"]
     assert train.main([*SMALL.split(), "--no_compile", "--out", str(out), *cases]) == 1
     report = json.loads(out.read_text())
@@ -103,7 +89,7 @@ def test_a_variant_that_fails_in_round_three_leaves_two(tmp_path, monkeypatch):
 
 def test_a_curve_has_every_step_so_far(monkeypatch):
     monkeypatch.setattr(curve, "KEPT_EVERY", 2)
-    options = curve.Options(smoke=True, device="cpu", batch_size=8)
+    options = curve.CurveOptions(smoke=True, device="cpu", batch_size=8)
     case = curve.SMOKE_CASES["imae_vit_nano_patch8"]
     batches = curve.batches(case, options)
     seen = list(curve.train_both(case, batches, torch.device("cpu"), 5))
@@ -113,8 +99,8 @@ def test_a_curve_has_every_step_so_far(monkeypatch):
             assert values == seen[-1][name][: len(values)]
 
 
-class FakeHost:
-    """A contestant of 100 images a second; "dali" dies in round 3."""
+class FakeProcess:
+    """A loader of 100 images per second; "dali" dies in round 3."""
 
     def __init__(self, make, job):
         self.make, self.rounds, self.pid = make, 0, 0
@@ -125,7 +111,7 @@ class FakeHost:
         if name == "check":
             return None
         self.rounds += 1
-        if self.make is CONTESTANTS["dali"] and self.rounds == 3:
+        if self.make is LOADERS["dali"] and self.rounds == 3:
             raise Failed("its process died")
         return Round(images=100, seconds=1.0, cpu_seconds=1.0, stages={})
 
@@ -135,8 +121,8 @@ class FakeHost:
     close = settle
 
 
-def test_contestants_are_kept_after_each_round(monkeypatch):
-    monkeypatch.setattr(measuring, "Host", FakeHost)
+def test_loaders_are_kept_after_each_round(monkeypatch):
+    monkeypatch.setattr(measuring, "LoaderProcess", FakeProcess)
     monkeypatch.setattr(measuring, "memory_bytes", lambda _: 10**6)
     kept = []
 
@@ -149,8 +135,8 @@ def test_contestants_are_kept_after_each_round(monkeypatch):
         section = "beton"
 
     measuring.measure(
-        {name: CONTESTANTS[name] for name in ("native", "pillow", "dali")},
-        Job(images=Images(), batch_size=8, num_workers=1, seed=0),
+        {name: LOADERS[name] for name in ("native", "pillow", "dali")},
+        LoadJob(images=Images(), batch_size=8, num_workers=1, seed=0),
         rounds=4, seconds=1.0, keep=keep,
     )  # fmt: skip
     two, all_three = ["native", "pillow"], ["native", "pillow", "dali"]

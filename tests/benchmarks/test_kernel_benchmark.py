@@ -1,4 +1,4 @@
-"""The benchmark of the kernels: right results or none, and bytes that add up."""
+"""The benchmark of the kernels: right results or none, and correct byte counts."""
 
 import dataclasses
 import json
@@ -9,18 +9,20 @@ import pytest
 import torch
 from fake_gpu import FakeGpu
 
-from benchmarks import kernels as benchmark
-from benchmarks.harness import without_places
-from benchmarks.kernel_cases import SHAPES, SMOKE_SHAPES, Case, cases
-from benchmarks.traffic import ByteCounter, our_bytes, plain_bytes
+from benchmarks.harness import with_relative_paths
+from benchmarks.kernels import __main__ as command
+from benchmarks.kernels import measure as measuring
+from benchmarks.kernels.cases import cases
+from benchmarks.kernels.shapes import SHAPES, SMOKE_SHAPES, KernelCase
+from benchmarks.kernels.traffic import ByteCounter, our_bytes, plain_bytes
 
 CPU = torch.device("cpu")
 
 
 def test_smoke_run(tmp_path, capsys):
     out = tmp_path / "kernels.json"
-    command = ["--smoke", "--no-compile", "--device", "cpu", "--only", "_l2", "--out", str(out)]
-    assert benchmark.main(command) == 0
+    flags = ["--smoke", "--no-compile", "--device", "cpu", "--only", "_l2", "--out", str(out)]
+    assert command.main(flags) == 0
     report = json.loads(out.read_text())
     rows = report["rows"][1:]
     measured = {(row["op"], row["pass"], row["variant"]) for row in rows}
@@ -32,16 +34,16 @@ def test_smoke_run(tmp_path, capsys):
     }
     for row in rows:
         assert row["GB/s"] == pytest.approx(row["GB"] / row["ms"] * 1e3)
-    assert out.with_suffix(".md").read_text() in without_places(capsys.readouterr().out)
+    assert out.with_suffix(".md").read_text() in with_relative_paths(capsys.readouterr().out)
 
 
 def test_a_wrong_op_fails_the_run(monkeypatch, capsys):
-    right = benchmark.kernels.latent_l2
+    right = measuring.kernels.latent_l2
     monkeypatch.setattr(
-        benchmark.kernels, "latent_l2", lambda *args, **options: right(*args, **options) * 1.1
+        measuring.kernels, "latent_l2", lambda *args, **options: right(*args, **options) * 1.1
     )
-    command = ["--smoke", "--no-compile", "--device", "cpu", "--only", "latent_l2"]
-    assert benchmark.main(command) == 1
+    flags = ["--smoke", "--no-compile", "--device", "cpu", "--only", "latent_l2"]
+    assert command.main(flags) == 1
     assert "FAILED: latent_l2 smoke i-MAE" in capsys.readouterr().out
 
 
@@ -49,22 +51,22 @@ def test_a_wrong_gradient_fails_too():
     case = next(case for case in cases(SMOKE_SHAPES[0]) if case.op == "latent_l2")
     inputs = case.inputs(CPU)
     half = lambda x: case.spec({**x, "student": _HalfGradient.apply(x["student"])})  # noqa: E731
-    benchmark.check(case, "right", case.spec, inputs)
+    measuring.check(case, "right", case.spec, inputs)
     with pytest.raises(AssertionError, match="latent_l2 smoke i-MAE half: off by"):
-        benchmark.check(case, "half", half, inputs)
+        measuring.check(case, "half", half, inputs)
 
 
 def test_gradients_at_the_wrong_places_fail():
-    """A gradient of ones would not show it."""
+    """A gradient of ones would hide that."""
     case = next(case for case in cases(SMOKE_SHAPES[0]) if case.op == "assemble_tokens")
     inputs = case.inputs(CPU)
     moved = lambda x: case.spec({**x, "x": _RolledGradient.apply(x["x"])})  # noqa: E731
     with pytest.raises(AssertionError, match="moved: off by"):
-        benchmark.check(case, "moved", moved, inputs)
+        measuring.check(case, "moved", moved, inputs)
 
 
 def fake_case(gpu, backward=lambda: None):
-    """An op of 20 us, and 30 more in backward, that Python takes far longer to launch."""
+    """Make an op of 20 us, and 30 more in backward, that Python takes far longer to launch."""
 
     class Slow(torch.autograd.Function):
         @staticmethod
@@ -80,7 +82,7 @@ def fake_case(gpu, backward=lambda: None):
             gpu.launch("backward", 3e-5)
             return 2 * grad
 
-    return Case(
+    return KernelCase(
         op="latent_l2", shape="made up", inputs=lambda _: {"x": torch.rand(8).requires_grad_()},
         call=lambda op, x: Slow.apply(x["x"]), spec=lambda x: Slow.apply(x["x"]),
         forward_bytes=60_000_000, both_bytes=90_000_000,
@@ -89,7 +91,7 @@ def fake_case(gpu, backward=lambda: None):
 
 def test_rows_are_of_the_gpus_time(monkeypatch):
     case = fake_case(FakeGpu(monkeypatch))
-    forward, both = benchmark.measure(case, torch.device("cuda"), 1e13, compiled=False)
+    forward, both = measuring.measure(case, torch.device("cuda"), 1e13, compiled=False)
     assert [row["variant"] for row in forward] == ["eager", "torch", "triton", "auto"]
     for row in forward:
         assert row["ms"] == pytest.approx(0.02) and row["GB/s"] == pytest.approx(3000)
@@ -99,7 +101,7 @@ def test_rows_are_of_the_gpus_time(monkeypatch):
 
 
 def test_rows_are_kept_when_the_next_pass_fails(monkeypatch, tmp_path):
-    """And while it runs: the file has the forward pass's before backward begins."""
+    """The file has the forward rows before backward begins."""
     out, seen = tmp_path / "kernels.json", []
 
     def backward():
@@ -108,9 +110,9 @@ def test_rows_are_kept_when_the_next_pass_fails(monkeypatch, tmp_path):
             raise ValueError("no such kernel")
 
     gpu = SimpleNamespace(launch=lambda *_: None)
-    monkeypatch.setattr(benchmark, "cases", lambda _: [fake_case(gpu, backward)])
-    command = ["--smoke", "--no-compile", "--device", "cpu", "--out", str(out)]
-    assert benchmark.main(command) == 1
+    monkeypatch.setattr(command, "cases", lambda _: [fake_case(gpu, backward)])
+    flags = ["--smoke", "--no-compile", "--device", "cpu", "--out", str(out)]
+    assert command.main(flags) == 1
     report = json.loads(out.read_text())
     assert [row.get("pass") for row in report["rows"]] == [None, *["forward"] * 3] == seen[-1]
     assert "no such kernel" in report["failed"]["latent_l2 made up"] and report["complete"]
@@ -137,13 +139,13 @@ class _HalfGradient(torch.autograd.Function):
 
 
 def test_bytes_are_those_of_the_tensors():
-    """Of the smoke shape, counted from inputs and outputs."""
+    """Counted from inputs and outputs of the smoke shape."""
     shape = dataclasses.replace(SMOKE_SHAPES[0], batch=3)
     for case in cases(shape):
         if case.op not in ("random_masking", "attention"):
             continue
         inputs = case.inputs(CPU)
-        out = case.call(getattr(benchmark.kernels, case.op), inputs)
+        out = case.call(getattr(measuring.kernels, case.op), inputs)
         tensors = [*inputs.values(), *(out if isinstance(out, tuple) else (out,))]
         assert case.forward_bytes == sum(x.numel() * x.itemsize for x in tensors), case.op
 

@@ -9,21 +9,20 @@ import time
 
 import numpy as np
 import pytest
-from fake_contestants import Absent, Dying, Hanging, Wrong
+from fake_loaders import Absent, Dying, Hanging, Wrong
 from PIL import Image
 
-from benchmarks.harness import ROOT, without_places
+from benchmarks.harness import ROOT, with_relative_paths
 from benchmarks.loaders import __main__ as program
 from benchmarks.loaders import measure as measuring
-from benchmarks.loaders.contestant import EndlessSteps, Job, Missing, Pixels
-from benchmarks.loaders.contestants import CONTESTANTS
+from benchmarks.loaders.base import EndlessSteps, LoadJob, Missing, Pixels
 from benchmarks.loaders.difference import difference
-from benchmarks.loaders.host import Failed, Host
 from benchmarks.loaders.images import image_set
-from benchmarks.loaders.markdown import markdown, plot_sweep, sweep_rows
 from benchmarks.loaders.measure import Measured
+from benchmarks.loaders.process import Failed, LoaderProcess, Round, Runner, Start
+from benchmarks.loaders.registry import LOADERS
 from benchmarks.loaders.results import ratios, results, stages, targets
-from benchmarks.loaders.runner import Round, Runner, Start
+from benchmarks.loaders.tables import markdown, plot_sweep, sweep_rows
 from benchmarks.loaders.usage import cpu_seconds, family, memory_bytes
 from fastimae.loaders import BetonWriter
 from fastimae.loaders.errors import DataError
@@ -31,36 +30,25 @@ from fastimae.loaders.errors import DataError
 BATCH = 8
 
 
-@pytest.fixture(scope="module")
-def beton(image_folder, tmp_path_factory):
-    """The JPEGs of `image_folder` in a .beton."""
-    path = tmp_path_factory.mktemp("beton") / "images.beton"
-    with BetonWriter(path) as writer:
-        for file in sorted(image_folder.rglob("*.jpg")):
-            width, height = Image.open(file).size
-            writer.append(file.read_bytes(), height=height, width=width, label=0)
-    return path
-
-
 @pytest.fixture
-def job(beton, tmp_path):
-    images = image_set("beton", beton, tmp_path / "scratch", 20, 0)
-    return Job(images=images, batch_size=BATCH, num_workers=1, seed=3)
+def job(jpegs, tmp_path):
+    images = image_set("beton", jpegs, tmp_path / "scratch", 20, 0)
+    return LoadJob(images=images, batch_size=BATCH, num_workers=1, seed=3)
 
 
 def measured(*speeds, name="pillow", stages=(), **more):
-    """A contestant with rounds of one second, `speeds` images in each."""
+    """Make a loader with rounds of one second, `speeds` images in each."""
     rounds = [
         Round(images=speed, seconds=1.0, cpu_seconds=2.0, stages=dict(stages)) for speed in speeds
     ]
-    job = Job(images=None, batch_size=BATCH, num_workers=2, seed=0)
-    return Measured(make=CONTESTANTS[name], job=job, rounds=rounds, **more)
+    job = LoadJob(images=None, batch_size=BATCH, num_workers=2, seed=0)
+    return Measured(make=LOADERS[name], job=job, rounds=rounds, **more)
 
 
-def test_a_whole_run(beton, image_folder, tmp_path, monkeypatch, capsys):
-    """Contestants that work are measured; those that do not are named, and fail the run."""
+def test_a_whole_run(jpegs, image_folder, tmp_path, monkeypatch, capsys):
+    """Loaders that work are measured; those that do not are named, and fail the run."""
     fakes = {"wrong": Wrong, "dying": Dying}
-    monkeypatch.setattr(program, "CONTESTANTS", CONTESTANTS | fakes)
+    monkeypatch.setattr(program, "LOADERS", LOADERS | fakes)
     monkeypatch.setattr(program, "IN_BETON", ("wrong", "pillow", "dying"))
     monkeypatch.setattr(program, "ON_ORIGINALS", ("pillow",))
     monkeypatch.setattr(program, "OVER_THREADS", ("pillow",))
@@ -68,9 +56,9 @@ def test_a_whole_run(beton, image_folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out" / "report.json"
     settings = f"--batch_size {BATCH} --num_workers 2 --rounds 2 --seconds 0.05".split()
     status = program.main(
-        ["--data", str(beton), "--folder", str(image_folder), "--out", str(out), *settings]
+        ["--data", str(jpegs), "--folder", str(image_folder), "--out", str(out), *settings]
     )
-    report, text = json.loads(out.read_text()), without_places(capsys.readouterr().out)
+    report, text = json.loads(out.read_text()), with_relative_paths(capsys.readouterr().out)
     assert status == 1 and out.with_suffix(".md").read_text() in text
     assert {"device", "versions", "commit", "date", "command", "settings"} <= set(report)
     rows = report["results"] + report["originals"]
@@ -105,25 +93,25 @@ def test_a_single_wrong_value_is_seen(job):
 
 
 @pytest.mark.parametrize("name", ["pillow", "folder", "torchvision", "torchvision_tensor", "dali"])
-def test_contestants_show_the_windows_they_tell(job, name):
+def test_loaders_decode_the_windows_they_tell(job, name):
     """The checked images are those of the set, and only the decoder makes a difference."""
     if name == "dali":
         pytest.importorskip("nvidia.dali")
-    runner = Runner(CONTESTANTS[name], job)
+    runner = Runner(LOADERS[name], job)
     runner.start()
-    shown = next(runner.contestant.pixels(runner.stream))
+    shown = next(runner.loader.pixels(runner.stream))
     seen = runner.check(BATCH)
     runner.close()
     assert np.isin(shown.index, job.images.subset).all() and len(set(shown.index)) == BATCH
-    assert seen.mean < 1 and (seen.largest == 0) == CONTESTANTS[name].exact
+    assert seen.mean < 1 and (seen.largest == 0) == LOADERS[name].exact
 
 
 def test_difference_is_of_the_same_window(job):
-    """The right image in another window is as wrong as another image."""
+    """The right image in a wrong window is as wrong as another image."""
     step = next(iter(EndlessSteps(job)))
-    runner = Runner(CONTESTANTS["pillow"], job)
+    runner = Runner(LOADERS["pillow"], job)
     runner.start()
-    right = next(runner.contestant.pixels(runner.stream))
+    right = next(runner.loader.pixels(runner.stream))
     runner.close()
     moved = Pixels(images=right.images, index=right.index, key=right.key + 1)
     assert difference(iter([right]), job, BATCH).largest == 0
@@ -140,8 +128,8 @@ def test_endless_steps_show_all_images_again_and_again(job):
     assert len({key for step in shown for key in step.key}) == 6 * BATCH
 
 
-def test_images_are_a_subset_byte_for_byte(beton, image_folder, tmp_path):
-    images = image_set("beton", beton, tmp_path, 20, 0)
+def test_images_are_a_subset_byte_for_byte(jpegs, image_folder, tmp_path):
+    images = image_set("beton", jpegs, tmp_path, 20, 0)
     originals = [file.read_bytes() for file in sorted(image_folder.rglob("*.jpg"))]
     assert len(set(images.subset)) == 20 and len(list(images.folder.rglob("*.jpg"))) == 20
     assert all(images.path(i).read_bytes() == originals[i] for i in images.subset)
@@ -156,7 +144,7 @@ def test_raw_pixels_are_refused(tmp_path):
 
 
 def test_rounds_count_what_was_taken(job):
-    runner = Runner(CONTESTANTS["pillow"], job)
+    runner = Runner(LOADERS["pillow"], job)
     runner.start()
     begin = time.perf_counter()
     one = runner.round(0.3)
@@ -170,10 +158,10 @@ def test_rounds_count_what_was_taken(job):
     ("name", "module", "extra"),
     [("dali", "nvidia.dali", "fastimae[dali]"), ("ffcv_library", "ffcv", "fastimae[ffcv]")],
 )
-def test_a_missing_library_is_said_with_the_install_line(name, module, extra, monkeypatch):
+def test_a_missing_library_is_named_with_its_install_line(name, module, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(Missing, match=r"pip install 'fastimae\[") as caught:
-        CONTESTANTS[name].prepare()
+        LOADERS[name].prepare()
     assert extra in str(caught.value)
 
 
@@ -185,12 +173,10 @@ def test_nothing_is_imported_before_it_is_used():
     assert not {"nvidia.dali", "ffcv", "numba", "cv2", "torchvision"} & set(done.stdout.split())
 
 
-def test_a_missing_contestant_is_named_and_an_error_if_asked_for(
-    beton, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(program, "CONTESTANTS", CONTESTANTS | {"pillow": Absent})
+def test_a_missing_loader_is_named_and_an_error_if_requested(jpegs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "LOADERS", LOADERS | {"pillow": Absent})
     out = tmp_path / "report.json"
-    arguments = f"--data {beton} --out {out} --batch_size {BATCH} --only pillow".split()
+    arguments = f"--data {jpegs} --out {out} --batch_size {BATCH} --only pillow".split()
     assert program.main(arguments) == 1
     report = json.loads(out.read_text())
     assert report["results"] == [] and report["failed"] == {}
@@ -207,14 +193,14 @@ def test_a_missing_contestant_is_named_and_an_error_if_asked_for(
         (["--batch_size", "1000"], "--batch_size 1000"),
     ],
 )
-def test_wrong_options_are_one_line(beton, arguments, message, capsys):
-    assert program.main(["--data", str(beton), *arguments]) == 2
+def test_wrong_options_are_one_line(jpegs, arguments, message, capsys):
+    assert program.main(["--data", str(jpegs), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
 
 
-def test_a_hanging_contestant_is_ended(job):
-    host = Host(Hanging, job)
+def test_a_hanging_loader_is_ended(job):
+    host = LoaderProcess(Hanging, job)
     with pytest.raises(Failed, match=r"no answer within 0\.2 s"):
         host.ask("start", limit=0.2)
     host.close()
@@ -246,7 +232,7 @@ def test_ratios_and_targets():
 
 
 def test_targets_are_for_two_threads():
-    job = Job(images=None, batch_size=BATCH, num_workers=4, seed=0)
+    job = LoadJob(images=None, batch_size=BATCH, num_workers=4, seed=0)
     native = measured(200, name="native")
     native.job = job
     rows = ratios("beton", {"native": native, "ffcv": measured(1)}, targets(avx512=True))

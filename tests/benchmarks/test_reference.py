@@ -1,4 +1,4 @@
-"""The plain pipeline has the same maths, so that beating it means being faster."""
+"""The plain pipeline has the same maths, so beating it means being faster."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from benchmarks.reference import PlainStep, mixture, plain_adamw, plain_loader, 
 from benchmarks.reference.data import collate
 from benchmarks.train.cases import SMOKE_CASES, drawn_ratio, float_images, make_objective
 from benchmarks.train.cases import make_batch as noise_batch
-from benchmarks.train.plain import PlainModels
+from benchmarks.train.reference_step import ReferenceModels
 from fastimae.arguments import parse_training
 from fastimae.build import build_objective
 from fastimae.engine.optim import build_optimizer
@@ -36,7 +36,7 @@ def test_loss_and_gradients_are_ours(objective, norm_pix, sdpa):
     mask = ours.draw_mask(batch.key if objective == "mae" else batch)
     loss = ours(batch, mask=mask)["loss"]
     loss.backward()
-    plain = PlainModels(case, ours)
+    plain = ReferenceModels(case, ours)
     plain.use(sdpa=sdpa)
     plain.noise = mask.mask
     other = plain(*tensors_of(case, batch))
@@ -52,9 +52,9 @@ def test_loss_and_gradients_are_ours(objective, norm_pix, sdpa):
 
 
 def test_both_heads_are_trained():
-    """Each from its own image: with the partner's image changed, only its head's gradient does."""
+    """Each learns from its image: changing the partner changes only the gradient of its head."""
     case = CASES["imae"]
-    plain, batch = PlainModels(case, make_objective(case)), noise_batch(case, 4)
+    plain, batch = ReferenceModels(case, make_objective(case)), noise_batch(case, 4)
     mixed, images, other = tensors_of(case, batch)
     plain.noise = torch.rand(4, 16)
 
@@ -69,7 +69,7 @@ def test_both_heads_are_trained():
 
 
 def test_the_mixture_is_that_of_fastimae_train():
-    """With the ratio that it draws where no flag says otherwise."""
+    """With its default mixing ratio."""
     case = CASES["imae"]
     flags = f"--synthetic --objective imae --model {case.model} --input_size {case.img_size}"
     product = build_objective(parse_training("fastimae-train", flags.split()))
@@ -83,10 +83,10 @@ def test_the_mixture_is_that_of_fastimae_train():
 
 
 def test_the_optimizer_is_ours():
-    """The same groups, and the same weights after a step."""
+    """It has the same groups, and gives the same weights after a step."""
     case = CASES["mae"]
     ours = make_objective(case)
-    plain = PlainModels(case, ours)
+    plain = ReferenceModels(case, ours)
     pair = {
         ours.student: build_optimizer(ours, 1e-3, 0.05),
         plain.student: plain_adamw(plain.student, 1e-3),
@@ -105,7 +105,7 @@ def test_the_optimizer_is_ours():
 
 def test_the_plain_step_trains():
     case = CASES["mae"]
-    plain, batch = PlainModels(case, make_objective(case)), noise_batch(case, 8)
+    plain, batch = ReferenceModels(case, make_objective(case)), noise_batch(case, 8)
     plain.noise = torch.rand(8, 16)
     adamw = plain_adamw(plain.student, 1e-3)
     step = PlainStep(plain, adamw, dtype=usual_dtype(torch.device("cpu")))
@@ -116,7 +116,7 @@ def test_the_plain_step_trains():
 @pytest.mark.parametrize("waits", [False, True])
 def test_only_the_usual_step_reads_the_loss(waits, monkeypatch):
     case = CASES["mae"]
-    plain, batch = PlainModels(case, make_objective(case)), noise_batch(case, 2)
+    plain, batch = ReferenceModels(case, make_objective(case)), noise_batch(case, 2)
     read = []
     monkeypatch.setattr(torch.Tensor, "item", lambda self: read.append(self.shape))
     adamw = plain_adamw(plain.student, fused=True)
@@ -126,13 +126,13 @@ def test_only_the_usual_step_reads_the_loss(waits, monkeypatch):
 
 def test_masks_are_drawn_anew():
     case = CASES["mae"]
-    plain, batch = PlainModels(case, make_objective(case)), noise_batch(case, 8)
+    plain, batch = ReferenceModels(case, make_objective(case)), noise_batch(case, 8)
     first, second = (plain(*tensors_of(case, batch)).item() for _ in range(2))
     assert first != second
 
 
 def test_the_loader_gives_normalised_crops(tmp_path):
-    """Of an image of one colour every crop is known; the other class is black."""
+    """Every crop of an image of one colour is known; the other class is black."""
     colour = (200, 100, 50)
     for label, fill in (("a", colour), ("b", (0, 0, 0))):
         (tmp_path / label).mkdir()

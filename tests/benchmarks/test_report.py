@@ -1,13 +1,17 @@
-"""Documents say what the committed results say."""
+"""Documents have the tables of the committed results."""
 
 import json
 import re
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import report
-from benchmarks.loaders.contestants import CONTESTANTS
+from benchmarks.loaders.registry import LOADERS
+from fastimae.recipes import RECIPES
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 CONDITIONS = {
     "device": "A GPU",
@@ -41,7 +45,7 @@ TRAIN = {
 
 @pytest.fixture
 def root(tmp_path):
-    """A repository with one result and pages that ask for its tables."""
+    """Make a repository with one result, and pages with markers for its tables."""
     (tmp_path / report.RESULTS).mkdir(parents=True)
     (tmp_path / report.RESULTS / "train.json").write_text(json.dumps(TRAIN))
     for page in report.PAGES:
@@ -99,7 +103,7 @@ def test_a_sweep_of_attention_has_its_best_times():
         shape | {"way": "flash", "direction": "forward+backward", "pass": None, "us": 90.0},
         shape | {"way": "cudnn", "direction": "forward", "pass": None, "error": "too new"},
     ]
-    text = report.tables({"rows": rows, "finished": []})
+    text = report.tables({"op": "attention", "rows": rows, "finished": []})
     assert "| 50 | 64 | 64x4x1, 64x8x1 | 60 |  | 90 |  |" in text
 
 
@@ -125,28 +129,28 @@ def loaded(backend, speed=100.0, **more):
     }  # fmt: skip
 
 
-def test_every_contestant_has_a_row():
-    speeds = {name: 100.0 + number for number, name in enumerate(reversed(CONTESTANTS))}
+def test_every_loader_has_a_row():
+    speeds = {name: 100.0 + number for number, name in enumerate(reversed(LOADERS))}
     rows = [loaded(name, speed) for name, speed in speeds.items()]
     lines = report.loader_table({"results": rows, "originals": rows[:1]}).splitlines()[2:]
-    for line, (name, contestant) in zip(lines, CONTESTANTS.items(), strict=True):
-        assert line.startswith(f"| {name} ({contestant.label}) | {speeds[name]:.0f} |")
-    assert len({contestant.label for contestant in CONTESTANTS.values()}) == len(CONTESTANTS)
+    for line, (name, loader) in zip(lines, LOADERS.items(), strict=True):
+        assert line.startswith(f"| {name} ({loader.label}) | {speeds[name]:.0f} |")
+    assert len({loader.label for loader in LOADERS.values()}) == len(LOADERS)
 
 
 @pytest.mark.parametrize("section", ["results", "originals"])
-def test_a_row_of_nobody_is_an_error(section):
+def test_a_row_of_an_unknown_loader_is_an_error(section):
     rows = {"results": [loaded("native")], "originals": []}
     rows[section] = [*rows[section], loaded("dali_cuda")]
-    with pytest.raises(ValueError, match=r"dali_cuda: not in .*contestants\.py"):
+    with pytest.raises(ValueError, match=r"dali_cuda: not in .*registry\.py"):
         report.loader_table(rows)
 
 
 def test_a_loader_measured_in_part_has_a_row():
-    """Its run was ended before its memory was measured, or before the .beton was read."""
+    """Its run ended before its memory was measured, or before the .beton was read."""
     rows = [loaded("native", peak_memory_mb=None, pixel_mean_abs_diff=None)]
     table = report.loader_table({"results": rows, "originals": [loaded("folder", 77.0)]})
-    assert "| native (the default) | 100 |  | 1000 | 50 |  | not told |" in table
+    assert "| native (the default) | 100 |  | 1000 | 50 |  | unknown |" in table
     assert "| folder (`--data_path`) |  | 77 |  |  |  |  |" in table
 
 
@@ -162,7 +166,7 @@ def write(root, name, found):
     (root / report.RESULTS / name).write_text(json.dumps(found))
 
 
-def test_a_page_turns_to_the_gpus_result_by_itself(root):
+def test_a_page_switches_to_the_gpus_result_by_itself(root):
     gpu, cpu = "benchmarks/results/gpu_train.json", "benchmarks/results/train.json"
     kernels = "benchmarks/results/gpu_kernels.json"
     text = "".join(
@@ -198,7 +202,7 @@ def test_a_result_of_plain_rows_is_a_table(root):
 
 
 @pytest.mark.parametrize("cut", [{"complete": False}, {"results": [], "ladder": []}])
-def test_a_page_does_not_turn_to_what_was_cut_short(cut, root):
+def test_a_page_does_not_switch_to_an_incomplete_result(cut, root):
     marker = (
         "<!-- train table: benchmarks/results/gpu_train.json or benchmarks/results/train.json -->"
     )
@@ -208,3 +212,32 @@ def test_a_page_does_not_turn_to_what_was_cut_short(cut, root):
     report.main([], root)
     text = (root / "README.md").read_text()
     assert "425" in text and "9000" not in text
+
+
+def test_the_chart_of_loaders_is_drawn_from_the_result_and_checked(root):
+    rows = [loaded("torchvision", 500.0), loaded("native", 4000.0), loaded("folder", 9000.0)]
+    found = {**CONDITIONS, "results": rows, "originals": []}
+    write(root, report.CHART_OF.name, found)
+    assert report.main([], root) == 0
+    for scheme in ("light", "dark"):
+        drawn = ElementTree.parse(root / f"docs/images/loaders-{scheme}.svg").getroot()
+        texts = [text.text for text in drawn.iter(f"{SVG}text")]
+        assert texts == ["FastIMAE", "4000", "torchvision with Pillow", "500"]
+        long, short = (float(bar.get("width")) for bar in drawn.iter(f"{SVG}rect"))
+        assert long / short == pytest.approx(8, rel=1e-2)
+    assert report.main(["--check"], root) == 0
+    rows[0]["img_per_s"] = 501.0
+    write(root, report.CHART_OF.name, found)
+    assert report.main(["--check"], root) == 1
+
+
+def test_recipes_have_their_settings_and_commands(root):
+    (root / "docs/recipes.md").write_text("<!-- recipes -->\n<!-- end -->\n")
+    report.main([], root)
+    text = (root / "docs/recipes.md").read_text()
+    for name, recipe in RECIPES.items():
+        part = text.split(f"## {name}\n")[1].split("\n## ")[0]
+        commands = part.split("```")[1]
+        assert f"--recipe {name}" in commands or commands == "\nmake demo\n"
+        assert all(f"| `{setting}` | " in part for setting in recipe())
+        assert "**Hardware:** " in part and "**Expected:** " in part

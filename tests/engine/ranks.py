@@ -1,10 +1,10 @@
-"""Runs of one, two and three processes for the tests beside it: as a launcher would start them.
+"""Runs of one, two and three processes, forked as a launcher would start them.
 
     ranks.py FOLDER
 
-One process imports all that is needed and is forked into the processes of each run, which costs
-seconds less than starting each. What they print is in FOLDER/NAME-RANK.txt; FOLDER/report.json has
-their exit statuses and what `inside` saw.
+One process imports everything and is forked into the processes of each run, which saves seconds per
+process. FOLDER/NAME-RANK.txt has what they print; FOLDER/report.json has their exit statuses and
+what `inside` recorded.
 """
 
 import importlib.util
@@ -12,10 +12,7 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,13 +20,13 @@ import torch
 import torch._dynamo
 import torch.distributed.fsdp
 import toy_images
+from forked import Reductions, launch, tiny
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastimae import build, cli
 from fastimae.engine import sharded
+from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.distributed import World, join_world
-from fastimae.engine.files import CheckpointError
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.parallel import parallelise
@@ -37,7 +34,6 @@ from fastimae.engine.precision import DTYPES
 from fastimae.engine.step import Step
 from fastimae.engine.trainer import Trainer
 from fastimae.loaders import create_loader
-from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import IMAE
 
 GLOBAL_BATCH, CLIP = 12, 0.1
@@ -58,8 +54,8 @@ FINE_TUNING = (
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    drawing = sys.modules[build.save_reconstruction.__module__]
-    drawing.draw_grid = lambda pictures, path, note: path.touch()  # to draw takes a second
+    drawing = sys.modules[build.draw_fixed_images.__module__]
+    drawing.draw_grid = toy_images.save_gray
     report = {}
 
     def train(
@@ -95,7 +91,7 @@ def main(folder: Path) -> None:
 
 
 def fine_tune(folder: Path, report: dict) -> None:
-    """By one process and by two, on the same global batches."""
+    """Fine-tune in one process and in two, on the same global batches."""
     toy_images.save_mae(folder / "mae.pth")
     for part, count in (("train", 8), ("val", 2)):
         toy_images.save_colours(folder / "data" / part, count)
@@ -106,39 +102,8 @@ def fine_tune(folder: Path, report: dict) -> None:
         report[name] = launch(folder, name, size, lambda c=command: cli.evaluate(c.split()))
 
 
-def launch(folder: Path, name: str, size: int, work: Callable[[], int]) -> dict:
-    """Fork `size` ranks with the environment of a launcher; their exit statuses, and seconds."""
-    started, children = time.monotonic(), []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    for rank in range(size):
-        child = os.fork()
-        if not child:
-            output = (folder / f"{name}-{rank}.txt").open("w")
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            leave = sys.exit if name == "ddp" else os._exit  # as programs do, and faster
-            leave(finish(work))
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return {"codes": codes, "seconds": time.monotonic() - started}
-
-
-def finish(work: Callable[[], int]) -> int:
-    try:
-        return work()
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
 def run(command: list[str], at_step: Callable[[Trainer], None]) -> int:
-    """fastimae-train, with something happening before each of its steps."""
+    """Run fastimae-train and call `at_step` before each of its steps."""
     real = Trainer._train_step
 
     def step(self: Trainer, batches: object) -> None:
@@ -150,19 +115,19 @@ def run(command: list[str], at_step: Callable[[Trainer], None]) -> int:
 
 
 def signal_one(trainer: Trainer) -> None:
-    """One process of two is asked to stop, in the first of the second epoch's three steps."""
+    """Ask one process of two to stop, in the first of the second epoch's three steps."""
     if trainer.world.rank == 1 and trainer.epoch == 1 and not trainer.asked_to_stop:
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def kill_main(trainer: Trainer) -> None:
-    """The process that others meet at is gone, without a word."""
+    """Kill the main process, which hosts the store."""
     if trainer.world.is_main and trainer.epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def inside(folder: Path) -> int:
-    """What collectives a step needs, what is clipped, and what becomes of a failing save."""
+    """Record the collectives of steps, the clipped norms, and a failing save."""
     world = join_world("cpu", LaunchSettings(dist_timeout=60))
     seen = {}
     for kind in ("ddp", "fsdp"):
@@ -176,11 +141,11 @@ def inside(folder: Path) -> int:
 
 
 def take_steps(world: World, kind: str, precision: str) -> dict:
-    """Of a step of one batch and one of three: reductions, the gradient's clipped norm, losses."""
+    """Take a step of one batch and one of three; return reductions, clipped norms and losses."""
     torch.manual_seed(0)
     objective = IMAE(tiny(heads=2), tiny(heads=1).to(DTYPES[precision]), mask_ratio=0.5)
-    called = parallelise(objective, world, kind, precision)
-    optimizer = build_optimizer(objective, 1e-3, 0.05)
+    replica = parallelise(objective, world, kind, precision)
+    optimizer = build_optimizer(objective, 1e-3, 0.05, one_pass=False)  # clips what `grad` holds
     seen = {"norms": [], "reductions": [], "losses": []}
     optimizer.register_step_pre_hook(
         lambda *_: seen["norms"].append(norm_of_gradients(world, objective))
@@ -188,7 +153,7 @@ def take_steps(world: World, kind: str, precision: str) -> dict:
     for accum_iter in (1, 3):
         step = Step(
             objective, optimizer, precision=precision, device=world.device,
-            accum_iter=accum_iter, clip_grad=CLIP, parallel=called,
+            accum_iter=accum_iter, clip_grad=CLIP, replica=replica,
         )  # fmt: skip
         with create_loader(
             synthetic=True, synthetic_samples=24, input_size=(16, 16), batch_size=4, mix_group=2,
@@ -202,25 +167,8 @@ def take_steps(world: World, kind: str, precision: str) -> dict:
     return seen
 
 
-class Reductions(TorchDispatchMode):
-    """Counts all-reduces and reduce-scatters."""
-
-    count = 0
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        self.count += op.namespace == "c10d" and "reduce" in str(op)
-        return op(*args, **(kwargs or {}))
-
-
-def tiny(heads: int) -> MaskedAutoencoder:
-    return MaskedAutoencoder(
-        img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, heads=heads,
-        decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2,
-    )  # fmt: skip
-
-
 def norm_of_gradients(world: World, objective: nn.Module) -> float:
-    """Of the whole gradient, from each process's rows where it is sharded."""
+    """Return the norm of the full gradient, from each process's rows if it is sharded."""
     grads = [p.grad for p in objective.parameters() if p.grad is not None]
     rows = hasattr(grads[0], "to_local")
     squares = sum((g.to_local() if rows else g).double().square().sum() for g in grads)
@@ -228,7 +176,7 @@ def norm_of_gradients(world: World, objective: nn.Module) -> float:
 
 
 def fail_to_save(world: World, folder: Path) -> str:
-    """The error of each process where the second cannot write its part of a second checkpoint."""
+    """Return each process's error when the second one cannot write its part of a checkpoint."""
     torch.manual_seed(0)
     objective = IMAE(tiny(heads=2), mask_ratio=0.5)
     parallelise(objective, world, "fsdp", "fp32")

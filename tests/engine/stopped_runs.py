@@ -1,9 +1,9 @@
-"""Runs that are killed or stopped, and go on, beside the same runs undisturbed.
+"""Runs that are killed or stopped and then resumed, and the same runs undisturbed.
 
     stopped_runs.py FOLDER
 
-Of one process and of two, for each thing that is trained here. FOLDER/report.json has the exit
-statuses of each run's processes, at each time it was started; FOLDER/NAME is its output_dir.
+Each kind of training runs with one process and with two. FOLDER/report.json has the exit statuses
+of each run's processes for each start; FOLDER/NAME is its output_dir.
 """
 
 import json
@@ -16,11 +16,14 @@ from pathlib import Path
 import torch
 import torch.distributed.fsdp
 import toy_images
-from ranks import launch
+from forked import launch
 
 from fastimae import build, cli
 from fastimae.engine.trainer import Trainer
-from fastimae.evaluate.classify import finetune, linear  # noqa: F401 - before processes are forked
+from fastimae.evaluate.tasks import (
+    finetune,  # noqa: F401 - before processes are forked
+    linear,  # noqa: F401 - before processes are forked
+)
 
 BATCH, EPOCHS = 4, 2
 COMMON = (
@@ -40,14 +43,14 @@ TASKS = {
         "finetune --precision fp32 --lr 1e-3 --drop_path 0.5 --mixup 0.8 --cutmix 1 --cls_token",
     ),
 }
-# How a run ends early, and before which of the eight steps, counted from 0.
+# How a run ends early, and before which of its eight steps (from 0).
 ENDS = {"kill_2": (signal.SIGKILL, 2), "kill_7": (signal.SIGKILL, 7), "stop_5": (signal.SIGTERM, 5)}
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    drawing = sys.modules[build.save_reconstruction.__module__]
-    drawing.draw_grid = lambda pictures, path, note: path.touch()  # to draw takes a second
+    drawing = sys.modules[build.draw_fixed_images.__module__]
+    drawing.draw_grid = toy_images.save_gray
     toy_images.save_mae(folder / "mae.pth", depth=2)
     for part, count in (("train", 11), ("val", 2)):
         toy_images.save_colours(folder / "data" / part, count)
@@ -65,14 +68,14 @@ def main(folder: Path) -> None:
 
 
 def ends_of(task: str) -> list[str]:
-    """All of them where dropped paths and mixed labels are drawn, one elsewhere."""
+    """Return all ways to end if the task draws dropped paths and mixed labels, else one."""
     return list(ENDS) if task == "finetune" else ["kill_7"]
 
 
 def train(
     folder: Path, task: str, size: int, name: str, at_step: Callable[[Trainer], None] | None = None
 ) -> list[int]:
-    """Exit statuses of the processes; a run that is there already goes on."""
+    """Start or resume a run; return the exit statuses of its processes."""
     start, flags = TASKS[task]
     output = folder / f"{task}_{size}_{name}"
     command = f"{flags} {COMMON} --batch_size {BATCH * 2 // size} --output_dir {output} "
@@ -95,7 +98,7 @@ def run(start: Callable, command: str, at_step: Callable[[Trainer], None] | None
 
 
 def ends_early(number: int, at: int) -> Callable[[Trainer], None]:
-    """A signal to every process that is killed, and to one that is to stop."""
+    """Return a hook that kills every process, or asks one of them to stop."""
 
     def end(trainer: Trainer) -> None:
         here = trainer.epoch * trainer.updates_per_epoch + trainer.update == at

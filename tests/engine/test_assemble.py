@@ -1,4 +1,4 @@
-"""What a run is made of, put together from its settings."""
+"""The assembly of a trainer from settings."""
 
 import pytest
 import torch

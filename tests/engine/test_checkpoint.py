@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, safe to read, and say what is in them."""
+"""Checkpoints: atomic to write, safe to read, and clear errors about their content."""
 
 import argparse
 import os

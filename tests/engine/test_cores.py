@@ -1,4 +1,4 @@
-"""Who gets which cores of a CPU."""
+"""The division of CPU cores between computing and loading."""
 
 import os
 import threading
@@ -25,7 +25,7 @@ def test_plans_share_few_cores_and_divide_many(cores, workers):
 
 
 def test_threads_that_the_first_batch_starts_are_on_the_loaders_cores(monkeypatch):
-    masks: dict[int, set] = {}  # of each thread, as the system would keep them
+    masks: dict[int, set] = {}  # the affinity of each thread, as the system would keep it
 
     def pin(thread, cores):
         masks[thread or threading.get_native_id()] = set(cores)

@@ -1,4 +1,4 @@
-"""Who starts the processes, how they meet, and how they agree to stop."""
+"""Launchers, meeting of processes, and their agreement to stop."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Function: pretend that a launcher set these variables; nothing is really joined."""
+    """Return a function that sets a launcher's variables and joins a fake world."""
     for name in [*os.environ]:
         if name in PLACE or name.startswith(("OMPI_", "PMI_", "MV2_", "SLURM_")):
             monkeypatch.delenv(name)
@@ -74,7 +74,7 @@ def test_alone_where_nobody_launched(launched):
 
 
 def test_a_script_of_sbatch_runs_alone_and_says_so(launched, caplog, monkeypatch):
-    """Its shell has what a task has, and the room for tasks; nobody else will come."""
+    """It has the variables of a task and the number of tasks, but no other process will come."""
     joined = launched(SLURM_JOB_ID=7, SLURM_NTASKS=8, SLURM_PROCID=0, SLURM_LOCALID=0)
     monkeypatch.setattr(logging.getLogger("fastimae"), "propagate", True)
     world = join_world("cpu")
@@ -148,7 +148,7 @@ def test_all_stop_before_the_same_step_soon_after_one_was_asked(seed):
     asked_at, stopped = {draw.randrange(size): draw.randrange(1, 30)}, {}
     if seed % 2:
         asked_at[draw.randrange(size)] = draw.randrange(1, 30)
-    latest = None  # step that the first of all had begun when one of them was asked
+    latest = None  # the latest step that any had begun when one was asked
     while len(stopped) < size:
         rank = draw.choice([r for r in range(size) if r not in stopped])
         step = votes[rank].step + 1
@@ -162,11 +162,11 @@ def test_all_stop_before_the_same_step_soon_after_one_was_asked(seed):
 
 def test_alone_one_stops_when_asked():
     world = World(0, 1, torch.device("cpu"))
-    assert world.stops(True) and not world.stops(False) and world.max(3) == 3
+    assert world.should_stop(True) and not world.should_stop(False) and world.max(3) == 3
 
 
 def test_a_signal_to_one_process_stops_all_after_its_step(ranks):
-    """SIGUSR1 came before the first of three steps; the other may have begun the second."""
+    """SIGUSR1 comes before the first of three steps; the other may have begun the second."""
     assert ranks.report["stopped"]["codes"] == [0, 0]
     assert "stopped and saved" in ranks.output("stopped", 0)
     assert "stopping after this step" in ranks.output("stopped", 1)

@@ -1,14 +1,17 @@
-"""Recording while other threads call CUDA, and what is left where it fails: nothing."""
+"""Recording while other threads use CUDA, and cleaning up if it fails."""
 
 import gc
 import threading
+import types
 
 import pytest
 import torch
 from fake_graphs import VERSIONS, Gpu, failure
 
+from fastimae.engine import distributed
 from fastimae.engine import graph as module
-from fastimae.engine.graph import in_one_line, record_cuda_graph
+from fastimae.engine.distributed import World
+from fastimae.engine.graph import describe_chain, record_cuda_graph
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"torch-{version[0]}.{version[1]}")
@@ -19,7 +22,7 @@ def gpu(request, monkeypatch):
 
 
 def beside(call):
-    """Call in another thread, and return what it raised."""
+    """Call a function in another thread; return what it raised."""
     raised = []
 
     def run():
@@ -35,7 +38,7 @@ def beside(call):
 
 
 def nothing_is_left(gpu):
-    """Not even when the process ends."""
+    """Check that a failure has left nothing, not even for the end of the process."""
     module._failed.clear()
     gc.collect()
     gpu.empty_cache()
@@ -53,20 +56,38 @@ def test_another_threads_allocations_do_no_harm(gpu):
     assert replay() == "result" and gpu.stream == "main"
     gpu.empty_cache()
     gpu.random.draw()
-    assert any(gpu.holders.values())  # the graph's memory is kept for its replays
+    assert any(gpu.holders.values())  # the graph's memory stays allocated for replays
     del replay
     assert nothing_is_left(gpu)
 
 
+def test_a_group_of_processes_is_left_without_graphs(gpu, monkeypatch):
+    """NCCL waits for existing graphs; one that is already gone needs nothing."""
+    alive = []
+    monkeypatch.setattr(distributed, "_CLOSED_GROUPS", [])
+    monkeypatch.setattr(torch.distributed, "group", types.SimpleNamespace(WORLD="group"))
+    monkeypatch.setattr(
+        torch.distributed,
+        "destroy_process_group",
+        lambda: alive.extend(number for number in gpu.holders.values() if number),
+    )
+    replays = [record_cuda_graph(gpu.launch) for _ in range(3)]
+    del replays[0]
+    World(0, 2, torch.device("cpu")).close()
+    assert alive == [] and nothing_is_left(gpu)
+    with pytest.raises(AssertionError):
+        replays[0]()
+
+
 def test_a_spoiled_capture_leaves_nothing(gpu):
-    """Another thread waits for the device; the error that the user has to see comes first."""
+    """Another thread synchronizes the device; the root cause comes first in the message."""
 
     def work():
         assert beside(gpu.synchronize)
         gpu.launch()
 
     error = failure(work)
-    assert in_one_line(error) == (
+    assert describe_chain(error) == (
         "RuntimeError: CUDA error: no kernel can be captured -> "
         "RuntimeError: CUDA error: failed due to a previous error"
     )
@@ -102,12 +123,12 @@ def test_a_chain_of_errors_is_one_line():
     with pytest.raises(RuntimeError) as caught:
         fail()
     expected = "OutOfMemoryError: CUDA out of memory. -> KeyError: 'middle' -> RuntimeError: "
-    assert in_one_line(caught.value) == expected
+    assert describe_chain(caught.value) == expected
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_neither_the_collector_nor_cublas_has_a_hand_in_it(gpu, monkeypatch, fails):
-    """One may destroy an older graph meanwhile, the other keeps memory of the pool."""
+    """The collector may destroy an older graph meanwhile; cuBLAS keeps memory of the pool."""
     cleared = []
     monkeypatch.setattr(
         torch._C, "_cuda_clearCublasWorkspaces", lambda: cleared.append(gc.isenabled())

@@ -1,4 +1,4 @@
-"""A process that is killed ends the run soon and clearly; it resumes from where it saved."""
+"""A killed process ends the run soon and clearly, and the run resumes from its checkpoint."""
 
 import logging
 import os
@@ -21,8 +21,8 @@ COMMAND = (
 
 
 def test_survivors_end_by_themselves_with_one_line(ranks):
-    """Without torchrun, as under SLURM: the other rank, and the store that it held, are gone.
-    Long before --dist_timeout, which is 600 seconds."""
+    """Without torchrun, as under SLURM, after the other rank and its store are gone; long before
+    --dist_timeout, which is 600 seconds."""
     run = ranks.report["killed"]
     assert run["codes"] == [-signal.SIGKILL, 2] and run["seconds"] < 300
     output = ranks.output("killed", 1).strip().splitlines()

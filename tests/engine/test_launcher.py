@@ -1,4 +1,4 @@
-"""From environments, as launchers leave them, to this process's place; who has nothing to do."""
+"""From a launcher's environment variables to this process's rank; surplus processes."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ import pytest
 from fastimae import cli
 from fastimae.engine.launcher import (
     Launched,
-    is_script_of_many,
-    launched,
-    started,
+    is_batch_script,
+    read_any_launch,
+    read_launch,
     without_ranks,
 )
 from fastimae.evaluate.command import TASKS
@@ -20,7 +20,7 @@ BATCH = {
     "SLURM_JOB_ID": "200505", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "8", "SLURM_NPROCS": "8",
     "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_TASK_PID": "16360", "SLURM_NNODES": "1",
 }  # fmt: skip
-"""What a script of sbatch has."""
+"""The variables of an sbatch script."""
 TASK = {**BATCH, "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
 STEP = {"SLURM_STEP_ID": "0", "SLURM_STEPID": "0", "SLURM_STEP_NUM_TASKS": "8"}
 SHELL = {**BATCH, **STEP, "SLURM_STEP_ID": "4294967290", "SLURM_PTY_PORT": "34889"}
@@ -28,7 +28,7 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
 INTEL = {"PMI_RANK": "5", "PMI_SIZE": "16", "MPI_LOCALRANKID": "1"}
 ORTED = {**BATCH, **STEP, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}
-"""What mpirun's daemon has, one a node, and leaves to the processes that it starts."""
+"""The variables of mpirun's daemon, one per node, which its processes inherit."""
 
 
 @pytest.mark.parametrize(
@@ -53,25 +53,25 @@ ORTED = {**BATCH, **STEP, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}
     ],
 )  # fmt: skip
 def test_places(env, place):
-    assert launched(env) == place
+    assert read_launch(env) == place
 
 
 def test_a_shell_of_srun_on_a_terminal_is_alone(monkeypatch):
-    """srun -n 8 --pty bash: seven more shells have ended at once."""
+    """srun -n 8 --pty bash: the other seven shells have ended at once."""
     shell = {**BATCH, **STEP, "SLURM_PTY_PORT": "34889"}
     monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor == 0)
-    assert launched(shell) is None
-    monkeypatch.setattr(os, "isatty", lambda descriptor: False)  # srun again, inside
-    assert launched(shell) == Launched(0, 8, 0, "srun")
+    assert read_launch(shell) is None
+    monkeypatch.setattr(os, "isatty", lambda descriptor: False)  # srun once more, inside
+    assert read_launch(shell) == Launched(0, 8, 0, "srun")
 
 
 @pytest.mark.parametrize("env", [MPI, {**ORTED, **MPI}, INTEL, {**ORTED, **INTEL}])
 def test_processes_of_mpi_do_not_each_take_themselves_for_the_only_one(env):
     with pytest.raises(ValueError, match=r"started 16 processes, .* RANK=\$\w+ and WORLD_SIZE=\$"):
-        launched(env)
-    assert started(env)[:3] == (5, 16, 1)
+        read_launch(env)
+    assert read_any_launch(env)[:3] == (5, 16, 1)
     if env.keys() >= MPI.keys():
-        assert launched(env, open_mpi=True) == Launched(5, 16, 1, "Open MPI")
+        assert read_launch(env, open_mpi=True) == Launched(5, 16, 1, "Open MPI")
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_processes_of_mpi_do_not_each_take_themselves_for_the_only_one(env):
 )
 def test_what_cannot_be_is_named(env, words):
     with pytest.raises(ValueError, match=words):
-        launched(env)
+        read_launch(env)
 
 
 @pytest.mark.parametrize("env", [TORCHRUN, MPI, INTEL, {**TASK, **STEP}])
 def test_a_command_of_its_own_is_launched_by_nobody(env):
-    assert started(without_ranks(env)) is None
+    assert read_any_launch(without_ranks(env)) is None
     assert without_ranks({"HOME": "x", **env})["HOME"] == "x"
-    assert not is_script_of_many(without_ranks({**BATCH, **env}))
+    assert not is_batch_script(without_ranks({**BATCH, **env}))
 
 
 ONE_PROCESS = {
@@ -106,7 +106,7 @@ ONE_PROCESS = {
 
 @pytest.fixture
 def nothing_else(monkeypatch):
-    """No variables of launchers."""
+    """Check that no launcher's variables are set."""
     for name in [*os.environ]:
         if name not in without_ranks(os.environ):
             monkeypatch.delenv(name)
@@ -121,13 +121,13 @@ def test_work_of_one_process_is_left_to_the_first(name, env, monkeypatch, capsys
         monkeypatch.setenv(variable, value)
     assert command(arguments) == 0
     said = capsys.readouterr().err
-    assert "takes one process: this one" in said and said.count("\n") == 1
+    assert "needs one process: this one" in said and said.count("\n") == 1
 
 
 @pytest.mark.usefixtures("nothing_else")
 @pytest.mark.parametrize("name", ["weights", "tsne", "attention", "reconstruct"])
 def test_the_first_does_it_without_waiting_for_others(name, monkeypatch, capsys, tmp_path):
-    """It ends with what is wrong in its own arguments, not after --dist_timeout."""
+    """It ends with the error of its own arguments, not after --dist_timeout."""
     for variable, value in {**TORCHRUN, "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("MASTER_PORT", "1")

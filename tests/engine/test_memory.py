@@ -1,9 +1,13 @@
-"""A long run needs no more memory at its end than at its beginning."""
+"""Memory does not grow over a long run."""
 
 import gc
 import math
+import platform
+import subprocess
+import sys
 
 import psutil
+import pytest
 import torch
 
 from fastimae.engine.distributed import World
@@ -23,7 +27,8 @@ SIZES = {
 
 
 def test_memory_is_flat_over_1000_steps(tmp_path):
-    """Through epochs, readings of the loss and checkpoints: as many tensors live, as many bytes."""
+    """Over epochs, readings of the loss and checkpoints, the number of tensors and bytes stays the
+    same."""
     objective = MAE(MaskedAutoencoder(**SIZES))
     steps = WARM_UP + STEPS
     optimizer = build_optimizer(objective, 1e-4, 0.05)
@@ -52,3 +57,24 @@ def test_memory_is_flat_over_1000_steps(tmp_path):
     assert note.step == steps
     assert tensors[1] <= tensors[0]
     assert megabytes[1] - megabytes[0] < 8
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_freed_memory_is_kept_for_the_next_step():
+    """Pages are requested once, not in each round. In a separate process, as the setting is
+    permanent."""
+    code = """
+import resource, torch
+from fastimae.engine.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.ones(2_000_000) for _ in range(20)]
+    del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+keep_freed_memory()
+faults(), faults()
+print(faults())
+"""
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert int(ran.stdout) < 2000  # of 40,000 pages in all

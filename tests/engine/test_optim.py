@@ -9,14 +9,14 @@ import torch
 from interop.foreign_maes import TimmMAE
 from torch import nn
 
-from fastimae.engine.claim import ALONE
+from fastimae.engine.distributed import ALONE
 from fastimae.engine.optim import (
-    OptimSettings,
     build_optimizer,
     load_optimizer,
     optimizer_state,
     set_lr,
 )
+from fastimae.engine.settings import OptimSettings
 from fastimae.models import MaskedAutoencoder, create_model
 from fastimae.objectives import IMAE, MAE
 
@@ -77,7 +77,7 @@ def test_layer_decay_scales_the_rate_of_a_group():
 
 
 def test_rates_keep_their_kind_over_a_resume():
-    """A run with CUDA graphs, whose rate is a tensor, and one without read each other's files."""
+    """Runs with CUDA graphs, whose rates are tensors, and without read each other's checkpoints."""
     layer = nn.Linear(2, 2)
     plain, recorded = build_optimizer(layer, 0.1, 0.05), build_optimizer(layer, 0.1, 0.05)
     for group in recorded.param_groups:
@@ -92,7 +92,7 @@ def test_rates_keep_their_kind_over_a_resume():
 
 
 def test_maes_code_goes_on_from_our_state(tmp_path):
-    """timm's factory makes the groups there; the names of parameters are all that both share."""
+    """MAE makes groups with timm's factory; only the names of parameters are common."""
     factory = pytest.importorskip("timm.optim").param_groups_weight_decay
     ours = MaskedAutoencoder(
         img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, mlp_ratio=2.0,
@@ -126,7 +126,7 @@ def test_maes_code_goes_on_from_our_state(tmp_path):
 
 
 def test_moments_find_their_parameters_in_either_order():
-    """As format 1 had them, and as they are; of other shapes they are refused."""
+    """In the order of format 1 and in the current one; other shapes are rejected."""
     layer = nn.Linear(3, 3)
     optimizer = build_optimizer(layer, 0.1, 0.05)
     layer(torch.rand(4, 3)).square().sum().backward()
@@ -150,7 +150,7 @@ def test_moments_find_their_parameters_in_either_order():
 
 def test_apex_is_nvidias_or_an_error(monkeypatch):
     layer = nn.Linear(2, 2)
-    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))  # the one of PyPI
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))  # PyPI's apex
     monkeypatch.setitem(sys.modules, "apex.optimizers", None)
     with pytest.raises(ValueError, match="--opt apex_adam needs NVIDIA apex"):
         build_optimizer(layer, 0.1, 0.05, opt="apex_adam")

@@ -1,4 +1,4 @@
-"""Several processes train as one does, whole or sharded, and exchange no more than they must."""
+"""Several processes train as one does, sharded or not, with as little communication as possible."""
 
 import pytest
 import torch
@@ -8,16 +8,17 @@ from fastimae.engine import parallel
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.parallel import parallelise
+from fastimae.engine.replica import Replica
 from fastimae.models import create_model
 from fastimae.objectives import MAE
 
 ALONE = World(0, 1, torch.device("cpu"))
-CLIP = 0.1  # of ranks.py
+CLIP = 0.1  # as in ranks.py
 
 
 @pytest.mark.parametrize("name", ["ddp", "on_1", "on_2", "on_3"])
 def test_any_number_of_processes_gives_the_same_losses(ranks, name):
-    """With accumulation and clipping; on_N: begun by two that shard, resumed by N."""
+    """With accumulation and clipping. on_N: two sharding processes begin, N resume."""
     assert set(ranks.report[name]["codes"]) == {0}, ranks.output(name, 0)
     losses = [[line["train_loss"] for line in ranks.log(run)] for run in ("alone", name)]
     assert len(losses[0]) == 2 and losses[0][-1] < 0.9 * losses[0][0]
@@ -39,7 +40,8 @@ def test_any_number_of_processes_gives_the_same_weights(ranks, name):
 
 
 def test_what_an_objective_owns_is_sharded_saved_and_resumed(ranks):
-    """A predictor, a teacher that moves and a buffer: shards, stopped and resumed, against DDP."""
+    """A predictor, a teacher that moves and a buffer: sharded, stopped and resumed, compared with
+    DDP."""
     for name in ("own_ddp", "own_stopped", "own_fsdp"):
         assert ranks.report[name]["codes"] == [0, 0], ranks.output(name, 0)
     ddp, stopped, fsdp = (
@@ -88,7 +90,7 @@ def test_sharding_changes_no_step(ranks, precision):
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_accumulated_batches_cost_no_reduction(ranks, kind):
-    """Gradients are averaged once a step, however many batches it has."""
+    """Gradients are averaged once per step, however many batches it has."""
     of_one, of_three = ranks.inside(0)[f"{kind} fp32"]["reductions"]
     assert of_one == of_three > 0
 
@@ -108,7 +110,7 @@ def test_parameters_that_a_loss_leaves_out_are_looked_for_where_it_says_so(all_u
     monkeypatch.setattr(parallel, "DistributedDataParallel", lambda _, **settings: settings)
     objective = MAE(create_model("mae_vit_nano_patch8", img_size=32))
     objective.loss_uses_all = all_used
-    settings = parallelise(objective, World(0, 2, ALONE.device), "ddp", "fp32")
+    settings = parallelise(objective, World(0, 2, ALONE.device), "ddp", "fp32").ddp
     assert settings["find_unused_parameters"] is not all_used
 
 
@@ -118,4 +120,11 @@ def test_what_cannot_be_sharded_is_named():
     with pytest.raises(ValueError, match="--precision fp16"):
         parallelise(nn.Linear(2, 2), World(0, 2, ALONE.device), "fsdp", "fp16")
     layer = nn.Linear(2, 2)
-    assert parallelise(layer, ALONE, "ddp", "fp32") is layer
+    assert type(parallelise(layer, ALONE, "ddp", "fp32")) is Replica
+
+
+def test_weights_that_buckets_do_not_take_are_named():
+    objective = MAE(create_model("mae_vit_nano_patch8", img_size=32)).bfloat16()
+    world = World(0, 2, torch.device("cpu"))
+    with pytest.raises(ValueError, match="bfloat16: use --update torch"):
+        parallelise(objective, world, "ddp", "bf16", in_buckets=True)

@@ -1,12 +1,13 @@
-"""What --precision makes of a device, and of a step's tensors."""
+"""What --precision means for devices and for a step's tensors."""
 
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from fastimae.engine.precision import computing, in_format, resolve_precision
+from fastimae.engine.precision import precision_context, resolve_precision, weights_cast_to
 from fastimae.models import create_model
+from fastimae.models.vit import Attention, Block, Mlp
 from fastimae.objectives import IMAE, MAE
 
 CPU = torch.device("cpu")
@@ -17,7 +18,7 @@ def test_precision_of_devices(monkeypatch):
     for has, expected in (
         ({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32"),
     ):  # fmt: skip
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
         assert resolve_precision("auto", CPU) == expected
     with pytest.raises(ValueError, match="--precision fp16 needs a CUDA device"):
         resolve_precision("fp16", CPU)
@@ -26,7 +27,7 @@ def test_precision_of_devices(monkeypatch):
 def test_masters_stay_and_get_the_gradient_of_their_casts():
     layer, x = nn.Linear(8, 4), torch.randn(16, 8, dtype=torch.bfloat16)
     before = dict(layer.named_parameters())
-    with in_format(layer, torch.bfloat16):
+    with weights_cast_to(layer, torch.bfloat16):
         assert {p.dtype for p in layer._parameters.values()} == {torch.bfloat16}
         layer(x).float().square().mean().backward()
     assert all(layer.get_parameter(name) is p for name, p in before.items())
@@ -41,19 +42,19 @@ def test_masters_stay_and_get_the_gradient_of_their_casts():
 def test_masters_are_back_after_an_error():
     layer = nn.Linear(2, 2)
     weight = layer.weight
-    with pytest.raises(ZeroDivisionError), in_format(layer, torch.bfloat16):
+    with pytest.raises(ZeroDivisionError), weights_cast_to(layer, torch.bfloat16):
         raise ZeroDivisionError
     assert layer.weight is weight
 
 
 def test_fp32_parameters_only_are_cast():
     layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2).double()])
-    with computing(layers, "bf16", CPU):
+    with precision_context(layers, "bf16", CPU):
         assert [layer.weight.dtype for layer in layers] == [torch.bfloat16, torch.float64]
 
 
 def dtypes(out):
-    """Of a module's output; a block has two."""
+    """Return the formats of a module's output; a block has three outputs."""
     return [tensor.dtype for tensor in (out if isinstance(out, tuple) else (out,))]
 
 
@@ -69,9 +70,9 @@ def test_the_residual_stream_is_bf16_and_the_losses_are_fp32(kind, make_batch):
     expected = objective(batch)
     seen = []
     for module in objective.modules():
-        if isinstance(module, nn.Linear | nn.LayerNorm) or "Block" in type(module).__name__:
+        if isinstance(module, nn.Linear | Block | Attention | Mlp):
             module.register_forward_hook(lambda _m, _i, out: seen.extend(dtypes(out)))
-    with computing(objective, "bf16", CPU):
+    with precision_context(objective, "bf16", CPU):
         parts = objective(batch)
     assert set(seen) == {torch.bfloat16} and len(seen) > 20
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""Going on: with other batches, from finished runs, and what is said of files that are none."""
+"""Resuming with other batches, from finished runs, and errors about unsuitable files."""
 
 import copy
 import dataclasses
@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from toy_trainer import CPU, Squares, mae_trainer, trainer, weights_of
-from tqdm import tqdm
 
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
 from fastimae.engine.metrics import LossMeter
-from fastimae.engine.optim import OptimSettings
-from fastimae.engine.resume import go_on
+from fastimae.engine.resume import resume_trainer
+from fastimae.engine.settings import OptimSettings
 from fastimae.engine.statistics import load_statistics
 from fastimae.models import create_model
 from fastimae.objectives.base import Teacher
+from fastimae.progress import Bar
 
 LAST = "checkpoint-last.pth"
 batches = st.tuples(st.integers(1, 6), st.integers(1, 3))  # size, accumulated
@@ -37,7 +37,7 @@ def lines_of(folder):
 
 
 def stopped(path, update, **plan):
-    """A run of which nothing is left but what it saved after that many steps."""
+    """Return a run that was killed after some steps: only its checkpoints are left."""
     run = trainer(path, save_steps=1, log_steps=100, **plan)
     steps = iter(range(update))
     real = run._train_step
@@ -55,14 +55,14 @@ def stopped(path, update, **plan):
 
 def resumed(path, **plan):
     run = trainer(path, **plan)
-    go_on(run, load_checkpoint(path / LAST), path / LAST, "--init")
+    resume_trainer(run, load_checkpoint(path / LAST), path / LAST, "--init")
     return run
 
 
 @settings(max_examples=25, deadline=None)
 @given(batches, batches, st.data())
 def test_any_batches_go_on_from_any_others(tmp_path_factory, before, after, data):
-    """Of 26 samples an epoch: none is lost, and rates and means are those of the place."""
+    """Of 26 samples per epoch none is lost; rates and means are those of the position."""
     path = tmp_path_factory.mktemp("run")
     sizes = [{"batch_size": size, "accum_iter": count, "n": 26} for size, count in (before, after)]
     per_epoch = 26 // (before[0] * before[1])
@@ -87,10 +87,11 @@ def test_any_batches_go_on_from_any_others(tmp_path_factory, before, after, data
 
 
 def test_the_mean_of_an_epoch_weighs_samples_not_steps(tmp_path):
-    """4 steps of 3 samples, then 2 of 6: both halves count alike, and what is repeated once."""
+    """4 steps of 3 samples, then 2 of 6: both halves weigh the same, and repeated samples count
+    once."""
     meter = LossMeter(CPU, tmp_path)
     meter.load_state_dict({"names": ["loss"], "sums": [8.0], "count": 4})
-    meter.stand_for(2)
+    meter.reweigh(2)
     for value in (5.0, 7.0):
         meter.add({"loss": torch.tensor(value)}, 0, 0, torch.zeros(1))
     meter.read()
@@ -116,12 +117,12 @@ def test_the_sum_of_an_epoch_does_not_tell_how_often_it_was_read(tmp_path, monke
 def test_the_bar_and_tensorboard_stand_where_the_run_does(tmp_path, monkeypatch):
     stopped(tmp_path, 7, batch_size=4)  # of 3 epochs of 6 steps
     bars = []
-    real = tqdm.__init__
+    real = Bar.__init__
     monkeypatch.setattr(
-        tqdm, "__init__", lambda bar, *_, **own: bars.append(own) or real(bar, **own)
+        Bar, "__init__", lambda bar, *own, **more: bars.append(own) or real(bar, *own, **more)
     )
     resumed(tmp_path, batch_size=6, log_steps=2).run()
-    assert (bars[0]["initial"], bars[0]["total"]) == (4, 12)  # 4 samples of epoch 1 come again
+    assert bars[0][:2] == (12, 4)  # total, done: 4 samples of epoch 1 are repeated
     board = EventAccumulator(str(tmp_path)).Reload()
     steps = [event.step for event in board.Scalars("train_loss")]
     assert steps == sorted(set(steps)) and steps[-1] == 3000
@@ -133,7 +134,7 @@ def test_a_finished_run_stays_as_it_is_and_goes_on_with_more_epochs(tmp_path, ba
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with caplog.at_level(logging.INFO, "fastimae"):
         assert resumed(tmp_path, epochs=2, batch_size=batch_size).run() is True
-    assert "is of a finished run: a larger --epochs goes on" in caplog.text
+    assert "is of a finished run: a larger --epochs continues it" in caplog.text
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
     assert resumed(tmp_path, epochs=4, batch_size=batch_size).run() is True
     assert [line["epoch"] for line in lines_of(tmp_path)] == [0, 1, 2, 3]
@@ -148,7 +149,7 @@ def test_fewer_epochs_than_are_done_is_one_line(tmp_path):
 
 
 def step_of(batch_size, accum_iter, processes, lr=None):
-    """Settings, as checkpoints have them."""
+    """Return settings as checkpoints store them."""
     settings = OptimSettings(batch_size=batch_size, accum_iter=accum_iter)
     step = settings.step_of(World(0, processes, CPU.device))
     return {"lr": lr, "blr": 1e-3, "batch_size": batch_size, "accum_iter": accum_iter, **step}
@@ -178,7 +179,7 @@ def test_another_size_of_step_is_named_though_no_flag_changed(tmp_path, caplog, 
     run._save()
     run = trainer(tmp_path)
     run.args = dict(now)
-    go_on(run, load_checkpoint(tmp_path / LAST), tmp_path / LAST, "--init")
+    resume_trainer(run, load_checkpoint(tmp_path / LAST), tmp_path / LAST, "--init")
     lines = [line for line in caplog.messages if "settings" in line]
     assert lines == ([f"resumed with other settings than before{said}"] if said else [])
 
@@ -194,12 +195,12 @@ def test_settings_in_a_namespace_are_read_like_others(tmp_path, caplog):
     content = load_checkpoint(tmp_path / LAST)
     content["args"] = Namespace(batch_size=9, run="0123456789ab")
     run = trainer(tmp_path)
-    go_on(run, content, tmp_path / LAST, "--init")
+    resume_trainer(run, content, tmp_path / LAST, "--init")
     assert "--batch_size 9 -> 4" in caplog.text and run.args["run"] == "0123456789ab"
 
 
 class Drawing(Squares):
-    """Notes what torch draws in each pass."""
+    """Notes the random numbers that torch draws in each pass."""
 
     def forward(self, batch):
         self.drawn = [*getattr(self, "drawn", []), torch.rand(()).item()]
@@ -209,7 +210,7 @@ class Drawing(Squares):
 def drawn_by(path, rank, seed):
     run = trainer(path, objective=Drawing(), epochs=2, batch_size=2, accum_iter=2, seed=seed)
     run.world = dataclasses.replace(run.world, rank=rank)
-    torch.rand(rank + 1)  # whatever was drawn before does not matter
+    torch.rand(rank + 1)  # earlier draws do not matter
     run.run()
     return run.objective.drawn
 
@@ -223,7 +224,7 @@ def test_draws_follow_from_seed_step_and_rank(tmp_path):
 
 
 def as_before(content):
-    """A checkpoint as format 1 had it."""
+    """Return a checkpoint in format 1."""
     optimizer = content["optimizer"]
     decayed, plain = optimizer["param_groups"][::-1]
     order = decayed["params"] + plain["params"]
@@ -276,8 +277,8 @@ OFFICIAL = {
 }  # fmt: skip
 FILES = {
     "MAE's": (OFFICIAL, r"is a MAE of MAE's code and not a run .* fastimae_format, loader.*INIT"),
-    "released": ({"model": student()}, r"is a MAE and not a run to go on with.*INIT"),
-    "bare": (student(), r"is a MAE and not a run to go on with, it has no .*optimizer.*INIT"),
+    "released": ({"model": student()}, r"is a MAE and not a run to resume.*INIT"),
+    "bare": (student(), r"is a MAE and not a run to resume, it has no .*optimizer.*INIT"),
     "timm": ({"state_dict": CLASSIFIER}, "is a classifier, and this run trains a MAE: START"),
     "fine-tuned": ({"model": CLASSIFIER}, "is a classifier, and this run trains a MAE: START"),
     "encoder": ({"cls_token": torch.zeros(1)}, "is an encoder alone, and this .* a MAE: START"),
@@ -286,15 +287,16 @@ FILES = {
     "other": ({"fc": torch.zeros(1)}, "a model of another kind, .*: if it is a vision trans.*INIT"),
     "no weights": ({"epoch": 3}, "holds no model weights"),
     "deeper": ("model", student(decoder_depth=3), r"is a MAE with other parts .*\(\d+ names"),
-    "wider": ("model", student(decoder_embed_dim=96), "another size: .*: give the flags of before"),
-    "opt": ("args", {"opt": "apex_adam"}, "with --opt apex_adam: --opt adamw cannot go on"),
+    "wider": ("model", student(decoder_embed_dim=96), "another size: .*: use the flags it was"),
+    "opt": ("args", {"opt": "apex_adam"}, "with --opt apex_adam: --opt adamw cannot resume"),
     "groups": ("optimizer", {"state": {}, "param_groups": []}, "state is of other parameters"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_what_cannot_be_resumed_is_named_in_one_line(tmp_path, name):
-    """Each file is that of a run where it says so, with one entry changed."""
+    """Each file is a checkpoint of a run with one entry changed, unless it is described as
+    something else."""
     run = mae_trainer(tmp_path, [], epochs=3)
     run.args = {"opt": "adamw"}
     content, expected = (FILES[name][0], FILES[name][1])
@@ -303,10 +305,10 @@ def test_what_cannot_be_resumed_is_named_in_one_line(tmp_path, name):
     path = tmp_path / "some.pth"
     torch.save(content, path)
     expected = expected.replace("INIT", f"--init {path} starts from its weights$")
-    start = f"--init {path} --allow_partial starts its encoder from it$"  # it has no decoder
+    start = f"--init {path} --allow_partial starts its encoder from it$"  # without a decoder
     expected = expected.replace("START", start)
     with pytest.raises(CheckpointError, match=expected) as error:
-        go_on(run, load_checkpoint(path), path, "--init")
+        resume_trainer(run, load_checkpoint(path), path, "--init")
     assert "some.pth" in str(error.value) and "\n" not in str(error.value)
     assert ("--allow_partial" in str(error.value)) == expected.endswith(start)
 
@@ -315,7 +317,7 @@ def test_folders_and_texts_are_named_too(tmp_path):
     (tmp_path / "notes.txt").write_text("lr 1e-3\n")
     for name, expected in (
         (".", "is a folder: name a checkpoint in it"),
-        ("notes.txt", r"notes\.txt is no checkpoint: torch\.save wrote no such file"),
+        ("notes.txt", r"notes\.txt is not a checkpoint: torch\.save did not write it"),
         ("gone.pth", r"there is no checkpoint .*gone\.pth"),
     ):
         with pytest.raises(CheckpointError, match=expected) as error:
@@ -328,7 +330,7 @@ def test_settings_of_the_optimizer_are_those_of_this_run(tmp_path):
     run = trainer(tmp_path)
     for group in run.optimizer.param_groups:
         group.update(weight_decay=0.3, betas=(0.5, 0.6))
-    go_on(run, load_checkpoint(tmp_path / LAST), tmp_path / LAST, "--init")
+    resume_trainer(run, load_checkpoint(tmp_path / LAST), tmp_path / LAST, "--init")
     assert {group["weight_decay"] for group in run.optimizer.param_groups} == {0.3}
     assert run.optimizer.param_groups[0]["betas"] == (0.5, 0.6)
     assert run.optimizer.state_dict()["state"][0]["step"] == 3
@@ -346,7 +348,7 @@ def test_fp16_goes_on_from_other_formats_and_other_code_from_ours(tmp_path):
 
 @pytest.mark.parametrize(("size", "expected"), [(2, 3.0), (1, 2.0), (3, 2.0)])
 def test_processes_get_their_statistics_back_and_others_the_mean(size, expected):
-    """Two saved 1 and 3; this is the second process, or one of another number."""
+    """Two processes saved 1 and 3; this is the second one, or one of another number."""
     objective, content = Squares(), {"statistics": []}
     objective.student = norm = nn.BatchNorm1d(4)
     for value in (1.0, 3.0):
@@ -358,7 +360,8 @@ def test_processes_get_their_statistics_back_and_others_the_mean(size, expected)
 
 
 class Predicting(Squares):
-    """With a predictor, which is trained, and a mean of the student's weights that it predicts."""
+    """An objective with a predictor, which is trained, and a running mean of the student's weights
+    that it predicts."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Sharded checkpoints: whole for whoever reads them, never half written, and clear when damaged."""
+"""Sharded checkpoints: unsharded for readers, never half written, clear errors if damaged."""
 
 import shutil
 
@@ -10,14 +10,14 @@ from fastimae.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from fastimae.engine.leftovers import set_aside
+from fastimae.engine.previous_runs import archive_previous_run
 from fastimae.engine.sharded import join, split
 from fastimae.models import create_model
 
 
 @pytest.fixture
 def stopped(ranks, tmp_path):
-    """A copy of a run that two processes stopped: an index and two shards."""
+    """Return a copy of a run that two processes stopped: an index and two shards."""
     shutil.copytree(ranks.folder / "stopped", tmp_path / "run")
     return tmp_path / "run"
 
@@ -27,7 +27,7 @@ def shards(folder):
 
 
 class Rows(torch.Tensor):
-    """Stands for a DTensor: a process's rows of a tensor."""
+    """A fake DTensor: a process's rows of a tensor."""
 
     def to_local(self):
         return self.as_subclass(torch.Tensor)[self.first : self.first + 2]
@@ -40,7 +40,7 @@ def rows_of(tensor, first):
 
 
 def test_rows_of_three_processes_make_the_tensor_again(tmp_path):
-    """The last of them has fewer rows, or none."""
+    """The last one has fewer rows, or none."""
     for height in (5, 4):
         whole = {"w": torch.randn(height, 3), "b": torch.randn(height)}
         plain = {"epoch": 3, "names": ["a"], "none": None, "step": torch.tensor(7)}
@@ -65,11 +65,11 @@ def test_everyone_reads_an_index_as_a_checkpoint(stopped):
     create_model("mae_vit_nano_patch16", img_size=32, heads=2).load_state_dict(content["model"])
     states = content["optimizer"]["state"].values()
     whole = sum(v.nbytes for part in (content["model"], *states) for v in part.values())
-    assert largest < 0.6 * whole  # each process wrote its half
+    assert largest < 0.6 * whole  # each process has written its half
 
 
 def test_kept_checkpoints_are_one_plain_file(ranks):
-    folder = ranks.folder / "on_3"  # which three processes ended
+    folder = ranks.folder / "on_3"  # finished by three processes
     kept = torch.load(folder / "checkpoint-1.pth", weights_only=True)
     last = load_checkpoint(folder / "checkpoint-last.pth")
     assert kept.keys() == last.keys()
@@ -81,7 +81,7 @@ def test_old_shards_are_removed_once_the_index_names_new_ones(ranks):
     for name, size in (("stopped", 2), ("on_3", 3)):
         files = torch.load(ranks.folder / name / "checkpoint-last.pth", weights_only=True)["shards"]
         assert shards(ranks.folder / name) == sorted(files) and len(files) == size
-    assert shards(ranks.folder / "on_2") == []  # one process saved it in one file
+    assert shards(ranks.folder / "on_2") == []  # saved by one process, in one file
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "of another model"])
@@ -114,7 +114,7 @@ def test_where_one_process_cannot_save_all_stop_and_the_old_checkpoint_stays(ran
 
 def test_shards_move_aside_with_their_index(stopped):
     before = load_checkpoint(stopped / "checkpoint-last.pth")["model"]
-    after = load_checkpoint(set_aside(stopped) / "checkpoint-last.pth")["model"]
+    after = load_checkpoint(archive_previous_run(stopped) / "checkpoint-last.pth")["model"]
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert shards(stopped) == []
 

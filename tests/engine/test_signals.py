@@ -1,4 +1,4 @@
-"""What a first, a second and a passed on signal do."""
+"""The effect of a first signal, a second one, and one that is passed on."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ from fastimae.engine.signals import Terminated, sigterm_as_ctrl_c, stop_signals
 
 
 class Usual(Exception):
-    """The usual effect of a signal, in these tests."""
+    """The usual effect of a signal in these tests."""
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A list with the time, in seconds."""
+    """Return a list that holds the time in seconds."""
     now = [0.0]
     monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     return now
@@ -30,12 +30,12 @@ def number(request):
 
 
 def test_a_signal_that_is_passed_on_is_not_a_second_one(number, clock):
-    """A scheduler signals all processes of a job, and torchrun hands on what it got itself."""
+    """A scheduler signals all processes of a job, and torchrun passes on what it receives."""
     asked = []
     with stop_signals("SIGUSR1", lambda: asked.append(1)):
         os.kill(os.getpid(), number)
         clock[0] = 1.0
-        if number == signal.SIGINT:  # which nobody passes on
+        if number == signal.SIGINT:  # never passed on
             with pytest.raises(Usual):
                 os.kill(os.getpid(), number)
         else:
@@ -50,6 +50,19 @@ def test_a_second_signal_has_its_usual_effect(number, clock):
         clock[0] = 60.0
         with pytest.raises(Usual):
             os.kill(os.getpid(), number)
+    with pytest.raises(Usual):
+        os.kill(os.getpid(), number)
+    assert asked == [1]
+
+
+def test_an_echo_while_the_process_ends_is_not_a_second_one(number, clock):
+    asked = []
+    with stop_signals("SIGUSR1", lambda: asked.append(1)):
+        os.kill(os.getpid(), number)
+    clock[0] = 1.0
+    if number != signal.SIGINT:
+        os.kill(os.getpid(), number)
+    clock[0] = 60.0
     with pytest.raises(Usual):
         os.kill(os.getpid(), number)
     assert asked == [1]

@@ -1,21 +1,23 @@
-"""One optimizer step: without waiting, recorded or not, compiled or not, the same."""
+"""One optimizer step: never waits, and is the same recorded or not, compiled or not."""
 
 import contextlib
 import copy
+import functools
 import weakref
 
 import pytest
 import torch
 from slow_teacher import SlowTeacher
+from tape import record_on_tape
 from torch import Tensor, nn
 
 from fastimae.engine import step as module
+from fastimae.engine.blocks import blocks, compile_blocks, recompute_blocks
 from fastimae.engine.graph import causes
 from fastimae.engine.optim import build_optimizer
-from fastimae.engine.regions import blocks, compile_blocks, recompute_blocks
+from fastimae.engine.replica import Replica
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.models import create_model
-from fastimae.models.vit import run_blocks
 from fastimae.objectives import IMAE, MAE, Objective
 
 CPU = torch.device("cpu")
@@ -34,7 +36,7 @@ def build(kind):
 
 
 class Odd(Objective):
-    """Draws random numbers, keeps a mean in a buffer, and has a parameter that nothing uses."""
+    """Draws random numbers, keeps a mean in a buffer, and has an unused parameter."""
 
     def __init__(self):
         super().__init__()
@@ -45,13 +47,14 @@ class Odd(Objective):
     def forward(self, batch):
         x = batch.images.float().mean((1, 2)) / 255
         self.mean.lerp_(x.mean(0).detach(), 0.1)
-        loss = self.student(x - self.mean + torch.rand(3)).square().mean()
+        x = (x - self.mean + torch.rand(3)).to(self.student.weight.dtype)
+        loss = self.student(x).square().mean()
         return {"loss": loss, "half": loss / 2}
 
 
 def make_step(objective, kind=Step, *, for_graph=False, precision="fp32", **settings):
     optimizer = build_optimizer(objective, 1e-3, 0.05)
-    if for_graph:  # as on CUDA, where the fused optimizer takes a tensor
+    if for_graph:  # as on CUDA, where the fused optimizer needs a tensor
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(1e-3)
             group["fused"] = False
@@ -59,22 +62,27 @@ def make_step(objective, kind=Step, *, for_graph=False, precision="fp32", **sett
 
 
 def make_recorded(objective, *, for_graph=True, **settings):
-    """A step that is recorded as on CUDA."""
+    """Return a step that records as on CUDA."""
     step = make_step(objective, GraphedStep, for_graph=for_graph, **settings)
-    step.record = as_cuda(objective)
+    step.record = as_cuda(step)
     return step
 
 
-def as_cuda(objective):
-    """Records as CUDA does: nothing is done yet; gradients stay in the memory that they had then,
-    which somebody else has to keep, and a replay writes its result where the first one did."""
+def leaves(step):
+    """Return all tensors that backward computes gradients of."""
+    return [*step.objective.parameters(), *(step.copies.of.values() if step.copies else ())]
+
+
+def as_cuda(step):
+    """Record as CUDA does: nothing runs yet; gradients stay in their current memory, which
+    something must keep alive; and a replay writes its result where the first one did."""
 
     def record(function):
-        places = [(p, weakref.ref(p.grad)) for p in objective.parameters() if p.grad is not None]
+        places = [(p, weakref.ref(p.grad)) for p in leaves(step) if p.grad is not None]
         results = []
 
         def replay():
-            with in_their_places(objective, places):
+            with in_their_places(step, places):
                 result = function()
             if result is None:
                 return None
@@ -88,10 +96,11 @@ def as_cuda(objective):
 
 
 @contextlib.contextmanager
-def in_their_places(objective, places):
-    """The gradients that a graph has."""
-    others = [(p, p.grad) for p in objective.parameters()]
-    objective.zero_grad(set_to_none=True)
+def in_their_places(step, places):
+    """Return a graph's gradients."""
+    others = [(p, p.grad) for p in leaves(step)]
+    for parameter, _ in others:
+        parameter.grad = None
     for parameter, place in places:
         parameter.grad = place()
         assert parameter.grad is not None, "its memory is gone"
@@ -112,7 +121,7 @@ def test_a_step_never_waits_for_the_device(make, kind, precision, make_batch, mo
     settings = {"precision": precision, "clip_grad": 1.0, "accum_iter": 2}
     step = make(build(kind), for_graph=False, **settings)
     batches = [make_batch(4), make_batch(4)]
-    step(batches, 1e-3)  # the optimizer's first step makes its state
+    step(batches, 1e-3)  # the optimizer's first step creates its state
 
     def wait(*_, **__):
         raise AssertionError("the host waits for the device")
@@ -125,24 +134,26 @@ def test_a_step_never_waits_for_the_device(make, kind, precision, make_batch, mo
     assert all(part.isfinite() for part in parts[1].values())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("accum_iter", [1, 2])
 @pytest.mark.parametrize("kind", ["mae", "imae", "odd", "slow"])
-def test_recorded_steps_equal_plain_ones(kind, make_batch):
-    """Under accumulation, clipping, a schedule, and mixing ratios that change; to the bit, and
-    though the losses are looked at when all is over."""
+def test_recorded_steps_equal_plain_ones(kind, accum_iter, precision, make_batch):
+    """Equal bits with accumulation, clipping, a schedule and changing mixing ratios, even if the
+    losses are only read at the end. One graph, or two with accumulation."""
     first = build(kind)
-    settings = {"clip_grad": 0.5, "accum_iter": 2}
+    settings = {"clip_grad": 0.5, "accum_iter": accum_iter, "precision": precision}
     plain = make_step(first, for_graph=True, **settings)
     recorded = make_recorded(copy.deepcopy(first), **settings)
     losses = []
     for number in range(4):
-        batches, lr = [make_batch(4), make_batch(4)], 1e-3 * (number + 1)
+        batches, lr = [make_batch(4) for _ in range(accum_iter)], 1e-3 * (number + 1)
         for step in (plain, recorded):
             torch.manual_seed(number)
             own = copy.deepcopy(batches)
             losses.append(step(own, lr))
             for batch in own:
-                batch.images.zero_()  # the caller's buffers are the caller's again
-    assert recorded.replays is not None
+                batch.images.zero_()  # the caller may reuse its buffers
+    assert len(recorded.replays) == accum_iter
     assert losses[0::2] == losses[1::2]
     states = recorded.objective.state_dict(), first.state_dict()
     assert all(map(torch.equal, *(state.values() for state in states)))
@@ -150,7 +161,7 @@ def test_recorded_steps_equal_plain_ones(kind, make_batch):
 
 @pytest.mark.parametrize("taken", [0, 3])
 def test_recording_changes_nothing(taken, make_batch):
-    """Neither of a fresh step nor of a resumed one; a fresh one's moments are there afterwards."""
+    """For a fresh and for a resumed step; afterwards, a fresh one has its moments."""
     objective, batch, other = build("odd"), make_batch(4), make_batch(4)
     before = make_step(objective, for_graph=True)
     for _ in range(taken):
@@ -162,7 +173,7 @@ def test_recording_changes_nothing(taken, make_batch):
     numbers = torch.get_rng_state()
 
     step.prepare(other)
-    assert step.replays is not None
+    assert step.replays
     model, optimizer = expected
     assert all(torch.equal(objective.state_dict()[name], value) for name, value in model.items())
     assert torch.equal(torch.get_rng_state(), numbers)
@@ -179,7 +190,7 @@ def test_recording_changes_nothing(taken, make_batch):
 
 @pytest.mark.parametrize("make", [make_step, make_recorded])
 def test_what_moves_after_an_update_moves_once_a_step(make, make_batch):
-    """By the student's new weights, also where it computes in bf16, though it stays fp32 itself."""
+    """By the student's new weights. It stays fp32 even if the student computes in bf16."""
     objective = build("slow")
     step = make(objective, precision="bf16", accum_iter=2)
     expected = objective.teacher.cls_token.clone()
@@ -194,8 +205,8 @@ def test_what_moves_after_an_update_moves_once_a_step(make, make_batch):
 
 @pytest.mark.parametrize("saved", ["all", "nothing"])
 def test_recording_moves_nothing_but_moments(saved, make_batch):
-    """Though a rehearsal updates, and what follows an update moves even where no weight does;
-    whatever checkpoints hold of it."""
+    """Although a dry run updates, and `after_update` would move the teacher even if no weight
+    moves; whatever checkpoints hold of it."""
     objective = build("slow")
     if saved == "nothing":
         objective.extra_state = dict
@@ -204,12 +215,12 @@ def test_recording_moves_nothing_but_moments(saved, make_batch):
     before = copy.deepcopy(objective.state_dict())
     step = make_recorded(objective, for_graph=True)
     step.prepare(make_batch(4))
-    assert step.replays is not None
+    assert step.replays
     assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
 
 
 def test_a_recorded_step_shares_its_objective_with_others(make_batch):
-    """Steps of another kind in between leave its gradients alone, and it theirs."""
+    """Plain steps in between do not change its gradients, nor it theirs."""
     first = build("mae")
     second = copy.deepcopy(first)
     plain, batch = make_step(first, for_graph=True), make_batch(4)
@@ -225,7 +236,7 @@ def test_a_recorded_step_shares_its_objective_with_others(make_batch):
 
 @pytest.mark.parametrize("successes", [0, 1])
 def test_where_recording_fails_training_goes_on(successes, make_batch, monkeypatch):
-    """With one line that tells the cause, and without what had been recorded by then."""
+    """With one line that names the cause, and without the graphs recorded before."""
     said, freed, works = [], [], []
     monkeypatch.setattr(module.log, "warning", lambda *words: said.append(words))
     monkeypatch.setattr(
@@ -242,15 +253,15 @@ def test_where_recording_fails_training_goes_on(successes, make_batch, monkeypat
         finally:
             raise RuntimeError("operation failed due to a previous error during capture\nmore")
 
-    first = build("mae")
+    first, count = build("mae"), successes + 1
     plain, recorded = (
-        make_step(first, for_graph=True),
-        make_step(copy.deepcopy(first), GraphedStep, for_graph=True),
+        make_step(first, for_graph=True, accum_iter=count),
+        make_step(copy.deepcopy(first), GraphedStep, for_graph=True, accum_iter=count),
     )
     recorded.record = fail
     for _ in range(3):
-        batch = make_batch(4)
-        assert plain([batch], 1e-3) == recorded([batch], 1e-3)
+        batches = [make_batch(4)] * count
+        assert plain(batches, 1e-3) == recorded(batches, 1e-3)
     assert torch.equal(weights(recorded.objective), weights(first))
     ((message, reason),) = said
     assert "without CUDA graphs" in message and "\n" not in reason
@@ -260,10 +271,10 @@ def test_where_recording_fails_training_goes_on(successes, make_batch, monkeypat
 
 
 def test_an_objective_that_fails_is_the_callers(make_batch):
-    """It is no failure of recording; what was there stays as it was."""
+    """Its error is not a failure of recording, and nothing has changed."""
     objective = build("odd")
     step, before = make_recorded(objective), copy.deepcopy(objective.state_dict())
-    step.called = lambda batch: [objective(batch), 1 / 0]
+    step.replica = Replica(lambda batch: [objective(batch), 1 / 0])
     with pytest.raises(ZeroDivisionError):
         step.prepare(make_batch(4))
     assert step.failure is None and not step.prepared
@@ -301,7 +312,7 @@ def test_regions_change_nothing_but_the_cost(change, precision, make_batch):
 
 
 def test_blocks_lie_in_no_others():
-    """FSDP takes neither a list nor a block of a block."""
+    """FSDP can shard neither a list nor a block inside a block."""
     layers = [nn.Linear(2, 2) for _ in range(6)]
     stages = nn.ModuleList([nn.ModuleList(layers[:2]), nn.Sequential(*layers[2:4])])
     block = nn.Module()
@@ -312,7 +323,7 @@ def test_blocks_lie_in_no_others():
 
 
 def test_a_process_may_train_one_model_after_another(make_batch):
-    """Each is compiled anew; torch's own limit ends that with an error at the ninth."""
+    """Each is compiled anew; with torch's limit, the ninth would be an error."""
     torch.compiler.reset()
     for size in range(1, 6):
         objective, batch = build("mae"), make_batch(size)
@@ -343,15 +354,62 @@ def test_recomputed_blocks_keep_less(make_batch):
 
 
 def test_recomputed_blocks_keep_one_tensor_each():
-    """The sum that a block is of, not its parts."""
+    """The sum that enters a block, not its summands."""
     model = create_model(**MODEL)
     recompute_blocks(model)
     x, sizes = torch.randn(4, 17, 128, requires_grad=True), {}
+    change, bias = torch.zeros_like(x), torch.zeros(128)
 
     def note(tensor):
         sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        run_blocks(model.blocks, x)
+        for block in model.blocks:
+            x, change, bias = block(x, change, bias)
     assert sum(sizes.values()) == len(model.blocks) * x.nbytes
+
+
+class Beside(Objective):
+    """`after_update` moves a trained module and a teacher."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.head, self.teacher = (nn.Linear(3, 3) for _ in range(3))
+        self.teacher.requires_grad_(False)
+
+    def trainable(self):
+        return {"student": self.student, "head": self.head}
+
+    def forward(self, batch):
+        x = (batch.images.float().mean((1, 2)) / 255).to(self.student.weight.dtype)
+        target = self.teacher(x).float()
+        return {"loss": (self.head(self.student(x)).float() - target).square().mean()}
+
+    def after_update(self):
+        self.head.weight.lerp_(self.student.weight, 0.5)
+        self.teacher.weight.lerp_(self.student.weight, 0.5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("accum_iter", [1, 2])
+@pytest.mark.parametrize("kind", ["beside", "odd", "slow"])
+def test_a_replay_needs_no_python(kind, accum_iter, precision, make_batch):
+    """As on CUDA, also if `after_update` changes masters."""
+    torch.manual_seed(0)
+    first = Beside() if kind == "beside" else build(kind)
+    settings = {"for_graph": True, "clip_grad": 0.5, "accum_iter": accum_iter}
+    plain = make_step(first, precision=precision, **settings)
+    recorded = make_step(copy.deepcopy(first), GraphedStep, precision=precision, **settings)
+    recorded.record = functools.partial(record_on_tape, recorded)
+    recorded.prepare(make_batch(4))
+    for number in range(4):
+        batches = [make_batch(4) for _ in range(accum_iter)]
+        losses = []
+        for step in (plain, recorded):
+            torch.manual_seed(number)
+            losses.append(step(copy.deepcopy(batches), 1e-2))
+        assert losses[0] == losses[1], number
+    assert len(recorded.replays) == accum_iter
+    states = recorded.objective.state_dict(), first.state_dict()
+    assert all(map(torch.equal, *(state.values() for state in states)))

@@ -1,4 +1,4 @@
-"""A run that was killed or stopped, and went on, is the run that was not: bit for bit."""
+"""A run that was killed or stopped and resumed equals the uninterrupted run, bit for bit."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ RUNS = [
 
 
 def leaves(content, name=""):
-    """(name, value) of all that nested dicts and lists hold, but which run it was, and where."""
+    """Yield (name, value) of everything in nested dicts and lists, except run ids and paths."""
     if isinstance(content, dict | list):
         pairs = content.items() if isinstance(content, dict) else enumerate(content)
         for key, value in pairs:
@@ -36,7 +36,7 @@ def same(a, b):
 def test_it_ends_with_the_same_bits_and_numbers(stopped_runs, name, end):
     ended, resumed = stopped_runs.report[f"{name}_{end}"]
     output = stopped_runs.output(f"{name}_{end}", 0)
-    if end.startswith("kill"):  # the others may see that one is gone before they are killed
+    if end.startswith("kill"):  # others may notice the lost process before they are killed
         assert -signal.SIGKILL in ended and set(ended) <= {-signal.SIGKILL, 2}
     else:
         assert set(ended) == {0}

@@ -1,4 +1,4 @@
-"""The host runs a little ahead of a GPU, and no further."""
+"""The host runs a little ahead of a GPU, but no further."""
 
 import random
 
@@ -11,7 +11,7 @@ CUDA = torch.device("cuda")
 
 
 class Gpu:
-    """Ends the steps that it is given in their order."""
+    """Ends the steps it is given, in order."""
 
     def __init__(self, monkeypatch):
         self.given = self.ended = self.waits = 0
@@ -42,7 +42,7 @@ def test_the_host_is_never_further_ahead(ahead, monkeypatch):
         gpu.given += 1
         throttle.wait()
         behind.add(gpu.given - gpu.ended)
-        if numbers.random() < 0.3:  # not so many as the host gives it
+        if numbers.random() < 0.3:  # fewer than the host queues
             gpu.ended = numbers.randint(gpu.ended, gpu.given)
     assert behind == set(range(1, ahead + 1)) and gpu.waits
 
@@ -52,7 +52,7 @@ def test_steps_that_have_ended_are_not_waited_for(monkeypatch):
     for number in range(50):
         gpu.given += 1
         throttle.wait()
-        gpu.ended = number  # one behind
+        gpu.ended = number  # one step behind
     assert gpu.waits == 0
 
 

@@ -1,16 +1,15 @@
-"""The loop: accumulation, clipping, stopping, resuming, and what it writes."""
+"""The training loop: accumulation, clipping, stopping, resuming, and its files."""
 
+import itertools
 import json
 import math
 import os
-import re
 import signal
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_trainer import CPU, Squares, mae_trainer, trainer, weights_of
-from tqdm import tqdm
 
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.distributed import World
@@ -38,14 +37,17 @@ def test_accumulated_steps_equal_big_batches(tmp_path):
 
 
 def test_clipping_bounds_the_gradient(tmp_path):
+    """Seen in the first moment, a mean that each gradient enters with a weight of 0.1."""
     run = trainer(tmp_path, clip_grad=1e-3, epochs=1)
-    norms = []
-    run.optimizer.register_step_pre_hook(
-        lambda *_: norms.append(
-            torch.cat([p.grad.flatten() for p in run.objective.parameters()]).norm().item()
-        )
-    )
+    means = [torch.zeros(())]
+
+    def look(optimizer, *_):
+        states = optimizer.state.values()
+        means.append(torch.cat([state["exp_avg"].flatten() for state in states]))
+
+    run.optimizer.register_step_post_hook(look)
     run.run()
+    norms = [((b - 0.9 * a) / 0.1).norm().item() for a, b in itertools.pairwise(means)]
     assert len(norms) == 6 and norms == pytest.approx([1e-3] * 6, rel=1e-3)
 
 
@@ -63,20 +65,14 @@ def test_log_has_one_line_an_epoch_with_maes_keys_and_true_means(tmp_path):
 
 
 def test_each_reading_and_each_epoch_tells_speed_mfu_and_memory(tmp_path):
-    run, shown = trainer(tmp_path, epochs=2, log_steps=3, full_speed=1e6), []
-    postfix = tqdm.set_postfix_str
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tqdm, "set_postfix_str", lambda bar, s: shown.append(s) or postfix(bar, s))
-        run.run()
+    trainer(tmp_path, epochs=2, log_steps=3, full_speed=1e6).run()
     for line in map(json.loads, (tmp_path / "log.txt").read_text().splitlines()):
         assert line["mfu"] == pytest.approx(line["img_per_s"] / 1e6, abs=1e-4)
         assert line["memory_gb"] == pytest.approx(peak_memory(CPU.device) / 1e9, rel=0.05)
     board = EventAccumulator(str(tmp_path)).Reload()
     speed, share = board.Scalars("img_per_s"), board.Scalars("mfu")
     assert [one.value for one in share] == pytest.approx([one.value / 1e6 for one in speed])
-    assert len(share) == len(board.Scalars("memory_gb")) == len(shown) == 4
-    pattern = r"loss \S+, lr \S+, \d+ img/s, MFU \d+%, \d+\.\d GB, waiting \d+%"
-    assert all(re.fullmatch(pattern, text) for text in shown)
+    assert len(share) == len(board.Scalars("memory_gb")) == 5
 
 
 def test_without_a_known_peak_there_is_no_mfu(tmp_path):
@@ -124,7 +120,7 @@ def test_weights_alone_are_no_run_to_resume(tmp_path):
 def test_log_lines_after_the_checkpoint_are_written_anew(tmp_path):
     trainer(tmp_path, epochs=2).run()
     with (tmp_path / "log.txt").open("a") as file:
-        file.write('{"epoch": 2, "train_loss": 9}\n{"epoch": 3, "tr')  # what a crash left
+        file.write('{"epoch": 2, "train_loss": 9}\n{"epoch": 3, "tr')  # left by a crash
     again = trainer(tmp_path, epochs=3)
     last = tmp_path / "checkpoint-last.pth"
     again.load_state_dict(load_checkpoint(last), last)
@@ -166,9 +162,9 @@ def test_a_run_that_goes_back_keeps_the_checkpoints_that_it_writes(tmp_path):
 def test_pictures_are_drawn_when_due_and_at_the_end(tmp_path):
     for vis_freq, epochs in ((2, [0, 2, 3]), (0, [3])):
         run, drawn = trainer(tmp_path, epochs=4, vis_freq=vis_freq), []
-        run.draw = lambda batch, run=run, drawn=drawn: drawn.append((run.epoch, len(batch)))
+        run.draw = lambda run=run, drawn=drawn: drawn.append(run.epoch)
         run.run()
-        assert drawn == [(epoch, 4) for epoch in epochs]
+        assert drawn == epochs
 
 
 def test_a_run_may_start_at_a_later_epoch(tmp_path):
@@ -181,18 +177,18 @@ def test_a_run_may_start_at_a_later_epoch(tmp_path):
 
 def test_tensorboard_forgets_what_a_resumed_run_writes_again(tmp_path):
     (tmp_path / "run").mkdir()
-    for epochs in (2, 3):  # the second process resumes from the first one's epoch 1
+    for epochs in (2, 3):  # the second process resumes from the first's epoch 1
         run = trainer(tmp_path / "run", epochs=epochs, log_steps=6)
         if epochs == 3:
             last = tmp_path / "run" / "checkpoint-0.pth"
             run.load_state_dict(load_checkpoint(last), last)
         run.run()
     board = EventAccumulator(str(tmp_path / "run")).Reload()
-    assert [event.step for event in board.Scalars("train_loss")] == [1000, 2000, 3000]
+    assert [event.step for event in board.Scalars("train_loss")] == [167, 1000, 1167, 2000, 3000]
 
 
 def test_no_checkpoint_is_ahead_of_the_log(tmp_path, monkeypatch):
-    """A kill right after any save must not lose an epoch's line."""
+    """A kill right after a save must not lose an epoch's line."""
     saves = []
 
     def note(path, content, also):
@@ -216,17 +212,17 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_samples(tmp_path):
     assert saved["epoch"] == 0 and saved["model"]["weight"].isfinite().all()
 
 
-def test_losses_are_read_at_logging_steps_only(tmp_path, monkeypatch):
+def test_losses_are_read_at_the_first_step_and_at_logging_steps_only(tmp_path, monkeypatch):
     run = trainer(tmp_path, epochs=1, log_steps=3)
     reads = []
     real = LossMeter.read
     monkeypatch.setattr(LossMeter, "read", lambda self: reads.append(run.update) or real(self))
     run.run()
-    assert set(reads) == {3, 6}
+    assert set(reads) == {1, 3, 6}
 
 
 def test_a_step_is_recorded_before_the_loader_starts_and_trains_alike(tmp_path, monkeypatch):
-    """Loaders have threads that use CUDA. Fresh or resumed, it is the run of the plain step."""
+    """A loader's threads use CUDA. Fresh or resumed, the run equals that of the plain step."""
     seen, results = [], []
     monkeypatch.setattr(
         "fastimae.engine.step.record_cuda_graph",

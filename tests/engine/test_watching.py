@@ -1,4 +1,4 @@
-"""--profile and --nan_check: what they find, and where."""
+"""--profile and --nan_check: their findings and files."""
 
 import gzip
 import json

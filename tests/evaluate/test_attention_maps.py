@@ -1,4 +1,4 @@
-"""Attention maps against the attention that the model really computes."""
+"""Attention maps against the attention that the model computes."""
 
 import json
 
@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from tiny import save_run, tiny_model
 
-from fastimae.evaluate.encoder import latents
-from fastimae.evaluate.figures.attention_maps import (
+from fastimae.evaluate.features import latents
+from fastimae.evaluate.tasks.attention import (
     AttentionOptions,
     attention_maps,
     chosen_layers,
@@ -45,7 +45,7 @@ def test_rows_sum_to_one(model, images):
 
 
 def test_maps_are_softmax_of_queries_and_keys(model, images):
-    """By hand from the weights, for the first block, one image and one head at a time."""
+    """Computed from the weights, for the first block, one image and one head at a time."""
     block = model.blocks[0]
     seen = []
     hook = block.attn.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0]))
@@ -95,14 +95,17 @@ def test_mean_distance_of_known_attention():
     uniform = torch.full((1, tokens, tokens), 1 / tokens)
     assert mean_distance(uniform, grid).item() == pytest.approx(apart.mean(), rel=1e-6)
     corner = torch.zeros(1, tokens, tokens)
-    corner[..., 0], corner[..., 1] = 0.6, 0.4  # the class token, which does not count, and patch 0
+    corner[..., 0], corner[..., 1] = (
+        0.6,
+        0.4,
+    )  # the class token is left out; patch 0
     assert mean_distance(corner, grid).item() == pytest.approx(apart[:, 0].mean(), rel=1e-6)
 
 
 def test_tokens_and_layers_by_number(model):
     assert token_number(model, None) == 0
     assert token_number(model, (0, 0)) == 1 and token_number(model, (1, 2)) == 1 + 4 + 2
-    with pytest.raises(ConfigError, match="--token 4 0 lies outside the 4 x 4"):
+    with pytest.raises(ConfigError, match="--token 4 0 is outside the 4 x 4"):
         token_number(model, (4, 0))
     assert chosen_layers(model, ()) == [0, 1] and chosen_layers(model, (-1,)) == [1]
     with pytest.raises(ConfigError, match="--layers 2"):
@@ -110,7 +113,7 @@ def test_tokens_and_layers_by_number(model):
 
 
 def test_heat_is_where_the_token_looks(tmp_path):
-    """One head looks at the patch in the upper right; the picture is brightest there."""
+    """One head attends to the upper right patch; the picture is brightest there."""
     looks = torch.zeros(1, 1, 16)
     looks[0, 0, 3] = 1
     black = torch.zeros(64, 64, 3, dtype=torch.uint8)

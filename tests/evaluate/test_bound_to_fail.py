@@ -1,11 +1,11 @@
-"""What is bound to fail is found before an image is shown to a model."""
+"""Tasks that are bound to fail do so before a model sees an image."""
 
 import pytest
 from tiny import save_run, tiny_model
 from toy_images import save_splits
 
 from fastimae.cli import evaluate
-from fastimae.evaluate.images import CenterBatches
+from fastimae.evaluate.center_batches import CenterBatches
 
 for library in ("timm", "sklearn", "torchmetrics", "piq"):
     pytest.importorskip(library)
@@ -106,7 +106,7 @@ def test_a_study_finds_what_its_last_cell_cannot_take(
     given, tmp_path, monkeypatch, flags, said, capsys
 ):
     ran = []
-    monkeypatch.setattr("fastimae.evaluate.imae.semantics.run_cell", ran.append)
+    monkeypatch.setattr("fastimae.evaluate.tasks.semantics.run_once", ran.append)
     argv = ["semantics", "--data_path", str(given / "data"), "--output_dir", str(tmp_path / "out")]
     assert evaluate([*argv, *flags]) == 2
     assert said in capsys.readouterr().err and ran == []

@@ -1,4 +1,4 @@
-"""A test set with some of the classes is scored by their names, in whatever order they are."""
+"""Labels are matched by class names, also where a test set has only some of the classes."""
 
 import functools
 import json
@@ -14,8 +14,8 @@ from toy_images import save_colours, save_mae, save_splits
 
 from fastimae.cli import convert, evaluate, export
 from fastimae.engine.checkpoint import load_checkpoint
-from fastimae.evaluate.class_names import match_classes, match_training
 from fastimae.evaluate.images import Images
+from fastimae.evaluate.labels.class_names import match_classes, match_training
 from fastimae.loaders.errors import DataError
 
 NAMES = ["a_red", "b_green", "c_blue"]
@@ -50,7 +50,7 @@ def test_each_image_keeps_the_name_of_its_class(names, data):
 
 
 def test_imagenets_classes_are_known_without_names(caplog):
-    """Those of the official fine-tuned files; sorted, as the folders of its training images."""
+    """ImageNet's class names, as in the official fine-tuned files: sorted, as its folders are."""
     timm = pytest.importorskip("timm.data")
     caplog.set_level("INFO", "fastimae")
     some = ["n01443537", "n02085620", "n15075141"]
@@ -71,7 +71,7 @@ def test_a_folder_of_some_classes_has_no_numbers_of_training():
 
 
 def test_numbers_that_cannot_be_classes_are_an_error():
-    """As where the only integers of a .beton file are IDs: a head for them would fill a disk."""
+    """As if the only integers of a .beton file were IDs: a head for them would fill the disk."""
     with pytest.raises(DataError, match=r"ids: labels up to 1000000007 .*--label_field"):
         match_training(images([10**9 + 7, 5], None, "ids"), images([0], None))
     assert match_training(images([10**6, 5], None, "ids"), images([5], None))[1] == 10**6 + 1
@@ -158,7 +158,7 @@ def accuracies(results):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folders", "beton"])
 def test_parts_of_a_test_set_add_up(toy, tmp_path, packed):
-    """Each image is right or wrong, whatever else is in its test set."""
+    """An image is right or wrong, whatever else is in the test set."""
 
     def place(part):
         if not packed:
@@ -200,7 +200,7 @@ def test_a_classifier_keeps_the_names_and_is_tested_by_them(toy, tmp_path, capsy
         assert accuracies(file.parent / "eval") == others
     bare = tmp_path / "exported" / "t.pth"
     assert export([str(tmp_path / "checkpoint-best.pth"), str(bare), "--to", "timm"]) == 0
-    assert "t.pth keeps no names of classes: a .safetensors does" in capsys.readouterr().err
+    assert "t.pth cannot hold the names of classes: a .safetensors can" in capsys.readouterr().err
     alone = ["finetune", "--eval", "--resume", bare, "--val", toy / "others", *QUICK]
     assert evaluate(list(map(str, alone))) == 2
     assert "2 classes (b_green, c_blue), and training 3 without names" in capsys.readouterr().err
@@ -230,7 +230,7 @@ def test_a_probe_keeps_the_names(toy, tmp_path):
 
 
 def test_all_but_the_labels_stays_as_it_was():
-    """What the images show above all: whole ones, after a training with --crop none."""
+    """Also how images are cropped: whole ones, after a training with --crop none."""
     before = images([0, 1], ["cat", "dog"])
     before.whole, before.advice = True, "advice"
     after = match_classes(["ant", "cat", "dog"], before, 3)

@@ -1,16 +1,16 @@
-"""The classifier that fine-tuning starts from, and the learning rate of each of its layers."""
+"""The classifier that fine-tuning starts from, and the learning rates of its layers."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from fastimae.evaluate.classify.classification import ClassBatch, Classification
-from fastimae.evaluate.encoder import features, latents
+from fastimae.evaluate.features import features, latents
+from fastimae.evaluate.labels.classification import ClassBatch, Classification
 from fastimae.models import create_model
 
 pytest.importorskip("timm")
-from fastimae.evaluate.classify.classifier import build_classifier, layer_decay_groups
+from fastimae.evaluate.finetuning.classifier import build_classifier, layer_decay_groups
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,13 @@ def test_it_sees_what_the_encoder_sees(encoder):
     torch.testing.assert_close(seen, features(encoder, images, "cls", "fp32"), **close)
     pooled = build_classifier(encoder, 5, global_pool=True, drop_path=0.5).eval()
     seen = pooled.forward_head(pooled.forward_features(inputs), pre_logits=True)
-    tokens = latents(
-        encoder, images, "fp32"
-    )  # fresh norms have weight 1 and bias 0, as the encoder's here
-    assert not torch.allclose(seen, tokens[:, 1:].mean(1), **close)  # mean first, then the norm
-    before = []
-    hook = encoder.norm.register_forward_pre_hook(lambda _, args: before.append(args[0]))
-    latents(encoder, images, "fp32")
+    before = []  # the residual stream, and what is still to be added
+    hook = encoder.blocks[-1].register_forward_hook(lambda _m, _i, out: before.extend(out[:2]))
+    # Fresh norms have weight 1 and bias 0, as the encoder's here.
+    tokens = latents(encoder, images, "fp32")
     hook.remove()
-    expected = torch.nn.functional.layer_norm(before[0][:, 1:].mean(1), (32,), eps=1e-6)
+    assert not torch.allclose(seen, tokens[:, 1:].mean(1), **close)  # mean first, then the norm
+    expected = torch.nn.functional.layer_norm(sum(before)[:, 1:].mean(1), (32,), eps=1e-6)
     torch.testing.assert_close(seen, expected, **close)
 
 
@@ -59,7 +57,7 @@ def test_positions_are_ours_and_are_interpolated_to_another_size(encoder):
     assert torch.equal(larger.pos_embed[:, 0], encoder.pos_embed[:, 0])
     rows = larger.pos_embed[0, 1:].view(4, 8, 32)
     own = encoder.pos_embed[0, 1:].view(4, 4, 32)
-    # Twice as many columns: two neighbours average to about the column they came from.
+    # Twice as many columns: two neighbours average to about their original column.
     torch.testing.assert_close(rows.view(4, 4, 2, 32).mean(2), own, atol=0.08, rtol=0)
     assert larger(torch.randn(1, 3, 32, 64)).shape == (1, 2)
 

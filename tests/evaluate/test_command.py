@@ -2,22 +2,21 @@
 
 import dataclasses
 import datetime
-import importlib
 import json
 import sys
 
 import pytest
 
 from fastimae.cli import evaluate
-from fastimae.evaluate.command import TASKS
-from fastimae.evaluate.options import EvalOptions, plain
+from fastimae.evaluate.command import TASKS, task_module
+from fastimae.evaluate.options.base import EvalOptions
 from fastimae.evaluate.result_files import read_results
-from fastimae.evaluate.results import save_results
-from fastimae.settings import ConfigError
+from fastimae.evaluate.results import Results
+from fastimae.settings import ConfigError, plain_settings
 
 
 def test_help_names_every_task(capsys):
-    for argv in ([], ["--help"]):
+    for argv in ([], ["-h"], ["--help"], ["--help-all"]):
         assert evaluate(argv) == 0
         text = capsys.readouterr().out
         assert all(f"  {name} " in text and task.about in text for name, task in TASKS.items())
@@ -29,12 +28,16 @@ def test_an_unknown_task_is_one_line_that_names_the_others(capsys):
     assert "there is no task learn" in error and "linear" in error and error.count("\n") == 1
 
 
+def test_without_images_all_flags_for_them_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"--val, --ffcv FILE\.beton or --data_path FOLDER"):
+        EvalOptions(checkpoint=tmp_path / "mae.pth").val_or_train_images()
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_runs_options_of_its_own(name, tmp_path, capsys):
     for library in ("timm", "sklearn", "torchmetrics", "piq"):
         pytest.importorskip(library)
-    module = importlib.import_module(TASKS[name].module)
-    options = getattr(module, TASKS[name].options)
+    module, options = task_module(name), TASKS[name].options
     assert dataclasses.is_dataclass(options) and callable(module.run)
     assert options.__doc__ and len(TASKS[name].about) < 60
     assert evaluate([name, "--no_such_flag", "1"]) == 2
@@ -44,7 +47,7 @@ def test_every_task_runs_options_of_its_own(name, tmp_path, capsys):
 def test_a_missing_library_is_named_with_its_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setitem(sys.modules, "timm.optim", None)
-    monkeypatch.delitem(sys.modules, "fastimae.evaluate.classify.linear", raising=False)
+    monkeypatch.delitem(sys.modules, "fastimae.evaluate.tasks.linear", raising=False)
     assert evaluate(["linear", "--checkpoint", "x"]) == 2
     assert "linear needs timm" in (error := capsys.readouterr().err)
     assert "pip install 'fastimae[eval]'" in error
@@ -52,17 +55,17 @@ def test_a_missing_library_is_named_with_its_remedy(monkeypatch, capsys):
 
 def test_results_are_read_as_they_were_saved(tmp_path):
     options = EvalOptions(checkpoint=tmp_path / "run" / "mae.pth", val=tmp_path / "val", seed=4)
-    path = save_results(tmp_path, "knn", {"acc1": 1 / 3, "by_k": {10: 2}}, options)
+    path = Results(tmp_path, "knn", options).save({"acc1": 1 / 3, "by_k": {10: 2}})
     content = read_results(tmp_path)
     assert content == read_results(path) == json.loads(path.read_text())
     assert content["numbers"] == {"acc1": 1 / 3, "by_k": {"10": 2}} and content["task"] == "knn"
-    assert content["settings"] == {"crop": "random", **plain(options)}
+    assert content["settings"] == {"crop": "random", **plain_settings(options)}
     assert content["settings"]["seed"] == 4
     assert content["checkpoint"] == str(options.checkpoint)
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(content["date"])
     assert age.total_seconds() < 60
     assert {"fastimae", "torch", "python"} <= set(content["versions"])
-    assert [file.name for file in tmp_path.glob("*.*")] == ["results.json"]
+    assert {file.name for file in tmp_path.glob("*.*")} == {"results.json", "run.yaml"}
 
 
 def test_images_and_folder_follow_from_the_options(tmp_path, image_folder):

@@ -1,4 +1,4 @@
-"""Few labels: which are chosen, and what scikit-learn makes of them."""
+"""Few labels: the choice of images, and accuracy against scikit-learn."""
 
 import json
 
@@ -8,11 +8,11 @@ import torch
 from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
-from fastimae.evaluate.classify.feature_cache import Features
-from fastimae.evaluate.classify.probe import ProbeData
+from fastimae.evaluate.labels.feature_cache import Features
+from fastimae.evaluate.labels.probe import ProbeData
 
 linear_model = pytest.importorskip("sklearn.linear_model")
-from fastimae.evaluate.classify.fewshot import FewshotOptions, choose, fewshot  # noqa: E402
+from fastimae.evaluate.tasks.fewshot import FewshotOptions, choose, fewshot  # noqa: E402
 
 
 def options(tmp_path, **changes):
@@ -60,7 +60,7 @@ def test_classes_without_labels_are_never_guessed(tmp_path):
     numbers = fewshot(
         options(tmp_path, shots=9, draws=1), ProbeData(train=train, val=val, classes=4)
     )
-    assert 30 < numbers["acc1"] <= 50  # half of what is tested has a known class
+    assert 30 < numbers["acc1"] <= 50  # only half of the test images have a known class
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_classes_without_labels_are_never_guessed(tmp_path):
     [
         (["--shots", "3", "--fraction", "0.1"], "give one"),
         (["--shots", "0"], "--shots must be positive"),
-        (["--fraction", "2"], "--fraction must lie in 0..1"),
+        (["--fraction", "2"], "--fraction must be above 0"),
         (["--draws", "0"], "--draws must be positive"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Fine-tuning: batches that can be repeated, runs that can be resumed, and what they reach."""
+"""Fine-tuning: reproducible batches, runs that resume, and their accuracy."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from PIL import Image
 from toy_images import save_colours, save_mae, save_splits
 
 from fastimae.cli import evaluate
+from fastimae.engine.blocks import compile_blocks
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
-from fastimae.engine.regions import compile_blocks
 from fastimae.evaluate.images import open_images
 from fastimae.loaders.errors import DataError
 from fastimae.settings import ConfigError
@@ -22,10 +22,10 @@ from fastimae.settings import ConfigError
 pytest.importorskip("timm")
 from timm.models import VisionTransformer
 
-from fastimae.evaluate.classify import finetune
-from fastimae.evaluate.classify.classification import Classification
-from fastimae.evaluate.classify.validation import validate
-from fastimae.evaluate.encoder import load_encoder
+from fastimae.evaluate.features import load_encoder
+from fastimae.evaluate.labels.classification import Classification
+from fastimae.evaluate.labels.validation import validate
+from fastimae.evaluate.tasks import finetune
 
 CPU = torch.device("cpu")
 COLOURS = ["--reprob", "0", "--aa", "none", "--min_crop", "0.7", "--smoothing", "0"]
@@ -50,7 +50,7 @@ def run(toy, name, *flags):
 
 
 def usual(options, flags):
-    """The options, but the batch size, which comes last, only where the flags have none."""
+    """Parse options; the batch size comes last, unless the flags have one."""
     return options[: options.index("--batch_size")] if "--batch_size" in flags else options
 
 
@@ -217,7 +217,7 @@ def test_broken_images_stay_counted_after_a_resume(tmp_path, toy):
 
 
 def train_without_end(toy, tmp_path, monkeypatch, *flags):
-    """A run of 3 epochs that is killed in the third; its folder."""
+    """Kill a run of 3 epochs in the third, and return its folder."""
     real = Classification.forward
     calls = iter(range(5))  # two steps an epoch
 
@@ -250,7 +250,7 @@ def test_another_accumulation_goes_on_within_an_epoch(toy, tmp_path, monkeypatch
 
 
 def test_the_kept_best_is_of_the_run_that_goes_on(toy, tmp_path, capsys):
-    """A later epoch's, of a run that was taken back to an earlier one, is not tested for it."""
+    """A later epoch's best is not tested after the run went back to an earlier epoch."""
     folder = run(toy, tmp_path / "run", "--epochs", 2, "--save_freq", 1)
     best = load_checkpoint(folder / "checkpoint-best.pth")
     best["metrics"] = {**best["metrics"], "epoch": 9, "test_acc1": 101.0}
@@ -272,7 +272,7 @@ def test_a_finished_run_keeps_the_settings_of_its_numbers(toy, capsys):
     assert "keeps its settings: --layer_decay 0.75 -> 0.5, --min_crop" in capsys.readouterr().err
     _, options = toy
     whole = ["--crop", "none", "--output_dir", str(folder), *map(str, flags)]
-    assert evaluate(["finetune", *options, *whole]) == 2  # what the test images show
+    assert evaluate(["finetune", *options, *whole]) == 2  # as it changes the test images
     assert "are not of these images (--crop random -> none)" in capsys.readouterr().err
     run(toy, "kept", "--resume", "auto", "--layer_decay", 0.5, "--epochs", 2)
     assert json.loads((folder / "results.json").read_text())["settings"]["layer_decay"] == 0.5
@@ -319,9 +319,9 @@ def test_gray_images_and_another_size(tmp_path):
     [
         (["--mixup", "0.8", "--batch_size", "7"], "make --batch_size even"),
         (["--color_jitter", "0.4"], "add --aa none"),
-        (["--layer_decay", "0"], "--layer_decay must lie above 0 and at most at 1, not 0.0"),
-        (["--min_crop", "2"], "--min_crop must lie above 0 and at most at 1, not 2.0"),
-        (["--nb_classes", "2"], "--nb_classes 2, but the labels are of 3"),
+        (["--layer_decay", "0"], "--layer_decay must be above 0 and at most 1, not 0.0"),
+        (["--min_crop", "2"], "--min_crop must be above 0 and at most 1, not 2.0"),
+        (["--nb_classes", "2"], "--nb_classes 2 is too few: the labels have 3"),
         (["--eval", "--output_dir", "{}/nothing"], "there is no checkpoint"),
         (["--recipe", "mae_vit_giant"], "is not one of: mae_vit_base"),
         (["--input_size", "8", "8", "8"], "--input_size takes a side, or height and width"),

@@ -7,7 +7,8 @@ import torch
 from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
-from fastimae.evaluate.images import center_batches, open_images
+from fastimae.evaluate.center_batches import CenterBatches
+from fastimae.evaluate.images import open_images
 from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD
 
 timm = pytest.importorskip("timm")
@@ -45,7 +46,7 @@ def accuracy_of(net, folder, size=32):
     """timm's own, on the same view of the images."""
     right, count = 0, 0
     mean, std = (torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    for pixels, labels in center_batches(
+    for pixels, labels in CenterBatches(
         open_images(folder), (size, size), batch_size=12, workers=0, channels=3
     ):
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What fine-tuning shows of an image: windows relative to the target, or all of it."""
+"""Crops of fine-tuning: windows relative to the target size, or whole images."""
 
 import json
 
@@ -8,14 +8,14 @@ from PIL import Image
 from toy_images import save_splits, save_trained
 
 from fastimae.cli import evaluate
-from fastimae.evaluate.trained import training_of
 from fastimae.settings import ConfigError
+from fastimae.trained import training_settings
 
 pytest.importorskip("timm")
 from timm.data.transforms_factory import transforms_imagenet_train
 
-from fastimae.evaluate.classify.finetune_options import FinetuneOptions
-from fastimae.evaluate.classify.transforms import training_transform
+from fastimae.evaluate.finetuning.transforms import training_transform
+from fastimae.evaluate.options.finetune import FinetuneOptions
 from fastimae.loaders.errors import DataError
 
 SIZE = (16, 48)
@@ -69,21 +69,21 @@ def test_a_crop_that_has_no_effect_is_an_error(given):
     for crop, trained in ((None, {"crop": "none"}), ("none", {})):
         with pytest.raises(ConfigError, match=r"--crop none.*add --crop random, or drop"):
             FinetuneOptions(checkpoint="x", crop=crop, **given).settle_crops(trained)
-    with pytest.raises(DataError, match="--crop_ratio 2 1: 0 < LOW"):
+    with pytest.raises(DataError, match="--crop_ratio 2 1 must satisfy 0 < LOW"):
         FinetuneOptions(checkpoint="x", crop_ratio=(2, 1)).check()
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"recipe": "imae_cifar10", "min_crop": 0.5}, "--crop random, or --min_crop 0.08 to show"),
-        ({"recipe": "imae_cifar10", "min_crop": 0.3}, "--crop random, or drop --min_crop to show"),
-        ({"crop_ratio": (1, 1)}, "--crop random, or drop --crop_ratio to show"),
+        ({"recipe": "imae_cifar10", "min_crop": 0.5}, "--crop random, or --min_crop 0.08 to use"),
+        ({"recipe": "imae_cifar10", "min_crop": 0.3}, "--crop random, or drop --min_crop to use"),
+        ({"crop_ratio": (1, 1)}, "--crop random, or drop --crop_ratio to use"),
     ],
     ids=["recipe", "flag-over-recipe", "flag"],
 )
 def test_the_error_names_what_can_be_changed(given, said):
-    """A flag can be dropped, what a recipe sets cannot; --eval never crops at random."""
+    """A flag can be dropped, a recipe's setting cannot; --eval never crops at random."""
     trained = {"crop": "none"}
     with pytest.raises(ConfigError, match="with which x was trained") as caught:
         FinetuneOptions(checkpoint="x", **given).settle_crops(trained)
@@ -114,9 +114,9 @@ def test_a_classifier_keeps_how_it_was_shown_images(tmp_path):
     flags = f"--checkpoint {mae} --data_path {data} --device cpu --num_workers 0 --batch_size 6"
     flags += f" --precision fp32 --output_dir {out}"
     assert evaluate(f"finetune {flags} --epochs 1".split()) == 0
-    kept = training_of(out / "checkpoint-best.pth")
+    kept = training_settings(out / "checkpoint-best.pth")
     assert kept["crop"] == "none" and kept["crop_ratio"] == [3 / 4, 4 / 3]
-    save_trained(mae)  # which tells nothing of crops
+    save_trained(mae)  # whose settings have no crop
     assert evaluate(f"finetune {flags} --eval".split()) == 0
     settings = json.loads((out / "eval" / "results.json").read_text())["settings"]
     assert settings["crop"] == "none"

@@ -1,4 +1,4 @@
-"""Images for evaluation: the same from every source, in torchvision's view, never a crash."""
+"""Images for evaluation: the same from every source, cropped as by torchvision, no crash."""
 
 import json
 import pickle
@@ -11,8 +11,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from fastimae.evaluate.class_names import match_training
-from fastimae.evaluate.images import center_batches, center_view, open_images
+from fastimae.evaluate.center_batches import CenterBatches, center_view
+from fastimae.evaluate.images import open_images
+from fastimae.evaluate.labels.class_names import match_training
 from fastimae.loaders import BetonWriter, create_loader
 from fastimae.loaders.errors import DataError
 
@@ -104,14 +105,14 @@ def test_gray_views_have_one_channel():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_order_whoever_decodes(image_folder, workers):
     images = open_images(image_folder)
-    batches = center_batches(images, (32, 32), batch_size=20, workers=workers)
+    batches = CenterBatches(images, (32, 32), batch_size=20, workers=workers)
     shown = list(batches)
     assert len(batches) == 3 and [len(labels) for _, labels in shown] == [20, 20, 8]
     pixels, labels = (torch.cat(part) for part in zip(*shown, strict=True))
     assert pixels.dtype == torch.uint8 and labels.tolist() == images.labels.tolist()
     for index in (0, 25, 47):
         np.testing.assert_array_equal(pixels[index], view_of(images[index][0], 32))
-    some = center_batches(images, (32, 32), batch_size=8, workers=workers, indices=[40, 3, 3])
+    some = CenterBatches(images, (32, 32), batch_size=8, workers=workers, indices=[40, 3, 3])
     ((picked, few),) = some
     assert torch.equal(picked, pixels[[40, 3, 3]]) and few.tolist() == [3, 0, 0]
 
@@ -126,7 +127,7 @@ def test_broken_images_are_left_out_and_counted(tmp_path, workers):
     (tmp_path / "class_1" / "x.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "class_3" / "x.png").write_bytes(b"no image")
     images = open_images(tmp_path)
-    batches = center_batches(images, (64, 64), batch_size=1, workers=workers)
+    batches = CenterBatches(images, (64, 64), batch_size=1, workers=workers)
     for _ in range(2):
         shown = [(pixels[0, 0, 0, 0].item(), labels.item()) for pixels, labels in batches]
         assert shown == [(0, 0), (80, 2), (160, 4)]

@@ -1,4 +1,4 @@
-"""Fine-tuning and evaluation of a .beton: what Pillow alone would show and train, bit for bit."""
+"""Fine-tuning and evaluation with a .beton: bit for bit the same as with Pillow alone."""
 
 import numpy as np
 import odd_jpegs
@@ -9,14 +9,16 @@ from toy_images import save_mae
 from fastimae.cli import evaluate
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.distributed import World
-from fastimae.evaluate.images import center_batches, open_images
+from fastimae.evaluate.center_batches import CenterBatches
+from fastimae.evaluate.images import open_images
 from fastimae.loaders import BetonWriter, native_library
-from fastimae.loaders.trailer import make_trailer
+from fastimae.loaders.beton.trailer import make_trailer
+from fastimae.loaders.order.seeded import seeded
 
 pytest.importorskip("timm")
-from fastimae.evaluate.classify.augment import AugmentedLoader, seeded
-from fastimae.evaluate.classify.finetune_options import FinetuneOptions
-from fastimae.evaluate.classify.transforms import training_transform
+from fastimae.evaluate.finetuning.augmented_loader import AugmentedLoader
+from fastimae.evaluate.finetuning.transforms import training_transform
+from fastimae.evaluate.options.finetune import FinetuneOptions
 
 pytestmark = pytest.mark.skipif(native_library.load() is None, reason=native_library.why_missing())
 SIZES = [(70, 50), (40, 90), (64, 64), (33, 130), (32, 32), (12, 9)]
@@ -25,7 +27,7 @@ BROKEN = 7
 
 @pytest.fixture
 def beton(tmp_path):
-    """Photographs of many sizes, gray, progressive and CMYK ones, and a broken one."""
+    """Photographs of many sizes: gray, progressive, CMYK, and a broken one."""
     path = tmp_path / "images.beton"
     options = [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}]
     with BetonWriter(path) as writer:
@@ -41,7 +43,7 @@ def beton(tmp_path):
 
 @pytest.fixture
 def with_pillow(monkeypatch):
-    """Call something where there is no native library."""
+    """Call a function without the native library."""
 
     def call(function):
         with monkeypatch.context() as patch:
@@ -63,7 +65,7 @@ def test_evaluation_shows_the_same(beton, with_pillow, channels, whole):
     def views():
         images = open_images(beton)
         images.whole = whole
-        batches = center_batches(images, (32, 48), batch_size=5, workers=2, channels=channels)
+        batches = CenterBatches(images, (32, 48), batch_size=5, workers=2, channels=channels)
         return torch.cat([pixels for pixels, _ in batches]), batches.bad
 
     (pixels, bad), (expected, same) = views(), with_pillow(views)

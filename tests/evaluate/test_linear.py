@@ -15,18 +15,18 @@ from toy_images import save_mae, save_splits
 from fastimae.cli import evaluate
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from fastimae.engine.distributed import World
-from fastimae.evaluate.classify.feature_cache import Features
-from fastimae.evaluate.classify.probe import ProbeData
-from fastimae.evaluate.encoder import check_pool
+from fastimae.evaluate.features import resolve_pool
+from fastimae.evaluate.labels.feature_cache import Features
+from fastimae.evaluate.labels.probe import ProbeData
 from fastimae.settings import ConfigError
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 pytest.importorskip("timm")
-from fastimae.evaluate.classify import linear  # noqa: E402
+from fastimae.evaluate.tasks import linear  # noqa: E402
 
 
 def features(count, classes=5, width=24, seed=0):
-    """Linearly separable but for a few, of very different scales."""
+    """Linearly separable except for a few, with very different scales."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
     centres = np.random.default_rng(9).normal(size=(classes, width))
@@ -39,7 +39,7 @@ DATA = ProbeData(train=features(1500), val=features(1000, seed=1), classes=5)
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    """Function: options of a short run on DATA, whose results go to a folder of that name."""
+    """Function: options of a short run on DATA, with results in a folder of the given name."""
     monkeypatch.setattr(linear, "probe_data", lambda *_: DATA)
 
     def make(name="out", **changes):
@@ -135,7 +135,7 @@ def test_lars_scales_the_matrix_by_its_trust_ratio(options):
 def test_the_rate_and_the_pooling_are_maes():
     options = linear.LinearOptions(checkpoint="x", blr=0.1, batch_size=512)
     assert options.peak_lr(World(0, 4, None)) == pytest.approx(0.8)
-    assert check_pool(tiny_model(), options.pool) == "cls"
+    assert resolve_pool(tiny_model(), options.pool) == "cls"
 
 
 def test_the_command_separates_colours(tmp_path):
@@ -150,7 +150,7 @@ def test_the_command_separates_colours(tmp_path):
 
 def test_features_that_a_probe_has_made_are_no_earlier_run(options, caplog):
     run = options(epochs=1)
-    kept = run.features() / "of-this-run.safetensors"
+    kept = run.features_folder() / "of-this-run.safetensors"
     kept.parent.mkdir(parents=True)
     kept.touch()
     for _ in range(2):
@@ -164,13 +164,13 @@ def test_the_run_of_the_checkpoint_makes_no_room(options, tmp_path):
     run.output_dir.mkdir()
     run.checkpoint = run.output_dir / "checkpoint-last.pth"
     run.checkpoint.write_text("precious")
-    with pytest.raises(ConfigError, match=r"is that of --checkpoint .*: choose another"):
+    with pytest.raises(ConfigError, match=r"holds --checkpoint .*: choose another"):
         linear.run(run)
     assert run.checkpoint.read_text() == "precious"
 
 
 def as_before(path):
-    """Make a checkpoint one that does not tell which images it was tested on."""
+    """Remove from a checkpoint which images it was tested on."""
     content = load_checkpoint(path)
     del content["loader"]["val"]
     save_checkpoint(path, content)
@@ -219,7 +219,7 @@ def test_a_finished_run_keeps_the_settings_of_its_numbers(options, caplog):
 
 
 def test_a_run_that_ends_where_it_stopped_had_the_epochs_of_before(options, monkeypatch):
-    """Its rates were those of a longer training."""
+    """Its learning rates were those of a longer training."""
     run = options(epochs=4, resume="auto")
     with monkeypatch.context() as patch:
         calls, real = [], linear.Classification.forward
@@ -238,7 +238,7 @@ def test_a_run_that_ends_where_it_stopped_had_the_epochs_of_before(options, monk
 
 
 def test_the_best_is_that_of_one_test_set(options, monkeypatch, caplog):
-    """After a change of --val, of the epochs that were tested on the new one."""
+    """After a change of --val, the best is that of the epochs tested on the new images."""
     run = options(epochs=2, resume="auto")
     linear.run(run)
     assert numbers_of(run)["best_acc1"] > 50
@@ -250,15 +250,15 @@ def test_the_best_is_that_of_one_test_set(options, monkeypatch, caplog):
     assert numbers_of(run)["best_acc1"] == max(line["test_acc1"] for line in lines[2:]) < 50
     kept = load_checkpoint(run.output_dir / "checkpoint-best.pth")
     assert kept["epoch"] == numbers_of(run)["best_epoch"] >= 2
-    assert caplog.text.count("other images to test on than before") == 1
+    assert caplog.text.count("the test images have changed") == 1
     linear.run(dataclasses.replace(run, epochs=5))
-    assert caplog.text.count("other images to test on than before") == 1
+    assert caplog.text.count("the test images have changed") == 1
 
 
 @pytest.mark.parametrize("task", ["linear", "finetune"])
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_other_files_in_the_same_folder_are_other_images(tmp_path, capsys, task, part):
-    """A finished run's numbers would be given out as theirs, by no flag's change."""
+    """A finished run's numbers must not be reported for other images of the same path."""
     save_mae(tmp_path / "mae.pth", depth=1)
     save_splits(tmp_path / "data", 8)
     command = [task, "--checkpoint", str(tmp_path / "mae.pth"), "--num_workers", "0"]
@@ -276,7 +276,7 @@ def test_other_files_in_the_same_folder_are_other_images(tmp_path, capsys, task,
     capsys.readouterr()
     assert evaluate([*command, "--epochs", "1"]) == 2
     said = capsys.readouterr().err
-    assert "numbers are not of these images (the files hold others than before)" in said
+    assert "results are not of these images (the files hold other images)" in said
     assert evaluate([*command, "--epochs", "2"]) == 0
-    said, of = capsys.readouterr().err, {"train": "goes on with other data", "val": "to test on"}
+    said, of = capsys.readouterr().err, {"train": "resumed with other data", "val": "test images"}
     assert of[part] in said

@@ -1,29 +1,26 @@
 """The page of a run: whole, self-contained, and true to what is in the folder."""
 
 import base64
+import html
 import io
 import json
 import re
-from html.parser import HTMLParser
 
-import numpy as np
 import pytest
+from html_page import Page, write_png
 from PIL import Image
 from tiny import save_run, tiny_model
 
-from fastimae.evaluate.report.page import ReportOptions, run
-from fastimae.evaluate.report.runs import is_finished, read_run
-from fastimae.evaluate.report.svg import line_chart, ticks
-from fastimae.evaluate.report.tables import markdown, shown
+from fastimae.evaluate.pages.charts import COLORS
+from fastimae.evaluate.pages.curves import curves
+from fastimae.evaluate.pages.page import Section, render
+from fastimae.evaluate.pages.runs import is_finished, read_run
+from fastimae.evaluate.pages.tables import format_value, markdown
+from fastimae.evaluate.tasks.report import ReportOptions, page, run
 from fastimae.settings import ConfigError
 
 LOSSES = [3.0, 2.5, 2.25]
 NASTY = '<script>alert("&")</script>'
-
-
-def write_png(path, seed):
-    pixels = np.random.default_rng(seed).integers(0, 255, (9, 7, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
 
 
 def write_results(folder, task, numbers, **more):
@@ -55,44 +52,8 @@ def a_run(tmp_path):
     return folder
 
 
-class Page(HTMLParser):
-    """Collects what a test asks for; fails on tags that do not match."""
-
-    VOID = ("meta", "img", "line", "polyline", "br")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.images, self.links, self.ids = [], [], [], []
-        self.tags, self.words, self.rows = [], [], 0
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append((tag, values))
-        self.rows += tag == "tr"
-        if tag == "img":
-            self.images.append(values["src"])
-        self.links += [values[name] for name in ("href", "src") if name in values]
-        if "id" in values:
-            self.ids.append(values["id"])
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 def report(folder, **options):
-    run(ReportOptions(run=folder, **options))
+    run(ReportOptions(run_folder=folder, **options))
     text = (folder / "report.html").read_text()
     return text, Page(text)
 
@@ -118,6 +79,7 @@ def test_nothing_is_fetched_from_elsewhere(a_run):
         assert link.startswith(("#", "data:image/png;base64,"))
     anchors = {link[1:] for link in page.links if link.startswith("#")}
     assert anchors <= set(page.ids) and len(anchors) >= 5
+    assert len(page.ids) == len(set(page.ids))
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     without_images = re.sub(r"data:image/png;base64,[^\"]*", "", text)
     assert not re.search(r"https?:|//[a-z]|url\(|@import", without_images)
@@ -126,14 +88,13 @@ def test_nothing_is_fetched_from_elsewhere(a_run):
 
 def test_the_page_tells_the_run(a_run):
     _, page = report(a_run)
-    words = " ".join(" ".join(page.words).split())
     for expected in ("my run", "MAE", "75% masked", "3 epochs", "61.25", "95.5", "2.25", "102",
                      "top-1 (%)", "mix_ratio", "Reconstruct", "Table: 20 rows", NASTY):  # fmt: skip
-        assert expected in words, expected
-    assert "11.0" not in words  # set aside by a later run
+        assert expected in page.text, expected
+    assert "11.0" not in page.text  # set aside by a later run
     assert page.rows > 20 + 5
-    lines = [values for tag, values in page.tags if tag == "polyline"]
-    assert len(lines) == 4  # loss, rate, speed, and the probe's accuracy
+    charts = [values["aria-label"] for tag, values in page.tags if tag == "svg"]
+    assert charts == ["Loss", "Learning rate", "Speed", "Accuracy"]
 
 
 def test_the_page_of_a_folder_without_checkpoint(tmp_path):
@@ -142,10 +103,10 @@ def test_the_page_of_a_folder_without_checkpoint(tmp_path):
     _, page = report(folder)
     assert "33.5" in page.words and not page.images
     with pytest.raises(ConfigError, match="not a folder"):
-        run(ReportOptions(run=tmp_path / "nowhere"))
+        run(ReportOptions(run_folder=tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="is it a run"):
-        run(ReportOptions(run=tmp_path / "empty"))
+        run(ReportOptions(run_folder=tmp_path / "empty"))
 
 
 def test_a_study_names_whose_evaluation_is_whose(tmp_path):
@@ -175,30 +136,53 @@ def test_runs_are_read_as_they_were_left(a_run):
     assert read_run(a_run).settings == {} and not is_finished(a_run)
 
 
-def test_chart_draws_each_point_where_its_value_is():
-    chart = line_chart(
-        "a < b", {"one": [(1, 0.0), (2, 5.0), (3, 10.0)], "two": [(2, float("nan"))]}
+def test_a_page_is_the_same_each_time(a_run):
+    assert page(read_run(a_run)) == page(read_run(a_run))
+
+
+def test_each_colour_has_a_light_and_a_dark_value(a_run):
+    text, _ = report(a_run)
+    light, dark = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
+    names = set(re.findall(r"(--\w+):", light))
+    assert names and names == set(re.findall(r"(--\w+):", dark))
+    assert set(re.findall(r"var\((--\w+)\)", text)) <= names
+    assert {f"--c{number}" for number in range(COLORS)} <= names
+
+
+def test_text_is_never_markup_wherever_it_comes_from(tmp_path):
+    texts = []
+
+    def hostile(where):
+        texts.append(f"<b onclick='x'>{where}</b> & \"{{{{ 1 }}}}")
+        return texts[-1]
+
+    picture = tmp_path / "<b onclick='x'>picture & \".png"
+    write_png(picture, 0)
+    key, row = hostile("key of a log"), {hostile("column"): hostile("cell")}
+    section = Section(
+        title=hostile("heading"),
+        notes=[hostile("note")],
+        cards={hostile("name of a number"): hostile("number")},
+        charts=curves([{key: 1.0}, {key: 2.0}]),
+        tables={hostile("short table"): [row], hostile("long table"): [row] * 20},
+        pictures=[picture],
+        settings={hostile("setting"): hostile("value"), "list": [hostile("in a list")]},
+        settings_title=hostile("settings"),
     )
-    points = re.search(r'points="([^"]*)"', chart)[1].split()
-    (x1, y1), (x2, y2), (x3, y3) = (map(float, point.split(",")) for point in points)
-    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.11) and x3 > x2
-    assert y1 - y2 == pytest.approx(y2 - y3, abs=0.11) and y1 > y3  # up is more
-    assert chart.count("<polyline") == 1 and chart.count("<circle") == 3
-    assert "a &lt; b" in chart and "a < b" not in chart
-    assert line_chart("none", {"one": []}) == ""
-    Page(chart)
+    parsed = Page(render(hostile("title"), hostile("about"), [section]))
+    for text in (*texts, f"{key} at 2: 2", picture.stem):
+        assert text in parsed.text
+    attributes = {name for tag, values in parsed.tags for name in values if tag != "img"}
+    assert "onclick" not in attributes
+    assert {key, f"{texts[3]}: {picture.stem}"} <= {
+        values.get("aria-label", values.get("alt")) for _, values in parsed.tags
+    }
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.0021, 0.0049), (-3, 17), (1e-9, 3e-9), (5, 5), (0, 0), (12, 1e6)]
-)
-def test_ticks_are_round_even_and_around_the_values(low, high):
-    values = ticks(low, high)
-    steps = np.diff(values)
-    assert values[0] <= low + 1e-12 and values[-1] >= high - 1e-12
-    assert 2 <= len(values) <= 12 and np.allclose(steps, steps[0])
-    mantissa = steps[0] / 10 ** np.floor(np.log10(steps[0]) + 1e-9)
-    assert min(abs(mantissa - round_one) for round_one in (1, 2, 2.5, 5, 10)) < 1e-6
+def test_sections_without_content_are_left_out():
+    tables = {"nothing": [], "": []}
+    text = Page(render("title", "", [Section(title="Empty", tables=tables)])).text
+    assert "title" in text and "Empty" not in text and "nothing" not in text
 
 
 def test_markdown_tables_keep_their_columns():
@@ -206,4 +190,42 @@ def test_markdown_tables_keep_their_columns():
     lines = markdown(rows).splitlines()
     assert lines[0] == "| a | b\\|c | d | e |" and lines[1] == "| --- | --- | --- | --- |"
     assert lines[2] == "| 0.1235 | - | - | - |" and lines[3] == "| 1.235e+05 | - | x\\|y | yes |"
-    assert shown(0.0) == "0" and shown([1, 2.5]) == "1, 2.5" and shown(7) == "7"
+    assert (
+        format_value(0.0) == "0" and format_value([1, 2.5]) == "1, 2.5" and format_value(7) == "7"
+    )
+
+
+def test_the_page_tells_when_where_and_how_the_run_was_computed(a_run):
+    _, page = report(a_run)
+    assert "Unknown: nothing is recorded" in page.text
+    command = f"fastimae-train --ffcv {NASTY} --epochs 3"
+    start = {"started": "2026-01-02T03:04:05+00:00", "command": command, "host": NASTY,
+             "device": "NVIDIA H200", "processes": 2}  # fmt: skip
+    (a_run / "run.yaml").write_text(json.dumps({"epochs": 3, "starts": [start, start]}))
+    _, page = report(a_run)
+    known = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
+    assert known["Started"] == "2026-01-02 03:04 UTC" and known["Starts"] == "2, resumed 1 time"
+    assert known["Device"] == "2 x NVIDIA H200" and known["Host"] == NASTY
+    copied = text_of_command(a_run)
+    assert copied == command
+
+
+def text_of_command(folder):
+    """Return what a click on the command selects."""
+    (block,) = re.findall(r"<pre[^>]*>(.*?)</pre>", (folder / "report.html").read_text())
+    return html.unescape(re.sub(r"</?span>", "", block))
+
+
+def test_a_run_is_recognised_by_run_yaml_alone(tmp_path):
+    (tmp_path / "run.yaml").write_text("epochs: 400\nstarts: [{command: fastimae-train}]\n")
+    _, page = report(tmp_path)
+    assert "fastimae-train" in page.texts["span"] and "400" in page.text
+
+
+def test_a_broken_result_is_listed_and_the_rest_is_there(a_run):
+    (a_run / "eval-linear" / "results.json").write_text('{"task": "lin')
+    (a_run / "eval-knn").mkdir()
+    (a_run / "eval-knn" / "results.json").write_text("[1]")
+    _, page = report(a_run)
+    assert "its results.json cannot be read" in page.text and "61.25" not in page.text
+    assert "Reconstruct" in page.text

@@ -11,7 +11,7 @@ pytest.importorskip("torchmetrics")
 pytest.importorskip("piq")
 import piq
 
-from fastimae.evaluate.figures.quality import quality
+from fastimae.pictures.quality import quality
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Reconstructions: the picture files, what is in them, and the numbers beside them."""
+"""Reconstructions: the picture files, their pixels, and the numbers beside them."""
 
 import dataclasses
 import json
@@ -9,31 +9,18 @@ import torch
 from tiny import save_run, tiny_model
 
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from fastimae.evaluate.figures.reconstruct import draw_grid, first_pairs, save_reconstruction
-from fastimae.evaluate.imae.mixtures import pairs
 from fastimae.evaluate.images import open_images
+from fastimae.evaluate.mixing.mixtures import PairBatches
 from fastimae.kernels.reference import patchify
+from fastimae.loaders import create_loader
 from fastimae.models import create_model
-from fastimae.objectives import IMAE
+from fastimae.objectives import IMAE, MAE
+from fastimae.pictures.reconstruction import draw_fixed_images, draw_grid, save_reconstruction
 from fastimae.settings import ConfigError
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("piq")
-from fastimae.evaluate.figures.grids import ReconstructOptions, reconstruct, run
-
-
-def test_first_pairs_keep_their_partners(make_batch):
-    batch = make_batch(6)
-    pairs = first_pairs(batch, 4)
-    assert len(pairs) == 8
-    for row in range(4):
-        assert torch.equal(pairs.images[row], batch.images[row])
-        partner = pairs.partner[row]
-        assert torch.equal(pairs.images[partner], batch.images[batch.partner[row]])
-        assert pairs.key[partner] == batch.key[batch.partner[row]]
-        assert pairs.partner[partner] == row
-    assert torch.equal(pairs.step_key, batch.step_key)
-    assert len(first_pairs(batch, 99)) == 12
+from fastimae.evaluate.tasks.reconstruct import ReconstructOptions, reconstruct, run
 
 
 def test_grid_shows_the_images_in_order(tmp_path):
@@ -54,7 +41,7 @@ def test_grid_shows_the_images_in_order(tmp_path):
 def test_picture_says_what_norm_pix_leaks(tmp_path, make_batch, monkeypatch):
     notes = []
     monkeypatch.setattr(
-        "fastimae.evaluate.figures.reconstruct.draw_grid",
+        "fastimae.pictures.reconstruction.draw_grid",
         lambda pictures, path, note: notes.append((list(pictures), note)),
     )
     for norm_pix in (False, True):
@@ -69,9 +56,31 @@ def test_picture_says_what_norm_pix_leaks(tmp_path, make_batch, monkeypatch):
     assert "mask ratio 0.75" in plain and "masked" in plain
 
 
+def test_training_draws_the_same_images_each_time_and_reads_them_once(tmp_path, monkeypatch):
+    """They are read when the first picture is due, and a resumed run draws the same."""
+    drawn, read = [], []
+    monkeypatch.setattr(
+        "fastimae.pictures.reconstruction.draw_grid",
+        lambda pictures, path, note: drawn.append(pictures["input"]),
+    )
+    for batch_size in (4, 8):
+        loader = create_loader(
+            synthetic=True, synthetic_samples=40, batch_size=batch_size, input_size=(32, 32)
+        )
+        wrapped = loader.fixed_batch
+        loader.fixed_batch = lambda count, wrapped=wrapped: read.append(count) or wrapped(count)
+        draw = draw_fixed_images(MAE(tiny_model()), loader, tmp_path / "x.png")
+        next(iter(loader))
+        assert read == [16] * (batch_size // 8)
+        assert draw() == draw() == tmp_path / "x.png"
+    assert read == [16, 16] and len(drawn) == 4
+    assert all(len(images) == 8 and torch.equal(images, drawn[0]) for images in drawn)
+    assert draw_fixed_images(MAE(tiny_model()), loader, None)() is None and len(drawn) == 4
+
+
 def pairs_of(image_folder, model, **changes):
-    settings = {"samples": 12, "batch_size": 12, "workers": 0, "device": torch.device("cpu")}
-    return next(iter(pairs(open_images(image_folder), model, **{**settings, **changes})))
+    settings = {"samples": 12, "batch_size": 12, "workers": 0}
+    return next(iter(PairBatches(open_images(image_folder), model, **{**settings, **changes})))
 
 
 def patches(images):
@@ -98,12 +107,12 @@ def test_mae_is_shown_as_the_model_predicts(image_folder, norm_pix):
     assert torch.equal(pasted[~hidden], patches(batch.images)[~hidden])
     assert torch.equal(whole[hidden], pasted[hidden])
     assert patches(result.masked)[hidden].eq(128).all()
-    # A visible patch is taken from another pass, in which it was masked.
+    # Predictions for visible patches are from another pass, in which they were masked.
     assert not torch.equal(whole[~hidden], pasted[~hidden])
 
 
 def test_whole_predictions_never_saw_their_patch(image_folder):
-    """Another picture in one patch changes nothing of what is predicted for it."""
+    """Other pixels in a patch do not change the prediction for it."""
     model = tiny_model()
     batch = pairs_of(image_folder, model)
     changed = batch.images.clone()
@@ -155,10 +164,7 @@ def test_numbers_of_the_grid_are_means_over_all_images(tmp_path, image_folder):
     wanted = {"mask_ratio": 0.75, "mix_ratio": 0.1, "branch": "dominant", "view": "whole"}
     (row,) = [r for r in numbers["table"] if wanted.items() <= r.items()]
     errors = []
-    for batch in pairs(
-        open_images(image_folder), model, samples=16, batch_size=8, workers=0,
-        device=torch.device("cpu"),
-    ):  # fmt: skip
+    for batch in PairBatches(open_images(image_folder), model, samples=16, batch_size=8, workers=0):
         result = reconstruct(model, batch, 0.75, 0.1)
         shown, truth = (view["dominant"].double() / 255 for view in (result.whole, result.truths))
         errors.append((shown - truth).square().mean((1, 2, 3)))

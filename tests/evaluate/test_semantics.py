@@ -1,4 +1,4 @@
-"""M_sem, and the study over same-class ratios: its cells, its commands, its table."""
+"""M_sem, and the study over same-class ratios: its runs, its commands, its table."""
 
 import json
 import os
@@ -16,15 +16,16 @@ pytest.importorskip("sklearn")
 
 from fastimae.arguments import parse, parse_training
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
-from fastimae.evaluate.checkpoints import load_contestants
+from fastimae.evaluate import study_runs
+from fastimae.evaluate.candidates import load_candidates
 from fastimae.evaluate.command import TASKS
-from fastimae.evaluate.imae import cells, msem, semantics
-from fastimae.evaluate.imae.cells import Cell, run_cell
-from fastimae.evaluate.imae.mixtures import mixture_latents, pairs
-from fastimae.evaluate.imae.msem import Labelled, MsemOptions, accuracy
-from fastimae.evaluate.imae.semantics import SemanticsOptions
 from fastimae.evaluate.images import open_images
+from fastimae.evaluate.mixing.mixtures import PairBatches, mixture_latents
 from fastimae.evaluate.origin import weights_digest
+from fastimae.evaluate.study_runs import StudyRun, run_once
+from fastimae.evaluate.tasks import msem, semantics
+from fastimae.evaluate.tasks.msem import Labelled, MsemOptions, accuracy
+from fastimae.evaluate.tasks.semantics import SemanticsOptions
 from fastimae.settings import ConfigError
 
 CPU = torch.device("cpu")
@@ -54,19 +55,20 @@ def test_features_come_with_the_class_of_the_image_they_are_for(tmp_path, image_
         others=(save_run(tmp_path / "mae", tiny_model()),),
         data_path=image_folder, mix_ratios=(0.2,), batch_size=8, num_workers=0,
     )  # fmt: skip
-    contestants = load_contestants((options.checkpoint, *options.others), CPU)
-    found = msem.collect(options, contestants, open_images(image_folder), 20)
+    candidates = load_candidates((options.checkpoint, *options.others), CPU)
+    found = msem.collect(options, candidates, open_images(image_folder), 20)
     images = list(
-        pairs(open_images(image_folder), contestants[0].model, samples=20, batch_size=8,
-              workers=0, device=CPU)
-    )  # fmt: skip
+        PairBatches(
+            open_images(image_folder), candidates[0].model, samples=20, batch_size=8, workers=0
+        )
+    )
     own = torch.cat([batch.labels for batch in images])
     partners = torch.cat([batch.labels[batch.partner] for batch in images])
     assert torch.equal(torch.from_numpy(found[0, 0.2, "subordinate"].labels), own)
     assert torch.equal(torch.from_numpy(found[0, 0.2, "dominant"].labels), partners)
     first = images[0]
-    everything = first.mask(contestants[0].model, 0)
-    heads = mixture_latents(contestants[0].model, first, everything, 0.2)
+    everything = first.mask(candidates[0].model, 0)
+    heads = mixture_latents(candidates[0].model, first, everything, 0.2)
     for number, branch in enumerate(("subordinate", "dominant")):
         wanted = heads[number, :, 1:].mean(1)
         got = torch.from_numpy(found[0, 0.2, branch].features[:8])
@@ -91,10 +93,10 @@ def test_msem_is_written_and_clearer_for_the_dominant_image(tmp_path, image_fold
 
 @pytest.fixture
 def program(monkeypatch):
-    """Function (code) that makes `code` what fastimae-train runs."""
+    """Function (code) that replaces what fastimae-train runs by `code`."""
 
     def set_code(code):
-        monkeypatch.setitem(cells.PROGRAMS, "fastimae-train", ("-c", code))
+        monkeypatch.setitem(study_runs.PROGRAMS, "fastimae-train", ("-c", code))
 
     return set_code
 
@@ -103,30 +105,30 @@ WRITES = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); open(p / 'tries', 
 RESULT = "(p / 'results.json').write_text('{}')\n"
 
 
-def make_cell(folder, *flags):
-    return Cell("a cell", folder, ["fastimae-train", str(folder), *flags],
+def make_run(folder, *flags):
+    return StudyRun("a run", folder, ["fastimae-train", str(folder), *flags],
                 lambda: (folder / "results.json").is_file())  # fmt: skip
 
 
-def test_a_cell_runs_once(tmp_path, program):
+def test_a_run_runs_once(tmp_path, program):
     program(WRITES + RESULT)
-    assert run_cell(make_cell(tmp_path)) and run_cell(make_cell(tmp_path))
-    assert run_cell(make_cell(tmp_path, "--num_workers", "3"))  # not another result
+    assert run_once(make_run(tmp_path)) and run_once(make_run(tmp_path))
+    assert run_once(make_run(tmp_path, "--num_workers", "3"))  # changes no result
     assert (tmp_path / "tries").read_text() == "x"
     with pytest.raises(ConfigError, match="another --output_dir"):
-        run_cell(make_cell(tmp_path, "--epochs", "3"))
+        run_once(make_run(tmp_path, "--epochs", "3"))
 
 
-def test_a_cell_that_failed_or_was_stopped_is_run_again(tmp_path, program):
+def test_a_run_that_failed_or_was_stopped_is_run_again(tmp_path, program):
     program(WRITES + "sys.exit(3)")
     with pytest.raises(ConfigError, match="exit status 3"):
-        run_cell(make_cell(tmp_path))
+        run_once(make_run(tmp_path))
     program(WRITES + "(p / 'checkpoint-last.pth').write_text('')")
-    assert run_cell(make_cell(tmp_path, "--epochs", "3")) is False  # nothing was kept: other flags
+    assert run_once(make_run(tmp_path, "--epochs", "3")) is False  # nothing was kept: other flags
     program(WRITES + RESULT)
-    with pytest.raises(ConfigError, match="made by another command"):
-        run_cell(make_cell(tmp_path))
-    assert run_cell(make_cell(tmp_path, "--epochs", "3"))
+    with pytest.raises(ConfigError, match="belongs to another command"):
+        run_once(make_run(tmp_path))
+    assert run_once(make_run(tmp_path, "--epochs", "3"))
     assert (tmp_path / "tries").read_text() == "xxx"
 
 
@@ -148,14 +150,14 @@ def test_sigterm_lets_the_command_save(tmp_path, program):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=tell_us, daemon=True).start()
-    assert run_cell(make_cell(tmp_path)) is False
+    assert run_once(make_run(tmp_path)) is False
     assert (tmp_path / "saved").exists()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Options of a study, and the commands it runs, each of which leaves what it would leave."""
+    """Options of a study, and the list of its commands, which only leave their results."""
     done = []
 
     def fake_call(command):
@@ -176,7 +178,7 @@ def study(tmp_path, monkeypatch):
         (place / "results.json").write_text(json.dumps({"task": task, "numbers": number}))
         return 0
 
-    monkeypatch.setattr(cells, "call", fake_call)
+    monkeypatch.setattr(study_runs, "call", fake_call)
     (tmp_path / "b.beton").touch()
     options = SemanticsOptions(
         train_flags=("--model", "mae_vit_nano_patch8", "--epochs", "3", "--input_size", "32"),
@@ -188,7 +190,7 @@ def study(tmp_path, monkeypatch):
 
 
 def semantics_options(task):
-    return getattr(__import__(TASKS[task].module, fromlist=["x"]), TASKS[task].options)
+    return TASKS[task].options
 
 
 def test_study_fills_its_table_and_repeats_nothing(study, capsys):
@@ -215,7 +217,7 @@ def test_study_fills_its_table_and_repeats_nothing(study, capsys):
 
 
 def test_numbers_of_other_weights_are_not_kept(study):
-    """The checkpoint of the baseline may go on training, under the same name."""
+    """The checkpoint of the baseline may be trained further, under the same name."""
     options, done = study
     options.tasks = ("msem",)
     semantics.run(options)
@@ -225,23 +227,23 @@ def test_numbers_of_other_weights_are_not_kept(study):
     file.write_text(json.dumps(content))
     semantics.run(options)
     save_run(options.checkpoint.parent, tiny_model())
-    with pytest.raises(CheckpointError, match="eval-msem is of other weights"):
+    with pytest.raises(CheckpointError, match="eval-msem has results of other weights"):
         semantics.run(options)
     assert len(done) == 5
 
 
-def test_a_folder_that_the_study_did_not_make_is_not_gone_on_with(tmp_path, program):
+def test_a_folder_that_the_study_did_not_make_is_not_resumed(tmp_path, program):
     program(WRITES + RESULT)
     save_run(tmp_path, tiny_model())
     with pytest.raises(ConfigError, match="another command"):
-        run_cell(make_cell(tmp_path))
+        run_once(make_run(tmp_path))
     assert not (tmp_path / "tries").exists()
 
 
 def test_study_stops_where_a_command_was_stopped(study, monkeypatch):
     options, done = study
     options.tasks = ("msem",)
-    monkeypatch.setattr(cells, "call", lambda command: done.append(command) or 0)
+    monkeypatch.setattr(study_runs, "call", lambda command: done.append(command) or 0)
     semantics.run(options)
     assert len(done) == 1
     table = json.loads((options.output_dir / "results.json").read_text())["numbers"]["table"]

@@ -1,5 +1,6 @@
 """M_ls: the regression against numpy and scikit-learn, the distances against their formula."""
 
+import collections
 import json
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from PIL import Image
 from tiny import save_run, tiny_model
 
-from fastimae.evaluate.checkpoints import frozen, names_of
-from fastimae.evaluate.imae.mixtures import clean_latents, mixture_latents, pairs
-from fastimae.evaluate.imae.regression import Affine, Moments, gradient_descent, least_squares
-from fastimae.evaluate.imae.separability import SeparabilityOptions, run
+from fastimae.evaluate.candidates import load_frozen, names_of
 from fastimae.evaluate.images import open_images
+from fastimae.evaluate.mixing import comparison
+from fastimae.evaluate.mixing.mixtures import PairBatches, clean_latents, mixture_latents
+from fastimae.evaluate.mixing.regression import Affine, Moments, gradient_descent, least_squares
+from fastimae.evaluate.tasks.separability import SeparabilityOptions, run
 from fastimae.settings import ConfigError
 
 linear_model = pytest.importorskip("sklearn.linear_model")
@@ -110,8 +112,8 @@ def test_latents_that_are_a_linear_function_are_found_to_be_one():
 
 
 def some_pairs(source, model, **changes):
-    settings = {"samples": 20, "batch_size": 8, "workers": 0, "device": torch.device("cpu")}
-    return list(pairs(open_images(source), model, **{**settings, **changes}))
+    settings = {"samples": 20, "batch_size": 8, "workers": 0}
+    return list(PairBatches(open_images(source), model, **{**settings, **changes}))
 
 
 def test_pairs_are_the_same_again_and_never_of_an_image_with_itself(image_folder):
@@ -175,7 +177,21 @@ def options(study, image_folder, **changes):
     )  # fmt: skip
 
 
-def test_table_has_every_model_at_every_ratio(study, image_folder, capsys):
+@pytest.fixture
+def followed(monkeypatch):
+    """Return the number of steps of each progress that is shown."""
+    counts = collections.Counter()
+
+    def tracked(items, name, unit):
+        for item in items:
+            counts[name, unit] += 1
+            yield item
+
+    monkeypatch.setattr(comparison, "tracked", tracked)
+    return counts
+
+
+def test_table_has_every_model_at_every_ratio(study, image_folder, capsys, followed):
     run(options(study, image_folder))
     folder = study / "distilled" / "eval-separability"
     table = json.loads((folder / "results.json").read_text())["numbers"]["table"]
@@ -190,20 +206,21 @@ def test_table_has_every_model_at_every_ratio(study, image_folder, capsys):
     ]
     assert Image.open(folder / "separability.png").width > 300
     assert capsys.readouterr().out.count("| plain |") == 2
+    assert followed["fitting", "fit"] == 6
     # The distances of some rows, from the latents themselves.
-    teacher = frozen(study / "mae" / "checkpoint-last.pth", torch.device("cpu"))
+    teacher = load_frozen(study / "mae" / "checkpoint-last.pth", torch.device("cpu"))
     (batch,) = some_pairs(image_folder, teacher, samples=16, batch_size=16)
     mask = batch.mask(teacher, 0.75)
     clean = clean_latents(teacher, batch, mask)
     for place, name in ((0, "distilled"), (4, "mae")):
-        model = frozen(study / name / "checkpoint-last.pth", torch.device("cpu"))
+        model = load_frozen(study / name / "checkpoint-last.pth", torch.device("cpu"))
         for row, ratio in zip(table[place:], (0.1, 0.4), strict=False):
             mixed = mixture_latents(model, batch, mask, ratio)[0]
             direct = float((mixed - clean).square().sum(-1).mean())
             assert row["before"] == pytest.approx(direct, rel=1e-4)
             assert row["rows_fitted"] == 32 * 5 and row["rows_measured"] == 16 * 5
     assert table[5]["before"] < table[4]["before"]  # more of the image is in the mixture
-    for row in table[:4]:  # two untrained heads have bases of their own
+    for row in table[:4]:  # two untrained heads have different bases
         assert row["after_closed_form"] < row["before"] and row["after_trained"] < row["before"]
 
 

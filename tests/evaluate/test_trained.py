@@ -1,4 +1,4 @@
-"""Evaluation reads and shows images as the training of its checkpoint did."""
+"""Evaluation decodes and crops images as the training of its checkpoint did."""
 
 import json
 import logging
@@ -13,20 +13,21 @@ from toy_images import save_colours, save_splits, save_trained
 
 from fastimae.cli import evaluate, export, train
 from fastimae.engine.distributed import World
-from fastimae.evaluate.classify.feature_cache import FeatureStore
-from fastimae.evaluate.encoder import load_encoder
-from fastimae.evaluate.images import center_batches, center_view, open_images
-from fastimae.evaluate.options import EvalOptions
-from fastimae.evaluate.trained import training_of
+from fastimae.evaluate.center_batches import CenterBatches, center_view
+from fastimae.evaluate.features import load_encoder
+from fastimae.evaluate.images import open_images
+from fastimae.evaluate.labels.feature_cache import FeatureStore
+from fastimae.evaluate.options.base import EvalOptions
 from fastimae.loaders import create_loader
-from fastimae.loaders.convert import ConvertOptions, convert
-from fastimae.loaders.crops import RATIO
+from fastimae.loaders.convert.run import ConvertOptions, convert
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.limits import limited_to, value_range
+from fastimae.loaders.images.crops import RATIO
+from fastimae.loaders.images.limits import limited_to, value_range
+from fastimae.trained import training_settings
 
 pytest.importorskip("timm")
-from fastimae.evaluate.classify.augment import AugmentedLoader
-from fastimae.evaluate.classify.finetune_options import FinetuneOptions
+from fastimae.evaluate.finetuning.augmented_loader import AugmentedLoader
+from fastimae.evaluate.options.finetune import FinetuneOptions
 
 CPU = torch.device("cpu")
 SIZE = (16, 48)
@@ -60,7 +61,7 @@ def told(caplog, monkeypatch):
 def test_whole_views_are_what_training_with_crop_none_shows(tmp_path, photos, channels):
     mae = save_trained(tmp_path / "mae.pth", crop="none")
     images = EvalOptions(checkpoint=mae, data_path=photos).train_images()
-    ((views, _),) = center_batches(images, SIZE, batch_size=3, workers=0, channels=channels)
+    ((views, _),) = CenterBatches(images, SIZE, batch_size=3, workers=0, channels=channels)
     settings = {"batch_size": 3, "mix_group": 0, "num_workers": 0, "in_chans": channels}
     with create_loader(
         data_path=photos, input_size=SIZE, crop="none", hflip=False, **settings
@@ -73,7 +74,7 @@ def test_without_it_the_middle_is_shown(tmp_path, photos):
     for name, args in (("a", {}), ("b", {"crop": "random"})):
         mae = save_trained(tmp_path / f"{name}.pth", **args)
         images = EvalOptions(checkpoint=mae, data_path=photos).train_images()
-        ((views, _),) = center_batches(images, SIZE, batch_size=3, workers=0)
+        ((views, _),) = CenterBatches(images, SIZE, batch_size=3, workers=0)
         for index, view in enumerate(views):
             assert np.array_equal(view, center_view(images[index][0], SIZE))
     assert not np.array_equal(views[1], center_view(images[1][0], SIZE, whole=True))
@@ -152,7 +153,7 @@ def test_the_range_of_a_beton_is_what_it_was_converted_with(tmp_path, deep, told
 
 
 def test_the_range_of_a_beton_stays_known_when_the_file_is_gone(tmp_path, deep, monkeypatch):
-    """Also to a run that goes on from there, in another folder."""
+    """Also to a run that resumes it in another folder."""
     monkeypatch.chdir(tmp_path)
     options = {"src": str(deep), "workers": 1, "value_range": (0, 1)}
     convert(ConvertOptions(out=Path("deep.beton"), **options))
@@ -187,7 +188,7 @@ def test_a_classifiers_range_is_that_of_what_it_learned_from(tmp_path, deep, mon
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_fine_tuning_reads_pixels_alike(deep, workers):
-    """In worker processes, too; what has no range is a bad sample."""
+    """In worker processes, too; an image without a range is a bad sample."""
     (deep / "z.png").write_bytes(deep_images.file_bytes(deep_images.GRAY16, "PNG"))
     images = open_images(deep)
     images.labels = np.zeros(3, np.int64)
@@ -214,7 +215,7 @@ def test_a_range_does_not_stay_for_the_next_evaluation(tmp_path, deep):
     EvalOptions(checkpoint=ranged, data_path=deep).train_images()
     assert value_range() == (0, 1)
     images = EvalOptions(checkpoint=plain, data_path=deep).train_images()
-    batches = center_batches(images, SIZE, batch_size=2, workers=0)
+    batches = CenterBatches(images, SIZE, batch_size=2, workers=0)
     assert list(batches) == [] and "no known range" in batches.bad[0]
     with pytest.raises(DataError, match="--value_range 2 1: LOW must be below HIGH"):
         EvalOptions(checkpoint=plain, data_path=deep, value_range=(2, 1)).train_images()
@@ -222,15 +223,15 @@ def test_a_range_does_not_stay_for_the_next_evaluation(tmp_path, deep):
 
 def test_settings_are_read_from_any_file_or_not_at_all(tmp_path):
     path = save_trained(tmp_path / "a.pth", crop="none")
-    assert training_of(path)["crop"] == "none"
+    assert training_settings(path)["crop"] == "none"
     assert export([str(path), str(tmp_path / "b.safetensors"), "--to", "mae"]) == 0
-    assert training_of(tmp_path / "b.safetensors")["crop"] == "none"
+    assert training_settings(tmp_path / "b.safetensors")["crop"] == "none"
     (tmp_path / "c.pth").write_text("no checkpoint")
-    assert training_of(tmp_path / "c.pth") == training_of(tmp_path / "d.pth") == {}
+    assert training_settings(tmp_path / "c.pth") == training_settings(tmp_path / "d.pth") == {}
 
 
 def test_training_and_probing_from_the_command_line(tmp_path):
-    """The settings go from the training's flags to results.json."""
+    """Settings are passed from the training's flags to results.json."""
     data = save_splits(tmp_path / "data", 4)
     model = "--model mae_vit_nano_patch16 --input_size 32 --batch_size 6 --num_workers 0"
     run = f"--data_path {data} {model} --device cpu --epochs 1 --warmup_epochs 0 --vis_freq 0"
@@ -260,14 +261,14 @@ def test_settings_of_other_projects_that_are_called_alike_are_none_of_ours(tmp_p
     assert value_range() is None
     EvalOptions(**common, value_range=(0, 1)).train_images()
     options = FinetuneOptions(**common)
-    options.settle_crops(training_of(mae))
+    options.settle_crops(training_settings(mae))
     assert (options.crop, options.crop_ratio) == ("random", RATIO)
 
 
 def test_equal_bounds_of_crops_are_a_trainings(tmp_path):
     mae = save_trained(tmp_path / "mae.pth", crop_ratio=[1.0, 1.0])
     options = FinetuneOptions(checkpoint=mae)
-    options.settle_crops(training_of(mae))
+    options.settle_crops(training_settings(mae))
     assert options.crop_ratio == (1.0, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""The policies of timm with the Pillow that is installed."""
+"""timm's policies with the installed version of Pillow."""
 
 import random
 
@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageOps
 
 pytest.importorskip("timm")
-from fastimae.evaluate.classify.finetune_options import FinetuneOptions
-from fastimae.evaluate.classify.transforms import build_mixup, training_transform
+from fastimae.evaluate.finetuning.transforms import build_mixup, training_transform
+from fastimae.evaluate.options.finetune import FinetuneOptions
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -8,7 +8,7 @@ from tiny import save_run, tiny_model
 
 pytest.importorskip("sklearn")
 
-from fastimae.evaluate.figures.tsne import TsneOptions, embed, principal_components, run
+from fastimae.evaluate.tasks.tsne import TsneOptions, embed, principal_components, run
 from fastimae.settings import ConfigError
 
 

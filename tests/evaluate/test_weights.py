@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import save_run, tiny_model
 
-from fastimae.evaluate.figures.weights import WeightsOptions, moments, panels_of, run
+from fastimae.evaluate.tasks.weights import WeightsOptions, moments, panels_of, run
 
 
 def test_moments_follow_their_formulas():

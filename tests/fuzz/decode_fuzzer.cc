@@ -1,6 +1,7 @@
-// Feeds arbitrary bytes to the decode engine. Finds what sanitizers see, what hangs, and pixels
-// that differ between our Huffman decoder and libjpeg's, or with what was decoded before. The
-// Makefile here builds and starts it.
+// Fuzzer that feeds arbitrary bytes to the decode engine.
+//
+// It finds errors that sanitizers notice, hangs, and pixels that differ between our Huffman decoder
+// and libjpeg's, or depend on earlier files. The Makefile here builds and starts it.
 //
 // Input: kControlBytes that choose window and rows, then a JPEG file.
 #include <algorithm>
@@ -21,13 +22,13 @@ using fastimae::Status;
 namespace {
 
 constexpr size_t kControlBytes = 24;
-constexpr int kMaxSide = 1024;  // larger images are slow and show nothing new
+constexpr int kMaxSide = 1024;  // larger images are slow and find nothing new
 constexpr int64_t kMaxPixels = 1 << 18;
 constexpr auto kUnsupported = static_cast<int32_t>(Status::kUnsupported);
 
 enum Rows { kNone, kTrue, kWrong, kGarbage };
 
-// The bytes that steer, one after the other.
+// The control bytes, read one after the other.
 struct Control {
   const uint8_t* next;
   int byte() { return *next++; }
@@ -42,7 +43,7 @@ struct Size {
   int height, width;
 };
 
-// As the first start-of-frame marker tells it, which need not be where libjpeg finds it.
+// According to the first start-of-frame marker, which may not be the one that libjpeg uses.
 Size size_in_header(const uint8_t* data, size_t size) {
   for (size_t i = 0; i + 9 < size; ++i)
     if (data[i] == 0xFF && data[i + 1] >= 0xC0 && data[i + 1] <= 0xCF && data[i + 1] != 0xC4 &&
@@ -90,7 +91,7 @@ std::vector<RowStart> choose_rows(Rows kind, const std::vector<RowStart>& found,
   if (kind == kGarbage) {
     rows.resize(std::min<size_t>(size, 4096) / sizeof(RowStart));
     if (!rows.empty()) std::memcpy(rows.data(), data, rows.size() * sizeof(RowStart));
-    if (control.byte() % 4)  // not far outside of the file
+    if (control.byte() % 4)  // not far outside the file
       for (RowStart& row : rows) row.bit %= 8 * size + 100;
   } else if (kind == kWrong && !rows.empty()) {
     RowStart& row = rows[control.below(static_cast<int>(rows.size()))];
@@ -100,14 +101,14 @@ std::vector<RowStart> choose_rows(Rows kind, const std::vector<RowStart>& found,
   return rows;
 }
 
-// libjpeg-turbo leaves coefficients of its fast path in the block where it meets FF FF 00, which no
-// encoder writes: what it shows there is no example.
+// At FF FF 00, which no encoder writes, libjpeg-turbo leaves coefficients of its fast path in the
+// block, so its pixels are no reference there.
 bool has_doubled_ff(const uint8_t* data, size_t size) {
   const uint8_t doubled[] = {0xFF, 0xFF};
   return std::search(data, data + size, doubled, doubled + 2) != data + size;
 }
 
-// What libjpeg alone shows must be the same by our decoder.
+// Pixels that libjpeg decodes alone must be the same with our decoder.
 void compare(const uint8_t* data, size_t size, Control control) {
   const Size image = size_in_header(data, size);
   if (image.height < 1 || image.width < 1 || image.height > kMaxSide || image.width > kMaxSide ||
@@ -136,7 +137,7 @@ void compare(const uint8_t* data, size_t size, Control control) {
   if (status == 0 && kind == kTrue) require_equal(theirs, jumped, window);
 }
 
-// What loaders/trailer.py writes behind a sample.
+// The trailer that loaders/beton/trailer.py writes after a sample.
 void append_trailer(std::vector<uint8_t>* file, const std::vector<RowStart>& rows, bool older,
                     bool vouches) {
   const size_t first = file->size();
@@ -152,7 +153,7 @@ void append_trailer(std::vector<uint8_t>* file, const std::vector<RowStart>& row
   append(&crc, sizeof crc);
 }
 
-// A sample for an engine, with bytes of its own so that reading past the end is seen.
+// A sample for an engine, in a separate allocation so that reading past the end is noticed.
 struct TestSample {
   std::vector<uint8_t> bytes;
   int64_t position = 0, size, height, width, trailer = 0, trailer_size = 0;
@@ -177,7 +178,7 @@ void run(FastimaeEngine* engine, const FastimaeRows& rows) {
   fastimae_job_free(engine, job);
 }
 
-// The whole engine, on a file of one sample, JPEG or raw, and perhaps a trailer.
+// The complete engine on a file with a single sample, JPEG or raw, and perhaps a trailer.
 void run_engine(const std::vector<uint8_t>& file, Control control) {
   const Size image = size_in_header(file.data(), file.size());
   if (image.height < 1 || image.width < 1) return;
@@ -218,7 +219,7 @@ void run_engine(const std::vector<uint8_t>& file, Control control) {
   fastimae_engine_free(engine);
 }
 
-// A sample as an engine shows it.
+// An engine's result for a sample.
 struct Shown {
   int32_t status;
   std::vector<uint8_t> pixels;
@@ -236,8 +237,8 @@ Shown show(FastimaeEngine* engine, Size size, int64_t sample, const int32_t* win
   return shown;
 }
 
-// What is shown of a sample, and whether it is bad, must not depend on what was decoded before it,
-// nor on the window.
+// The pixels of a sample, and whether it is bad, must not depend on earlier decoding, nor on the
+// window.
 void compare_orders(const std::vector<uint8_t>& file, Control control) {
   const Size image = size_in_header(file.data(), file.size());
   if (image.height < 1 || image.width < 1 || image.height > kMaxSide || image.width > kMaxSide)
@@ -258,7 +259,7 @@ void compare_orders(const std::vector<uint8_t>& file, Control control) {
   const uint8_t jpegs[] = {1, 1};
   const FastimaeColumns columns{bytes.data(), 2, positions, sizes, heights,
                                 widths,       jpegs, none,  none};
-  // Windows of the output's size, which resizing leaves as they are.
+  // Windows of the output's size, which resizing leaves unchanged.
   const Size size{1 + control.below(image.height), 1 + control.below(image.width)};
   const int32_t of_other[4] = {0, 0, 1, 1};
   int32_t windows[2][4];
@@ -294,7 +295,7 @@ void compare_orders(const std::vector<uint8_t>& file, Control control) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size <= kControlBytes + 16) return 0;
-  // Memory of its own, so that reading past the end is seen.
+  // In a separate allocation, so that reading past the end is noticed.
   const std::vector<uint8_t> file(data + kControlBytes, data + size);
   Control control{data};
   switch (control.byte() % 3) {

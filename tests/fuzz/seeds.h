@@ -1,4 +1,4 @@
-// Small JPEG files of all kinds, made here, to start from.
+// Small JPEG files of all kinds, as initial inputs for the fuzzers.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +48,7 @@ inline const std::vector<SeedKind>& seed_kinds() {
   return kinds;
 }
 
-// Takes the segments of one kind out.
+// Removes the segments of one kind.
 inline void remove_segments(std::vector<uint8_t>* file, uint8_t marker) {
   for (size_t at = 2; at + 4 <= file->size() && (*file)[at] == 0xFF && (*file)[at + 1] != 0xDA;) {
     const size_t length = 2 + ((*file)[at + 2] << 8 | (*file)[at + 3]);

@@ -1,7 +1,7 @@
-// A fuzzer where there is no libFuzzer: blind mutation of JPEG files made here, without coverage.
+// Fuzzer for systems without libFuzzer: blind mutation of JPEG files made here, without coverage.
 //
-//   standalone --seconds N [--seed S]   runs for so long; on a crash the input is in ./crash-input
-//   standalone --write FOLDER           writes the inputs it starts from, for libFuzzer and AFL++
+//   standalone --seconds N [--seed S]   runs for N seconds; a crashing input is in ./crash-input
+//   standalone --write FOLDER           writes the initial inputs, for libFuzzer and AFL++
 //   standalone FILE...                  runs each file once
 #include <chrono>
 #include <csignal>
@@ -24,7 +24,7 @@ using Bytes = std::vector<uint8_t>;
 using Random = std::mt19937_64;
 
 constexpr int kControlBytes = 24;
-Bytes present;  // the input under way
+Bytes present;  // the current input
 
 void keep_input() {
   const int file = open("crash-input", O_WRONLY | O_CREAT | O_TRUNC, 0644);
@@ -50,7 +50,7 @@ std::vector<Bytes> seeds() {
   return files;
 }
 
-// One small change; most are in the entropy-coded data, as that is most of a file.
+// A small change, mostly in the entropy-coded data, which is most of a file.
 void mutate(Bytes* file, const std::vector<Bytes>& files, Random& random) {
   const auto below = [&](size_t count) { return static_cast<size_t>(random() % count); };
   if (file->size() < 8) return;
@@ -100,11 +100,11 @@ int fuzz(double seconds, uint64_t seed) {
   size_t runs = 0;
   for (; elapsed() < seconds; ++runs) {
     Bytes file = files[random() % files.size()];
-    const size_t changes = random() % 4;  // none: whole files are part of it
+    const size_t changes = random() % 4;  // possibly none: unchanged files count too
     for (size_t i = 0; i < changes; ++i) mutate(&file, files, random);
     present = control_bytes(random);
     present.insert(present.end(), file.begin(), file.end());
-    alarm(20);  // a hang is a finding
+    alarm(20);  // so that a hang is found
     LLVMFuzzerTestOneInput(present.data(), present.size());
     alarm(0);
   }

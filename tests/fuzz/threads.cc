@@ -1,5 +1,6 @@
-// Races the thread pool: several callers submit, wait, give up and close at any time. For
-// ThreadSanitizer, which sees what is not ordered; also checks that each finished job is right.
+// Race test of the thread pool: several callers submit, wait, give up and close at any time.
+//
+// For ThreadSanitizer, which notices missing synchronisation; also checks every finished job.
 //
 //   threads [SECONDS]
 #include <chrono>
@@ -15,7 +16,7 @@ constexpr int kSide = 24, kSamples = 10, kVariants = 3;
 constexpr size_t kBytes = size_t{kSide} * kSide * 3;
 constexpr int64_t kMaxPixels = 1 << 20;
 
-// A file in memory with sound and damaged samples, no trailers: workers share the rows they find.
+// A file in memory with intact and damaged samples, without trailers: workers share row starts.
 struct File {
   std::vector<uint8_t> bytes;
   std::vector<int64_t> positions, sizes, heights, widths, no_trailers;
@@ -79,7 +80,7 @@ void require(bool holds, const char* what) {
   std::abort();
 }
 
-// Every sample in every variant by the calling thread, one job each.
+// Every sample in every variant, decoded by the calling thread, one job each.
 struct Expected {
   Work works[kSamples][kVariants];
 
@@ -107,7 +108,7 @@ struct Expected {
   }
 };
 
-// Keeps up to three jobs under way; waits for some, gives up others in any order.
+// Keeps up to three jobs running; waits for some, gives up others, in any order.
 void use(FastimaeEngine* engine, const File& file, const Expected& expected, std::mt19937* random,
          int jobs) {
   struct UnderWay {
@@ -149,7 +150,7 @@ int main(int argc, char** argv) {
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     return elapsed.count() > seconds;
   };
-  // Each caller makes engines of its own again and again, and all use one together.
+  // Each caller repeatedly makes its own engine, and all callers share another one.
   FastimaeEngine* shared = file.engine(3);
   const auto caller = [&](unsigned seed) {
     std::mt19937 random(seed);

@@ -1,4 +1,4 @@
-"""What the tests on a GPU share."""
+"""Fixtures of the tests on a GPU."""
 
 import gc
 
@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture
 def no_sync():
-    """Any operation that makes the host wait raises."""
+    """Raise on any operation that makes the host wait."""
     torch.zeros(1, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     yield
@@ -17,7 +17,7 @@ def no_sync():
 
 @pytest.fixture
 def pools():
-    """Function () -> ids of those pools of torch's allocator that have memory."""
+    """Return a function () -> ids of the pools of torch's allocator that hold memory."""
 
     def now():
         gc.collect()

@@ -1,4 +1,4 @@
-"""What must hold on a GPU: the CPU's masks and losses, and training in every precision."""
+"""Masks and losses on a GPU equal the CPU's, and training runs in every precision."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def test_losses_and_gradients_are_the_cpus(make_batch, kind, dtype, tolerance):
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_training_on_the_gpu(tmp_path, precision, monkeypatch):
     pytest.importorskip("tyro")
-    # A peak that is measured beside other tests is not one to keep.
+    # Do not keep a peak that was measured while other tests ran.
     monkeypatch.setattr("fastimae.engine.peak.cache_file", lambda: tmp_path / "peaks.json")
     from fastimae import cli
 

@@ -1,4 +1,4 @@
-"""DALI on a real GPU: the CPU's pictures, in the GPU's memory, whatever else the GPU does."""
+"""DALI on a real GPU: the CPU's images, in GPU memory, whatever else the GPU does."""
 
 import shutil
 
@@ -13,13 +13,13 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-MILLISECOND = 2_000_000  # cycles, about
+MILLISECOND = 2_000_000  # cycles, roughly
 SETTINGS = {"batch_size": 8, "input_size": (32, 32), "num_workers": 2, "max_bad_samples": 1}
 
 
 @pytest.fixture
 def folder(image_folder, tmp_path):
-    """The images, with one that is cut short."""
+    """Write the images, one of them truncated."""
     copy = shutil.copytree(image_folder, tmp_path / "folder")
     last = max(copy.rglob("*.jpg"))
     last.write_bytes(last.read_bytes()[:300])
@@ -36,10 +36,11 @@ def beton(image_folder, tmp_path):
 
 
 def largest_difference(batches, expected):
-    """Of a picture from the one expected, in the mean over its values.
+    """Return the largest difference of an image from the expected one, averaged over its values.
 
     Batches are dropped while the GPU is busy with something else, and compared much later: memory
-    that is used again too early shows."""
+    that is reused too early becomes visible.
+    """
     expected = [(batch.images.cuda().int(), batch.index) for batch in expected]
     left, seen = iter(batches), []
     for images, _ in expected:
@@ -48,7 +49,7 @@ def largest_difference(batches, expected):
         torch.cuda._sleep(50 * MILLISECOND)
         difference = (batch.images.int() - images).abs().float().mean((1, 2, 3))
         seen.append((difference, batch.index + 0))
-        torch.full_like(batch.images, 255)  # freed memory is used again at once
+        torch.full_like(batch.images, 255)  # freed memory is reused at once
         del batch
     assert next(left, None) is None
     for (_, shown), (_, index) in zip(seen, expected, strict=True):
@@ -77,11 +78,11 @@ def test_two_decoders_share_the_samples(beton):
 @pytest.mark.parametrize("prefetch", [False, True])
 @pytest.mark.parametrize("share", [0.5, None])
 def test_the_next_batch_does_not_wait_for_the_step(beton, folder, share, prefetch):
-    """Parts of batches come from the host: a share, or what stands in for the one cut short."""
+    """Parts of batches come from the host: a share, or the replacement of the truncated image."""
     source = {"ffcv": beton, "dali_share": share} if share else {"dali": folder}
     loader = create_loader(**source, device="cuda", **SETTINGS)
     with DevicePrefetch(loader, "cuda") if prefetch else loader as batches:
-        list(batches)  # memory that is allocated for the first time may wait
+        list(batches)  # the first allocation of memory may wait
         batches.set_epoch(1)
         left = iter(batches)
         next(left)

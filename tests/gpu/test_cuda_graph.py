@@ -1,4 +1,4 @@
-"""Recording on a GPU while other threads use it, and what is left where it fails."""
+"""CUDA graph capture while other threads use the GPU, and cleanup after a failed capture."""
 
 import threading
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from fake_graphs import failure
 
-from fastimae.engine.graph import in_one_line, record_cuda_graph
+from fastimae.engine.graph import describe_chain, record_cuda_graph
 from fastimae.engine.step import seed_draws
 
 pytestmark = [
@@ -16,8 +16,8 @@ pytestmark = [
 MIB = 2**20
 
 
-def test_another_threads_allocations_do_no_harm():
-    """Those of a loader: memory of the host and of the GPU that CUDA has to be asked for."""
+def test_allocations_of_other_threads_are_harmless():
+    """Allocate as a loader does: host and GPU memory that CUDA must provide."""
     x, kept, errors = torch.ones(1000, device="cuda"), [], []
 
     def allocate():
@@ -57,9 +57,9 @@ def test_a_failed_capture_leaves_nothing(pools):
 
     def work():
         large = torch.ones(64 * MIB, device="cuda")
-        return large * large.sum().item()  # which no graph can do
+        return large * large.sum().item()  # which no graph can contain
 
-    assert "captur" in in_one_line(failure(work))
+    assert "captur" in describe_chain(failure(work))
     assert torch.cuda.current_stream() == stream and pools() <= before
     assert torch.equal(torch.cuda.get_rng_state(), state)
     assert torch.rand(1000, device="cuda").std() > 0.1

@@ -1,4 +1,4 @@
-"""The Triton kernels on a real GPU: against their specification, at real and at ragged shapes."""
+"""The Triton kernels on a real GPU against their specification, at real and ragged shapes."""
 
 import functools
 
@@ -11,6 +11,7 @@ from fastimae.kernels import reference
 from fastimae.kernels._attention_choice import Pass, tile_of
 from fastimae.kernels.mixing_ratio import LEVELS
 from fastimae.kernels.rows import masked_rows, visible_rows
+from fastimae.kernels.spread_rows import spread_rows
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import IMAE
 
@@ -22,7 +23,7 @@ STATISTICS = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 SIZES = [(224, 16, 8), (224, 14, 3), (32, 2, 5), (36, 4, 7), (64, 32, 2)]
 """Side, patch, batch."""
 NORMS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""Relative distance, as a norm, that rounding explains."""
+"""Relative distance of norms that rounding explains."""
 
 
 def close(got, expected, dtype):
@@ -48,7 +49,7 @@ def test_masks_are_the_cpus(grid, unit):
 
 
 def test_mixing_ratios_are_the_cpus():
-    """The place between two quantiles in every bit, what lies there but for rounding."""
+    """The position between two quantiles is bit-equal, the interpolated value up to rounding."""
     keys = torch.randint(-(2**62), 2**62, (300,))
     places = torch.arange(LEVELS + 1)
     zigzag, squares = (places % 2).float(), (places / LEVELS).square()
@@ -85,7 +86,7 @@ def test_mix_patchify(side, patch, batch, dtype):
 
 @pytest.mark.parametrize("dtype", NORMS)
 def test_mix_patchify_of_float_images(dtype):
-    """As foreign code has them: normalised, channels first."""
+    """As other code passes them: normalised, channels first."""
     ids = drawn(3, 64, 16).ids_keep
     floats = torch.randn(3, 3, 64, 64, device="cuda", dtype=dtype).permute(0, 2, 3, 1)
     args = floats, ids, 16, *STATISTICS
@@ -94,7 +95,7 @@ def test_mix_patchify_of_float_images(dtype):
 
 
 def test_pixels_beyond_two_gigabytes():
-    """Addresses are 64 bits wide."""
+    """Addresses must have 64 bits."""
     count = 2**31 // (224 * 224 * 3) + 2
     pictures = torch.zeros(count, 224, 224, 3, dtype=torch.uint8, device="cuda")
     pictures[-1] = images(1, 224)[0]
@@ -142,6 +143,25 @@ def test_assemble_tokens(width, dtype):
 
 
 @pytest.mark.parametrize("dtype", NORMS)
+@pytest.mark.parametrize(("batch", "width"), [(9, 1536), (130, 100), (1, 512)])
+def test_spread_rows(batch, width, dtype):
+    mask = drawn(batch, 224, 16)
+    count = batch + mask.ids_keep.numel() + mask.mask.shape[1]
+    rows = torch.randn(count, width, device="cuda", dtype=dtype, requires_grad=True)
+    got = spread_rows(rows, mask, impl="triton")
+    assert torch.equal(got, reference.spread_rows(rows, mask))
+    exact = rows.detach().double().requires_grad_()
+    weights = torch.randn_like(got)
+    ours, again = (
+        torch.autograd.grad(out, rows, weights)[0]
+        for out in (got, spread_rows(rows, mask, impl="triton"))
+    )
+    assert torch.equal(ours, again)
+    expected = reference.spread_rows(exact, mask)
+    close(ours, torch.autograd.grad(expected, exact, weights.double())[0], dtype)
+
+
+@pytest.mark.parametrize("dtype", NORMS)
 def test_latent_l2(dtype):
     student = torch.randn(8, 50, 512, device="cuda", dtype=dtype, requires_grad=True)
     teacher = torch.randn(8, 50, 512, device="cuda", dtype=torch.bfloat16)
@@ -169,28 +189,32 @@ def test_attention(tokens, heads, width, impl, dtype):
     q, k, v = exact.permute(2, 0, 3, 1, 4)
     weights = (q @ k.transpose(-2, -1) / width**0.5).softmax(-1)
     expected = (weights @ v).transpose(1, 2).flatten(2)
-    got = kernels.attention(qkv, impl=impl)
+    bias = torch.zeros(3 * heads * width, device="cuda", requires_grad=True)
+    got = kernels.attention(qkv, bias, impl=impl)
     close(got, expected, dtype)
     gradient = torch.randn_like(got)
-    ours = torch.autograd.grad(got, qkv, gradient)[0]
-    close(ours, torch.autograd.grad(expected, exact, gradient.double())[0], dtype)
+    ours = torch.autograd.grad(got, (qkv, bias), gradient)
+    (wanted,) = torch.autograd.grad(expected, exact, gradient.double())
+    close(ours[0], wanted, dtype)
+    close(ours[1], wanted.sum((0, 1)).flatten(), dtype)
     if impl == "triton":
-        again = torch.autograd.grad(kernels.attention(qkv, impl=impl), qkv, gradient)[0]
-        assert torch.equal(ours, again)
+        again = torch.autograd.grad(kernels.attention(qkv, bias, impl=impl), (qkv, bias), gradient)
+        assert all(map(torch.equal, ours, again))
 
 
 def test_longer_blocks_of_queries_backward_than_forward():
-    """As a table may say: backward reads what a forward pass with shorter blocks has left."""
+    """A table may ask for this: backward then reads rows beyond forward's shorter blocks."""
     qkv = torch.randn(3, 197, 3, 2, 32, device="cuda", dtype=torch.bfloat16)
     grad = torch.randn(3, 197, 64, device="cuda", dtype=torch.bfloat16)
     tile = tile_of(197, 32)
     results = []
-    for queries in (32, 64):
-        torch.full(kernel.lse_shape(qkv, tile), torch.nan, device="cuda")  # where lse will be
-        _, lse = kernel.forward(qkv, tile, Pass(queries, 8, 1))
-        results.append(kernel.backward(grad, qkv, lse, tile, Pass(64, 8, 1)))
-    assert results[0].isfinite().all()
-    close(*results, torch.bfloat16)
+    for queries, backward in ((32, Pass(64, 8, 1)), (64, Pass(64, 8, 1)), (64, Pass(32, 4, 2, 2))):
+        torch.full(kernel.lse_shape(qkv, tile), torch.nan, device="cuda")  # reused for lse
+        out, lse = kernel.forward(qkv, tile, Pass(queries, 4, 1))
+        results.append(kernel.backward(grad, qkv, out, lse, tile, backward, summed=True))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            close(one, two, torch.bfloat16)
 
 
 def small_imae():
@@ -214,7 +238,7 @@ def test_a_step_never_waits_for_the_gpu(make_batch, no_sync):
     objective = small_imae()
     torch.cuda.set_sync_debug_mode("default")
     batch = make_batch(16, (64, 64)).to("cuda")
-    losses_and_gradients(objective, objective, batch)  # tables are copied to the GPU once
+    losses_and_gradients(objective, objective, batch)  # copies tables to the GPU once
     torch.cuda.set_sync_debug_mode("error")
     losses_and_gradients(objective, objective, batch)
 

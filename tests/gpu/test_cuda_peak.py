@@ -1,4 +1,4 @@
-"""What a GPU computes and holds at most, as log lines tell it."""
+"""A GPU's peak of operations and of memory, as reported in the log."""
 
 import pytest
 import torch
@@ -14,8 +14,8 @@ GPU = torch.device("cuda")
 MEGABYTE = 2**20
 
 
-def test_activations_count_while_a_graph_is_recorded_and_not_when_it_is_replayed():
-    """So a peak that is forgotten after the recording leaves them out."""
+def test_activations_count_in_a_capture_and_not_in_a_replay():
+    """So a peak that is reset after the capture does not include them."""
     value = torch.ones(64 * MEGABYTE // 4, device=GPU)
 
     def work():

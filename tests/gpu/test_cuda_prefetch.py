@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from fastimae.loaders import DevicePrefetch, create_loader
-from fastimae.loaders.joined import joined
+from fastimae.loaders.workers.merge_rows import merge_rows
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-MILLISECOND = 2_000_000  # cycles, about
+MILLISECOND = 2_000_000  # cycles, roughly
 
 
 def make_loader(**settings):
@@ -30,7 +30,7 @@ def test_steps_see_their_batches(depth, no_sync):
         for number, batch in enumerate(prefetch, 1):
             torch.cuda._sleep(MILLISECOND)
             seen.append((batch.images.long().sum((1, 2, 3)), batch.index + 0, batch.key + 0))
-            torch.full_like(batch.images, 255)  # freed memory is used again at once
+            torch.full_like(batch.images, 255)  # freed memory is reused at once
             memory.append(torch.cuda.memory_allocated())
             assert prefetch.state_dict()["step"] == number
         del batch
@@ -63,7 +63,7 @@ def test_a_batch_may_be_used_on_another_stream_and_iterations_left():
         sums = []
         while len(sums) < len(batches):
             with torch.cuda.stream(side):
-                batch = next(iter(prefetch))  # left at once: two more are on their way
+                batch = next(iter(prefetch))  # stop at once: two more are being copied
                 torch.cuda._sleep(MILLISECOND)
                 sums.append(batch.images.long().sum())
             del batch
@@ -76,14 +76,14 @@ def test_rows_from_the_host_do_not_wait_for_the_step(no_sync):
     shape, rows = (64, 96, 96, 3), np.split(np.arange(64)[::-1].copy(), [20])
 
     def join(value):
-        """Rows of `value` and rows of the one after it, from memory that is used again at once."""
+        """Return rows of `value` and rows of value + 1, from memory that is reused at once."""
         pixels = torch.full((20, *shape[1:]), value, dtype=torch.uint8)
         pinned = torch.full((44, *shape[1:]), value + 1, dtype=torch.uint8).pin_memory()
-        made = joined(shape, torch.device("cuda"), zip(rows, (pixels, pinned), strict=True))
+        made = merge_rows(shape, torch.device("cuda"), zip(rows, (pixels, pinned), strict=True))
         pixels.fill_(255)
         return made
 
-    for first in (True, False):  # memory that is asked for the first time may wait
+    for first in (True, False):  # the first allocation of memory may wait
         made = []
         torch.cuda._sleep(500 * MILLISECOND)
         step = torch.cuda.current_stream().record_event()

@@ -1,4 +1,4 @@
-"""The step on a GPU: recorded, compiled and plain ones are the same, and none waits."""
+"""The step on a GPU: captured, compiled and eager steps agree, and none waits."""
 
 import copy
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from slow_teacher import SlowTeacher
 
+from fastimae.engine.blocks import compile_blocks
 from fastimae.engine.optim import build_optimizer
-from fastimae.engine.regions import compile_blocks
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.throttle import Throttle
 from fastimae.models import create_model
@@ -33,20 +33,20 @@ def build(kind):
     return objective
 
 
-def make_step(objective, kind):
+def make_step(objective, kind, accum_iter=2):
     optimizer = build_optimizer(objective, 1e-3, 0.05, for_graph=kind is GraphedStep)
     return kind(
-        objective, optimizer, precision="bf16", device=torch.device("cuda"), accum_iter=2,
-        clip_grad=0.5,
+        objective, optimizer, precision="bf16", device=torch.device("cuda"),
+        accum_iter=accum_iter, clip_grad=0.5,
     )  # fmt: skip
 
 
 def losses(step, batches):
-    """Of STEPS steps under a schedule, read at the end."""
-    seen = []
+    """Run STEPS steps under a schedule, and read the results at the end."""
+    seen, count = [], step.accum_iter
     for number in range(STEPS):
-        pair = batches[2 * number : 2 * number + 2]
-        seen += [parts["loss"] for parts in step(pair, 1e-3 * (number + 1) / STEPS)]
+        own = batches[count * number : count * (number + 1)]
+        seen += [parts["loss"] for parts in step(own, 1e-3 * (number + 1) / STEPS)]
     return torch.stack(seen).cpu()
 
 
@@ -55,16 +55,19 @@ def batches(make_batch):
     return [make_batch(8, (64, 64)).to("cuda") for _ in range(2 * STEPS)]
 
 
+@pytest.mark.parametrize("accum_iter", [1, 2])
 @pytest.mark.parametrize("kind", ["mae", "imae", "slow"])
-def test_recorded_steps_equal_plain_ones(kind, batches):
+def test_recorded_steps_equal_plain_ones(kind, accum_iter, batches):
     first = build(kind)
     second = copy.deepcopy(first)
-    plain, recorded = make_step(first, Step), make_step(second, GraphedStep)
+    plain, recorded = (
+        make_step(first, Step, accum_iter), make_step(second, GraphedStep, accum_iter)
+    )  # fmt: skip
     torch.testing.assert_close(losses(recorded, batches), losses(plain, batches), rtol=2e-3, atol=0)
-    assert recorded.failure is None and recorded.replays is not None
+    assert recorded.failure is None and len(recorded.replays) == accum_iter
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-3)
-    assert all(map(torch.equal, first.buffers(), second.buffers()))  # counts of updates
+    assert all(map(torch.equal, first.buffers(), second.buffers()))  # update counters
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -89,8 +92,8 @@ def test_recording_changes_nothing(resumed, batches):
             assert torch.equal(value, old), name
 
 
-def test_where_recording_fails_training_goes_on(batches, pools):
-    """Without the memory that was taken until then."""
+def test_training_continues_if_recording_fails(batches, pools):
+    """Memory that was taken until then is freed."""
 
     def wait(*_):
         if torch.cuda.is_current_stream_capturing():

@@ -14,7 +14,7 @@ EPOCH = 0
 
 
 def extra(pred):
-    """What a further term of a loss may look like."""
+    """Compute a further term of a loss."""
     return pred.abs().mean()
 
 
@@ -87,7 +87,7 @@ class RampedOptions(PaperMAE):
 
 
 class RampedGlobal(PaperMAE):
-    """A constant of the module, which is one no more when somebody sets it."""
+    """A global of the module, constant until someone sets it."""
 
     def forward_loss(self, imgs, pred, mask):
         return super().forward_loss(imgs, pred, mask) + weighted(pred)
@@ -99,7 +99,7 @@ class RampedDefault(PaperMAE):
 
 
 def ramped(method):
-    """A decorator with a weight of its own."""
+    """Decorate a loss with a weight that the decorator holds."""
 
     @functools.wraps(method)
     def wrapper(self, imgs, pred, mask):
@@ -127,7 +127,7 @@ class RampedProperty(PaperMAE):
 
 
 class RampedByHand(PaperMAE):
-    """Attributes that nn.Module does not know of."""
+    """Attributes that nn.Module does not have."""
 
     def __getattr__(self, name):
         return SHARED[name] if name == "scale" else super().__getattr__(name)
@@ -165,7 +165,7 @@ class CurriculumGlobal(PaperMAE):
 
 
 class RoundedMask(PaperMAE):
-    """As many patches as MAE's for some ratios, one more for others."""
+    """Keeps as many patches as MAE for some ratios, one more for others."""
 
     def random_masking(self, x, mask_ratio):
         keep = round(x.shape[1] * (1 - mask_ratio))
@@ -173,7 +173,7 @@ class RoundedMask(PaperMAE):
 
 
 class MaskOfHighRatios(PaperMAE):
-    """A curriculum that comes with the argument."""
+    """A curriculum that depends on the mask ratio."""
 
     def random_masking(self, x, mask_ratio):
         return super().random_masking(x.flip(1) if mask_ratio > 0.8 else x, mask_ratio)
@@ -187,7 +187,7 @@ class FixedInEvaluation(PaperMAE):
 
 
 class SkippedBlocks(PaperMAE):
-    """Layers that can be left out."""
+    """Layers that can be skipped."""
 
     def __init__(self):
         super().__init__()
@@ -219,7 +219,7 @@ class SoftAttention(PlainAttention):
 
 
 class KeepingAttention(PlainAttention):
-    """Its maps are looked at later."""
+    """Keeps its attention maps for later."""
 
     def forward(self, x):
         self.seen = x.detach()
@@ -262,7 +262,7 @@ def with_patches(kind):
 
 
 class OneSequence(PaperMAE):
-    """Blocks that are called as one."""
+    """Blocks in an nn.Sequential, called together."""
 
     def build(self, block, patch_embed):
         super().build(block, patch_embed)

@@ -1,4 +1,4 @@
-"""What the tests of foreign models share."""
+"""Fixtures of the tests of foreign models."""
 
 import pytest
 import torch
@@ -7,5 +7,5 @@ from interop.foreign_maes import SIZE
 
 @pytest.fixture
 def imgs():
-    """Three images, normalised."""
+    """Return three normalised images."""
     return torch.randn(3, 3, SIZE, SIZE)

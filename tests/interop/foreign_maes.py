@@ -1,4 +1,4 @@
-"""Three masked autoencoders as others might have written them, small."""
+"""Three small masked autoencoders as other people might write them."""
 
 import math
 
@@ -13,7 +13,7 @@ PATCHES = (SIZE // PATCH) ** 2
 
 
 class PlainAttention(nn.Module):
-    """Textbook: scores, softmax, values."""
+    """Textbook attention: scores, softmax, values."""
 
     def __init__(self, dim, num_heads, drop=0.0):
         super().__init__()
@@ -52,7 +52,7 @@ class PlainPatches(nn.Module):
 
 
 class PaperMAE(nn.Module):
-    """MAE's public interface (He et al., 2021), with blocks of its own."""
+    """MAE's public interface (He et al., 2021), with its own blocks."""
 
     def __init__(self, norm_pix_loss=True, **options):
         super().__init__()
@@ -134,7 +134,7 @@ class TimmMAE(PaperMAE):
 
 
 class OwnAttention(nn.Module):
-    """timm's names without biases, and an argument more."""
+    """Attention with timm's names, no biases and a further argument."""
 
     def __init__(self, dim, num_heads):
         super().__init__()
@@ -151,7 +151,7 @@ class OwnAttention(nn.Module):
 
 
 class OtherAttention(nn.Module):
-    """Other names for the same."""
+    """The same attention under other names."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -164,7 +164,7 @@ class OtherAttention(nn.Module):
 
 
 class OwnMAE(PaperMAE):
-    """Other argument names, keywords only, attention of its own, and a loss on all patches."""
+    """Other argument names, keyword-only ones, its own attention, and a loss on all patches."""
 
     def __init__(self, norm_pix_loss=False):
         nn.Module.__init__(self)

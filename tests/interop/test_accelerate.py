@@ -1,4 +1,4 @@
-"""Our kernels in three foreign MAEs: same losses, predictions and gradients; the rest is left."""
+"""Our kernels in three foreign MAEs: equal losses, predictions and gradients, or left alone."""
 
 import copy
 import pickle
@@ -16,9 +16,9 @@ from interop.foreign_maes import (
 from torch import nn
 
 import fastimae
-from fastimae.interop.accelerate import AccelerationError
-from fastimae.interop.swaps import REPLACEMENTS, Swap
-from fastimae.interop.trials import original_methods, recording
+from fastimae.foreign_models.accelerate import AccelerationError
+from fastimae.foreign_models.prove import recorded_masks, without_replacements
+from fastimae.foreign_models.replacements import REPLACEMENTS, Replacement
 
 METHODS = ("random_masking", "forward_encoder", "forward_decoder", "forward_loss")
 ATTENTION = ("blocks.0.attn", "blocks.1.attn", "decoder_blocks.0.attn")
@@ -31,12 +31,14 @@ def build(kind, **options):
 
 
 def both(model, imgs, **options):
-    """(outputs, gradients) of the accelerated model and of the original, with the same masks."""
-    with recording(model) as drawn:
+    """Return (outputs, gradients), accelerated and original, with the same masks."""
+    with recorded_masks(model) as drawn:
         found = [step(model, imgs, **options)]
     assert drawn
-    with original_methods(model, drawn):
-        assert not any(isinstance(v, Swap) for m in model.modules() for v in vars(m).values())
+    with without_replacements(model, drawn):
+        assert not any(
+            isinstance(v, Replacement) for m in model.modules() for v in vars(m).values()
+        )
         found.append(step(model, imgs, **options))
     return found
 
@@ -71,7 +73,7 @@ def test_same_loss_prediction_and_gradients(kind, left, imgs):
     assert all(part.training for part in model.modules())
 
 
-def test_the_report_tells_why(imgs):
+def test_the_report_gives_reasons(imgs):
     model = fastimae.accelerate(OwnMAE())
     text = str(model.fastimae_report)
     assert "replaced blocks.*.attn (2), random_masking, forward_encoder, forward_decoder" in text
@@ -109,7 +111,7 @@ def test_other_calls_go_to_the_original(imgs):
 
 
 class LouderAttention(PlainAttention):
-    """Another scale."""
+    """Attention with another scale."""
 
     def __init__(self, dim, num_heads):
         super().__init__(dim, num_heads)
@@ -117,7 +119,7 @@ class LouderAttention(PlainAttention):
 
 
 class NormedAttention(PlainAttention):
-    """Queries and keys are normalised."""
+    """Attention with normalised queries and keys."""
 
     def forward(self, x):
         b, n, c = x.shape
@@ -135,7 +137,7 @@ class NormedAttention(PlainAttention):
         ({"drop": 0.2}, "differs in training"),
     ],
 )
-def test_attention_that_is_not_plain_is_left(options, why, imgs):
+def test_attention_that_is_not_plain_is_left_alone(options, why, imgs):
     model = fastimae.accelerate(PaperMAE(**options))
     assert all(why in model.fastimae_report.left[name] for name in ATTENTION)
     assert model.blocks[0].attn.__dict__.get("forward") is None
@@ -143,7 +145,7 @@ def test_attention_that_is_not_plain_is_left(options, why, imgs):
 
 
 @pytest.mark.parametrize("options", [{"qk_norm": True}, {"attn_drop": 0.1}, {"proj_drop": 0.1}])
-def test_timm_attention_with_more_to_it_is_left(options):
+def test_timm_attention_with_extra_parts_is_left_alone(options):
     model = fastimae.accelerate(build(TimmMAE, **options))
     assert set(model.fastimae_report.left) >= set(ATTENTION)
 
@@ -167,7 +169,7 @@ class FrozenPatches(PlainPatches):
         return super().forward(imgs).detach()
 
 
-def test_methods_that_only_look_alike_are_left(imgs):
+def test_methods_that_only_look_alike_are_left_alone(imgs):
     left = fastimae.accelerate(GridMAE()).fastimae_report.left
     assert set(left) == {"random_masking", "forward_encoder", "forward_loss"}
     model = PaperMAE()
@@ -185,7 +187,7 @@ def test_debug_checks_the_first_call(imgs):
     assert "forward" not in model.__dict__
     torch.manual_seed(5)
     assert torch.equal(first[1], model(imgs)[1])
-    first[0].backward()  # the check has used nothing up
+    first[0].backward()  # the check has not consumed the graph
 
 
 def test_debug_names_what_differs(imgs, monkeypatch):

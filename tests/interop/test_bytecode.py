@@ -1,8 +1,8 @@
-"""What a function uses, by its bytecode."""
+"""The names that a function reads, from its bytecode."""
 
 import pytest
 
-from fastimae.interop.bytecode import Unreadable, Use, uses
+from fastimae.foreign_models.bytecode import Unreadable, Use, uses
 
 
 class Base:
@@ -100,14 +100,14 @@ def test_uses(name, expected):
         ("adds", "self"),
         ("deletes", "sets self.a"),
         ("sets_of_another", "sets the attribute a"),
-        ("hands_on", "hands self on"),
-        ("by_name", "hands self on"),
-        ("renames", "hands self on"),
-        ("rebinds", "hands self on"),
+        ("hands_on", "passes self on"),
+        ("by_name", "passes self on"),
+        ("renames", "passes self on"),
+        ("rebinds", "passes self on"),
         ("imports", "imports math"),
         ("sets_global", "sets the global LATER"),
         ("generates", "is a generator"),
-        ("nested", "makes a class"),
+        ("nested", "defines a class"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(name, words):

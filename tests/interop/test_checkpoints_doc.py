@@ -1,4 +1,4 @@
-"""The Python and the commands in docs/checkpoints.md run, and give one and the same model."""
+"""The Python and the commands in docs/checkpoints.md run, and all give the same model."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a file does not tell of its model: who says it, what is assumed, and that it is said."""
+"""Settings that a file does not state: their sources, what is assumed, and that it is logged."""
 
 import json
 import logging
@@ -11,10 +11,10 @@ from tiny import predict_alike
 from fastimae.cli import import_
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop import load_model
+from fastimae.interop.architecture import mlp_ratio
 from fastimae.interop.hints import Hints
-from fastimae.interop.names import named_sizes
+from fastimae.interop.model_names import named_sizes
 from fastimae.interop.pretrained import load_init, load_teacher
-from fastimae.interop.sizes import mlp_ratio
 from fastimae.models import create_model
 
 NAME = "mae_vit_nano_patch8"
@@ -56,16 +56,16 @@ def ours(net, images):
         return net.encode(net.patchify(images), mask.ids_keep)
 
 
-def told(caplog):
+def assumptions(caplog):
     return [r.message for r in caplog.records if " assumed" in r.message]
 
 
-def test_heads_are_assumed_in_one_line_and_set_by_a_word(tmp_path, caplog):
-    """A file of six heads loads with three, which computes something else: only a line helps."""
+def test_heads_are_assumed_in_one_line_and_set_by_an_argument(tmp_path, caplog):
+    """A file of six heads loads with three, which computes something else: only the log tells."""
     net, images = build(), torch.randn(2, 3, 32, 32)
     path = save(tmp_path / "foreign.pth", net)
     guessed = load_model(path)
-    (line,) = told(caplog)
+    (line,) = assumptions(caplog)
     assert "foreign.pth: 3 attention heads assumed from its width of 192" in line
     assert (
         "raw pixels as its targets assumed" in line
@@ -80,12 +80,12 @@ def test_heads_are_assumed_in_one_line_and_set_by_a_word(tmp_path, caplog):
     assert apart > 1e-3
 
 
-def test_only_what_matters_is_told(tmp_path, caplog):
+def test_only_what_matters_is_logged(tmp_path, caplog):
     path = save(tmp_path / "foreign.pth", build())
     load_model(path, encoder_only=True, num_heads=6, mean=IMAGENET[0], std=IMAGENET[1])
-    assert told(caplog) == []  # the decoder's heads and the targets are of no use here
+    assert assumptions(caplog) == []  # the decoder's heads and the targets are not used here
     load_model(path, num_heads=6, mean=IMAGENET[0], std=IMAGENET[1], norm_pix_loss=True)
-    (line,) = told(caplog)
+    (line,) = assumptions(caplog)
     assert "4 attention heads of its decoder assumed from its width of 128: decoder_num" in line
     assert line.endswith("decoder_num_heads changes that")
 
@@ -102,17 +102,17 @@ def test_only_what_matters_is_told(tmp_path, caplog):
     ],
     ids=["settings", "name in the file", "name of another width", "name", "flag", "flag and name"],
 )
-def test_who_says_how_many_heads(tmp_path, given, args, value, source):
+def test_sources_of_the_number_of_heads(tmp_path, given, args, value, source):
     path = save(tmp_path / "mae.pth", build(), args=args)
     fact = load_model(path, encoder_only=True, **given).facts["num_heads"]
     assert (fact.value, fact.source) == (value, source)
 
 
 def test_a_flag_against_the_file(tmp_path, caplog):
-    """Another's settings may be wrong, and a warning is enough; ours are not."""
+    """Settings in other people's files may be wrong, so a warning is enough; ours are not."""
     foreign = save(tmp_path / "theirs.pth", build(), args={"num_heads": 6})
     load_model(foreign, num_heads=3)
-    assert "theirs.pth says num_heads 6: num_heads 3 wins" in caplog.text
+    assert "theirs.pth says num_heads 6: overridden by num_heads 3" in caplog.text
     own = save(tmp_path / "own.pth", build(), True, {"num_heads": 6, "decoder_num_heads": 4})
     with pytest.raises(CheckpointError, match=r"own\.pth was trained with num_heads 6, not 3"):
         load_model(own, num_heads=3)
@@ -122,17 +122,19 @@ def test_a_flag_against_the_file(tmp_path, caplog):
         load_model(own, decoder_num_heads=8)
     caplog.clear()
     assert load_model(own, num_heads=6).facts["num_heads"].source == "flag"
-    assert "wins" not in caplog.text and told(caplog) == []
+    assert "overridden" not in caplog.text and assumptions(caplog) == []
 
 
 def test_any_width_with_heads_that_divide_it(tmp_path):
     net = build(embed_dim=40, num_heads=5, decoder_embed_dim=28, decoder_num_heads=7)
     path = save(tmp_path / "odd.pth", net)
-    with pytest.raises(CheckpointError, match="nothing tells the attention heads of its width"):
+    with pytest.raises(CheckpointError, match="attention heads of its width of 40 are unknown"):
         load_model(path)
     with pytest.raises(CheckpointError, match="num_heads 3 does not divide its width of 40"):
         load_model(path, num_heads=3)
-    with pytest.raises(CheckpointError, match="its decoder's width of 28: give decoder_num_heads"):
+    with pytest.raises(
+        CheckpointError, match="its decoder's width of 28 are unknown: give decoder_num_heads"
+    ):
         load_model(path, num_heads=5)
     loaded = load_model(path, num_heads=5, decoder_num_heads=7)
     assert predict_alike(net, loaded)
@@ -148,35 +150,44 @@ def test_features_need_no_decoder_that_fits(tmp_path, caplog, kind):
         weights["decoder_blocks.0.cross_attn.q.weight"] = torch.zeros(28, 28)
     torch.save({"model": weights}, tmp_path / "mae.pth")
     loaded = load_model(tmp_path / "mae.pth", encoder_only=True, num_heads=6)
-    assert "its decoder is left out" in caplog.text and loaded.fresh_decoder
+    assert "its decoder is dropped" in caplog.text and loaded.fresh_decoder
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(ours(loaded, images), ours(net, images))
     assert import_([str(tmp_path / "mae.pth"), str(tmp_path / "vit.pth"), "--encoder_only"]) == 0
 
 
-def test_what_an_import_assumed_is_told_again(tmp_path, caplog):
+def test_an_import_says_that_there_is_no_decoder(tmp_path, capsys):
+    save(tmp_path / "mae.pth", build())
+    lacks = "an encoder without a decoder (fastimae-train --init needs --allow_partial)"
+    assert import_([str(tmp_path / "mae.pth"), str(tmp_path / "vit.pth"), "--encoder_only"]) == 0
+    assert lacks not in capsys.readouterr().err
+    assert import_([str(tmp_path / "vit.pth"), str(tmp_path / "again.pth")]) == 0
+    assert lacks in capsys.readouterr().err
+
+
+def test_what_an_import_assumed_is_logged_again(tmp_path, caplog):
     foreign = save(tmp_path / "foreign.pth", build(norm_pix_loss=True))
     out = tmp_path / "imported.safetensors"
     assert import_([str(foreign), str(out)]) == 0
     logging.getLogger("fastimae").propagate = True  # commands switch that off
     caplog.clear()
     model = load_model(out)
-    (line,) = told(caplog)
+    (line,) = assumptions(caplog)
     assert "3 attention heads assumed by its import" in line
     assert model.facts["norm_pix_loss"].source == "assumed"
-    assert load_model(out, num_heads=6).blocks[0].attn.num_heads == 6  # an assumption, no fact
+    assert load_model(out, num_heads=6).blocks[0].attn.num_heads == 6  # an assumption, not a fact
     flags = ["--num_heads", "6", "--decoder_num_heads", "4", "--norm_pix_loss", "on", "--force"]
     flags += ["--mean", *map(str, IMAGENET[0]), "--std", *map(str, IMAGENET[1])]
     assert import_([str(foreign), str(out), *flags]) == 0
     logging.getLogger("fastimae").propagate = True
     caplog.clear()
     model = load_model(out)
-    assert told(caplog) == [] and model.norm_pix_loss and model.blocks[0].attn.num_heads == 6
+    assert assumptions(caplog) == [] and model.norm_pix_loss and model.blocks[0].attn.num_heads == 6
     assert {fact.source for fact in model.facts.values()} == {"file"}
 
 
-def test_timms_hub_folder_tells_heads_and_statistics(tmp_path, caplog):
-    """config.json beside model.safetensors: the name tells the heads, pretrained_cfg the rest."""
+def test_timms_hub_folder_has_heads_and_statistics(tmp_path, caplog):
+    """config.json beside model.safetensors: heads by name, the rest in pretrained_cfg."""
     net = build(num_heads=3)
     encoder = ("cls", "pos", "patch", "blocks", "norm")
     weights = {k: v.clone() for k, v in net.state_dict().items() if k.startswith(encoder)}
@@ -185,15 +196,15 @@ def test_timms_hub_folder_tells_heads_and_statistics(tmp_path, caplog):
     config = {"architecture": "vit_tiny_patch8_224", "pretrained_cfg": cfg}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = load_model(tmp_path, encoder_only=True)
-    assert model.mean == model.std == (0.5, 0.5, 0.5) and told(caplog) == []
+    assert model.mean == model.std == (0.5, 0.5, 0.5) and assumptions(caplog) == []
     assert model.facts["num_heads"].source == "name"
     config["model_args"] = {"num_heads": 6}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert load_model(tmp_path, encoder_only=True).blocks[0].attn.num_heads == 6
 
 
-def test_hugging_faces_vit_tells_heads_and_statistics(tmp_path):
-    """ViT has ViTMAE's encoder: its own config.json counts, and its classifier is `head`."""
+def test_hugging_faces_vit_has_heads_and_statistics(tmp_path):
+    """ViT has ViTMAE's encoder: its config.json is read, and its classifier is `head`."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=48, num_attention_heads=12, num_hidden_layers=2, intermediate_size=96,
@@ -214,27 +225,27 @@ def test_a_teachers_heads(tmp_path, caplog):
     path = save(tmp_path / "teacher.pth", build(num_heads=6), args=settings)
     student = build(num_heads=3, heads=2)
     assert load_teacher(path, student).blocks[0].attn.num_heads == 3
-    (line,) = told(caplog)
+    (line,) = assumptions(caplog)
     assert "3 attention heads assumed from its width of 192" in line
     assert "teacher.pth was trained with mean (0.5, 0.5, 0.5), this run has" in caplog.text
-    assert "norm_pix_loss" not in caplog.text, "of no use"
+    assert "norm_pix_loss" not in caplog.text, "not used"
     assert "--" not in caplog.text, "in Python there are no flags"
     load_teacher(path, student, hints=Hints({"teacher": "--teacher"}))
     assert f"--teacher {path} was trained with mean" in caplog.text
     assert load_teacher(path, student, num_heads=6).blocks[0].attn.num_heads == 6
 
 
-def test_first_weights_are_compared_with_the_student(tmp_path, caplog):
+def test_initial_weights_are_compared_with_the_student(tmp_path, caplog):
     student = build(num_heads=3)
     settings = {"num_heads": 6, "norm_pix_loss": True, "std": [0.5] * 3}
     load_init(student, save(tmp_path / "theirs.pth", build(), args=settings))
     assert "theirs.pth was trained with num_heads 6, this model has 3" in caplog.text
     assert "trained with norm_pix_loss True, this run has False; std (0.5" in caplog.text
     assert "--" not in caplog.text, "in Python there are no flags"
-    assert "taken as this run's: decoder_num_heads 4, mean (0.485" in caplog.text
+    assert "assumed as this run's: decoder_num_heads 4, mean (0.485" in caplog.text
     with pytest.raises(CheckpointError, match=r"own\.pth was trained with num_heads 6"):
         load_init(student, save(tmp_path / "own.pth", build(), True, settings))
-    settings = {"num_heads": 3, "decoder_num_heads": 8}  # of a decoder that is not in the file
+    settings = {"num_heads": 3, "decoder_num_heads": 8}  # the file has no such decoder
     encoder = save(tmp_path / "vit.pth", build(num_heads=3), True, settings, keep=ENCODER)
     load_init(student, encoder, allow_partial=True)
     hints = Hints({"init": "--init"})
@@ -242,22 +253,24 @@ def test_first_weights_are_compared_with_the_student(tmp_path, caplog):
     caplog.clear()
     settings = {"num_heads": 6, "decoder_num_heads": 4}
     load_init(build(), save(tmp_path / "same.pth", build(), True, settings))
-    assert "trained with" not in caplog.text and "taken as" not in caplog.text
+    assert "trained with" not in caplog.text and "assumed as" not in caplog.text
 
 
-def test_first_weights_of_an_encoder_whose_decoder_is_another(tmp_path, caplog):
+def test_initial_weights_of_a_file_with_another_decoder(tmp_path, caplog):
     net = build(decoder_embed_dim=64)
     path = save(tmp_path / "mae.pth", net)
-    with pytest.raises(CheckpointError, match=r"decoder_.* instead of .*starts the decoder afresh"):
+    with pytest.raises(
+        CheckpointError, match=r"decoder_.* instead of .*starts with a fresh decoder"
+    ):
         load_init(build(), path)
     student = build()
     fresh = student.mask_token.clone()
     load_init(student, path, allow_partial=True)
     assert torch.equal(student.blocks[1].mlp.fc2.weight, net.blocks[1].mlp.fc2.weight)
-    assert torch.equal(student.mask_token, fresh) and "its decoder is left out" in caplog.text
+    assert torch.equal(student.mask_token, fresh) and "its decoder is dropped" in caplog.text
 
 
-def test_names_of_others():
+def test_names_of_other_codes():
     assert named_sizes("vit_small_patch16_224.augreg")["num_heads"] == 6
     assert named_sizes("tmae_vit_base_patch16")["num_heads"] == 12
     assert named_sizes("vit_giant_patch14") == named_sizes(None) == {}

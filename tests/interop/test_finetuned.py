@@ -1,4 +1,4 @@
-"""Fine-tuned files, MAE's and ours, as checkpoints: their features, exports and teachers."""
+"""Fine-tuned files of MAE and ours as checkpoints: features, exports, teachers."""
 
 import json
 
@@ -9,8 +9,8 @@ from toy_images import save_splits
 
 from fastimae.cli import evaluate, export, import_
 from fastimae.engine.checkpoint import CheckpointError
-from fastimae.evaluate.classify.classifier import load_classifier
-from fastimae.evaluate.encoder import features, load_encoder
+from fastimae.evaluate.features import features, load_encoder
+from fastimae.evaluate.finetuning.classifier import load_classifier
 from fastimae.interop import load_model
 from fastimae.interop.hints import IN_PYTHON
 from fastimae.interop.pretrained import load_init, load_teacher
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("heard")
 
 
 def vit(pool, **options):
-    """timm's, with weights far from their start, so that every norm does something."""
+    """Build timm's model with weights far from initial ones, so that every norm has an effect."""
     torch.manual_seed(4)
     net = timm.models.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=128, depth=2, num_heads=4, num_classes=3,
@@ -40,7 +40,7 @@ def vit(pool, **options):
 
 @pytest.fixture(params=POOLS)
 def official(request, tmp_path):
-    """(timm's model, its file in MAE's layout of fine-tuned models)."""
+    """Return (timm's model, its file in MAE's layout of fine-tuned models)."""
     net = vit(request.param)
     content = {"model": net.state_dict(), "optimizer": {}, "epoch": 99}
     torch.save(content, tmp_path / "mae_finetuned.pth")
@@ -54,15 +54,15 @@ def pixels(count=2):
 
 
 def test_features_are_those_of_the_fine_tuned_model(official, caplog):
-    """What the classifier sees: with mean pooling, fc_norm of the mean of tokens without norm."""
+    """Features are the classifier's input: with mean pooling, fc_norm of the mean, without norm."""
     net, path = official
     images, inputs = pixels()
     model = load_encoder(path, CPU)
     with torch.no_grad():
         expected = net.forward_head(net.forward_features(inputs), pre_logits=True)
     torch.testing.assert_close(features(model, images, None, "fp32"), expected, **CLOSE)
-    assert "classifier left out" in caplog.text and "fine-tuned" not in caplog.text
-    assert ("fc_norm in place of norm" in caplog.text) == (net.global_pool == "avg")
+    assert "classifier dropped" in caplog.text and "fine-tuned" not in caplog.text
+    assert ("fc_norm instead of norm" in caplog.text) == (net.global_pool == "avg")
 
 
 def test_the_class_token_of_a_mean_is_refused(tmp_path):
@@ -76,7 +76,7 @@ def test_the_class_token_of_a_mean_is_refused(tmp_path):
 
 
 def test_a_norm_before_the_mean_and_one_after(tmp_path):
-    """timm can have both, and so can its files."""
+    """timm's models can have both, and so can its files."""
     net = vit("avg", fc_norm=True, final_norm=True)
     torch.save(net.state_dict(), tmp_path / "both.pth")
     images, inputs = pixels()
@@ -105,7 +105,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_of_an_encoder_takes_them(official, task, data, tmp_path):
+def test_every_task_of_an_encoder_reads_them(official, task, data, tmp_path):
     pytest.importorskip("sklearn")
     net, path = official
     flags = ["--checkpoint", str(path), "--output_dir", str(tmp_path / task), "--device", "cpu"]
@@ -113,7 +113,7 @@ def test_every_task_of_an_encoder_takes_them(official, task, data, tmp_path):
     flags += ["--cls_token"] if task == "finetune" and net.global_pool == "token" else []
     assert evaluate([task, *flags]) == 0
     results = json.loads((tmp_path / task / "results.json").read_text())
-    if task == "weights":  # no decoder of its own, so none is shown
+    if task == "weights":  # the file has no decoder, so none is listed
         names = [row["weight"] for row in results["numbers"]["table"]]
         assert names and not any(name.startswith("decoder") for name in names)
 
@@ -124,9 +124,9 @@ def test_pictures_are_refused(official, data, capsys):
     assert "has no decoder, only an encoder" in capsys.readouterr().err
 
 
-def test_features_of_two_norms_are_kept_apart(tmp_path):
-    """The cache of features knows fc_norm: another one has other features."""
-    from fastimae.evaluate.classify.feature_cache import encoder_digest
+def test_features_of_two_norms_are_cached_separately(tmp_path):
+    """The feature cache depends on fc_norm, as the features do."""
+    from fastimae.evaluate.labels.feature_cache import encoder_digest
 
     net = vit("avg")
     digests = set()
@@ -137,8 +137,8 @@ def test_features_of_two_norms_are_kept_apart(tmp_path):
     assert len(digests) == 2
 
 
-def test_fine_tuning_goes_on_from_its_norm(tmp_path):
-    from fastimae.evaluate.classify.classifier import build_classifier
+def test_fine_tuning_starts_from_its_norm(tmp_path):
+    from fastimae.evaluate.finetuning.classifier import build_classifier
 
     net = vit("avg")
     torch.save({"model": net.state_dict()}, tmp_path / "tuned.pth")
@@ -173,14 +173,14 @@ def test_exports_that_would_lose_the_norm_are_refused(tmp_path, capsys):
     torch.save({"model": vit("avg").state_dict()}, tmp_path / "tuned.pth")
     command = [str(tmp_path / "tuned.pth"), str(tmp_path / "out")]
     assert export([*command, "--to", "huggingface"]) == 2
-    assert "ViTMAE has no place for: use --to timm" in capsys.readouterr().err
+    assert "ViTMAE does not support: use --to timm" in capsys.readouterr().err
     assert export([*command[:1], str(tmp_path / "out.pth"), "--to", "timm",
                    "--global_pool", "token"]) == 2  # fmt: skip
     assert "drop --global_pool token" in capsys.readouterr().err
 
 
-def test_a_classifier_of_the_class_token_goes_on_no_mean(tmp_path, capsys):
-    """Its encoder may: without the head."""
+def test_a_classifier_of_the_class_token_is_not_exported_for_a_mean(tmp_path, capsys):
+    """Its encoder alone is."""
     tuned, alone, out = (tmp_path / f"{name}.pth" for name in ("tuned", "alone", "out"))
     weights = vit("token").state_dict()
     torch.save({"model": weights}, tuned)
@@ -197,7 +197,7 @@ def test_a_model_without_a_name_is_called_by_its_width(official, tmp_path, capsy
     assert "an encoder of width 128, 32x32 px" in told and "None" not in told
 
 
-def test_as_teacher_and_first_weights(tmp_path):
+def test_as_teacher_and_initial_weights(tmp_path):
     student = create_model("mae_vit_nano_patch8", img_size=32, depth=2, heads=2,
                            head_space="encoder")  # fmt: skip
     for pool in POOLS:
@@ -212,7 +212,7 @@ def test_as_teacher_and_first_weights(tmp_path):
 
 
 def test_a_linear_probe_names_what_it_lacks(data, tmp_path, capsys):
-    """Its checkpoints hold the probe alone."""
+    """Checkpoints of our linear probe hold the probe alone."""
     torch.save({"model": vit("token").state_dict()}, tmp_path / "tuned.pth")
     flags = ["--data_path", str(data), "--device", "cpu", "--num_workers", "0"]
     linear = ["linear", "--checkpoint", str(tmp_path / "tuned.pth"), "--epochs", "1"]
@@ -223,13 +223,13 @@ def test_a_linear_probe_names_what_it_lacks(data, tmp_path, capsys):
 
 
 def linear_probe(pool="token"):
-    """MAE's: its head is a BatchNorm without weights, and a Linear."""
+    """Build MAE's linear probe: its head is a BatchNorm without weights and a Linear."""
     net = vit(pool)
     net.head = nn.Sequential(nn.BatchNorm1d(128, affine=False, eps=1e-6), nn.Linear(128, 3))
     return net
 
 
-def test_a_linear_probe_behind_a_batch_norm(data, tmp_path, caplog, capsys):
+def test_a_linear_probe_after_a_batch_norm(data, tmp_path, caplog, capsys):
     net, path = linear_probe(), tmp_path / "mae_linprobe.pth"
     torch.save({"model": net.state_dict(), "epoch": 89}, path)
     images, inputs = pixels()
@@ -237,19 +237,19 @@ def test_a_linear_probe_behind_a_batch_norm(data, tmp_path, caplog, capsys):
     with torch.no_grad():
         expected = net.forward_features(inputs)[:, 0]
     torch.testing.assert_close(features(model, images, "cls", "fp32"), expected, **CLOSE)
-    assert "num_batches_tracked" not in caplog.text and "took" not in caplog.text
-    (line,) = (text for text in caplog.messages if "classifier left out" in text)
-    assert "an encoder with a linear probe behind a BatchNorm" in line
+    assert "num_batches_tracked" not in caplog.text and "using" not in caplog.text
+    (line,) = (text for text in caplog.messages if "classifier dropped" in text)
+    assert "an encoder with a linear probe after a BatchNorm" in line
     flags = ["--val", str(data / "val"), "--device", "cpu", "--num_workers", "0"]
     assert evaluate(["finetune", "--eval", "--resume", str(path), *flags]) == 2
     error = capsys.readouterr().err
-    assert "is an encoder with a linear probe behind a BatchNorm, no fine-tuned" in error
+    assert "is an encoder with a linear probe after a BatchNorm, no fine-tuned" in error
     assert "--checkpoint" in error and "fastimae-eval linear" in error
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_an_export_has_no_half_of_a_probe(tmp_path, pool):
-    """timm has no place for its BatchNorm."""
+def test_an_export_drops_a_probe_completely(tmp_path, pool):
+    """timm does not support its BatchNorm."""
     path, out = tmp_path / "probe.pth", tmp_path / "timm.pth"
     net = linear_probe(pool)
     torch.save(net.state_dict(), path)
@@ -262,7 +262,7 @@ def test_an_export_has_no_half_of_a_probe(tmp_path, pool):
         assert torch.equal(again.forward_features(inputs), net.forward_features(inputs))
 
 
-def test_a_classifier_of_ours_says_nothing_of_targets(tmp_path, caplog):
+def test_a_classifier_of_ours_does_not_state_its_targets(tmp_path, caplog):
     settings = {"num_heads": 4, "mean": [0.5] * 3}
     content = {"model": vit("token").state_dict(), "args": settings, "fastimae_format": 2}
     torch.save(content, tmp_path / "ours.pth")
@@ -274,8 +274,8 @@ def test_a_classifier_of_ours_says_nothing_of_targets(tmp_path, caplog):
     assert "norm_pix_loss" not in line and "mean (0.5" in line
 
 
-def test_a_classifier_of_the_mean_without_its_own_norm_is_refused(tmp_path):
-    """timm's config.json alone tells it from one of the class token; an import keeps that."""
+def test_a_classifier_of_the_mean_without_fc_norm_is_refused(tmp_path):
+    """Only timm's config.json distinguishes it from one of the class token; imports keep that."""
     net = vit("avg", fc_norm=False)
     torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
     config = {"architecture": "vit", "global_pool": "avg", "model_args": {"num_heads": 4}}

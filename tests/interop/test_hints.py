@@ -1,4 +1,4 @@
-"""No message about a checkpoint names a flag that the command at hand has not."""
+"""No message about a checkpoint names a flag that the current command lacks."""
 
 import dataclasses
 import re
@@ -41,8 +41,8 @@ FILES = {
     "unknown width": lambda: weights(embed_dim=24, num_heads=2),
     "unknown decoder": lambda: weights(decoder_embed_dim=28, decoder_num_heads=7),
     "heads that do not divide": lambda: {"model": weights(), "args": {"num_heads": 7}},
-    "a key too many": lambda: weights() | {"surplus.weight": torch.zeros(1)},
-    "a key too few": lambda: without("norm."),
+    "an unexpected key": lambda: weights() | {"surplus.weight": torch.zeros(1)},
+    "a missing key": lambda: without("norm."),
     "an encoder alone": lambda: without(("decoder", "mask_token")),
     "another size": lambda: weights(img_size=64, depth=2),
     "an i-MAE": lambda: weights(heads=2),
@@ -50,7 +50,7 @@ FILES = {
     "no transformer": lambda: {"conv1.weight": torch.zeros(3, 3)},
     "no weights": lambda: {"epoch": 3},
     "LayerScale": lambda: weights() | {"blocks.0.ls1.gamma": torch.ones(128)},
-    "a probe behind a BatchNorm": lambda: {
+    "a probe after a BatchNorm": lambda: {
         **without(("decoder", "mask_token")), "head.0.running_mean": torch.zeros(128),
         "head.1.weight": torch.ones(3, 128), "head.1.bias": torch.zeros(3),
     },
@@ -63,7 +63,7 @@ FILES = {
         "head.weight": torch.ones(3, 128), "head.bias": torch.zeros(3),
     },
 }  # fmt: skip
-SAID = {
+GIVEN = {
     "nothing": [],
     "heads": ["--num_heads", "3"],
     "other heads": ["--num_heads", "8", "--decoder_num_heads", "8"],
@@ -73,10 +73,10 @@ SAID = {
     "a size": ["--input_size", "16", "64"],
 }
 TASKS = ("knn", "reconstruct", "attention", "separability", "finetune", "finetune --eval")
-# Where a task goes on once it has its models.
+# What a task calls once it has loaded its models.
 AFTERWARDS = (
-    "classify.feature_cache.FeatureStore.features", "figures.grids.pairs",
-    "figures.attention_maps.center_batches", "imae.separability.collect",
+    "labels.feature_cache.FeatureStore.features", "tasks.reconstruct.PairBatches",
+    "tasks.attention.CenterBatches", "tasks.separability.collect",
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def place(tmp_path_factory):
 
 
 def commands(place, name, said):
-    """(who, how to run it, its help) of every command that reads a checkpoint."""
+    """Yield (name, function, arguments) of every command that reads a checkpoint."""
     file, out = str(place / f"{name}.pth"), str(place / "out" / "x.pth")
     data = ["--data_path", str(place / "data"), "--device", "cpu", "--num_workers", "0"]
     for task in TASKS:
@@ -109,13 +109,13 @@ def commands(place, name, said):
 
 @pytest.fixture(scope="module")
 def known():
-    """Function: the flags of a command, from its own help."""
+    """Return a function that returns a command's flags, from its help."""
     kept = {}
 
     def flags_of(who, command, argv, capsys):
         if who not in kept:
             with pytest.raises(SystemExit):
-                command([*argv[:1], "--help"] if command is evaluate else ["--help"])
+                command([*argv[:1], "--help-all"] if command is evaluate else ["--help-all"])
             kept[who] = set(FLAG.findall(capsys.readouterr().out))
         return kept[who]
 
@@ -131,11 +131,11 @@ def stop(*_, **__):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_message_names_a_foreign_flag(place, known, capsys, name, monkeypatch):
+def test_no_message_names_a_flag_of_another_command(place, known, capsys, name, monkeypatch):
     for part in AFTERWARDS:
         monkeypatch.setattr(f"fastimae.evaluate.{part}", stop)
-    for said in SAID:
-        for who, command, argv in commands(place, name, SAID[said]):
+    for said in GIVEN:
+        for who, command, argv in commands(place, name, GIVEN[said]):
             flags = known(who, command, argv, capsys)
             command(argv)
             text = capsys.readouterr().err
@@ -162,7 +162,7 @@ def test_training_names_its_own_flags(place, name, caplog, heard):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_python_is_told_of_arguments(place, name, caplog):
+def test_in_python_messages_name_arguments(place, name, caplog):
     texts = []
     for given in ({}, {"encoder_only": True}, {"num_heads": 3}, {"name": "x"}, {"use_ema": True}):
         try:
@@ -183,6 +183,6 @@ def test_hints_follow_the_options():
     hints = Hints.of(Options, model="teach_model")
     assert hints.to_set("num_heads", "std", "model") == "--num_heads, --std and --teach_model"
     assert hints.to_set("mean") == "fastimae-import --mean"
-    assert hints.if_any("allow_partial", "does it") == ""
-    assert Hints.of(Options).resize() == ""
-    assert hints.resize() == ": change --teach_model or --input_size"
+    assert hints.suggest("allow_partial", "does it") == ""
+    assert Hints.of(Options).to_resize() == ""
+    assert hints.to_resize() == ": change --teach_model or --input_size"

@@ -1,5 +1,8 @@
-"""Hooks are never dropped by `accelerate`: on parts that are not called any more, hung before or
-after, on all modules, and on parameters."""
+"""Hooks are never lost by `accelerate`.
+
+They are registered before or after it, on parts that would no longer be called, on all modules, and
+on parameters.
+"""
 
 import pytest
 import torch
@@ -31,7 +34,7 @@ HOOKS = {
     "pruned": lambda m: (
         prune.random_unstructured(m, "weight", 0.5) if hasattr(m, "weight") else louder_one(m)
     ),
-    "a forward of its own": lambda m: louder_one(m),
+    "a replaced forward": lambda m: louder_one(m),
 }
 
 
@@ -40,7 +43,7 @@ def louder_one(module):
 
 
 class Louder:
-    """Stands for a module's forward; copied with it."""
+    """Replaces a module's forward; is copied with it."""
 
     def __init__(self, module):
         self.module = module
@@ -59,8 +62,8 @@ BYPASSED = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", BYPASSED)
 @pytest.mark.parametrize("hook", HOOKS)
-def test_hooks_on_parts_that_are_not_called_any_more(hook, path, imgs):
-    """Before: the part is left, and says so. After: its own method runs again."""
+def test_hooks_on_parts_that_are_no_longer_called(hook, path, imgs):
+    """Hooked before: the part is left alone, with a reason. After: the original method runs."""
 
     def hung():
         torch.manual_seed(3)
@@ -97,7 +100,7 @@ def test_hooks_on_a_sequence_of_blocks(imgs):
     "register", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"]
 )
 def test_hooks_on_all_modules(register, imgs):
-    """A profiler's, for one: every module is seen."""
+    """A profiler registers such hooks to see every module."""
     plain, model = twins(PaperMAE)
     seen = []
     hook = getattr(nn.modules.module, f"register_module_{register}")(

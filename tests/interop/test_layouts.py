@@ -1,10 +1,10 @@
-"""Other people's layouts: models built by timm and transformers give the features that ours do."""
+"""Layouts of other code: models built by timm and transformers give the same features as ours."""
 
 import pytest
 import torch
 
 from fastimae.engine.checkpoint import load_weights
-from fastimae.engine.entries import take
+from fastimae.engine.find_weights import find_weights
 from fastimae.interop import detect, huggingface, imae, timm
 from fastimae.interop.conversion import encoder_of
 from fastimae.interop.layouts import to_mae
@@ -20,7 +20,7 @@ CLOSE = {"rtol": 0, "atol": 1e-6}
 
 @pytest.fixture
 def model():
-    """A MAE with weights that no initialisation would hide: norms and biases are random, too."""
+    """Build a MAE whose norms and biases are random, too, so that no error in them is hidden."""
     return randomised(create_model(NAME, img_size=SIZE, norm_pix_loss=True))
 
 
@@ -37,7 +37,7 @@ def imgs():
 
 
 def everything():
-    """The mask that keeps all patches."""
+    """Return the mask that keeps all patches."""
     rows = torch.arange(PATCHES, dtype=torch.int32).expand(2, -1)
     return Mask(rows, rows, torch.zeros(2, PATCHES), rows[:, :0])
 
@@ -49,13 +49,12 @@ def features(net, imgs):
 
 
 def blocks_alone(blocks, norm, x):
-    """What blocks make of tokens: the same operations in the same order on both sides."""
+    """Compare the output of blocks, whose operations and their order are the same in both."""
     with torch.no_grad():
         if isinstance(blocks[0], Block):
-            x = run_blocks(blocks, x)
-        else:
-            for block in blocks:
-                x = block(x)
+            return run_blocks(blocks, norm, x)
+        for block in blocks:
+            x = block(x)
         return norm(x)
 
 
@@ -84,8 +83,8 @@ def test_timm_gives_the_same_features(model, imgs):
     assert len(conversion.dropped) == len(model.state_dict()) - len(conversion.weights)
 
 
-def test_timm_takes_an_export_and_not_a_whole_mae(model):
-    """`mask_token` makes timm's filter take a file for a DINOv2 (the reason for the export)."""
+def test_timm_loads_an_export_but_not_a_full_mae(model):
+    """`mask_token` makes timm's filter take a file for a DINOv2 (hence the export)."""
     filter_fn = pytest.importorskip("timm.models.vision_transformer").checkpoint_filter_fn
     net = timm_model()
     net.load_state_dict(filter_fn(dict(timm.from_mae(model.state_dict()).weights), net))
@@ -93,8 +92,8 @@ def test_timm_takes_an_export_and_not_a_whole_mae(model):
         net.load_state_dict(filter_fn(model.state_dict(), net))
 
 
-def test_timms_registered_mae_models_take_our_names():
-    """Names and shapes of ViT-B/16 as timm.create_model builds it (on no memory)."""
+def test_timms_registered_mae_models_have_our_names():
+    """Names and shapes of ViT-B/16 as timm.create_model builds it (on the meta device)."""
     create = pytest.importorskip("timm").create_model
     with torch.device("meta"):
         theirs = create("vit_base_patch16_224.mae").state_dict()
@@ -107,20 +106,23 @@ def test_timm_with_mean_pooling_wants_fc_norm(model, imgs):
     net = timm_model(global_pool="avg")
     net.load_state_dict(timm.from_mae(model.state_dict(), global_pool="avg").weights)
     assert torch.equal(net.fc_norm.weight, model.norm.weight)
-    tokens = blocks_alone(model.blocks, torch.nn.Identity(), tokens_of(model, imgs))
+    parts = []
+    model.blocks[-1].register_forward_hook(lambda _, inputs, out: parts.extend(out[:2]))
+    blocks_alone(model.blocks, model.norm, tokens_of(model, imgs))
     with torch.no_grad():
-        torch.testing.assert_close(net(imgs), model.norm(tokens[:, 1:].mean(1)), **CLOSE)
+        tokens = sum(parts)[:, 1:]
+        torch.testing.assert_close(net(imgs), model.norm(tokens.mean(1)), **CLOSE)
 
 
 def tokens_of(net, imgs):
-    """Input of the first block."""
+    """Return the input of the first block."""
     with torch.no_grad():
         x = net.patch_embed(net.patchify(imgs)) + net.pos_embed[:, 1:]
         cls = (net.cls_token + net.pos_embed[:, :1]).expand(len(x), -1, -1)
         return torch.cat([cls, x], 1)
 
 
-def test_a_plain_timm_vit_comes_in(imgs):
+def test_a_plain_timm_vit_is_imported(imgs):
     net = randomised(timm_model(num_classes=10))
     assert detect(net.state_dict()) == "timm"
     model = create_model(NAME, img_size=SIZE)
@@ -146,7 +148,7 @@ def vit_mae(kind="ViTMAEForPreTraining", **options):
     net = randomised(getattr(transformers, kind)(config))
     positions = sincos_positions(128, (4, 4))
     for name, value in net.named_parameters():
-        if "pos" in name:  # transformers leaves the decoder's at zero
+        if "pos" in name:  # transformers leaves the decoder's zero
             value.data.copy_(positions)
     return net
 
@@ -259,10 +261,10 @@ def not_square():
         (lambda: to_mae({"1.weight": torch.ones(1)}), "the state dict is a probe of features, .*"),
         (lambda: huggingface.config_of(not_square()), "the model is for images that are not .*"),
         (lambda: huggingface.settings({"model_type": "vit", "hidden_act": "relu"}, {}),
-         "the model of this config.json computes with hidden_act=relu, which MAE has not"),
+         "the model of this config.json computes with hidden_act=relu, which MAE lacks"),
         (lambda: timm.settings({"model_args": {"act_layer": "relu"}}),
-         "the model of this config.json computes with act_layer=relu, which MAE has not"),
-        (lambda: take({}), "the content holds no model weights"),
+         "the model of this config.json computes with act_layer=relu, which MAE lacks"),
+        (lambda: find_weights({}), "the content holds no model weights"),
     ],
     ids=["detect", "to_mae", "config_of", "huggingface", "timm", "take"],
 )  # fmt: skip

@@ -5,20 +5,20 @@ import copy
 import torch
 
 import fastimae
-from fastimae.interop.swaps import draw_key
-from fastimae.interop.trials import recording
+from fastimae.foreign_models.prove import recorded_masks
+from fastimae.foreign_models.replacements import draw_key
 
 ATTENTION = "blocks.0.attn"
 
 
 def twins(build):
-    """A model and its accelerated copy."""
+    """Build a model and its accelerated copy."""
     plain = build()
     return plain, fastimae.accelerate(copy.deepcopy(plain))
 
 
 def step(model, imgs):
-    """Outputs and gradients."""
+    """Return outputs and gradients of a step."""
     model.zero_grad()
     outputs = model(imgs)
     outputs[0].backward()
@@ -26,9 +26,9 @@ def step(model, imgs):
 
 
 def assert_alike(plain, model, imgs, run=step, **tolerance):
-    """The same outputs and gradients, with the same masks and random numbers."""
+    """Check outputs and gradients for equality, with the same masks and random numbers."""
     torch.manual_seed(7)
-    with recording(model) as drawn:
+    with recorded_masks(model) as drawn:
         ours = run(model, imgs)
 
     def repeat(x, *args):
@@ -71,4 +71,4 @@ def setting_all(path, name, value):
 
 
 def louder(module, inputs, output):
-    return 1.5 * output.roll(1, -1)  # a norm would undo the factor
+    return 1.5 * output.roll(1, -1)  # a norm would undo the factor alone

@@ -1,4 +1,4 @@
-"""These tests run kernels in Triton's interpreter. On a GPU tests/gpu does."""
+"""Kernels run in Triton's interpreter here, and on a GPU in tests/gpu."""
 
 import pytest
 

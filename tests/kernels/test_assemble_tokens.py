@@ -30,14 +30,14 @@ def _fresh_memory_is_nan():
 
 
 def inputs(batch, patches, keep, width, dtype=torch.float32):
-    """x in dtype; mask token and positions fp32, of values that bf16 holds; any permutation."""
+    """Make x in dtype, fp32 mask token and positions that bf16 can hold, and a permutation."""
     x = torch.randn(batch, 1 + keep, width).to(dtype)
     token, positions = (torch.randn(1, n, width).bfloat16().float() for n in (1, 1 + patches))
     return x, token, positions, torch.rand(batch, patches).argsort(1).int()
 
 
 def gradients(function, args, grad, **options):
-    """Output, and gradients of x, mask token and positions."""
+    """Return the output, and the gradients of x, mask token and positions."""
     leaves = [part.detach().requires_grad_() for part in args[:3]]
     out = function(*leaves, args[3], **options)
     return out.detach(), *torch.autograd.grad(out, leaves, grad)
@@ -52,7 +52,7 @@ def check(args, grad, impl):
     _, *wanted = gradients(reference.assemble_tokens, (*exact, args[3]), grad.double())
     assert [part.dtype for part in got] == [part.dtype for part in args[:3]]
     assert torch.equal(got[0].double(), wanted[0])
-    coarse = impl == "torch" and grad.dtype != torch.float32  # rounds the sum of each sample
+    coarse = impl == "torch" and grad.dtype != torch.float32  # each sample's sum is rounded
     for mine, theirs in zip(got[1:], wanted[1:], strict=True):
         tolerance = 2**-8 * grad.float().abs().sum((0, 1)).max().item() if coarse else 1e-5
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=tolerance)
@@ -82,7 +82,7 @@ def test_mask_token_and_positions_are_rounded_first(impl):
 
 @pytest.mark.parametrize("tiles", [2, 3, 100])
 def test_programs_that_sum_several_tiles(tiles, monkeypatch):
-    monkeypatch.setattr(MODULE, "_tiles_per_program", lambda _: tiles)
+    monkeypatch.setattr(MODULE, "tiles_per_program", lambda _: tiles)
     check(inputs(7, 6, 2, 12), torch.randn(7, 7, 12), "triton")
 
 
@@ -104,7 +104,7 @@ def test_infinities_stay_in_their_rows(impl):
     args = inputs(2, 6, 2, 8)
     args[0][0, 1] = float("inf")
     grad = torch.randn(2, 7, 8)
-    grad[1, 0] = float("nan")  # the class token is no masked row
+    grad[1, 0] = float("nan")  # the class token is not a masked row
     hidden = (args[3] >= 2)[..., None]
     grad[:, 1:].masked_fill_(~hidden, float("inf"))
     out, grad_x, grad_token, _ = gradients(assemble_tokens, args, grad, impl=impl)

@@ -5,15 +5,16 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastimae.kernels import attention
-from fastimae.kernels._attention_choice import Pass, choose
+from fastimae.kernels._attention_choice import Pass, choose, rounded, table_for
 from fastimae.kernels.attention import _backward, _forward, cross_attention
 
 OP = sys.modules["fastimae.kernels.attention"]
-"""The module; the package's attribute of that name is the op."""
+"""The module, as the package's attribute of that name is the op."""
 
 ACCURACY = {  # relative, absolute; the interpreter truncates to bf16 where a GPU rounds
     torch.float32: (1e-5, 3e-6),
@@ -35,12 +36,12 @@ def _fresh_memory_is_nan():
 
 @pytest.fixture
 def like_fp16(monkeypatch):
-    """fp32 runs in the kernels of fp16, where its errors are plain to see."""
+    """Run fp32 in the kernels for fp16, where errors are easy to see."""
     monkeypatch.setattr(OP, "_DTYPES", tuple(ACCURACY))
 
 
 def exact(qkv, grad):
-    """Output and gradient of qkv in float64."""
+    """Return the output and the gradients of qkv and of its late bias, in float64."""
     qkv = qkv.detach().double().requires_grad_()
     samples = []
     for sample in qkv:
@@ -53,21 +54,26 @@ def exact(qkv, grad):
         samples.append(torch.cat(heads, 1))
     out = torch.stack(samples)
     out.backward(grad.double())
-    return out.detach(), qkv.grad
+    return out.detach(), qkv.grad, qkv.grad.sum((0, 1)).flatten()
 
 
 def run(qkv, grad, impl="triton"):
     qkv = qkv.detach().requires_grad_()
-    out = attention(qkv, impl=impl)
-    return out.detach(), torch.autograd.grad(out, qkv, grad)[0]
+    bias = torch.full(qkv.shape[2:], torch.nan).flatten().requires_grad_()  # its value is not used
+    out = attention(qkv, bias, impl=impl)
+    return out.detach(), *torch.autograd.grad(out, (qkv, bias), grad)
 
 
 def check(qkv, grad, impl="triton", accuracy=None):
     rtol, atol = accuracy or ACCURACY[qkv.dtype]
-    for got, expected in zip(run(qkv, grad, impl), exact(qkv, grad), strict=True):
+    *results, grad_bias = zip(run(qkv, grad, impl), exact(qkv, grad), strict=True)
+    for got, expected in results:
         assert got.dtype == qkv.dtype
-        assert got.is_contiguous() or impl != "triton"
+        assert got.is_contiguous()
         torch.testing.assert_close(got.double(), expected, rtol=rtol, atol=atol)
+    assert grad_bias[0].dtype == torch.float32
+    atol *= grad[..., 0].numel() ** 0.5  # a sum over all rows
+    torch.testing.assert_close(grad_bias[0].double(), grad_bias[1], rtol=rtol, atol=atol)
 
 
 def sample(batch, tokens, heads, width, dtype=torch.float32):
@@ -87,18 +93,27 @@ def test_dtypes(tokens, width, dtype, like_fp16):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "width", "queries"), [(50, 64, (16, 32, 64)), (197, 32, (32, 64, 128))]
+    ("tokens", "width", "queries"),
+    [(20, 32, (16, 64)), (50, 64, (16, 32, 64)), (197, 32, (32, 128))],
 )
-def test_forward_and_backward_pass_over_the_queries_as_they_like(
+def test_forward_and_backward_may_have_different_settings(
     tokens, width, queries, like_fp16, monkeypatch
 ):
-    """Memory that forward has not written is NaN here, and with fewer queries it writes less."""
+    """Memory that forward does not write is NaN here, and with fewer queries it writes less."""
     qkv, grad = sample(1, tokens, 1, width)
-    for forward, backward in itertools.product(queries, queries):
+    for forward, backward, parts in itertools.product(queries, queries, (1, 2, 4)):
         row = choose(tokens, width, qkv.device)
-        row = row._replace(forward=Pass(forward, 4, 1), backward=Pass(backward, 8, 2))
+        row = row._replace(forward=Pass(forward, 4, 1), backward=Pass(backward, 8, 2, parts))
         monkeypatch.setattr(OP, "choose", lambda *_, row=row: row)
         check(qkv, grad)
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize(("tokens", "width"), [(50, 32), (50, 64), (50, 80), (70, 64), (197, 32)])
+def test_the_settings_in_the_tables_work(tokens, width, architecture, monkeypatch):
+    row = table_for(divmod(architecture, 10))[rounded(tokens, width)]
+    monkeypatch.setattr(OP, "choose", lambda *_: row)
+    check(*sample(2 if tokens < 100 else 1, tokens, 1, width, torch.float16))
 
 
 @settings(max_examples=15)
@@ -110,7 +125,7 @@ def test_any_shape(tokens, batch, heads, width):
 @pytest.mark.parametrize(("tokens", "width"), [(50, 64), (100, 32), (70, 64)])
 def test_extreme_logits(tokens, width, like_fp16):
     qkv, grad = sample(1, tokens, 1, width)
-    qkv[:, :, :2] *= 10  # logits of some hundreds: softmax is nearly a choice of one key
+    qkv[:, :, :2] *= 10  # logits of several hundred: softmax nearly selects one key
     check(qkv, grad, accuracy=(2e-3, 2e-3))
     qkv[:, :, :2] *= 100
     for result in run(qkv, grad):
@@ -121,7 +136,7 @@ def test_extreme_logits(tokens, width, like_fp16):
 def test_equal_logits_give_the_mean(tokens, width, like_fp16):
     qkv, grad = sample(2, tokens, 1, width)
     qkv[:, :, 1] = 100.0
-    check(qkv, grad, accuracy=(1e-4, 1e-3))  # q is multiplied by sums of 100s that cancel
+    check(qkv, grad, accuracy=(1e-4, 1e-3))  # q is multiplied by sums of hundreds that cancel
     out = attention(qkv, impl="triton")
     torch.testing.assert_close(out, qkv[:, :, 2, 0].mean(1, keepdim=True).expand_as(out))
 
@@ -130,9 +145,10 @@ def test_equal_logits_give_the_mean(tokens, width, like_fp16):
 @pytest.mark.parametrize("impl", ["triton", "torch"])
 def test_empty(shape, impl, like_fp16):
     qkv, grad = sample(*shape)
-    out, grad_qkv = run(qkv, grad, impl)
+    out, grad_qkv, grad_bias = run(qkv, grad, impl)
     assert out.shape == grad.shape
     assert grad_qkv.shape == qkv.shape
+    assert torch.equal(grad_bias, torch.zeros(qkv.shape[2:].numel()))
 
 
 @pytest.mark.parametrize(("tokens", "width"), [(20, 16), (70, 64)])
@@ -157,17 +173,45 @@ def test_strides_of_the_gradient(tokens, width, like_fp16):
     qkv, grad = sample(2, tokens, 1, width)
     turned = grad.transpose(0, 2).contiguous().transpose(0, 2)
     assert torch.equal(run(qkv, turned)[1], run(qkv, grad)[1])
-    one = torch.ones(()).expand(grad.shape)  # what .sum() hands back
+    one = torch.ones(()).expand(grad.shape)  # the gradient of .sum()
     assert torch.equal(run(qkv, one)[1], run(qkv, one.contiguous())[1])
 
 
 @pytest.mark.parametrize("tokens", [5, 17, 50, 70, 197])
 def test_a_sample_has_the_same_bits_in_any_batch_and_run(tokens):
     qkv, grad = sample(3, tokens, 1, 16, torch.float16)
-    whole = run(qkv, grad)
-    for again, alone in zip(run(qkv, grad), run(qkv[1:2], grad[1:2]), strict=True):
-        assert torch.equal(again, whole[again.dim() == 5])
-        assert torch.equal(alone[0], whole[alone.dim() == 5][1])
+    whole, again, alone = run(qkv, grad), run(qkv, grad), run(qkv[1:2], grad[1:2])
+    assert all(torch.equal(*pair) for pair in zip(whole, again, strict=True))
+    assert all(torch.equal(both[1], one[0]) for both, one in zip(whole[:2], alone[:2], strict=True))
+
+
+@pytest.mark.parametrize("impl", ["triton", "torch"])
+def test_a_bias_changes_nothing_else(impl):
+    qkv, grad = sample(3, 20, 2, 16, torch.float16)
+    qkv.requires_grad_()
+    expected = run(qkv, grad, impl)
+    for bias in (None, torch.zeros(96)):  # a bias that needs no gradient gets none
+        out = attention(qkv, bias, impl=impl)
+        assert torch.equal(out, expected[0])
+        assert torch.equal(torch.autograd.grad(out, qkv, grad)[0], expected[1])
+    bias = torch.zeros(96, requires_grad=True)
+    frozen = attention(qkv.detach(), bias, impl=impl)
+    assert torch.equal(torch.autograd.grad(frozen, bias, grad)[0], expected[2])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_late_bias_has_the_bits_of_a_linear_layers(precision):
+    """Checked on the CPU."""
+    layer, x = torch.nn.Linear(24, 72), torch.randn(3, 17, 24, requires_grad=True)
+    grad = torch.randn(3, 17, 24).to(precision)
+    leaves = x, layer.weight, layer.bias
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        early = attention(layer(x).unflatten(-1, (3, 2, 12)))
+        qkv = F.linear(x, layer.weight, layer.bias.detach())
+        late = attention(qkv.unflatten(-1, (3, 2, 12)), layer.bias)
+    assert torch.equal(late, early)
+    pairs = zip(*(torch.autograd.grad(out, leaves, grad) for out in (early, late)), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
 
 
 @pytest.mark.parametrize("dtype", ACCURACY)
@@ -193,14 +237,16 @@ def test_autocast_does_not_shorten_fp32(impl, like_fp16):
 @pytest.mark.parametrize("tokens", [9, 70])
 def test_custom_ops_and_compilation(tokens):
     qkv, grad = sample(2, tokens, 1, 64, torch.float16)
-    _, lse = _forward(qkv)
-    torch.library.opcheck(_forward, (qkv.requires_grad_(),))
-    torch.library.opcheck(_backward, (grad, qkv.detach(), lse))
+    bias = torch.zeros(192, requires_grad=True)
+    out, lse = _forward(qkv, bias)
+    for late in (None, bias):
+        torch.library.opcheck(_forward, (qkv.requires_grad_(), late))
+        torch.library.opcheck(_backward, (grad, qkv.detach(), out.detach(), lse, late is not None))
     compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
-    got = compiled(qkv, impl="triton")
-    expected = run(qkv, grad)
-    assert torch.equal(got, expected[0])
-    assert torch.equal(torch.autograd.grad(got, qkv, grad)[0], expected[1])
+    for impl in ("triton", "torch"):
+        got = compiled(qkv, bias, impl=impl)
+        found = (got, *torch.autograd.grad(got, (qkv, bias), grad))
+        assert all(torch.equal(*pair) for pair in zip(found, run(qkv, grad, impl), strict=True))
 
 
 def test_refusals():
@@ -209,7 +255,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="not \\[2, 7, 4, 1, 8\\]"):
         attention(torch.zeros(2, 7, 4, 1, 8))
     for width in (20, 136):
-        with pytest.raises(ValueError, match=f"cannot run: heads of {width} channels"):
+        with pytest.raises(ValueError, match=f"cannot run: heads have {width} channels"):
             attention(torch.zeros(2, 7, 3, 1, width, dtype=torch.half), impl="triton")
     for dtype in (torch.float32, torch.float64):
         with pytest.raises(ValueError, match=f"cannot run: its dtype is {dtype}"):

@@ -1,4 +1,4 @@
-"""Tensors that do not fit together: refused by every op and by its specification, in one line."""
+"""Tensors that do not fit together: every op and its specification refuse them in one line."""
 
 import inspect
 
@@ -14,7 +14,7 @@ LONG, INT, BYTE = torch.int64, torch.int32, torch.uint8
 
 
 def arguments(op):
-    """What the op takes: two images of 4 x 6 pixels, patches of 2 x 2, two of six visible."""
+    """Return an op's arguments: 2 images of 4 x 6 pixels, patches of 2 x 2, 2 of 6 visible."""
     images = {"images": torch.zeros(2, 4, 6, 3, dtype=BYTE), "patch_size": 2, **STATISTICS}
     return {
         "mix_patchify": {
@@ -29,15 +29,23 @@ def arguments(op):
             "x": torch.zeros(2, 3, 8), "mask_token": torch.zeros(1, 1, 8),
             "positions": torch.zeros(1, 7, 8), "ids_restore": torch.arange(6).repeat(2, 1),
         },
+        "add_norm": {
+            "x": torch.zeros(2, 3, 8), "change": torch.zeros(2, 3, 8), "bias": torch.zeros(8),
+            "weight": torch.zeros(8), "norm_bias": torch.zeros(8), "eps": 1e-6,
+        },
         "latent_l2": {"student": torch.zeros(2, 3, 8), "teacher": torch.zeros(2, 3, 8)},
-        "attention": {"qkv": torch.zeros(2, 5, 3, 2, 8)},
+        "attention": {"qkv": torch.zeros(2, 5, 3, 2, 8), "bias": torch.zeros(48)},
+        "mlp": {
+            "x": torch.zeros(2, 3, 8), "weight1": torch.zeros(16, 8), "bias1": torch.zeros(16),
+            "weight2": torch.zeros(4, 16), "bias2": torch.zeros(4),
+        },
         "mixing_ratio": {"key": torch.arange(2), "quantiles": torch.linspace(0, 1, 4097)},
         "random_masking": {"key": torch.arange(2), "grid": (2, 3), "mask_ratio": 0.5},
     }[op]  # fmt: skip
 
 
 def ways(op):
-    """The op in torch, and its specification where that is a function."""
+    """Return the op in torch, and its specification where that is a function."""
     found = [lambda **kwargs: getattr(kernels, op)(**kwargs, impl="torch")]
     return [*found, getattr(reference, op)] if hasattr(reference, op) else found
 
@@ -49,7 +57,7 @@ def zeros(*shape, dtype=torch.float32):
 WRONG = [
     ("mix_patchify", {"images": zeros(3, 4, 6, 3, dtype=BYTE)}, "ids_keep must be [3, K], not [2"),
     ("mix_patchify", {"images": zeros(2, 5, 6, 3, dtype=BYTE)}, "2 does not divide images of 5x6"),
-    ("mix_patchify", {"ids_keep": zeros(2, 7, dtype=INT)}, "names 7 patches of images that have 6"),
+    ("mix_patchify", {"ids_keep": zeros(2, 7, dtype=INT)}, "has 7 patches, but images have only 6"),
     ("mix_patchify", {"ids_keep": zeros(2, 2)}, "ids_keep must be int32 or int64"),
     ("mix_patchify", {"partner": zeros(3, dtype=LONG)}, "partner must be [2], not [3]"),
     ("mix_patchify", {"partner": zeros(2, dtype=INT)}, "partner must be int64, not int32"),
@@ -57,21 +65,37 @@ WRONG = [
     ("masked_l2", {"pred": zeros(2, 4, 48)}, "pred must be [B, M, 12], not [2, 4, 48]"),
     ("masked_l2", {"pred": zeros(2, 4, 12, dtype=LONG)}, "pred must be a float tensor"),
     ("masked_l2", {"target": zeros(3, dtype=LONG)}, "target must be [2], not [3]"),
-    ("masked_l2", {"images": zeros(0, 4, 6, 3, dtype=BYTE)}, "2 rows of pred, of no images"),
+    (
+        "masked_l2",
+        {"images": zeros(0, 4, 6, 3, dtype=BYTE)},
+        "pred has 2 rows, but there are no images",
+    ),
     ("masked_l2", {"ids_masked": zeros(2, 5, dtype=INT)}, "ids_masked must be [2, 4], not [2, 5]"),
     (
         "masked_l2",
         {"pred": zeros(2, 7, 12), "ids_masked": zeros(2, 7, dtype=INT)},
-        "ids_masked names 7 patches of images that have 6",
+        "ids_masked has 7 patches, but images have only 6",
     ),
     ("assemble_tokens", {"x": zeros(2, 0, 8)}, "do not fit together"),
     ("assemble_tokens", {"x": zeros(2, 8)}, "do not fit together"),
     ("assemble_tokens", {"ids_restore": zeros(2, 6)}, "ids_restore must be int32 or int64"),
     ("assemble_tokens", {"ids_restore": zeros(12, dtype=INT)}, "do not fit together"),
+    ("add_norm", {"change": zeros(2, 1, 8)}, "x [2, 3, 8] and change [2, 1, 8] must have"),
+    ("add_norm", {"x": zeros(2, 3, 8, dtype=LONG)}, "x must be a float tensor"),
+    ("add_norm", {"bias": zeros(1, 8)}, "bias must be [8], not [1, 8]"),
+    ("add_norm", {"weight": zeros(9)}, "weight must be [8], not [9]"),
     ("latent_l2", {"teacher": zeros(2, 3, 9)}, "[2, 3, 8] and teacher [2, 3, 9] differ"),
     ("latent_l2", {"teacher": zeros(2, 3, 8, dtype=LONG)}, "teacher must be a float tensor"),
     ("attention", {"qkv": zeros(2, 5, 48)}, "must be [B, N, 3, h, d], not [2, 5, 48]"),
     ("attention", {"qkv": zeros(2, 5, 3, 2, 8, dtype=LONG)}, "qkv must be a float tensor"),
+    ("attention", {"bias": zeros(3, 2, 8)}, "bias must be [48], not [3, 2, 8]"),
+    ("attention", {"bias": zeros(48, dtype=LONG)}, "bias must be a float tensor"),
+    ("mlp", {"x": zeros(2, 3, 7)}, "weight1 must be [H, 7], not [16, 8]"),
+    ("mlp", {"x": zeros(2, 3, 8, dtype=LONG)}, "x must be a float tensor"),
+    ("mlp", {"x": zeros()}, "x must be [..., d], not a scalar"),
+    ("mlp", {"bias1": zeros(8)}, "bias1 must be [16], not [8]"),
+    ("mlp", {"weight2": zeros(4, 8)}, "weight2 must be [d, 16], not [4, 8]"),
+    ("mlp", {"bias2": zeros(16)}, "bias2 must be [4], not [16]"),
     ("mixing_ratio", {"key": zeros(2, dtype=INT)}, "key must be int64, not int32"),
     ("mixing_ratio", {"key": zeros(2, 1, dtype=LONG)}, "key must be [B], not [2, 1]"),
     ("random_masking", {"key": zeros(2)}, "key must be int64, not float32"),
@@ -89,12 +113,15 @@ def test_what_does_not_fit_is_refused_alike(op, change, words):
         assert words in str(error.value) and "\n" not in str(error.value)
 
 
-OPS = ("mix_patchify", "masked_l2", "assemble_tokens", "latent_l2", "mixing_ratio")
+OPS = (
+    "mix_patchify", "masked_l2", "assemble_tokens", "add_norm", "latent_l2", "mlp", "mixing_ratio",
+    "attention",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_tensors_of_two_devices_are_refused(op):
-    """A kernel would follow a pointer of another GPU; "meta" stands for it."""
+    """A kernel would follow a pointer to another GPU; here "meta" is the other device."""
     names = [name for name, x in arguments(op).items() if isinstance(x, torch.Tensor)]
     for moved in names:
         given = arguments(op)
@@ -104,14 +131,14 @@ def test_tensors_of_two_devices_are_refused(op):
                 function(**given)
 
 
-def test_every_public_op_is_tried():
-    """A new op needs its cases here."""
+def test_every_public_op_is_covered():
+    """A new op needs cases in this file."""
     public = {name for name in kernels.__all__ if inspect.isfunction(getattr(kernels, name))}
-    assert public - {"prefer"} == {case[0] for case in WRONG}
+    assert public - {"set_default_impl"} == {case[0] for case in WRONG}
 
 
-def test_an_empty_batch_is_a_batch():
-    for op in OPS[:4]:
+def test_an_empty_batch_is_valid():
+    for op in OPS[:6]:
         given = {
             name: x[:0] if isinstance(x, torch.Tensor) and len(x) == 2 else x
             for name, x in arguments(op).items()
@@ -128,8 +155,8 @@ def test_channels_first_are_named():
         kernels.mix_patchify(**given)
 
 
-def test_masks_of_numbers_are_refused():
-    """~1 is -2: a mask of integers would be of no patch at all."""
+def test_integer_masks_are_refused():
+    """~1 is -2, so an integer mask would mask nothing."""
     with pytest.raises(ValueError, match="masked must be bool, not int64"):
         Mask.from_bool(torch.tensor([[1, 0], [0, 1]]))
     with pytest.raises(ValueError, match=r"masked must be \[B, L\], not \[2\]"):
@@ -141,12 +168,12 @@ def test_masks_of_numbers_are_refused():
 def test_rows_of_another_mask_are_refused(take, shape):
     mask = random_masking(torch.arange(2), (2, 3), 0.5)
     take(torch.zeros(2, 6, 8), mask)
-    with pytest.raises(ValueError, match="cannot be taken by a mask of"):
+    with pytest.raises(ValueError, match=r"a mask of \[2, 6\] cannot select rows of"):
         take(torch.zeros(shape), mask)
 
 
 class Foreign:
-    """What drop_in asks of a model."""
+    """What drop_in needs of a model."""
 
     def __init__(self, patch_size):
         self.norm_pix_loss = False
@@ -181,9 +208,9 @@ def test_drop_in_refuses_what_is_not_square_or_not_float():
         drop_in.random_masking(Foreign(2), torch.zeros(2, 6), 0.5)
 
 
-def test_checks_are_no_operations():
-    """They read no value: under meta tensors, which have none, everything still runs."""
-    for op in ("mix_patchify", "masked_l2", "assemble_tokens", "latent_l2"):
+def test_checks_run_no_operation():
+    """They read no values: on meta tensors, which have none, everything still runs."""
+    for op in OPS[:6]:
         given = arguments(op)
         given |= {k: x.to("meta") for k, x in given.items() if isinstance(x, torch.Tensor)}
         getattr(kernels, op)(**given)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastimae.kernels import reference
-from fastimae.kernels.latent_l2 import latent_l2, scale_branches
+from fastimae.kernels._mean_square import scale_branches
+from fastimae.kernels.latent_l2 import latent_l2
 
 IMPLS = ("triton", "torch")
 # The interpreter truncates bf16 stores: one unit in the last place of the saved difference.
@@ -21,7 +22,7 @@ def _fresh_memory_is_nan():
 
 
 def check(student, teacher, impl, branches=None):
-    """Value and gradient against the reference, the loss of branch i weighted by i + 0.5."""
+    """Compare value and gradient with the reference, the loss of branch i weighted by i + 0.5."""
     student = student.detach().requires_grad_()
     loss = latent_l2(student, teacher, branches=branches, impl=impl)
     if branches:
@@ -92,7 +93,7 @@ def test_stride_zero_gradient(impl):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_no_element_gives_nan_and_an_empty_gradient(impl):
+def test_empty_tensors_give_nan_and_an_empty_gradient(impl):
     student = torch.randn(0, 5, requires_grad=True)
     loss = latent_l2(student, torch.randn(0, 5), branches=2, impl=impl)
     assert loss.shape == (2,) and loss.isnan().all()
@@ -141,7 +142,7 @@ def test_what_does_not_fit_is_named():
 
 
 def test_a_second_derivative_is_refused():
-    """It would be left out of the sum with other terms, without a word."""
+    """It would silently be missing from the gradient of a sum with other terms."""
     x = torch.randn(2, 3, requires_grad=True)
     loss = latent_l2(x, torch.zeros(2, 3)) + x.pow(3).sum()
     with pytest.raises(RuntimeError, match="no second derivative"):

@@ -1,4 +1,4 @@
-"""Who runs an op: what was asked for, what can, and what is said of it."""
+"""Which implementation runs an op: the request, what can run, and the log message."""
 
 import logging
 
@@ -7,7 +7,7 @@ import torch
 
 from fastimae.arguments import parse_training
 from fastimae.build import build_objective
-from fastimae.kernels import _launch, latent_l2, prefer
+from fastimae.kernels import _launch, latent_l2, set_default_impl
 
 CPU = torch.zeros(2)
 
@@ -18,27 +18,27 @@ class OnCuda:
 
 @pytest.fixture(autouse=True)
 def _clean():
-    _launch._say_once.cache_clear()
+    _launch._log_once.cache_clear()
     yield
-    prefer("auto")
+    set_default_impl("auto")
 
 
-def test_auto_takes_the_kernel_on_cuda_alone():
+def test_auto_uses_the_kernel_only_on_cuda():
     assert _launch.use_triton("op", "auto", OnCuda(), OnCuda())
     assert not _launch.use_triton("op", "auto", OnCuda(), CPU)
     assert not _launch.use_triton("op", "torch", OnCuda())
     assert _launch.use_triton("op", "triton", CPU)  # in the interpreter
 
 
-def test_torch_can_be_preferred():
-    prefer("torch")
+def test_torch_can_be_the_default():
+    set_default_impl("torch")
     assert not _launch.use_triton("op", "auto", OnCuda())
     assert _launch.use_triton("op", "triton", OnCuda())
-    with pytest.raises(ValueError, match="kernels 'cuda' are not one of auto, torch"):
-        prefer("cuda")
+    with pytest.raises(ValueError, match="kernels 'cuda' is not one of auto, torch"):
+        set_default_impl("cuda")
 
 
-def test_the_flag_prefers_torch():
+def test_the_flag_makes_torch_the_default():
     flags = "--synthetic --model mae_vit_nano_patch16 --input_size 32 --kernels"
     build_objective(parse_training("fastimae-train", [*flags.split(), "torch"]))
     assert not _launch.use_triton("op", "auto", OnCuda())
@@ -46,7 +46,7 @@ def test_the_flag_prefers_torch():
     assert _launch.use_triton("op", "auto", OnCuda())
 
 
-def test_an_obstacle_is_said_once_or_raised(caplog):
+def test_an_obstacle_is_logged_once_or_raised(caplog):
     with caplog.at_level(logging.WARNING, "fastimae"):
         for _ in range(3):
             assert not _launch.use_triton("op", "auto", OnCuda(), obstacle="too odd")
@@ -55,7 +55,7 @@ def test_an_obstacle_is_said_once_or_raised(caplog):
         _launch.use_triton("op", "triton", CPU, obstacle="too odd")
 
 
-def test_what_cannot_run_is_said(monkeypatch):
+def test_what_cannot_run_is_named(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ValueError, match="not on a CUDA device"):
         latent_l2(CPU, CPU, impl="triton")

@@ -22,7 +22,7 @@ def _fresh_memory_is_nan():
 
 
 def problem(patch, grid=(2, 3), channels=3, batch=3, images=4, masked=None, branches=1):
-    """Arguments up to patch_size: random rows, ids and targets, no two rows' ids the same."""
+    """Make the arguments up to patch_size: random rows, ids and targets, different for each row."""
     down, across = grid
     count = down * across
     masked = max(1, 3 * count // 4) if masked is None else masked
@@ -34,7 +34,7 @@ def problem(patch, grid=(2, 3), channels=3, batch=3, images=4, masked=None, bran
 
 
 def check(args, impl, norm_pix=True, branches=None, value=1e-6, gradient=None):
-    """Value and gradient against the reference, the loss of branch i weighted by i + 0.5."""
+    """Compare value and gradient with the reference, the loss of branch i weighted by i + 0.5."""
     pred, images, target, ids, patch = args
     pred = pred.detach().requires_grad_()
     channels = images.shape[3]
@@ -93,7 +93,7 @@ def test_ragged_shapes(patch, grid, channels, batch, branches, norm_pix):
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("level", [0, 200, 255])
 def test_flat_patches(impl, level):
-    """Their variance is zero: eps alone keeps targets finite, and magnifies rounding by 1000."""
+    """Their variance is zero: only eps keeps targets finite, and it amplifies rounding by 1000."""
     for channels in (1, 3):
         pred, images, *rest = problem(16, channels=channels)
         check((pred, images.fill_(level), *rest), impl, value=1e-4, gradient=1e-3)
@@ -129,13 +129,13 @@ def test_strided_predictions_ids_and_targets(impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_float_images_are_taken_as_normalised(impl, dtype):
+def test_float_images_are_treated_as_normalised(impl, dtype):
     pred, images, *rest = problem(4)
     check((pred, torch.randn(images.shape).to(dtype), *rest), impl)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_branches_share_ids_or_bring_their_own(impl):
+def test_branches_share_ids_or_have_separate_ones(impl):
     args = problem(4, batch=2, branches=2)
     check(args, impl, branches=2)
     pred, images, target, ids, patch = args
@@ -155,7 +155,7 @@ def test_stride_zero_gradient(impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("empty", [{"batch": 0}, {"masked": 0}])
-def test_no_value_gives_nan_and_an_empty_gradient(impl, empty):
+def test_empty_tensors_give_nan_and_an_empty_gradient(impl, empty):
     patch, count = 4, {"batch": 3, "masked": 4} | empty
     pred = torch.randn(count["batch"], count["masked"], 48, requires_grad=True)
     images = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
@@ -188,7 +188,7 @@ def test_custom_op():
         torch.library.opcheck(torch.ops.fastimae.masked_l2.default, args)
 
 
-def test_no_difference_is_kept_where_nobody_needs_it():
+def test_no_difference_is_kept_without_gradients():
     pred, *rest = problem(4)
     args = (*rest, list(MEAN[:3]), list(STD[:3]), True, 1)
     loss, difference = torch.ops.fastimae.masked_l2(pred, *args, False)
@@ -199,7 +199,7 @@ def test_no_difference_is_kept_where_nobody_needs_it():
 def test_patches_too_large_for_registers_run_in_torch():
     pred, *rest = problem(32, grid=(1, 2), channels=25, batch=1, images=1)
     args = (pred, rest[0].float(), *rest[1:], [0.0] * 25, [1.0] * 25, True)
-    with pytest.raises(ValueError, match="a patch has over 24576 values"):
+    with pytest.raises(ValueError, match="a patch has more than 24576 values"):
         masked_l2(*args, impl="triton")
     torch.testing.assert_close(masked_l2(*args), reference.masked_l2(*args))
 

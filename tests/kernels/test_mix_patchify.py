@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastimae.kernels import _pixels, reference
 from fastimae.kernels._launch import jit, tl, triton
-from fastimae.kernels.mix_patchify import mix_patchify, tile
+from fastimae.kernels.mix_patchify import launch_shape, mix_patchify
 
 BOTH = pytest.mark.parametrize("impl", ["triton", "torch"])
 # The interpreter truncates to 16 bits where a GPU rounds: one unit in the last place.
@@ -23,13 +23,13 @@ def _fresh_memory_is_nan():
 
 
 def statistics(channels):
-    """Mean and std that differ from channel to channel."""
+    """Return a mean and std that differ from channel to channel."""
     places = range(channels)
     return tuple(0.3 + c / 50 for c in places), tuple(0.2 + c / 40 for c in places)
 
 
 def inputs(batch, patch, grid, channels, keep=None):
-    """uint8 images, ids_keep in random order, partners that repeat, alphas with 0, 0.5 and 1."""
+    """Make uint8 images, ids in random order, repeated partners, and alphas with 0, 0.5 and 1."""
     patches = grid[0] * grid[1]
     shape = (batch, grid[0] * patch, grid[1] * patch, channels)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -40,7 +40,7 @@ def inputs(batch, patch, grid, channels, keep=None):
 
 
 def loop(images, ids, patch, mean, std, partner=None, alpha=None):
-    """The specification, image by image in float64."""
+    """Compute the specification image by image in float64."""
     if images.dtype == torch.uint8:
         images = [oracle.normalised(image, mean, std) for image in images]
     patches = [oracle.patches_of(image.double(), patch) for image in images]
@@ -203,7 +203,7 @@ def test_compiles_inside_an_autograd_graph(impl):
 
 @BOTH
 def test_images_beyond_two_gigabytes(impl, tmp_path):
-    # A sparse file takes no memory: only the pages of the small images are ever touched.
+    # A sparse file takes no memory: only the pages of the small images are touched.
     memory = torch.from_file(str(tmp_path / "sparse"), shared=True, size=2**32, dtype=torch.uint8)
     images = memory.as_strided((4, 4, 4, 3), (2**30, 12, 3, 1))
     images.copy_(torch.randint(0, 256, images.shape, dtype=torch.uint8))
@@ -233,12 +233,12 @@ def test_offsets_do_not_wrap_at_32_bits(strides):
 @pytest.mark.parametrize("channels", [1, 3, 4, 13])
 def test_tiles_cover_a_token_exactly(patch, channels):
     for dense, item_size in ((True, 1), (True, 4), (False, 1)):
-        parts, chunks, vector = tile(patch, channels, dense, item_size)
-        assert patch % parts == 0  # parts are whole rows: they share the table of scale and bias
+        parts, chunks, vector = launch_shape(patch, channels, dense, item_size)
+        assert patch % parts == 0  # parts are whole rows, as they share the table of scale and bias
         assert patch * patch * channels % (parts * vector) == 0
         assert triton.next_power_of_2(chunks * vector) == chunks * vector
-    assert tile(16, 3, True, 1) == (2, 128, 8)
-    assert tile(14, 3, True, 1) == (7, 128, 4)
+    assert launch_shape(16, 3, True, 1) == (2, 128, 8)
+    assert launch_shape(14, 3, True, 1) == (7, 128, 4)
 
 
 GOOD = {"patch_size": 2, "mean": (0.5,) * 3, "std": (0.2,) * 3}
@@ -256,8 +256,8 @@ PAIR = {"partner": torch.tensor([1, 0]), "alpha": torch.rand(2)}
         ({"mean": (0.5,)}, ValueError, "mean and std need a value for each of 3 channels"),
         ({"ids_keep": IDS[:1]}, ValueError, r"ids_keep must be \[2, K\]"),
         ({"ids_keep": IDS.float()}, TypeError, "ids_keep must be int32 or int64"),
-        ({"partner": PAIR["partner"]}, ValueError, "partner and alpha go together"),
-        ({"alpha": PAIR["alpha"]}, ValueError, "partner and alpha go together"),
+        ({"partner": PAIR["partner"]}, ValueError, "partner and alpha belong together"),
+        ({"alpha": PAIR["alpha"]}, ValueError, "partner and alpha belong together"),
         ({**PAIR, "alpha": torch.rand(1)}, ValueError, r"alpha must be \[2\]"),
         ({**PAIR, "alpha": torch.ones(2, dtype=torch.int64)}, TypeError, "alpha must be a float"),
         ({**PAIR, "partner": torch.zeros(2)}, TypeError, "partner must be int64"),

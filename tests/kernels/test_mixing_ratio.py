@@ -13,7 +13,7 @@ KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=6)
 IMPLS = ["torch", "triton"]
 UNIFORM = torch.linspace(0, 1, LEVELS + 1)
 ROUNDING = {"rtol": 0, "atol": 1.2e-7}
-"""A unit in the last place of lambda; 1 - lambda keeps it, however small."""
+"""A unit in the last place of lambda, which 1 - lambda preserves."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -24,7 +24,7 @@ def _fresh_memory_is_nan():
 
 
 def word(key):
-    """Philox4x32-10's first at (0, 0, 0, 2), in Python's integers."""
+    """Compute Philox4x32-10's first word at (0, 0, 0, 2) with Python's integers."""
     words, keys = [0, 0, 0, 2], [key % 2**32, (key >> 32) % 2**32]
     for _ in range(10):
         a, b = words[0] * 0xD2511F53, words[2] * 0xCD9E8D57
@@ -46,8 +46,8 @@ def test_it_is_the_quantile_of_a_uniform_draw(impl, keys):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_the_place_is_not_rounded(impl):
-    """Between quantiles 0 and 1 a draw is its place, of which fp32 holds all 20 bits."""
+def test_the_position_is_not_rounded(impl):
+    """Between quantiles 0 and 1 a draw equals its position, whose 20 bits fit into fp32."""
     keys = torch.arange(500) * 104729 - 2**61
     share = torch.tensor([word(key) % 2**20 for key in keys.tolist()]) / 2**20
     zigzag = (torch.arange(LEVELS + 1) % 2).float()

@@ -101,8 +101,8 @@ def test_triton_draws_the_same_mask(keys, units, unit, ratio):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_ties_fall_to_the_lower_unit(impl):
-    # Units 927 and 3221 of key 444 draw one word, the 982nd and 983rd of 4096 in order.
+def test_ties_go_to_the_lower_unit(impl):
+    # Units 927 and 3221 of key 444 draw the same word: ranks 982 and 983 of 4096.
     mask = random_masking(torch.tensor([444]), (64, 64), 1 - 982.5 / 4096, impl=impl)
     assert mask.ids_keep.shape == (1, 982)
     assert mask.mask[0, 927] == 0 and mask.mask[0, 3221] == 1

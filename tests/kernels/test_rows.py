@@ -1,4 +1,4 @@
-"""Rows that a mask names: torch's gather, with the same gradient and no atomics."""
+"""Rows selected by a mask: as torch's gather, with the same gradient and no atomics."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ cases = pytest.mark.parametrize(("take", "ids"), ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_rows_and_gradients_are_those_of_a_plain_gather(take, ids, ahead, dtype):
-    """In every bit, whatever the strides of the gradient."""
+    """Bit-equal, for any strides of the gradient."""
     x = torch.randn(3, ahead + 20, 6, dtype=dtype, requires_grad=True)
     got, expected = take(x, MASK), gather_rows(x, ids + ahead)
     assert torch.equal(got, expected)
@@ -39,7 +39,7 @@ def test_second_derivatives(take, ids):
 
 
 @cases
-def test_rows_not_taken_get_zeros_beside_infinite_ones(take, ids):
+def test_unselected_rows_get_zeros_beside_infinite_ones(take, ids):
     x = torch.randn(3, 21, 2, requires_grad=True)
     take(x, MASK).sum().mul(torch.inf).backward()
     taken = torch.zeros(3, 21, dtype=torch.bool).scatter_(1, ids.long() + 1, True)
@@ -68,12 +68,12 @@ def test_no_gradient_is_added_up(take, ids):
     x = torch.randn(3, 21, 8, dtype=torch.bfloat16, requires_grad=True)
     rows, plain = take(x, MASK).sum(), gather_rows(x, ids + 1).sum()
     assert not that_add_up(operations(rows.backward))
-    assert that_add_up(operations(plain.backward))  # it would be seen
+    assert that_add_up(operations(plain.backward))  # so the check detects it
 
 
 @cases
 def test_compiled_as_one_graph(take, ids):
-    """With the backward graph free of sums too."""
+    """The backward graph has no sums, either."""
     graphs = []
 
     def record(graph, _):

@@ -1,4 +1,4 @@
-"""One small data set in two forms, and what tests of several back ends share."""
+"""One small dataset in two forms, and helpers for tests of several back ends."""
 
 import dataclasses
 import io
@@ -16,10 +16,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import hflip, resized_crop
 
 from fastimae.loaders import Batch, BetonWriter, Loader, create_loader
-from fastimae.loaders.crops import draw_windows
-from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.beton.trailer import make_trailer
+from fastimae.loaders.images.crops import draw_windows
+from fastimae.loaders.order.sampler import Sampler
 from fastimae.loaders.settings import LoaderSettings
-from fastimae.loaders.trailer import make_trailer
 
 COUNT, CLASSES, BATCH, SIZE = 42, 3, 8, (24, 32)
 RATIO = (3 / 4 * SIZE[1] / SIZE[0], 4 / 3 * SIZE[1] / SIZE[0])
@@ -28,7 +28,7 @@ SETTINGS = {"batch_size": BATCH, "input_size": SIZE, "mix_group": 4, "seed": 5}
 
 
 def jpeg(seed: int) -> bytes:
-    """A picture with smooth and sharp parts; sizes and, once in seven, gray mode vary."""
+    """Encode a picture with smooth and sharp parts; sizes vary, and one in seven is gray."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(20, 90, 2)
     rough = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
@@ -37,6 +37,19 @@ def jpeg(seed: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90, subsampling=seed % 3)
     return file.getvalue()
+
+
+class FileDataset:
+    """A user's dataset of image files, in the style of torchvision's."""
+
+    def __init__(self, paths: list[Path], targets: list[int]) -> None:
+        self.paths, self.targets = paths, targets
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.open(self.paths[index]), self.targets[index]
 
 
 class Data:
@@ -51,7 +64,7 @@ class Data:
         self.payloads = [jpeg(i) for i in range(COUNT)]
 
     def write(self, broken: dict[int, bytes] | None = None) -> Self:
-        """Write both forms, with other bytes for the samples in `broken`: damaged since then."""
+        """Write both forms; samples in `broken` get those bytes, as if damaged after conversion."""
         with BetonWriter(self.beton) as writer:
             for i, good in enumerate(self.payloads):
                 data = (broken or {}).get(i, good)
@@ -66,7 +79,7 @@ class Data:
         return self
 
     def loader(self, back_end: str, **settings) -> Loader:
-        """The loader for a name like "pillow-3": back end and number of workers."""
+        """Make the loader for a name like "pillow-3": back end and number of workers."""
         name, workers = back_end.split("-")
         source = {
             "pillow": {"ffcv": self.beton, "decoder": "pillow"},
@@ -76,18 +89,23 @@ class Data:
             "dalifolder": {"dali": self.folder},
             "dalishare": {"ffcv": self.beton, "dali_share": 0.4},
             "folder": {"data_path": self.folder},
+            "dataset": {"dataset": self.dataset()},
             "synthetic": {"synthetic": True, "synthetic_samples": COUNT},
         }[name]
         return create_loader(**source, num_workers=int(workers), **{**SETTINGS, **settings})
 
+    def dataset(self) -> FileDataset:
+        """Return the files as a user's dataset."""
+        return FileDataset([self.folder / name for name in self.names], self.labels)
+
     def sampler(self, **settings) -> Sampler:
-        """What a loader with these settings of a sampler draws from."""
+        """Make the sampler of a loader with these settings."""
         defaults = {"batch_size": BATCH, "mix_group": 4, "seed": 5}
         return Sampler(np.array(self.labels), LoaderSettings(**{**defaults, **settings}))
 
     @staticmethod
     def same(first: list[Batch], second: list[Batch]) -> bool:
-        """Whether all fields of all batches are equal."""
+        """Return whether all fields of all batches are equal."""
         return len(first) == len(second) and all(
             torch.equal(getattr(a, field.name), getattr(b, field.name))
             for a, b in zip(first, second, strict=True)
@@ -96,16 +114,14 @@ class Data:
 
     @staticmethod
     def shows(back_end: str, pixels: torch.Tensor, expected: np.ndarray) -> bool:
-        """Whether `pixels` are as expected: to the bit, but for the rounding of DALI's resize."""
+        """Return whether `pixels` are exactly as expected; DALI's may differ by its rounding."""
         if not back_end.startswith("dali"):
             return np.array_equal(pixels, expected)
         return np.abs(pixels.numpy().astype(int) - expected).mean() < 0.5
 
-    def reference(self, index: int, key: int, shown: int, channels: int = 3) -> np.ndarray:
-        """Sample `shown` cropped by `key`, by torchvision."""
-        image = Image.open(io.BytesIO(self.payloads[shown])).convert(
-            "RGB" if channels == 3 else "L"
-        )
+    def reference(self, index: int, key: int, used: int, channels: int = 3) -> np.ndarray:
+        """Crop sample `used` by `key`, with torchvision."""
+        image = Image.open(io.BytesIO(self.payloads[used])).convert("RGB" if channels == 3 else "L")
         windows, flip = draw_windows(
             np.array([key]), [image.height], [image.width], (0.2, 1.0), RATIO
         )
@@ -123,7 +139,7 @@ class Resources:
         return threads, len(children), len(list(Path("/proc/self/fd").iterdir()))
 
     def at_rest(self) -> tuple:
-        """What there is when nothing is ending any more from earlier work."""
+        """Wait until nothing of earlier work is still ending; return what is there then."""
         earlier, present = None, self.now()
         while present != earlier:
             time.sleep(0.1)
@@ -131,7 +147,7 @@ class Resources:
         return present
 
     def settle_at(self, expected: tuple) -> bool:
-        """Whether things are as `expected`, at once or soon: some threads end by themselves."""
+        """Return whether `now` is as `expected`, maybe after a moment: some threads end late."""
         deadline = time.monotonic() + 10
         while self.now() != expected and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -145,7 +161,7 @@ def data(tmp_path_factory) -> Data:
 
 @pytest.fixture
 def broken(tmp_path):
-    """A function that writes the data with some samples replaced by other bytes."""
+    """Return a function that writes the data with some samples replaced by other bytes."""
     return lambda damage: Data(tmp_path).write(damage)
 
 

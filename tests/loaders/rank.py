@@ -1,10 +1,10 @@
-"""One process of `test_ranks`, started by torchrun: shows what each back end gives its rank.
+"""One process of `test_ranks`, started by torchrun: notes what each back end gives its rank.
 
     rank.py FOLDER BACK_END ...
 
-FOLDER holds the data (see conftest) and takes the results: seen_WORLD.pth, of all ranks, and,
-from two ranks, states.pth, taken in the middle of an epoch. Where states.pth exists, the rest of
-that epoch is added.
+FOLDER holds the data (see conftest), and gets the results: seen_WORLD.pth of all ranks and, from
+two ranks, states.pth, taken in the middle of an epoch. If states.pth exists, the rest of that epoch
+is added.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ spec.loader.exec_module(shared)
 
 GLOBAL_BATCH, EPOCH, STOP = 8, 1, 2
 Seen = list[list[tuple[int, int, int, int]]]
-"""Of each step, of each row: sample, key, label, checksum of the pixels."""
+"""For each row of each step: sample, key, label, checksum of the pixels."""
 
 
 def main(folder: Path, back_ends: list[str]) -> None:

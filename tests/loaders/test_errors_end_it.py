@@ -1,4 +1,4 @@
-"""An error in whatever makes batches ends the iteration: nobody waits for ever."""
+"""An error while batches are made ends the iteration: nothing waits for ever."""
 
 import threading
 
@@ -6,7 +6,7 @@ import pytest
 from back_ends import AVAILABLE
 
 from fastimae.loaders import Loader
-from fastimae.loaders.crops import Crops
+from fastimae.loaders.images.crops import Crops
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -20,8 +20,8 @@ def ends_with(loader: Loader, kind: type[BaseException]) -> None:
     "error", [MemoryError, ZeroDivisionError, SystemError], ids=lambda e: e.__name__
 )
 @pytest.mark.parametrize("back_end", AVAILABLE)
-def test_of_the_order(data, back_end, error, monkeypatch):
-    """Which some draw in a thread, ahead of time."""
+def test_an_error_in_the_order_ends_it(data, back_end, error, monkeypatch):
+    """Some back ends draw it ahead of time, in a thread."""
     loader = data.loader(back_end, batch_size=4)
     real = loader.sampler.step
 
@@ -36,8 +36,8 @@ def test_of_the_order(data, back_end, error, monkeypatch):
 
 @pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError], ids=lambda e: e.__name__)
 @pytest.mark.parametrize("back_end", [b for b in AVAILABLE if not b.startswith("synthetic")])
-def test_of_a_window(data, back_end, error, monkeypatch):
-    """Where images are decoded, or their work is prepared: for the fourth time it is an error."""
+def test_an_error_in_a_window_ends_it(data, back_end, error, monkeypatch):
+    """Windows are drawn where images are decoded or prepared; the fourth call raises the error."""
     lock, calls = threading.Lock(), []
     real = Crops.draw
 

@@ -1,4 +1,4 @@
-"""The loader protocol, the same tests for every back end, against torchvision on the files."""
+"""The contract of loaders: the same tests for every back end, against torchvision."""
 
 import dataclasses
 import multiprocessing
@@ -10,7 +10,8 @@ import pytest
 import torch
 from back_ends import ALL, AVAILABLE, DECODING
 
-from fastimae.loaders import Batch, DataError, DevicePrefetch, pillow_loader
+from fastimae.loaders import Batch, DataError, DevicePrefetch
+from fastimae.loaders.backends import pillow as pillow_loader
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -31,8 +32,8 @@ def test_batches_equal_torchvision(data, back_end, channels):
 
 
 @pytest.mark.parametrize("back_end", AVAILABLE)
-def test_an_example_is_the_first_batch_but_for_its_images(data, back_end, resources):
-    """For recording a step before anything is read: it starts nothing, and nothing changes."""
+def test_an_example_is_the_first_batch_with_other_images(data, back_end, resources):
+    """It serves to record a step before anything is read: it starts and changes nothing."""
     state = torch.get_rng_state()
     with data.loader(back_end) as loader:
         loader.set_epoch(3)
@@ -51,8 +52,51 @@ def test_an_example_is_the_first_batch_but_for_its_images(data, back_end, resour
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("back_end", ALL)
+def test_a_fixed_batch_is_the_same_at_any_time_and_in_any_run(data, back_end):
+    """Pictures of it can be compared: over epochs, batch sizes, ranks and resumes."""
+    with data.loader(back_end) as loader:
+        epoch = list(loader)
+        first = loader.fixed_batch(12)
+        assert loader.state_dict()["step"] == len(epoch)
+    other = {"batch_size": 4, "rank": 1, "world_size": 2, "repeated_aug": 2, "mix_group": 2}
+    with data.loader(back_end, **other) as loader:
+        loader.set_epoch(3)
+        next(iter(loader))
+        again = DevicePrefetch(loader, "cpu").fixed_batch(12)
+        assert loader.state_dict()["step"] == 1 and loader.state_dict()["bad"] == {}
+        assert data.same([first], [again])
+        loader.load_state_dict(loader.state_dict())
+        assert len(list(loader)) == len(loader) - 1
+    assert np.array_equal(first.index, np.arange(12) * data.count // 12)
+    assert first.partner.tolist() == [*range(6, 12), *range(6)]
+    assert not torch.equal(first.images[0], first.images[6])
+    if not back_end.startswith("synthetic"):
+        for pixels, index, key in zip(first.images, first.index, first.key, strict=True):
+            assert data.shows(back_end, pixels, data.reference(int(index), key, int(index)))
+
+
+@pytest.mark.parametrize("back_end", AVAILABLE)
+def test_a_fixed_batch_of_more_samples_than_there_are_has_each_once(data, back_end):
+    with data.loader(back_end) as loader:
+        batch = loader.fixed_batch(1000)
+    assert batch.index.tolist() == list(range(data.count)) == sorted(batch.partner.tolist())
+    assert batch.images.shape[0] == data.count
+
+
+@pytest.mark.parametrize("back_end", AVAILABLE)
+def test_a_fixed_batch_replaces_bad_samples_and_does_not_count_them(broken, back_end):
+    if back_end.startswith("synthetic"):
+        return
+    with broken({0: b"broken"}).loader(back_end) as loader:
+        batch = loader.fixed_batch(6)
+        assert loader.bad == {} and loader.report()["bad_samples"] == 0
+    assert batch.index[0] == batch.index[1] == 7
+    assert torch.equal(batch.labels, torch.tensor(loader.sampler.labels[batch.index]))
+
+
 @pytest.mark.parametrize("back_end", DECODING)
-def test_repeated_augmentation_shows_crops_of_their_own(data, back_end):
+def test_repeated_augmentation_draws_different_crops(data, back_end):
     plan = data.sampler(repeated_aug=2)
     with data.loader(back_end, repeated_aug=2) as loader:
         batches = list(loader)
@@ -96,7 +140,7 @@ def test_resume_equals_uninterrupted(data, back_end, stop, tmp_path):
 
 
 def test_resume_with_other_ranks_and_batch(data):
-    """Two ranks of 4 go on where one rank of 8 stopped."""
+    """Two ranks of 4 resume where one rank of 8 stopped."""
     with data.loader("pillow-0") as loader:
         expected = list(loader)[2:]
         loader.set_epoch(0)
@@ -113,7 +157,7 @@ def test_resume_with_other_ranks_and_batch(data):
 
 
 def test_resume_with_other_repeated_augmentation(data):
-    """A state says how many images were drawn, whatever the number of their copies."""
+    """A state counts the images drawn, whatever the number of their copies."""
     with data.loader("synthetic-0", batch_size=4) as loader:
         next(iter(loader))
         state, rest = loader.state_dict(), list(loader)
@@ -122,13 +166,13 @@ def test_resume_with_other_repeated_augmentation(data):
         for once, twice in zip(rest, loader, strict=True):
             assert torch.equal(twice.index, once.index.repeat(2))
     with data.loader("synthetic-0", batch_size=16, repeated_aug=2) as loader:
-        loader.load_state_dict(state)  # in the middle of its first step, which is shown whole
+        loader.load_state_dict(state)  # in the middle of its first step, which is repeated in full
         assert len(list(loader)) == len(loader) == 5 and loader.state_dict()["finished"]
 
 
 @pytest.mark.parametrize("back_end", ALL)
 def test_nothing_is_left_running(data, back_end, resources):
-    """A break, a dropped iterator, an error in the loop, the end of an epoch, and close."""
+    """After a break, a dropped iterator, an error in the loop, the end of an epoch, and close."""
     with data.loader(back_end) as loader:
         next(iter(loader))
     before = resources.at_rest()
@@ -158,7 +202,7 @@ def test_nothing_is_left_running(data, back_end, resources):
 
 @pytest.mark.parametrize("back_end", ALL)
 def test_two_loaders_at_once_and_kept_batches(data, back_end):
-    """Batches of interleaved loaders are still what they were when the epoch is over."""
+    """Batches of interleaved loaders do not change until the epoch is over."""
     with data.loader(back_end) as one, data.loader(back_end, seed=6) as two:
         interleaved = list(zip(one, two, strict=True))
         copies = [(a.images.clone(), b.images.clone()) for a, b in interleaved]
@@ -203,7 +247,7 @@ def test_error_in_a_thread_reaches_the_caller(data, monkeypatch, resources):
 
 
 def test_death_of_a_process_is_an_error(data):
-    """Never torch's own, which its signal handler would raise between two batches."""
+    """Our error, never torch's, which its signal handler would raise between two batches."""
     died = pytest.raises(DataError, match="a loading process died")
     with data.loader("folder-2", batch_size=2, mix_group=2) as loader, died:
         iterator = iter(loader)

@@ -1,4 +1,4 @@
-"""Prefetching: batches arrive whole in any timing, and nobody notices that they were read ahead."""
+"""Prefetching: batches are complete in any timing, and reading ahead has no other effect."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ import pytest
 from fake_cuda import Event, FakeCuda, Memory, Stream
 
 from fastimae.loaders import Batch, DevicePrefetch, create_loader
-from fastimae.loaders.prefetch import Copies
+from fastimae.loaders.prefetch import CopyQueue
 
 SIZE, OTHERS = 3, 20
 
 
 class Counting:
-    """A loader of batches full of their number, from memory that is used again."""
+    """A loader of batches filled with their number, in memory that is used again."""
 
     def __init__(self, count=12):
         self.count, self.epoch, self.at, self.closed = count, 0, 0, 0
@@ -50,15 +50,15 @@ class Counting:
 
 
 def prefetching(seed=0, depth=1, cuda=FakeCuda):
-    """A prefetch on a model of a GPU, and the model."""
+    """Make a prefetch on a model of a GPU; return both."""
     prefetch = DevicePrefetch(Counting(), "cpu", depth=depth)
     model = cuda(prefetch.loader.memory, seed)
-    prefetch._copies = Copies(model)
+    prefetch._copies = CopyQueue(model)
     return prefetch, model
 
 
 def values_seen(seed, depth=1, cuda=FakeCuda, stop=12):
-    """What steps on the main stream see of batches 1 to `stop`, and of memory of their own."""
+    """Return what steps on the main stream read: batches 1 to `stop`, and memory of their own."""
     prefetch, gpu = prefetching(seed, depth, cuda)
     seen = []
 
@@ -114,7 +114,7 @@ class HastyCopies(FakeCuda):
 
 
 class ForgottenSources(FakeCuda):
-    """Sources are let go of before they have been read."""
+    """Sources are released before they have been read."""
 
     def __init__(self, host, seed):
         super().__init__(host, seed)
@@ -161,12 +161,12 @@ def test_the_next_copy_runs_while_the_step_does():
         copied = gpu.device.raw(next(batches).index)
         gpu.finish()
         assert (copied == number).all()
-        # Nothing has been asked of the main stream since, so the next batch did not wait for it.
+        # The main stream has got no work since, so the next batch did not wait for it.
         assert any((b.view(int) == number + 1).all() for b in gpu.device.at.values())
 
 
 def test_memory_does_not_grow_when_the_host_is_ahead():
-    """The device does nothing at all; the caller holds a batch, and two more are copied."""
+    """The device does nothing at all; the caller holds one batch, and two more are being copied."""
     prefetch, gpu = prefetching()
     for batch in prefetch:
         assert len(gpu.device.at) <= 3 * len(dataclasses.fields(batch))
@@ -219,7 +219,7 @@ def test_an_error_of_the_loader_reaches_the_caller(monkeypatch):
     assert prefetch.state_dict()["step"] == 2 and gpu.finish()
 
 
-def test_closing_waits_for_the_copies_under_way():
+def test_closing_waits_for_pending_copies():
     prefetch, gpu = prefetching()
     next(iter(prefetch))
     assert gpu.copying.queue
@@ -245,7 +245,7 @@ def test_batches_pass_through_on_the_cpu(data, back_end, resources):
 
 
 def test_fake_streams_wait():
-    """The model itself: work behind an event is done after it, in the order given."""
+    """Test of the model itself: work behind an event is done after it, in order."""
     streams, done = [], []
     one, two = Stream(streams), Stream(streams)
     one.add(lambda: done.append("one"))

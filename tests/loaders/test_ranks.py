@@ -1,4 +1,4 @@
-"""Every back end under torchrun with 1, 2 and 4 processes: one run, whoever feeds it."""
+"""Every back end under torchrun: 1, 2 and 4 processes make the same global batches."""
 
 import subprocess
 import sys
@@ -8,35 +8,35 @@ import pytest
 import torch
 from back_ends import AVAILABLE
 
-from fastimae.loaders.sampler import Sampler
+from fastimae.loaders.order.sampler import Sampler
 from fastimae.loaders.settings import LoaderSettings
 
 SCRIPT = Path(__file__).with_name("rank.py")
-WORLDS = (2, 1, 4)  # the others go on from where two stopped
+WORLDS = (2, 1, 4)  # the others resume where two stopped
 BATCH, EPOCH, STOP = 8, 1, 2
 
 
-def shown_by(world):
-    """ffcv compiles for seconds in each process: four ranks of it are in test_ffcv_loader."""
+def back_ends_for(world):
+    """Return the back ends to test; ffcv starts slowly, so test_ffcv_loader has its four ranks."""
     return [name for name in AVAILABLE if world < 4 or not name.startswith("ffcv")]
 
 
 @pytest.fixture(scope="module")
 def seen(data, tmp_path_factory):
-    """{number of ranks: what each rank saw, see rank.py}."""
+    """Return {number of ranks: what each rank saw, see rank.py}."""
     folder = tmp_path_factory.mktemp("ranks")
     for source in (data.folder, data.beton):
         (folder / source.name).symlink_to(source)
     for world in WORLDS:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={world}", str(SCRIPT), str(folder), *shown_by(world)]
+        command += [f"--nproc_per_node={world}", str(SCRIPT), str(folder), *back_ends_for(world)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=170)
         assert run.returncode == 0, run.stderr[-3000:]
     return {world: torch.load(folder / f"seen_{world}.pth") for world in WORLDS}
 
 
 def global_batches(ranks, back_end, part):
-    """Step by step the rows of all ranks, in the order of ranks."""
+    """Return for each step the rows of all ranks, in the order of ranks."""
     steps = zip(*(rank[back_end][part] for rank in ranks), strict=True)  # equally many
     return [[row for rows in step for row in rows] for step in steps]
 
@@ -47,12 +47,12 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(seen, back_end):
     expected = global_batches(seen[1], back_end, "epoch")
     assert {len(batch) for batch in expected} == {BATCH}
     for world in (2, 4):
-        if back_end in shown_by(world):
+        if back_end in back_ends_for(world):
             assert global_batches(seen[world], back_end, "epoch") == expected
 
 
 @pytest.mark.parametrize(
-    ("world", "back_end"), [(world, name) for world in WORLDS for name in shown_by(world)]
+    ("world", "back_end"), [(world, name) for world in WORLDS for name in back_ends_for(world)]
 )
 def test_ranks_are_disjoint_and_their_union_is_the_epoch(data, seen, back_end, world):
     shares = [{row[0] for step in rank[back_end]["epoch"] for row in step} for rank in seen[world]]
@@ -64,15 +64,15 @@ def test_ranks_are_disjoint_and_their_union_is_the_epoch(data, seen, back_end, w
 
 
 @pytest.mark.parametrize(
-    ("world", "back_end"), [(world, name) for world in (1, 4) for name in shown_by(world)]
+    ("world", "back_end"), [(world, name) for world in (1, 4) for name in back_ends_for(world)]
 )
-def test_other_numbers_of_ranks_go_on_where_two_stopped(seen, back_end, world):
+def test_other_numbers_of_ranks_resume_where_two_stopped(seen, back_end, world):
     whole = global_batches(seen[2], back_end, "epoch")
     assert global_batches(seen[world], back_end, "resumed") == whole[STOP:]
 
 
-def test_all_back_ends_show_the_same_samples(seen):
-    """And the same pixels, where they decode exactly."""
+def test_all_back_ends_use_the_same_samples(seen):
+    """And the same pixels, if they decode exactly."""
     pictures = [name for name in AVAILABLE if name != "synthetic-0"]
     alone = seen[1][0]
     rows = {name: [row for step in alone[name]["epoch"] for row in step] for name in pictures}
@@ -80,4 +80,4 @@ def test_all_back_ends_show_the_same_samples(seen):
     for name in pictures:
         assert [row[:3] for row in rows[name]] == [row[:3] for row in reference]
     exact = {name for name in pictures if rows[name] == reference}
-    assert exact == {"native-2", "pillow-2", "folder-1"}.intersection(AVAILABLE)
+    assert exact == {"native-2", "pillow-2", "folder-1", "dataset-1"}.intersection(AVAILABLE)

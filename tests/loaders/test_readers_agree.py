@@ -1,5 +1,7 @@
-"""Whether a sample is bad, and its pixels, depend on its bytes alone: not on the reader, the
-window, the threads, nor on what was decoded before it."""
+"""All readers agree on a sample's pixels, and on whether it is bad.
+
+Both depend only on its bytes: not on the window, the threads, or what was decoded before.
+"""
 
 import numpy as np
 import odd_jpegs
@@ -7,7 +9,7 @@ import pytest
 from back_ends import INSTALLED
 
 from fastimae.loaders import BetonReader, BetonWriter, create_loader, native_library
-from fastimae.loaders.trailer import make_trailer
+from fastimae.loaders.beton.trailer import make_trailer
 
 READERS = ["native-0", "native-1", "native-3", "pillow-2"]
 READERS += ["dali-2"] * ("nvidia-dali" in INSTALLED)
@@ -21,7 +23,7 @@ def jpeg(seed: int, **options) -> bytes:
 
 
 def with_odd_scan_header(data: bytes) -> bytes:
-    """Ss, Se, Ah and Al mean nothing in a baseline file."""
+    """Change Ss, Se, Ah and Al, which mean nothing in a baseline file."""
     at = data.index(b"\xff\xda") + 2 + int.from_bytes(data[data.index(b"\xff\xda") + 2 :][:2])
     assert data[at - 3 : at] == b"\0\x3f\0"
     return data[: at - 3] + bytes(3) + data[at:]
@@ -36,7 +38,7 @@ def write(path, payloads, trailers=make_trailer):
 
 
 def looked_at(path, reader, epochs=3, **settings):
-    """What a loader says is bad, and all the crops that it shows of others, by sample."""
+    """Return a loader's bad samples, and its crops of all others, by sample."""
     name, workers = reader.split("-")
     source = {"dali": path} if name == "dali" else {"ffcv": path, "decoder": name}
     settings = {"batch_size": 4, "input_size": (16, 24), "mix_group": 0, "seed": 1} | settings
@@ -107,8 +109,8 @@ def test_damage_behind_something_between_segments(tmp_path):
 
 
 @pytest.mark.parametrize("trailers", [make_trailer, lambda _: b""], ids=["checksums", "none"])
-def test_damage_counts_whatever_the_window_shows(tmp_path, trailers):
-    """Written damaged, so that no checksum tells."""
+def test_damage_counts_in_any_window(tmp_path, trailers):
+    """The files were damaged before they were written, so their checksums are right."""
     payloads = [jpeg(i) for i in range(8)]
     payloads[2] = payloads[2][:-30]
     payloads[5] = payloads[5][: len(payloads[5]) * 3 // 4] + b"\xff\xd9"

@@ -1,4 +1,4 @@
-"""Operations by formula are those that torch counts in the product's own forward and backward."""
+"""The formulas agree with the operations that torch counts in forward and backward."""
 
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,12 +13,18 @@ SIZES = {"img_size": IMAGE, "in_chans": CHANNELS, "depth": 2, "embed_dim": 32, "
 DECODER = {"decoder_embed_dim": 24, "decoder_depth": 3, "decoder_num_heads": 2}
 
 
+@pytest.fixture(autouse=True)
+def _every_mask_token(monkeypatch):
+    """Compute mask tokens as the plain maths does, separately for each image."""
+    monkeypatch.setattr("fastimae.models.mae.SHARED_MASK_TOKENS_FROM", 2)
+
+
 def model(**overrides):
     return create_model("mae_vit_nano_patch8", **{**SIZES, **DECODER, **overrides})
 
 
 def counted(objective, batch):
-    """Operations that torch sees, for an image; with all rows of the last block."""
+    """Count the operations per image that torch sees, with all rows of the last block."""
     student = objective.student
     decode = student.decode
 
@@ -42,7 +48,7 @@ def test_of_an_image(make_batch, mask):
     "how", [None, {}, {"teacher_view": "mixed"}, {"reciprocal_pairs": True}], ids=str
 )
 def test_of_a_mixture(make_batch, space, how):
-    """How many times the teacher looks, and up to where, differs."""
+    """The teacher's number of passes, and how far they go, differ."""
     teacher = None if how is None else model(depth=3)
     objective = IMAE(model(heads=2, head_space=space), teacher, **(how or {}))
     assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
@@ -50,7 +56,7 @@ def test_of_a_mixture(make_batch, space, how):
 
 @pytest.mark.parametrize("target", ["subordinate", "dominant"])
 def test_of_a_mixture_with_one_target(make_batch, target):
-    """The other head computes too, for nothing: that does not count."""
+    """The other head computes, too, but its output is unused and does not count."""
     objective = IMAE(model(heads=2), model(), targets=target)
     head = 2 * (1 + objective.visible) * 32 * 24
     total = counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastimae.engine.blocks import recompute_blocks
 from fastimae.kernels import Mask, random_masking
 from fastimae.models import create_model, parse_name
 
@@ -66,6 +67,56 @@ def test_masked_rows_equal_the_full_decoder_rows():
     rows = model.decode(head, mask, masked_only=True)
     for b in range(4):
         torch.testing.assert_close(rows[b], full[b][mask.mask[b].bool()])
+
+
+@pytest.fixture
+def decoded():
+    """Return a double-precision model's prediction, its gradients, and its decoder's first rows.
+
+    The gradients are those of parameters and input; the rows are what the first norm gets.
+    """
+
+    def decode(*, depth, ratio, masked_only, recompute=False):
+        torch.manual_seed(1)
+        model, rows = tiny(decoder_depth=depth).double(), []
+        first = model.decoder_blocks[0]
+        first.register_forward_pre_hook(lambda _, args: rows.append(args[0].numel() // 12))
+        if recompute:
+            recompute_blocks(model)
+        nn.init.normal_(model.decoder_pos_embed[:, :1])  # zeros in MAE
+        mask = random_masking(torch.arange(3), model.grid, ratio)
+        head = torch.randn(3, 1 + mask.ids_keep.shape[1], 12).double().requires_grad_()
+        pred = model.decode(head, mask, masked_only)
+        (pred * torch.randn_like(pred)).sum().backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return (pred.detach(), head.grad, *gradients.values()), rows
+
+    return decode
+
+
+@pytest.mark.parametrize("masked_only", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_sharing_mask_tokens_changes_nothing(decoded, masked_only, recompute, monkeypatch):
+    options = {"depth": 2, "ratio": 0.75, "masked_only": masked_only}
+    got, _ = decoded(**options, recompute=recompute)
+    monkeypatch.setattr("fastimae.models.mae.SHARED_MASK_TOKENS_FROM", 2)
+    expected, _ = decoded(**options)
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("depth", "ratio", "masked_only", "rows"),
+    [
+        (2, 0.75, True, 3 * (1 + 6) + 24),
+        (1, 0.75, False, 3 * (1 + 6) + 24),
+        (1, 0.75, True, 3 * (1 + 24)),  # its queries are of masked rows
+        (2, 0.25, True, 3 * (1 + 24)),  # few are masked
+    ],
+)
+def test_rows_that_the_first_norm_of_the_decoder_gets(decoded, depth, ratio, masked_only, rows):
+    _, seen = decoded(depth=depth, ratio=ratio, masked_only=masked_only)
+    assert seen == [rows]
 
 
 @pytest.mark.parametrize(
@@ -213,19 +264,19 @@ def test_patchify_orders_pixels_row_column_channel():
         ),
     ],
 )
-def test_names_say_the_patch_and_the_decoder(name, sizes):
-    """Those of tests/test_published.py otherwise."""
+def test_names_give_the_patch_and_the_decoder(name, sizes):
+    """The published sizes are in tests/test_published.py."""
     assert parse_name(name) == {**parse_name("mae_vit_huge_patch16"), **sizes}
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"name": "vit_base"}, "--model vit_base is not known: do you mean mae_vit_base_patch16?"),
-        ({"name": "mae_vit_tinny_patch8"}, "do you mean mae_vit_tiny_patch8?"),
-        ({"name": "vit_huge_patch14_224"}, "do you mean mae_vit_huge_patch14?"),
+        ({"name": "vit_base"}, "--model vit_base is not known: did you mean mae_vit_base_patch16?"),
+        ({"name": "mae_vit_tinny_patch8"}, "did you mean mae_vit_tiny_patch8?"),
+        ({"name": "vit_huge_patch14_224"}, "did you mean mae_vit_huge_patch14?"),
         ({"name": "mae_vit_giant_patch14"}, "is not known: use mae_vit_SIZE_patchN"),
-        ({"name": "mae-vit-large-patch99"}, "do you mean mae_vit_large_patch16?"),
+        ({"name": "mae-vit-large-patch99"}, "did you mean mae_vit_large_patch16?"),
         ({"name": "resnet50"}, "is not known: use mae_vit_SIZE_patchN"),
         ({"name": "mae_vit_base_patch64"}, "N from 2 to 32"),
         ({"img_size": 30}, "--input_size 30x30 is not a multiple of the patch size 4"),
@@ -239,14 +290,16 @@ def test_wrong_sizes_are_named(settings, words):
         create_model(**{"name": "mae_vit_tiny_patch4", "img_size": 32, **settings})
 
 
-def test_a_model_with_two_heads_says_what_to_use():
+def test_a_model_with_two_heads_names_what_to_use():
     with pytest.raises(TypeError, match=r"objectives\.IMAE"):
         tiny(heads=2)(torch.zeros(1, 16, 24, 3, dtype=torch.uint8))
 
 
 def test_the_sum_between_two_blocks_is_compiled_with_the_norm_that_follows():
-    """Else each block would write the residual stream for the next one to read. No block is
-    compiled for that alone."""
+    """Otherwise each block would write the residual stream for the next to read.
+
+    No block gets a compilation of its own for this.
+    """
     model = create_model("mae_vit_nano_patch8", img_size=32, decoder_depth=3)
     graphs = []
 
@@ -260,7 +313,7 @@ def test_the_sum_between_two_blocks_is_compiled_with_the_norm_that_follows():
     (patches,) = model.visible_patches(torch.rand(2, 32, 32, 3), mask)
     head = model.split(model.encode(patches, mask.ids_keep))[0]
     model.decode(head, mask, masked_only=True)
-    assert len(graphs) == 3, "blocks of the encoder, of the decoder, and the last one are alike"
+    assert len(graphs) == 4, "encoder blocks, and the decoder's first, last and other ones"
     for graph in graphs:
         norms = [node for node in graph.nodes if node.target is F.layer_norm]
         assert [node.args[0].target for node in norms] == [operator.add, operator.add]

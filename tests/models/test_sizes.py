@@ -1,4 +1,4 @@
-"""Images of another size or layout than the model's: refused by every entry, both sizes named."""
+"""Images of the wrong size or layout: every entry point refuses them, naming both sizes."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def drawn(batch=2, grid=(2, 3)):
 
 
 def call(model, images, size=2):
-    """Every method that takes images, as (name, function)."""
+    """Return every method that takes images, as (name, function)."""
     mask = drawn(size)
     own, pred = torch.arange(size), torch.zeros(size, 3, VALUES)
     return [
@@ -42,7 +42,7 @@ def call(model, images, size=2):
         ((2, 8, 8, 3), "must be [B, 8, 12, 3] for this model, not [2, 8, 8, 3]"),
         ((2, 12, 8, 3), "not [2, 12, 8, 3]"),
         ((2, 8, 12, 4), "not [2, 8, 12, 4]"),
-        ((2, 3, 8, 12), "looks like [B, C, H, W], then pass imgs.permute(0, 2, 3, 1)"),
+        ((2, 3, 8, 12), "looks like [B, C, H, W]; pass imgs.permute(0, 2, 3, 1)"),
         ((8, 12, 3), "not [8, 12, 3]"),
     ],
     ids=str,
@@ -58,7 +58,7 @@ def test_images_that_do_not_fit_are_refused(shape, words):
 
 def test_floats_are_channels_first():
     images = torch.randn(2, 8, 12, 3)
-    with pytest.raises(ValueError, match=r"\[B, H, W, C\], then pass imgs\.permute\(0, 3, 1, 2\)"):
+    with pytest.raises(ValueError, match=r"\[B, H, W, C\]; pass imgs\.permute\(0, 3, 1, 2\)"):
         model()(images)
     assert model()(images.permute(0, 3, 1, 2))[0] > 0
     with pytest.raises(ValueError, match=r"\[B, 3, 8, 12\] for this model, not \[2, 3, 16, 24\]"):
@@ -67,7 +67,7 @@ def test_floats_are_channels_first():
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("space", ["decoder", "encoder"])
-def test_what_goes_between_the_parts_is_checked(heads, space):
+def test_tensors_between_the_parts_are_checked(heads, space):
     net, mask = model(heads=heads, head_space=space), drawn()
     patches = torch.zeros(2, 3, VALUES)
     latent = net.encode(patches, mask.ids_keep)
@@ -102,7 +102,7 @@ def test_masks_whose_parts_disagree_are_refused():
         net.decode(torch.zeros(2, 4, 12), mixed)
 
 
-def test_an_empty_batch_goes_through():
+def test_an_empty_batch_is_valid():
     net = model()
     loss, pred, mask = net(torch.zeros(0, 8, 12, 3, dtype=torch.uint8))
     assert loss.isnan() and pred.shape == (0, PATCHES, VALUES) and mask.shape == (0, PATCHES)
@@ -110,7 +110,7 @@ def test_an_empty_batch_goes_through():
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_the_checks_stay_out_of_the_graph(dynamic):
-    """Compiled whole, with no value read on the way."""
+    """The model compiles as one graph, which reads no values."""
     net, images = model(), torch.randint(0, 256, (2, 8, 12, 3), dtype=torch.uint8)
     compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     torch.testing.assert_close(compiled(images, mask=drawn())[0], net(images, mask=drawn())[0])

@@ -1,4 +1,4 @@
-"""What an objective owns: nothing is forgotten by checkpoints, and nothing is nobody's."""
+"""What an objective owns: every parameter has one owner, and checkpoints forget none."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from fastimae.objectives import IMAE, MAE, OBJECTIVES, Objective
 from fastimae.objectives.base import Teacher, check_parameters
-from fastimae.objectives.choice import root_of
+from fastimae.objectives.choice import declaring_class
 
 
 def slow():
@@ -18,7 +18,7 @@ def slow():
 
 
 class Loose(Objective):
-    """Has a layer of each sort, beside its student."""
+    """An objective with a layer of each kind besides its student."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class Loose(Objective):
         return {"loss": self.student(batch).sum()}
 
 
-def test_checkpoints_hold_all_but_the_student_and_what_never_changes():
+def test_extra_state_is_all_but_the_student_and_fixed_teachers():
     objective = Loose()
     assert set(objective.extra_state()) == {
         *("layer.weight", "layer.bias", "layer.running_mean", "layer.running_var"),
@@ -53,7 +53,7 @@ def test_checkpoints_hold_all_but_the_student_and_what_never_changes():
 
 
 @pytest.mark.parametrize("teacher", [False, True])
-def test_files_of_ours_are_as_they_were(teacher):
+def test_built_in_objectives_have_no_extra_state(teacher):
     imae = IMAE(tiny_model(heads=2), tiny_model() if teacher else None)
     assert imae.extra_state() == MAE(tiny_model()).extra_state() == {}
 
@@ -64,7 +64,7 @@ def test_teachers_are_never_in_training_mode():
     assert not objective.fixed.training and not objective.moves.training
 
 
-def test_what_all_own_is_whole():
+def test_valid_objectives_pass():
     for objective in (Loose(), slow(), MAE(tiny_model()), IMAE(tiny_model(heads=2), tiny_model())):
         check_parameters(objective)
 
@@ -108,23 +108,23 @@ class Nameless(Loose):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Hidden, "Hidden: hidden has parameters that the objective does not: make it an attribute"),
-        (Nameless, r"Nameless: its __init__ makes no self\.student"),
-        (Forgotten, r"Forgotten: layer\.weight is in no module of trainable\(\) and in no teacher"),
-        (Namesakes, "Namesakes: a trainable module and a teacher are called moves"),
+        (Hidden, "Hidden: hidden is not registered: make it an attribute"),
+        (Nameless, r"Nameless: its __init__ does not set self\.student"),
+        (Forgotten, r"Forgotten: layer\.weight is neither in trainable"),
+        (Namesakes, "Namesakes: a trainable module and a teacher are both called moves"),
         (Shared, "Shared: layer and again share a parameter"),
-        (Wanting, r"Wanting: its teacher moves wants gradients, call requires_grad_\(False\)"),
+        (Wanting, r"Wanting: its teacher moves requires gradients: call requires_grad_\(False\)"),
     ],
 )
-def test_what_is_nobodys_or_two_parts_is_named(kind, words):
+def test_parameters_without_one_owner_are_named(kind, words):
     with pytest.raises(ValueError, match=words):
         check_parameters(kind())
 
 
-def test_only_what_never_changes_computes_in_fp8():
+def test_only_fixed_teachers_compute_in_fp8():
     layer = nn.Linear(2, 2)
     for wrong in ({"moves": True, "output": layer}, {}):
-        with pytest.raises(ValueError, match="fp8 does not move, and has an `output`"):
+        with pytest.raises(ValueError, match="fp8 must not move, and needs an `output`"):
             Teacher(module=layer, precision="fp8", **wrong)
     Teacher(module=layer, precision="fp8", output=layer)
 
@@ -132,4 +132,4 @@ def test_only_what_never_changes_computes_in_fp8():
 def test_objectives_share_a_setting_only_by_a_common_base():
     for one, other in itertools.combinations([each.Settings for each in OBJECTIVES.values()], 2):
         for name in vars(one()).keys() & vars(other()).keys():
-            assert root_of(one, name) is root_of(other, name), name
+            assert declaring_class(one, name) is declaring_class(other, name), name

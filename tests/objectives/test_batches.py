@@ -1,4 +1,4 @@
-"""Batches that do not fit the model, at the objectives, their pictures and the features."""
+"""Batches that do not fit the model: objectives, pictures and features refuse them."""
 
 import dataclasses
 
@@ -6,17 +6,17 @@ import pytest
 import torch
 from tiny import SIDE, tiny_model
 
-from fastimae.evaluate.classify.accuracy import hits
-from fastimae.evaluate.classify.classification import ClassBatch
-from fastimae.evaluate.classify.knn import knn_accuracy
-from fastimae.evaluate.encoder import features, latents
-from fastimae.evaluate.figures.attention_maps import attention_maps
-from fastimae.evaluate.figures.quality import quality
-from fastimae.evaluate.imae.mixtures import Pairs, clean_latents, mixture_latents
-from fastimae.evaluate.imae.regression import Moments
+from fastimae.evaluate.features import features, latents
+from fastimae.evaluate.labels.accuracy import hits
+from fastimae.evaluate.labels.classification import ClassBatch
+from fastimae.evaluate.mixing.mixtures import Pairs, clean_latents, mixture_latents
+from fastimae.evaluate.mixing.regression import Moments
+from fastimae.evaluate.tasks.attention import attention_maps
+from fastimae.evaluate.tasks.knn import knn_accuracy
 from fastimae.kernels import Mask, random_masking
 from fastimae.objectives import IMAE, MAE
-from fastimae.objectives.panels import mask_out, mix_images, paste, predicted_images
+from fastimae.objectives.pictures import mask_out, mix_images, paste, predicted_images
+from fastimae.pictures.quality import quality
 
 BYTE = torch.uint8
 
@@ -58,7 +58,7 @@ PAIRED = {
 def test_batches_that_do_not_fit_are_refused(objective, batch, case):
     change, words = {**CHANGES, **PAIRED}[case]
     if case in PAIRED and isinstance(objective, MAE):
-        assert objective(changed(batch, **change))["loss"] > 0  # it has no use for them
+        assert objective(changed(batch, **change))["loss"] > 0  # MAE ignores them
         return
     calls = [objective, objective.reconstruct]
     if getattr(objective, "teacher", None):
@@ -82,7 +82,7 @@ def test_masks_and_weights_of_another_batch_are_refused(objective, batch):
 
 
 @pytest.mark.parametrize("case", ["larger images", "smaller images", "channels first", "floats"])
-def test_features_are_of_images_that_fit(batch, case):
+def test_features_of_images_that_do_not_fit_are_refused(batch, case):
     model, (change, words) = tiny_model(), CHANGES[case]
     images, mask = change["images"], random_masking(batch.key, (4, 4), 0.5)
     pairs = Pairs(images=images, partner=batch.partner, labels=batch.labels, key=batch.key)
@@ -99,7 +99,7 @@ def test_features_are_of_images_that_fit(batch, case):
         assert words in str(error.value)
 
 
-def test_pictures_are_of_images_that_fit(batch):
+def test_pictures_of_images_that_do_not_fit_are_refused(batch):
     model, images = tiny_model(), batch.images
     mask, pred = random_masking(batch.key, (4, 4), 0.5), torch.zeros(4, 16, 192)
     large, weight = torch.zeros(4, 64, 64, 3, dtype=BYTE), torch.rand(4)
@@ -124,7 +124,7 @@ def test_pictures_are_of_images_that_fit(batch):
 
 
 def test_scores_and_labels_that_do_not_fit_are_refused():
-    """One label for three rows would be spread over them."""
+    """One label for three rows would be broadcast."""
     scores, labels, rows = torch.rand(3, 4), torch.arange(3), torch.rand(5, 8)
     settings = {"classes": 4, "ks": (1,), "temperature": 0.1}
     assert hits(scores, labels).shape == (2,)

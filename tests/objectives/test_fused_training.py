@@ -1,4 +1,4 @@
-"""Training with the fused ops is training with their specification, compiled or not."""
+"""Training with the fused ops equals training with their specification, compiled or not."""
 
 import copy
 import functools
@@ -30,7 +30,7 @@ def build(kind, norm_pix=True):
 
 
 def specification(monkeypatch):
-    """The models and objectives on `kernels.reference` alone."""
+    """Let models and objectives use only `kernels.reference`."""
 
     def mix_patchify(*args, clean=True, dtype=torch.float32, **mixture):
         streams = reference.mix_patchify(*args, **mixture)
@@ -48,12 +48,13 @@ def specification(monkeypatch):
     monkeypatch.setattr(model_module, "mix_patchify", mix_patchify)
     monkeypatch.setattr(model_module, "masked_l2", masked_l2)
     monkeypatch.setattr(model_module, "assemble_tokens", reference.assemble_tokens)
+    monkeypatch.setattr(model_module, "SHARED_MASK_TOKENS_FROM", 2)
     monkeypatch.setattr(imae_module, "latent_l2", latent_l2)
     monkeypatch.setattr("fastimae.models.vit.attention", reference.attention)
 
 
 def train(objective, make_batch, steps=STEPS, precision=None, size=8):
-    """Losses of some steps on a few batches."""
+    """Return the losses of some steps on a few batches."""
     torch.manual_seed(1)
     batches = [make_batch(size) for _ in range(4)]
     trained = [p for p in objective.parameters() if p.requires_grad]
@@ -69,7 +70,7 @@ def train(objective, make_batch, steps=STEPS, precision=None, size=8):
 
 
 @pytest.mark.parametrize("kind", ["mae", "imae"])
-def test_200_steps_lose_what_the_specification_loses(kind, make_batch, monkeypatch):
+def test_200_steps_have_the_losses_of_the_specification(kind, make_batch, monkeypatch):
     objective = build(kind)
     again = copy.deepcopy(objective)
     fused = train(objective, make_batch)
@@ -77,32 +78,32 @@ def test_200_steps_lose_what_the_specification_loses(kind, make_batch, monkeypat
     specification(monkeypatch)
     plain = train(again, make_batch)
     assert plain[-1] < 0.9 * plain[0]
-    assert fused == pytest.approx(plain, rel=1e-3)  # rounding, grown over 200 steps
+    assert fused == pytest.approx(plain, rel=1e-3)  # rounding that grew over 200 steps
     assert fused[:10] == pytest.approx(plain[:10], rel=1e-5)
     assert bf16 == pytest.approx(plain, rel=3e-2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without")
 @pytest.mark.parametrize("kind", ["mae", "imae"])
-def test_the_triton_kernels_lose_the_same(kind, make_batch, monkeypatch):
-    """In the interpreter, all seven of them."""
+def test_the_triton_kernels_have_the_same_losses(kind, make_batch, monkeypatch):
+    """All of them run in the interpreter."""
     objective = build(kind)
     expected = train(copy.deepcopy(objective), make_batch, steps=3, size=2)
     for module in (model_module, imae_module, mae_module, mixing_module):
         for name in set(kernels.__all__) & set(vars(module)) - {"Mask"}:
             op = functools.partial(getattr(kernels, name), impl="triton")
             monkeypatch.setattr(module, name, op)
-    # For a GPU, fp32 is no dtype of attention's kernel: its products take too many registers.
+    # On a GPU, attention's kernel does not take fp32: its products need too many registers.
     monkeypatch.setattr(sys.modules["fastimae.kernels.attention"], "_DTYPES", (torch.float32,))
-    monkeypatch.setattr(
-        "fastimae.models.vit.attention", functools.partial(kernels.attention, impl="triton")
-    )
+    for name in ("attention", "add_norm"):
+        op = functools.partial(getattr(kernels, name), impl="triton")
+        monkeypatch.setattr(f"fastimae.models.vit.{name}", op)
     assert train(objective, make_batch, steps=3, size=2) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mae", "imae"])
 def test_no_gradient_is_added_up(kind, make_batch):
-    """Sums in an order of their own, by atomics: no two runs on a GPU would agree."""
+    """Atomics would add in varying order, so that no two runs on a GPU agree."""
     loss = build(kind)(make_batch(4))["loss"]
     assert not that_add_up(operations(loss.backward))
 

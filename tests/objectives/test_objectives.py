@@ -30,7 +30,7 @@ def batch_of(make_batch, size=4):
     return make_batch(size, (12, 16))
 
 
-def test_mae_is_the_models_own_loss(make_batch):
+def test_mae_equals_the_models_loss(make_batch):
     batch, objective = batch_of(make_batch), MAE(model(), mask_ratio=0.6)
     mask = objective.draw_mask(batch.key)
     torch.testing.assert_close(
@@ -97,7 +97,7 @@ def test_reciprocal_pairs_share_a_mask_and_cost_one_teacher_pass(make_batch):
     mask = objective.draw_mask(batch)
     assert torch.equal(mask.ids_keep, mask.ids_keep[batch.partner])
     passes = []
-    teacher.norm.register_forward_hook(lambda _, args, out: passes.append(len(out)))
+    teacher.blocks[-1].register_forward_hook(lambda _, args, out: passes.append(len(out[0])))
     got = objective(batch)
     assert passes == [6]
     expected = IMAE(student, teacher)(batch, mask=mask)
@@ -109,7 +109,7 @@ def test_mask_and_ratio_can_be_passed_in(make_batch):
     batch, student = batch_of(make_batch), model(2)
     masked = torch.ones(4, 12, dtype=torch.bool)
     masked[:, :3] = False
-    alpha = torch.zeros(4)  # the mixture is the partner alone: row order is all that differs
+    alpha = torch.zeros(4)  # the mixture is only the partner, so just the order of rows differs
     parts = IMAE(student)(batch, mask=Mask.from_bool(masked), alpha=alpha)
     batch.images, batch.partner = batch.images[batch.partner], torch.arange(4)
     same = IMAE(student)(batch, mask=Mask.from_bool(masked), alpha=torch.full((4,), 0.5))
@@ -146,7 +146,7 @@ def test_ratio_is_beta_distributed(shape):
     assert folded.pvalue > 1e-3
 
 
-def test_ratio_is_one_draw_a_step_or_fixed():
+def test_ratio_is_one_draw_per_step_or_fixed():
     keys, step = torch.arange(9), torch.tensor([77])
     drawn = MixRatio()(keys, step)
     assert (drawn == drawn[0]).all() and torch.equal(drawn, MixRatio()(keys + 5, step))
@@ -156,8 +156,8 @@ def test_ratio_is_one_draw_a_step_or_fixed():
         assert torch.equal(MixRatio(mix_lambda=fixed)(keys, step), torch.minimum(drawn, 1 - drawn))
 
 
-def test_a_key_draws_the_ratio_it_always_drew():
-    """Or runs could not be repeated."""
+def test_keys_draw_known_ratios():
+    """Otherwise runs could not be repeated."""
     keys = torch.tensor([0, 1, 7919, -(2**40)])
     drawn = MixRatio(mix_per="sample")(keys, keys[:1])
     assert drawn.tolist() == [
@@ -180,11 +180,11 @@ def test_a_ratio_is_one_kernel(options, monkeypatch):
     [
         (lambda: IMAE(model(1)), "two heads"),
         (lambda: IMAE(model(2), model(2)), "must be a plain MAE"),
-        (lambda: IMAE(model(2), model(img_size=16)), "another image size"),
-        (lambda: IMAE(model(2), model(decoder_embed_dim=24)), "another decoder width"),
+        (lambda: IMAE(model(2), model(img_size=16)), "different image size"),
+        (lambda: IMAE(model(2), model(decoder_embed_dim=24)), "different decoder width"),
         (
             lambda: IMAE(model(2, head_space="encoder"), model(embed_dim=32)),
-            "another encoder width",
+            "different encoder width",
         ),
         (lambda: IMAE(model(2), mix_lambda=1.0), "--mix_lambda"),
         (lambda: IMAE(model(2), mix_beta=0.0), "--mix_beta"),

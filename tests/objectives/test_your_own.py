@@ -1,4 +1,4 @@
-"""An objective of a user's own through the commands: one file, and nothing of ours changes."""
+"""A user's objective with all commands: it is one file, and no other code changes."""
 
 import dataclasses
 import shutil
@@ -58,7 +58,7 @@ class Idea(Objective):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current directory, with the user's file in it, which nobody has imported before."""
+    """Enter a folder with the user's file, which has not been imported yet."""
     shutil.copy(FILE, tmp_path / "users_own.py")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
@@ -66,7 +66,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def tensors_of(state, name=""):
-    """By path, of all that a checkpoint holds."""
+    """Return all tensors of a checkpoint by their path."""
     if torch.is_tensor(state):
         return {name: state}
     items = state.items() if isinstance(state, dict) else ()
@@ -74,7 +74,7 @@ def tensors_of(state, name=""):
 
 
 def killed_in_step(number, monkeypatch):
-    """Nothing is saved then but what was saved before."""
+    """Interrupt training in step `number`, where only earlier checkpoints are saved."""
     real, steps = Trainer._train_step, iter(range(number + 1))
 
     def step(self, batches):
@@ -87,7 +87,7 @@ def killed_in_step(number, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_killed_run_resumes_to_the_same_bits(folder, monkeypatch, precision):
-    """Student, predictor, teacher, its buffer and the optimizer, from the middle of an epoch."""
+    """Student, predictor, teacher, its buffer and the optimizer resume mid-epoch."""
     command = f"{SETTINGS} --precision {precision} --output_dir"
     assert cli.train([*command.split(), "straight"]) == 0
     with monkeypatch.context() as patch:
@@ -107,7 +107,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, monkeypatch, precision):
     assert killed["/objective/teacher.cls_token"].dtype == torch.float32 and moved.any()
 
 
-def test_others_commands_take_its_checkpoints(folder):
+def test_other_commands_take_its_checkpoints(folder):
     assert cli.train([*SETTINGS.split(), "--output_dir", "run"]) == 0
     assert cli.export(["run/checkpoint-last.pth", "out.safetensors", "--to", "mae"]) == 0
     student = load_checkpoint(folder / "run/checkpoint-last.pth")["model"]
@@ -116,7 +116,7 @@ def test_others_commands_take_its_checkpoints(folder):
     assert "SlowTeacher" in (folder / "run/report.html").read_text()
 
 
-def test_its_settings_are_settings_like_ours(folder, capsys):
+def test_its_settings_work_like_built_in_ones(folder, capsys):
     command = f"{NAMED} --momentum 0.5 --synthetic --print_config"
     assert parse_training("fastimae-train", command.split()) is None
     printed = capsys.readouterr().out
@@ -125,28 +125,36 @@ def test_its_settings_are_settings_like_ours(folder, capsys):
     config = parse_training("fastimae-train", ["--config", "run.yaml", "--mask_ratio", "0.6"])
     settings = flatten(config)
     assert (settings["momentum"], settings["mask_ratio"]) == (0.5, 0.6)
-    assert config.objective.own() == config.objective.chosen.Settings(momentum=0.5, mask_ratio=0.6)
+    assert config.objective.chosen_settings() == config.objective.chosen.Settings(
+        momentum=0.5, mask_ratio=0.6
+    )
     with pytest.raises(SystemExit):
         parse_training("fastimae-train", [*NAMED.split(), "--help"])
-    assert "Share of the teacher that stays" in capsys.readouterr().out
+    assert "Share of the teacher's weights that a step" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (f"{NAMED} --momentum 1.5", "--momentum must lie between 0 and 1, not 1.5"),
+        (f"{NAMED} --momentum 1.5", "--momentum must be between 0 and 1, not 1.5"),
         (f"{NAMED} --mix_beta 2", "--mix_beta has no effect with --objective users_own:Slow"),
         ("--momentum 0.5", "--momentum"),
-        ("--objective slow", "--objective slow is not one of: mae, imae; your own"),
+        (
+            "--objective slow",
+            "slow is not one of: mae, imae, or your own as module:Class",
+        ),
         ("--objective nowhere:Slow", "module nowhere cannot be imported (ModuleNotFoundError"),
         ("--objective users_own:Missing", "users_own has no Objective Missing"),
         ("--objective users_own:nn", "users_own has no Objective nn"),
-        ("--objective users_own:Epochs", "there is another setting called epochs"),
-        ("--objective users_own:Beta", "its mix_beta is not ours: derive it from MixSettings"),
+        ("--objective users_own:Epochs", "rename its epochs, which is another setting"),
+        (
+            "--objective users_own:Beta",
+            "its mix_beta clashes with a built-in setting: derive it from MixSettings",
+        ),
         ("--objective users_own:Needy", "its count has no default"),
-        ("--objective users_own:Check", "its check means something else: call it otherwise"),
-        ("--objective users_own:Plain", "its Settings is not a dataclass that derives"),
-        ("--objective users_own:Other", "its Settings is not a dataclass that derives"),
+        ("--objective users_own:Check", "its check is a reserved name: rename it"),
+        ("--objective users_own:Plain", "its Settings is not a dataclass derived from"),
+        ("--objective users_own:Other", "its Settings is not a dataclass derived from"),
         ("--objective users_own:Pairs", "it needs partners: derive its Settings from"),
         ("--objective users_own:Idea", "it has no forward"),
     ],
@@ -166,7 +174,7 @@ def test_what_does_not_fit_is_named_in_one_line(folder, argv, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_setting_of_ours_may_have_another_default(folder):
+def test_a_built_in_setting_may_have_another_default(folder):
     with (folder / "users_own.py").open("a") as file:
         file.write(
             "\n@dataclasses.dataclass(kw_only=True)\nclass Settings(SlowTeacherSettings):\n"
@@ -174,4 +182,6 @@ def test_a_setting_of_ours_may_have_another_default(folder):
         )
     config = parse_training("fastimae-train", ["--synthetic", "--objective", "users_own:Half"])
     assert config.objective.mask_ratio == 0.5
-    assert config.objective.own() == dataclasses.replace(config.objective.own(), momentum=0.996)
+    assert config.objective.chosen_settings() == dataclasses.replace(
+        config.objective.chosen_settings(), momentum=0.996
+    )

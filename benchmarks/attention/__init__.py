@@ -1,0 +1,1 @@
+"""Attention: our kernel's settings against the back ends of SDPA."""

@@ -1,0 +1,1 @@
+"""The gallery: the commands of docs/gallery.md, and the pictures that they draw."""

@@ -1,0 +1,1 @@
+"""Each op against eager torch, torch.compile and a plain copy."""

@@ -1,0 +1,96 @@
+"""Pictures that the demo makes itself: ten kinds of shapes in colours, of any number."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fastimae.settings import Seeded
+
+SIDE = 96
+
+Field = np.ndarray  # [N, SIDE, SIDE], float
+
+
+def draw_dataset(folder: Path, per_class: int, seed: int = Seeded.seed) -> None:
+    """Write an ImageFolder of JPEGs that depend only on the seed; replace the folder's content."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for label, name in enumerate(SHAPES):
+        (folder / name).mkdir(parents=True)
+        images = draw_class(label, per_class, np.random.default_rng([seed, label]))
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(folder / name / f"{number:04}.jpg", quality=92)
+
+
+def draw_class(label: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` pictures of a class, uint8 [count, SIDE, SIDE, 3].
+
+    A class is a shape in two colours, bright on dark or dark on bright. Position, size, angle and
+    shade vary.
+    """
+    inside = list(SHAPES.values())[label](*placed_grid(count, rng))
+    hue = label / len(SHAPES)
+    bright, dark = rng.uniform(0.8, 1.0, count), rng.uniform(0.2, 0.4, count)
+    ink = colours(hue, dark if label % 2 else bright, rng)
+    paper = colours(hue + 0.45, bright if label % 2 else dark, rng)
+    shade = inside[..., None]
+    return np.rint(255 * (shade * ink + (1 - shade) * paper)).astype(np.uint8)
+
+
+def placed_grid(count: int, rng: np.random.Generator) -> tuple[Field, Field]:
+    """Return each pixel's coordinates in the frame of shapes that are moved, turned and scaled."""
+    line = np.linspace(-1, 1, SIDE)
+    angle, scale = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.8, 1.25, count)
+    x = line[None, None, :] - rng.uniform(-0.3, 0.3, count)[:, None, None]
+    y = line[None, :, None] - rng.uniform(-0.3, 0.3, count)[:, None, None]
+    cos, sin = (np.cos(angle) / scale)[:, None, None], (np.sin(angle) / scale)[:, None, None]
+    return cos * x + sin * y, cos * y - sin * x
+
+
+def colours(hue: float, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return RGB in 0..1, [N, 1, 1, 3], near `hue` (0..1), with the brightness `value` [N]."""
+    turn = hue + rng.uniform(-0.02, 0.02, len(value))
+    wheel = np.abs((turn[:, None] + np.array([0, 2 / 3, 1 / 3])) % 1 * 6 - 3) - 1
+    saturation = rng.uniform(0.75, 0.95, len(value))[:, None]
+    rgb = value[:, None] * (1 - saturation * (1 - np.clip(wheel, 0, 1)))
+    return rgb[:, None, None, :]
+
+
+def edge(distance: Field) -> Field:
+    """Return 1 where `distance` is positive, 0 where negative, with a soft border of a pixel."""
+    return np.clip(distance * SIDE / 4 + 0.5, 0, 1)
+
+
+def _triangle(x: Field, y: Field) -> Field:
+    sides = [np.cos(turn) * x + np.sin(turn) * y for turn in 2 * np.pi * np.arange(3) / 3]
+    return edge(0.4 - np.maximum.reduce(sides))
+
+
+def _star(x: Field, y: Field) -> Field:
+    return edge(0.55 + 0.22 * np.cos(5 * np.arctan2(y, x)) - np.hypot(x, y))
+
+
+def _moon(x: Field, y: Field) -> Field:
+    return edge(np.minimum(0.75 - np.hypot(x, y), np.hypot(x - 0.4, y) - 0.55))
+
+
+def _cross(x: Field, y: Field) -> Field:
+    return edge(0.22 - np.minimum(np.abs(x), np.abs(y)))
+
+
+SHAPES: dict[str, Callable[[Field, Field], Field]] = {
+    "disc": lambda x, y: edge(0.6 - np.hypot(x, y)),
+    "ring": lambda x, y: edge(0.18 - np.abs(np.hypot(x, y) - 0.6)),
+    "square": lambda x, y: edge(0.5 - np.maximum(np.abs(x), np.abs(y))),
+    "triangle": _triangle,
+    "star": _star,
+    "moon": _moon,
+    "cross": _cross,
+    "stripes": lambda x, y: edge(0.25 * np.sin(5 * x)),
+    "checker": lambda x, y: edge(0.25 * np.sin(4 * x) * np.sin(4 * y)),
+    "waves": lambda x, y: 0.5 + 0.5 * np.sin(4 * np.hypot(x, y) + 1),
+}

@@ -1,0 +1,79 @@
+"""Candidates: models that are measured side by side, with a short name for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastimae.interop.hints import Hints
+from fastimae.interop.load import load_model
+from fastimae.models import MaskedAutoencoder
+from fastimae.objectives import IMAE, MAE, OBJECTIVES
+from fastimae.objectives.choice import objective_title
+
+NO_FLAGS = Hints({})
+"""For files that the command has no flags for: errors name those of fastimae-import."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A checkpoint that is compared with others."""
+
+    name: str
+    """Short and unique: see `names_of`."""
+    path: Path
+    model: MaskedAutoencoder
+    args: dict[str, Any]
+    """Settings of its training; empty if the file has none."""
+
+    @property
+    def kind(self) -> str:
+        """The objective's title; for i-MAE also whether it was distilled, if known."""
+        name = self.args.get("objective", "mae")
+        if name not in OBJECTIVES:
+            return objective_title(name)
+        if self.model.heads == 1:
+            return MAE.title
+        if not self.args:
+            return IMAE.title
+        return f"{IMAE.title}, {'' if self.args.get('teacher') else 'not '}distilled"
+
+
+def load_candidates(
+    paths: Sequence[Path], device: torch.device, **of_first: Any
+) -> list[Candidate]:
+    """Load models with their decoders, frozen, on the device.
+
+    of_first: the user's flags for the model in the first file, as `load_model` takes them; other
+    files have to be complete. Raises CheckpointError.
+    """
+    flags = [of_first, *({"hints": NO_FLAGS} for _ in paths[1:])]
+    models = [load_frozen(path, device, **known) for path, known in zip(paths, flags, strict=True)]
+    return [
+        Candidate(name=name, path=path, model=model, args=dict(model.args))
+        for name, path, model in zip(names_of(paths), paths, models, strict=True)
+    ]
+
+
+def load_frozen(path: Path, device: torch.device, **of_model: Any) -> MaskedAutoencoder:
+    """Load encoder and decoder of a checkpoint, in eval mode, without gradients.
+
+    of_model: the user's flags for the model, as `load_model` takes them. Raises CheckpointError,
+    also for a file that holds only an encoder.
+    """
+    return load_model(path, device=device, **of_model).eval().requires_grad_(False)
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Name each path by its folder, with as much of the path as it takes to make names unique."""
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    by_folder = (["/".join(part[-n:-1]) for part in parts] for n in (2, 3))
+    by_file = (["/".join(part[-n:]) for part in parts] for n in (1, 2, 3, 4))
+    for names in (*by_folder, *by_file):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [f"{part[-1]} ({number})" for number, part in enumerate(parts, 1)]

@@ -1,1 +1,0 @@
-"""Accuracy: probes of frozen features, and fine-tuning."""

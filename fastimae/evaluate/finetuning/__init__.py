@@ -1,0 +1,1 @@
+"""The parts of fastimae-eval finetune: options, classifier, augmented batches."""

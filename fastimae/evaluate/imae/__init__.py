@@ -1,1 +1,0 @@
-"""What the i-MAE paper measures."""

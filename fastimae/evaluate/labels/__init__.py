@@ -1,0 +1,1 @@
+"""Training and testing with labels: what fine-tuning and probes share."""

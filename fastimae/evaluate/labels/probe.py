@@ -1,0 +1,89 @@
+"""Probes of frozen features: their options, and features to train and test on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastimae.engine.distributed import World
+from fastimae.engine.fail_together import fail_together
+from fastimae.evaluate.features import resolve_pool
+from fastimae.evaluate.labels.class_names import match_training
+from fastimae.evaluate.labels.feature_cache import Features, FeatureStore
+from fastimae.evaluate.options.labels import ProbeOptions
+from fastimae.evaluate.origin import origin_of
+from fastimae.folders import FolderError, new_folder
+
+MAX_BATCH = 512
+"""Most images whose features are computed at once, however large the probe's batch is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeData:
+    """Features to train a probe on and to test it on."""
+
+    train: Features
+    val: Features
+    classes: int
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Origin of the encoder: see `origin_of`."""
+    class_names: Sequence[str] = ()
+    """Empty if names are not known."""
+    learned_from: int = 0
+    """`Images.digest` of the training images."""
+    tested_on: int = 0
+    """`Images.view_digest` of the test images."""
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the numbers of classes and images, for results.json."""
+        return {
+            "classes": self.classes,
+            "train_images": len(self.train),
+            "val_images": len(self.val),
+            "bad_images": self.train.bad + self.val.bad,
+        }
+
+
+def probe_data(
+    options: ProbeOptions,
+    world: World,
+    folder: Path,
+    check: Callable[[Mapping[str, Any]], None] = lambda origin: None,
+) -> ProbeData:
+    """Load the encoder, and compute or read its features. Raises DataError, CheckpointError.
+
+    folder: of this task, for temporary files. check: called with the encoder's origin before images
+    are opened.
+    """
+    lost = FolderError("the main process cannot write to --feature_dir: see its message")
+    with fail_together(world, lost):
+        if world.is_main:
+            with new_folder(options.features_folder(), "--feature_dir"):
+                pass  # it can be written
+    model = options.load_encoder(world.device)
+    origin = origin_of(options.checkpoint, model)
+    check(origin)
+    train = options.train_images()
+    val, classes = match_training(train, options.val_images())
+    options.check_images(train, world)
+    store = FeatureStore(
+        model=model,
+        folder=options.features_folder(),
+        scratch=folder,
+        world=world,
+        pool=resolve_pool(model, options.pool),
+        precision=options.precision,
+        batch_size=min(options.batch_size, MAX_BATCH),
+        workers=options.worker_count(),
+    )
+    return ProbeData(
+        train=store.features(train),
+        val=store.features(val),
+        classes=classes,
+        class_names=train.classes or [],
+        origin=origin,
+        learned_from=train.digest,
+        tested_on=val.view_digest,
+    )

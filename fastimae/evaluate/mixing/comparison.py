@@ -1,0 +1,67 @@
+"""Comparing models on mixtures over mixing ratios: what separability and msem share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fastimae.evaluate.candidates import Candidate, load_candidates
+from fastimae.evaluate.images import Images
+from fastimae.evaluate.mixing.mixtures import PairBatches, Pairs, check_pairs
+from fastimae.evaluate.options.mixtures import ComparisonOptions
+from fastimae.models import MaskedAutoencoder
+from fastimae.pictures.plots import COLORS
+from fastimae.progress import tracked
+
+Row = dict[str, Any]
+
+
+def candidates_of(options: ComparisonOptions, device: torch.device) -> list[Candidate]:
+    """Load --checkpoint and --others. Raises CheckpointError."""
+    return load_candidates((options.checkpoint, *options.others), device, **options.of_model())
+
+
+def check_enough(options: ComparisonOptions, train: Images, val: Images) -> None:
+    """Raise ConfigError if there are too few images for a pair."""
+    check_pairs(train, options.batch_size, options.train_samples, "--train_samples")
+    check_pairs(val, options.batch_size, options.val_samples, "--val_samples")
+
+
+def pairs_of(
+    options: ComparisonOptions, images: Images, model: MaskedAutoencoder, samples: int
+) -> Iterable[Pairs]:
+    """Return batches of pairs to mix, and show the progress; model: see `PairBatches`."""
+    batches = PairBatches(
+        images, model, samples=samples, batch_size=options.batch_size,
+        workers=options.worker_count(), seed=options.seed,
+    )  # fmt: skip
+    return tracked(batches, images.source.name, "batch")
+
+
+def rows_of(
+    candidates: Sequence[Candidate],
+    mix_ratios: Sequence[float],
+    measure: Callable[[int, float], Mapping[str, Any]],
+) -> list[Row]:
+    """Return the table: a row for each candidate and ratio.
+
+    measure: (number of the candidate, ratio) -> its columns. A progress bar counts the rows.
+    """
+    keys = list(itertools.product(enumerate(candidates), mix_ratios))
+    return [
+        {
+            "model": candidate.name, "kind": candidate.kind, "mix_ratio": ratio,
+            **measure(number, ratio),
+        }
+        for (number, candidate), ratio in tracked(keys, "fitting", "fit")
+    ]  # fmt: skip
+
+
+def lines_of(rows: Sequence[Row]) -> Iterator[tuple[list[Row], tuple[float, ...]]]:
+    """Yield each model's rows, and the colour (RGB) of its lines in a figure."""
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    for name, color in zip(names, COLORS * len(names), strict=False):
+        yield [row for row in rows if row["model"] == name], color

@@ -1,0 +1,137 @@
+"""Mixtures of evaluation images, under masks that are the same for every model.
+
+B = images, H, W, C = height, width, channels, K = visible patches, E = width of a head's output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastimae.evaluate.center_batches import CenterBatches
+from fastimae.evaluate.images import Images, random_indices
+from fastimae.kernels import Mask, random_masking
+from fastimae.kernels.checks import check_bytes
+from fastimae.models import MaskedAutoencoder
+from fastimae.models.forward_features import all_visible
+from fastimae.settings import ConfigError, Seeded
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """A batch of images, each of which is mixed with another image of the batch."""
+
+    images: Tensor
+    """uint8 [B, H, W, C]"""
+    partner: Tensor
+    """int64 [B], a permutation without fixed points."""
+    labels: Tensor
+    """int64 [B]"""
+    key: Tensor
+    """int64 [B], the keys that masks are drawn from."""
+
+    def mask(self, model: MaskedAutoencoder, mask_ratio: float) -> Mask:
+        """Return the mask of each mixture; with ratio 0 every patch is visible."""
+        if mask_ratio == 0:
+            return all_visible(model, self.images)
+        return random_masking(self.key, model.grid, mask_ratio)
+
+
+class PairBatches:
+    """Batches of `Pairs`, drawn without replacement from up to `samples` of the images.
+
+    The images, their partners and the masks depend on the seed and the batch size alone. A last
+    batch of one image, which has no partner, is left out.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        model: MaskedAutoencoder,
+        *,
+        samples: int | None,
+        batch_size: int,
+        workers: int,
+        seed: int = Seeded.seed,
+    ) -> None:
+        """model: gives the size and the device of the batches. samples: None for all images."""
+        self.images, self.device = images, next(model.parameters()).device
+        self.rng = np.random.default_rng(seed)
+        self.batches = CenterBatches(
+            images, model.img_size, batch_size=batch_size, workers=workers,
+            channels=model.in_chans, indices=random_indices(images, samples, self.rng),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Pairs]:
+        """Yield each batch once. Raises ConfigError if fewer than two images can be read."""
+        number = 0
+        for pixels, labels in self.batches:
+            key = torch.from_numpy(self.rng.integers(2**62, size=len(pixels)))
+            if len(pixels) > 1:
+                number += 1
+                yield Pairs(
+                    images=pixels.to(self.device),
+                    partner=torch.arange(len(pixels), device=self.device).roll(1),
+                    labels=labels,
+                    key=key.to(self.device),
+                )
+        if not number:
+            raise ConfigError(f"{self.images.source} has fewer than two images to mix")
+
+
+def check_pairs(images: Images, batch_size: int, samples: int, flag: str = "--samples") -> None:
+    """Raise ConfigError if there are too few images for a pair. flag: that of `samples`."""
+    for name, number in (("--batch_size", batch_size), (flag, samples)):
+        if number < 2:
+            raise ConfigError(f"{name} must be 2 or more: images are mixed within a batch")
+    if len(images) < 2:
+        raise ConfigError(f"{images.source} has fewer than two images to mix")
+
+
+def check_masks(model: MaskedAutoencoder, ratios: Sequence[float], flag: str) -> None:
+    """Raise ConfigError for a ratio that masks all patches of a model, or none; 0 is allowed."""
+    key = torch.zeros(1, dtype=torch.int64)
+    for ratio in filter(None, ratios):
+        try:
+            random_masking(key, model.grid, ratio, impl="torch")
+        except ValueError:
+            rows, columns = model.grid
+            raise ConfigError(
+                f"{flag} {ratio:g} leaves all or none of the {rows} x {columns} patches visible"
+            ) from None
+
+
+@torch.no_grad()
+def mixture_latents(model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float) -> Tensor:
+    """Compute each head's latents of the mixtures, float32 [heads, B, 1 + K, E].
+
+    The class token comes first. ratio: weight of the image itself; its partner has 1 - ratio. With
+    two heads, head 0 is for the image of smaller weight.
+    """
+    check_bytes("images", batch.images)
+    alpha = torch.full((len(batch.images),), ratio, device=batch.images.device)
+    mixed = model.visible_patches(
+        batch.images, mask, partner=batch.partner, alpha=alpha, clean=False
+    )[0]
+    return model.split(model.encode(mixed, mask.ids_keep)).float()
+
+
+@torch.no_grad()
+def clean_latents(
+    model: MaskedAutoencoder, batch: Pairs, mask: Mask, space: str = "decoder"
+) -> Tensor:
+    """Compute a MAE's latents of each image alone, float32 [B, 1 + K, E].
+
+    space: of the latents, see `head_space` in `MaskedAutoencoder`.
+    """
+    check_bytes("images", batch.images)
+    (patches,) = model.visible_patches(batch.images, mask)
+    latent = model.encode(patches, mask.ids_keep)
+    return (latent if space == "encoder" else model.split(latent)[0]).float()

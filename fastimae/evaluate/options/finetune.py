@@ -1,0 +1,218 @@
+"""Options of fine-tuning with MAE's names and defaults, and the papers' settings as recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fastimae.engine.settings import StepSettings
+from fastimae.evaluate.options.labels import BEST, TrainingOptions
+from fastimae.loaders.images.crops import RATIO, check_ratio
+from fastimae.loaders.settings import ReadSettings
+from fastimae.settings import (
+    ConfigError,
+    Expert,
+    Free,
+    NotNegative,
+    PositiveInt,
+    PositiveShare,
+    Share,
+)
+from fastimae.trained import crop_ratio_of
+
+Recipe = dict[str, Any]
+
+
+@dataclasses.dataclass(kw_only=True)
+class FinetuneOptions(StepSettings, TrainingOptions):
+    """Train the encoder, and a classifier on it, with labels.
+
+    fastimae-eval finetune --recipe mae_vit_base --checkpoint mae.pth --data_path imagenet
+    """
+
+    checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
+    """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face; of a fine-tuned one,
+    its encoder is used. Not needed with --eval."""
+    recipe: Free[str | None] = None
+    """Name of a recipe to start from; other flags override its settings."""
+    input_size: tuple[PositiveInt, ...] | None = None
+    """Image size in pixels: a side, or height and width. None: as in pre-training."""
+    nb_classes: Expert[PositiveInt | None] = None
+    """Number of classes. None: that of the data."""
+    global_pool: bool = True
+    """Classify the mean of the patches' latents."""
+    cls_token: Expert[bool] = False
+    """Classify the class token's latent instead."""
+    compile: Expert[Free[Literal["auto", "on", "off"]]] = "off"
+    """torch.compile for the transformer blocks; auto: on a GPU. Slow to start if --drop_path makes
+    blocks differ; not measured yet."""
+    drop_path: Share = 0.1
+    """Share of residual branches that the last block drops; the first drops none."""
+    layer_decay: PositiveShare = 0.75
+    """Learning rate of each layer, as a share of the next one's."""
+    min_lr: Expert[NotNegative] = 1e-6
+    """Learning rate at the end of the half-cosine."""
+    min_crop: PositiveShare = 0.08
+    """Smallest share of an image's area that a random crop takes."""
+    crop: Literal["random", "none"] | None = None
+    """none: resize the whole image to --input_size. None: as in pre-training."""
+    crop_ratio: Expert[tuple[float, float] | None] = None
+    """Smallest and largest width / height of a random crop, relative to --input_size's. None: as in
+    pre-training."""
+    color_jitter: Expert[float | None] = None
+    """Strength of colour jitter, with --aa none. None: off."""
+    aa: str = "rand-m9-mstd0.5-inc1"
+    """Augmentation policy by timm's name, or none."""
+    smoothing: Share = 0.1
+    """Label smoothing."""
+    reprob: Share = 0.25
+    """Share of images in which random erasing erases a part."""
+    remode: Expert[Literal["pixel", "rand", "const"]] = "pixel"
+    """Content of the erased part: noise (pixel), one random colour (rand), or zeros (const)."""
+    recount: Expert[PositiveInt] = 1
+    """Number of erased parts in an image."""
+    mixup: NotNegative = 0.0
+    """Alpha of Mixup; 0: off."""
+    cutmix: NotNegative = 0.0
+    """Alpha of CutMix; 0: off."""
+    cutmix_minmax: Expert[tuple[float, float] | None] = None
+    """Smallest and largest side of CutMix's box, as shares of the image's, instead of its alpha."""
+    mixup_prob: Expert[Share] = 1.0
+    """Share of batches that are mixed, if Mixup or CutMix is on."""
+    mixup_switch_prob: Expert[Share] = 0.5
+    """Share of CutMix if both are on."""
+    mixup_mode: Expert[Literal["batch", "pair", "elem"]] = "batch"
+    """What shares a mixing ratio: a batch, a pair, or one image (elem)."""
+    eval: bool = False
+    """Only test the classifier of --resume (ours, MAE's or timm's) on the images of --val; without
+    --resume, that of output_dir/checkpoint-best.pth."""
+    dist_eval: Expert[Free[bool]] = True
+    """Share the validation images among the processes; --no_dist_eval: each tests on all."""
+    pin_mem: Expert[Free[bool]] = ReadSettings.pin_mem
+    """Page-locked batches, for faster copies to a GPU."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values that are out of range, missing, or do not fit together."""
+        super().check()
+        if self.checkpoint is None and not self.eval:
+            raise ConfigError("give the pre-trained model as --checkpoint FILE")
+        if self.checkpoint is None and not self.output_dir and self.resume in ("", "auto"):
+            raise ConfigError("--eval: name the classifier as --resume FILE")
+        check_ratio(self.crop_ratio or RATIO)
+        if self.mixes and self.batch_size % 2:
+            raise ConfigError("--mixup and --cutmix mix pairs: make --batch_size even")
+        if self.color_jitter is not None and self.aa != "none":
+            raise ConfigError("--color_jitter has no effect beside a policy: add --aa none")
+
+    @property
+    def pools(self) -> bool:
+        """Whether the mean of the patches is classified, not the class token."""
+        return self.global_pool and not self.cls_token
+
+    @property
+    def mixes(self) -> bool:
+        """Whether Mixup or CutMix is on."""
+        return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
+
+    def crop_of(self, trained: Mapping[str, Any]) -> str:
+        """Return --crop if given, else that of the training."""
+        return self.crop or super().crop_of(trained)
+
+    def settle_crops(self, trained: Mapping[str, Any]) -> None:
+        """Fill in crop and crop_ratio from the settings of a training, unless they are given.
+
+        Raises ConfigError for flags that then have no effect, except with --eval, which never crops
+        at random.
+        """
+        asked, ratio = self.crop, self.crop_ratio
+        self.crop = self.crop_of(trained)
+        self.crop_ratio = ratio or crop_ratio_of(trained)
+        if self.crop == "random" or self.eval:
+            return
+        if ratio is not None:
+            raise ConfigError(_has_no_effect("crop_ratio", self, asked is None))
+        if self.min_crop != FinetuneOptions.min_crop:
+            raise ConfigError(_has_no_effect("min_crop", self, asked is None))
+
+    def of_model(self) -> dict[str, Any]:
+        """Return the flags for the model in the file; --input_size is for the classifier."""
+        flags = super().of_model()
+        return {**flags, "img_size": None, "hints": flags["hints"].without("input_size")}
+
+    def folder(self, task: str) -> Path:
+        """Return the folder for results; with --eval and no other, that of the --resume file."""
+        if self.checkpoint is None and self.output_dir is None:
+            return Path(self.resume).parent
+        return super().folder(task)
+
+    def source(self) -> Path:
+        """Return the checkpoint; with --eval the classifier: --resume FILE, else the run's best."""
+        if not self.eval:
+            return super().source()
+        named = self.resume not in ("", "auto")
+        return Path(self.resume) if named else self.folder("finetune") / BEST
+
+
+def _has_no_effect(name: str, options: FinetuneOptions, as_trained: bool) -> str:
+    """Return the message for a flag of random crops where images are resized whole.
+
+    A recipe's setting cannot be dropped alone, so its message says how to set it back. as_trained:
+    the checkpoint's training decided on whole images, not --crop.
+    """
+    why = f", with which {options.checkpoint} was trained" if as_trained else ""
+    recipe = RECIPES.get(options.recipe or "", dict)()
+    of_recipe = recipe.get(name) == getattr(options, name)
+    whose = f" of --recipe {options.recipe}" if of_recipe else ""
+    undo = f"--{name} {getattr(FinetuneOptions, name)}" if of_recipe else f"drop --{name}"
+    return (
+        f"--{name}{whose} has no effect with --crop none{why}: add --crop random, or {undo} to "
+        "use whole images"
+    )
+
+
+def mae_vit_base() -> Recipe:
+    """MAE's fine-tuning of ViT-B on ImageNet: the released recipe.
+
+    Command: torchrun --nproc_per_node=8 --no-python fastimae-eval finetune --recipe mae_vit_base
+             --checkpoint mae.pth --ffcv train.beton --val val.beton --batch_size 128
+    Hardware: written for 8 GPUs; effective batch 1024 (batch_size x GPUs x accum_iter).
+    Expected: 83.6 % in the paper, after 1600 epochs of pre-training; not run here.
+    """
+    return {
+        "epochs": 100, "blr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1,
+        "weight_decay": 0.05, "mixup": 0.8, "cutmix": 1.0, "reprob": 0.25,
+    }  # fmt: skip
+
+
+def mae_vit_large() -> Recipe:
+    """MAE's fine-tuning of ViT-L on ImageNet: 50 epochs, batch 1024; 85.9 % in the paper."""
+    return {**mae_vit_base(), "epochs": 50, "blr": 1e-3, "layer_decay": 0.75, "drop_path": 0.2}
+
+
+def mae_vit_huge() -> Recipe:
+    """MAE's fine-tuning of ViT-H on ImageNet: 50 epochs, batch 1024; 86.9 % in the paper."""
+    return {**mae_vit_large(), "drop_path": 0.3}
+
+
+def imae_cifar10() -> Recipe:
+    """CIFAR-10 at 32 pixels, after the pre-training recipe of that name.
+
+    Optimizer and augmentation are MAE's for ViT-B; epochs, crops and learning rate are our choice.
+
+    Command: fastimae-eval finetune --recipe imae_cifar10 --checkpoint checkpoint-last.pth
+             --ffcv cifar10.beton --val cifar10/val
+    Hardware: one GPU, or 2 CPU cores for an epoch or two.
+    Expected: not measured yet.
+    """
+    return {
+        **mae_vit_base(), "batch_size": 512, "blr": 1e-3, "layer_decay": 0.75, "min_crop": 0.5,
+    }  # fmt: skip
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe for recipe in (mae_vit_base, mae_vit_large, mae_vit_huge, imae_cifar10)
+}

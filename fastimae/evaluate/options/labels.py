@@ -1,0 +1,148 @@
+"""Flags of the tasks that learn from labels: knn, fewshot, and what all share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastimae.engine.checkpoint_file import CheckpointError
+from fastimae.engine.launcher import LaunchSettings
+from fastimae.engine.plan import RunSettings
+from fastimae.engine.settings import Precision, StepSettings
+from fastimae.evaluate.options.base import EvalOptions, Pool
+from fastimae.settings import (
+    Expert,
+    Free,
+    NotNegative,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Settings,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastimae.engine.distributed import World
+    from fastimae.evaluate.images import Images
+    from fastimae.models import MaskedAutoencoder
+
+BEST = "checkpoint-best.pth"
+"""The epoch of a classifier with the highest accuracy."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class EncoderOptions(EvalOptions):
+    """Options of finetune, linear, knn and fewshot."""
+
+    random_init: bool = False
+    """Use fresh weights of the same architecture: the baseline that pre-training must beat."""
+
+    def folder(self, task: str) -> Path:
+        """Return the folder for the task's results; the baseline has its own."""
+        return super().folder(f"{task}-random" if self.random_init else task)
+
+    def load_encoder(self, device: torch.device) -> MaskedAutoencoder:
+        """Load the encoder of --checkpoint, frozen. Raises CheckpointError."""
+        from fastimae.evaluate.features import load_encoder  # which imports torch
+
+        return load_encoder(
+            self.checkpoint, device,
+            random_init=self.random_init, seed=self.seed, **self.of_model(),
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
+    """Options of finetune and linear, with MAE's names."""
+
+    epochs: PositiveInt = 50
+    """Passes over the training images."""
+    warmup_epochs: NotNegative = 5
+    """Epochs of linear warm-up."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values out of range, CheckpointError if --resume does not exist."""
+        super().check()
+        if self.resume not in ("", "auto") and not Path(self.resume).exists():
+            raise CheckpointError(f"--resume: there is no checkpoint {self.resume}")
+
+    def launch(self) -> LaunchSettings:
+        """Return how processes find each other."""
+        return self
+
+
+@dataclasses.dataclass(kw_only=True)
+class ProbeOptions(EncoderOptions):
+    """Options of linear, knn and fewshot."""
+
+    pool: Pool | None = None
+    """Latent of the class token (cls), or mean of the patches' (avg). None: cls, as in MAE, but avg
+    for a model fine-tuned on the mean."""
+    precision: Precision = StepSettings.precision
+    """Precision of the encoder; the probe itself is in fp32. auto: as in pre-training, bf16 where
+    that is faster."""
+    feature_dir: Expert[Free[Path | None]] = None
+    """Folder where probes share computed features. None: eval-features in output_dir, or else
+    beside the checkpoint."""
+
+    def features_folder(self) -> Path:
+        """Return the folder where probes share computed features."""
+        return self.feature_dir or (self.output_dir or self.checkpoint.parent) / "eval-features"
+
+    def check_images(self, train: Images, world: World) -> None:
+        """Raise ConfigError or DataError if a probe of these images is bound to fail.
+
+        Called before features are computed. The base accepts all.
+        """
+
+
+@dataclasses.dataclass(kw_only=True)
+class KnnOptions(ProbeOptions):
+    """Classify by weighted nearest neighbours among the training images' features.
+
+    fastimae-eval knn --checkpoint mae.pth --ffcv train.beton --val val.beton
+    """
+
+    k: tuple[PositiveInt, ...] = (10, 20, 100, 200)
+    """Numbers of neighbours to try; the best is reported first."""
+    temperature: PositiveFloat = 0.07
+    """A neighbour's vote weighs exp(cosine similarity / temperature)."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class LogisticSettings(Settings):
+    """The logistic regression."""
+
+    c: PositiveFloat = 1.0
+    """scikit-learn's C of LogisticRegression: larger means less regularisation."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class FewshotOptions(LogisticSettings, ProbeOptions):
+    """Learn from a few labels: mean and deviation of accuracy over several choices of them.
+
+    fastimae-eval fewshot --checkpoint mae.pth --ffcv train.beton --val val.beton --shots 5
+    """
+
+    fraction: PositiveShare | None = None
+    """Share of the labels of each class, at least one. None: 0.01, unless --shots is given."""
+    shots: PositiveInt | None = None
+    """Labels per class, instead of --fraction."""
+    draws: PositiveInt = 5
+    """Number of random choices of labels."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values out of range, and for both --fraction and --shots."""
+        super().check()
+        self.require(
+            self.shots is None or self.fraction is None,
+            "--shots and --fraction both set the number of labels: give one",
+        )
+
+    def check_images(self, train: Images, world: World) -> None:
+        """Raise DataError unless there are two classes, which a regression needs."""
+        from fastimae.evaluate.labels.class_names import check_two_classes  # which imports torch
+
+        check_two_classes(train)

@@ -1,0 +1,112 @@
+"""Runs of a study: commands that each run once, and resume after an interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastimae.engine.launcher import without_ranks
+from fastimae.evaluate.result_files import RESULTS
+from fastimae.folders import write_text
+from fastimae.log import log
+from fastimae.settings import ConfigError
+
+NOTE = "command.json"
+PROGRAMS = {
+    "fastimae-train": ("-m", "fastimae.cli"),
+    "fastimae-eval": ("-c", "import sys; from fastimae.cli import evaluate; sys.exit(evaluate())"),
+}
+"""Python's arguments for each command, which may not be on the PATH."""
+_FREE = ("--num_workers", "--device")
+"""Flags, each with one value, that may change when a run is resumed: they change no result."""
+
+
+class StudyRun(NamedTuple):
+    """A command that leaves its result in a folder, and resumes there when run again."""
+
+    name: str
+    folder: Path
+    command: Sequence[str]
+    """One of PROGRAMS, then its flags."""
+    done: Callable[[], bool]
+    """Whether the folder holds the finished result."""
+
+
+def run_once(run: StudyRun) -> bool:
+    """Run the command unless it is done. Returns False if it was stopped before its end.
+
+    Raises ConfigError if the command fails, or if the folder belongs to another command.
+    """
+    note = run.folder / NOTE
+    if _has_begun(run.folder):
+        _check_same(run, json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ())
+        if run.done():
+            log.info("%s: already done, in %s", run.name, run.folder)
+            return True
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(note, json.dumps(list(run.command)) + "\n")
+    log.info("%s: %s", run.name, shlex.join(run.command))
+    if code := call(run.command):
+        raise ConfigError(
+            f"{run.name} failed with exit status {code}; see its messages above. The same command "
+            "resumes from there"
+        )
+    return run.done()
+
+
+def call(command: Sequence[str]) -> int:
+    """Run one of our commands to its end and return its exit status.
+
+    SIGTERM is passed on, and Ctrl-C reaches the command anyway: it may then save and stop, which is
+    waited for.
+    """
+    program, *flags = command
+    process = subprocess.Popen(
+        [sys.executable, *PROGRAMS[program], *flags], env=without_ranks(os.environ)
+    )
+    with _passing_on_sigterm(process):
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                log.warning("waiting for the command to save and stop")
+
+
+@contextlib.contextmanager
+def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Return whether there is something to keep: a result, or a checkpoint to resume."""
+    return (folder / RESULTS).is_file() or any(folder.glob("checkpoint-*.pth"))
+
+
+def _check_same(run: StudyRun, before: Sequence[str]) -> None:
+    if _significant(before) != _significant(run.command):
+        raise ConfigError(
+            f"{run.folder} belongs to another command: use another --output_dir, or remove that "
+            f"folder ({shlex.join(before) or 'its command is not known'})"
+        )
+
+
+def _significant(command: Sequence[str]) -> list[str]:
+    """Return the command without the flags that change no result."""
+    words = list(command)
+    for flag in _FREE:
+        while flag in words:
+            at = words.index(flag)
+            del words[at : at + 2]
+    return words

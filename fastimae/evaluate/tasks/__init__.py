@@ -1,0 +1,1 @@
+"""The tasks of fastimae-eval: tasks/NAME.py is `fastimae-eval NAME`."""

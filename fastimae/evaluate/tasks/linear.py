@@ -1,0 +1,117 @@
+"""fastimae-eval linear: a linear probe, which is batch norm without affine, then one layer.
+
+As in MAE, appendix A.1.
+
+N = images, B = batch, D = feature width, K = classes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator, Iterable, Iterator
+
+import torch
+from timm.optim import Lars
+from torch import Tensor, nn
+
+from fastimae.engine.build_step import StepSettings
+from fastimae.engine.checkpoint_file import CLASSES, WEIGHTS
+from fastimae.engine.distributed import World
+from fastimae.engine.resume import LINEAR_PROBE
+from fastimae.evaluate.labels.accuracy import in_words
+from fastimae.evaluate.labels.classification import (
+    ClassBatch,
+    Classification,
+    EpochLoader,
+    StepSamples,
+)
+from fastimae.evaluate.labels.feature_cache import Features
+from fastimae.evaluate.labels.probe import ProbeData, probe_data
+from fastimae.evaluate.labels.processes import joined_processes
+from fastimae.evaluate.labels.training import check_apart, check_resume, train_classifier
+from fastimae.evaluate.options.linear import LinearOptions
+from fastimae.evaluate.results import open_results
+from fastimae.log import log
+from fastimae.settings import plain_settings
+
+MOMENTUM = 0.9
+NORM_EPS = 1e-6
+IN_FP32 = StepSettings(precision="fp32", compile="off")
+
+
+class FeatureLoader(EpochLoader):
+    """Batches of features that are on the device already."""
+
+    def __init__(self, features: Features, *, world: World, **settings: int) -> None:
+        """Copy the features to the device. settings: the other arguments of `EpochLoader`."""
+        super().__init__(features.labels.cpu().numpy(), world=world, **settings)
+        self.rows = features.rows.to(world.device)
+        self.labels = features.labels.to(world.device)
+
+    def _decode_steps(self, steps: Iterable[StepSamples]) -> Generator[ClassBatch, None, None]:
+        for step in steps:
+            index = torch.from_numpy(step.index).to(self.rows.device)
+            yield ClassBatch(inputs=self.rows[index], targets=self.labels[index], index=index)
+
+
+def run(options: LinearOptions) -> None:
+    """Write log.txt, checkpoints and results.json with acc1 and acc5."""
+    with (
+        joined_processes(options) as world,
+        open_results(options, "linear", log_dir=options.log_dir, world=world) as results,
+    ):
+        check_apart(options, results.folder)
+        check = functools.partial(check_resume, options, results.folder, LINEAR_PROBE)
+        data = probe_data(options, world, results.folder, check)
+        objective = Classification(build_probe(data, options.seed))
+        loader = FeatureLoader(
+            data.train, world=world, batch_size=options.batch_size, seed=options.seed,
+            accum_iter=options.accum_iter, data=data.learned_from,
+        )  # fmt: skip
+        trained = train_classifier(
+            options, objective, loader, world,
+            validation=lambda: _share(data.val, world), tested_on=data.tested_on,
+            how=IN_FP32, workers=0,
+            optimizer=lambda lr, _: build_optimizer(objective, options, lr),
+            output_dir=results.folder, run_file=results.run_file,
+            settings={
+                **plain_settings(options),
+                WEIGHTS: data.origin.get(WEIGHTS),
+                CLASSES: list(data.class_names),
+            },
+            keep=options.features_folder(),
+        )  # fmt: skip
+        if trained and world.is_main:
+            numbers = {**trained.numbers, **data.sizes()}
+            path = results.save(numbers, trained.options, origin=data.origin)
+            log.info("linear: %s; %s", in_words(numbers), path)
+
+
+def build_probe(data: ProbeData, seed: int) -> nn.Sequential:
+    """Return batch normalisation and a linear layer: float [B, D] -> [B, K]."""
+    torch.manual_seed(seed)
+    width = data.train.rows.shape[1]
+    head = nn.Linear(width, data.classes)
+    nn.init.trunc_normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=NORM_EPS), head)
+
+
+def build_optimizer(module: nn.Module, options: LinearOptions, lr: float) -> torch.optim.Optimizer:
+    """Return SGD, or LARS with a trust ratio for the matrix only."""
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": options.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if options.opt == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+    groups[0]["always_adapt"] = True
+    return Lars(groups, lr=lr, momentum=MOMENTUM)
+
+
+def _share(features: Features, world: World) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield this rank's features to validate on, in one batch."""
+    rows = slice(world.rank, None, world.size)
+    yield features.rows[rows].to(world.device), features.labels[rows].to(world.device)

@@ -1,0 +1,181 @@
+"""Comparison of two functions of a module: outputs and gradients, on random weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastimae.foreign_models.bytecode import Unreadable
+
+# Largest difference that still counts as equal, as a share of the largest value.
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_TOLERANCE_TF32 = 5e-3
+_TOLERANCE_AUTOCAST = 0.1
+_MODES = {"evaluation": (False, False), "training": (True, False), "autocast": (True, True)}
+"""Name of a trial: (in training mode, under autocast to bfloat16)."""
+_BLOCKS = ("blocks.", "decoder_blocks.")
+
+
+def find_difference(
+    module: nn.Module,
+    after: Callable[[], Any],
+    before: Callable[[], Any],
+    wrt: dict[str, Tensor],
+    *,
+    multiplies: bool = True,
+) -> str:
+    """Compare two functions without arguments and describe the first difference, "" if none.
+
+    Both are called in evaluation mode, in training mode and under autocast, `after` first, from the
+    same state of the random generators, while the module's parameters are random: those of a fresh
+    model hide differences. If `before` itself fails under autocast, that trial is skipped.
+    The module is left unchanged. wrt: inputs, by name, whose gradients are compared, too.
+    multiplies: the functions multiply matrices, so TensorFloat-32 may cause small differences.
+    """
+    runner = _FunctionRunner(module)
+    parameters = _random_parameters(module)
+    like = next(module.parameters())
+    for name, (training, autocast) in _MODES.items():
+        compared, failures = [], []
+        with (
+            training_mode(module, training),
+            torch.random.fork_rng(devices_of(module)),
+            torch.enable_grad(),
+        ):
+            for function in (after, before):
+                torch.manual_seed(0)
+                buffers = {f"module.{name}": b.clone() for name, b in module.named_buffers()}
+                try:
+                    with torch.autocast(like.device.type, torch.bfloat16, enabled=autocast):
+                        state = parameters | buffers
+                        outputs = torch.func.functional_call(runner, state, (function,))
+                    compared.append(outputs_and_gradients(outputs, parameters | wrt))
+                except Unreadable:
+                    raise
+                except Exception as error:  # a foreign method may raise anything; it is left alone
+                    failures.append(f"{type(error).__name__}: {error}")
+                    compared.append(None)
+        ours, theirs = compared
+        if theirs is None and autocast:
+            continue
+        if failures:
+            which = "" if ours is not None or theirs is None else "the replacement "
+            return f"{which}fails on a trial: {failures[-1]}"
+        tolerance = (
+            _TOLERANCE_AUTOCAST if autocast else None if multiplies else _TOLERANCE[like.dtype]
+        )
+        if differing := list_differences(ours, theirs, tolerance):
+            return f"differs {'under' if autocast else 'in'} {name}: {differing[0]}"
+    return ""
+
+
+def outputs_and_gradients(outputs: Any, sources: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """Return the output's tensors and the gradients of a random sum of them, by name.
+
+    sources: tensors, by name, to take gradients of.
+    """
+    tensors = dict(_named(outputs))
+    sources = {name: source for name, source in sources.items() if source.requires_grad}
+    roots = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
+    if roots and sources:
+        random = torch.Generator().manual_seed(1)
+        weights = [torch.randn(x.shape, generator=random).to(x) for x in roots.values()]
+        gradients = torch.autograd.grad(
+            [*roots.values()], [*sources.values()], weights, retain_graph=True, allow_unused=True
+        )
+        for name, gradient in zip(sources, gradients, strict=True):
+            tensors[f"gradient of {name.removeprefix('module.')}"] = gradient
+    return {name: x if x is None else x.detach() for name, x in tensors.items()}
+
+
+def list_differences(
+    ours: dict[str, Tensor | None],
+    theirs: dict[str, Tensor | None],
+    tolerance: float | None = None,
+) -> list[str]:
+    """List the tensors that differ, each with its name and by how much.
+
+    tolerance: None for that of the number format.
+    """
+    gaps = ((name, _gap(ours.get(name), theirs.get(name), tolerance)) for name in ours | theirs)
+    return [f"{name} {gap}" for name, gap in gaps if gap]
+
+
+def _gap(a: Tensor | None, b: Tensor | None, tolerance: float | None) -> str:
+    if a is None or b is None:  # no gradient is a gradient of zero
+        other = b if a is None else a
+        return "" if other is None or not other.any() else "exists only in one"
+    if a.shape != b.shape:
+        return f"has shape {list(a.shape)} instead of {list(b.shape)}"
+    if a.dtype != b.dtype:
+        return f"is {a.dtype} instead of {b.dtype}"
+    if not b.is_floating_point():
+        return "" if torch.equal(a, b) else "has other values"
+    if tolerance is None:
+        tf32 = b.is_cuda and b.dtype == torch.float32
+        tolerance = _TOLERANCE_TF32 if tf32 else _TOLERANCE[b.dtype]
+    size = max(b.abs().max().item(), 1e-6) if b.numel() else 1.0
+    distance = (a - b).abs().max().item() / size if b.numel() else 0.0
+    return "" if distance <= tolerance else f"is off by {distance:.1e} of its largest value"
+
+
+def _named(outputs: Any) -> Iterable[tuple[str, Tensor]]:
+    """Return the tensors of an output with their names; a tuple of three is MAE's forward."""
+    if isinstance(outputs, Tensor):
+        return [("the output", outputs)]
+    if isinstance(outputs, dict):
+        return [(name, value) for name, value in outputs.items() if isinstance(value, Tensor)]
+    if not isinstance(outputs, (tuple, list)):
+        return []
+    names = ("loss", "pred", "mask") if len(outputs) == 3 else range(len(outputs))
+    pairs = zip(names, outputs, strict=True)
+    return [(str(name), value) for name, value in pairs if isinstance(value, Tensor)]
+
+
+class _FunctionRunner(nn.Module):
+    """Runs any function of a module, so that `functional_call` can give it other weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+
+def _random_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Draw values that make outputs of the order of 1 and attention far from uniform.
+
+    Blocks keep theirs: both functions call them unchanged.
+    """
+    parameters = {}
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in module.named_parameters():
+        if name.startswith(_BLOCKS):
+            continue
+        values = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() in (2, 4):  # of a Linear or a convolution: scaled by the fan-in
+            values *= 1.5 * parameter[0].numel() ** -0.5
+        parameters[f"module.{name}"] = values.to(parameter).requires_grad_(parameter.requires_grad)
+    return parameters
+
+
+@contextlib.contextmanager
+def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Put the module into training or evaluation mode; afterwards restore each part's own mode."""
+    modes = {part: part.training for part in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, was_training in modes.items():
+            part.training = was_training
+
+
+def devices_of(module: nn.Module) -> list[torch.device]:
+    """Return the GPUs that the module's parameters are on."""
+    return list({p.device for p in module.parameters() if p.is_cuda})

@@ -1,0 +1,86 @@
+"""Pictures of masks, mixtures and predicted patches, as uint8 images.
+
+B = batch, H, W, C = image rows, columns, channels, P = patch size, L = patches of an image,
+V = P*P*C values of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastimae.kernels import Mask
+from fastimae.kernels.checks import check_bytes, check_mask, check_pairs, check_shape, check_size
+from fastimae.kernels.reference import normalise, patch_statistics, patchify, unpatchify
+from fastimae.models import MaskedAutoencoder
+
+MASKED_GRAY = 128
+LEAK_NOTE = (
+    "norm_pix_loss: each predicted patch is shown with the mean and deviation of the true patch"
+)
+
+
+def caption(model: MaskedAutoencoder, mask_ratio: float, note: str) -> str:
+    """Return the caption of pictures. note: how to read them."""
+    leak = f"\n{LEAK_NOTE}" if model.norm_pix_loss else ""
+    return f"mask ratio {mask_ratio:g}. {note}{leak}"
+
+
+def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> Tensor:
+    """Turn predicted patches into images, uint8 [B, H, W, C].
+
+    pred: [B, L, P*P*C]. target: uint8 [B, H, W, C]. For a model trained with norm_pix_loss, each
+    patch gets the mean and deviation of the *target* patch: the picture then shows more than the
+    model predicted, and captions say so (LEAK_NOTE).
+    """
+    check_bytes("target", target)
+    check_size("target", target, model.img_size, model.in_chans)
+    patches, size = model.grid[0] * model.grid[1], model.patch_size**2 * model.in_chans
+    check_shape("pred", pred, len(target), patches, size)
+    pred_BLV = pred.float()
+    if model.norm_pix_loss:
+        target_BLV = normalise(patchify(target, model.patch_size), model.mean, model.std)
+        mean_BL1, std_BL1 = patch_statistics(target_BLV)
+        pred_BLV = pred_BLV * std_BL1 + mean_BL1
+    image_BHWC = unpatchify(pred_BLV, model.grid, model.in_chans)
+    mean_C = torch.tensor(model.mean, device=image_BHWC.device)
+    std_C = torch.tensor(model.std, device=image_BHWC.device)
+    return ((image_BHWC * std_C + mean_C) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def covering_masks(mask: Mask) -> Iterator[Mask]:
+    """Yield the mask, then others of its size, until every patch has been masked once."""
+    order_BL = torch.cat([mask.ids_masked, mask.ids_keep], dim=1).long()
+    patches, hidden = order_BL.shape[1], mask.ids_masked.shape[1]
+    for start in range(0, patches, hidden):
+        window = order_BL[:, min(start, patches - hidden) :][:, :hidden]
+        masked_BL = torch.zeros_like(order_BL, dtype=torch.bool).scatter_(1, window, True)
+        yield Mask.from_bool(masked_BL)
+
+
+def paste(model: MaskedAutoencoder, under: Tensor, over: Tensor, mask: Mask) -> Tensor:
+    """Take `over` on masked patches and `under` on visible ones; all are uint8 [B, H, W, C]."""
+    for name, images in (("under", under), ("over", over)):
+        check_bytes(name, images)
+        check_size(name, images, model.img_size, model.in_chans)
+    check_shape("over", over, *under.shape)
+    check_mask(mask, len(under), model.grid[0] * model.grid[1])
+    under_BLV, over_BLV = (patchify(images, model.patch_size) for images in (under, over))
+    patches_BLV = torch.where(mask.mask[..., None].bool(), over_BLV, under_BLV)
+    return unpatchify(patches_BLV, model.grid, model.in_chans)
+
+
+def mask_out(model: MaskedAutoencoder, images: Tensor, mask: Mask) -> Tensor:
+    """Return images, uint8 [B, H, W, C], with their masked patches gray."""
+    return paste(model, images, torch.full_like(images, MASKED_GRAY), mask)
+
+
+def mix_images(images: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:
+    """Mix images, uint8 [B, H, W, C]: alpha * image + (1 - alpha) * partner's; alpha: float [B]."""
+    check_bytes("images", images)
+    check_pairs(len(images), partner, alpha)
+    weight_B111 = alpha[:, None, None, None]
+    mixed_BHWC = weight_B111 * images.float() + (1 - weight_B111) * images[partner].float()
+    return mixed_BHWC.round().to(torch.uint8)

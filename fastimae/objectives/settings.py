@@ -1,0 +1,98 @@
+"""The settings of our objectives, and the parts that users' own may derive theirs from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, HeadSpace
+from fastimae.settings import (
+    ConfigError,
+    Count,
+    Expert,
+    Idle,
+    InnerShare,
+    NotNegative,
+    PairSettings,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    Share,
+    flag,
+)
+
+
+@dataclasses.dataclass(kw_only=True)
+class MaskSettings(Settings):
+    """The mask: how much of each image is hidden, and in which units."""
+
+    mask_ratio: InnerShare = MASK_RATIO
+    """Share of patches that are masked."""
+    mask_patch_size: PositiveInt | None = None
+    """Side, in pixels, of the squares that are masked as a whole. None: the ViT's patch size."""
+
+    def mask_unit(self, patch_size: int) -> int:
+        """Return the side of these squares in patches. Raises ConfigError for a fraction."""
+        unit, rest = divmod(self.mask_patch_size or patch_size, patch_size)
+        if rest or unit < 1:
+            raise ConfigError(
+                f"--mask_patch_size {self.mask_patch_size} is not a multiple of the patch size "
+                f"{patch_size}"
+            )
+        return unit
+
+
+@dataclasses.dataclass(kw_only=True)
+class MixSettings(Settings):
+    """The weights of the two images in a mixture."""
+
+    mix_beta: PositiveFloat = 1.0
+    """Parameter b of Beta(b, b), from which the mixing ratio lambda is drawn."""
+    mix_lambda: InnerShare | None = None
+    """Fixed lambda; the subordinate image weighs min(lambda, 1 - lambda). None: drawn."""
+    mix_per: Expert[Literal["batch", "sample"]] = "batch"
+    """Draw one lambda per step (batch) or one per mixture (sample)."""
+
+    def idle(self) -> Iterator[Idle]:
+        yield Idle(self.mix_lambda is not None, ("mix_beta", "mix_per"), "with --mix_lambda")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
+class TeacherSettings(Settings):
+    """The teacher, and how it is used."""
+
+    teacher: Annotated[Path | None, flag(aliases=["--teacher_path"])] = None
+    """MAE checkpoint whose latents are distilled. None: no distillation."""
+    teach_model: Expert[str | None] = None
+    """Name of the teacher's model. None: read from its checkpoint."""
+    teach_num_heads: Expert[PositiveInt | None] = None
+    """Attention heads of the teacher's encoder. None: from its checkpoint, or else by its width."""
+    distill_weight: NotNegative = 1.0
+    """Weight of the distillation loss."""
+    teacher_view: Expert[Literal["clean", "mixed"]] = "clean"
+    """What the teacher sees: each image alone (the paper) or the mixture (its released code)."""
+    teacher_precision: Expert[Literal["auto", "fp8"]] = "auto"
+    """fp8: the teacher multiplies in 8 bits (torchao, GPUs from 8.9 on); its error is reported."""
+
+    def idle(self) -> Iterator[Idle]:
+        of_teacher = ("teach_model", "teach_num_heads", "teacher_view", "teacher_precision")
+        yield Idle(not self.teacher, (*of_teacher, "distill_weight"), "without --teacher")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
+class IMAESettings(TeacherSettings, PairSettings, MixSettings, MaskSettings):
+    """What is reconstructed from a mixture, and what a teacher adds."""
+
+    # Not 0, the whole batch, so that pairs stay the same however a step is divided into ranks and
+    # micro-batches. Pairs are random for any group, as the order of an epoch is; 32 is small enough
+    # to divide the usual batch sizes per GPU.
+    mix_group: Expert[Count] = 32
+    same_class_ratio: Annotated[Share | None, flag(aliases=["--same_prob"])] = None
+    targets: Literal["both", "subordinate", "dominant"] = "both"
+    """Which of the two images to reconstruct."""
+    head_space: Expert[HeadSpace] = HEAD_SPACE
+    """Width in which the two heads and the distillation work."""

@@ -1,0 +1,56 @@
+"""Pictures in rows and columns with titles, as one PNG file."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from fastimae.pictures.plots import plt, save_figure
+
+CHARACTER_INCHES = 0.07
+"""About the width of a character of 8 points."""
+
+
+def draw_picture_table(
+    rows: Sequence[tuple[str, Sequence[Tensor | None]]],
+    columns: Sequence[str],
+    path: Path,
+    note: str = "",
+    cell_inches: float = 1.1,
+    interpolation: str = "nearest",
+) -> None:
+    """Draw a title and the pictures of each row; None leaves a cell empty.
+
+    Pictures are uint8 [H, W, C]. columns: a title each. note: text below the table. interpolation:
+    matplotlib's; by default pixels are not mixed.
+    """
+    some = next(picture for _, pictures in rows for picture in pictures if picture is not None)
+    height = cell_inches * some.shape[0] / some.shape[1]
+    margin = 0.5 if any(title for title, _ in rows) else 0
+    figure, axes = plt.subplots(
+        len(rows), len(columns), squeeze=False, layout="constrained",
+        figsize=(cell_inches * len(columns) + margin, height * len(rows) + 0.6),
+    )  # fmt: skip
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(textwrap.fill(title, int(cell_inches / CHARACTER_INCHES)), fontsize=8)
+    for line, (title, pictures) in zip(axes, rows, strict=True):
+        line[0].set_ylabel(title, fontsize=8)
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if picture is not None:
+                axis.imshow(displayable(picture), interpolation=interpolation)
+    figure.supxlabel(note, fontsize=7, wrap=True)
+    save_figure(figure, path)
+
+
+def displayable(picture: Tensor) -> np.ndarray:
+    """Return uint8 [H, W, 3] for [H, W, C]: RGB unchanged, else the first channel in gray."""
+    picture = picture.cpu()
+    return (picture if picture.shape[-1] == 3 else picture[..., :1].expand(-1, -1, 3)).numpy()

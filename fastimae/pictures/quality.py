@@ -1,0 +1,51 @@
+"""How close pictures are to the truth: MSE, PSNR, SSIM (torchmetrics) and FSIM (piq).
+
+B = pictures, H, W = height and width, C = channels.
+"""
+
+from __future__ import annotations
+
+import piq
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from fastimae.kernels.checks import check_bytes, check_shape
+
+PSNR_OF_EQUALS = 100.0
+"""Decibels for equal pictures, whose PSNR is infinite; no picture gets more."""
+SSIM_WINDOW = 11
+FSIM_SIDE = 16
+"""Pixels; in smaller pictures FSIM's frequency bands are empty."""
+
+
+@torch.no_grad()
+def quality(pictures: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Measure the quality of each picture: float32 [B], by name of the measure.
+
+    pictures, truth: uint8 [B, H, W, C]. "mse": mean squared error of values in 0..1. "psnr":
+    decibels. "ssim": Gaussian window of 11 pixels, borders mirrored. "fsim": in colour (FSIMc) for
+    three channels. Measures that pictures are too small for, or have too many channels for, are
+    left out.
+    """
+    for name, images in (("pictures", pictures), ("truth", truth)):
+        check_shape(name, images, "B", "H", "W", "C")
+        check_bytes(name, images)
+    check_shape("truth", truth, *pictures.shape)
+    x, y = (images.permute(0, 3, 1, 2).float() / 255 for images in (pictures, truth))
+    psnr = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    measures = {
+        "mse": (x - y).square().mean((1, 2, 3)),
+        "psnr": psnr.clamp(max=PSNR_OF_EQUALS),
+    }
+    side, channels = min(x.shape[2:]), x.shape[1]
+    if side >= SSIM_WINDOW:
+        ssim = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+        measures["ssim"] = ssim.reshape(len(x))
+    if side >= FSIM_SIDE and channels in (1, 3):
+        fsim = piq.fsim(x, y, reduction="none", data_range=1.0, chromatic=channels == 3)
+        measures["fsim"] = fsim.reshape(len(x))
+    return measures

@@ -1,0 +1,58 @@
+"""The picture that training draws: images, what the model sees, and what it reconstructs.
+
+B = images, H, W = height and width, C = channels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fastimae.best_effort import best_effort
+from fastimae.pictures.picture_table import draw_picture_table
+
+if TYPE_CHECKING:
+    from fastimae.loaders import Batch, Loader
+    from fastimae.objectives.base import Objective
+
+
+ROWS = 8
+"""Images in a picture, one a row. Their partners in mixtures are other images."""
+
+
+def draw_fixed_images(
+    objective: Objective, loader: Loader, path: Path | None
+) -> Callable[[], Path | None]:
+    """Return a function that draws the same images of the loader's data set each time.
+
+    They are read when it is first called. See `save_reconstruction`.
+    """
+    batch = functools.cache(lambda: loader.fixed_batch(2 * ROWS))
+    return lambda: save_reconstruction(objective, path, batch())
+
+
+def save_reconstruction(objective: Objective, path: Path | None, batch: Batch) -> Path | None:
+    """Draw the pictures of a batch that the objective makes to a PNG file, and return its path.
+
+    path: None on processes that only compute their part. Returns None if nothing is drawn.
+    """
+    pictures = objective.reconstruct(batch)
+    if path is None or not pictures:
+        return None
+    pictures = {title: images[:ROWS].cpu() for title, images in pictures.items()}
+    with best_effort(path):
+        draw_grid(pictures, path, objective.picture_note)
+        return path
+    return None
+
+
+def draw_grid(pictures: dict[str, Tensor], path: Path, note: str = "") -> None:
+    """Draw images, uint8 [B, H, W, C] by title, as columns of a PNG file."""
+    rows = [("", images) for images in zip(*pictures.values(), strict=True)]
+    draw_picture_table(
+        rows, list(pictures), path, note, cell_inches=1.7, interpolation="antialiased"
+    )

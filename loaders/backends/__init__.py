@@ -1,0 +1,1 @@
+"""Back ends: one loader per decoder. They never import each other."""

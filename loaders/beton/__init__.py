@@ -1,0 +1,1 @@
+"""The `.beton` file format: its layout, a reader and a writer."""

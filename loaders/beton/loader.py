@@ -1,0 +1,35 @@
+"""Base of all loaders that decode a `.beton` file."""
+
+from __future__ import annotations
+
+from fastimae.loaders.base import Loader
+from fastimae.loaders.beton.reader import BetonReader
+from fastimae.loaders.images.crops import Crops
+from fastimae.loaders.order.sampler import Sampler
+
+
+class BetonLoader(Loader):
+    """Decodes crops of the samples of `reader`, which it closes, with `num_workers` threads.
+
+    With 0 threads, the calling thread does the work.
+    """
+
+    def __init__(
+        self,
+        reader: BetonReader,
+        sampler: Sampler,
+        crops: Crops,
+        *,
+        num_workers: int,
+        max_bad_samples: int,
+        pin_mem: bool,
+    ) -> None:
+        super().__init__(sampler, crops.shape, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
+        self.reader, self.crops, self.num_workers = reader, crops, num_workers
+
+    def sample_name(self, index: int) -> str:
+        return f"sample {index} of {self.reader.path}"
+
+    def close(self) -> None:
+        super().close()
+        self.reader.close()

@@ -1,0 +1,1 @@
+"""Conversion of images in any layout to a `.beton` file: `fastimae-convert`."""

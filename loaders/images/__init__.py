@@ -1,0 +1,1 @@
+"""A single image: its file format, its pixels and its crop."""

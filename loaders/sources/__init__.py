@@ -1,0 +1,1 @@
+"""Where the images are: folders, list files, tar files and published data sets."""

@@ -1,0 +1,73 @@
+"""The image files of a data set as arrays, so that a million of them take little memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.image_location import ImageLocation, Source
+from fastimae.loaders.images.limits import open_image
+from fastimae.loaders.sources.find import find_for_loader
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageFiles:
+    """The image files of a data set, each read when asked for."""
+
+    files: NDArray[np.bytes_]
+    """[N] encoded paths. One array, not N strings: reference counts of strings would make each
+    forked worker copy the pages that hold them."""
+    labels: NDArray[np.int64]
+    """[N] number of the class folder; -1 if there are none."""
+
+    class_names: list[str]
+    """The name of each label."""
+    kind: str
+    """The kind of data set that was recognised, in words."""
+
+    @classmethod
+    def of(cls, source: Source) -> ImageFiles:
+        """Convert a source of whole files, without a second list of all names in memory."""
+        longest = max(len(os.fsencode(item.path)) for item in source.items)
+        names = (os.fsencode(item.path) for item in source.items)
+        labels = source.labels or np.full(len(source.items), -1)
+        return cls(
+            files=np.fromiter(names, f"S{longest}", len(source.items)),
+            labels=np.asarray(labels, np.int64),
+            class_names=source.class_names,
+            kind=source.kind,
+        )
+
+    def close(self) -> None:
+        """Do nothing: no file is held open."""
+
+    def path(self, index: int) -> str:
+        """Return the path of sample `index`."""
+        return os.fsdecode(self.files[index])
+
+    def read(self, index: int) -> bytes:
+        """Read the bytes of the file. Raises SkipImage."""
+        return ImageLocation(self.path(index)).read()
+
+    def open(self, index: int) -> Image.Image:
+        """Open the image without decoding it; its file is closed again."""
+        return open_image(self.read(index))
+
+
+def scan_folder(path: str | Path, flag: str = "--data_path") -> ImageFiles:
+    """List the image files that fastimae-convert would find in a folder, in its order.
+
+    flag: the flag that gave the path, for messages. Raises `DataError` if there are none.
+    """
+    if not Path(path).is_dir():
+        raise DataError(f"{flag} {path}: there is no such folder")
+    source = find_for_loader(path, flag)
+    if not all(item.is_file for item in source.items):
+        raise DataError(f"{flag} {path}: no image files, but {source.kind}; use fastimae-convert")
+    return ImageFiles.of(source)

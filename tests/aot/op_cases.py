@@ -1,0 +1,164 @@
+"""Calls of every op at the shapes of training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastimae.kernels.adamw import AdamWUpdate, ParameterTensors
+from fastimae.kernels.assemble_tokens import assemble_tokens
+from fastimae.kernels.latent_l2 import latent_l2
+from fastimae.kernels.masked_l2 import masked_l2
+from fastimae.kernels.mix_patchify import mix_patchify
+from fastimae.kernels.mixing_ratio import LEVELS, mixing_ratio
+from fastimae.kernels.random_masking import Mask, random_masking
+from fastimae.kernels.spread_rows import spread_rows
+from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
+from tests.aot.block_cases import block_cases, settings_cases
+from tests.aot.models import MODELS, AotCase, ModelSizes, floats, ids
+
+STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def cases() -> Iterator[AotCase]:
+    """Yield every op for every model, for MAE and for i-MAE where they differ."""
+    for model in MODELS:
+        pixels = {"images_ptr": model.aligned}
+        ranks = {"ids_keep_ptr": 4, "ids_masked_ptr": 4}  # each id goes to its rank
+        for op, variant, call, narrow in (
+            ("random_masking", "", _random_masking, ranks),
+            ("mixing_ratio", "i-MAE", _mixing_ratio, {"quantiles_ptr": 4}),
+            ("mixing_ratio", "i-MAE, per sample", _mixing_ratio_each, {"quantiles_ptr": 4}),
+            ("mix_patchify", "MAE", _patchify, pixels),
+            ("mix_patchify", "i-MAE", _mix_patchify, pixels),
+            ("assemble_tokens", "", _assemble_tokens, {}),
+            ("spread_rows", "tokens", _spread_rows, {}),
+            ("spread_rows", "qkv", _spread_qkv, {}),
+            ("masked_l2", "MAE", _masked_l2, pixels),
+            ("masked_l2", "i-MAE", _masked_l2_branches, pixels),
+            ("masked_l2", "raw, no gradient", _masked_l2_raw, pixels),
+            ("latent_l2", "i-MAE", _latent_l2, {}),
+            ("latent_l2", "no class token", _latent_l2_sliced, {}),
+        ):
+            name = f"{model.name} {variant}".strip()
+            yield AotCase(op, name, functools.partial(call, model), narrow)
+        yield from block_cases(model)
+    yield from settings_cases()
+    yield from _updates()
+
+
+def _updates() -> Iterator[AotCase]:
+    """Yield the update of parameters, for each format of gradients and copies."""
+    for name, gradient, copy in (
+        ("bf16 gradients", torch.bfloat16, torch.bfloat16),
+        ("summed gradients", torch.float32, torch.bfloat16),
+        ("fp32", torch.float32, None),
+    ):
+        # Each program reads its own row of chunks and factors.
+        narrow = {"chunks_ptr": 4, "factors_ptr": 4}
+        yield AotCase("adamw", name, functools.partial(_update, gradient, copy), narrow)
+
+
+def _update(gradient: torch.dtype, copy: torch.dtype | None) -> None:
+    """Update two tensors, clipped."""
+    tensors = [
+        ParameterTensors(
+            *(torch.zeros(4096, dtype=d) for d in (torch.float32, gradient)),
+            *torch.zeros(2, 4096),
+            torch.zeros(()),
+            copy and torch.zeros(4096, dtype=copy),
+            1e-3,
+            0.05,
+        )
+        for _ in range(2)
+    ]
+    AdamWUpdate(impl="triton")(tensors, torch.ones(()), betas=(0.9, 0.95), eps=1e-8)
+
+
+def _images(model: ModelSizes) -> Tensor:
+    return torch.zeros(model.batch, model.side, model.side, 3, dtype=torch.uint8)
+
+
+def _random_masking(model: ModelSizes) -> object:
+    across = model.side // model.patch
+    key = torch.zeros(model.batch, dtype=torch.int64)
+    return random_masking(key, (across, across), 0.75, impl="triton")
+
+
+def _mixing_ratio(model: ModelSizes) -> object:
+    """Draw with one key for the batch, which is the default."""
+    key = torch.zeros(1, dtype=torch.int64).expand(model.batch)
+    return mixing_ratio(key, torch.zeros(LEVELS + 1), impl="triton")
+
+
+def _mixing_ratio_each(model: ModelSizes) -> object:
+    key = torch.zeros(model.batch, dtype=torch.int64)
+    return mixing_ratio(key, torch.zeros(LEVELS + 1), impl="triton")
+
+
+def _patchify(model: ModelSizes) -> object:
+    kept = ids(model, model.keep)
+    return mix_patchify(
+        _images(model), kept, model.patch, *STATISTICS, dtype=model.dtype, impl="triton"
+    )
+
+
+def _mix_patchify(model: ModelSizes) -> object:
+    kept, partner = ids(model, model.keep), torch.zeros(model.batch, dtype=torch.int64)
+    mixing = (partner, torch.zeros(model.batch))
+    return mix_patchify(
+        _images(model), kept, model.patch, *STATISTICS, *mixing, dtype=model.dtype, impl="triton"
+    )
+
+
+def _assemble_tokens(model: ModelSizes) -> object:
+    x = floats(model, 1 + model.keep, model.decoder_width)
+    token = torch.zeros(1, 1, model.decoder_width, requires_grad=True)
+    positions = torch.zeros(1, 1 + model.patches, model.decoder_width)
+    return assemble_tokens(x, token, positions, ids(model, model.patches), impl="triton")
+
+
+def _spread_rows(model: ModelSizes, parts: int = 1) -> object:
+    visible = model.batch * (1 + model.keep)
+    rows = torch.zeros(
+        visible + model.patches, parts * model.decoder_width, dtype=model.dtype, requires_grad=True
+    )
+    keep, every = ids(model, model.keep), ids(model, model.patches)
+    masked = ids(model, model.patches - model.keep)
+    return spread_rows(rows, Mask(keep, every, every, masked), impl="triton")
+
+
+def _spread_qkv(model: ModelSizes) -> object:
+    return _spread_rows(model, parts=3)
+
+
+def _masked_l2(model: ModelSizes, branches: int | None = None, norm_pix: bool = True) -> Tensor:
+    masked = model.patches - model.keep
+    pred = floats(model, masked, 3 * model.patch**2).repeat(branches or 1, 1, 1)
+    target, hidden = torch.zeros(len(pred), dtype=torch.int64), ids(model, masked)
+    return masked_l2(
+        pred, _images(model), target, hidden, model.patch, *STATISTICS, norm_pix,
+        branches=branches, impl="triton",
+    )  # fmt: skip
+
+
+def _masked_l2_branches(model: ModelSizes) -> object:
+    return _masked_l2(model, branches=2)
+
+
+@torch.no_grad()
+def _masked_l2_raw(model: ModelSizes) -> object:
+    return _masked_l2(model, norm_pix=False)
+
+
+def _latent_l2(model: ModelSizes) -> object:
+    student, teacher = (floats(model, 1 + model.keep, model.width) for _ in range(2))
+    return latent_l2(student, teacher, branches=2, impl="triton")
+
+
+def _latent_l2_sliced(model: ModelSizes) -> object:
+    student, teacher = (floats(model, 1 + model.keep, model.width) for _ in range(2))
+    return latent_l2(student[:, 1:], teacher[:, 1:], impl="triton")
