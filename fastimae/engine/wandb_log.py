@@ -77,6 +77,7 @@ class WandbLog(Sink):
 
 def _begin(wandb: Any, run: RunToReport, project: str) -> Any:
     """Start or continue the run; offline if W&B cannot be reached, or not logged in to."""
+
     def begin(**how: Any) -> Any:
         settings = wandb.Settings(
             console="off", silent=True, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastimae.evaluate.options.base import SeveralOptions
 from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
@@ -41,6 +42,11 @@ class Candidate:
         if not self.args:
             return IMAE.title
         return f"{IMAE.title}, {'' if self.args.get('teacher') else 'not '}distilled"
+
+
+def candidates_of(options: SeveralOptions, device: torch.device) -> list[Candidate]:
+    """Load --checkpoint and --others. Raises CheckpointError."""
+    return load_candidates((options.checkpoint, *options.others), device, **options.of_model())
 
 
 def load_candidates(

@@ -6,9 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
-from fastimae.evaluate.candidates import Candidate, load_candidates
+from fastimae.evaluate.candidates import Candidate
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.mixing.mixtures import PairBatches, Pairs, check_pairs
 from fastimae.evaluate.options.mixtures import ComparisonOptions
@@ -17,11 +15,6 @@ from fastimae.pictures.plots import COLORS
 from fastimae.progress import tracked
 
 Row = dict[str, Any]
-
-
-def candidates_of(options: ComparisonOptions, device: torch.device) -> list[Candidate]:
-    """Load --checkpoint and --others. Raises CheckpointError."""
-    return load_candidates((options.checkpoint, *options.others), device, **options.of_model())
 
 
 def check_enough(options: ComparisonOptions, train: Images, val: Images) -> None:

@@ -161,3 +161,11 @@ class EvalOptions(ModelOptions):
         if self.ffcv is None and self.data_path is None:
             raise ConfigError("give images: --val, --ffcv FILE.beton or --data_path FOLDER")
         return self.train_images()
+
+
+@dataclasses.dataclass(kw_only=True)
+class SeveralOptions(EvalOptions):
+    """Options of tasks that put several models side by side."""
+
+    others: tuple[Path, ...] = ()
+    """More checkpoints beside --checkpoint: a baseline MAE, an i-MAE without distillation, ..."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fastimae.config import OutputSettings
-from fastimae.evaluate.options.base import EvalOptions
+from fastimae.evaluate.options.base import SeveralOptions
 from fastimae.evaluate.options.labels import LogisticSettings
 from fastimae.loaders.settings import ReadSettings
 from fastimae.models.settings import MASK_RATIO
@@ -28,11 +28,9 @@ Probe = Literal["linear", "finetune", "msem"]
 
 
 @dataclasses.dataclass(kw_only=True)
-class ComparisonOptions(EvalOptions):
+class ComparisonOptions(SeveralOptions):
     """Options of separability and msem: a linear model, fitted and tested on different mixtures."""
 
-    others: tuple[Path, ...] = ()
-    """More checkpoints for the table: a baseline MAE, an i-MAE without distillation, ..."""
     train_samples: PositiveInt = 10_000
     """Number of images to fit on."""
     val_samples: PositiveInt = 10_000

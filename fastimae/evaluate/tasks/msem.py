@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastimae.engine.distributed import alone
-from fastimae.evaluate.candidates import Candidate
+from fastimae.evaluate.candidates import Candidate, candidates_of
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import check_two_classes, match_training
 from fastimae.evaluate.labels.logistic import logistic_regression
 from fastimae.evaluate.mixing.comparison import (
     Row,
-    candidates_of,
     check_enough,
     lines_of,
     pairs_of,

@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastimae.engine.distributed import alone
-from fastimae.evaluate.candidates import NO_FLAGS, Candidate, load_frozen
+from fastimae.evaluate.candidates import NO_FLAGS, Candidate, candidates_of, load_frozen
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.mixing.comparison import (
     Row,
-    candidates_of,
     check_enough,
     lines_of,
     pairs_of,
