@@ -18,7 +18,7 @@ COLOURS = {
     "light": {"text": "#1f2328", "ours": "#3f51b5", "others": "#afb8c1"},
     "dark": {"text": "#e6edf3", "ours": "#8c9eff", "others": "#57606a"},
 }
-LABEL, PLOT, ROW, BAR = 232, 330, 30, 20
+LABEL, PLOT, ROW, BAR = 262, 330, 30, 20
 """Pixels: width of the names, length of the longest bar, distance and height of bars."""
 WIDTH = LABEL + PLOT + 58
 
