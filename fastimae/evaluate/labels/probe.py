@@ -12,6 +12,7 @@ from fastimae.engine.fail_together import fail_together
 from fastimae.evaluate.features import resolve_pool
 from fastimae.evaluate.labels.class_names import match_training
 from fastimae.evaluate.labels.feature_cache import Features, FeatureStore
+from fastimae.evaluate.labels.few_labels import labelled_part
 from fastimae.evaluate.options.labels import ProbeOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, new_folder
@@ -33,6 +34,8 @@ class ProbeData:
     """Empty if names are not known."""
     learned_from: int = 0
     """`Images.digest` of the training images."""
+    chosen: str = ""
+    """`Images.chosen` of the training images."""
     tested_on: int = 0
     """`Images.view_digest` of the test images."""
 
@@ -43,6 +46,7 @@ class ProbeData:
             "train_images": len(self.train),
             "val_images": len(self.val),
             "bad_images": self.train.bad + self.val.bad,
+            **labelled_part(self.chosen),
         }
 
 
@@ -85,5 +89,6 @@ def probe_data(
         class_names=train.classes or [],
         origin=origin,
         learned_from=train.digest,
+        chosen=train.chosen,
         tested_on=val.view_digest,
     )

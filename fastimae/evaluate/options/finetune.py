@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from fastimae.settings import (
     ConfigError,
     Expert,
     Free,
+    Idle,
     NotNegative,
     PositiveInt,
     PositiveShare,
@@ -107,6 +108,11 @@ class FinetuneOptions(StepSettings, TrainingOptions):
             raise ConfigError("--mixup and --cutmix mix pairs: make --batch_size even")
         if self.color_jitter is not None and self.aa != "none":
             raise ConfigError("--color_jitter has no effect beside a policy: add --aa none")
+
+    def idle(self) -> Iterator[Idle]:
+        """As in `Settings`."""
+        yield from super().idle()
+        yield Idle(self.eval, ("label_fraction", "label_list"), "with --eval")
 
     @property
     def pools(self) -> bool:

@@ -16,7 +16,7 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from fastimae.engine.checkpoint_file import CLASSES, WEIGHTS
+from fastimae.engine.checkpoint_file import CLASSES, LABELLED, WEIGHTS
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import MakeAdamW
 from fastimae.engine.precision import resolve_precision
@@ -40,6 +40,7 @@ from fastimae.evaluate.labels.class_names import (
     names_in,
 )
 from fastimae.evaluate.labels.classification import Classification
+from fastimae.evaluate.labels.few_labels import labelled_part
 from fastimae.evaluate.labels.processes import joined_processes
 from fastimae.evaluate.labels.training import check_apart, check_resume, train_classifier
 from fastimae.evaluate.labels.validation import validate
@@ -121,11 +122,13 @@ def _train(options: FinetuneOptions, world: World, results: Results) -> _Outcome
             **_settings(encoder, student),
             WEIGHTS: origin[WEIGHTS],
             CLASSES: images.classes or [],
+            LABELLED: images.chosen,
         },
     )
     if trained is None:
         return _Outcome(None, origin, options)
-    return _Outcome({**trained.numbers, "classes": classes}, origin, trained.options)
+    sizes = {"classes": classes, "train_images": len(images), **labelled_part(images.chosen)}
+    return _Outcome({**trained.numbers, **sizes}, origin, trained.options)
 
 
 def _evaluate(options: FinetuneOptions, world: World, _: Results) -> _Outcome:
