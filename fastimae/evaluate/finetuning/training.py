@@ -14,7 +14,7 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from fastimae.engine.checkpoint_file import CLASSES, WEIGHTS
+from fastimae.engine.checkpoint_file import CLASSES, LABELLED, WEIGHTS
 from fastimae.engine.distributed import World
 from fastimae.engine.optim import MakeAdamW
 from fastimae.engine.precision import resolve_precision
@@ -26,6 +26,7 @@ from fastimae.evaluate.finetuning.transforms import build_mixup, training_transf
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import class_count, match_training
 from fastimae.evaluate.labels.classification import Classification
+from fastimae.evaluate.labels.few_labels import labelled_part
 from fastimae.evaluate.labels.training import check_apart, check_resume, train_classifier
 from fastimae.evaluate.options.finetune import TuningOptions
 from fastimae.evaluate.origin import origin_of
@@ -92,11 +93,13 @@ def fine_tune(options: TuningOptions, world: World, results: Results) -> Outcome
             **_settings(encoder, student),
             WEIGHTS: origin[WEIGHTS],
             CLASSES: images.classes or [],
+            LABELLED: images.chosen,
         },
     )
     if trained is None:
         return Outcome(None, origin, options)
-    return Outcome({**trained.numbers, "classes": classes}, origin, trained.options)
+    sizes = {"classes": classes, "train_images": len(images), **labelled_part(images.chosen)}
+    return Outcome({**trained.numbers, **sizes}, origin, trained.options)
 
 
 def _optimizer(

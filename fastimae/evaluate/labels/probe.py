@@ -13,6 +13,7 @@ from fastimae.evaluate.features import resolve_pool
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import match_training
 from fastimae.evaluate.labels.feature_cache import Features, FeatureStore
+from fastimae.evaluate.labels.few_labels import labelled_part
 from fastimae.evaluate.options.labels import ProbeOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, new_folder
@@ -33,6 +34,8 @@ class Tested:
     """Empty if names are not known."""
     learned_from: int = 0
     """`Images.digest` of the training images."""
+    chosen: str = ""
+    """`Images.chosen` of the training images."""
     tested_on: int = 0
     """`Images.view_digest` of the test images."""
 
@@ -46,6 +49,7 @@ class Tested:
             "train_images": train_images,
             "val_images": len(self.val),
             "bad_images": bad + self.val.bad,
+            **labelled_part(self.chosen),
         }
 
 
@@ -122,6 +126,7 @@ def open_probe(
         class_names=train.classes or [],
         origin=origin,
         learned_from=train.digest,
+        chosen=train.chosen,
         tested_on=val.view_digest,
     )
     return OpenProbe(store, train, tested)

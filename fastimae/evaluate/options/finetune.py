@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from fastimae.settings import (
     ConfigError,
     Expert,
     Free,
+    Idle,
     NotNegative,
     PositiveInt,
     PositiveShare,
@@ -158,6 +159,11 @@ class FinetuneOptions(TuningOptions):
             raise ConfigError("give the pre-trained model as --checkpoint FILE")
         if self.checkpoint is None and not self.output_dir and self.resume in ("", "auto"):
             raise ConfigError("--eval: name the classifier as --resume FILE")
+
+    def idle(self) -> Iterator[Idle]:
+        """As in `Settings`."""
+        yield from super().idle()
+        yield Idle(self.eval, ("label_fraction", "label_list"), "with --eval")
 
     def folder(self, task: str) -> Path:
         """Return the folder for results; with --eval and no other, that of the --resume file."""

@@ -16,7 +16,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fastimae.engine.build_step import StepSettings
-from fastimae.engine.checkpoint_file import CLASSES, WEIGHTS
+from fastimae.engine.checkpoint_file import CLASSES, LABELLED, WEIGHTS
 from fastimae.engine.distributed import World
 from fastimae.engine.resume import LINEAR_PROBE
 from fastimae.evaluate.labels.accuracy import in_words
@@ -79,6 +79,7 @@ def run(options: LinearOptions) -> None:
                 **plain_settings(options),
                 WEIGHTS: data.origin.get(WEIGHTS),
                 CLASSES: list(data.class_names),
+                LABELLED: data.chosen,
             },
             keep=options.features_folder(),
         )  # fmt: skip
