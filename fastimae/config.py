@@ -139,10 +139,11 @@ def flatten(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def run_settings(settings: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
     """Return the settings that --print_config prints and run.yaml holds: all but the flags that
-    others come from."""
-    return {name: value for name, value in settings.items() if name not in _SOURCES}
+    others come from, unless they are to be kept."""
+    dropped = {name for name in _SOURCES if name not in keep}
+    return {name: value for name, value in settings.items() if name not in dropped}
 
 
 def updated(

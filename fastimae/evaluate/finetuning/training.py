@@ -84,7 +84,7 @@ def fine_tune(options: TuningOptions, world: World, results: Results) -> Outcome
         tested_on=val.view_digest,
         how=options,
         workers=options.worker_count(),
-        optimizer=functools.partial(_optimizer, student, options),
+        optimizer=functools.partial(make_optimizer, student, options),
         output_dir=results.folder,
         run_file=results.run_file,
         settings={
@@ -102,12 +102,13 @@ def fine_tune(options: TuningOptions, world: World, results: Results) -> Outcome
     return Outcome({**trained.numbers, **sizes}, origin, trained.options)
 
 
-def _optimizer(
+def make_optimizer(
     student: VisionTransformer,
     options: TuningOptions,
     lr: float,
     adamw: MakeAdamW,
 ) -> torch.optim.Optimizer:
+    """Return an AdamW with the layer decay and weight decay of the options; adamw makes it."""
     groups = layer_decay_groups(student, options.weight_decay, options.layer_decay)
     return adamw(groups, lr=lr)
 

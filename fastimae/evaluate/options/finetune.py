@@ -11,7 +11,7 @@ import tyro
 
 from fastimae.engine.settings import StepSettings
 from fastimae.evaluate.options.labels import BEST, TrainingOptions
-from fastimae.loaders.images.crops import RATIO, check_ratio
+from fastimae.loaders.images.crops import RATIO, CropSettings, check_ratio
 from fastimae.loaders.settings import ReadSettings
 from fastimae.settings import (
     ConfigError,
@@ -49,7 +49,7 @@ class TuningOptions(StepSettings, TrainingOptions):
     """Learning rate of each layer, as a share of the next one's."""
     min_lr: Expert[NotNegative] = 1e-6
     """Learning rate at the end of the half-cosine."""
-    hflip: bool = True
+    hflip: bool = CropSettings.hflip
     """Flip half of the images horizontally."""
     min_crop: PositiveShare = 0.08
     """Smallest share of an image's area that a random crop takes."""

@@ -1,4 +1,4 @@
-"""Flags of a linear probe, and MAE's settings as a recipe."""
+"""Flags of a linear probe, and the papers' settings as recipes."""
 
 from __future__ import annotations
 
@@ -94,4 +94,61 @@ def mae() -> dict[str, Any]:
     return {"opt": "lars", "batch_size": 512, "accum_iter": 32, "crop": "random"}
 
 
-RECIPES = {"mae": mae}
+def imae_cifar10() -> dict[str, Any]:
+    """i-MAE's linear probe on CIFAR-10 and CIFAR-100: SGD, 200 epochs (table 8).
+
+    Command: fastimae-eval linear --recipe imae_cifar10 --checkpoint checkpoint-last.pth
+             --ffcv cifar10.beton --val cifar10/val
+    Paper: SGD, blr 1e-2, batch 128, 200 epochs, no augmentation (table 8); no weight decay, a batch
+           norm without affine part (section 4.1). Of the momenta 0.9 and 0.999, SGD takes the
+           first.
+    Ours: warm-up of 10 epochs, as in MAE's table 10. The table's mixing rows are taken for those of
+          pre-training: the probe sees clean images.
+    Hardware: one GPU, or a CPU: features are computed once.
+    Expected: 77.61 % after imae_cifar10 at --same_class_ratio 1, 72.47 % of the MAE (table 1). Not
+              run here.
+    """
+    return {
+        "opt": "sgd", "blr": 1e-2, "batch_size": 128, "epochs": 200, "weight_decay": 0.0,
+        "crop": "center",
+    }  # fmt: skip
+
+
+def imae_cifar100() -> dict[str, Any]:
+    """i-MAE's linear probe on CIFAR-100: as imae_cifar10, which table 8 has in the same column."""
+    return imae_cifar10()
+
+
+def imae_tiny_imagenet() -> dict[str, Any]:
+    """i-MAE's linear probe on Tiny-ImageNet: SGD, 200 epochs of random crops (table 8).
+
+    Command: fastimae-eval linear --recipe imae_tiny_imagenet --checkpoint checkpoint-last.pth
+             --ffcv tiny.beton --val tiny_val.beton
+    Paper: batch 256, RandomResizedCrop (table 8); the rest as in imae_cifar10.
+    Ours: as in imae_cifar10; crops of 8 % of the area or more, and flips, as in MAE's code.
+    Hardware: one GPU. The encoder runs on all images in each epoch.
+    Expected: 20.40 % after imae_tiny_imagenet_semantics at --same_class_ratio 1 (table 1). Not run
+              here.
+    """
+    return {**imae_cifar10(), "batch_size": 256, "crop": "random"}
+
+
+def imae_vit_base() -> dict[str, Any]:
+    """i-MAE's linear probe on ImageNet: SGD, 25 epochs of random crops (table 8).
+
+    Command: fastimae-eval linear --recipe imae_vit_base --checkpoint checkpoint-last.pth
+             --ffcv train.beton --val val.beton
+    Paper: batch 1024, 25 epochs, RandomResizedCrop (table 8); the rest as in imae_cifar10.
+    Ours: as in imae_tiny_imagenet.
+    Hardware: one GPU, as 2 batches of 512 for each step; on 8 add --batch_size 128 --accum_iter 1.
+    Expected: the paper has no accuracy on ImageNet.
+    """
+    return {
+        **imae_tiny_imagenet(), "batch_size": 512, "accum_iter": 2, "epochs": 25,
+    }  # fmt: skip
+
+
+RECIPES = {
+    recipe.__name__: recipe
+    for recipe in (mae, imae_cifar10, imae_cifar100, imae_tiny_imagenet, imae_vit_base)
+}

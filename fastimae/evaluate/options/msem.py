@@ -26,6 +26,8 @@ class MsemOptions(TuningOptions):
     fastimae-eval msem --recipe imae_cifar10 --checkpoint imae.pth --ffcv a.beton --val b.beton
     """
 
+    recorded = ("recipe",)  # which the results are compared with
+
     recipe: Free[str | None] = None
     """The paper's fine-tuning (table 7); flags that override its settings are named in the results.
     None: that of the recipe of pre-training."""
