@@ -86,6 +86,7 @@ def test_finetuning_of_mae(name):
 
 def test_linear_probe_of_mae():
     got = of_evaluation(LinearOptions, linear.RECIPES, "mae")
+    got["batch_size"] *= got["accum_iter"]  # one GPU adds up the effective batch
     assert subset(got, PROBING) == PROBING
     assert MOMENTUM == 0.9
 

@@ -76,4 +76,9 @@ def changes(options: MsemOptions, effective_batch: int) -> dict[str, tuple[Any, 
 
 def in_words(changed: dict[str, tuple[Any, Any]]) -> str:
     """Return the outcome of `changes` as text; "" if nothing differs."""
-    return "; ".join(f"{name} {value}, not {wanted}" for name, (value, wanted) in changed.items())
+    pairs = {name: [_shown(value) for value in values] for name, values in changed.items()}
+    return "; ".join(f"{name} {value}, not {wanted}" for name, (value, wanted) in pairs.items())
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
