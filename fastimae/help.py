@@ -19,7 +19,8 @@ from fastimae.flags import spelled
 WIDTH, COLUMN = 100, 26
 FULL, VERSION = "--help_all", "--version"
 _NO_BREAK = "\xa0"
-Recipes = Mapping[str, Callable[[], Mapping[str, Any]]]
+Recipe = Callable[[], Mapping[str, Any]]
+Recipes = Mapping[str, Recipe]
 
 
 def help_asked(argv: Sequence[str]) -> str | None:

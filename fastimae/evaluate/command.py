@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import importlib
@@ -33,9 +34,8 @@ from fastimae.evaluate.options.mixtures import (
 )
 from fastimae.evaluate.options.msem import MsemOptions, recipe_for
 from fastimae.evaluate.options.pages import CompareOptions, ReportOptions
-from fastimae.flags import flags_of, given_in
+from fastimae.flags import flags_of, given_in, path_argument
 from fastimae.help import Recipes, help_asked
-from fastimae.paths import expanded
 from fastimae.settings import Settings, check_idle, config_errors, without_idle
 from fastimae.wording import did_you_mean
 
@@ -158,8 +158,8 @@ def _recipe(task: Task, first: Mapping[str, str], file: FileSettings) -> Mapping
         return {}
     if recipe is None:
         given = first.get("checkpoint") or first.get("finetune") or file.get("checkpoint") or ""
-        with contextlib.suppress(ValueError):  # of a path that the parser refuses
-            recipe = task.recipe_for(Path(expanded(str(given)))) if given else None
+        with contextlib.suppress(argparse.ArgumentTypeError):  # of a path that the parser refuses
+            recipe = task.recipe_for(path_argument(str(given))) if given else None
     if not recipe:
         return {}
     with file.naming("recipe", first):
