@@ -82,6 +82,8 @@ def trainings(options: argparse.Namespace) -> Iterator[Command]:
     """Yield MAE; i-MAE without a teacher, with it, and with it for each same-class ratio."""
     common = ["--recipe", "imae_cifar10", "--ffcv", str(options.ffcv)]
     common += ["--epochs", str(options.epochs), *shlex.split(options.flags)]
+    if "--warmup_epochs" not in options.flags:  # the recipe's share of its epochs
+        common += ["--warmup_epochs", f"{options.epochs / 10:g}"]
     teacher = ["--teacher", str(_last(options, "mae"))]
     kinds = {"mae": ["--objective", "mae"], "imae": [], "imae_distilled": teacher}
     kinds |= {f"imae_r{r:g}": [*teacher, "--same_class_ratio", str(r)] for r in options.ratios}
@@ -98,7 +100,8 @@ def evaluations(options: argparse.Namespace) -> Iterator[Command]:
     data = ["--ffcv", str(options.ffcv), "--val", str(options.val)]
     tasks = {"linear": [], "knn": []}
     if options.finetune:
-        tasks["finetune"] = ["--epochs", str(options.finetune), "--resume", "auto"]
+        recipe = ["--recipe", "imae_cifar10"]
+        tasks["finetune"] = [*recipe, "--epochs", str(options.finetune), "--resume", "auto"]
     for name in (*[run.name for run in trainings(options)], "random"):
         model = "mae" if name == "random" else name
         fresh = ["--random_init"] if name == "random" else []

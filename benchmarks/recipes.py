@@ -1,39 +1,55 @@
-"""Sections of docs/recipes.md, made from fastimae/recipes.py: `python -m benchmarks.report`."""
+"""Sections of docs/recipes.md, made from the recipes' functions: `python -m benchmarks.report`."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
 
 from benchmarks.harness import table
+from fastimae.evaluate.options import finetune_recipes, linear
+from fastimae.help import Recipe, Recipes
 from fastimae.recipes import RECIPES
 
-MARKED = re.compile(r"(<!-- recipes -->\n).*?(<!-- end -->)", re.DOTALL)
+OF: dict[str, Recipes] = {
+    "": RECIPES,
+    "finetune": finetune_recipes.RECIPES,
+    "linear": linear.RECIPES,
+}
+"""The recipes of each marker: of fastimae-train, and of tasks of fastimae-eval."""
+MARKED = re.compile(r"(<!-- recipes ?(\w*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
     """Fill the marked sections of a text again."""
-    sections = "\n".join(section(name, recipe) for name, recipe in RECIPES.items())
-    return MARKED.sub(lambda marker: f"{marker[1]}\n{sections}\n{marker[2]}", text)
+
+    def fill(marker: re.Match) -> str:
+        begin, task, end = marker.groups()
+        sections = "\n".join(section(name, each, task) for name, each in OF[task].items())
+        return f"{begin}\n{sections}\n{end}"
+
+    return MARKED.sub(fill, text)
 
 
-def section(name: str, recipe: Callable[[], dict]) -> str:
+def section(name: str, recipe: Recipe, task: str = "") -> str:
     """Make the section of a recipe: what it is for, commands, conditions, settings."""
     about, facts = described(recipe)
-    lines = [f"## {name}\n", f"{about}\n", f"```\n{facts.pop('Command')}\n```\n"]
+    title = f"{task}: {name}" if task else name
+    lines = [f"## {title}\n", f"{about}\n"]
+    if command := facts.pop("Command", ""):
+        lines.append(f"```\n{command}\n```\n")
     lines += [f"- **{fact}:** {text}" for fact, text in facts.items()]
+    lines += [""] * bool(facts)
     rows = [{"setting": f"`{key}`", "value": _shown(value)} for key, value in recipe().items()]
-    return "\n".join([*lines, "", table(rows)])
+    return "\n".join([*lines, table(rows)])
 
 
-def described(recipe: Callable[[], dict]) -> tuple[str, dict[str, str]]:
-    """Return the first line of a recipe's docstring, and the facts below it by their names."""
-    about, text = inspect.getdoc(recipe).split("\n\n", 1)
-    parts = re.split(r"^(\w+): *", text, flags=re.MULTILINE)[1:]
+def described(recipe: Recipe) -> tuple[str, dict[str, str]]:
+    """Return the first paragraphs of a recipe's docstring, and the facts below by their names."""
+    about, *parts = re.split(r"^(\w+): +", inspect.getdoc(recipe), flags=re.MULTILINE)
     facts = dict(zip(parts[::2], map(_one_line, parts[1::2]), strict=True))
-    facts["Command"] = _commands(parts[1])
-    return about, facts
+    if "Command" in facts:
+        facts["Command"] = _commands(parts[1])
+    return about.strip(), facts
 
 
 def _one_line(text: str) -> str:

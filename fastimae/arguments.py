@@ -159,7 +159,9 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     default = updated(default, of_recipe, lambda _: f"recipe {recipe}")
     default = updated(default, settings, settings.place)
     config = parse(prog, type(default), argv, default, RECIPES)
-    config.check(settings.places(given_in(argv, flags_of(type(config)))))
+    given = given_in(argv, flags_of(type(config)))
+    config = config.without_idle(of_recipe.keys() - given - settings.names())
+    config.check(settings.places(given))
     if config.run.print_config:
         print(to_yaml(run_settings(flatten(config))), end="", flush=True)
         return None

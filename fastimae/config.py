@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Self, get_args, get_type_hints
 
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
@@ -20,7 +20,6 @@ from fastimae.loaders.settings import DataSettings, LoaderSettings
 from fastimae.models.settings import ModelSettings
 from fastimae.objectives.choice import ObjectiveConfig, settings_with
 from fastimae.other_names import suggestion
-from fastimae.recipes import RECIPES
 from fastimae.settings import (
     ConfigError,
     Count,
@@ -30,6 +29,7 @@ from fastimae.settings import (
     Settings,
     check_idle,
     plain_settings,
+    without_idle,
 )
 from fastimae.values import choices, expected, read_value, takes_paths
 from fastimae.wording import did_you_mean
@@ -97,14 +97,19 @@ class TrainConfig:
 
         places: where settings are, by flag name, if they were not given as flags.
         """
-        recipe = RECIPES.get(self.run.recipe or "", dict)()
         for group in self.groups.values():
             group.check()
         RunSettings.gather(self.optim, self.run).check()
         if self.objective.chosen.needs_partners:
             self.loader().check_partners()
         for group in self.groups.values():
-            check_idle(group, recipe, self.run.recipe, places)
+            check_idle(group, places)
+
+    def without_idle(self, names: Collection[str]) -> Self:
+        """Return a copy without those settings among `names` that have no effect: see
+        `fastimae.settings.without_idle`."""
+        groups = {name: without_idle(group, names) for name, group in self.groups.items()}
+        return dataclasses.replace(self, **groups)
 
 
 def config_with(objective: str) -> TrainConfig:
@@ -134,10 +139,11 @@ def flatten(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def run_settings(settings: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
     """Return the settings that --print_config prints and run.yaml holds: all but the flags that
-    others come from."""
-    return {name: value for name, value in settings.items() if name not in _SOURCES}
+    others come from, unless they are to be kept."""
+    dropped = {name for name in _SOURCES if name not in keep}
+    return {name: value for name, value in settings.items() if name not in dropped}
 
 
 def updated(

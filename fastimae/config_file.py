@@ -29,6 +29,10 @@ class FileSettings(dict[str, Any]):
         """Return where a setting is: "--config run.yaml, line 3"."""
         return f"{self.source}, line {self._lines[key]}"
 
+    def names(self) -> set[str]:
+        """Return the settings in the file, by flag name."""
+        return set(self.places(()))
+
     @contextlib.contextmanager
     def naming(self, key: str, flags: Collection[str]) -> Iterator[None]:
         """Add the place of a setting to errors about it, if it is here and not among the flags."""

@@ -19,7 +19,8 @@ from fastimae.flags import spelled
 WIDTH, COLUMN = 100, 26
 FULL, VERSION = "--help_all", "--version"
 _NO_BREAK = "\xa0"
-Recipes = Mapping[str, Callable[[], Mapping[str, Any]]]
+Recipe = Callable[[], Mapping[str, Any]]
+Recipes = Mapping[str, Recipe]
 
 
 def help_asked(argv: Sequence[str]) -> str | None:
@@ -57,7 +58,7 @@ def help_page(
         if shown := [flag for flag in group if full or not flag.expert]:
             lines += ["", *filter(None, [title])]
             lines += [line for flag in shown for line in _lines(flag, width)]
-    lines += _recipe_lines(recipes or {}, width)
+    lines += _recipe_lines(recipes or {}, width, full=full)
     hidden = 0 if full else sum(flag.expert for flag in flags)
     return "\n".join([*lines, "", *_ending(prog, hidden)])
 
@@ -93,9 +94,13 @@ def _row(left: str, right: str, width: int, column: int = COLUMN) -> list[str]:
     )
 
 
-def _recipe_lines(recipes: Recipes, width: int) -> list[str]:
+def _recipe_lines(recipes: Recipes, width: int, *, full: bool) -> list[str]:
+    """Return the names of the recipes; in the full help with a line on each."""
     if not recipes:
         return []
+    if not full:
+        names = f"Recipes, for --recipe; --help-all has a line on each: {', '.join(recipes)}."
+        return ["", *textwrap.wrap(names, width, break_on_hyphens=False)]
     column = max(map(len, recipes)) + 4
     rows = [_row(name, documentation(each)[0], width, column) for name, each in recipes.items()]
     return ["", "Recipes, for --recipe.", *itertools.chain.from_iterable(rows)]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import (
     Annotated,
@@ -205,32 +205,39 @@ class PairSettings(Settings):
     """Mix images in mutual pairs that share a mask: one teacher pass, but noisier gradients."""
 
 
-def check_idle(
-    settings: Settings,
-    recipe: Mapping[str, Any] | None = None,
-    recipe_name: str | None = None,
-    places: Mapping[str, str] | None = None,
-) -> None:
+_Part = TypeVar("_Part", bound=Settings)
+
+
+def check_idle(settings: Settings, places: Mapping[str, str] | None = None) -> None:
     """Raise `settings.error` if a setting is not at its default but has no effect.
 
-    recipe: the settings of `recipe_name`; one of those cannot be dropped by itself. places: where
-    settings are that were not given as flags, by name.
+    places: where settings are that were not given as flags, by name.
     """
-    recipe, places = recipe or {}, places or {}
-    defaults = {
+    places, defaults = places or {}, _defaults(settings)
+    for rule in settings.idle():
+        for name in rule.names if rule.applies else ():
+            whose = f" ({places[name]})" if name in places else ""
+            undo = "drop it" if rule.why.startswith("without") else "drop one of them"
+            same = _values(getattr(settings, name)) == _values(defaults[name])
+            settings.require(same, f"--{name}{whose} has no effect {rule.why}: {undo}")
+
+
+def without_idle(settings: _Part, names: Collection[str]) -> _Part:
+    """Return a copy in which those of `names` that have no effect have their defaults.
+
+    For what a recipe sets, and not the user: a flag beside it may take its effect away.
+    """
+    idle = {name for rule in settings.idle() if rule.applies for name in rule.names}
+    defaults = _defaults(settings)
+    return dataclasses.replace(settings, **{name: defaults[name] for name in idle & set(names)})
+
+
+def _defaults(settings: Settings) -> dict[str, Any]:
+    """Return the defaults of all settings, by name; MISSING where there is none."""
+    return {
         field.name: field.default_factory() if callable(field.default_factory) else field.default
         for field in dataclasses.fields(settings)
     }
-    for rule in settings.idle():
-        for name in rule.names if rule.applies else ():
-            value, default = getattr(settings, name), defaults[name]
-            of_recipe = name in recipe and plain_value(value) == recipe[name]
-            whose = f" of --recipe {recipe_name}" if of_recipe else ""
-            whose = f" ({places[name]})" if name in places else whose
-            drop = "drop it" if rule.why.startswith("without") else "drop one of them"
-            undo = f"add --{name} {default}" if of_recipe else drop
-            same = _values(value) == _values(default)
-            settings.require(same, f"--{name}{whose} has no effect {rule.why}: {undo}")
 
 
 def _values(value: Any) -> tuple[Any, ...] | None:

@@ -131,9 +131,10 @@ class Loader(abc.ABC):
 
         "step" counts the micro steps already yielded, and "finished" is whether they are the whole
         epoch. "stride" is the number of samples that all ranks draw for one micro step. "samples"
-        and "data" identify the data.
+        and "data" identify the data. With --same_class_ratio, the one of this epoch is there too.
         """
-        return {**self.sampler.epoch_steps.state(self._epoch, self._step), "bad": dict(self.bad)}
+        position = self.sampler.epoch_steps.state(self._epoch, self._step)
+        return {**position, "bad": dict(self.bad), **self._realised()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where `state` was taken, even with other batch sizes: see `EpochSteps.resume`.
@@ -149,10 +150,13 @@ class Loader(abc.ABC):
     def report(self) -> dict[str, int | float]:
         """Return what to log about the epoch: bad samples so far, and the realised same_class_ratio
         if one was asked for."""
-        line: dict[str, int | float] = {"bad_samples": len(self.bad)}
-        if self.sampler.same_class_ratio is not None:
-            line["same_class_ratio"] = round(self.sampler.plan(self._epoch).same_class_ratio, 4)
-        return line
+        return {"bad_samples": len(self.bad), **self._realised()}
+
+    def _realised(self) -> dict[str, float]:
+        """Return the same_class_ratio of this epoch by its name, {} if none was asked for."""
+        if self.sampler.same_class_ratio is None:
+            return {}
+        return {"same_class_ratio": round(self.sampler.plan(self._epoch).same_class_ratio, 4)}
 
     def close(self) -> None:
         """Stop workers and release files. May be called twice."""

@@ -115,6 +115,22 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
 
 
 @pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("--objective mae", {"mix_lambda"}),
+        ("--crop none", {"min_crop"}),
+        ("--crop none --objective mae", {"mix_lambda", "min_crop"}),
+    ],
+)
+def test_what_a_recipe_sets_without_effect_has_its_default(flags, names):
+    """As the flag beside it asks for; what flags or a file set is a mistake: see below."""
+    default, words = parsed(), flags.replace("--", "").split()
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    dropped = {name: default[name] for name in names}
+    assert parsed(f"--recipe demo {flags}") == {**parsed("--recipe demo"), **dropped, **given}
+
+
+@pytest.mark.parametrize(
     ("argv", "words"),
     [
         ("--no_such_flag 3", "--no_such_flag"),
@@ -145,13 +161,12 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
         ("--num_heads x", "--num_heads takes a whole number, not x (fastimae-train"),
         ("--crop_ratio 1", "--crop_ratio takes 2 numbers, not 1"),
         (
-            "--recipe demo --crop none",
-            "--min_crop of --recipe demo has no effect with --crop none: add --min_crop 0.2",
+            "--recipe demo --crop none --min_crop 0.6",
+            "--min_crop has no effect with --crop none: drop one of them",
         ),
         (
-            "--recipe demo --objective mae",
-            "--mix_lambda of --recipe demo has no effect with "
-            "--objective mae: add --mix_lambda None",
+            "--recipe demo --objective mae --mix_lambda 0.3",
+            "--mix_lambda has no effect with --objective mae: drop one of them",
         ),
         ("--crop none --min_crop 0.6", "with --crop none: drop one of them"),
         ("--recipe nothing", "--recipe nothing is not one of: mae_vit_base"),

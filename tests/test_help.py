@@ -12,7 +12,7 @@ from commands import COMMANDS, OPTIONS
 from fastimae.arguments import parse, parse_training
 from fastimae.declarations import documentation
 from fastimae.evaluate.command import options_of
-from fastimae.evaluate.options import finetune, linear
+from fastimae.evaluate.options import finetune_recipes, linear
 from fastimae.flags import flags_of
 from fastimae.help import help_asked
 from fastimae.recipes import RECIPES
@@ -85,14 +85,16 @@ def test_help_has_an_example_that_is_understood(program, capsys):
     ("program", "recipes"),
     [
         ("fastimae-train", RECIPES),
-        ("fastimae-eval finetune", finetune.RECIPES),
+        ("fastimae-eval finetune", finetune_recipes.RECIPES),
+        ("fastimae-eval msem", finetune_recipes.OF_IMAE),
         ("fastimae-eval linear", linear.RECIPES),
     ],
 )
-def test_help_names_the_recipes_with_a_line_each(program, recipes, capsys):
-    text = " ".join(run(f"{program} --help", capsys).split())
+def test_help_names_the_recipes_and_all_of_it_has_a_line_on_each(program, recipes, capsys):
+    short, full = (" ".join(run(f"{program} {h}", capsys).split()) for h in ("-h", "--help-all"))
+    assert f"a line on each: {', '.join(recipes)}." in short
     for name, recipe in recipes.items():
-        assert f"{name} {documentation(recipe)[0]}" in text
+        assert f"{name} {documentation(recipe)[0]}" in full
 
 
 def test_help_shows_the_defaults_of_a_recipe(capsys):

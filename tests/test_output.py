@@ -30,7 +30,8 @@ SMALL = {
     "finetune": "--epochs 1 --batch_size 8 --aa none --mixup 0 --precision fp32",
     "linear": "--epochs 1 --batch_size 8 --save_steps 1",
     "separability": "--teacher {mae} --steps 5 --mix_ratios 0.2 --batch_size 8",
-    "msem": "--mix_ratios 0.2 --batch_size 8",
+    "msem": "--recipe imae_cifar10 --epochs 1 --batch_size 8 --precision fp32",
+    "mixtureprobe": "--mix_ratios 0.2 --batch_size 8",
     "reconstruct": "--samples 2 --mask_ratios 0.75 --mix_ratios 0.2 --pictures 1",
     "attention": "--samples 1 --layers 0",
     "tsne": "--samples 20 --perplexity 3",
@@ -76,7 +77,7 @@ WRITES = {
     **{task: (f"{task_command(task)} --output_dir", "--output_dir") for task in OF_CHECKPOINTS},
     **{
         f"{task}, log_dir": (f"{task_command(task)} --output_dir {{out}} --log_dir", "--log_dir")
-        for task in ("linear", "finetune")
+        for task in ("linear", "finetune", "msem")
     },
 }
 """A command up to the folder that it writes to, and the flag that names the folder."""
@@ -243,7 +244,7 @@ def test_results_name_their_weights_and_pictures(places):
     for task, content in contents.items():
         pictures = {path.name for path in (places["out"] / task).glob("*.png")}
         assert set(content["pictures"]) == pictures
-        assert bool(pictures) == (task not in ("finetune", "linear", "knn", "fewshot"))
+        assert bool(pictures) == (task not in ("finetune", "msem", "linear", "knn", "fewshot"))
     for task in OF_CHECKPOINTS:
         check_run_file(places["out"] / task, task, contents[task])
 
@@ -255,8 +256,8 @@ def check_run_file(folder, task, content):
     assert entry["command"].startswith(f"fastimae-eval {task} --checkpoint ")
     assert entry["outcome"] == "finished" and entry["started"] <= entry["ended"]
     assert entry["versions"] == content["versions"] and entry["processes"] == 1
-    again = plain_settings(options_of(task, ["--config", str(folder / RUN_FILE), "--seed", "5"]))
-    assert run_settings(again) == {**written, "seed": 5}
+    again = options_of(task, ["--config", str(folder / RUN_FILE), "--seed", "5"])
+    assert run_settings(plain_settings(again), again.recorded) == {**written, "seed": 5}
 
 
 def test_evaluations_in_one_folder_share_a_run_file(places):

@@ -22,7 +22,12 @@ from fastimae.settings import ConfigError
 NO_PATHS = {
     *("device", "recipe", "objective", "model", "teach_model", "dist_url", "aa"),
     *("label_field", "image_field", "wandb"),
-    *("train_flags", "linear_flags", "finetune_flags", "msem_flags"),  # parsed as flags again
+    *(
+        "train_flags",
+        "linear_flags",
+        "finetune_flags",
+        "mixtureprobe_flags",
+    ),  # parsed as flags again
 }
 """Text settings in which nothing is expanded."""
 

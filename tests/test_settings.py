@@ -23,6 +23,7 @@ from fastimae.settings import (
     Share,
     check_idle,
     free_settings,
+    without_idle,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,12 +101,13 @@ def test_settings_without_effect_are_a_mistake_and_defaults_are_not():
         ConfigError, match=r"^--share has no effect with --kind b: drop one of them$"
     ):
         check_idle(More(kind="b", share=0.5))
-    recipe = {"share": 0.5, "kind": "b"}
-    said = "^--share of --recipe r has no effect with --kind b: add --share None$"
-    with pytest.raises(ConfigError, match=said):
-        check_idle(More(kind="b", share=0.5), recipe, "r")
-    with pytest.raises(ConfigError, match=r"^--share has no effect"):  # not the recipe's value
-        check_idle(More(kind="b", share=0.6), recipe, "r")
+
+
+def test_what_a_recipe_sets_without_effect_is_dropped_and_nothing_else():
+    given = More(kind="b", share=0.5, rate=0.25)
+    assert without_idle(given, {"share", "rate"}) == More(kind="b", rate=0.25)
+    assert without_idle(given, {"rate"}) == given
+    assert without_idle(More(share=0.5), {"share"}) == More(share=0.5)
 
 
 def test_a_default_that_is_made_anew_is_one():

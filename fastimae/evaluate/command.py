@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from fastimae.arguments import UsageError, parse, peek, recipe_called
 from fastimae.config import parsed_settings
 from fastimae.config_file import FileSettings, config_file
 from fastimae.engine.launcher import is_surplus_process
-from fastimae.evaluate.options import finetune, linear
+from fastimae.evaluate.options import finetune_recipes, linear
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
     ReconstructOptions,
@@ -25,11 +27,16 @@ from fastimae.evaluate.options.figures import (
 from fastimae.evaluate.options.finetune import FinetuneOptions
 from fastimae.evaluate.options.labels import FewshotOptions, KnnOptions
 from fastimae.evaluate.options.linear import LinearOptions
-from fastimae.evaluate.options.mixtures import MsemOptions, SemanticsOptions, SeparabilityOptions
+from fastimae.evaluate.options.mixtures import (
+    MixtureprobeOptions,
+    SemanticsOptions,
+    SeparabilityOptions,
+)
+from fastimae.evaluate.options.msem import MsemOptions, recipe_for
 from fastimae.evaluate.options.pages import CompareOptions, ReportOptions
-from fastimae.flags import flags_of, given_in
+from fastimae.flags import flags_of, given_in, path_argument
 from fastimae.help import Recipes, help_asked
-from fastimae.settings import Settings, check_idle, config_errors
+from fastimae.settings import Settings, check_idle, config_errors, without_idle
 from fastimae.wording import did_you_mean
 
 PROG = "fastimae-eval"
@@ -45,6 +52,8 @@ class Task(NamedTuple):
     several: bool = False
     """Whether the processes of torchrun or srun share the work; if not, the first does it alone."""
     recipes: Recipes = MappingProxyType({})
+    recipe_for: Callable[[Path], str | None] = lambda _: None
+    """The recipe for a checkpoint, if --recipe is not given."""
 
 
 TASKS = {
@@ -52,7 +61,7 @@ TASKS = {
         FinetuneOptions,
         "train encoder and classifier with labels",
         several=True,
-        recipes=finetune.RECIPES,
+        recipes=finetune_recipes.RECIPES,
     ),
     "linear": Task(
         LinearOptions,
@@ -63,7 +72,14 @@ TASKS = {
     "knn": Task(KnnOptions, "weighted nearest neighbours of features", several=True),
     "fewshot": Task(FewshotOptions, "logistic regression with few labels", several=True),
     "separability": Task(SeparabilityOptions, "linear separability of mixtures (M_ls)"),
-    "msem": Task(MsemOptions, "semantics of mixtures (M_sem)"),
+    "msem": Task(
+        MsemOptions,
+        "accuracy after the i-MAE paper's fine-tuning (M_sem)",
+        several=True,
+        recipes=finetune_recipes.OF_IMAE,
+        recipe_for=recipe_for,
+    ),
+    "mixtureprobe": Task(MixtureprobeOptions, "classes read from the latents of mixtures"),
     "semantics": Task(SemanticsOptions, "study over same-class ratios, as in the i-MAE paper"),
     "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),
     "attention": Task(AttentionOptions, "attention maps"),
@@ -108,12 +124,15 @@ def _no_task(word: str, rest: Sequence[str]) -> str:
 def options_of(name: str, argv: Sequence[str]) -> Any:
     """Parse a task's options. Raises UsageError, and ConfigError for values that cannot work."""
     task = TASKS[name]
-    first = peek(argv, "recipe", "config")
+    first = peek(argv, "recipe", "config", "checkpoint", "finetune")
     file = config_file(first)
-    default = _defaults(task, first, file)
+    of_recipe = _recipe(task, first, file)
+    default = _defaults(task, of_recipe, file)
     options = parse(f"{PROG} {name}", task.options, argv, default, task.recipes)
+    given = given_in(argv, flags_of(task.options))
+    options = without_idle(options, of_recipe.keys() - given - file.names())
     options.check()
-    check_idle(options, places=file.places(given_in(argv, flags_of(task.options))))
+    check_idle(options, places=file.places(given))
     return options
 
 
@@ -129,14 +148,29 @@ def task_module(name: str) -> ModuleType:
         ) from error
 
 
-def _defaults(task: Task, first: Mapping[str, str], file: FileSettings) -> Any:
-    """Return the options of a --config file and of the recipe, None without any.
+def _recipe(task: Task, first: Mapping[str, str], file: FileSettings) -> Mapping[str, Any]:
+    """Return the settings of --recipe, with its name; or of the recipe for the checkpoint, if any.
 
-    first: the flags among which --recipe may be. The file overrides the recipe. Raises ConfigError.
+    first: the flags among which they may be. Raises ConfigError.
     """
     recipe = first.get("recipe") or file.get("recipe")
+    if not task.recipes:
+        return {}
+    if recipe is None:
+        given = first.get("checkpoint") or first.get("finetune") or file.get("checkpoint") or ""
+        with contextlib.suppress(argparse.ArgumentTypeError):  # of a path that the parser refuses
+            recipe = task.recipe_for(path_argument(str(given))) if given else None
+    if not recipe:
+        return {}
     with file.naming("recipe", first):
-        of_recipe = recipe_called(str(recipe), task.recipes) if recipe and task.recipes else {}
+        return {**recipe_called(str(recipe), task.recipes), "recipe": str(recipe)}
+
+
+def _defaults(task: Task, of_recipe: Mapping[str, Any], file: FileSettings) -> Any:
+    """Return the options of a recipe and of a --config file, which overrides it; None without any.
+
+    Raises ConfigError.
+    """
     if not file and not of_recipe:
         return None
     given = parsed_settings([task.options], file, file.place)

@@ -11,6 +11,7 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,8 @@ class Images(Dataset[tuple[Image.Image, int]]):
     """How to get labels for images without any, if known."""
     whole: bool = False
     """Whether evaluation resizes the whole image instead of cropping it: see `center_view`."""
+    chosen: str = ""
+    """A digest of the positions of these images in their source; "": all of them."""
 
     def __init__(
         self,
@@ -61,10 +64,14 @@ class Images(Dataset[tuple[Image.Image, int]]):
         *,
         kind: str,
         advice: str = "",
+        path: Callable[[int], str] | None = None,
     ) -> None:
-        """Describe the images of `source`. opener: see `open`. read: returns an image's bytes."""
+        """Describe the images of `source`. opener: see `open`. read: returns an image's bytes.
+
+        path: returns an image's path; None if the source does not keep them.
+        """
         self.source, self.labels, self.classes = source, labels, classes
-        self.kind, self.advice = kind, advice
+        self.kind, self.advice, self.path = kind, advice, path
         self._open, self.read, self._files = opener, read, fingerprint
 
     @functools.cached_property
@@ -85,10 +92,26 @@ class Images(Dataset[tuple[Image.Image, int]]):
 
     def with_labels(self, labels: NDArray[np.int64], classes: list[str]) -> Images:
         """Return the same images with other labels, int64 [N], named by `classes`."""
-        images = copy.copy(self)
+        images = self._copy()
         images.labels, images.classes = labels, classes
-        for of_labels in ("fingerprint", "digest", "view_digest"):
-            images.__dict__.pop(of_labels, None)
+        return images
+
+    def at(self, indices: NDArray[np.int64]) -> Images:
+        """Return the images at these positions as a data set of its own."""
+        images, positions = self._copy(), np.ascontiguousarray(indices, np.int64).tobytes()
+        images.labels = self.labels[indices]
+        images._open = functools.partial(_one_of, indices, self._open)
+        images.read = functools.partial(_one_of, indices, self.read)
+        images.path = self.path and functools.partial(_one_of, indices, self.path)
+        images._files = _digest(self._files, positions)
+        images.chosen = hashlib.sha256(self.chosen.encode() + positions).hexdigest()[:16]
+        return images
+
+    def _copy(self) -> Images:
+        """Return a copy that has not computed any digest yet."""
+        images = copy.copy(self)
+        for digest in ("fingerprint", "digest", "view_digest"):
+            images.__dict__.pop(digest, None)
         return images
 
     def __len__(self) -> int:
@@ -162,7 +185,13 @@ def _open_folder(path: Path) -> Images:
         folder.read,
         kind=folder.kind,
         advice=hint_for(folder.path(0)),
+        path=folder.path,
     )
+
+
+def _one_of(indices: NDArray[np.int64], get: Callable[[int], Any], index: int) -> Any:
+    """Return what `get` has at position `index` of `indices`."""
+    return get(int(indices[index]))
 
 
 def _size_and_time(path: str) -> tuple[int, int] | None:

@@ -12,14 +12,32 @@ from typing import Any
 from fastimae.folders import FolderError
 
 RESULTS = "results.json"
+FORMERLY = "formerly"
+"""Key of `read_results`: the name by which a file calls its task, if that has another name now."""
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Return the content of a results.json, or of the one in a folder.
+    """Return the content of a results.json, or of the one in a folder, with present names.
 
+    Version 0.1 called mixtureprobe msem, now the name of the paper's M_sem, and its number, too.
     Raises OSError, ValueError.
     """
-    return json.loads((path / RESULTS if path.is_dir() else path).read_text(encoding="utf-8"))
+    content = json.loads((path / RESULTS if path.is_dir() else path).read_text(encoding="utf-8"))
+    numbers = content.get("numbers") if isinstance(content, dict) else None
+    if not isinstance(numbers, dict):
+        return content
+    if content.get("task") == "msem" and "msem" in numbers:
+        names = {"task": "mixtureprobe", FORMERLY: "msem"}
+        return {**content, **names, "numbers": _with("mean_acc1", numbers)}
+    if content.get("task") == "semantics" and isinstance(numbers.get("table"), list):
+        rows = [_with("mixtureprobe", row) for row in numbers["table"]]
+        return {**content, "numbers": {**numbers, "table": rows}}
+    return content
+
+
+def _with(name: str, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers with `name` for "msem"."""
+    return {name if key == "msem" else key: value for key, value in numbers.items()}
 
 
 def check_own(folder: Path, task: str) -> None:

@@ -30,7 +30,7 @@ class Results:
     def __init__(self, folder: Path, task: str, options: Any, world: World = ALONE) -> None:
         """folder: must exist. options: an `EvalOptions`, or those of a study."""
         self.folder, self.task, self.options, self.world = folder, task, options, world
-        self.run_file = RunFile(folder, run_settings(plain_settings(options)))
+        self.run_file = RunFile(folder, _recorded(options))
         """For a `Trainer` in this folder; without one, `save` writes it."""
         self.pictures: list[str] = []
 
@@ -72,7 +72,7 @@ class Results:
         path = self.folder / RESULTS
         write_text(path, json.dumps(content, indent=1) + "\n")
         if not self.run_file.starts:
-            self.run_file.settings = run_settings(plain_settings(options))
+            self.run_file.settings = _recorded(options)
             self.run_file.record(alone(options.device) if self.world is ALONE else self.world)
         return path
 
@@ -106,6 +106,12 @@ def _remove_results(folder: Path) -> None:
         for name in read_results(folder).get("pictures", ()):
             (folder / Path(name).name).unlink(missing_ok=True)
     (folder / RESULTS).unlink(missing_ok=True)
+
+
+def _recorded(options: Any) -> dict[str, Any]:
+    """Return the settings for run.yaml."""
+    keep = options.recorded if isinstance(options, EvalOptions) else ()
+    return run_settings(plain_settings(options), keep)
 
 
 def _settings(options: Any) -> dict[str, Any]:

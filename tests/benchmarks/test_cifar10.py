@@ -29,6 +29,7 @@ def test_the_commands_are_understood(flags):
     }
     assert list(settings) == ["mae", "imae", "imae_distilled", "imae_r0.5"]
     assert all((s["epochs"], s["batch_size"]) == (3, 64) for s in settings.values())
+    assert all(s["warmup_epochs"] == 0.3 for s in settings.values())
     teacher = str(options.runs / "mae" / "checkpoint-last.pth")
     assert [s["teacher"] for s in settings.values()] == [None, None, teacher, teacher]
     assert settings["imae_r0.5"]["same_class_ratio"] == 0.5

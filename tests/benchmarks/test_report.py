@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.loaders.registry import LOADERS
+from fastimae.evaluate.options import finetune_recipes, linear
 from fastimae.recipes import RECIPES
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -241,3 +242,14 @@ def test_recipes_have_their_settings_and_commands(root):
         assert f"--recipe {name}" in commands or commands == "\nmake demo\n"
         assert all(f"| `{setting}` | " in part for setting in recipe())
         assert "**Hardware:** " in part and "**Expected:** " in part
+
+
+def test_recipes_of_tasks_have_sections_of_their_own(root):
+    markers = "".join(f"<!-- recipes {task} -->\n<!-- end -->\n" for task in ("finetune", "linear"))
+    (root / "docs/recipes.md").write_text(markers)
+    report.main([], root)
+    text = (root / "docs/recipes.md").read_text()
+    for task, recipes in (("finetune", finetune_recipes.RECIPES), ("linear", linear.RECIPES)):
+        for name, recipe in recipes.items():
+            part = text.split(f"## {task}: {name}\n")[1].split("\n## ")[0]
+            assert all(f"| `{setting}` | " in part for setting in recipe())

@@ -45,9 +45,13 @@ def linear(acc1, **changed):
 def test_the_best_of_each_column_is_marked_and_ties_all_are(table):
     knn = {"knn": ({"acc1": 50}, SETTINGS)}
     columns, rows, notes = table(
-        linear(60.501) | knn, linear(60.499), linear(7.1), {"msem": ({"msem": 9.5}, SETTINGS)}, {}
+        linear(60.501) | knn,
+        linear(60.499),
+        linear(7.1),
+        {"mixtureprobe": ({"mean_acc1": 9.5}, SETTINGS)},
+        {},
     )
-    assert columns == ["Linear", "Nearest neighbours", "M_sem"]
+    assert columns == ["Linear", "Nearest neighbours", "Mixture probe"]
     assert rows == [
         ["60.50*", "50.00", None], ["60.50*", None, None], ["7.10", None, None],
         [None, None, "9.50"], [None, None, None],

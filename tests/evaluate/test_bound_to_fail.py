@@ -50,9 +50,9 @@ MASKS = "leaves all or none of the 4 x 4 patches visible"
         ("tsne --samples 3", "t-SNE needs 16 images or more, not 3"),
         ("tsne --perplexity 0", "--perplexity must be positive"),
         ("attention --samples 0", "--samples must be positive"),
-        ("msem --mask_ratio 0.99", f"--mask_ratio 0.99 {MASKS}"),
-        ("msem --val_samples 1", "--val_samples must be 2 or more"),
-        ("msem --c 0", "--c must be positive"),
+        ("mixtureprobe --mask_ratio 0.99", f"--mask_ratio 0.99 {MASKS}"),
+        ("mixtureprobe --val_samples 1", "--val_samples must be 2 or more"),
+        ("mixtureprobe --c 0", "--c must be positive"),
         (f"separability {TEACHER} --mask_ratio -1", f"--mask_ratio -1 {MASKS}"),
         (f"separability {TEACHER} --val_samples 1", "--val_samples must be 2 or more"),
         (f"separability {TEACHER} --val {{}}/gone", "--val {}/gone: there is no such file"),
@@ -71,7 +71,7 @@ def test_a_task_that_cannot_end_does_not_begin(
     assert said.format(*[given] * said.count("{}")) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("task", ["fewshot", "msem"])
+@pytest.mark.parametrize("task", ["fewshot", "mixtureprobe"])
 def test_one_class_cannot_be_told_apart(tmp_path, nothing_is_shown, task, capsys):
     save_splits(tmp_path / "data", 4)
     for split in ("train", "val"):
@@ -94,7 +94,7 @@ def test_attention_of_images_that_cannot_be_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--msem_flags=--mix_ratios x"], "--mix_ratios"),
+        (["--mixtureprobe_flags=--mix_ratios x"], "--mix_ratios"),
         (["--linear_flags=--epochs 0"], "--epochs must be positive"),
         (["--val", "gone"], "--val gone: there is no such file"),
         (["--", "--no_such_flag"], "no_such_flag"),

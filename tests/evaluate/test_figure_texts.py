@@ -8,7 +8,7 @@ from tiny import tiny_model
 
 pytest.importorskip("sklearn")
 
-from fastimae.evaluate.tasks import attention, msem, semantics, separability, tsne, weights
+from fastimae.evaluate.tasks import attention, mixtureprobe, semantics, separability, tsne, weights
 from fastimae.objectives.pictures import LEAK_NOTE
 from fastimae.pictures import plots
 from fastimae.pictures.picture_table import draw_picture_table
@@ -43,14 +43,14 @@ def draw_weights(path):
     weights.draw(weights.matrices_of(model), path)
 
 
-STUDY = [{"model": name, "same_class_ratio": ratio, "linear": 50.0, "msem": 3.0}
+STUDY = [{"model": name, "same_class_ratio": ratio, "linear": 50.0, "mixtureprobe": 3.0}
          for name, ratio in (("baseline", None), ("r0", 0.0), ("r1", 1.0))]  # fmt: skip
 DRAW = {
     "a table of one narrow column": table(1, 1.1),
     "a table of small pictures": table(4, 0.9),
-    "msem": lambda path: msem.draw(ROWS, path),
+    "mixtureprobe": lambda path: mixtureprobe.draw(ROWS, path),
     "separability": lambda path: separability.draw(ROWS, path),
-    "semantics": lambda path: semantics.draw(STUDY, ("linear", "msem"), path),
+    "semantics": lambda path: semantics.draw(STUDY, ("linear", "mixtureprobe"), path),
     "attention": lambda path: attention.draw(
         PICTURE, torch.rand(2, 1, 16), [0, 11], (4, 4), (1, 1), path
     ),

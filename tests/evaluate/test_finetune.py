@@ -23,8 +23,10 @@ pytest.importorskip("timm")
 from timm.models import VisionTransformer
 
 from fastimae.evaluate.features import load_encoder
+from fastimae.evaluate.finetuning import training
 from fastimae.evaluate.labels.classification import Classification
 from fastimae.evaluate.labels.validation import validate
+from fastimae.evaluate.options.finetune import FinetuneOptions
 from fastimae.evaluate.tasks import finetune
 
 CPU = torch.device("cpu")
@@ -123,13 +125,13 @@ def test_a_classifier_is_tested_on_classes_it_knows(toy, tmp_path, capsys):
 
 def loader(toy, *, workers=0, world=None, batch_size=12, images=None, **changes):
     root, _ = toy
-    options = finetune.FinetuneOptions(
+    options = FinetuneOptions(
         checkpoint=root / "mae.pth", num_workers=workers, batch_size=batch_size, seed=3, **changes
     )
     encoder = load_encoder(root / "mae.pth", CPU)
-    student = finetune._classifier(options, encoder, 3, global_pool=options.pools)
+    student = training.classifier_of(options, encoder, 3, global_pool=options.pools)
     images = images or open_images(root / "data")
-    return finetune.build_loader(options, images, encoder, student, world or World(0, 1, CPU))
+    return training.build_loader(options, images, encoder, student, world or World(0, 1, CPU))
 
 
 def test_batches_are_a_function_of_seed_and_epoch(toy):

@@ -68,31 +68,27 @@ def test_fine_tuning_crops_as_pre_training_did_unless_told(given, trained, crop,
 def test_a_crop_that_has_no_effect_is_an_error(given):
     for crop, trained in ((None, {"crop": "none"}), ("none", {})):
         with pytest.raises(ConfigError, match=r"--crop none.*add --crop random, or drop"):
-            FinetuneOptions(checkpoint="x", crop=crop, **given).settle_crops(trained)
+            FinetuneOptions(checkpoint="x", crop=crop, **given).check_crops(trained)
     with pytest.raises(DataError, match="--crop_ratio 2 1 must satisfy 0 < LOW"):
         FinetuneOptions(checkpoint="x", crop_ratio=(2, 1)).check()
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"recipe": "imae_cifar10", "min_crop": 0.5}, "--crop random, or --min_crop 0.08 to use"),
-        ({"recipe": "imae_cifar10", "min_crop": 0.3}, "--crop random, or drop --min_crop to use"),
-        ({"crop_ratio": (1, 1)}, "--crop random, or drop --crop_ratio to use"),
-    ],
-    ids=["recipe", "flag-over-recipe", "flag"],
-)
-def test_the_error_names_what_can_be_changed(given, said):
-    """A flag can be dropped, a recipe's setting cannot; --eval never crops at random."""
-    trained = {"crop": "none"}
-    with pytest.raises(ConfigError, match="with which x was trained") as caught:
-        FinetuneOptions(checkpoint="x", **given).settle_crops(trained)
-    assert said in str(caught.value)
-    tested = FinetuneOptions(checkpoint="x", eval=True, **given)
-    tested.settle_crops(trained)
-    assert tested.crop == "none"
+@pytest.mark.parametrize("given", [{"min_crop": 0.3}, {"crop_ratio": (1, 1)}], ids=str)
+def test_the_error_names_what_can_be_changed(given):
+    (name,), trained = given, {"crop": "none"}
+    said = f"with which x was trained: add --crop random, or drop --{name} to use"
+    with pytest.raises(ConfigError, match=said):
+        FinetuneOptions(checkpoint="x", **given).check_crops(trained)
     for mend in ({"crop": "random"}, {"min_crop": 0.08, "crop_ratio": None}):
-        FinetuneOptions(checkpoint="x", **given | mend).settle_crops(trained)
+        FinetuneOptions(checkpoint="x", **given | mend).check_crops(trained)
+
+
+def test_flips_can_be_turned_off():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    for hflip in (True, False):
+        transform = transform_of((8, 8), crop="none", hflip=hflip)
+        views = [transform(image) for _ in range(16)]
+        assert any(not views[0].equal(view) for view in views) == hflip
 
 
 @pytest.mark.parametrize(("crop", "said"), [("random", True), ("none", False)])

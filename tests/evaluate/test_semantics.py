@@ -1,4 +1,4 @@
-"""M_sem, and the study over same-class ratios: its runs, its commands, its table."""
+"""The study over same-class ratios: its runs, its commands, its table."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
 from tiny import save_run, tiny_model
@@ -17,78 +16,14 @@ pytest.importorskip("sklearn")
 from fastimae.arguments import parse, parse_training
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.evaluate import study_runs
-from fastimae.evaluate.candidates import load_candidates
 from fastimae.evaluate.command import TASKS
-from fastimae.evaluate.images import open_images
-from fastimae.evaluate.mixing.mixtures import PairBatches, mixture_latents
 from fastimae.evaluate.origin import weights_digest
 from fastimae.evaluate.study_runs import StudyRun, run_once
-from fastimae.evaluate.tasks import msem, semantics
-from fastimae.evaluate.tasks.msem import Labelled, MsemOptions, accuracy
+from fastimae.evaluate.tasks import semantics
 from fastimae.evaluate.tasks.semantics import SemanticsOptions
 from fastimae.settings import ConfigError
 
 CPU = torch.device("cpu")
-
-
-def labelled(apart, count=150, seed=0):
-    """Three classes whose centres are `apart`, with scales that differ by dimension."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(3, size=count)
-    features = rng.standard_normal((count, 5)) + apart * np.eye(3, 5)[labels]
-    return Labelled((features * [1, 10, 100, 1, 1]).astype(np.float32), labels)
-
-
-def test_accuracy_of_classes_apart_and_of_noise():
-    assert accuracy(labelled(9), labelled(9, seed=1)) == 100
-    assert 15 < accuracy(labelled(0), labelled(0, seed=1)) < 55
-    test_on = labelled(2, seed=1)
-    right = accuracy(labelled(2), test_on) * 150 / 100
-    assert right == pytest.approx(round(right)) and 90 < right < 150
-    with pytest.raises(ConfigError, match="two classes"):
-        accuracy(Labelled(np.ones((4, 2), np.float32), np.zeros(4, int)), labelled(1))
-
-
-def test_features_come_with_the_class_of_the_image_they_are_for(tmp_path, image_folder):
-    options = MsemOptions(
-        checkpoint=save_run(tmp_path / "imae", tiny_model(heads=2)),
-        others=(save_run(tmp_path / "mae", tiny_model()),),
-        data_path=image_folder, mix_ratios=(0.2,), batch_size=8, num_workers=0,
-    )  # fmt: skip
-    candidates = load_candidates((options.checkpoint, *options.others), CPU)
-    found = msem.collect(options, candidates, open_images(image_folder), 20)
-    images = list(
-        PairBatches(
-            open_images(image_folder), candidates[0].model, samples=20, batch_size=8, workers=0
-        )
-    )
-    own = torch.cat([batch.labels for batch in images])
-    partners = torch.cat([batch.labels[batch.partner] for batch in images])
-    assert torch.equal(torch.from_numpy(found[0, 0.2, "subordinate"].labels), own)
-    assert torch.equal(torch.from_numpy(found[0, 0.2, "dominant"].labels), partners)
-    first = images[0]
-    everything = first.mask(candidates[0].model, 0)
-    heads = mixture_latents(candidates[0].model, first, everything, 0.2)
-    for number, branch in enumerate(("subordinate", "dominant")):
-        wanted = heads[number, :, 1:].mean(1)
-        got = torch.from_numpy(found[0, 0.2, branch].features[:8])
-        assert torch.allclose(got, wanted, atol=1e-6)
-    mae = [found[1, 0.2, branch].features for branch in ("subordinate", "dominant")]
-    assert np.array_equal(*mae) and not np.array_equal(mae[0], found[0, 0.2, "dominant"].features)
-
-
-def test_msem_is_written_and_clearer_for_the_dominant_image(tmp_path, image_folder, capsys):
-    options = MsemOptions(
-        checkpoint=save_run(tmp_path, tiny_model(heads=2)), data_path=image_folder,
-        val=image_folder, mix_ratios=(0.05, 0.2), batch_size=16, num_workers=0, device="cpu",
-    )  # fmt: skip
-    msem.run(options)
-    content = json.loads((tmp_path / "eval-msem" / "results.json").read_text())
-    table = content["numbers"]["table"]
-    assert content["numbers"]["msem"] == pytest.approx(sum(row["subordinate"] for row in table) / 2)
-    assert [row["mix_ratio"] for row in table] == [0.05, 0.2]
-    assert table[0]["dominant"] >= table[0]["subordinate"]
-    assert "| i-MAE, not distilled | 0.05 |" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -174,7 +109,7 @@ def study(tmp_path, monkeypatch):
         task, *flags = flags
         options = parse(program, semantics_options(task), flags)
         place = options.folder(task)
-        number = {"acc1": 50.0 + len(done), "msem": 10.0 + len(done)}
+        number = {"acc1": 50.0 + len(done), "mean_acc1": 10.0 + len(done)}
         (place / "results.json").write_text(json.dumps({"task": task, "numbers": number}))
         return 0
 
@@ -198,10 +133,10 @@ def test_study_fills_its_table_and_repeats_nothing(study, capsys):
     options, done = study
     semantics.run(options)
     heads = [shlex.join(command[:2]).split(" -")[0] for command in done]
-    probes = ["fastimae-eval linear", "fastimae-eval finetune", "fastimae-eval msem"]
+    probes = ["fastimae-eval linear", "fastimae-eval finetune", "fastimae-eval mixtureprobe"]
     assert heads == [*probes, *(["fastimae-train", *probes] * 2)]
     table = json.loads((options.output_dir / "results.json").read_text())["numbers"]["table"]
-    keys = ("model", "same_class_ratio", "realised", "linear", "finetune", "msem")
+    keys = ("model", "same_class_ratio", "realised", "linear", "finetune", "mixtureprobe")
     assert [tuple(row[key] for key in keys) for row in table] == [
         ("baseline", None, None, 51, 52, 13),
         ("r0", 0, 0, 55, 56, 17),
@@ -211,23 +146,23 @@ def test_study_fills_its_table_and_repeats_nothing(study, capsys):
     assert (options.output_dir / "semantics.png").stat().st_size > 5000
     semantics.run(options)
     assert len(done) == 11
-    (options.output_dir / "r1" / "eval-msem" / "results.json").unlink()
+    (options.output_dir / "r1" / "eval-mixtureprobe" / "results.json").unlink()
     semantics.run(options)
-    assert len(done) == 12 and done[-1][1] == "msem"
+    assert len(done) == 12 and done[-1][1] == "mixtureprobe"
 
 
 def test_numbers_of_other_weights_are_not_kept(study):
     """The checkpoint of the baseline may be trained further, under the same name."""
     options, done = study
-    options.tasks = ("msem",)
+    options.tasks = ("mixtureprobe",)
     semantics.run(options)
-    file = options.output_dir / "baseline" / "eval-msem" / "results.json"
+    file = options.output_dir / "baseline" / "eval-mixtureprobe" / "results.json"
     weights = load_checkpoint(options.checkpoint)["model"]
     content = json.loads(file.read_text()) | {"weights": weights_digest(weights), "epoch": 0}
     file.write_text(json.dumps(content))
     semantics.run(options)
     save_run(options.checkpoint.parent, tiny_model())
-    with pytest.raises(CheckpointError, match="eval-msem has results of other weights"):
+    with pytest.raises(CheckpointError, match="eval-mixtureprobe has results of other weights"):
         semantics.run(options)
     assert len(done) == 5
 
@@ -242,12 +177,12 @@ def test_a_folder_that_the_study_did_not_make_is_not_resumed(tmp_path, program):
 
 def test_study_stops_where_a_command_was_stopped(study, monkeypatch):
     options, done = study
-    options.tasks = ("msem",)
+    options.tasks = ("mixtureprobe",)
     monkeypatch.setattr(study_runs, "call", lambda command: done.append(command) or 0)
     semantics.run(options)
     assert len(done) == 1
     table = json.loads((options.output_dir / "results.json").read_text())["numbers"]["table"]
-    assert all(row["msem"] is None for row in table)
+    assert all(row["mixtureprobe"] is None for row in table)
 
 
 def test_commands_of_the_study_are_those_of_the_options(study):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from timm.data import Mixup
 from torch import Tensor
 
@@ -53,15 +53,16 @@ class AugmentedLoader(EpochLoader):
         world: World,
         seed: int,
         accum_iter: int = StepSize.accum_iter,
+        dtype: DTypeLike = np.float32,
     ) -> None:
-        """transform: PIL image -> float [C, H, W], of the given shape. mixup: mixes a batch."""
+        """transform: PIL image -> [C, H, W], of the given shape and dtype. mixup: mixes a batch."""
         check_workers(num_workers)
         super().__init__(
             images.labels, batch_size=batch_size, world=world, seed=seed, accum_iter=accum_iter,
             data=images.digest,
         )  # fmt: skip
         self.make_step = _StepMaker(images, transform, mixup, shape[0], (seed, world.rank))
-        self.shape, self.num_workers = shape, num_workers
+        self.shape, self.dtype, self.num_workers = shape, dtype, num_workers
         self.pin = pin_mem and world.device.type == "cuda"
 
     def _decode_steps(self, steps: Iterable[StepSamples]) -> Generator[ClassBatch, None, None]:
@@ -69,7 +70,7 @@ class AugmentedLoader(EpochLoader):
             self.make_step,
             steps,
             shape=(self.batch_size, *self.shape),
-            dtype=np.float32,
+            dtype=self.dtype,
             num_workers=self.num_workers,
             pin=self.pin,
         )
@@ -110,7 +111,7 @@ class _StepMaker:
         self.mode = MODES[channels]
         self.seed, self.rank = seed
 
-    def __call__(self, step: StepSamples, inputs: NDArray[np.float32]) -> _Rest:
+    def __call__(self, step: StepSamples, inputs: NDArray) -> _Rest:
         """Write the step's images to `inputs`, and return the rest of its batch."""
         bad: dict[int, str] = {}
         samples = [self._sample(step.epoch, int(index), bad) for index in step.index]

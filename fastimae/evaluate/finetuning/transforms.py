@@ -13,12 +13,12 @@ from timm.data import Mixup, create_transform
 from timm.data.auto_augment import AugmentOp
 from torchvision.transforms import InterpolationMode, Resize
 
-from fastimae.evaluate.options.finetune import FinetuneOptions
+from fastimae.evaluate.options.finetune import TuningOptions
 from fastimae.loaders.images.crops import RATIO, relative_to
 
 
 def training_transform(
-    options: FinetuneOptions, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    options: TuningOptions, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Callable:
     """Return PIL image -> float [C, H, W]: crop, flip, policy, normalisation, random erasing.
 
@@ -31,6 +31,7 @@ def training_transform(
             is_training=True,
             scale=(options.min_crop, 1.0),
             ratio=relative_to(size, options.crop_ratio or RATIO),
+            hflip=0.5 if options.hflip else 0.0,
             color_jitter=options.color_jitter,
             auto_augment=options.aa if options.aa != "none" else None,
             interpolation="bicubic",
@@ -50,7 +51,7 @@ def training_transform(
     return transform
 
 
-def build_mixup(options: FinetuneOptions, classes: int) -> Mixup | None:
+def build_mixup(options: TuningOptions, classes: int) -> Mixup | None:
     """Return Mixup and CutMix of a batch and its labels, None if both are off."""
     if not options.mixes:
         return None

@@ -84,7 +84,7 @@ def check_step(images: int, batch_size: int, world: World, accum_iter: int) -> N
         raise ConfigError(
             f"--batch_size {batch_size} on {world.size} ranks"
             + (f" with --accum_iter {accum_iter}" if accum_iter > 1 else "")
-            + f" does not fit {images} images"
+            + f" does not fit {images} images: make it smaller"
         )
 
 

@@ -1,4 +1,4 @@
-"""Logistic regression on standardised features, as fewshot and msem fit it."""
+"""Logistic regression on standardised features, as fewshot and mixtureprobe fit it."""
 
 from __future__ import annotations
 

@@ -1,17 +1,19 @@
-"""Probes of frozen features: their options, and features to train and test on."""
+"""Probes of frozen features: the encoder and images, and features to train and test on."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastimae.engine.distributed import World
 from fastimae.engine.fail_together import fail_together
 from fastimae.evaluate.features import resolve_pool
+from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import match_training
 from fastimae.evaluate.labels.feature_cache import Features, FeatureStore
+from fastimae.evaluate.labels.few_labels import labelled_part
 from fastimae.evaluate.options.labels import ProbeOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, new_folder
@@ -21,10 +23,9 @@ MAX_BATCH = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeData:
-    """Features to train a probe on and to test it on."""
+class Tested:
+    """The features that a probe is tested on, and what it learns."""
 
-    train: Features
     val: Features
     classes: int
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -33,17 +34,42 @@ class ProbeData:
     """Empty if names are not known."""
     learned_from: int = 0
     """`Images.digest` of the training images."""
+    chosen: str = ""
+    """`Images.chosen` of the training images."""
     tested_on: int = 0
     """`Images.view_digest` of the test images."""
 
-    def sizes(self) -> dict[str, Any]:
-        """Return the numbers of classes and images, for results.json."""
+    def sizes_with(self, train_images: int, bad: int) -> dict[str, Any]:
+        """Return the numbers of classes and images, for results.json.
+
+        bad: number of training images that could not be read.
+        """
         return {
             "classes": self.classes,
-            "train_images": len(self.train),
+            "train_images": train_images,
             "val_images": len(self.val),
-            "bad_images": self.train.bad + self.val.bad,
+            "bad_images": bad + self.val.bad,
+            **labelled_part(self.chosen),
         }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeData(Tested):
+    """Features to train a probe on and to test it on."""
+
+    train: Features
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the numbers of classes and images, for results.json."""
+        return self.sizes_with(len(self.train), self.train.bad)
+
+
+class OpenProbe(NamedTuple):
+    """An encoder, and images whose features it has not computed yet."""
+
+    store: FeatureStore
+    train: Images
+    tested: Tested
 
 
 def probe_data(
@@ -53,6 +79,22 @@ def probe_data(
     check: Callable[[Mapping[str, Any]], None] = lambda origin: None,
 ) -> ProbeData:
     """Load the encoder, and compute or read its features. Raises DataError, CheckpointError.
+
+    Arguments: see `open_probe`.
+    """
+    store, train, tested = open_probe(options, world, folder, check)
+    return ProbeData(train=store.features(train), **vars(tested))
+
+
+def open_probe(
+    options: ProbeOptions,
+    world: World,
+    folder: Path,
+    check: Callable[[Mapping[str, Any]], None],
+) -> OpenProbe:
+    """Load the encoder, and compute or read the features to test on.
+
+    Raises DataError, CheckpointError.
 
     folder: of this task, for temporary files. check: called with the encoder's origin before images
     are opened.
@@ -78,12 +120,13 @@ def probe_data(
         batch_size=min(options.batch_size, MAX_BATCH),
         workers=options.worker_count(),
     )
-    return ProbeData(
-        train=store.features(train),
+    tested = Tested(
         val=store.features(val),
         classes=classes,
         class_names=train.classes or [],
         origin=origin,
         learned_from=train.digest,
+        chosen=train.chosen,
         tested_on=val.view_digest,
     )
+    return OpenProbe(store, train, tested)

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 from fastimae.engine.assemble import assemble, checkpoint_args, resume_or_begin
 from fastimae.engine.build_step import MakeOptimizer, StepSettings
 from fastimae.engine.checkpoint import find_resume, load_checkpoint
-from fastimae.engine.checkpoint_file import WEIGHTS, changed_settings
+from fastimae.engine.checkpoint_file import (
+    LABELLED,
+    WEIGHTS,
+    CheckpointError,
+    args_in,
+    changed_settings,
+)
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.resume import check_kind, check_results_still_apply, resume_trainer
@@ -111,8 +117,29 @@ def _numbers(loader: ValidatingLoader) -> dict[str, Any]:
 def _resume(trainer: Trainer, content: dict[str, Any], path: Path) -> None:
     check_same_weights(path, content, trainer.args)
     check_same_classes(path, content, trainer.args)
+    _check_same_labels(path, content, trainer.args)
     resume_trainer(trainer, content, path, "--checkpoint")
     check_results_still_apply(trainer, content, path)
+
+
+def _check_same_labels(path: Path, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the run to resume learned from the same part of the images."""
+    before = args_in(content)
+    if before.get(LABELLED, "") != now[LABELLED]:
+        raise CheckpointError(
+            f"--resume {path} learned from {_part_in(before)}, and this run from {_part_in(now)}: "
+            "give the same part of the same images, or choose another --output_dir"
+        )
+
+
+def _part_in(settings: Mapping[str, Any]) -> str:
+    """Describe which labels a run with these settings learned from."""
+    if settings.get("label_list"):
+        return f"--label_list {settings['label_list']}"
+    if settings.get("label_fraction"):
+        seed = settings.get("seed")
+        return f"--label_fraction {settings['label_fraction']:g} (--seed {seed})"
+    return "all labels"
 
 
 def _as_before(

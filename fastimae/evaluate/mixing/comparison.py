@@ -1,4 +1,4 @@
-"""Comparing models on mixtures over mixing ratios: what separability and msem share."""
+"""Comparing models on mixtures over mixing ratios: what separability and mixtureprobe share."""
 
 from __future__ import annotations
 

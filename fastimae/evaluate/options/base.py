@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -34,6 +34,9 @@ Pool = Literal["cls", "avg"]
 @dataclasses.dataclass(kw_only=True)
 class EvalOptions(ModelOptions):
     """Options of every task: the model, the images, the output folder."""
+
+    recorded: ClassVar[tuple[str, ...]] = ()
+    """Settings that run.yaml holds although others come from them: see `run_settings`."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(aliases=["--finetune"])]
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face."""

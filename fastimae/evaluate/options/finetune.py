@@ -1,9 +1,9 @@
-"""Options of fine-tuning with MAE's names and defaults, and the papers' settings as recipes."""
+"""Options of fine-tuning, with MAE's names and defaults; finetune_recipes.py has the papers'."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,12 +11,13 @@ import tyro
 
 from fastimae.engine.settings import StepSettings
 from fastimae.evaluate.options.labels import BEST, TrainingOptions
-from fastimae.loaders.images.crops import RATIO, check_ratio
+from fastimae.loaders.images.crops import RATIO, CropSettings, check_ratio
 from fastimae.loaders.settings import ReadSettings
 from fastimae.settings import (
     ConfigError,
     Expert,
     Free,
+    Idle,
     NotNegative,
     PositiveInt,
     PositiveShare,
@@ -24,19 +25,11 @@ from fastimae.settings import (
 )
 from fastimae.trained import crop_ratio_of
 
-Recipe = dict[str, Any]
-
 
 @dataclasses.dataclass(kw_only=True)
-class FinetuneOptions(StepSettings, TrainingOptions):
-    """Train the encoder, and a classifier on it, with labels.
+class TuningOptions(StepSettings, TrainingOptions):
+    """How the encoder, and a classifier on it, are trained."""
 
-    fastimae-eval finetune --recipe mae_vit_base --checkpoint mae.pth --data_path imagenet
-    """
-
-    checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
-    """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face; of a fine-tuned one,
-    its encoder is used. Not needed with --eval."""
     recipe: Free[str | None] = None
     """Name of a recipe to start from; other flags override its settings."""
     input_size: tuple[PositiveInt, ...] | None = None
@@ -56,6 +49,8 @@ class FinetuneOptions(StepSettings, TrainingOptions):
     """Learning rate of each layer, as a share of the next one's."""
     min_lr: Expert[NotNegative] = 1e-6
     """Learning rate at the end of the half-cosine."""
+    hflip: bool = CropSettings.hflip
+    """Flip half of the images horizontally."""
     min_crop: PositiveShare = 0.08
     """Smallest share of an image's area that a random crop takes."""
     crop: Literal["random", "none"] | None = None
@@ -87,9 +82,6 @@ class FinetuneOptions(StepSettings, TrainingOptions):
     """Share of CutMix if both are on."""
     mixup_mode: Expert[Literal["batch", "pair", "elem"]] = "batch"
     """What shares a mixing ratio: a batch, a pair, or one image (elem)."""
-    eval: bool = False
-    """Only test the classifier of --resume (ours, MAE's or timm's) on the images of --val; without
-    --resume, that of output_dir/checkpoint-best.pth."""
     dist_eval: Expert[Free[bool]] = True
     """Share the validation images among the processes; --no_dist_eval: each tests on all."""
     pin_mem: Expert[Free[bool]] = ReadSettings.pin_mem
@@ -98,10 +90,6 @@ class FinetuneOptions(StepSettings, TrainingOptions):
     def check(self) -> None:
         """Raise ConfigError for values that are out of range, missing, or do not fit together."""
         super().check()
-        if self.checkpoint is None and not self.eval:
-            raise ConfigError("give the pre-trained model as --checkpoint FILE")
-        if self.checkpoint is None and not self.output_dir and self.resume in ("", "auto"):
-            raise ConfigError("--eval: name the classifier as --resume FILE")
         check_ratio(self.crop_ratio or RATIO)
         if self.mixes and self.batch_size % 2:
             raise ConfigError("--mixup and --cutmix mix pairs: make --batch_size even")
@@ -123,25 +111,59 @@ class FinetuneOptions(StepSettings, TrainingOptions):
         return self.crop or super().crop_of(trained)
 
     def settle_crops(self, trained: Mapping[str, Any]) -> None:
-        """Fill in crop and crop_ratio from the settings of a training, unless they are given.
+        """Fill in crop and crop_ratio from the settings of a training, unless they are given."""
+        self.crop, self.crop_ratio = (
+            self.crop_of(trained),
+            self.crop_ratio or crop_ratio_of(trained),
+        )
 
-        Raises ConfigError for flags that then have no effect, except with --eval, which never crops
-        at random.
+    def check_crops(self, trained: Mapping[str, Any]) -> None:
+        """Raise ConfigError for flags of random crops if images are resized whole.
+
+        trained: the settings of the training that `settle_crops` follows.
         """
-        asked, ratio = self.crop, self.crop_ratio
-        self.crop = self.crop_of(trained)
-        self.crop_ratio = ratio or crop_ratio_of(trained)
-        if self.crop == "random" or self.eval:
+        if self.crop_of(trained) == "random":
             return
-        if ratio is not None:
-            raise ConfigError(_has_no_effect("crop_ratio", self, asked is None))
-        if self.min_crop != FinetuneOptions.min_crop:
-            raise ConfigError(_has_no_effect("min_crop", self, asked is None))
+        for name in ("crop_ratio", "min_crop"):
+            if getattr(self, name) != getattr(TuningOptions, name):
+                why = f", with which {self.checkpoint} was trained" if self.crop is None else ""
+                raise ConfigError(
+                    f"--{name} has no effect with --crop none{why}: add --crop random, or drop "
+                    f"--{name} to use whole images"
+                )
 
     def of_model(self) -> dict[str, Any]:
         """Return the flags for the model in the file; --input_size is for the classifier."""
         flags = super().of_model()
         return {**flags, "img_size": None, "hints": flags["hints"].without("input_size")}
+
+
+@dataclasses.dataclass(kw_only=True)
+class FinetuneOptions(TuningOptions):
+    """Train the encoder, and a classifier on it, with labels.
+
+    fastimae-eval finetune --recipe mae_vit_base --checkpoint mae.pth --data_path imagenet
+    """
+
+    checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
+    """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face; of a fine-tuned one,
+    its encoder is used. Not needed with --eval."""
+    eval: bool = False
+    """Only test the classifier of --resume (ours, MAE's or timm's) on the images of --val; without
+    --resume, that of output_dir/checkpoint-best.pth."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values that are out of range, missing, or do not fit together."""
+        super().check()
+        if self.checkpoint is None and not self.eval:
+            raise ConfigError("give the pre-trained model as --checkpoint FILE")
+        if self.checkpoint is None and not self.output_dir and self.resume in ("", "auto"):
+            raise ConfigError("--eval: name the classifier as --resume FILE")
+
+    def idle(self) -> Iterator[Idle]:
+        """As in `Settings`."""
+        yield from super().idle()
+        yield Idle(self.eval, ("label_fraction", "label_list"), "with --eval")
 
     def folder(self, task: str) -> Path:
         """Return the folder for results; with --eval and no other, that of the --resume file."""
@@ -155,64 +177,3 @@ class FinetuneOptions(StepSettings, TrainingOptions):
             return super().source()
         named = self.resume not in ("", "auto")
         return Path(self.resume) if named else self.folder("finetune") / BEST
-
-
-def _has_no_effect(name: str, options: FinetuneOptions, as_trained: bool) -> str:
-    """Return the message for a flag of random crops where images are resized whole.
-
-    A recipe's setting cannot be dropped alone, so its message says how to set it back. as_trained:
-    the checkpoint's training decided on whole images, not --crop.
-    """
-    why = f", with which {options.checkpoint} was trained" if as_trained else ""
-    recipe = RECIPES.get(options.recipe or "", dict)()
-    of_recipe = recipe.get(name) == getattr(options, name)
-    whose = f" of --recipe {options.recipe}" if of_recipe else ""
-    undo = f"--{name} {getattr(FinetuneOptions, name)}" if of_recipe else f"drop --{name}"
-    return (
-        f"--{name}{whose} has no effect with --crop none{why}: add --crop random, or {undo} to "
-        "use whole images"
-    )
-
-
-def mae_vit_base() -> Recipe:
-    """MAE's fine-tuning of ViT-B on ImageNet: the released recipe.
-
-    Command: torchrun --nproc_per_node=8 --no-python fastimae-eval finetune --recipe mae_vit_base
-             --checkpoint mae.pth --ffcv train.beton --val val.beton --batch_size 128
-    Hardware: written for 8 GPUs; effective batch 1024 (batch_size x GPUs x accum_iter).
-    Expected: 83.6 % in the paper, after 1600 epochs of pre-training; not run here.
-    """
-    return {
-        "epochs": 100, "blr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1,
-        "weight_decay": 0.05, "mixup": 0.8, "cutmix": 1.0, "reprob": 0.25,
-    }  # fmt: skip
-
-
-def mae_vit_large() -> Recipe:
-    """MAE's fine-tuning of ViT-L on ImageNet: 50 epochs, batch 1024; 85.9 % in the paper."""
-    return {**mae_vit_base(), "epochs": 50, "blr": 1e-3, "layer_decay": 0.75, "drop_path": 0.2}
-
-
-def mae_vit_huge() -> Recipe:
-    """MAE's fine-tuning of ViT-H on ImageNet: 50 epochs, batch 1024; 86.9 % in the paper."""
-    return {**mae_vit_large(), "drop_path": 0.3}
-
-
-def imae_cifar10() -> Recipe:
-    """CIFAR-10 at 32 pixels, after the pre-training recipe of that name.
-
-    Optimizer and augmentation are MAE's for ViT-B; epochs, crops and learning rate are our choice.
-
-    Command: fastimae-eval finetune --recipe imae_cifar10 --checkpoint checkpoint-last.pth
-             --ffcv cifar10.beton --val cifar10/val
-    Hardware: one GPU, or 2 CPU cores for an epoch or two.
-    Expected: not measured yet.
-    """
-    return {
-        **mae_vit_base(), "batch_size": 512, "blr": 1e-3, "layer_decay": 0.75, "min_crop": 0.5,
-    }  # fmt: skip
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (mae_vit_base, mae_vit_large, mae_vit_huge, imae_cifar10)
-}

@@ -61,16 +61,35 @@ class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
     """Passes over the training images."""
     warmup_epochs: NotNegative = 5
     """Epochs of linear warm-up."""
+    label_fraction: PositiveShare | None = None
+    """Train on this share of each class, chosen by --seed. None: all images."""
+    label_list: Expert[Path | None] = None
+    """Train on the images in a text file: a file name, or a position from 0, a line."""
 
     def check(self) -> None:
         """Raise ConfigError for values out of range, CheckpointError if --resume does not exist."""
         super().check()
+        self.require(
+            self.label_fraction is None or self.label_list is None,
+            "--label_fraction and --label_list both choose the images to train on: give one",
+        )
         if self.resume not in ("", "auto") and not Path(self.resume).exists():
             raise CheckpointError(f"--resume: there is no checkpoint {self.resume}")
 
     def launch(self) -> LaunchSettings:
         """Return how processes find each other."""
         return self
+
+    def train_images(self) -> Images:
+        """As in `EvalOptions`, but those of --label_fraction or --label_list. Raises DataError."""
+        from fastimae.evaluate.labels import few_labels  # which imports torch
+
+        images = super().train_images()
+        if self.label_list:
+            return few_labels.images_of_list(images, self.label_list)
+        if self.label_fraction:
+            return few_labels.share_of_each_class(images, self.label_fraction, self.seed)
+        return images
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Flags of the tasks about mixtures: separability, msem, semantics."""
+"""Flags of the tasks about mixtures: separability, mixtureprobe, semantics."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fastimae.settings import (
     Share,
 )
 
-Probe = Literal["linear", "finetune", "msem"]
+Probe = Literal["linear", "finetune", "mixtureprobe"]
 
 
 @dataclasses.dataclass(kw_only=True)
 class ComparisonOptions(SeveralOptions):
-    """Options of separability and msem: a linear model, fitted and tested on different mixtures."""
+    """A linear model, fitted and tested on different mixtures: separability, mixtureprobe."""
 
     train_samples: PositiveInt = 10_000
     """Number of images to fit on."""
@@ -57,10 +57,10 @@ class SeparabilityOptions(ComparisonOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class MsemOptions(LogisticSettings, ComparisonOptions):
-    """Accuracy of a linear classifier on the latents of mixtures (M_sem).
+class MixtureprobeOptions(LogisticSettings, ComparisonOptions):
+    """Accuracy of a linear classifier on the latents of mixtures.
 
-    fastimae-eval msem --checkpoint imae.pth --ffcv train.beton --val val.beton
+    fastimae-eval mixtureprobe --checkpoint imae.pth --ffcv train.beton --val val.beton
     """
 
     mix_ratios: tuple[MixShare, ...] = (0.1, 0.2, 0.3, 0.4)
@@ -84,7 +84,7 @@ class SemanticsOptions(Settings):
     """Flags for every pre-training; the study sets data, ratio and output_dir."""
     ratios: tuple[Share, ...] = (0.0, 0.5, 1.0)
     """Shares of mixtures whose two images share a class."""
-    tasks: tuple[Probe, ...] = ("linear", "finetune", "msem")
+    tasks: tuple[Probe, ...] = ("linear", "finetune", "mixtureprobe")
     """Tasks to run on each pre-trained model."""
     checkpoint: Path | None = None
     """A MAE trained without mixing, as the first row of the table."""
@@ -98,8 +98,8 @@ class SemanticsOptions(Settings):
     """Flags for fastimae-eval linear: --linear_flags="--epochs 50"."""
     finetune_flags: str = ""
     """Flags for fastimae-eval finetune, likewise."""
-    msem_flags: str = ""
-    """Flags for fastimae-eval msem, likewise."""
+    mixtureprobe_flags: str = ""
+    """Flags for fastimae-eval mixtureprobe, likewise."""
     config: Path | None = OutputSettings.config
     """YAML file of options, such as another study's run.yaml; flags override it."""
     output_dir: Path = Path("semantics")

@@ -13,6 +13,7 @@ from fastimae.evaluate.pages.runs import RunRecord
 from fastimae.evaluate.pages.starts import facts_of
 from fastimae.evaluate.pages.tables import all_keys
 from fastimae.evaluate.pages.titles import in_order, title_of
+from fastimae.evaluate.result_files import FORMERLY
 
 Row = dict[str, Any]
 _NOT_COMPARED = (
@@ -99,7 +100,8 @@ def _pictures(record: RunRecord) -> dict[str, Any]:
 
 
 def _kind(item: Evaluation, picture: Path) -> str:
-    name = "" if picture.stem == item.task else f": {picture.stem.replace('_', ' ')}"
+    names = (item.task, item.content.get(FORMERLY))
+    name = "" if picture.stem in names else f": {picture.stem.replace('_', ' ')}"
     return f"{title_of(item)}{name}"
 
 

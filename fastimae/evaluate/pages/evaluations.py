@@ -15,7 +15,7 @@ from fastimae.evaluate.pages.checkpoint_match import (
     match_beside,
     match_checkpoint,
 )
-from fastimae.evaluate.result_files import RESULTS, read_results
+from fastimae.evaluate.result_files import FORMERLY, RESULTS, read_results
 
 LOG = "log.txt"
 
@@ -103,7 +103,8 @@ def _evaluation(
     content: dict[str, Any], folder: Path, run: Path, match: CheckpointMatch
 ) -> Evaluation:
     task = str(content.get("task", folder.name))
-    default = folder.name in (f"eval-{task}", task)
+    names = (task, content.get(FORMERLY, task))
+    default = folder.name in (*names, *(f"eval-{name}" for name in names))
     where = folder.parent if default and folder != run else folder
     return Evaluation(
         name=task if where == run else f"{task} ({where.relative_to(run).as_posix()})",

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from fastimae.evaluate.pages.evaluations import Evaluation
 
-ORDER = ("semantics", "finetune", "linear", "knn", "fewshot", "separability", "msem",
-         "reconstruct", "attention", "tsne", "weights")  # fmt: skip
+ORDER = ("semantics", "msem", "finetune", "linear", "knn", "fewshot", "separability",
+         "mixtureprobe", "reconstruct", "attention", "tsne", "weights")  # fmt: skip
 TITLES = {
     "semantics": "Same-class ratios",
     "finetune": "Fine-tuning",
@@ -15,10 +15,12 @@ TITLES = {
     "fewshot": "Few labels",
     "separability": "Separability (M_ls)",
     "msem": "M_sem",
+    "mixtureprobe": "Mixture probe",
     "tsne": "t-SNE",
 }
-UNITS = {"acc1": "top-1 (%)", "acc5": "top-5 (%)", "msem": "mean top-1 (%)"}
-SCORES = ("acc1", "msem")
+UNITS = {"acc1": "top-1 (%)", "acc5": "top-5 (%)", "mean_acc1": "mean top-1 (%)",
+         "cross_entropy": "cross-entropy"}  # fmt: skip
+SCORES = ("acc1", "mean_acc1")
 """Numbers that a reader looks for first, at most one per task: top-1 accuracies in percent."""
 
 

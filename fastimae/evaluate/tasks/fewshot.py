@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastimae.evaluate.labels.accuracy import accuracy
+from fastimae.evaluate.labels.few_labels import choose
 from fastimae.evaluate.labels.logistic import logistic_regression
 from fastimae.evaluate.labels.probe import ProbeData, probe_data
 from fastimae.evaluate.labels.processes import joined_processes
@@ -42,10 +43,9 @@ def fewshot(options: FewshotOptions, data: ProbeData) -> dict[str, Any]:
     """Return acc1 and acc5 in percent (means, deviations, each draw), and the number of labels."""
     draws = []
     for draw in tracked(range(options.draws), "fewshot", "draw"):
-        rng = np.random.default_rng((options.seed, draw))
         chosen = choose(
             data.train.labels.numpy(),
-            rng,
+            (options.seed, draw),
             fraction=options.fraction or FRACTION,
             shots=options.shots,
         )
@@ -56,25 +56,6 @@ def fewshot(options: FewshotOptions, data: ProbeData) -> dict[str, Any]:
         numbers[name] = statistics.fmean(values)
         numbers[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
     return numbers
-
-
-def choose(
-    labels: NDArray[np.int64],
-    rng: np.random.Generator,
-    *,
-    fraction: float = FRACTION,
-    shots: int | None = None,
-) -> NDArray[np.int64]:
-    """Choose at random `shots` images of each class, or a `fraction`, at least one.
-
-    Returns ascending indices. Of a class with fewer images all are taken.
-    """
-    chosen = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = shots or max(1, round(fraction * len(members)))
-        chosen.append(rng.permutation(members)[:count])
-    return np.sort(np.concatenate(chosen))
 
 
 def _probe(data: ProbeData, chosen: NDArray[np.int64], c: float) -> dict[str, float]:

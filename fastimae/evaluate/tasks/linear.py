@@ -1,6 +1,6 @@
 """fastimae-eval linear: a linear probe, which is batch norm without affine, then one layer.
 
-As in MAE, appendix A.1.
+As in MAE, appendix A.1, and i-MAE, table 8.
 
 N = images, B = batch, D = feature width, K = classes.
 """
@@ -8,14 +8,15 @@ N = images, B = batch, D = feature width, K = classes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
 from fastimae.engine.build_step import StepSettings
-from fastimae.engine.checkpoint_file import CLASSES, WEIGHTS
+from fastimae.engine.checkpoint_file import CLASSES, LABELLED, WEIGHTS
 from fastimae.engine.distributed import World
 from fastimae.engine.resume import LINEAR_PROBE
 from fastimae.evaluate.labels.accuracy import in_words
@@ -25,14 +26,17 @@ from fastimae.evaluate.labels.classification import (
     EpochLoader,
     StepSamples,
 )
+from fastimae.evaluate.labels.cropped_features import CroppedFeatures
 from fastimae.evaluate.labels.feature_cache import Features
-from fastimae.evaluate.labels.probe import ProbeData, probe_data
+from fastimae.evaluate.labels.probe import ProbeData, Tested, open_probe, probe_data
 from fastimae.evaluate.labels.processes import joined_processes
 from fastimae.evaluate.labels.training import check_apart, check_resume, train_classifier
 from fastimae.evaluate.options.linear import LinearOptions
-from fastimae.evaluate.results import open_results
+from fastimae.evaluate.results import Results, open_results
+from fastimae.loaders.sources.survey import survey_files, warn_about_windows
 from fastimae.log import log
 from fastimae.settings import plain_settings
+from fastimae.trained import training_settings
 
 MOMENTUM = 0.9
 NORM_EPS = 1e-6
@@ -61,36 +65,68 @@ def run(options: LinearOptions) -> None:
         open_results(options, "linear", log_dir=options.log_dir, world=world) as results,
     ):
         check_apart(options, results.folder)
-        check = functools.partial(check_resume, options, results.folder, LINEAR_PROBE)
-        data = probe_data(options, world, results.folder, check)
+        options.settle_crops(training_settings(options.checkpoint))
+        prepare = _cropped if options.crop == "random" else _cached
+        data, loader = prepare(options, world, results)
         objective = Classification(build_probe(data, options.seed))
-        loader = FeatureLoader(
-            data.train, world=world, batch_size=options.batch_size, seed=options.seed,
-            accum_iter=options.accum_iter, data=data.learned_from,
-        )  # fmt: skip
         trained = train_classifier(
             options, objective, loader, world,
             validation=lambda: _share(data.val, world), tested_on=data.tested_on,
-            how=IN_FP32, workers=0,
+            how=IN_FP32, workers=options.worker_count() if options.crop == "random" else 0,
             optimizer=lambda lr, _: build_optimizer(objective, options, lr),
             output_dir=results.folder, run_file=results.run_file,
             settings={
                 **plain_settings(options),
                 WEIGHTS: data.origin.get(WEIGHTS),
                 CLASSES: list(data.class_names),
+                LABELLED: data.chosen,
             },
             keep=options.features_folder(),
         )  # fmt: skip
         if trained and world.is_main:
-            numbers = {**trained.numbers, **data.sizes()}
+            numbers = {**trained.numbers, **_sizes(data, loader)}
             path = results.save(numbers, trained.options, origin=data.origin)
             log.info("linear: %s; %s", in_words(numbers), path)
 
 
-def build_probe(data: ProbeData, seed: int) -> nn.Sequential:
+def _cached(options: LinearOptions, world: World, results: Results) -> tuple[Tested, EpochLoader]:
+    """Compute the features of each image's centre, or read them."""
+    data = probe_data(options, world, results.folder, _check(options, results))
+    loader = FeatureLoader(data.train, world=world, data=data.learned_from, **_order(options))
+    return data, loader
+
+
+def _cropped(options: LinearOptions, world: World, results: Results) -> tuple[Tested, EpochLoader]:
+    """Open a loader that computes the features of random crops in each epoch."""
+    store, images, data = open_probe(options, world, results.folder, _check(options, results))
+    crops = options.crops(store.model.img_size, store.model.in_chans)
+    if world.is_main:
+        surveyed = survey_files(images.open, len(images))
+        warn_about_windows(str(images.source), surveyed, crops)
+    return data, CroppedFeatures(store, images, crops, **_order(options))
+
+
+def _check(options: LinearOptions, results: Results) -> Callable[[Mapping[str, Any]], None]:
+    return functools.partial(check_resume, options, results.folder, LINEAR_PROBE)
+
+
+def _order(options: LinearOptions) -> dict[str, int]:
+    """Return the arguments of `EpochLoader` that are options."""
+    names = "batch_size", "seed", "accum_iter"
+    return {name: getattr(options, name) for name in names}
+
+
+def _sizes(data: Tested, loader: EpochLoader) -> dict[str, Any]:
+    """Return the numbers of classes and images; of images that this rank could not read."""
+    if isinstance(data, ProbeData):
+        return data.sizes()
+    return data.sizes_with(loader.epoch_steps.samples, len(loader.bad))
+
+
+def build_probe(data: Tested, seed: int) -> nn.Sequential:
     """Return batch normalisation and a linear layer: float [B, D] -> [B, K]."""
     torch.manual_seed(seed)
-    width = data.train.rows.shape[1]
+    width = data.val.rows.shape[1]
     head = nn.Linear(width, data.classes)
     nn.init.trunc_normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)

@@ -1,136 +1,92 @@
-"""fastimae-eval msem: semantics of the latents of mixtures, the i-MAE paper's M_sem.
+"""fastimae-eval msem: the i-MAE paper's M_sem, accuracy and cross-entropy after fine-tuning.
 
-The paper: how much of an image's class is left in the latent that i-MAE separates from a mixture,
-measured by a linear classifier.
+Section 3.3 of the paper: a model is pre-trained on mixtures of which a share r are of one class
+(`fastimae-train --same_class_ratio r`). Then "we finetune the model with Mixup strategy (both
+baseline and our models) and cross-entropy loss. We use accuracy as the metric of semantics under
+this percentage of instance mixture", with M_sem = -sum_i t_i log p_i (equation 8). So M_sem belongs
+to a pre-trained model and its r, and is measured by a fine-tuning of table 7: acc1 is the number of
+table 1, cross_entropy that of equation 8.
 
-Our reading: the feature is the mean over patches of the latents of the mixture from the head for
-the subordinate image (`decoder_embed` for a plain MAE, which has one head for both images); no
-patch is masked, as in linear probing; a multinomial logistic regression on standardised features is
-fitted on mixtures of training images, for each mixing ratio, and M_sem is its top-1 accuracy on
-mixtures of other images, in percent. The same is done for the dominant image's head and class.
-
-N = images, E = width of a head's output.
+Our reading: the sum is over the classes of one image, so cross_entropy is its mean over the test
+images; these are clean, as those that the accuracy is of. Both are of the last epoch.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fastimae.engine.distributed import alone
-from fastimae.evaluate.candidates import Candidate, candidates_of
-from fastimae.evaluate.images import Images
-from fastimae.evaluate.labels.class_names import check_two_classes, match_training
-from fastimae.evaluate.labels.logistic import logistic_regression
-from fastimae.evaluate.mixing.comparison import (
-    Row,
-    check_enough,
-    lines_of,
-    pairs_of,
-    rows_of,
-)
-from fastimae.evaluate.mixing.mixtures import check_masks, mixture_latents
-from fastimae.evaluate.options.labels import LogisticSettings
-from fastimae.evaluate.options.mixtures import MsemOptions
-from fastimae.evaluate.origin import origin_of
-from fastimae.evaluate.pages.tables import markdown
-from fastimae.evaluate.results import Results, open_results
+from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.engine.checkpoint_file import CheckpointError
+from fastimae.evaluate.finetuning.training import fine_tune
+from fastimae.evaluate.labels.accuracy import in_words as accuracies
+from fastimae.evaluate.labels.processes import joined_processes
+from fastimae.evaluate.options.msem import MsemOptions, changes, in_words
+from fastimae.evaluate.results import open_results
 from fastimae.log import log
-from fastimae.objectives.imae import BRANCHES
-from fastimae.pictures.plots import plain_style, plt, save_figure
-from fastimae.settings import ConfigError
+from fastimae.trained import training_settings
 
-PICTURE = "msem.png"
-Key = tuple[int, float, str]
-"""Candidate, mixing ratio, branch."""
-
-
-class Labelled(NamedTuple):
-    """Features, and the classes of the images that they are for."""
-
-    features: NDArray[np.float32]
-    """[N, E]"""
-    labels: NDArray[np.int64]
-    """[N]"""
+RATIO, REALISED = "same_class_ratio", "realised_same_class_ratio"
 
 
 def run(options: MsemOptions) -> None:
-    """Measure, print the table, and write results.json and msem.png."""
-    with open_results(options, "msem") as results:
-        _measure_and_draw(options, results)
+    """Fine-tune; write log.txt, checkpoints, and results.json with acc1 and cross_entropy."""
+    with (
+        joined_processes(options) as world,
+        open_results(options, "msem", log_dir=options.log_dir, world=world) as results,
+    ):
+        pretraining = same_class_ratios(options)
+        outcome = fine_tune(options, world, results)
+        if outcome.numbers and world.is_main:
+            used = dataclasses.replace(outcome.options, checkpoint=options.checkpoint)
+            differs = in_words(changes(used, used.effective_batch(world)))
+            numbers = m_sem(outcome.numbers, pretraining, str(used.recipe), differs)
+            path = results.save(numbers, used, origin=outcome.origin)
+            log.info("msem: %s; %s", described(numbers), path)
 
 
-def _measure_and_draw(options: MsemOptions, results: Results) -> None:
-    device = alone(options.device).device
-    candidates = candidates_of(options, device)
-    origin = origin_of(options.checkpoint, candidates[0].model)
-    for candidate in candidates:
-        check_masks(candidate.model, [options.mask_ratio], "--mask_ratio")
-    train = options.train_images()
-    val, _ = match_training(train, options.val_images())
-    check_two_classes(train)
-    check_enough(options, train, val)
-    fit_on = collect(options, candidates, train, options.train_samples)
-    test_on = collect(options, candidates, val, options.val_samples)
+def same_class_ratios(options: MsemOptions) -> dict[str, float | None]:
+    """Return the share of mixtures within a class in pre-training, asked for and realised.
 
-    def measure(candidate: int, ratio: float) -> dict[str, float]:
-        keys = [(candidate, ratio, branch) for branch in BRANCHES]
-        return {key[2]: accuracy(fit_on[key], test_on[key], options.c) for key in keys}
-
-    rows = rows_of(candidates, options.mix_ratios, measure)
-    draw(rows, results.picture(PICTURE))
-    first = [row["subordinate"] for row in rows if row["model"] == candidates[0].name]
-    path = results.save({"msem": statistics.fmean(first), "table": rows}, origin=origin)
-    print(markdown(rows))
-    log.info("%s", path)
+    None where it is not known, without a ratio, and for --random_init.
+    """
+    if options.random_init:
+        return {RATIO: None, REALISED: None}
+    try:
+        loader = load_checkpoint(options.checkpoint, mmap=True).get("loader")
+    except CheckpointError:  # of other code; loading its weights raises what is wrong with it
+        loader = None
+    realised = loader.get(RATIO) if isinstance(loader, dict) else None
+    return {RATIO: training_settings(options.checkpoint).get(RATIO), REALISED: realised}
 
 
-def collect(
-    options: MsemOptions, candidates: Sequence[Candidate], images: Images, samples: int
-) -> dict[Key, Labelled]:
-    """Compute features of both branches, with the class of the image that each is for."""
-    features: dict[Key, list[NDArray[np.float32]]] = {}
-    labels: dict[str, list[NDArray[np.int64]]] = {branch: [] for branch in BRANCHES}
-    for batch in pairs_of(options, images, candidates[0].model, samples):
-        partners = batch.labels[batch.partner.cpu()]
-        for branch, classes in zip(BRANCHES, (batch.labels, partners), strict=True):
-            labels[branch].append(classes.numpy())
-        for number, candidate in enumerate(candidates):
-            mask = batch.mask(candidate.model, options.mask_ratio)
-            for ratio in options.mix_ratios:
-                heads = mixture_latents(candidate.model, batch, mask, ratio)[:, :, 1:].mean(2)
-                # A MAE has one head for both branches.
-                for branch, head in zip(BRANCHES, heads.expand(2, -1, -1), strict=True):
-                    features.setdefault((number, ratio, branch), []).append(head.cpu().numpy())
-    all_labels = {branch: np.concatenate(parts) for branch, parts in labels.items()}
+def m_sem(
+    tuned: Mapping[str, Any], pretraining: Mapping[str, Any], recipe: str, differs: str
+) -> dict[str, Any]:
+    """Return the numbers for results.json.
+
+    tuned: of `fine_tune`, whose "loss" is the mean of equation 8 over the test images, in nats.
+    pretraining: of `same_class_ratios`. differs: how the settings differ from those of the recipe.
+    """
+    rest = {name: value for name, value in tuned.items() if name not in ("acc1", "acc5", "loss")}
     return {
-        key: Labelled(np.concatenate(parts), all_labels[key[2]]) for key, parts in features.items()
+        "acc1": tuned["acc1"],
+        "acc5": tuned["acc5"],
+        "cross_entropy": tuned["loss"],
+        **pretraining,
+        "recipe": recipe,
+        "differs_from_paper": differs,
+        **rest,
     }
 
 
-def accuracy(fit_on: Labelled, test_on: Labelled, c: float = LogisticSettings.c) -> float:
-    """Return the top-1 accuracy of a logistic regression, in percent."""
-    if len(np.unique(fit_on.labels)) < 2:
-        raise ConfigError("M_sem needs training images of two classes or more: --train_samples")
-    classifier = logistic_regression(c).fit(*fit_on)
-    return 100 * float(classifier.score(*test_on))
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw accuracy over mixing ratios: solid for the subordinate image, dashed for the other."""
-    with plain_style():
-        figure, axis = plt.subplots(figsize=(5.6, 3.8), layout="constrained")
-        for line, color in lines_of(rows):
-            x = [row["mix_ratio"] for row in line]
-            label = f"{line[0]['model']} ({line[0]['kind']})"
-            axis.plot(x, [row["subordinate"] for row in line], "o-", color=color, label=label)
-            axis.plot(x, [row["dominant"] for row in line], "o--", color=color, alpha=0.6)
-        axis.set(title="subordinate ——, dominant - - -", ylabel="top-1 accuracy (%)")
-        axis.set_xlabel("mixing ratio of the subordinate image")
-        axis.legend()
-        save_figure(figure, path)
+def described(numbers: Mapping[str, Any]) -> str:
+    """Return the numbers in words, for the log."""
+    asked, realised = numbers[RATIO], numbers[REALISED]
+    known = "" if realised is None else f" (realised {realised:g})"
+    at = "" if asked is None else f", pre-trained at r = {asked:g}{known}"
+    differs = numbers["differs_from_paper"]
+    how = f"differs from the paper: {differs}" if differs else "settings as in the paper"
+    entropy = f"cross-entropy {numbers['cross_entropy']:.4f}"
+    return f"{accuracies(numbers)}, {entropy}{at}; recipe {numbers['recipe']}, {how}"

@@ -11,7 +11,8 @@ from fastimae.evaluate.pages.evaluations import Evaluation
 from fastimae.evaluate.pages.page import Section, render
 from fastimae.evaluate.pages.runs import RunRecord, check_folder, read_run
 from fastimae.evaluate.pages.starts import UNKNOWN, facts_of, parse_date, table_of, when
-from fastimae.evaluate.pages.titles import SCORES, UNITS, in_order, title_of
+from fastimae.evaluate.pages.titles import SCORES, TITLES, UNITS, in_order, title_of
+from fastimae.evaluate.result_files import FORMERLY
 from fastimae.folders import write_text
 from fastimae.locks import file_to_write
 from fastimae.log import log
@@ -102,7 +103,7 @@ def dates_section(record: RunRecord) -> Section:
 def evaluation_section(item: Evaluation) -> Section:
     """Return an evaluation's numbers, curves, tables, pictures and settings."""
     numbers = item.scalars
-    notes = (item.match.note, numbers.pop("note", ""), _date_of(item))
+    notes = (item.match.note, numbers.pop("note", ""), _former_name(item), _date_of(item))
     return Section(
         title=title_of(item),
         notes=[str(note) for note in notes if note],
@@ -115,6 +116,14 @@ def evaluation_section(item: Evaluation) -> Section:
         pictures=item.pictures,
         settings=item.content.get("settings") or {},
     )
+
+
+def _former_name(item: Evaluation) -> str:
+    """Return by which name, which now means something else, this was measured; "" if by its own."""
+    if FORMERLY not in item.content:
+        return ""
+    before = item.content[FORMERLY]
+    return f"Measured by fastimae-eval {before} of an earlier version: not {TITLES[before]}."
 
 
 def _date_of(item: Evaluation) -> str:

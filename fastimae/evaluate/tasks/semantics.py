@@ -1,7 +1,7 @@
 """fastimae-eval semantics: the i-MAE paper's study over same-class ratios (table 1).
 
 For each ratio r: pre-train an i-MAE with a share r of mixtures whose images share a class, then
-probe it, fine-tune it and measure M_sem. Each of these is a separate run; its command is logged
+probe it, fine-tune it and run mixtureprobe. Each of these is a separate run; its command is logged
 before it starts. A run that is done is skipped, one that was stopped resumes, so the study's
 command can be repeated until the table is full.
 """
@@ -32,7 +32,7 @@ from fastimae.pictures.plots import COLORS, plain_style, plt, save_figure
 from fastimae.settings import ConfigError
 
 PICTURE = "semantics.png"
-NUMBER = {"linear": "acc1", "finetune": "acc1", "msem": "msem"}
+NUMBER = {"linear": "acc1", "finetune": "acc1", "mixtureprobe": "mean_acc1"}
 """The number of each task's results.json that goes into the table."""
 
 

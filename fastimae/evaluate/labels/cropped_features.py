@@ -1,0 +1,64 @@
+"""Features of randomly cropped images, computed anew in each epoch.
+
+B = batch, C = channels, H, W = height, width, D = encoder width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Generator, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import transforms
+
+from fastimae.evaluate.features import features
+from fastimae.evaluate.finetuning.augmented_loader import AugmentedLoader
+from fastimae.evaluate.images import Images
+from fastimae.evaluate.labels.classification import ClassBatch, StepSamples
+from fastimae.evaluate.labels.feature_cache import FeatureStore
+from fastimae.loaders.images.crops import Crops
+from fastimae.loaders.settings import ReadSettings
+
+
+class CroppedFeatures(AugmentedLoader):
+    """Batches of features, on the device: the frozen encoder's of images cropped at random.
+
+    The crop of a sample is a function of (seed, epoch, sample).
+    """
+
+    def __init__(self, store: FeatureStore, images: Images, crops: Crops, **settings: int) -> None:
+        """store: has the encoder, and says how it computes features.
+
+        settings: batch_size, seed and accum_iter of `EpochLoader`.
+        """
+        super().__init__(
+            images, crop_transform(crops), None,
+            shape=(crops.channels, *crops.size), dtype=np.uint8, num_workers=store.workers,
+            pin_mem=ReadSettings.pin_mem, world=store.world, **settings,
+        )  # fmt: skip
+        self.store = store
+
+    def _decode_steps(self, steps: Iterable[StepSamples]) -> Generator[ClassBatch, None, None]:
+        with contextlib.closing(super()._decode_steps(steps)) as batches:
+            for batch in batches:
+                on_device = batch.to(self.store.world.device)
+                yield dataclasses.replace(on_device, inputs=self._features(on_device.inputs))
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """Compute features, float32 [B, D], of images, uint8 [B, C, H, W]."""
+        store = self.store
+        parts = pixels.permute(0, 2, 3, 1).contiguous().split(store.batch_size)
+        rows = [features(store.model, part, store.pool, store.precision) for part in parts]
+        return torch.cat(rows)
+
+
+def crop_transform(crops: Crops) -> Callable:
+    """Return PIL image -> uint8 [C, H, W]: torchvision's RandomResizedCrop, bicubic, and flips."""
+    crop = transforms.RandomResizedCrop(
+        crops.size, crops.scale, crops.bounds, transforms.InterpolationMode.BICUBIC
+    )
+    flip = transforms.RandomHorizontalFlip(0.5 if crops.hflip else 0.0)
+    return transforms.Compose([crop, flip, transforms.PILToTensor()])
