@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from fastimae.evaluate.options.base import EvalOptions, Pool
-from fastimae.settings import InnerShare, MixShare, PositiveFloat, PositiveInt
+from fastimae.evaluate.options.base import EvalOptions, Pool, SeveralOptions
+from fastimae.settings import InnerShare, MixShare, PositiveFloat, PositiveInt, PositiveShare
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -26,18 +26,24 @@ class ReconstructOptions(EvalOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class AttentionOptions(EvalOptions):
-    """Attention maps of the class token, or of a patch: a picture per image, by layer and head.
+class AttentionOptions(SeveralOptions):
+    """Attention maps of the class token, or of a patch, and their width: one model or several.
 
-    fastimae-eval attention --checkpoint mae.pth --val val.beton
+    fastimae-eval attention --checkpoint mae.pth --others imae.pth --val val.beton
     """
 
     token: tuple[int, int] | None = None
     """Row and column (from 0) of the patch whose attention is drawn. None: the class token."""
     layers: tuple[int, ...] = ()
-    """Blocks to draw, from 0; -1 is the last. Empty: all."""
+    """Blocks to draw and measure, from 0; -1 is the last. Empty: all. Models side by side are drawn
+    at the last of them."""
+    mass: PositiveShare = 0.6
+    """Draw and count only the patches that together get this share of the attention, as in DINO;
+    1: all."""
     samples: PositiveInt = 4
     """Number of images to draw."""
+    measured: PositiveInt = 64
+    """Number of images to measure; at least those that are drawn."""
 
 
 @dataclasses.dataclass(kw_only=True)
