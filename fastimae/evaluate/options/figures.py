@@ -47,10 +47,10 @@ class AttentionOptions(SeveralOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class WeightsOptions(EvalOptions):
-    """Distributions of the weights of every layer: a figure, and mean, deviation and kurtosis.
+class WeightsOptions(SeveralOptions):
+    """Distributions of weights, and how sparse they are: one model or several.
 
-    fastimae-eval weights --checkpoint mae.pth
+    fastimae-eval weights --checkpoint mae.pth --others imae.pth
     """
 
 
