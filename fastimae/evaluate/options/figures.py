@@ -55,15 +55,28 @@ class WeightsOptions(SeveralOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class TsneOptions(EvalOptions):
-    """Features of images as points in the plane, coloured by class (t-SNE).
+class TsneOptions(SeveralOptions):
+    """Features of images as points in the plane, coloured by class (t-SNE): one model or several.
 
-    fastimae-eval tsne --checkpoint mae.pth --val val.beton
+    fastimae-eval tsne --checkpoint mae.pth --others imae.pth --val val.beton --classes 10
     """
 
     samples: PositiveInt = 2000
     """Number of images, chosen at random."""
     pool: Pool = "avg"
     """Feature of an image: the class token (cls) or the mean of the patches (avg)."""
-    perplexity: PositiveFloat = 30.0
-    """About how many neighbours t-SNE gives each point; lowered if there are few images."""
+    classes: PositiveInt | None = None
+    """Draw only so many classes, chosen at random by the seed. None: all."""
+    class_names: tuple[str, ...] = ()
+    """Draw these classes only, by name; by number if the data have no names."""
+    perplexity: PositiveFloat = 20.0
+    """About how many neighbours t-SNE gives each point: that of the hierarchical paper. Lowered if
+    there are few images."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values out of range, and for both --classes and --class_names."""
+        super().check()
+        self.require(
+            self.classes is None or not self.class_names,
+            "--classes and --class_names both choose classes: give one",
+        )
