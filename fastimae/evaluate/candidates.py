@@ -10,14 +10,20 @@ from typing import Any
 import torch
 
 from fastimae.evaluate.options.base import SeveralOptions
+from fastimae.evaluate.pages.tables import format_value
 from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import IMAE, MAE, OBJECTIVES
 from fastimae.objectives.choice import objective_title
+from fastimae.settings import ConfigError
 
 NO_FLAGS = Hints({})
 """For files that the command has no flags for: errors name those of fastimae-import."""
+
+
+_OF_TRAINING = ("mask_ratio", "mask_patch_size", "same_class_ratio")
+"""Settings that figures name where they differ, beside the kind and the patch size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,21 +50,30 @@ class Candidate:
         return f"{IMAE.title}, {'' if self.args.get('teacher') else 'not '}distilled"
 
 
-def candidates_of(options: SeveralOptions, device: torch.device) -> list[Candidate]:
-    """Load --checkpoint and --others. Raises CheckpointError."""
-    return load_candidates((options.checkpoint, *options.others), device, **options.of_model())
+def candidates_of(
+    options: SeveralOptions, device: torch.device, *, encoder_only: bool = False
+) -> list[Candidate]:
+    """Load --checkpoint and --others. Raises CheckpointError.
+
+    encoder_only: the files need no decoder, see `load_model`.
+    """
+    paths = options.checkpoint, *options.others
+    return load_candidates(paths, device, encoder_only=encoder_only, **options.of_model())
 
 
 def load_candidates(
-    paths: Sequence[Path], device: torch.device, **of_first: Any
+    paths: Sequence[Path], device: torch.device, *, encoder_only: bool = False, **of_first: Any
 ) -> list[Candidate]:
-    """Load models with their decoders, frozen, on the device.
+    """Load models, frozen, on the device; with their decoders unless `encoder_only`.
 
     of_first: the user's flags for the model in the first file, as `load_model` takes them; other
     files have to be complete. Raises CheckpointError.
     """
     flags = [of_first, *({"hints": NO_FLAGS} for _ in paths[1:])]
-    models = [load_frozen(path, device, **known) for path, known in zip(paths, flags, strict=True)]
+    models = [
+        load_frozen(path, device, encoder_only=encoder_only, **known)
+        for path, known in zip(paths, flags, strict=True)
+    ]
     return [
         Candidate(name=name, path=path, model=model, args=dict(model.args))
         for name, path, model in zip(names_of(paths), paths, models, strict=True)
@@ -68,10 +83,47 @@ def load_candidates(
 def load_frozen(path: Path, device: torch.device, **of_model: Any) -> MaskedAutoencoder:
     """Load encoder and decoder of a checkpoint, in eval mode, without gradients.
 
-    of_model: the user's flags for the model, as `load_model` takes them. Raises CheckpointError,
-    also for a file that holds only an encoder.
+    of_model: arguments of `load_model`, such as the user's flags for the model. Raises
+    CheckpointError, also for a file that holds only an encoder, unless `encoder_only` is among
+    them.
     """
     return load_model(path, device=device, **of_model).eval().requires_grad_(False)
+
+
+def check_same_images(candidates: Sequence[Candidate]) -> None:
+    """Raise ConfigError unless all models take the images of the first."""
+    first, *others = candidates
+    for other in others:
+        for what, one, wanted in (
+            ("image size", other.model.img_size, first.model.img_size),
+            ("channels", other.model.in_chans, first.model.in_chans),
+        ):
+            if one != wanted:
+                raise ConfigError(
+                    f"--others {other.path} has another {what} ({format_value(one)}) than "
+                    f"--checkpoint {first.path} ({format_value(wanted)}): they cannot be shown the "
+                    "same images"
+                )
+
+
+def labels_of(candidates: Sequence[Candidate]) -> list[str]:
+    """Return each candidate's name, and in lines below it what all trainings do not have alike."""
+    facts = [
+        {
+            "": candidate.kind,
+            **{name: candidate.args.get(name) for name in _OF_TRAINING},
+            "patch_size": candidate.model.patch_size,
+        }
+        for candidate in candidates
+    ]
+    differing = [name for name in facts[0] if len({str(each[name]) for each in facts}) > 1]
+    return [
+        "\n".join([candidate.name, *(
+            f"{name} {format_value(each[name])}".strip()
+            for name in differing if each[name] is not None
+        )])
+        for candidate, each in zip(candidates, facts, strict=True)
+    ]  # fmt: skip
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

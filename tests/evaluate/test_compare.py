@@ -52,6 +52,15 @@ def compare(runs, folder, **options):
     return text, Page(text)
 
 
+def test_a_row_that_only_its_model_names_is_the_runs_own(runs):
+    """As in the table of tsne; rows of other models keep their names."""
+    table = [{"model": name, "silhouette_points": 0.5 * len(name)} for name in ("second", "other")]
+    write(runs[1] / "eval-tsne", "tsne", {"table": table})
+    details = tables_of([read_run(folder) for folder in runs])["details"]
+    found = {row[""]: row["second"] for row in details if "tsne" in row[""]}
+    assert found == {"tsne silhouette_points": 3.0, "tsne silhouette_points (other)": 2.5}
+
+
 def test_tables_hold_each_runs_own_numbers(runs):
     parts = tables_of([read_run(folder) for folder in runs])
     assert parts["settings"] == [{"": "mix_beta", "first": 1.0, "second": 2.0}]

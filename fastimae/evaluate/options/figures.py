@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from fastimae.evaluate.options.base import EvalOptions, Pool
-from fastimae.settings import InnerShare, MixShare, PositiveFloat, PositiveInt
+from fastimae.evaluate.options.base import EvalOptions, Pool, SeveralOptions
+from fastimae.settings import InnerShare, MixShare, PositiveFloat, PositiveInt, PositiveShare
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -26,38 +26,57 @@ class ReconstructOptions(EvalOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class AttentionOptions(EvalOptions):
-    """Attention maps of the class token, or of a patch: a picture per image, by layer and head.
+class AttentionOptions(SeveralOptions):
+    """Attention maps of the class token, or of a patch, and their width: one model or several.
 
-    fastimae-eval attention --checkpoint mae.pth --val val.beton
+    fastimae-eval attention --checkpoint mae.pth --others imae.pth --val val.beton
     """
 
     token: tuple[int, int] | None = None
     """Row and column (from 0) of the patch whose attention is drawn. None: the class token."""
     layers: tuple[int, ...] = ()
-    """Blocks to draw, from 0; -1 is the last. Empty: all."""
+    """Blocks to draw and measure, from 0; -1 is the last. Empty: all. Models side by side are drawn
+    at the last of them."""
+    mass: PositiveShare = 0.6
+    """Draw and count only the patches that together get this share of the attention, as in DINO;
+    1: all."""
     samples: PositiveInt = 4
     """Number of images to draw."""
+    measured: PositiveInt = 64
+    """Number of images to measure; at least those that are drawn."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class WeightsOptions(EvalOptions):
-    """Distributions of the weights of every layer: a figure, and mean, deviation and kurtosis.
+class WeightsOptions(SeveralOptions):
+    """Distributions of weights, and how sparse they are: one model or several.
 
-    fastimae-eval weights --checkpoint mae.pth
+    fastimae-eval weights --checkpoint mae.pth --others imae.pth
     """
 
 
 @dataclasses.dataclass(kw_only=True)
-class TsneOptions(EvalOptions):
-    """Features of images as points in the plane, coloured by class (t-SNE).
+class TsneOptions(SeveralOptions):
+    """Features of images as points in the plane, coloured by class (t-SNE): one model or several.
 
-    fastimae-eval tsne --checkpoint mae.pth --val val.beton
+    fastimae-eval tsne --checkpoint mae.pth --others imae.pth --val val.beton --classes 10
     """
 
     samples: PositiveInt = 2000
     """Number of images, chosen at random."""
     pool: Pool = "avg"
     """Feature of an image: the class token (cls) or the mean of the patches (avg)."""
-    perplexity: PositiveFloat = 30.0
-    """About how many neighbours t-SNE gives each point; lowered if there are few images."""
+    classes: PositiveInt | None = None
+    """Draw only so many classes, chosen at random by the seed. None: all."""
+    class_names: tuple[str, ...] = ()
+    """Draw these classes only, by name; by number if the data have no names."""
+    perplexity: PositiveFloat = 20.0
+    """About how many neighbours t-SNE gives each point: that of the hierarchical paper. Lowered if
+    there are few images."""
+
+    def check(self) -> None:
+        """Raise ConfigError for values out of range, and for both --classes and --class_names."""
+        super().check()
+        self.require(
+            self.classes is None or not self.class_names,
+            "--classes and --class_names both choose classes: give one",
+        )

@@ -77,9 +77,10 @@ def evaluation_numbers(record: RunRecord) -> tuple[Row, Row]:
         for rows in item.tables.values():
             for row in rows:
                 labels = ", ".join(_row_labels(row, record.name))
+                of_row = f" ({labels})" if labels else ""
                 for key, value in row.items():
                     if isinstance(value, float) and not _is_label(key, value):
-                        details[f"{item.name} {key} ({labels})"] = value
+                        details[f"{item.name} {key}{of_row}"] = value
     return numbers, details
 
 

@@ -1,12 +1,18 @@
-"""fastimae-eval tsne: features of images in the plane, by t-SNE after PCA.
+"""fastimae-eval tsne: features of images in the plane, by t-SNE after PCA; one model or several.
 
-t-SNE: van der Maaten and Hinton (2008). N = images, D = feature width.
+t-SNE: van der Maaten and Hinton (2008). As in the hierarchical paper (figures 8 and 10, appendix
+C.5): PCA to 50 dimensions, a perplexity of 20, and with `--classes 10` ten random classes. Which
+classes, how many images and which feature it leaves open: by default at most 2,000 test images, and
+the mean of the patches. The paper judges how far classes are apart by eye; silhouettes are ours.
+
+N = images, D = feature width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import Colormap
@@ -17,11 +23,14 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from fastimae.engine.distributed import alone
+from fastimae.evaluate.candidates import candidates_of, check_same_images, labels_of
 from fastimae.evaluate.center_batches import CenterBatches
-from fastimae.evaluate.features import extract, load_encoder
-from fastimae.evaluate.images import random_indices
+from fastimae.evaluate.features import extract, resolve_pool
+from fastimae.evaluate.figures.class_choice import class_name, named_classes, random_classes
+from fastimae.evaluate.images import Images
 from fastimae.evaluate.options.figures import TsneOptions
 from fastimae.evaluate.origin import origin_of
+from fastimae.evaluate.pages.tables import markdown
 from fastimae.evaluate.results import Results, open_results
 from fastimae.log import log
 from fastimae.pictures.plots import plain_style, plt, save_figure
@@ -32,6 +41,9 @@ COMPONENTS = 50
 NEIGHBOURS = 12
 NAMED_CLASSES = 20
 FEWEST_IMAGES = 16
+PANELS = 4
+"""Most panels in a row."""
+Points = NDArray[np.float32]
 
 
 def run(options: TsneOptions) -> None:
@@ -42,22 +54,53 @@ def run(options: TsneOptions) -> None:
 
 def _embed_and_draw(options: TsneOptions, results: Results) -> None:
     device = alone(options.device).device
-    model = load_encoder(options.checkpoint, device, **options.of_model())
-    origin = origin_of(options.checkpoint, model)
+    candidates = candidates_of(options, device, encoder_only=True)
+    check_same_images(candidates)
+    first = candidates[0].model
+    pools = [resolve_pool(candidate.model, options.pool) for candidate in candidates]
+    origin = origin_of(options.checkpoint, first)
     images = options.val_or_train_images()
-    _check_count(min(options.samples, len(images)))
-    chosen = random_indices(images, options.samples, np.random.default_rng(options.seed))
+    classes = chosen_classes(images, options)
     batches = CenterBatches(
-        images, model.img_size, batch_size=options.batch_size, workers=options.worker_count(),
-        channels=model.in_chans, indices=np.sort(chosen),
+        images, first.img_size, batch_size=options.batch_size, workers=options.worker_count(),
+        channels=first.in_chans, indices=chosen_images(images, options, classes),
     )  # fmt: skip
-    features, labels = map(Tensor.numpy, extract(model, batches, device, options.pool))
-    _check_count(len(features))
-    points, numbers = embed(features, labels, options.perplexity, options.seed)
-    draw(points, labels, images.classes, results.picture(PICTURE))
-    np.savez_compressed(results.folder / "points.npz", points=points, labels=labels)
-    path = results.save(numbers, origin=origin)
-    log.info("%s and %s beside it", path, PICTURE)
+    rows, panels, labels = [], [], np.empty(0, np.int64)
+    for candidate, pool, label in zip(candidates, pools, labels_of(candidates), strict=True):
+        features, labels = map(Tensor.numpy, extract(candidate.model, batches, device, pool))
+        _check_count(len(features))
+        points, numbers = embed(features, labels, options.perplexity, options.seed)
+        apart = numbers.get("silhouette_features")
+        panels.append((label if apart is None else f"{label}\nsilhouette {apart:.2f}", points))
+        rows.append({"model": candidate.name, **numbers})
+    draw(panels, labels, images.classes, results.picture(PICTURE))
+    _save(rows, panels, labels, [class_name(images.classes, label) for label in classes], results,
+          origin)  # fmt: skip
+
+
+def chosen_classes(images: Images, options: TsneOptions) -> list[int]:
+    """Return the labels of the classes to draw; empty: all images. Raises ConfigError."""
+    if options.class_names:
+        return named_classes(images, options.class_names)
+    if options.classes is None:
+        return []
+    labels = random_classes(images, options.classes, options.seed)
+    log.info("classes: %s", ", ".join(class_name(images.classes, label) for label in labels))
+    return labels
+
+
+def chosen_images(
+    images: Images, options: TsneOptions, classes: Sequence[int]
+) -> NDArray[np.int64]:
+    """Choose up to --samples images at random, of these classes, or of all if there are none.
+
+    Raises ConfigError if they are too few.
+    """
+    rng = np.random.default_rng(options.seed)
+    of_classes = np.flatnonzero(np.isin(images.labels, classes)) if classes else len(images)
+    chosen = rng.permutation(of_classes)[: options.samples]
+    _check_count(len(chosen))
+    return np.sort(chosen)
 
 
 def _check_count(images: int) -> None:
@@ -67,7 +110,7 @@ def _check_count(images: int) -> None:
 
 def embed(
     features: NDArray[np.float32], labels: NDArray[np.int64], perplexity: float, seed: int
-) -> tuple[NDArray[np.float32], dict[str, float | int]]:
+) -> tuple[Points, dict[str, float | int]]:
     """Return points [N, 2] for features [N, D], and how faithful they are.
 
     "trustworthiness": share of neighbourhoods that are kept, 0..1. "silhouette_features",
@@ -98,28 +141,74 @@ def principal_components(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def draw(
-    points: NDArray[np.float32],
+    panels: Sequence[tuple[str, Points]],
     labels: NDArray[np.int64],
     classes: Sequence[str] | None,
     path: Path,
 ) -> None:
-    """Draw points [N, 2], coloured by class, with a legend if there are at most 20 classes."""
+    """Draw a panel for each model, coloured by class, with a legend if there are at most 20.
+
+    panels: a title, which is left out of a single one, and points [N, 2].
+    """
+    present = np.unique(labels)
+    columns = min(len(panels), PANELS)
+    side = 4.9 if len(panels) == 1 else 3.4
+    with plain_style():
+        figure, axes = plt.subplots(
+            -(-len(panels) // columns), columns, squeeze=False, layout="constrained",
+            figsize=(side * columns + 2.1, (side + 0.5) * -(-len(panels) // columns)),
+        )  # fmt: skip
+        for axis, (title, points) in zip(axes.flat, panels, strict=False):
+            _scatter(axis, points, labels, classes)
+            axis.set(xticks=[], yticks=[], title=title)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        about = f"t-SNE of the features of {len(labels)} images"
+        if len(panels) == 1:
+            axes[0, 0].set_title(about)
+        else:
+            figure.suptitle(about, fontsize="medium")
+        if 1 < len(present) <= NAMED_CLASSES:
+            figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center",
+                          markerscale=2)  # fmt: skip
+        save_figure(figure, path)
+
+
+def _scatter(
+    axis: Any, points: Points, labels: NDArray[np.int64], classes: Sequence[str] | None
+) -> None:
     present = np.unique(labels)
     colors = _color_map(len(present))
-    with plain_style():
-        figure, axis = plt.subplots(figsize=(7, 5.4), layout="constrained")
-        for number, label in enumerate(present):
-            name = classes[label] if classes and 0 <= label < len(classes) else f"class {label}"
-            # Colour maps of separate colours take a number, continuous ones a share.
-            color = colors(number if len(present) <= NAMED_CLASSES else number / len(present))
-            x, y = points[labels == label].T
-            axis.scatter(x, y, s=7, color=color, label=name, alpha=0.8)
-        axis.set(xticks=[], yticks=[], title=f"t-SNE of the features of {len(points)} images")
-        if 1 < len(present) <= NAMED_CLASSES:
-            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
-        save_figure(figure, path)
+    for number, label in enumerate(present):
+        # Colour maps of separate colours take a number, continuous ones a share.
+        color = colors(number if len(present) <= NAMED_CLASSES else number / len(present))
+        x, y = points[labels == label].T
+        axis.scatter(x, y, s=7, color=color, label=class_name(classes, label), alpha=0.8)
 
 
 def _color_map(classes: int) -> Colormap:
     name = "tab10" if classes <= 10 else "tab20" if classes <= NAMED_CLASSES else "gist_rainbow"
     return plt.get_cmap(name)
+
+
+def _save(
+    rows: Sequence[dict[str, Any]],
+    panels: Sequence[tuple[str, Points]],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    results: Results,
+    origin: Mapping[str, Any],
+) -> None:
+    """Write results.json and points.npz: of one model as ever, of several with their names."""
+    points = [of_model for _, of_model in panels]
+    numbers: dict[str, Any] = {"classes": list(classes)} if classes else {}
+    arrays = {"points": points[0], "labels": labels}
+    if len(rows) == 1:
+        numbers |= {key: value for key, value in rows[0].items() if key != "model"}
+    else:
+        numbers["table"] = list(rows)
+        arrays |= {"points": np.stack(points), "models": [row["model"] for row in rows]}
+        print(markdown(rows))
+    np.savez_compressed(results.folder / "points.npz", **arrays)
+    path = results.save(numbers, origin=origin)
+    log.info("%s and %s beside it", path, PICTURE)

@@ -1,0 +1,1 @@
+"""What attention, weights and tsne compute and draw."""

@@ -1,0 +1,47 @@
+"""The labels of models side by side: what their trainings do not have alike."""
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model
+
+from fastimae.evaluate.candidates import Candidate, check_same_images, labels_of
+from fastimae.settings import ConfigError
+
+
+def candidate(name, *, heads=1, patch_size=8, img_size=32, in_chans=3, **args):
+    model = tiny_model(heads=heads, patch_size=patch_size, img_size=img_size, in_chans=in_chans)
+    return Candidate(name=name, path=Path(name), model=model, args=args)
+
+
+def test_a_label_has_what_differs():
+    same = {"mask_ratio": 0.75, "mask_patch_size": None, "objective": "mae"}
+    assert labels_of([candidate("a", **same)]) == ["a"]
+    assert labels_of([candidate("a", **same), candidate("b", **same)]) == ["a", "b"]
+    units = [candidate("a", **same), candidate("b", **{**same, "mask_patch_size": 16})]
+    assert labels_of(units) == ["a", "b\nmask_patch_size 16"]
+    ratios = [candidate(f"r{r}", objective="mae", mask_ratio=r) for r in (0.1, 0.25)]
+    assert labels_of(ratios) == ["r0.1\nmask_ratio 0.1", "r0.25\nmask_ratio 0.25"]
+    kinds = [
+        candidate("mae", **same),
+        candidate("r0", heads=2, objective="imae", mask_ratio=0.75, same_class_ratio=0.0),
+        candidate("r1", heads=2, objective="imae", teacher="x", mask_ratio=0.75),
+    ]
+    assert labels_of(kinds) == [
+        "mae\nMAE", "r0\ni-MAE, not distilled\nsame_class_ratio 0", "r1\ni-MAE, distilled",
+    ]  # fmt: skip
+    assert labels_of([candidate("a"), candidate("b", patch_size=4)]) == [
+        "a\npatch_size 8", "b\npatch_size 4",
+    ]  # fmt: skip
+
+
+def test_models_must_take_the_same_images():
+    first = candidate("a")
+    check_same_images([first])
+    check_same_images([first, candidate("b", patch_size=4), candidate("c", heads=2)])
+    for other, what in (
+        (candidate("b", img_size=64), r"image size \(64, 64\) than --checkpoint a \(32, 32\)"),
+        (candidate("b", in_chans=1), r"channels \(1\) than --checkpoint a \(3\)"),
+    ):
+        with pytest.raises(ConfigError, match=f"--others b has another {what}"):
+            check_same_images([first, candidate("c"), other])
