@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ from fastimae.loaders.errors import DataError
 
 FORMAT = 1
 _TEXTS = ("data", "images", "checkpoint", "weights")
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ class PseudoLabels:
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
-        except _DAMAGE as error:
+        except Exception as error:  # zipfile and NumPy raise many kinds for damaged files
             raise DataError(f"--pseudo_labels {path} is damaged: make it again") from error
         if found.get("format", np.array(0)).tolist() != FORMAT or not _complete(found):
             raise _foreign(path)
@@ -81,9 +79,9 @@ class PseudoLabels:
         other images.
         """
         if len(self.labels) != count:
-            why = f"are of {len(self.labels)} images ({self.images}), and {source} has {count}"
+            why = f"is of {len(self.labels)} images ({self.images}), and {source} has {count}"
         elif self.data != data:
-            why = f"are of other images than {source}, or of another order ({self.images})"
+            why = f"is of other images than {source}, or of another order ({self.images})"
         else:
             return np.where(self.labels < 0, self.clusters, self.labels)
         raise DataError(f"--pseudo_labels {path} {why}: run fastimae-eval cluster on {source}")
@@ -97,10 +95,10 @@ def _complete(found: dict[str, NDArray]) -> bool:
     if any(found[name].shape for name in names - {"labels"}):
         return False
     labels, clusters = found["labels"], found["clusters"].tolist()
-    return isinstance(clusters, int) and -1 <= labels.min(initial=0) <= labels.max(initial=0) < (
-        clusters
-    )
+    if not isinstance(clusters, int) or clusters < 1:
+        return False
+    return bool(((labels >= -1) & (labels < clusters)).all())
 
 
 def _foreign(path: Path) -> DataError:
-    return DataError(f"--pseudo_labels {path} is not a file that fastimae-eval cluster writes")
+    return DataError(f"--pseudo_labels {path} is not a whole file of fastimae-eval cluster")
