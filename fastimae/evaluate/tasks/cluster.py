@@ -51,7 +51,8 @@ def run(options: ClusterOptions) -> None:
         contextlib.ExitStack() as locks,
     ):
         path = options.output or results.folder / FILE
-        with fail_together(world, FolderError("the main process cannot write to --output")):
+        lost = FolderError("the main process cannot write to --output: see its message")
+        with fail_together(world, lost):
             if world.is_main:
                 locks.enter_context(file_to_write(path, "--output"))
         store = feature_store(options, world, results.folder)
@@ -82,7 +83,7 @@ def run(options: ClusterOptions) -> None:
             found, rows, images, positions, store.model, results.picture("cluster_images.png"),
             np.random.default_rng(options.seed),
         )  # fmt: skip
-        of_results = results.save({**numbers, "labels": str(path)}, origin=origin)
+        of_results = results.save({**numbers, "file": str(path)}, origin=origin)
         log.info("cluster: %s; %s, %s", _in_words(numbers), path, of_results)
 
 
