@@ -22,6 +22,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import (
     Annotated,
     Any,
@@ -201,8 +202,15 @@ class PairSettings(Settings):
     """Number of consecutive samples that partners are drawn from; 0: the complete batch."""
     same_class_ratio: Share | None = None
     """Share of mixtures whose images share a class. None: partners at random."""
+    pseudo_labels: Expert[Path | None] = None
+    """File of fastimae-eval cluster: its clusters, not labels, are --same_class_ratio's classes."""
     reciprocal_pairs: Expert[bool] = False
     """Mix images in mutual pairs that share a mask: one teacher pass, but noisier gradients."""
+
+    def idle(self) -> Iterator[Idle]:
+        """As in `Settings`."""
+        yield from super().idle()
+        yield Idle(self.same_class_ratio is None, ("pseudo_labels",), "without --same_class_ratio")
 
 
 _Part = TypeVar("_Part", bound=Settings)

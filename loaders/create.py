@@ -15,8 +15,9 @@ from fastimae.loaders import native_library
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.reader import BetonReader
-from fastimae.loaders.create_checks import check_source, check_user_code
+from fastimae.loaders.create_checks import check_pseudo_labels, check_source, check_user_code
 from fastimae.loaders.images.crops import Crops
+from fastimae.loaders.order.pseudo_labels import PseudoLabels
 from fastimae.loaders.order.sampler import Sampler
 from fastimae.loaders.settings import LoaderSettings
 from fastimae.loaders.sources.describe import data_line
@@ -31,7 +32,9 @@ from fastimae.log import log
 from fastimae.settings import check_idle
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from fastimae.loaders.backends.dali_source import JpegSource
@@ -67,6 +70,9 @@ def create_loader(
         make CPU tensors.
     tell: log on rank 0 what the data is and how it will be cropped.
 
+    With `pseudo_labels`, a file of fastimae-eval cluster, batches have its labels instead of the
+    data's.
+
     Raises `DataError` for missing or broken data, and for settings that do not fit together.
     """
     own = _UserCode(None if isinstance(dataset, str) else dataset, labels, transform)
@@ -79,6 +85,7 @@ def create_loader(
     check_idle(settings)
     check_source(settings)
     check_user_code(settings, labels, transform)
+    check_pseudo_labels(settings)
     crops = Crops(
         size=settings.image_size, channels=settings.in_chans, ratio=settings.crop_ratio,
         scale=(settings.min_crop, settings.max_crop), random=settings.crop == "random",
@@ -104,7 +111,10 @@ def create_loader(
         on_error.callback(data.close)
         if tell and rank == 0:
             _log_data(source, data, survey(), crops)
-        sampler = make_sampler(data.labels, read=data.read)
+        labels = data.labels
+        if settings.pseudo_labels:
+            labels = _pseudo_labels(settings.pseudo_labels, source, data, tell and rank == 0)
+        sampler = make_sampler(labels, read=data.read)
         loader = make_loader(data, sampler, crops, num_workers=settings.worker_count(), **common)
         on_error.pop_all()
     return loader
@@ -208,6 +218,23 @@ def _beton_loader(decoder: str, ffcv_ops: str | None) -> Callable[..., Loader]:
     from fastimae.loaders.backends.native import NativeLoader
 
     return NativeLoader
+
+
+def _pseudo_labels(
+    path: Path,
+    source: str | Path,
+    data: BetonReader | JpegSource | ImageFiles,
+    tell: bool,
+) -> NDArray[np.int64]:
+    """Return the labels of a file for these images. Raises DataError if it is of others."""
+    found = PseudoLabels.read(path)
+    labels = found.of(data.identity(), len(data.labels), str(source), path)
+    if tell:
+        log.info(
+            "--same_class_ratio: the classes are the %d clusters in %s, made with %s (weights %s)",
+            found.clusters, path, found.checkpoint, found.weights,
+        )  # fmt: skip
+    return labels
 
 
 def _log_data(

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.images.limits import value_range
-from fastimae.loaders.settings import SourceSettings
+from fastimae.loaders.settings import LoaderSettings, SourceSettings
 from fastimae.loaders.sources.what_is import BETON, FOLDER, TAR, check_is, is_beton
 
 _TAKES = {BETON: "--ffcv", FOLDER: "--data_path", TAR: "--dali"}
@@ -34,6 +34,16 @@ def check_source(settings: SourceSettings) -> None:
         raise DataError(
             f"--value_range has no effect on {beton}, whose images have 8 bits: drop it here, "
             "and give it to fastimae-convert"
+        )
+
+
+def check_pseudo_labels(settings: LoaderSettings) -> None:
+    """Raise DataError for a source whose images --pseudo_labels cannot be of."""
+    source = "--synthetic" if settings.synthetic else f"--dataset {settings.dataset}"
+    if settings.pseudo_labels and (settings.synthetic or settings.dataset is not None):
+        raise DataError(
+            f"--pseudo_labels are labels of a .beton file or of a folder, not of {source}: give "
+            "--ffcv, --data_path or --dali"
         )
 
 

@@ -34,6 +34,7 @@ SMALL = {
     "mixtureprobe": "--mix_ratios 0.2 --batch_size 8",
     "reconstruct": "--samples 2 --mask_ratios 0.75 --mix_ratios 0.2 --pictures 1",
     "attention": "--samples 1 --layers 0",
+    "cluster": "--k 3",
     "tsne": "--samples 20 --perplexity 3",
 }
 """Flags that make a task quick."""
@@ -85,6 +86,7 @@ WRITES_FILES = {
     "convert": ("fastimae-convert {images}/train", "OUT"),
     "export": ("fastimae-export {mae} --to timm", "OUT"),
     "import": ("fastimae-import {mae}", "OUT"),
+    "cluster, output": (f"{task_command('cluster')} --output_dir {{out}} --output", "--output"),
     "report": ("fastimae-eval report {mae.parent} --output", "--output"),
 }
 FEATURES = {task: f"{task_command(task)} --feature_dir" for task in ("linear", "knn", "fewshot")}

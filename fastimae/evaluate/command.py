@@ -18,6 +18,7 @@ from fastimae.config import parsed_settings
 from fastimae.config_file import FileSettings, config_file
 from fastimae.engine.launcher import is_surplus_process
 from fastimae.evaluate.options import finetune_recipes, linear
+from fastimae.evaluate.options.cluster import ClusterOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
     ReconstructOptions,
@@ -71,6 +72,9 @@ TASKS = {
     ),
     "knn": Task(KnnOptions, "weighted nearest neighbours of features", several=True),
     "fewshot": Task(FewshotOptions, "logistic regression with few labels", several=True),
+    "cluster": Task(
+        ClusterOptions, "k-means of features: labels for unlabelled data", several=True
+    ),
     "separability": Task(SeparabilityOptions, "linear separability of mixtures (M_ls)"),
     "msem": Task(
         MsemOptions,

@@ -63,15 +63,17 @@ class Images(Dataset[tuple[Image.Image, int]]):
         read: Read,
         *,
         kind: str,
+        identity: Callable[[], str],
         advice: str = "",
         path: Callable[[int], str] | None = None,
     ) -> None:
         """Describe the images of `source`. opener: see `open`. read: returns an image's bytes.
 
-        path: returns an image's path; None if the source does not keep them.
+        identity: see `identity_of`. path: returns an image's path; None if the source does not keep
+        them.
         """
         self.source, self.labels, self.classes = source, labels, classes
-        self.kind, self.advice, self.path = kind, advice, path
+        self.kind, self.advice, self.identity, self.path = kind, advice, identity, path
         self._open, self.read, self._files = opener, read, fingerprint
 
     @functools.cached_property
@@ -104,6 +106,7 @@ class Images(Dataset[tuple[Image.Image, int]]):
         images.read = functools.partial(_one_of, indices, self.read)
         images.path = self.path and functools.partial(_one_of, indices, self.path)
         images._files = _digest(self._files, positions)
+        images.identity = functools.partial(_part_of, self.identity, positions)
         images.chosen = hashlib.sha256(self.chosen.encode() + positions).hexdigest()[:16]
         return images
 
@@ -170,6 +173,7 @@ def _open_beton(path: Path, fields: dict[str, str | None]) -> Images:
         _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns, reader.image_field),
         reader.read,
         kind=reader.kind,
+        identity=reader.identity,
     )
 
 
@@ -184,6 +188,7 @@ def _open_folder(path: Path) -> Images:
         _digest(*folder.files.tolist(), *stats),
         folder.read,
         kind=folder.kind,
+        identity=folder.identity,
         advice=hint_for(folder.path(0)),
         path=folder.path,
     )
@@ -192,6 +197,11 @@ def _open_folder(path: Path) -> Images:
 def _one_of(indices: NDArray[np.int64], get: Callable[[int], Any], index: int) -> Any:
     """Return what `get` has at position `index` of `indices`."""
     return get(int(indices[index]))
+
+
+def _part_of(identity: Callable[[], str], positions: bytes) -> str:
+    """Identify the images at these positions of those that `identity` identifies."""
+    return _digest(identity(), positions)
 
 
 def _size_and_time(path: str) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.reader import BetonReader
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import SkipImage, Source
 from fastimae.loaders.images.jpeg import read_jpeg_header
 from fastimae.loaders.images.limits import max_pixels, open_image
@@ -55,6 +56,10 @@ class JpegSource(abc.ABC):
     def name(self, index: int) -> str:
         """Return the sample's name in messages."""
 
+    @abc.abstractmethod
+    def identity(self) -> str:
+        """Identify the images and their order: see `identity_of`. Raises DataError."""
+
     def survey(self) -> Survey:
         """Look at some of the samples: their sizes and depths."""
         return survey_files(self.open, len(self.labels))
@@ -97,6 +102,9 @@ class BetonJpegs(JpegSource):
     def name(self, index: int) -> str:
         return f"sample {index} of {self.reader.path}"
 
+    def identity(self) -> str:
+        return self.reader.identity()
+
     def close(self) -> None:
         self.reader.close()
 
@@ -127,6 +135,9 @@ class FolderJpegs(FileJpegs):
     def name(self, index: int) -> str:
         return self.files.path(index)
 
+    def identity(self) -> str:
+        return self.files.identity()
+
 
 class EmbeddedJpegs(FileJpegs):
     """Images inside tars or CIFAR's files."""
@@ -142,6 +153,12 @@ class EmbeddedJpegs(FileJpegs):
 
     def name(self, index: int) -> str:
         return self.items[index].name
+
+    def identity(self) -> str:
+        raise DataError(
+            "--pseudo_labels are labels of a .beton file or of a folder, not of files that hold "
+            "many images: convert them with fastimae-convert, and give --ffcv"
+        )
 
 
 def find_jpegs(src: str | Path, **beton_settings: Any) -> JpegSource:

@@ -22,6 +22,7 @@ from fastimae.loaders.beton.table import read_fields, read_table
 from fastimae.loaders.beton.trailer import Trailer, read_trailer
 from fastimae.loaders.beton.writer import BetonWriter
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.order.identity import identity_of
 from fastimae.loaders.settings import SourceSettings
 from fastimae.loaders.sources.what_is import BETON, check_is
 
@@ -115,6 +116,11 @@ class BetonReader:
     def region(self, index: int) -> tuple[int, int]:
         """Return the position and the size of a sample in the file, in bytes."""
         return int(self._positions[index]), int(self._sizes[index])
+
+    def identity(self) -> str:
+        """Identify the images and their order, wherever the file is: see `identity_of`."""
+        marks = (column.tobytes() for column in (self._sizes, self.heights, self.widths))
+        return identity_of(marks, len(self), self.read)
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return the content of the file for compiled code: contiguous arrays, uncopied.

@@ -179,7 +179,10 @@ class Sampler:
         if ratio is None:
             return
         if (self.labels < 0).any():
-            raise DataError("--same_class_ratio needs a label for every sample, and some have none")
+            raise DataError(
+                "--same_class_ratio needs a label for every sample, and some have none: "
+                "fastimae-eval cluster makes some, for --pseudo_labels"
+            )
 
     def _draw_plan(self, epoch: int) -> EpochPlan:
         order, reason = self._shuffled(epoch, KeyStream.ORDER), ""

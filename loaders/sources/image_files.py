@@ -13,6 +13,7 @@ from PIL import Image
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import ImageLocation, Source
 from fastimae.loaders.images.limits import open_image
+from fastimae.loaders.order.identity import identity_of
 from fastimae.loaders.sources.find import find_for_loader
 
 
@@ -54,6 +55,15 @@ class ImageFiles:
     def read(self, index: int) -> bytes:
         """Read the bytes of the file. Raises SkipImage."""
         return ImageLocation(self.path(index)).read()
+
+    def identity(self) -> str:
+        """Identify the images and their order by the names below the folder that all are in.
+
+        See `identity_of`.
+        """
+        folder = os.path.commonpath((min(self.files), max(self.files)))
+        names = (name[len(folder) :] + b"\0" for name in self.files)
+        return identity_of(names, len(self.files), self.read)
 
     def open(self, index: int) -> Image.Image:
         """Open the image without decoding it; its file is closed again."""

@@ -31,6 +31,7 @@ def images(labels, classes, source="val"):
         f"{source} {labels}",
         bytes,
         kind="made up",
+        identity=str,
     )
 
 

@@ -1,4 +1,4 @@
-"""Features in files, so that linear, knn and fewshot of a checkpoint compute them once.
+"""Features in files, so that the tasks that use those of a checkpoint compute them once.
 
 N = images, D = encoder width.
 """
@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,13 @@ class Features:
     """float32 [N, D]"""
     labels: Tensor
     """int64 [N]"""
-    bad: int = 0
-    """Number of images that could not be read."""
+    skipped: tuple[int, ...] = ()
+    """Positions of the images that could not be read, which have no row."""
+
+    @property
+    def bad(self) -> int:
+        """Number of images that could not be read."""
+        return len(self.skipped)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,7 +114,7 @@ class FeatureStore:
         return Features(
             rows=torch.cat([part.rows for part in features]),
             labels=torch.cat([part.labels for part in features]),
-            bad=sum(part.bad for part in features),
+            skipped=tuple(index for part in features for index in part.skipped),
         )
 
     def _share(self, images: Images, indices: NDArray[np.int64]) -> Features:
@@ -120,7 +126,7 @@ class FeatureStore:
             self.model, batches, self.world.device, self.pool,
             precision=self.precision, quiet=not self.world.is_main,
         )  # fmt: skip
-        return Features(rows=rows, labels=labels, bad=len(batches.bad))
+        return Features(rows=rows, labels=labels, skipped=tuple(sorted(batches.bad)))
 
 
 def encoder_digest(model: MaskedAutoencoder) -> str:
@@ -149,7 +155,7 @@ def write_features(path: Path, features: Features) -> None:
     """Write features to a file, atomically."""
     tensors = {"rows": features.rows.contiguous(), "labels": features.labels.contiguous()}
     with replacing(path) as partial:
-        save_file(tensors, partial, {"bad": str(features.bad)})
+        save_file(tensors, partial, {"skipped": json.dumps(features.skipped)})
 
 
 def read_features(path: Path) -> Features | None:
@@ -159,10 +165,17 @@ def read_features(path: Path) -> Features | None:
             return Features(
                 rows=file.get_tensor("rows"),
                 labels=file.get_tensor("labels"),
-                bad=int(file.metadata()["bad"]),
+                skipped=_skipped(file.metadata()),
             )
     except FileNotFoundError:
         return None
     except (SafetensorError, KeyError, TypeError) as error:
         log.warning("%s is damaged, and computed again (%s)", path, error)
         return None
+
+
+def _skipped(about: dict[str, str]) -> tuple[int, ...]:
+    """Return `Features.skipped`. Raises KeyError for a file of a version that only counted some."""
+    if about.get("bad") == "0":
+        return ()
+    return tuple(json.loads(about["skipped"]))

@@ -99,27 +99,12 @@ def open_probe(
     folder: of this task, for temporary files. check: called with the encoder's origin before images
     are opened.
     """
-    lost = FolderError("the main process cannot write to --feature_dir: see its message")
-    with fail_together(world, lost):
-        if world.is_main:
-            with new_folder(options.features_folder(), "--feature_dir"):
-                pass  # it can be written
-    model = options.load_encoder(world.device)
-    origin = origin_of(options.checkpoint, model)
+    store = feature_store(options, world, folder)
+    origin = origin_of(options.checkpoint, store.model)
     check(origin)
     train = options.train_images()
     val, classes = match_training(train, options.val_images())
     options.check_images(train, world)
-    store = FeatureStore(
-        model=model,
-        folder=options.features_folder(),
-        scratch=folder,
-        world=world,
-        pool=resolve_pool(model, options.pool),
-        precision=options.precision,
-        batch_size=min(options.batch_size, MAX_BATCH),
-        workers=options.worker_count(),
-    )
     tested = Tested(
         val=store.features(val),
         classes=classes,
@@ -130,3 +115,26 @@ def open_probe(
         tested_on=val.view_digest,
     )
     return OpenProbe(store, train, tested)
+
+
+def feature_store(options: ProbeOptions, world: World, folder: Path) -> FeatureStore:
+    """Load the encoder whose features are computed or read. Raises CheckpointError, FolderError.
+
+    folder: see `probe_data`.
+    """
+    lost = FolderError("the main process cannot write to --feature_dir: see its message")
+    with fail_together(world, lost):
+        if world.is_main:
+            with new_folder(options.features_folder(), "--feature_dir"):
+                pass  # it can be written
+    model = options.load_encoder(world.device)
+    return FeatureStore(
+        model=model,
+        folder=options.features_folder(),
+        scratch=folder,
+        world=world,
+        pool=resolve_pool(model, options.pool),
+        precision=options.precision,
+        batch_size=min(options.batch_size, MAX_BATCH),
+        workers=options.worker_count(),
+    )

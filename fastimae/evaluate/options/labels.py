@@ -34,7 +34,7 @@ BEST = "checkpoint-best.pth"
 
 @dataclasses.dataclass(kw_only=True)
 class EncoderOptions(EvalOptions):
-    """Options of finetune, linear, knn and fewshot."""
+    """Options of finetune, linear, knn, fewshot and cluster."""
 
     random_init: bool = False
     """Use fresh weights of the same architecture: the baseline that pre-training must beat."""
@@ -94,7 +94,7 @@ class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
 
 @dataclasses.dataclass(kw_only=True)
 class ProbeOptions(EncoderOptions):
-    """Options of linear, knn and fewshot."""
+    """Options of linear, knn, fewshot and cluster."""
 
     pool: Pool | None = None
     """Latent of the class token (cls), or mean of the patches' (avg). None: cls, as in MAE, but avg

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from fastimae.evaluate.pages.evaluations import Evaluation
 
-ORDER = ("semantics", "msem", "finetune", "linear", "knn", "fewshot", "separability",
+ORDER = ("semantics", "msem", "finetune", "linear", "knn", "fewshot", "cluster", "separability",
          "mixtureprobe", "reconstruct", "attention", "tsne", "weights")  # fmt: skip
 TITLES = {
     "semantics": "Same-class ratios",
     "finetune": "Fine-tuning",
     "knn": "Nearest neighbours",
     "fewshot": "Few labels",
+    "cluster": "Clusters",
     "separability": "Separability (M_ls)",
     "msem": "M_sem",
     "mixtureprobe": "Mixture probe",
