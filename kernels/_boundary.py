@@ -18,7 +18,7 @@ from torch import Tensor
 from fastimae.kernels._launch import jit, launch, tl
 
 _BITS = 9
-_BLOCK, _WARPS = 64, 4
+_BLOCK, _WARPS = 32, 4
 
 
 @jit
@@ -31,12 +31,12 @@ def _boundary_kernel(
     masked,
     down,
     across,
-    PIXELS: tl.constexpr,
+    pixels,
     BLOCK: tl.constexpr,
 ):
-    """visible of each masked patch of an image, and weight = M * PIXELS / sum of kept[visible].
+    """visible of each masked patch of an image, and weight = M * pixels / sum of kept[visible].
 
-    ids: [B, masked], distinct in a row. kept: fp32 [512], how many of a patch's PIXELS are not
+    ids: [B, masked], distinct in a row. kept: fp32 [512], how many of a patch's pixels are not
     near. visible: int16 [B, masked]. weight: fp32 [B], 0 where no pixel is kept. down, across:
     patches of an image; there are no visible ones beyond its border.
     Grid: one program per image. It compares all pairs of masked patches: there are few.
@@ -65,7 +65,7 @@ def _boundary_kernel(
         tl.store(visible_ptr + image * masked + first + lane, visible.to(tl.int16), mask=inside)
         total += tl.load(kept_ptr + visible, mask=inside, other=0)
     kept = tl.sum(total, 0)
-    weight = tl.where(kept > 0, masked * PIXELS / tl.maximum(kept, 1), 0.0)
+    weight = tl.where(kept > 0, masked * pixels / tl.maximum(kept, 1), 0.0)
     tl.store(weight_ptr + image, weight)
 
 
@@ -95,7 +95,7 @@ def boundary(
         masked=ids_masked.shape[1],
         down=down,
         across=across,
-        PIXELS=patch_size**2,
+        pixels=patch_size**2,
         BLOCK=_BLOCK,
         num_warps=_WARPS,
     )
