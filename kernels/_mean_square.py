@@ -68,30 +68,36 @@ def _(difference: Tensor, grad: Tensor) -> Tensor:
 
 
 def keep_difference(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Save the second output of an op, its unscaled difference, for backward: a setup_context."""
-    ctx.save_for_backward(output[1])
+    """Save what follows an op's loss, its unscaled difference first: a setup_context."""
+    ctx.save_for_backward(*output[1:])
     ctx.set_materialize_grads(False)
 
 
 class MeanSquare(torch.autograd.Function):
     """fp32 [n], the mean of (x - target)^2 over each branch of x, in torch.
 
+    kept: bool, where the difference counts; it is 0 elsewhere. None: everywhere.
+
     Asking for a second derivative is an error, as it is with the Triton kernels: backward would
     treat the saved difference as a constant.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, target: Tensor, branches: int) -> Tensor:
+    def forward(
+        ctx, x: Tensor, target: Tensor, branches: int, kept: Tensor | None = None
+    ) -> Tensor:
         difference = x.float() - target.float()
+        if kept is not None:
+            difference = difference.masked_fill(~kept, 0)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(difference.to(x.dtype))
         return difference.square().reshape(branches, -1).mean(1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("this loss has no second derivative: leave out create_graph")
         (difference,) = ctx.saved_tensors
         rows = difference.reshape(len(grad), -1)
         scale = grad.float()[:, None] * (2 / max(rows.shape[1], 1))
-        return (rows * scale).to(difference.dtype).view_as(difference), None, None
+        return (rows * scale).to(difference.dtype).view_as(difference), None, None, None

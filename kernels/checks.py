@@ -176,6 +176,7 @@ def check_prediction(
     ids_masked: Tensor,
     patch_size: int,
     branches: int | None,
+    ignore_boundary: int,
 ) -> None:
     """Raise ValueError unless the other arguments of `masked_l2` fit its images."""
     check_branches("masked_l2", pred, branches)
@@ -192,6 +193,8 @@ def check_prediction(
     if rows and not len(images):
         raise ValueError(f"pred has {rows} rows, but there are no images for target to index")
     check_device(pred=pred, images=images, target=target, ids_masked=ids_masked)
+    if not 0 <= ignore_boundary <= patch_size:
+        raise ValueError(f"ignore_boundary must be in 0..{patch_size} (P), not {ignore_boundary}")
 
 
 def check_branches(op: str, x: Tensor, branches: int | None) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastimae.kernels._boundary import boundary, kept_values
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 from fastimae.kernels._mean_square import MeanSquare, keep_difference, scale_branches
 from fastimae.kernels._pixels import (
@@ -39,6 +40,8 @@ def _masked_l2_kernel(
     ids_ptr,
     stride_ids,
     scale_bias_ptr,
+    visible_ptr,
+    within_ptr,
     difference_ptr,
     sums_ptr,
     patches,
@@ -61,7 +64,8 @@ def _masked_l2_kernel(
 
     pred: [patches = n*B*M, D], contiguous. images: [N, H, W, C]. target: [n*B]. ids:
     [ids_rows, M], repeated over branches. difference: as pred, for backward. sums: fp32 [patches].
-    May be None: scale_bias for float images, difference where pred needs no gradient.
+    May be None: scale_bias for float images, difference where pred needs no gradient, and visible
+    [ids_rows, M] and within [D] (see `_boundary`): the difference is 0 where they share a bit.
     Grid: ROWS patches per program, in chunks of [ROWS, CHUNK].
     """
     SIZE: tl.constexpr = PATCH * PATCH * CHANNELS
@@ -73,6 +77,8 @@ def _masked_l2_kernel(
     patch = tl.load(ids_ptr + ids_row * stride_ids + row % masked, mask=valid, other=0)
     patch = patch.to(tl.int32)
     start = row.to(tl.int64) * SIZE
+    if visible_ptr is not None:
+        visible = tl.load(visible_ptr + ids_row * masked + row % masked, mask=valid, other=0)
 
     masks, targets, preds = (), (), ()
     total = tl.zeros([ROWS, CHUNK], tl.float32)
@@ -114,11 +120,14 @@ def _masked_l2_kernel(
         inside, x = masks[first // CHUNK], targets[first // CHUNK]
         if NORM_PIX:
             x = (x - mean) * inverse
+        if visible_ptr is not None:
+            within = tl.load(within_ptr + value, mask=value < SIZE, other=0)
+            inside = inside & ((visible & within) == 0)
         difference = tl.where(inside, preds[first // CHUNK].to(tl.float32) - x, 0.0)
         total += difference * difference
         if difference_ptr is not None:
             emitted = difference.to(difference_ptr.dtype.element_ty)
-            tl.store(difference_ptr + (start + value), emitted, mask=inside)
+            tl.store(difference_ptr + (start + value), emitted, mask=masks[first // CHUNK])
     tl.store(sums_ptr + row, tl.sum(total, 1, keep_dims=True), mask=valid)
 
 
@@ -144,20 +153,23 @@ def _masked_l2(
     mean: Sequence[float],
     std: Sequence[float],
     norm_pix: bool,
+    ignore_boundary: int,
     branches: int,
     save: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return fp32 [n] means, and pred - target, which is empty unless `save`."""
-    loss, difference = _empty_outputs(pred, branches, save)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return fp32 [n] means, pred - target, which is empty unless `save`, and a weight for each
+    image's mean, fp32 [n*B], which is empty unless `ignore_boundary`."""
+    loss, difference, weight = _empty_outputs(pred, ignore_boundary, branches, save)
     rows, masked, size = pred.shape
     if not pred.numel():
-        return loss.fill_(torch.nan), difference
+        return loss.fill_(torch.nan), difference, weight
     pred, target = pred.contiguous(), target.contiguous()
     if ids_masked.stride(1) != 1:
         ids_masked = ids_masked.contiguous()
     table = None
     if images.dtype == torch.uint8:
         table = scale_and_bias(tuple(mean), tuple(std), patch_size, images.device)
+    visible, within = boundary(weight, ids_masked, images, patch_size, ignore_boundary)
     settings = _settings(size)
     sums = pred.new_empty(branches, rows * masked // branches, dtype=torch.float32)
     launch(
@@ -173,6 +185,8 @@ def _masked_l2(
         ids_ptr=ids_masked,
         stride_ids=ids_masked.stride(0),
         scale_bias_ptr=table,
+        visible_ptr=visible,
+        within_ptr=within,
         difference_ptr=difference if save else None,
         sums_ptr=sums,
         patches=rows * masked,
@@ -186,18 +200,26 @@ def _masked_l2(
         NORM_PIX=norm_pix,
         **settings,
     )
-    return torch.div(sums.sum(1), pred.numel() // branches, out=loss), difference
+    if ignore_boundary:
+        sums = (sums.view(rows, masked).sum(1) * weight).view(branches, -1)
+    torch.div(sums.sum(1), pred.numel() // branches, out=loss)
+    return loss, difference, weight
 
 
 @_masked_l2.register_fake
-def _empty_outputs(pred: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-    *_, branches, save = rest
+def _empty_outputs(pred: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+    *_, ignore_boundary, branches, save = rest
     loss = pred.new_empty(branches, dtype=torch.float32)
-    return loss, pred.new_empty(pred.shape if save else 0)
+    weight = pred.new_empty(len(pred) if ignore_boundary else 0, dtype=torch.float32)
+    return loss, pred.new_empty(pred.shape if save else 0), weight
 
 
-def _backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return scale_branches(ctx.saved_tensors[0], grad), *[None] * 9
+def _backward(ctx, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    difference, weight = ctx.saved_tensors
+    if len(weight):  # each image is then scaled by itself
+        rows = len(weight) // len(grad)
+        grad = grad.repeat_interleave(rows) * weight / rows
+    return scale_branches(difference, grad), *[None] * 10
 
 
 _masked_l2.register_autograd(_backward, setup_context=keep_difference)
@@ -212,6 +234,7 @@ def _masked_l2_torch(
     mean: Sequence[float],
     std: Sequence[float],
     norm_pix: bool,
+    ignore_boundary: int,
     branches: int,
 ) -> Tensor:
     if len(ids_masked) < len(pred):
@@ -224,7 +247,11 @@ def _masked_l2_torch(
         share = (size - 1) / size
         weight_D = torch.full((size,), share**0.5, device=images.device)
         target_BMD = F.layer_norm(target_BMD, (size,), weight_D, eps=NORM_PIX_EPS * share)
-    return MeanSquare.apply(pred, target_BMD, branches)
+    if not ignore_boundary or not pred.numel():
+        return MeanSquare.apply(pred, target_BMD, branches)
+    kept_BMD, weight_B = kept_values(ids_masked, images, patch_size, ignore_boundary)
+    mean_B = MeanSquare.apply(pred, target_BMD, len(pred), kept_BMD)
+    return (mean_B * weight_B).view(branches, -1).mean(1)
 
 
 def masked_l2(
@@ -237,6 +264,7 @@ def masked_l2(
     std: Sequence[float],
     norm_pix: bool,
     *,
+    ignore_boundary: int = 0,
     branches: int | None = None,
     impl: Impl = "auto",
 ) -> Tensor:
@@ -247,24 +275,27 @@ def masked_l2(
     normalised. Any strides; rows whose W*C values are contiguous are read fastest. target: integer
     [B], the image that row b of pred reconstructs. ids_masked: integer [B, M], patch numbers. The
     caller must ensure that both are within range: see `checks`. patch_size: P, pixels.
-    norm_pix: scale each target patch to mean 0 and variance 1, MAE's normalised target. branches:
+    norm_pix: scale each target patch to mean 0 and variance 1, MAE's normalised target.
+    ignore_boundary: leave out masked pixels that lie at most so many rows and at most so many
+    columns from a pixel of a visible patch (one that is not in ids_masked); up to P. branches:
     pred and target are n stacked branches, [n*B, ...], with one mean each; ids_masked may then be
     [B, M], shared by all. impl: "auto" uses Triton on CUDA and torch elsewhere.
 
-    Returns a fp32 scalar, or fp32 [n] with `branches`; NaN if pred is empty. The gradient reaches
-    only pred, in its dtype.
+    Returns a fp32 scalar, or fp32 [n] with `branches`; NaN if pred is empty. It is the mean over
+    images of the mean over each one's pixels, so that batches of a size average to one large
+    batch even where images keep different numbers of pixels. An image that keeps none counts as 0.
+    The gradient reaches only pred, in its dtype, and is 0 at pixels that are left out.
     Raises ValueError or TypeError that names the argument that does not fit.
     """
     check_images(images, patch_size, mean, std)
-    check_prediction(pred, images, target, ids_masked, patch_size, branches)
+    check_prediction(pred, images, target, ids_masked, patch_size, branches, ignore_boundary)
     count, size = branches or 1, pred.shape[-1]
     obstacle = f"a patch has more than {_MAX_VALUES} values" if size > _MAX_VALUES else ""
     if use_triton("masked_l2", impl, pred, images, target, ids_masked, obstacle=obstacle):
         save = pred.requires_grad and torch.is_grad_enabled()
         args = (images, target, ids_masked, patch_size, list(mean), list(std), norm_pix)
-        loss, _ = torch.ops.fastimae.masked_l2(pred, *args, count, save)
+        loss, *_ = torch.ops.fastimae.masked_l2(pred, *args, ignore_boundary, count, save)
     else:
-        loss = _masked_l2_torch(
-            pred, images, target, ids_masked, patch_size, mean, std, norm_pix, count
-        )
+        args = (images, target, ids_masked, patch_size, mean, std, norm_pix)
+        loss = _masked_l2_torch(pred, *args, ignore_boundary, count)
     return loss.view(()) if branches is None else loss

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastimae.kernels.checks import (
@@ -176,20 +177,45 @@ def masked_l2(
     mean: Sequence[float],
     std: Sequence[float],
     norm_pix: bool,
+    ignore_boundary: int = 0,
 ) -> Tensor:
     """Compute the mean squared error on masked patches (MAE, section 3).
 
     pred: [B, M, P*P*C], rows in the order of ids_masked. images: uint8 [N, H, W, C], or float
     already normalised. target: int64 [B], the image that row b of pred reconstructs. ids_masked:
-    integer [B, M]. norm_pix: use MAE's normalised target. Returns a fp32 scalar, the mean over all
-    rows and pixels.
+    integer [B, M]; all other patches are visible. norm_pix: use MAE's normalised target.
+    ignore_boundary: leave out pixels with a visible one at most so many rows and columns away.
+    Returns a fp32 scalar, the mean over images of the mean over the pixels of each; 0 for an image
+    that has none.
     """
-    check_prediction(pred, images, target, ids_masked, patch_size, branches=None)
+    check_prediction(pred, images, target, ids_masked, patch_size, None, ignore_boundary)
     patches_NLD = patchify(images, patch_size)
     target_BMD = normalise(gather_rows(patches_NLD, ids_masked, target), mean, std)
     if norm_pix:
         target_BMD = normalise_patches(target_BMD)
-    return (pred.float() - target_BMD).square().mean()
+    square_BMD = (pred.float() - target_BMD).square()
+    if not ignore_boundary:
+        return square_BMD.mean()
+    grid = images.shape[1] // patch_size, images.shape[2] // patch_size
+    kept_BMD = ~near_visible(ids_masked, grid, patch_size, ignore_boundary, images.shape[3])
+    sum_B = square_BMD.where(kept_BMD, 0).sum((1, 2))
+    return (sum_B / kept_BMD.sum((1, 2)).clamp(min=1)).mean()
+
+
+def near_visible(
+    ids_masked: Tensor, grid: tuple[int, int], patch_size: int, reach: int, channels: int
+) -> Tensor:
+    """Return bool [B, M, P*P*C]: whether a pixel has a visible one within its reach.
+
+    That is at most `reach` rows and at most `reach` columns away. Beyond the border of the image
+    nothing is visible.
+    """
+    visible_BL = torch.ones(len(ids_masked), grid[0] * grid[1], device=ids_masked.device)
+    visible_BL.scatter_(1, ids_masked.long(), 0)
+    pixels_BLD = visible_BL[..., None].expand(-1, -1, patch_size**2 * channels)
+    image_BHWC = unpatchify(pixels_BLD, grid, channels)
+    near_BCHW = F.max_pool2d(image_BHWC.permute(0, 3, 1, 2), 2 * reach + 1, 1, reach)
+    return gather_rows(patchify(near_BCHW.permute(0, 2, 3, 1), patch_size), ids_masked) > 0
 
 
 def normalise_patches(patches: Tensor) -> Tensor:

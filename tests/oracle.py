@@ -96,9 +96,27 @@ def decode(latent, visible, patches, state, heads):
     return linear(layer_norm(x, state, "decoder_norm"), state, "decoder_pred")[1:]
 
 
-def pixel_loss(pred, patches, visible, norm_pix):
-    """Return the mean, over masked patches, of the mean squared error."""
-    losses = []
+def far_values(visible, size, patch, channels, distance):
+    """Return bool [P*P*C] for each masked patch: which values are farther from all visible pixels
+    than `distance` rows or columns. size: height and width in pixels."""
+    height, width = size
+    seen = torch.zeros(height, width, dtype=torch.bool)
+    for i in visible:
+        top, left = i // (width // patch) * patch, i % (width // patch) * patch
+        seen[top : top + patch, left : left + patch] = True
+    far = torch.ones(height, width, channels, dtype=torch.bool)
+    for row in range(height):
+        for column in range(width):
+            above, before = max(row - distance, 0), max(column - distance, 0)
+            window = seen[above : row + distance + 1, before : column + distance + 1]
+            far[row, column] = not window.any()
+    return patches_of(far, patch)
+
+
+def pixel_loss(pred, patches, visible, norm_pix, far=None):
+    """Return the mean, over masked patches, of the mean squared error; with `far`, of all patches,
+    the mean over their values there, or 0 if there is none."""
+    losses, kept = [], 0
     for i, patch in enumerate(patches):
         if i in visible:
             continue
@@ -106,8 +124,13 @@ def pixel_loss(pred, patches, visible, norm_pix):
             centre = patch.mean()
             variance = ((patch - centre) ** 2).sum() / (len(patch) - 1)
             patch = (patch - centre) / torch.sqrt(variance + EPS_PIX)
-        losses.append(((pred[i] - patch) ** 2).mean())
-    return sum(losses) / len(losses)
+        if far is None:
+            losses.append(((pred[i] - patch) ** 2).mean())
+            kept += 1
+        else:
+            losses.append(((pred[i] - patch)[far[i]] ** 2).sum())
+            kept += int(far[i].sum())
+    return sum(losses) / max(kept, 1)
 
 
 def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix):
@@ -123,9 +146,12 @@ def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, 
 
 def imae_parts(
     images, partner, alpha, visible, state, teacher, *,
-    patch, heads, decoder_heads, mean, std, norm_pix, head_space, teacher_view,
+    patch, heads, decoder_heads, mean, std, norm_pix, head_space, teacher_view, ignored=0,
 ):  # fmt: skip
-    """Return the four parts of i-MAE's loss, each a mean over the batch."""
+    """Return the four parts of i-MAE's loss, each a mean over the batch.
+
+    ignored: distance to visible pixels up to which masked ones do not count.
+    """
     parts = {"recon_subordinate": [], "recon_dominant": []}
     if teacher is not None:
         parts |= {"latent_subordinate": [], "latent_dominant": []}
@@ -140,7 +166,10 @@ def imae_parts(
             inner = out if head_space == "decoder" else linear(out, state, "decoder_embed")
             patches = patches_of(image, patch)
             pred = decode(inner, ids, len(patches), state, decoder_heads)
-            parts[f"recon_{role}"].append(pixel_loss(pred, patches, ids, norm_pix))
+            far = far_values(ids, image.shape[:2], patch, image.shape[2], ignored)
+            parts[f"recon_{role}"].append(
+                pixel_loss(pred, patches, ids, norm_pix, far if ignored else None)
+            )
             if teacher is not None:
                 seen = patches if teacher_view == "clean" else patches_of(mixed, patch)
                 known = encode(seen, ids, teacher, heads)

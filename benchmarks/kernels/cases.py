@@ -24,7 +24,8 @@ STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
 def cases(shape: ModelShape) -> list[KernelCase]:
     """List the cases of all ops at a shape; ops that only i-MAE needs have two branches."""
     make = (
-        random_masking, mixing_ratio, patchify, mix_patchify, assemble_tokens, masked_l2, latent_l2,
+        random_masking, mixing_ratio, patchify, mix_patchify, assemble_tokens, masked_l2,
+        masked_l2_inner, latent_l2,
     )  # fmt: skip
     encoder = attention(shape, "encoder", shape.keep + 1, shape.heads, shape.width)
     decoder = attention(
@@ -134,8 +135,8 @@ def assemble_tokens(s: ModelShape) -> KernelCase:
     )
 
 
-def masked_l2(s: ModelShape) -> KernelCase:
-    """Compute the loss on masked pixels, of two branches."""
+def masked_l2(s: ModelShape, ignored: int = 0) -> KernelCase:
+    """Compute the loss on masked pixels, of two branches. ignored: how near visible ones not."""
 
     def inputs(device: torch.device) -> dict[str, Tensor]:
         own = torch.arange(s.batch, device=device)
@@ -147,17 +148,17 @@ def masked_l2(s: ModelShape) -> KernelCase:
 
     def call(op: Callable[..., Any], x: dict[str, Tensor]) -> Tensor:
         args = x["images"], x["target"], x["masked"], s.patch, *STATISTICS, True
-        return op(x["pred"], *args, branches=2)
+        return op(x["pred"], *args, ignore_boundary=ignored, branches=2)
 
     def spec(x: dict[str, Tensor]) -> Tensor:
-        args = x["masked"], s.patch, *STATISTICS, True
+        args = x["masked"], s.patch, *STATISTICS, True, ignored
         parts = zip(x["pred"].chunk(2), x["target"].chunk(2), strict=True)
         return torch.stack([reference.masked_l2(p, x["images"], t, *args) for p, t in parts])
 
     values = 2 * s.batch * s.masked * s.values
     return KernelCase(
         op="masked_l2",
-        shape=f"{s.name} i-MAE",
+        shape=f"{s.name} i-MAE" + (f", boundary {ignored}" if ignored else ""),
         inputs=inputs,
         call=call,
         spec=spec,
@@ -166,6 +167,11 @@ def masked_l2(s: ModelShape) -> KernelCase:
         forward_bytes=values * (BF16 + U8),
         both_bytes=values * (BF16 + U8 + 3 * BF16),
     )
+
+
+def masked_l2_inner(s: ModelShape) -> KernelCase:
+    """Compute it without the pixels near visible ones: a quarter of each side of a patch."""
+    return masked_l2(s, max(s.patch // 4, 1))
 
 
 def latent_l2(s: ModelShape) -> KernelCase:

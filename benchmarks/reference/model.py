@@ -104,7 +104,10 @@ class PlainMAE(nn.Module):
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def pixel_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Compute the mean squared error over masked patches; mask float [B, L], 1 where masked."""
+        """Compute the mean squared error over masked patches; mask float [B, L], 1 where masked.
+
+        All of their pixels count: there is no --ignore_boundary.
+        """
         b, c, height, width = imgs.shape
         p = self.patch_size
         target = imgs.reshape(b, c, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1)

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from fastimae.objectives.settings import IMAESettings, MaskSettings
+from fastimae.objectives.settings import IMAESettings, ReconstructionSettings
 from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag
 from fastimae.user_code import import_from_spec
 from fastimae.wording import did_you_mean
@@ -31,7 +31,7 @@ class BuiltIn(NamedTuple):
 
 
 OBJECTIVES = {
-    "mae": BuiltIn(MaskSettings, "mae", "MAE"),
+    "mae": BuiltIn(ReconstructionSettings, "mae", "MAE"),
     "imae": BuiltIn(IMAESettings, "imae", "IMAE"),
 }
 

@@ -20,6 +20,7 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import latent_flops, training_flops
 from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_paired_batch
+from fastimae.objectives.boundary import check_boundary
 from fastimae.objectives.distillation import check_teacher
 from fastimae.objectives.mixing import MixRatio
 from fastimae.objectives.pictures import (
@@ -57,6 +58,7 @@ class IMAE(Objective):
         teacher_precision: Literal["auto", "fp8"] = IMAESettings.teacher_precision,
         mask_ratio: float = IMAESettings.mask_ratio,
         mask_unit: int = 1,
+        ignore_boundary: int = IMAESettings.ignore_boundary,
         reciprocal_pairs: bool = IMAESettings.reciprocal_pairs,
     ) -> None:
         """Join the models. Raises ValueError if they do not fit together.
@@ -65,8 +67,9 @@ class IMAE(Objective):
         distillation. mix_beta, mix_lambda, mix_per: how mixing ratios are drawn, or their value.
         distill_weight: weight of the distillation loss. targets: images to reconstruct.
         teacher_view: images that the teacher sees. teacher_precision: "fp8" multiplies in 8 bits on
-        GPUs that can. mask_ratio, mask_unit: see `MAE`. reciprocal_pairs: each image's partner has
-        it as partner, too; the loader must pair them so. `IMAESettings` says more of each.
+        GPUs that can. mask_ratio, mask_unit, ignore_boundary: see `MAE`. reciprocal_pairs: each
+        image's partner has it as partner, too; the loader must pair them so. `IMAESettings` says
+        more of each.
         """
         super().__init__()
         if student.heads != 2:
@@ -83,6 +86,8 @@ class IMAE(Objective):
         self.teacher_view, self.teacher_precision = teacher_view, teacher_precision
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
         self.visible = visible_patches(student.grid, mask_ratio, mask_unit)
+        self.ignore_boundary = ignore_boundary
+        check_boundary(student, mask_ratio, mask_unit, ignore_boundary)
         self.reciprocal_pairs = reciprocal_pairs
 
     @classmethod
@@ -208,8 +213,9 @@ class IMAE(Objective):
         images = subordinate_B, batch.partner
         target_nB = torch.cat([images[branch] for branch in self.branches])
         return self.student.reconstruction_loss(
-            pred_nBMV, batch.images, target_nB, mask.ids_masked, branches=count
-        )
+            pred_nBMV, batch.images, target_nB, mask.ids_masked, branches=count,
+            ignore_boundary=self.ignore_boundary,
+        )  # fmt: skip
 
     def _teacher_latents(self, batch: Batch, mask: Mask, views: tuple[Tensor, ...]) -> Tensor:
         """Return the frozen teacher's latents of the branches' images, [n B, 1 + K, E]."""

@@ -17,8 +17,9 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import training_flops
 from fastimae.objectives.base import Models, Objective
 from fastimae.objectives.batches import check_batch
+from fastimae.objectives.boundary import check_boundary
 from fastimae.objectives.pictures import caption, mask_out, paste, predicted_images
-from fastimae.objectives.settings import MaskSettings
+from fastimae.objectives.settings import MaskSettings, ReconstructionSettings
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -27,30 +28,34 @@ if TYPE_CHECKING:
 class MAE(Objective):
     """Loss of MAE on a batch of uint8 images (MAE, section 3)."""
 
-    Settings, title = MaskSettings, "MAE"
+    Settings, title = ReconstructionSettings, "MAE"
 
     def __init__(
         self,
         student: MaskedAutoencoder,
         *,
-        mask_ratio: float = MaskSettings.mask_ratio,
+        mask_ratio: float = ReconstructionSettings.mask_ratio,
         mask_unit: int = 1,
+        ignore_boundary: int = ReconstructionSettings.ignore_boundary,
     ) -> None:
         """Keep the model to train, `student`, and how to mask.
 
         mask_ratio: share of patches that are masked. mask_unit: side, in patches, of the squares
-        that are masked as a whole. Raises ValueError if no such mask can be drawn.
+        that are masked as a whole. ignore_boundary: see `masked_l2`. Raises ValueError if no such
+        mask can be drawn, or if it would leave no pixel to reconstruct.
         """
         super().__init__()
         self.student = student
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
         self.visible = visible_patches(student.grid, mask_ratio, mask_unit)
+        self.ignore_boundary = ignore_boundary
+        check_boundary(student, mask_ratio, mask_unit, ignore_boundary)
 
     @classmethod
     def build(cls, settings: MaskSettings, models: Models) -> MAE:
         student = models.student()
         unit = settings.mask_unit(student.patch_size)
-        return cls(student, mask_ratio=settings.mask_ratio, mask_unit=unit)
+        return cls(student, mask_unit=unit, **settings.taken_by(MAE.__init__))
 
     def draw_mask(self, key: Tensor) -> Mask:
         """Draw the mask of each sample, a function of its key, int64 [B]."""
@@ -65,7 +70,9 @@ class MAE(Objective):
         mask = mask or self.draw_mask(batch.key)
         target = torch.arange(len(batch.images), device=batch.images.device)
         pred_BMV = self._predict(batch.images, mask, masked_only=True)
-        loss = self.student.reconstruction_loss(pred_BMV, batch.images, target, mask.ids_masked)
+        loss = self.student.reconstruction_loss(
+            pred_BMV, batch.images, target, mask.ids_masked, ignore_boundary=self.ignore_boundary
+        )
         return {"loss": loss}
 
     def train_flops(self) -> int:

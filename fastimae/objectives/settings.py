@@ -45,6 +45,15 @@ class MaskSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
+class ReconstructionSettings(MaskSettings):
+    """The mask, and which of the masked pixels count in the loss."""
+
+    ignore_boundary: Expert[Count] = 0
+    """Leave pixels so close to a visible patch out of the loss. An idea that the hierarchical paper
+    (section 3.6) does not test."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class MixSettings(Settings):
     """The weights of the two images in a mixture."""
 
@@ -84,7 +93,7 @@ class TeacherSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class IMAESettings(TeacherSettings, PairSettings, MixSettings, MaskSettings):
+class IMAESettings(TeacherSettings, PairSettings, MixSettings, ReconstructionSettings):
     """What is reconstructed from a mixture, and what a teacher adds."""
 
     # Not 0, the whole batch, so that pairs stay the same however a step is divided into ranks and

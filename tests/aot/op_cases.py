@@ -28,6 +28,8 @@ def cases() -> Iterator[AotCase]:
     for model in MODELS:
         pixels = {"images_ptr": model.aligned}
         ranks = {"ids_keep_ptr": 4, "ids_masked_ptr": 4}  # each id goes to its rank
+        # What decides which pixels count: a patch a thread, and a table.
+        small = {"ids_ptr": 4, "visible_ptr": 2, "kept_ptr": 4}
         for op, variant, call, narrow in (
             ("random_masking", "", _random_masking, ranks),
             ("mixing_ratio", "i-MAE", _mixing_ratio, {"quantiles_ptr": 4}),
@@ -40,6 +42,7 @@ def cases() -> Iterator[AotCase]:
             ("masked_l2", "MAE", _masked_l2, pixels),
             ("masked_l2", "i-MAE", _masked_l2_branches, pixels),
             ("masked_l2", "raw, no gradient", _masked_l2_raw, pixels),
+            ("masked_l2", "no boundary", _masked_l2_inner, pixels | small),
             ("latent_l2", "i-MAE", _latent_l2, {}),
             ("latent_l2", "no class token", _latent_l2_sliced, {}),
         ):
@@ -135,18 +138,25 @@ def _spread_qkv(model: ModelSizes) -> object:
     return _spread_rows(model, parts=3)
 
 
-def _masked_l2(model: ModelSizes, branches: int | None = None, norm_pix: bool = True) -> Tensor:
+def _masked_l2(
+    model: ModelSizes, branches: int | None = None, norm_pix: bool = True, ignored: int = 0
+) -> Tensor:
     masked = model.patches - model.keep
     pred = floats(model, masked, 3 * model.patch**2).repeat(branches or 1, 1, 1)
     target, hidden = torch.zeros(len(pred), dtype=torch.int64), ids(model, masked)
     return masked_l2(
         pred, _images(model), target, hidden, model.patch, *STATISTICS, norm_pix,
-        branches=branches, impl="triton",
+        ignore_boundary=ignored, branches=branches, impl="triton",
     )  # fmt: skip
 
 
 def _masked_l2_branches(model: ModelSizes) -> object:
     return _masked_l2(model, branches=2)
+
+
+def _masked_l2_inner(model: ModelSizes) -> object:
+    """Leave out a quarter of each side of a patch."""
+    return _masked_l2(model, ignored=max(model.patch // 4, 1))
 
 
 @torch.no_grad()

@@ -46,6 +46,8 @@ SETTINGS = (
 OWN_OBJECTIVE = SETTINGS.replace(
     "--objective imae --mix_group 2", "--objective slow_teacher:SlowTeacher --momentum 0.9"
 )
+NEAR = SETTINGS.replace("patch16", "patch8").replace("--epochs 2 --warmup_epochs 1", "--epochs 1")
+NEAR += " --warmup_epochs 0 --ignore_boundary 3"
 FINE_TUNING = (
     "finetune --device cpu --precision fp32 --num_workers 0 --epochs 2 --warmup_epochs 1 --lr 1e-3 "
     "--mixup 0 --cutmix 0 --drop_path 0 --clip_grad 0.5 --dist_timeout 60"
@@ -71,6 +73,8 @@ def main(folder: Path) -> None:
 
     train("alone", 1)
     train("ddp", 2)
+    train("near_1", 1, settings=NEAR)
+    train("near_2", 2, settings=NEAR)
     train("stopped", 2, "--parallel fsdp", signal_one)
     for name in ("on_1", "on_2", "on_3"):
         shutil.copytree(folder / "stopped", folder / name)

@@ -25,6 +25,13 @@ def test_any_number_of_processes_gives_the_same_losses(ranks, name):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+def test_images_that_keep_different_numbers_of_pixels_weigh_the_same(ranks):
+    """On any process and in any micro-batch: --ignore_boundary."""
+    one, two = ([line["train_loss"] for line in ranks.log(f"near_{size}")] for size in (1, 2))
+    assert two == pytest.approx(one, rel=1e-5), ranks.output("near_2", 0)
+    assert "of masked pixels count" in ranks.output("near_2", 0)
+
+
 @pytest.mark.parametrize("name", ["ddp", "on_1", "on_2", "on_3"])
 def test_any_number_of_processes_gives_the_same_weights(ranks, name):
     alone, several = (

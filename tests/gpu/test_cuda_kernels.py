@@ -1,6 +1,7 @@
 """The Triton kernels on a real GPU against their specification, at real and ragged shapes."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -107,19 +108,24 @@ def test_pixels_beyond_two_gigabytes():
 
 @pytest.mark.parametrize("dtype", NORMS)
 @pytest.mark.parametrize("norm_pix", [False, True])
+@pytest.mark.parametrize("share", [0, 0.25, 1], ids="boundary {}".format)
 @pytest.mark.parametrize(("side", "patch", "batch"), SIZES)
-def test_masked_l2(side, patch, batch, norm_pix, dtype):
+def test_masked_l2(side, patch, batch, share, norm_pix, dtype):
+    """share: how much of a patch's side --ignore_boundary leaves out."""
     ids, pictures = drawn(batch, side, patch).ids_masked, images(batch, side)
     own = torch.arange(batch, device="cuda")
     target = torch.cat([own, own.roll(1)])
     pred = torch.randn(2 * batch, ids.shape[1], patch**2 * 3, device="cuda", dtype=dtype)
     pred.requires_grad_()
-    args = ids, patch, *STATISTICS, norm_pix
-    got = kernels.masked_l2(pred, pictures, target, *args, branches=2, impl="triton")
+    args, ignored = (ids, patch, *STATISTICS, norm_pix), math.ceil(share * patch)
+    got = kernels.masked_l2(
+        pred, pictures, target, *args, ignore_boundary=ignored, branches=2, impl="triton"
+    )
     weights = torch.tensor([1.0, 3.0], device="cuda")
     (gradient,) = torch.autograd.grad(got, pred, weights)
     parts = zip(pred.chunk(2), target.chunk(2), strict=True)
-    expected = torch.stack([reference.masked_l2(p, pictures, t, *args) for p, t in parts])
+    losses = [reference.masked_l2(p, pictures, t, *args, ignored) for p, t in parts]
+    expected = torch.stack(losses)
     close(got, expected, torch.float32)
     close(gradient, torch.autograd.grad(expected, pred, weights)[0], dtype)
 

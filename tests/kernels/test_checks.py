@@ -76,6 +76,8 @@ WRONG = [
         {"pred": zeros(2, 7, 12), "ids_masked": zeros(2, 7, dtype=INT)},
         "ids_masked has 7 patches, but images have only 6",
     ),
+    ("masked_l2", {"ignore_boundary": 3}, "ignore_boundary must be in 0..2 (P), not 3"),
+    ("masked_l2", {"ignore_boundary": -1}, "ignore_boundary must be in 0..2 (P), not -1"),
     ("assemble_tokens", {"x": zeros(2, 0, 8)}, "do not fit together"),
     ("assemble_tokens", {"x": zeros(2, 8)}, "do not fit together"),
     ("assemble_tokens", {"ids_restore": zeros(2, 6)}, "ids_restore must be int32 or int64"),

@@ -148,6 +148,8 @@ def test_torch_implementations_copy_nothing_to_the_gpu():
         mix_patchify(images, mask.ids_keep, 8, MEAN, STD, key, alpha, impl="torch")
         reference.mix_patchify(images, mask.ids_keep, 8, MEAN, STD, key, alpha)
         pred = torch.empty(2, 12, 192, device="cuda")
-        masked_l2(pred, images, key, mask.ids_masked, 8, MEAN, STD, True, impl="torch")
-        reference.masked_l2(pred, images, key, mask.ids_masked, 8, MEAN, STD, True)
+        for ignored in (0, 2):
+            args = pred, images, key, mask.ids_masked, 8, MEAN, STD, True
+            masked_l2(*args, ignore_boundary=ignored, impl="torch")
+            reference.masked_l2(*args, ignored)
     assert copies.found == []

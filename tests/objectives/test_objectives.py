@@ -78,6 +78,47 @@ def test_imae_equals_the_float64_oracle(make_batch, norm_pix, head_space, teache
     assert teacher is None or all(p.grad is None for p in teacher.parameters())
 
 
+@pytest.mark.parametrize("unit", [1, 2])
+@pytest.mark.parametrize("ignored", [1, 3])
+def test_pixels_near_visible_patches_do_not_count(make_batch, unit, ignored):
+    """Against the float64 oracle, which measures the distance of every pixel."""
+    batch = make_batch(4, (16, 24))
+    student, masking = model(2, img_size=(16, 24)), {"mask_ratio": 0.6, "mask_unit": unit}
+    objective = IMAE(student, ignore_boundary=ignored, mix_per="sample", **masking)
+    got = objective(batch)
+    got["loss"].backward()
+    state = oracle.float64(student.state_dict())
+    parts = oracle.imae_parts(
+        batch.images, batch.partner, objective.ratio(batch.key, batch.step_key).double(),
+        objective.draw_mask(batch).ids_keep.tolist(), state, None,
+        patch=4, heads=2, decoder_heads=3, mean=student.mean, std=student.std,
+        norm_pix=False, head_space="decoder", teacher_view="clean", ignored=ignored,
+    )  # fmt: skip
+    for name, part in parts.items():
+        assert got[name].item() == pytest.approx(part.item(), rel=1e-6), name
+    everywhere = IMAE(student, mix_per="sample", **masking)(batch)
+    assert abs(everywhere["recon_dominant"] - parts["recon_dominant"]) > 1e-4
+    sum(parts.values()).backward()
+    check_gradients(student, state)
+
+
+def test_mae_and_one_target_leave_them_out_too(make_batch):
+    """One image mixed with itself is the image: i-MAE's heads, made equal, are MAE's."""
+    batch, single, double = batch_of(make_batch), model(), model(2)
+    state = single.state_dict()
+    for name in ("weight", "bias"):
+        of_both = {f"decoder_embed{n}.{name}": state[f"decoder_embed.{name}"] for n in (1, 2)}
+        state.update(of_both)
+    double.load_state_dict({k: v for k, v in state.items() if "decoder_embed." not in k})
+    batch.partner = torch.arange(4)
+    loss = MAE(single, ignore_boundary=2)(batch)["loss"]
+    for targets in ("both", "subordinate", "dominant"):
+        parts = IMAE(double, targets=targets, ignore_boundary=2)(batch)
+        for name in parts.keys() - {"loss"}:
+            torch.testing.assert_close(parts[name], loss, msg=name)
+    assert abs(loss - MAE(single)(batch)["loss"]) > 1e-4
+
+
 @pytest.mark.parametrize("targets", ["subordinate", "dominant"])
 def test_one_target_is_that_part_of_both(make_batch, targets):
     batch, student, teacher = batch_of(make_batch), model(2), model()
@@ -116,8 +157,11 @@ def test_mask_and_ratio_can_be_passed_in(make_batch):
     torch.testing.assert_close(parts["recon_dominant"], same["recon_dominant"])
 
 
-def test_loss_is_the_mean_of_its_micro_batches(make_batch):
-    batch, objective = batch_of(make_batch, 8), IMAE(model(2), model())
+@pytest.mark.parametrize("ignored", [0, 2])
+def test_loss_is_the_mean_of_its_micro_batches(make_batch, ignored):
+    """Even where images differ in how many of their pixels count."""
+    batch = batch_of(make_batch, 8)
+    objective = IMAE(model(2), model(), ignore_boundary=ignored)
     batch.partner = torch.tensor([1, 2, 3, 0, 5, 6, 7, 4])
     whole = objective(batch)
     halves = []
@@ -188,6 +232,12 @@ def test_a_ratio_is_one_kernel(options, monkeypatch):
         ),
         (lambda: IMAE(model(2), mix_lambda=1.0), "--mix_lambda"),
         (lambda: IMAE(model(2), mix_beta=0.0), "--mix_beta"),
+        (lambda: IMAE(model(2), ignore_boundary=5), r"--ignore_boundary 5 is not in 0\.\.4"),
+        (lambda: MAE(model(), ignore_boundary=-1), "--ignore_boundary -1 is not in"),
+        (
+            lambda: MAE(model(), ignore_boundary=4, mask_ratio=0.2),
+            "--ignore_boundary 4 leaves no masked pixel",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(build, words):

@@ -1,0 +1,43 @@
+"""Pixels near visible patches, which --ignore_boundary leaves out: whether enough others remain.
+
+B = masks, M = masked patches, P = patch size.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastimae.kernels import random_masking
+from fastimae.kernels.reference import near_visible
+from fastimae.log import log
+from fastimae.models import MaskedAutoencoder
+from fastimae.settings import ConfigError
+
+MASKS = 64
+"""Masks to estimate the share of pixels that remain from."""
+
+
+def check_boundary(
+    student: MaskedAutoencoder, mask_ratio: float, mask_unit: int, ignore_boundary: int
+) -> None:
+    """Log how much of the masked area counts in the loss, with an `ignore_boundary` of not 0.
+
+    Raises ConfigError if that is nothing, or if it is about more than the next patch.
+    """
+    patch = student.patch_size
+    if not 0 <= ignore_boundary <= patch:
+        raise ConfigError(
+            f"--ignore_boundary {ignore_boundary} is not in 0..{patch}, the patch size: a wider "
+            "boundary would reach into patches that touch no visible one"
+        )
+    if not ignore_boundary:
+        return
+    mask = random_masking(torch.arange(MASKS), student.grid, mask_ratio, mask_unit, impl="torch")
+    near_BMP = near_visible(mask.ids_masked, student.grid, patch, ignore_boundary, channels=1)
+    share = 1 - near_BMP.float().mean().item()
+    if not share:
+        raise ConfigError(
+            f"--ignore_boundary {ignore_boundary} leaves no masked pixel to reconstruct: lower it, "
+            "or mask more (--mask_ratio) or larger squares (--mask_patch_size)"
+        )
+    log.info("--ignore_boundary %d: %.0f %% of masked pixels count", ignore_boundary, 100 * share)
