@@ -130,7 +130,8 @@ def recipe_called(name: str, recipes: Recipes) -> dict[str, Any]:
     """Return the settings of the recipe of that name. Raises ConfigError."""
     if name not in recipes:
         near = did_you_mean(name, recipes)
-        raise ConfigError(f"--recipe {name} is not one of: {', '.join(recipes)}{near}")
+        known = f" those in --help{near}" if near else f": {', '.join(recipes)}"
+        raise ConfigError(f"--recipe {name} is not one of{known}")
     return recipes[name]()
 
 
