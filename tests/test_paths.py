@@ -21,7 +21,7 @@ from fastimae.settings import ConfigError
 
 NO_PATHS = {
     *("device", "recipe", "objective", "model", "teach_model", "dist_url", "aa"),
-    *("label_field", "image_field", "wandb"),
+    *("label_field", "image_field", "class_names", "wandb"),
     *("train_flags", "linear_flags", "finetune_flags", "msem_flags"),  # parsed as flags again
 }
 """Text settings in which nothing is expanded."""
