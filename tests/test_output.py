@@ -279,7 +279,8 @@ def test_pictures_of_an_earlier_call_do_not_stay(places):
         command = WRITES["attention"][0].replace("--samples 1", f"--samples {samples}")
         assert call(places, f"{command} {folder}") == 0
         (folder / "mine.png").write_bytes(b"")
-    assert sorted(path.name for path in folder.glob("*.png")) == ["attention-0.png", "mine.png"]
+    drawn = ["attention-0.png", "attention.png", "attention_width.png", "mine.png"]
+    assert sorted(path.name for path in folder.glob("*.png")) == drawn
 
 
 def test_debug_log_lies_where_output_goes(places, monkeypatch, capsys):

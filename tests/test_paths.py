@@ -21,13 +21,9 @@ from fastimae.settings import ConfigError
 
 NO_PATHS = {
     *("device", "recipe", "objective", "model", "teach_model", "dist_url", "aa"),
-    *("label_field", "image_field", "wandb"),
-    *(
-        "train_flags",
-        "linear_flags",
-        "finetune_flags",
-        "mixtureprobe_flags",
-    ),  # parsed as flags again
+    *("label_field", "image_field", "class_names", "wandb"),
+    # Parsed as flags again:
+    *("train_flags", "linear_flags", "finetune_flags", "mixtureprobe_flags"),
 }
 """Text settings in which nothing is expanded."""
 

@@ -37,7 +37,7 @@ def draw_picture_table(
     )  # fmt: skip
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(textwrap.fill(title, int(cell_inches / CHARACTER_INCHES)), fontsize=8)
+        axis.set_title(within(title, cell_inches), fontsize=8)
     for line, (title, pictures) in zip(axes, rows, strict=True):
         line[0].set_ylabel(title, fontsize=8)
         for axis, picture in zip(line, pictures, strict=True):
@@ -48,6 +48,12 @@ def draw_picture_table(
                 axis.imshow(displayable(picture), interpolation=interpolation)
     figure.supxlabel(note, fontsize=7, wrap=True)
     save_figure(figure, path)
+
+
+def within(title: str, inches: float) -> str:
+    """Break the lines of a title of 8 points that are wider than `inches`."""
+    characters = int(inches / CHARACTER_INCHES)
+    return "\n".join(textwrap.fill(line, characters) for line in title.split("\n"))
 
 
 def displayable(picture: Tensor) -> np.ndarray:

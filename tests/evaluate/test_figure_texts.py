@@ -8,7 +8,9 @@ from tiny import tiny_model
 
 pytest.importorskip("sklearn")
 
-from fastimae.evaluate.tasks import attention, mixtureprobe, semantics, separability, tsne, weights
+from fastimae.evaluate.figures import attention_pictures, weight_plots
+from fastimae.evaluate.figures.weight_measures import matrices_of
+from fastimae.evaluate.tasks import mixtureprobe, semantics, separability, tsne
 from fastimae.objectives.pictures import LEAK_NOTE
 from fastimae.pictures import plots
 from fastimae.pictures.picture_table import draw_picture_table
@@ -37,12 +39,31 @@ def table(columns, cell_inches):
     return lambda path: draw_picture_table(rows, titles, path, LEAK_NOTE * 2, cell_inches)
 
 
-def draw_weights(path):
+def weights():
     model = tiny_model(depth=1)
     model.fresh_decoder = False
-    weights.draw(weights.matrices_of(model), path)
+    return matrices_of(model)
 
 
+def views(path):
+    view = attention_pictures.View(torch.rand(16), torch.rand(16) > 0.5, (4, 4), (1, 1), 11)
+    rows = [(PICTURE, [view] * len(LABELS))]
+    attention_pictures.draw_side_by_side(rows, LABELS, 0.6, path)
+
+
+def points(count):
+    rows = np.random.default_rng(0).normal(size=(40, 2))
+    panels = [(label, rows) for label in LABELS[:count]]
+    names = ["African hunting dog, hyena dog, Cape hunting dog, Lycaon pictus"] * 20
+    return lambda path: tsne.draw(panels, np.arange(40) % 20, names, path)
+
+
+LABELS = [f"{name}\ni-MAE, not distilled\nsame_class_ratio 0.25" for name in NAMES]
+LAYERS = [
+    {"model": name, "layer": layer, "near_zero": 0.1, "hoyer": 0.2, "kurtosis": -1.0,
+     "entropy_bits": 3.0, "distance_pixels": 9.0, "patch_share": 0.5}
+    for name in NAMES for layer in range(12)
+]  # fmt: skip
 STUDY = [{"model": name, "same_class_ratio": ratio, "linear": 50.0, "mixtureprobe": 3.0}
          for name, ratio in (("baseline", None), ("r0", 0.0), ("r1", 1.0))]  # fmt: skip
 DRAW = {
@@ -51,14 +72,19 @@ DRAW = {
     "mixtureprobe": lambda path: mixtureprobe.draw(ROWS, path),
     "separability": lambda path: separability.draw(ROWS, path),
     "semantics": lambda path: semantics.draw(STUDY, ("linear", "mixtureprobe"), path),
-    "attention": lambda path: attention.draw(
+    "attention": lambda path: attention_pictures.draw(
         PICTURE, torch.rand(2, 1, 16), [0, 11], (4, 4), (1, 1), path
     ),
-    "tsne": lambda path: tsne.draw(
-        np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 20,
-        ["African hunting dog, hyena dog, Cape hunting dog, Lycaon pictus"] * 20, path,
+    "attention of models": views,
+    "width of attention": lambda path: attention_pictures.draw_widths(LAYERS, 0.6, path),
+    "tsne": points(1),
+    "tsne of two models": points(2),
+    "tsne of models": points(4),
+    "weights": lambda path: weight_plots.draw_layers(weights(), path),
+    "weights of models": lambda path: weight_plots.draw_models(
+        dict.fromkeys([label.replace("\n", ", ") for label in LABELS], weights()), path
     ),
-    "weights": draw_weights,
+    "sparsity": lambda path: weight_plots.draw_sparsity(LAYERS, path),
 }  # fmt: skip
 
 

@@ -5,7 +5,6 @@ H, W, C = height, width, channels, L = patches, h = heads.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +15,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastimae.pictures.picture_table import displayable
+from fastimae.pictures.picture_table import displayable, within
 from fastimae.pictures.plots import COLORS, legend_below, plain_style, plt, save_figure
 
 HEAT = "inferno"
 OPACITY = 0.65
 PALE = -160
 """The gray value that is shown in black: the image below the heat is pale."""
-INCHES, CHARACTERS = 1.6, 22
-"""Side of an image beside others, and the characters of a title that fit above it."""
+INCHES = 1.6
+"""Side of an image beside others."""
 WIDTHS = {
     "distance_pixels": "mean distance (pixels)",
     "entropy_bits": "entropy (bits)",
@@ -95,11 +94,11 @@ def draw_side_by_side(
     Patches that are not kept stay gray.
     """
     (height, width), count = rows[0][0].shape[:2], 1 + len(columns)
-    titles = [_wrapped(title) for title in ("image", *columns)]
+    titles = [within(title, INCHES) for title in ("image", *columns)]
     lines = 1 + max(title.count("\n") for title in titles)
     figure, axes = plt.subplots(
-        len(rows), count, squeeze=False, layout="constrained",
-        figsize=(INCHES * count, INCHES * len(rows) * height / width + 0.4 + 0.13 * lines),
+        len(rows), count, squeeze=False, layout="compressed",
+        figsize=(INCHES * count, INCHES * len(rows) * height / width + 0.5 + 0.15 * lines),
     )  # fmt: skip
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for line, (image, views) in zip(axes, rows, strict=True):
@@ -127,10 +126,6 @@ def _note(views: Sequence[View], mass: float) -> str:
     kept = "" if mass == 1 else f": the patches that get {mass:.0%} of its attention to patches"
     what = f"What {_in_words(views[0].token)} looks at in layer {layers} ({heads})"
     return f"{what}{kept}. Brighter: more"
-
-
-def _wrapped(title: str) -> str:
-    return "\n".join(textwrap.fill(line, CHARACTERS) for line in title.split("\n"))
 
 
 def draw_widths(table: Sequence[Mapping[str, Any]], mass: float, path: Path) -> None:

@@ -29,8 +29,8 @@ class LinearOptions(ProbeOptions, TrainingOptions):
     epochs: PositiveInt = 90
     """Passes over the features."""
     crop: Literal["center", "random"] = "center"
-    """center: features of each image's centre, computed once. random: of random crops, computed
-    anew in each epoch, as in MAE; much slower."""
+    """center: features of images' centres, computed once. random: of random crops, in each epoch
+    anew, as in MAE."""
     min_crop: PositiveShare = FinetuneOptions.min_crop
     """Smallest share of an image's area that a random crop takes."""
     crop_ratio: Expert[tuple[float, float] | None] = FinetuneOptions.crop_ratio

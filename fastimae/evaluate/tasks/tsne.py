@@ -33,6 +33,7 @@ from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.pages.tables import markdown
 from fastimae.evaluate.results import Results, open_results
 from fastimae.log import log
+from fastimae.pictures.picture_table import within
 from fastimae.pictures.plots import plain_style, plt, save_figure
 from fastimae.settings import ConfigError
 
@@ -160,7 +161,8 @@ def draw(
         )  # fmt: skip
         for axis, (title, points) in zip(axes.flat, panels, strict=False):
             _scatter(axis, points, labels, classes)
-            axis.set(xticks=[], yticks=[], title=title)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(within(title, side), fontsize=8)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         about = f"t-SNE of the features of {len(labels)} images"
