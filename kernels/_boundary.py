@@ -1,10 +1,10 @@
 """Which masked pixels are near a visible patch: `masked_l2` can leave them out of its mean.
 
 B = images, M = masked patches, P = patch size, C = channels, D = P*P*C values of a patch.
-The 3x3 patches around a masked patch have the bits 0 to 8, row by row. `visible` has the bits of
-those that are visible, `within` those that a pixel has within its reach: it lies at most so many
-rows and at most so many columns from one of their pixels. It is near if the two share a bit.
-Patches that are farther away are within no reach of up to P pixels.
+The 3x3 patches around a masked patch have the bits 0 to 8, row by row. `visible` of a patch has the
+bits of those that are visible; `within` of a pixel has the bits of those with a pixel at most
+`reach` rows and at most `reach` columns away. The pixel is near if the two share a bit, and kept
+otherwise. A reach is at most P: patches farther away are beyond it.
 """
 
 from __future__ import annotations

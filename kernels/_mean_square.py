@@ -83,9 +83,7 @@ class MeanSquare(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx, x: Tensor, target: Tensor, branches: int, kept: Tensor | None = None
-    ) -> Tensor:
+    def forward(ctx, x: Tensor, target: Tensor, branches: int, kept: Tensor | None) -> Tensor:
         difference = x.float() - target.float()
         if kept is not None:
             difference = difference.masked_fill(~kept, 0)

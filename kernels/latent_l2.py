@@ -125,5 +125,5 @@ def latent_l2(
         save = student.requires_grad and torch.is_grad_enabled()
         loss, _ = _distance(student, teacher.detach(), branches or 1, save)
     else:
-        loss = MeanSquare.apply(student, teacher.detach(), branches or 1)
+        loss = MeanSquare.apply(student, teacher.detach(), branches or 1, None)
     return loss.view(()) if branches is None else loss

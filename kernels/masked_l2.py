@@ -248,7 +248,7 @@ def _masked_l2_torch(
         weight_D = torch.full((size,), share**0.5, device=images.device)
         target_BMD = F.layer_norm(target_BMD, (size,), weight_D, eps=NORM_PIX_EPS * share)
     if not ignore_boundary or not pred.numel():
-        return MeanSquare.apply(pred, target_BMD, branches)
+        return MeanSquare.apply(pred, target_BMD, branches, None)
     kept_BMD, weight_B = kept_values(ids_masked, images, patch_size, ignore_boundary)
     mean_B = MeanSquare.apply(pred, target_BMD, len(pred), kept_BMD)
     return (mean_B * weight_B).view(branches, -1).mean(1)

@@ -1,4 +1,4 @@
-"""Pixels near visible patches, which --ignore_boundary leaves out: whether enough others remain.
+"""Pixels near visible patches, which --ignore_boundary leaves out: whether others remain.
 
 B = masks, M = masked patches, P = patch size.
 """
@@ -14,15 +14,15 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.settings import ConfigError
 
 MASKS = 64
-"""Masks to estimate the share of pixels that remain from."""
+"""How many masks the share of pixels that remain is estimated from."""
 
 
 def check_boundary(
     student: MaskedAutoencoder, mask_ratio: float, mask_unit: int, ignore_boundary: int
 ) -> None:
-    """Log how much of the masked area counts in the loss, with an `ignore_boundary` of not 0.
+    """Log the share of masked pixels that count in the loss, unless `ignore_boundary` is 0.
 
-    Raises ConfigError if that is nothing, or if it is about more than the next patch.
+    Raises ConfigError if none counts, and for a boundary wider than a patch.
     """
     patch = student.patch_size
     if not 0 <= ignore_boundary <= patch:
@@ -32,7 +32,8 @@ def check_boundary(
         )
     if not ignore_boundary:
         return
-    mask = random_masking(torch.arange(MASKS), student.grid, mask_ratio, mask_unit, impl="torch")
+    key = torch.arange(MASKS, device="cpu")
+    mask = random_masking(key, student.grid, mask_ratio, mask_unit, impl="torch")
     near_BMP = near_visible(mask.ids_masked, student.grid, patch, ignore_boundary, channels=1)
     share = 1 - near_BMP.float().mean().item()
     if not share:

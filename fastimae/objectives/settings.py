@@ -49,8 +49,8 @@ class ReconstructionSettings(MaskSettings):
     """The mask, and which of the masked pixels count in the loss."""
 
     ignore_boundary: Expert[Count] = 0
-    """Leave pixels so close to a visible patch out of the loss. An idea that the hierarchical paper
-    (section 3.6) does not test."""
+    """Masked pixels this near to a visible patch do not count in the loss. The hierarchical paper
+    only suggests it (section 3.6)."""
 
 
 @dataclasses.dataclass(kw_only=True)
