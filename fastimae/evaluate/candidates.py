@@ -14,7 +14,8 @@ from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import IMAE, MAE, OBJECTIVES
-from fastimae.objectives.choice import objective_title
+from fastimae.objectives.choice import objective_title, run_title
+from fastimae.objectives.settings import lacks_heads
 
 NO_FLAGS = Hints({})
 """For files that the command has no flags for: errors name those of fastimae-import."""
@@ -33,15 +34,15 @@ class Candidate:
 
     @property
     def kind(self) -> str:
-        """The objective's title; for i-MAE also whether it was distilled, if known."""
+        """The objective's title; for i-MAE also if it has heads and was distilled, where known."""
         name = self.args.get("objective", "mae")
         if name not in OBJECTIVES:
             return objective_title(name)
-        if self.model.heads == 1:
+        if self.model.heads == 1 and not lacks_heads(self.args):
             return MAE.title
         if not self.args:
             return IMAE.title
-        return f"{IMAE.title}, {'' if self.args.get('teacher') else 'not '}distilled"
+        return f"{run_title(self.args)}, {'' if self.args.get('teacher') else 'not '}distilled"
 
 
 def candidates_of(options: SeveralOptions, device: torch.device) -> list[Candidate]:

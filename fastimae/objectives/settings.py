@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, HeadSpace
 from fastimae.settings import (
@@ -94,5 +94,17 @@ class IMAESettings(TeacherSettings, PairSettings, MixSettings, MaskSettings):
     same_class_ratio: Annotated[Share | None, flag(aliases=["--same_prob"])] = None
     targets: Literal["both", "subordinate", "dominant"] = "both"
     """Which of the two images to reconstruct."""
+    disentangle: Expert[bool] = True
+    """Give each image a head of its own. --no_disentangle: no heads, one latent for both images."""
     head_space: Expert[HeadSpace] = HEAD_SPACE
     """Width in which the two heads and the distillation work."""
+
+    def idle(self) -> Iterator[Idle]:
+        nothing_there = not (self.disentangle or self.teacher)
+        yield Idle(nothing_there, ("head_space",), "with --no_disentangle and no --teacher")
+        yield from super().idle()
+
+
+def lacks_heads(settings: Mapping[str, Any]) -> bool:
+    """Return whether the settings of a run are those of an i-MAE without heads."""
+    return not settings.get("disentangle", IMAESettings.disentangle)
