@@ -163,6 +163,8 @@ class IMAE(Objective):
     @property
     def picture_note(self) -> str:
         note = "Every patch is shown as predicted in a pass in which it was masked."
+        if self.student.heads == 1:
+            note += " Both images have the same prediction, from one latent."
         return caption(self.student, self.mask_ratio, note)
 
     @torch.no_grad()

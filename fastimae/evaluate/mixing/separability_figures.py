@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.ticker import LogLocator, NullFormatter
+
 from fastimae.evaluate.mixing.comparison import Row, lines_of
-from fastimae.pictures.plots import COLORS, legend_below, plain_style, plt, save_figure
+from fastimae.pictures.plots import legend_below, plain_style, plt, save_figure
 
 
 def draw(rows: Sequence[Row], path: Path, note: str) -> None:
-    """Draw the table's distances. note: what they are, below the figure."""
+    """Draw the table's distances. note: what they are, above them."""
     if "mse_after_held_out" in rows[0]:
         _draw_one_ratio(rows, path, note)
     else:
@@ -28,6 +30,9 @@ def _draw_over_ratios(rows: Sequence[Row], path: Path, note: str) -> None:
             axes[0].plot(x, [row["mse_after_trained"] for row in line], ".", color=color)
             axes[1].plot(x, [row["unexplained"] for row in line], color=color)
         axes[0].set(yscale="log", title="before - - -, after —— (trained ···)")
+        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].yaxis.set_minor_formatter(NullFormatter())
         axes[0].set_ylabel("MSE from the clean latent")
         axes[1].set(title="after, relative to the best constant", ylim=(0, None))
         axes[1].set_ylabel("share unexplained")
@@ -39,21 +44,20 @@ def _draw_over_ratios(rows: Sequence[Row], path: Path, note: str) -> None:
 
 
 def _draw_one_ratio(rows: Sequence[Row], path: Path, note: str) -> None:
-    """Draw a line for each model with its three distances as marks, and their values."""
-    marks = {"mse_before": ("before", "o"), "mse_after": ("after", "s"),
-             "mse_after_held_out": ("after, held out", "D")}  # fmt: skip
+    """Draw a group of bars for each model, with their values."""
+    columns = {
+        "mse_before": "before", "mse_after": "after", "mse_after_held_out": "after, held out",
+    }  # fmt: skip
     with plain_style():
-        figure, axis = plt.subplots(figsize=(9, 1.8 + 0.6 * len(rows)), layout="constrained")
-        for color, (column, (label, marker)) in zip(COLORS, marks.items(), strict=False):
-            x, y = [row[column] for row in rows], range(len(rows))
-            axis.scatter(x, y, marker=marker, color=color, label=label, zorder=3)
-            for value, place in zip(x, y, strict=True):
-                axis.annotate(
-                    f"{value:.3g}", (value, place), (0, 7), textcoords="offset points",
-                    ha="center", fontsize="x-small", color=color,
-                )  # fmt: skip
-        axis.set(xscale="log", xlabel="MSE from the clean latent", ylim=(len(rows) - 0.4, -0.6))
+        figure, axis = plt.subplots(figsize=(9, 1.5 + 0.75 * len(rows)), layout="constrained")
+        for number, (column, label) in enumerate(columns.items()):
+            places = [row + 0.26 * (number - 1) for row in range(len(rows))]
+            bars = axis.barh(places, [row[column] for row in rows], height=0.24, label=label)
+            axis.bar_label(bars, fmt="%.3g", padding=3, fontsize="small")
+        axis.set(xlabel="MSE from the clean latent", ylim=(len(rows) - 0.5, -0.5))
         axis.set_yticks(range(len(rows)), [_label(row) for row in rows])
+        axis.grid(axis="y", visible=False)
+        axis.margins(x=0.1)
         figure.suptitle(note, fontsize="small", wrap=True)
         legend_below(figure)
         save_figure(figure, path)

@@ -21,15 +21,15 @@ def check_space(
 ) -> None:
     """Raise ConfigError unless all models' latents can be compared with the teacher's in a space.
 
-    The teacher's are the targets of all rows, so it must be a MAE, which is trained on images alone.
+    The teacher's are the targets of all rows. It must be a MAE, which learned from single images.
     """
     if teacher.heads != 1 or lacks_heads(teacher.args):
         raise ConfigError("--teacher must be a plain MAE, not an i-MAE")
     for candidate in candidates:
         if space == "encoder" and not has_encoder_space(candidate.model):
             raise ConfigError(
-                f"{candidate.path} has heads in decoder space, and no latents of single images in "
-                "encoder space: use --space decoder, or leave the file out"
+                f"{candidate.path} has heads in decoder space, and none in encoder space: use "
+                "--space decoder, or leave the file out"
             )
         _check_fits(candidate, teacher, space)
 

@@ -75,7 +75,7 @@ class SeparabilityOptions(ComparisonOptions):
         super().check()
         lost = self.protocol == "paper" and PAPER_SAMPLES % self.batch_size == 1
         self.require(
-            self.batch_size == 1 or not lost,
+            not lost,
             f"--batch_size {self.batch_size} leaves one of {PAPER_SAMPLES} images without a "
             "partner: use another",
         )

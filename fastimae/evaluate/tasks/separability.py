@@ -1,21 +1,23 @@
 """fastimae-eval separability: linear separability of mixtures' latents, the i-MAE paper's M_ls.
 
-The paper (section 3.2, equation 6; table 2; section 4.3.1): mix two images, take the latent of the
-subordinate one (from its head in i-MAE; of a model without heads the latent of the mixture), and
+The paper (section 3.2, equation 6; section 4.3.1, table 2): mix two images, take the latent of the
+subordinate one (from its head in i-MAE; of a model without heads, the latent of the mixture), and
 measure its squared l2 distance to the latent that a pre-trained MAE has of that image alone, before
-and after a linear regression. The text calls that distance the mean squared error, and table 2 is on
-its scale: here, too, it is the mean over the elements of the latents, tokens and images.
+and after a linear regression. The text calls this the mean squared error, and table 2 is on that
+scale: distances here are means over the elements of the latents of all tokens and images.
 
-Two things differ between the text and the released code, or are open; each is a flag:
+What differs between the text and the released code, or is left open:
 
-- --space. The text: f is the *encoder* of the MAE. The released code: behind `decoder_embed`, where
-  its heads are. All rows of a table are in one space.
+- --space. The text: the target is the *encoder's* output. The released code: that of
+  `decoder_embed`, where its heads are, too. All rows of a table are in one space. "Before" favours
+  i-MAEs that were distilled in that space; "after" does not.
 - --protocol paper is table 2's: 100 images, mixing ratio 0.3, a linear layer trained for 2,000
-  epochs. Whether "After" is measured on those images is not said, so there are two columns: on
-  them, and on 100 others. Ours: Adam on all tokens at once, 0.001, from random values; the 100 are
-  of the training images. --protocol held_out is ours: many images, several ratios, a map in closed
-  form, and other images to measure it on; `unexplained` is its distance over the variance of the
-  targets, so that latents of different sizes can be compared; 1: no better than their mean.
+  epochs. Whether "After" is measured on the same images is not said, so there are two columns: on
+  them, and on 100 others. Ours: the 100 are of the training images, the layer starts from random
+  values, and an epoch is a step of Adam on all tokens, with learning rate 0.001.
+- --protocol held_out is ours: many images, several ratios, a map in closed form, and other images
+  to measure it on. `unexplained` is that distance over the variance of the targets, so that latents
+  of different sizes can be compared; 1: no better than their mean.
 
 Our reading in both: mixture and image share a mask; one affine map serves all tokens, with the
 class token, which --tokens patches leaves out. The paper's rows are a MAE, which sees mixtures here
