@@ -13,9 +13,9 @@ from fastimae.evaluate.options.base import SeveralOptions
 from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.settings import lacks_heads
 from fastimae.objectives import IMAE, MAE, OBJECTIVES
 from fastimae.objectives.choice import objective_title, run_title
-from fastimae.objectives.settings import lacks_heads
 
 NO_FLAGS = Hints({})
 """For files that the command has no flags for: errors name those of fastimae-import."""

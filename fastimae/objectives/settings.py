@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, HeadSpace
 from fastimae.settings import (
@@ -103,8 +103,3 @@ class IMAESettings(TeacherSettings, PairSettings, MixSettings, MaskSettings):
         nothing_there = not (self.disentangle or self.teacher)
         yield Idle(nothing_there, ("head_space",), "with --no_disentangle and no --teacher")
         yield from super().idle()
-
-
-def lacks_heads(settings: Mapping[str, Any]) -> bool:
-    """Return whether the settings of a run are those of an i-MAE without heads."""
-    return not settings.get("disentangle", IMAESettings.disentangle)

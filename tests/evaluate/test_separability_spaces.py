@@ -167,7 +167,7 @@ def test_without_space_it_is_that_of_the_first_heads(place, tmp_path):
         measured(place, tmp_path / name, name, "mae") for name in ("alone", "released")
     )
     assert (encoder["space"], decoder["space"]) == ("encoder", "decoder")
-    with pytest.raises(ConfigError, match="released.* has heads in decoder space"):
+    with pytest.raises(ConfigError, match=r"released.* has heads in decoder space"):
         measured(place, tmp_path / "both", "imae", "released")
 
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from fastimae.evaluate.candidates import Candidate
 from fastimae.models import MaskedAutoencoder
-from fastimae.models.settings import HeadSpace
-from fastimae.objectives.settings import lacks_heads
+from fastimae.models.settings import HeadSpace, lacks_heads
 from fastimae.settings import ConfigError
 
 

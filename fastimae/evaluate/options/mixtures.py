@@ -52,10 +52,10 @@ class SeparabilityOptions(ComparisonOptions):
     teacher: Path
     """The MAE whose latents of clean images are the targets."""
     space: HeadSpace | None = None
-    """Latents of all rows: the encoder's, as the text says, or behind decoder_embed, as in the
-    released code. None: where the heads of --checkpoint are."""
+    """Latents before decoder_embed (encoder: the paper's text) or behind it (its code). None: where
+    the heads of --checkpoint are."""
     protocol: Literal["held_out", "paper"] = "held_out"
-    """held_out: fitted in closed form, measured on other images. paper: that of its table 2."""
+    """held_out: map in closed form, measured on other images. paper: trained, as in its table 2."""
     mix_ratios: tuple[MixShare, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
     """Weights of the subordinate image."""
     mask_ratio: float = MASK_RATIO

@@ -3,8 +3,8 @@
 The paper (section 3.2, equation 6; section 4.3.1, table 2): mix two images, take the latent of the
 subordinate one (from its head in i-MAE; of a model without heads, the latent of the mixture), and
 measure its squared l2 distance to the latent that a pre-trained MAE has of that image alone, before
-and after a linear regression. The text calls this the mean squared error, and table 2 is on that
-scale: distances here are means over the elements of the latents of all tokens and images.
+and after a linear regression. The text calls this the mean squared error: distances here are means
+over the elements of the latents of all tokens and images.
 
 What differs between the text and the released code, or is left open:
 
