@@ -231,8 +231,9 @@ def followed(monkeypatch):
     return counts
 
 
-def test_table_has_every_model_at_every_ratio(study, image_folder, capsys, followed):
+def test_table_has_every_model_at_every_ratio(study, image_folder, capsys, followed, heard, caplog):
     run(options(study, image_folder))
+    assert f"{image_folder}: the map is fitted on the images it is measured on" in caplog.text
     folder = study / "distilled" / "eval-separability"
     table = json.loads((folder / "results.json").read_text())["numbers"]["table"]
     assert [(row["model"], row["kind"], row["mix_ratio"]) for row in table] == [

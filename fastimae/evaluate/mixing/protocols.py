@@ -71,7 +71,7 @@ def caption(options: SeparabilityOptions, space: HeadSpace, width: int) -> str:
     if options.protocol == "held_out":
         return (
             f"{how}After: a linear map fitted on {options.train_samples} images at most, "
-            f"measured on others."
+            "measured on others."
         )
     return (
         f"{how}Before, after: the {options.train_samples} images on which a linear layer is "

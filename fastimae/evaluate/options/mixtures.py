@@ -83,7 +83,8 @@ class SeparabilityOptions(ComparisonOptions):
     def idle(self) -> Iterator[Idle]:
         paper = self.protocol == "paper"
         fixed = ("train_samples", "val_samples", "mix_ratios", "steps")
-        yield Idle(paper, fixed, f"with --protocol paper ({PAPER_SAMPLES} images, {PAPER_RATIO})")
+        values = f"{PAPER_SAMPLES} images, mixing ratio {PAPER_RATIO}"
+        yield Idle(paper, fixed, f"with --protocol paper ({values})")
         trained = ("regression_epochs", "regression_lr")
         yield Idle(not paper, trained, "without --protocol paper")
         yield from super().idle()

@@ -84,8 +84,13 @@ def _measure_and_draw(given: SeparabilityOptions, results: Results) -> None:
 
 
 def check_images(options: SeparabilityOptions, train: Images, val: Images) -> None:
-    """Raise ConfigError if there are too few images for a pair, or for the paper's protocol."""
+    """Raise ConfigError if there are too few images for a pair, or for the paper's protocol.
+
+    Warn if nothing is held out.
+    """
     check_enough(options, train, val)
+    if train.source.resolve() == val.source.resolve():
+        log.warning("%s: the map is fitted on the images it is measured on", val.source)
     for images in (train, val) if options.protocol == "paper" else ():
         if len(images) < options.train_samples:
             raise ConfigError(
