@@ -25,6 +25,10 @@ from fastimae.flags import OnceParser
 from fastimae.streams import closed_early_is_fine
 
 PROG = "python -m benchmarks.cifar10"
+_OF_SEPARABILITY = (
+    *("model", "mix_ratio", "measured", "mse_before", "mse_after", "mse_after_trained"),
+    *("before", "after_closed_form", "after_trained"),  # of earlier versions, another scale
+)
 
 
 class Command(NamedTuple):
@@ -140,18 +144,20 @@ def probes(options: argparse.Namespace) -> list[dict[str, Any]]:
 def separability(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Read M_ls by model and mixing ratio."""
     file = options.runs / "eval-separability" / "results.json"
-    keys = ("model", "mix_ratio", "before", "after_closed_form", "after_trained")
-    return [
-        {key: row[key] for key in keys} for row in json.loads(file.read_text())["numbers"]["table"]
-    ]
+    rows = json.loads(file.read_text())["numbers"]["table"]
+    return [{key: row[key] for key in _OF_SEPARABILITY if key in row} for row in rows]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Make tables of accuracy and of M_ls, before -> after the regression, by mixing ratio."""
     rows: dict[str, dict[str, Any]] = {}
     for one in report["separability"]:
-        row = rows.setdefault(one["model"], {"M_ls of": one["model"]})
-        row[f"{one['mix_ratio']:g}"] = f"{one['before']:.1f} → {one['after_closed_form']:.1f}"
+        if "mse_before" in one:
+            title, both = "M_ls, MSE", (one["mse_before"], one["mse_after"])
+        else:  # a report of an earlier version
+            title, both = "M_ls, sum over the width", (one["before"], one["after_closed_form"])
+        row = rows.setdefault(one["model"], {title: one["model"]})
+        row[f"{one['mix_ratio']:g}"] = " → ".join(number(each) for each in both)
     return f"{table(report['results'])}\n{table(list(rows.values()))}"
 
 

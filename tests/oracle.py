@@ -144,6 +144,13 @@ def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, 
     return sum(losses) / len(losses)
 
 
+def separated(latent, state, head, head_space):
+    """Return the latent of one image, [1 + K, D or E]; without heads, that of the mixture."""
+    if f"{head}.weight" in state:
+        return linear(latent, state, head)
+    return latent if head_space == "encoder" else linear(latent, state, "decoder_embed")
+
+
 def imae_parts(
     images, partner, alpha, visible, state, teacher, *,
     patch, heads, decoder_heads, mean, std, norm_pix, head_space, teacher_view, ignored=0,
@@ -151,6 +158,7 @@ def imae_parts(
     """Return the four parts of i-MAE's loss, each a mean over the batch.
 
     ignored: distance to visible pixels up to which masked ones do not count.
+    A state without heads has one latent for both images: see `separated`.
     """
     parts = {"recon_subordinate": [], "recon_dominant": []}
     if teacher is not None:
@@ -162,7 +170,7 @@ def imae_parts(
         for role, head, image in zip(
             ("subordinate", "dominant"), ("decoder_embed1", "decoder_embed2"), clean, strict=True
         ):
-            out = linear(latent, state, head)
+            out = separated(latent, state, head, head_space)
             inner = out if head_space == "decoder" else linear(out, state, "decoder_embed")
             patches = patches_of(image, patch)
             pred = decode(inner, ids, len(patches), state, decoder_heads)

@@ -14,8 +14,9 @@ from fastimae.evaluate.pages.tables import format_value
 from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.settings import lacks_heads
 from fastimae.objectives import IMAE, MAE, OBJECTIVES
-from fastimae.objectives.choice import objective_title
+from fastimae.objectives.choice import objective_title, run_title
 from fastimae.settings import ConfigError
 
 NO_FLAGS = Hints({})
@@ -39,15 +40,15 @@ class Candidate:
 
     @property
     def kind(self) -> str:
-        """The objective's title; for i-MAE also whether it was distilled, if known."""
+        """The objective's title; for i-MAE also if it has heads and was distilled, where known."""
         name = self.args.get("objective", "mae")
         if name not in OBJECTIVES:
             return objective_title(name)
-        if self.model.heads == 1:
+        if self.model.heads == 1 and not lacks_heads(self.args):
             return MAE.title
         if not self.args:
             return IMAE.title
-        return f"{IMAE.title}, {'' if self.args.get('teacher') else 'not '}distilled"
+        return f"{run_title(self.args)}, {'' if self.args.get('teacher') else 'not '}distilled"
 
 
 def candidates_of(

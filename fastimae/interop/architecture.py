@@ -18,11 +18,13 @@ from fastimae.interop.open_checkpoint import Checkpoint
 from fastimae.interop.timm import CLASSIFIED
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.names import DECODER, SIZES
+from fastimae.models.settings import lacks_heads
 
 # Settings of a run that its checkpoint keeps in another layout: what shaped the weights.
 _TRAINING_SETTINGS = (
     *("mask_ratio", "mask_patch_size", "epochs", "mix_beta", "mix_lambda", "mix_per"),
     *("same_class_ratio", "reciprocal_pairs", "targets", "teacher_view", "distill_weight"),
+    "disentangle",
     *("crop", "crop_ratio", "value_range", CONVERTED_WITH, CLASSIFIED),
 )
 
@@ -97,7 +99,7 @@ def settings_of(model: MaskedAutoencoder, args: Mapping[str, Any]) -> dict[str, 
     return settings | {
         "model": name_of(model),
         "num_heads": model.blocks[0].attn.num_heads,
-        "objective": "imae" if model.heads == 2 else "mae",
+        "objective": "imae" if model.heads == 2 or lacks_heads(args) else "mae",
         "head_space": model.head_space,
         "input_size": list(model.img_size),
         "in_chans": model.in_chans,

@@ -21,6 +21,7 @@ from fastimae.interop.load import build, why_decoder_misfits
 from fastimae.interop.open_checkpoint import Checkpoint, open_checkpoint
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.settings import lacks_heads
 
 # Parts that a teacher's latents (in the decoder's width) do not need: files may lack them.
 _UNUSED_BY_TEACHER = (
@@ -51,7 +52,7 @@ def load_teacher(
     """
     checkpoint = without_classifier(open_checkpoint(path, hints=hints))
     file = hints.with_flag("teacher", path)
-    if imae.HEADS[0] in checkpoint.weights:
+    if imae.HEADS[0] in checkpoint.weights or lacks_heads(checkpoint.args):
         raise CheckpointError(f"{file} is an i-MAE: distillation needs a plain MAE")
     if classifies_mean(checkpoint.weights) and "norm.weight" not in checkpoint.weights:
         raise CheckpointError(

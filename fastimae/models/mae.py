@@ -43,7 +43,9 @@ class MaskedAutoencoder(nn.Module):
     State-dict names and shapes are MAE's. With two heads, `decoder_embed1` (subordinate image)
     and `decoder_embed2` (dominant image) map the latent to the decoder's width
     (`head_space="decoder"`, the released layout, without `decoder_embed`), or to the encoder's
-    width, followed by a shared `decoder_embed` (`head_space="encoder"`).
+    width, followed by a shared `decoder_embed` (`head_space="encoder"`). With one head, whose
+    weights are the same in both spaces, `head_space` says where `split` ends: behind
+    `decoder_embed` or before it.
     """
 
     def __init__(
@@ -201,10 +203,10 @@ class MaskedAutoencoder(nn.Module):
         return torch.cat([cls_11D.expand(len(x_BKD), -1, -1), x_BKD], dim=1)
 
     def split(self, latent: Tensor) -> Tensor:
-        """Apply each head to latents [B, 1 + K, D]: [heads, B, 1 + K, D or E]."""
+        """Apply each head to latents [B, 1 + K, D]: [heads, B, 1 + K, D or E], in `head_space`."""
         check_shape("latent", latent, "B", "1 + K", self.pos_embed.shape[-1])
         if self.heads == 1:
-            return self.decoder_embed(latent)[None]
+            return (latent if self.head_space == "encoder" else self.decoder_embed(latent))[None]
         return torch.stack([self.decoder_embed1(latent), self.decoder_embed2(latent)])
 
     def decode(self, head: Tensor, mask: Mask, masked_only: bool = False) -> Tensor:
@@ -214,10 +216,10 @@ class MaskedAutoencoder(nn.Module):
         computes nothing but keys and values.
         """
         check_mask(mask, len(head), self.grid[0] * self.grid[1])
-        in_decoder_space = self.heads == 1 or self.head_space == "decoder"
-        width = (self.mask_token if in_decoder_space else self.pos_embed).shape[-1]
+        in_encoder_space = self.head_space == "encoder"
+        width = (self.pos_embed if in_encoder_space else self.mask_token).shape[-1]
         check_shape("head", head, len(head), 1 + mask.ids_keep.shape[1], width)
-        if self.heads == 2 and self.head_space == "encoder":
+        if in_encoder_space:
             head = self.decoder_embed(head)
         if self._shares_mask_tokens(mask, masked_only):
             x, spread = self._decoder_rows(head, mask), mask

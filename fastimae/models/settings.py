@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fastimae.models.names import parse_name
 from fastimae.settings import Expert, Free, PositiveInt, Settings
@@ -12,6 +13,11 @@ from fastimae.settings import Expert, Free, PositiveInt, Settings
 HeadSpace = Literal["decoder", "encoder"]
 HEAD_SPACE: HeadSpace = "decoder"
 MASK_RATIO = 0.75
+
+
+def lacks_heads(settings: Mapping[str, Any]) -> bool:
+    """Return whether a run's settings are those of an i-MAE without heads (--no_disentangle)."""
+    return settings.get("disentangle") is False
 
 
 @dataclasses.dataclass(kw_only=True)

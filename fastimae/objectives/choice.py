@@ -6,9 +6,10 @@ import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+from fastimae.models.settings import lacks_heads
 from fastimae.objectives.settings import IMAESettings, ReconstructionSettings
 from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag
 from fastimae.user_code import import_from_spec
@@ -75,6 +76,12 @@ def objective_title(objective: str) -> str:
     """Return an objective's name on report pages, without importing a user's own."""
     built_in = OBJECTIVES.get(objective)
     return built_in.load().title if built_in else objective.rpartition(":")[2]
+
+
+def run_title(settings: Mapping[str, Any]) -> str:
+    """Return what a run trains, on pages and in tables: the title, and "without heads" if so."""
+    title = objective_title(str(settings.get("objective", "")))
+    return f"{title} without heads" if lacks_heads(settings) else title
 
 
 def find_objective(objective: str) -> type[Objective]:

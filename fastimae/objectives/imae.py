@@ -8,6 +8,7 @@ its partner dominant.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -54,6 +55,7 @@ class IMAE(Objective):
         mix_per: Literal["batch", "sample"] = IMAESettings.mix_per,
         distill_weight: float = IMAESettings.distill_weight,
         targets: Literal["both", "subordinate", "dominant"] = IMAESettings.targets,
+        disentangle: bool = IMAESettings.disentangle,
         teacher_view: Literal["clean", "mixed"] = IMAESettings.teacher_view,
         teacher_precision: Literal["auto", "fp8"] = IMAESettings.teacher_precision,
         mask_ratio: float = IMAESettings.mask_ratio,
@@ -63,7 +65,9 @@ class IMAE(Objective):
     ) -> None:
         """Join the models. Raises ValueError if they do not fit together.
 
-        student: a model with two heads. teacher: a MAE with one head, which gets frozen; None: no
+        student: a model with two heads; without disentangle with one, whose output is what all
+        targets are reconstructed from and compared with (section 4.3.1: the baseline "without the
+        disentanglement module"). teacher: a MAE with one head, which gets frozen; None: no
         distillation. mix_beta, mix_lambda, mix_per: how mixing ratios are drawn, or their value.
         distill_weight: weight of the distillation loss. targets: images to reconstruct.
         teacher_view: images that the teacher sees. teacher_precision: "fp8" multiplies in 8 bits on
@@ -72,8 +76,10 @@ class IMAE(Objective):
         more of each.
         """
         super().__init__()
-        if student.heads != 2:
+        if disentangle and student.heads != 2:
             raise ValueError("i-MAE needs a student with two heads: create_model(name, heads=2)")
+        if not disentangle and student.heads != 1:
+            raise ValueError("without disentangle, i-MAE needs a student with one head")
         self.student = student
         self.ratio = MixRatio(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per)
         self.teacher = teacher
@@ -92,7 +98,8 @@ class IMAE(Objective):
 
     @classmethod
     def build(cls, settings: IMAESettings, models: Models) -> IMAE:
-        student = models.student(heads=2, head_space=settings.head_space)
+        heads = 2 if settings.disentangle else 1
+        student = models.student(heads=heads, head_space=settings.head_space)
         unit = settings.mask_unit(student.patch_size)
         teacher = models.teacher(
             settings.teacher, student,
@@ -139,7 +146,10 @@ class IMAE(Objective):
         loss = recon_n.sum()
         if self.teacher is not None:
             teacher = self._teacher_latents(batch, mask, views)
-            latent_n = latent_l2(heads_nBNE.flatten(0, 1), teacher, branches=len(self.branches))
+            rows = heads_nBNE.flatten(0, 1)
+            latent_n = self._per_branch(
+                lambda target, n: latent_l2(rows, target, branches=n), teacher
+            )
             parts.update(zip((f"latent_{name}" for name in self.targets), latent_n, strict=True))
             loss = loss + self.distill_weight * latent_n.sum()
         return {"loss": loss, **parts}
@@ -147,7 +157,8 @@ class IMAE(Objective):
     def train_flops(self) -> int:
         """Count the operations per mixture, forward and backward: see `fastimae.models.flops`."""
         count = len(self.branches)
-        flops = training_flops(self.student, self.visible, count)
+        decoded = count if self.student.heads == 2 else 1
+        flops = training_flops(self.student, self.visible, decoded)
         if self.teacher is None:
             return flops
         one_pass = self.reciprocal_pairs or self.teacher_view == "mixed"
@@ -157,6 +168,8 @@ class IMAE(Objective):
     @property
     def picture_note(self) -> str:
         note = "Every patch is shown as predicted in a pass in which it was masked."
+        if self.student.heads == 1:
+            note += " Both images have the same prediction, from one latent."
         return caption(self.student, self.mask_ratio, note)
 
     @torch.no_grad()
@@ -179,6 +192,7 @@ class IMAE(Objective):
         }
         for mask in covering_masks(drawn):
             heads_nBNE = self._heads(self._views(batch, mask, alpha)[0], mask)
+            heads_nBNE = heads_nBNE.expand(len(self.branches), -1, -1, -1)
             for branch, head_BNE in zip(self.branches, heads_nBNE, strict=True):
                 pred_BLV = student.decode(head_BNE, mask)
                 predicted = predicted_images(student, pred_BLV, targets[branch])
@@ -201,21 +215,40 @@ class IMAE(Objective):
         )
 
     def _heads(self, mixed: Tensor, mask: Mask) -> Tensor:
-        """Return the outputs of the heads that have a target, [n, B, 1 + K, E]."""
-        heads_2BNE = self.student.split(self.student.encode(mixed, mask.ids_keep))
-        return heads_2BNE[self.branches[0] : self.branches[-1] + 1]
+        """Return the outputs of the heads that have a target, [n, B, 1 + K, E].
+
+        Without heads of their own, branches share one latent, [1, B, 1 + K, E].
+        """
+        heads_HBNE = self.student.split(self.student.encode(mixed, mask.ids_keep))
+        if self.student.heads == 1:
+            return heads_HBNE
+        return heads_HBNE[self.branches[0] : self.branches[-1] + 1]
 
     def _reconstruction(self, batch: Batch, mask: Mask, heads: Tensor) -> Tensor:
-        """Return the losses of the branches, fp32 [n], which are decoded as one batch of n B."""
-        count = len(self.branches)
-        pred_nBMV = self.student.decode(heads.flatten(0, 1), mask.repeat(count), masked_only=True)
+        """Return the losses of the branches, fp32 [n]; all heads are decoded as one batch."""
+        rows = heads.flatten(0, 1), mask.repeat(len(heads))
+        pred = self.student.decode(*rows, masked_only=True)
         subordinate_B = torch.arange(len(batch.images), device=batch.images.device)
         images = subordinate_B, batch.partner
         target_nB = torch.cat([images[branch] for branch in self.branches])
-        return self.student.reconstruction_loss(
-            pred_nBMV, batch.images, target_nB, mask.ids_masked, branches=count,
-            ignore_boundary=self.ignore_boundary,
+        return self._per_branch(
+            lambda target, n: self.student.reconstruction_loss(
+                pred, batch.images, target, mask.ids_masked,
+                branches=n, ignore_boundary=self.ignore_boundary,
+            ),
+            target_nB,
         )  # fmt: skip
+
+    def _per_branch(self, loss: Callable[[Tensor, int | None], Tensor], targets: Tensor) -> Tensor:
+        """Return a loss for each of n stacked targets, fp32 [n].
+
+        loss: (targets, their number) -> one value each. Where branches share a latent, targets are
+        compared with it one after another, so that it is not copied.
+        """
+        count = len(self.branches)
+        if self.student.heads == 2:
+            return loss(targets, count)
+        return torch.stack([loss(target, None) for target in targets.chunk(count)])
 
     def _teacher_latents(self, batch: Batch, mask: Mask, views: tuple[Tensor, ...]) -> Tensor:
         """Return the frozen teacher's latents of the branches' images, [n B, 1 + K, E]."""
@@ -237,4 +270,4 @@ class IMAE(Objective):
             latent = self.teacher.encode(patches, mask.ids_keep)
             if self.student.head_space == "encoder":
                 return latent
-            return self.teacher.split(latent)[0]
+            return self.teacher.decoder_embed(latent)

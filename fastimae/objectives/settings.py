@@ -103,5 +103,12 @@ class IMAESettings(TeacherSettings, PairSettings, MixSettings, ReconstructionSet
     same_class_ratio: Annotated[Share | None, flag(aliases=["--same_prob"])] = None
     targets: Literal["both", "subordinate", "dominant"] = "both"
     """Which of the two images to reconstruct."""
+    disentangle: Expert[bool] = True
+    """Give each image a head of its own. --no_disentangle: no heads, one latent for both images."""
     head_space: Expert[HeadSpace] = HEAD_SPACE
     """Width in which the two heads and the distillation work."""
+
+    def idle(self) -> Iterator[Idle]:
+        nothing_there = not (self.disentangle or self.teacher)
+        yield Idle(nothing_there, ("head_space",), "with --no_disentangle and no --teacher")
+        yield from super().idle()

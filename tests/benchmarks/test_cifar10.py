@@ -48,8 +48,8 @@ def test_what_is_finished_is_not_run_again(flags, monkeypatch, tmp_path):
         (done,) = [r for r in everything if [*r.arguments] == command[3:]]
         done.result.parent.mkdir(exist_ok=True, parents=True)
         rows = [
-            {"model": "m", "mix_ratio": 0.1, "before": 3.0, "after_closed_form": 1.0,
-             "after_trained": 1.1}
+            {"model": "m", "mix_ratio": 0.1, "measured": "held out", "mse_before": 0.3,
+             "mse_after": 0.1, "mse_after_trained": 0.11}
         ]  # fmt: skip
         done.result.write_text(json.dumps({"numbers": {"acc1": len(started), "table": rows}}))
         lines = [{"epoch": e, "train_loss": 1 / (e + 1), "img_per_s": 9} for e in range(3)]
@@ -66,5 +66,10 @@ def test_what_is_finished_is_not_run_again(flags, monkeypatch, tmp_path):
     report = json.loads((tmp_path / "out.json").read_text())
     assert [row["model"] for row in report["results"]][-1] == "random"
     assert report["results"][0] == {"model": "mae", "linear": 5, "knn": 6, "finetune": 7}
-    assert report["separability"][0]["after_closed_form"] == 1.0
+    assert report["separability"][0]["mse_after"] == 0.1
+    assert "| M_ls, MSE | 0.1 |\n| --- | --- |\n| m | 0.3 → 0.1 |" in cifar10.markdown(report)
+    old = {"model": "m", "mix_ratio": 0.1, "before": 63.0, "after_closed_form": 41.0}
+    assert "| M_ls, sum over the width | 0.1 |" in cifar10.markdown(
+        {"results": [], "separability": [old]}
+    )
     assert report["curves"]["imae"][2] == {"epoch": 2, "train_loss": pytest.approx(1 / 3, 1e-4)}

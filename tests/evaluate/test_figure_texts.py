@@ -10,16 +10,18 @@ pytest.importorskip("sklearn")
 
 from fastimae.evaluate.figures import attention_pictures, weight_plots
 from fastimae.evaluate.figures.weight_measures import matrices_of
-from fastimae.evaluate.tasks import mixtureprobe, semantics, separability, tsne
+from fastimae.evaluate.mixing import separability_figures
+from fastimae.evaluate.tasks import mixtureprobe, semantics, tsne
 from fastimae.objectives.pictures import LEAK_NOTE
 from fastimae.pictures import plots
 from fastimae.pictures.picture_table import draw_picture_table
 
 PICTURE = torch.zeros(32, 32, 3, dtype=torch.uint8)
 NAMES = ("mae", "imae", "an_experiment_with_a_name_of_fifty_characters_or_so", "group/run_17")
+NOTE = "MSE per element of latents in encoder space (width 1024), all tokens but one. " * 3
 ROWS = [
     {"model": name, "kind": "i-MAE, not distilled", "mix_ratio": ratio, "subordinate": 5 * ratio,
-     "dominant": ratio, "before": 1 + ratio, "after_closed_form": ratio, "after_trained": ratio,
+     "dominant": ratio, "mse_before": 1 + ratio, "mse_after": ratio, "mse_after_trained": ratio,
      "unexplained": ratio}
     for name in NAMES for ratio in (0.1, 0.2, 0.3)
 ]  # fmt: skip
@@ -70,7 +72,10 @@ DRAW = {
     "a table of one narrow column": table(1, 1.1),
     "a table of small pictures": table(4, 0.9),
     "mixtureprobe": lambda path: mixtureprobe.draw(ROWS, path),
-    "separability": lambda path: separability.draw(ROWS, path),
+    "separability": lambda path: separability_figures.draw(ROWS, path, NOTE),
+    "separability at one ratio": lambda path: separability_figures.draw(
+        [row | {"mse_after_held_out": 9.0} for row in ROWS[::3]], path, NOTE
+    ),
     "semantics": lambda path: semantics.draw(STUDY, ("linear", "mixtureprobe"), path),
     "attention": lambda path: attention_pictures.draw(
         PICTURE, torch.rand(2, 1, 16), [0, 11], (4, 4), (1, 1), path

@@ -8,12 +8,20 @@ import pytest
 import torch
 from PIL import Image
 from tiny import save_run, tiny_model
+from torch import nn
+from torch.nn import functional as F
 
 from fastimae.evaluate.candidates import load_frozen, names_of
 from fastimae.evaluate.images import open_images
 from fastimae.evaluate.mixing import comparison
 from fastimae.evaluate.mixing.mixtures import PairBatches, clean_latents, mixture_latents
-from fastimae.evaluate.mixing.regression import Affine, Moments, gradient_descent, least_squares
+from fastimae.evaluate.mixing.regression import (
+    Affine,
+    Moments,
+    gradient_descent,
+    least_squares,
+    train_linear,
+)
 from fastimae.evaluate.tasks.separability import SeparabilityOptions, run
 from fastimae.settings import ConfigError
 
@@ -34,14 +42,14 @@ def moments_of(x, y):
     return moments
 
 
-def test_distance_is_the_mean_over_rows_of_the_squared_norm():
+def test_distance_is_the_mean_squared_error():
     x, y = rows()
     fit = Affine(torch.randn(6, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64))
     moments = moments_of(x, y)
-    direct = (x @ fit.weight + fit.bias - y).square().sum(1).mean()
+    direct = (x @ fit.weight + fit.bias - y).square().mean()
     assert moments.rows == 400
     assert moments.distance(fit) == pytest.approx(float(direct), rel=1e-9)
-    assert moments.spread() == pytest.approx(float((y - y.mean(0)).square().sum(1).mean()))
+    assert moments.spread() == pytest.approx(float((y - y.mean(0)).square().mean()))
     assert torch.allclose(fit(x), x @ fit.weight + fit.bias)
 
 
@@ -63,7 +71,7 @@ def test_closed_form_is_that_of_scikit_learn_and_numpy():
     ones = np.ones((len(x), 1))
     solution = np.linalg.lstsq(np.hstack([x, ones]), y.numpy(), rcond=None)[0]
     assert np.allclose(np.vstack([fit.weight, fit.bias]), solution, atol=1e-7)
-    held_out = ((theirs.predict(test_x) - test_y.numpy()) ** 2).sum(1).mean()
+    held_out = ((theirs.predict(test_x) - test_y.numpy()) ** 2).mean()
     assert moments_of(test_x, test_y).distance(fit) == pytest.approx(held_out, rel=1e-8)
 
 
@@ -81,7 +89,7 @@ def test_inputs_without_variance_of_their_own_do_no_harm():
     x, y = rows()
     x = torch.cat([x, x[:, :2] - x[:, 2:4], torch.ones(len(x), 1)], dim=1)
     best = linear_model.LinearRegression().fit(x, y)
-    wanted = ((best.predict(x) - y.numpy()) ** 2).sum(1).mean()
+    wanted = ((best.predict(x) - y.numpy()) ** 2).mean()
     moments = moments_of(x, y)
     for fit in (least_squares(moments, 0), least_squares(moments), gradient_descent(moments, 5000)):
         assert moments.distance(fit) == pytest.approx(wanted, rel=1e-2)
@@ -92,7 +100,7 @@ def test_gradient_descent_starts_at_before_and_ends_at_the_closed_form():
     y = x + 0.5 * torch.randn(len(x), 5, dtype=torch.float64) + 2
     moments = moments_of(x, y)
     unbiased = x - x.mean(0) + y.mean(0)  # the bias is always the best one
-    start = (unbiased - y).square().sum(1).mean()
+    start = (unbiased - y).square().mean()
     assert moments.distance(gradient_descent(moments, 0)) == pytest.approx(float(start))
     steps = [moments.distance(gradient_descent(moments, n)) for n in (0, 1, 10, 100, 3000)]
     assert steps == sorted(steps, reverse=True)
@@ -104,11 +112,41 @@ def test_latents_that_are_a_linear_function_are_found_to_be_one():
     clean = mixed @ torch.randn(8, 8) + 3
     train, held_out = moments_of(mixed[:200], clean[:200]), moments_of(mixed[200:], clean[200:])
     before = held_out.distance(Affine.identity(8))
-    assert before == pytest.approx(
-        float((mixed[200:] - clean[200:]).square().sum(1).mean()), rel=1e-6
-    )
+    assert before == pytest.approx(float((mixed[200:] - clean[200:]).square().mean()), rel=1e-6)
     assert held_out.distance(least_squares(train, 1e-12)) < 1e-9 * before
     assert held_out.distance(gradient_descent(train, 3000)) < 1e-6 * before
+
+
+def test_the_trained_layer_is_nn_linear_trained_on_the_rows():
+    x, y = rows(60)
+    moments = moments_of(x, y)
+    start = train_linear(moments, 0, 0.01, seed=5)
+    layer = nn.Linear(6, 4, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(start.weight.T)
+        layer.bias.copy_(start.bias)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    for _ in range(70):
+        optimizer.zero_grad()
+        F.mse_loss(layer(x), y).backward()
+        optimizer.step()
+    trained = train_linear(moments, 70, 0.01, seed=5)
+    assert torch.allclose(trained.weight, layer.weight.T, atol=1e-9)
+    assert torch.allclose(trained.bias, layer.bias, atol=1e-9)
+
+
+def test_the_trained_layer_starts_as_nn_linear_does_and_approaches_the_closed_form():
+    x = torch.randn(300, 40, dtype=torch.float64)
+    y = x @ torch.randn(40, 30).double() + 0.5 * torch.randn(300, 30)
+    moments = moments_of(x, y)
+    start, other = train_linear(moments, 0), train_linear(moments, 0, seed=1)
+    drawn, torchs_own = torch.cat([start.weight, start.bias[None]]), nn.Linear(40, 30).weight
+    assert drawn.abs().max() <= 40**-0.5 and not torch.equal(start.weight, other.weight)
+    assert drawn.std() == pytest.approx(float(torchs_own.detach().std()), rel=0.1)
+    best = moments.distance(least_squares(moments, 0))
+    by_epochs = [moments.distance(train_linear(moments, n, 0.02)) for n in (0, 20, 200, 4000)]
+    assert by_epochs == sorted(by_epochs, reverse=True)
+    assert best - 1e-9 <= by_epochs[-1] < 1.02 * best < by_epochs[1]
 
 
 def some_pairs(source, model, **changes):
@@ -148,7 +186,9 @@ def test_latents_are_of_the_mixture_of_normalised_pixels(image_folder):
         )
         heads = torch.stack([model.decoder_embed1(latent), model.decoder_embed2(latent)])
     assert torch.allclose(mixture_latents(model, batch, mask, 0.3), heads, atol=1e-5)
-    assert torch.allclose(clean_latents(model, batch, mask, "encoder"), encoded, atol=1e-5)
+    mae = tiny_model()
+    mae.load_state_dict(model.state_dict(), strict=False)
+    assert torch.allclose(clean_latents(mae, batch, mask, "encoder"), encoded, atol=1e-5)
     everything = batch.mask(model, 0)
     assert everything.mask.sum() == 0 and everything.ids_keep.shape == (8, 16)
 
@@ -191,8 +231,9 @@ def followed(monkeypatch):
     return counts
 
 
-def test_table_has_every_model_at_every_ratio(study, image_folder, capsys, followed):
+def test_table_has_every_model_at_every_ratio(study, image_folder, capsys, followed, heard, caplog):
     run(options(study, image_folder))
+    assert f"{image_folder}: the map is fitted on the images it is measured on" in caplog.text
     folder = study / "distilled" / "eval-separability"
     table = json.loads((folder / "results.json").read_text())["numbers"]["table"]
     assert [(row["model"], row["kind"], row["mix_ratio"]) for row in table] == [
@@ -216,12 +257,12 @@ def test_table_has_every_model_at_every_ratio(study, image_folder, capsys, follo
         model = load_frozen(study / name / "checkpoint-last.pth", torch.device("cpu"))
         for row, ratio in zip(table[place:], (0.1, 0.4), strict=False):
             mixed = mixture_latents(model, batch, mask, ratio)[0]
-            direct = float((mixed - clean).square().sum(-1).mean())
-            assert row["before"] == pytest.approx(direct, rel=1e-4)
+            direct = float((mixed - clean).square().mean())
+            assert row["mse_before"] == pytest.approx(direct, rel=1e-4)
             assert row["rows_fitted"] == 32 * 5 and row["rows_measured"] == 16 * 5
-    assert table[5]["before"] < table[4]["before"]  # more of the image is in the mixture
+    assert table[5]["mse_before"] < table[4]["mse_before"]  # more of the image is in the mixture
     for row in table[:4]:  # two untrained heads have different bases
-        assert row["after_closed_form"] < row["before"] and row["after_trained"] < row["before"]
+        assert row["mse_after"] < row["mse_before"] > row["mse_after_trained"]
 
 
 def test_mixtures_of_equal_images_leave_no_distance(study, tmp_path):
@@ -234,7 +275,7 @@ def test_mixtures_of_equal_images_leave_no_distance(study, tmp_path):
     run(options(study, same, checkpoint=study / "mae" / "checkpoint-last.pth", others=()))
     content = json.loads((study / "mae" / "eval-separability" / "results.json").read_text())
     for row in content["numbers"]["table"]:
-        assert row["before"] == 0 and row["after_trained"] == 0 and row["unexplained"] < 1e-6
+        assert row["mse_before"] == row["mse_after_trained"] == 0 and row["unexplained"] < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -242,13 +283,18 @@ def test_mixtures_of_equal_images_leave_no_distance(study, tmp_path):
     [
         ({"mix_ratios": (0.6,)}, "--mix_ratios"),
         ({"teacher": "plain"}, "--teacher must be a plain MAE"),
-        ({"teacher": "wide"}, "latent width"),
+        ({"teacher": "heads"}, "--teacher must be a plain MAE"),
+        ({"teacher": "wide"}, r"another width in decoder space \(48\) than .*distilled.* \(32\)"),
         ({"teacher": "large"}, "image size"),
+        ({"space": "encoder"}, "distilled.* has heads in decoder space.*use --space decoder, or"),
+        ({"protocol": "paper"}, "has 48 images: --protocol paper takes 100"),
+        ({"protocol": "paper", "batch_size": 33}, "--batch_size 33 leaves one of 100 images"),
     ],
 )
 def test_what_cannot_be_compared_is_said(study, image_folder, changes, words):
     save_run(study / "wide", tiny_model(decoder_embed_dim=48))
     save_run(study / "large", tiny_model(img_size=64))
+    save_run(study / "heads", tiny_model(), objective="imae", disentangle=False)
     if "teacher" in changes:
         changes = {"teacher": study / changes["teacher"] / "checkpoint-last.pth"}
     with pytest.raises(ConfigError, match=words):

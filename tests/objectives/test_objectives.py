@@ -49,13 +49,14 @@ def check_gradients(module, state):
 @pytest.mark.parametrize("norm_pix", [False, True])
 @pytest.mark.parametrize("head_space", ["decoder", "encoder"])
 @pytest.mark.parametrize("teacher_view", ["clean", "mixed", None])
-def test_imae_equals_the_float64_oracle(make_batch, norm_pix, head_space, teacher_view):
+@pytest.mark.parametrize("heads", [2, 1])
+def test_imae_equals_the_float64_oracle(make_batch, norm_pix, head_space, teacher_view, heads):
     batch = batch_of(make_batch)
-    student = model(2, norm_pix_loss=norm_pix, head_space=head_space)
+    student = model(heads, norm_pix_loss=norm_pix, head_space=head_space)
     teacher = model() if teacher_view else None
     objective = IMAE(
         student, teacher, teacher_view=teacher_view or "clean", distill_weight=0.7,
-        mix_per="sample", mask_ratio=0.6,
+        mix_per="sample", mask_ratio=0.6, disentangle=heads == 2,
     )  # fmt: skip
     got = objective(batch)
     got["loss"].backward()
@@ -119,11 +120,12 @@ def test_mae_and_one_target_leave_them_out_too(make_batch):
     assert abs(loss - MAE(single)(batch)["loss"]) > 1e-4
 
 
+@pytest.mark.parametrize("heads", [2, 1])
 @pytest.mark.parametrize("targets", ["subordinate", "dominant"])
-def test_one_target_is_that_part_of_both(make_batch, targets):
-    batch, student, teacher = batch_of(make_batch), model(2), model()
-    both = IMAE(student, teacher)(batch)
-    one = IMAE(student, teacher, targets=targets)(batch)
+def test_one_target_is_that_part_of_both(make_batch, targets, heads):
+    batch, student, teacher = batch_of(make_batch), model(heads), model()
+    both = IMAE(student, teacher, disentangle=heads == 2)(batch)
+    one = IMAE(student, teacher, disentangle=heads == 2, targets=targets)(batch)
     assert set(one) == {"loss", f"recon_{targets}", f"latent_{targets}"}
     for name in set(one) - {"loss"}:
         torch.testing.assert_close(one[name], both[name])
@@ -144,6 +146,37 @@ def test_reciprocal_pairs_share_a_mask_and_cost_one_teacher_pass(make_batch):
     expected = IMAE(student, teacher)(batch, mask=mask)
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value)
+
+
+@pytest.mark.parametrize("targets", ["both", "subordinate"])
+def test_without_heads_one_latent_is_decoded_once_for_all_targets(make_batch, targets):
+    batch = batch_of(make_batch)
+    objective = IMAE(model(1), disentangle=False, targets=targets)
+    decoded = []
+    objective.student.decoder_blocks[0].register_forward_hook(
+        lambda _, args, out: decoded.append(len(out[0]))
+    )
+    loss = objective(batch)["loss"]
+    loss.backward()
+    assert decoded == [4]
+    assert all(p.grad is not None for p in objective.student.parameters() if p.requires_grad)
+    # As much work as a MAE's step, and one decoder less than with two heads.
+    assert objective.train_flops() == MAE(model(1)).train_flops() < IMAE(model(2)).train_flops()
+    pictures = objective.reconstruct(batch)
+    if targets == "both":
+        both = [pictures[f"{name} reconstructed"] for name in ("subordinate", "dominant")]
+        assert torch.equal(*both) and not torch.equal(pictures["subordinate"], both[0])
+
+
+def test_one_head_has_the_same_weights_and_predictions_in_both_spaces(make_batch):
+    batch, decoder, encoder = batch_of(make_batch), model(), model(head_space="encoder")
+    encoder.load_state_dict(decoder.state_dict())
+    mask = MAE(decoder).draw_mask(batch.key)
+    for one, other in zip(decoder(batch.images, mask=mask), encoder(batch.images, mask=mask),
+                          strict=True):  # fmt: skip
+        assert torch.equal(one, other)
+    latent = encoder.encode(*encoder.visible_patches(batch.images, mask), mask.ids_keep)
+    assert torch.equal(encoder.split(latent)[0], latent)
 
 
 def test_mask_and_ratio_can_be_passed_in(make_batch):
@@ -223,6 +256,7 @@ def test_a_ratio_is_one_kernel(options, monkeypatch):
     ("build", "words"),
     [
         (lambda: IMAE(model(1)), "two heads"),
+        (lambda: IMAE(model(2), disentangle=False), "with one head"),
         (lambda: IMAE(model(2), model(2)), "must be a plain MAE"),
         (lambda: IMAE(model(2), model(img_size=16)), "different image size"),
         (lambda: IMAE(model(2), model(decoder_embed_dim=24)), "different decoder width"),

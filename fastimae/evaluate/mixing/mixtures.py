@@ -18,6 +18,7 @@ from fastimae.kernels import Mask, random_masking
 from fastimae.kernels.checks import check_bytes
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.forward_features import all_visible
+from fastimae.models.settings import HeadSpace
 from fastimae.settings import ConfigError, Seeded
 
 
@@ -109,29 +110,47 @@ def check_masks(model: MaskedAutoencoder, ratios: Sequence[float], flag: str) ->
 
 
 @torch.no_grad()
-def mixture_latents(model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float) -> Tensor:
+def mixture_latents(
+    model: MaskedAutoencoder,
+    batch: Pairs,
+    mask: Mask,
+    ratio: float,
+    space: HeadSpace | None = None,
+) -> Tensor:
     """Compute each head's latents of the mixtures, float32 [heads, B, 1 + K, E].
 
     The class token comes first. ratio: weight of the image itself; its partner has 1 - ratio. With
-    two heads, head 0 is for the image of smaller weight.
+    two heads, head 0 is for the image of smaller weight. space: see `latents_in`; None: the heads'.
     """
     check_bytes("images", batch.images)
     alpha = torch.full((len(batch.images),), ratio, device=batch.images.device)
     mixed = model.visible_patches(
         batch.images, mask, partner=batch.partner, alpha=alpha, clean=False
     )[0]
-    return model.split(model.encode(mixed, mask.ids_keep)).float()
+    return latents_in(model, model.encode(mixed, mask.ids_keep), space or model.head_space).float()
 
 
 @torch.no_grad()
 def clean_latents(
-    model: MaskedAutoencoder, batch: Pairs, mask: Mask, space: str = "decoder"
+    model: MaskedAutoencoder, batch: Pairs, mask: Mask, space: HeadSpace = "decoder"
 ) -> Tensor:
-    """Compute a MAE's latents of each image alone, float32 [B, 1 + K, E].
-
-    space: of the latents, see `head_space` in `MaskedAutoencoder`.
-    """
+    """Compute a MAE's latents of each image alone, float32 [B, 1 + K, E]; space: `latents_in`."""
     check_bytes("images", batch.images)
     (patches,) = model.visible_patches(batch.images, mask)
-    latent = model.encode(patches, mask.ids_keep)
-    return (latent if space == "encoder" else model.split(latent)[0]).float()
+    return latents_in(model, model.encode(patches, mask.ids_keep), space)[0].float()
+
+
+def latents_in(model: MaskedAutoencoder, latent: Tensor, space: HeadSpace) -> Tensor:
+    """Map the encoder's output [B, 1 + K, D] to each head's latents, [heads, B, 1 + K, D or E].
+
+    space: "encoder", of the encoder's width D: for one head the encoder's output itself; "decoder",
+    behind `decoder_embed`, of the decoder's width E. Raises ValueError for two heads that map to
+    the decoder's width at once, which have nothing in the encoder's.
+    """
+    if space == model.head_space:
+        return model.split(latent)
+    if space == "decoder":
+        return model.decoder_embed(model.split(latent))
+    if model.heads == 1:
+        return latent[None]
+    raise ValueError("heads in decoder space have no latents in encoder space")

@@ -3,7 +3,8 @@
 Least squares needs only the count of the rows, their sums and their sums of products, so any number
 of rows takes O((E + F)^2) memory. All in float64, as differences of large sums lose digits.
 
-R = rows (latents of tokens), E = width of the inputs, F = width of the targets.
+R = rows (latents of tokens), E = width of the inputs, F = width of the targets. Distances are mean
+squared errors: means over rows and the F dimensions.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ class Moments:
     def __init__(self, inputs: int, targets: int, device: torch.device | str = "cpu") -> None:
         """Begin without rows. inputs, targets: E and F."""
         width = 1 + inputs + targets
-        self.inputs, self.rows = inputs, 0
+        self.inputs, self.targets, self.rows = inputs, targets, 0
         self._products = torch.zeros(width, width, dtype=torch.float64, device=device)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows x [..., E] and y [..., F], which are on the device of these moments."""
         x, y = x.flatten(0, -2), y.flatten(0, -2)
         check_shape("x", x, "R", self.inputs)
-        check_shape("y", y, len(x), len(self._products) - 1 - self.inputs)
+        check_shape("y", y, len(x), self.targets)
         joined = torch.cat([x, y], dim=-1).double()
         joined = torch.cat([joined.new_ones(len(joined), 1), joined], dim=1)
         self._products += joined.T @ joined
@@ -67,15 +68,21 @@ class Moments:
         return centred[:e, :e], centred[:e, e:], centred[e:, e:]
 
     def distance(self, fit: Affine) -> float:
-        """Return the mean over rows of || fit(x) - y ||^2, summed over the F dimensions."""
+        """Return the mean of (fit(x) - y)^2."""
         (mean_x, mean_y), (xx, xy, yy) = self.means(), self.covariances()
         offset = fit(mean_x) - mean_y
         spread = (fit.weight * (xx @ fit.weight - 2 * xy)).sum() + yy.trace()
-        return max(float(spread + offset @ offset), 0.0)
+        return max(float(spread + offset @ offset), 0.0) / self.targets
 
     def spread(self) -> float:
-        """Return the mean of || y - mean(y) ||^2: the distance of the best constant."""
-        return float(self.covariances()[2].trace())
+        """Return the mean of (y - mean(y))^2: the distance of the best constant."""
+        return float(self.covariances()[2].trace()) / self.targets
+
+    def uncentred(self) -> tuple[Tensor, Tensor]:
+        """Return means of products, on the CPU: of [1, x] with itself [1 + E, 1 + E], and with y
+        [1 + E, F]."""
+        products, inner = self._products.cpu() / self.rows, 1 + self.inputs
+        return products[:inner, :inner], products[:inner, inner:]
 
 
 def least_squares(moments: Moments, ridge: float = SeparabilityOptions.ridge) -> Affine:
@@ -109,6 +116,28 @@ def gradient_descent(moments: Moments, steps: int = SeparabilityOptions.steps) -
         ahead = moved + step / (step + 3) * (moved - weight)
         weight = moved
     return _centred(moments, weight / scale[:, None])
+
+
+def train_linear(
+    moments: Moments,
+    epochs: int = SeparabilityOptions.regression_epochs,
+    lr: float = SeparabilityOptions.regression_lr,
+    seed: int = SeparabilityOptions.seed,
+) -> Affine:
+    """Train torch's `nn.Linear` by Adam on the mean squared error of all rows: a step an epoch.
+
+    It starts from `nn.Linear`'s distribution of initial values, drawn from the seed. The gradients
+    follow from the moments: this is training on the rows themselves, in float64.
+    """
+    inner, cross = moments.uncentred()
+    bound = moments.inputs**-0.5
+    drawn = torch.Generator().manual_seed(seed)
+    bias_and_weight = torch.empty_like(cross).uniform_(-bound, bound, generator=drawn)
+    optimizer = torch.optim.Adam([bias_and_weight], lr=lr)
+    for _ in range(epochs):
+        bias_and_weight.grad = (inner @ bias_and_weight - cross) * (2 / moments.targets)
+        optimizer.step()
+    return Affine(bias_and_weight[1:], bias_and_weight[0])
 
 
 def _centred(moments: Moments, weight: Tensor) -> Affine:

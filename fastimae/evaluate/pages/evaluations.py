@@ -18,6 +18,13 @@ from fastimae.evaluate.pages.checkpoint_match import (
 from fastimae.evaluate.result_files import FORMERLY, RESULTS, read_results
 
 LOG = "log.txt"
+_OLD_COLUMNS = {
+    "separability": {
+        key: f"{key}, summed over the width"
+        for key in ("before", "after_closed_form", "after_trained")
+    }
+}
+"""Columns that results of earlier versions have on another scale, by task; and their titles."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,9 +59,10 @@ class Evaluation:
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The results that are lists of rows."""
+        """The results that are lists of rows, with the columns of earlier versions told apart."""
+        old = _OLD_COLUMNS.get(self.task, {})
         return {
-            name: rows
+            name: [{old.get(key, key): value for key, value in row.items()} for row in rows]
             for name, rows in self.numbers.items()
             if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
         }

@@ -16,7 +16,7 @@ from fastimae.evaluate.result_files import FORMERLY
 from fastimae.folders import write_text
 from fastimae.locks import file_to_write
 from fastimae.log import log
-from fastimae.objectives.choice import objective_title
+from fastimae.objectives.choice import run_title
 
 PAGE = "report.html"
 
@@ -58,7 +58,7 @@ def about(record: RunRecord) -> str:
         (values[k] for k in ("ffcv", "dali", "data_path", "dataset") if values.get(k)), None
     )
     parts = [
-        objective_title(str(values.get("objective", ""))),
+        run_title(values),
         str(values.get("model", "")),
         _epochs(len(record.log), values.get("epochs")),
         f"on {Path(source).name}" if source else "",
