@@ -1,4 +1,4 @@
-"""The linear regression of M_ls, from moments: against numpy, scikit-learn and torch on the rows."""
+"""The linear regression of M_ls, from moments: against numpy, scikit-learn and torch on rows."""
 
 import numpy as np
 import pytest
