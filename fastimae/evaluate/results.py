@@ -21,7 +21,6 @@ from fastimae.evaluate.options.base import EvalOptions
 from fastimae.evaluate.result_files import RESULTS, check_own, read_results
 from fastimae.folders import write_text
 from fastimae.settings import plain_settings
-from fastimae.trained import training_settings
 
 
 class Results:
@@ -118,5 +117,4 @@ def _settings(options: Any) -> dict[str, Any]:
     """Return all settings, and the crop of the images unless the options are a study's."""
     if not isinstance(options, EvalOptions):  # a study, whose tasks write their own results
         return plain_settings(options)
-    crop = options.crop_of(training_settings(options.checkpoint))
-    return {"crop": crop, **plain_settings(options)}
+    return options.described()

@@ -71,8 +71,10 @@ def log_depth(name: str, survey: Survey) -> None:
         log.warning("%s: %s", name, hint)
 
 
-def warn_about_windows(name: str, survey: Survey, crops: Crops) -> None:
-    """Warn if most crop windows fall back to the middle of the image."""
+def warn_about_windows(
+    name: str, survey: Survey, crops: Crops, instead: str = "--crop none takes the full image"
+) -> None:
+    """Warn if most crop windows fall back to the middle of the image. instead: other advice."""
     sides = survey.heights, survey.widths
     heights, widths = (np.repeat(lengths, _WINDOWS_PER_SIZE) for lengths in sides)
     if not crops.random or not len(heights):
@@ -82,6 +84,7 @@ def warn_about_windows(name: str, survey: Survey, crops: Crops) -> None:
         log.warning(
             "%s: %.0f %% of the random windows do not fit in images such as %d x %d (height x "
             "width), so their middle is used: --crop_ratio LOW HIGH (now %.3g %.3g, relative to "
-            "the --input_size %d x %d) allows other shapes, --crop none takes the full image",
+            "the --input_size %d x %d) allows other shapes, %s",
             name, 100 * share, *np.median([heights, widths], axis=1), *crops.ratio, *crops.size,
+            instead,
         )  # fmt: skip

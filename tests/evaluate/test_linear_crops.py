@@ -118,7 +118,8 @@ def test_windows_are_as_large_as_asked_and_half_are_mirrored():
 def run(root, name, *flags):
     out = root / name
     command = ["linear", "--checkpoint", root / "mae.pth", "--data_path", root / "data", *BASE]
-    command += ["--crop", "random", "--output_dir", out, *flags]
+    command += ["--output_dir", out, *flags]
+    command += [] if "--crop" in flags else ["--crop", "random"]
     if "--num_workers" not in flags:
         command += ["--num_workers", 0]
     assert evaluate(list(map(str, command))) == 0
@@ -131,7 +132,7 @@ def test_it_learns_and_is_tested_on_centres(toy):
     numbers = results["numbers"]
     assert numbers["acc1"] == 100 and numbers["classes"] == 3 and numbers["bad_images"] == 0
     assert (numbers["train_images"], numbers["val_images"]) == (24, 12)
-    assert results["settings"]["crop"] == "random"
+    assert results["settings"]["train_crop"] == "random"
     kept = [path.name for path in (out / "eval-features").glob("*.safetensors")]
     assert len(kept) == 1  # of the test images
     assert load_checkpoint(out / "checkpoint-best.pth")["model"].keys() >= {"1.weight", "1.bias"}
@@ -176,7 +177,7 @@ def test_flags_of_random_crops_need_them(toy, capsys, flag):
     assert f"{name} has no effect without --crop random: drop it" in capsys.readouterr().err
 
 
-def test_windows_have_the_shape_of_pre_training_unless_told(tmp_path):
+def test_windows_have_the_shape_of_pre_training_unless_told():
     trained = {"crop_ratio": [0.5, 2.0]}
     for given, ratio in (({}, (0.5, 2.0)), ({"crop_ratio": (1.0, 1.0)}, (1.0, 1.0))):
         options = LinearOptions(checkpoint="x", crop="random", **given)
@@ -186,9 +187,17 @@ def test_windows_have_the_shape_of_pre_training_unless_told(tmp_path):
     plain = LinearOptions(checkpoint="x")
     plain.settle_crops(trained)
     assert plain.crop_ratio is None
+
+
+def test_images_are_tested_on_as_the_model_was_trained(tmp_path):
+    """Results say how images were cropped for training, and how for the test."""
     save_trained(tmp_path / "mae.pth", crop="none")
-    data = save_splits(tmp_path / "data", 4)
-    assert options_for(tmp_path, data).val_images().whole  # tested as the model was trained
+    save_splits(tmp_path / "data", 4)
+    assert options_for(tmp_path, tmp_path / "data").val_images().whole
+    for crop in ("random", "center"):
+        _, results = run(tmp_path, crop, "--batch_size", 6, "--epochs", 1, "--crop", crop)
+        found = {name: results["settings"][name] for name in ("crop", "train_crop")}
+        assert found == {"crop": "none", "train_crop": crop}
 
 
 def test_maes_recipe_crops_and_has_its_batch_on_one_gpu():
@@ -196,3 +205,14 @@ def test_maes_recipe_crops_and_has_its_batch_on_one_gpu():
     assert options.crop == "random" and options.min_crop == 0.08 and options.hflip
     assert options.effective_batch(WORLD) == 16384
     assert options.peak_lr(WORLD) == pytest.approx(6.4)
+
+
+def test_windows_that_do_not_fit_are_pointed_out(tmp_path, capsys):
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (256, 16)).save(tmp_path / "data" / name / "x.png")
+    save_mae(tmp_path / "mae.pth", depth=1)
+    run(tmp_path, "wide", "--batch_size", 2, "--epochs", 1)
+    said = capsys.readouterr().err
+    assert "100 % of the random windows do not fit" in said
+    assert "--crop none" not in said and "--crop center takes the middle of all images" in said

@@ -21,7 +21,7 @@ from fastimae.loaders.settings import ReadSettings
 from fastimae.loaders.sources.survey import log_depth, survey_files
 from fastimae.loaders.sources.what_is import BETON, FOLDER, check_is, is_beton
 from fastimae.log import log
-from fastimae.settings import ConfigError, Count, Expert, Free, PositiveInt, Seeded
+from fastimae.settings import ConfigError, Count, Expert, Free, PositiveInt, Seeded, plain_settings
 from fastimae.trained import crop_of, training_settings, value_range_for
 
 if TYPE_CHECKING:
@@ -133,6 +133,10 @@ class EvalOptions(ModelOptions):
     def crop_of(self, trained: Mapping[str, Any]) -> str:
         """Return the --crop of a training by its settings; with "none" images are resized whole."""
         return crop_of(trained)
+
+    def described(self) -> dict[str, Any]:
+        """Return all settings for results.json; "crop" is that of the images to test on."""
+        return {"crop": self.crop_of(training_settings(self.checkpoint)), **plain_settings(self)}
 
     def val_images(self) -> Images:
         """Open the images of `val_source`."""

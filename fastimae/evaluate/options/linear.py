@@ -10,7 +10,7 @@ from fastimae.evaluate.options.finetune import FinetuneOptions
 from fastimae.evaluate.options.labels import ProbeOptions, TrainingOptions
 from fastimae.loaders.images.crops import RATIO, Crops, CropSettings, check_ratio
 from fastimae.settings import Expert, Free, Idle, NotNegative, PositiveInt, PositiveShare
-from fastimae.trained import crop_ratio_of
+from fastimae.trained import crop_ratio_of, training_settings
 
 if TYPE_CHECKING:
     from fastimae.engine.distributed import World
@@ -64,6 +64,11 @@ class LinearOptions(ProbeOptions, TrainingOptions):
         """Fill in the crop_ratio of random crops from the settings of a training if not given."""
         if self.crop == "random":
             self.crop_ratio = self.crop_ratio or crop_ratio_of(trained)
+
+    def described(self) -> dict[str, Any]:
+        """Return all settings for results.json; "train_crop" is that of the images to train on."""
+        tested = self.crop_of(training_settings(self.checkpoint))
+        return {**super().described(), "crop": tested, "train_crop": self.crop}
 
     def crops(self, size: tuple[int, int], channels: int) -> Crops:
         """Return the random crops of training images. size: (height, width)."""

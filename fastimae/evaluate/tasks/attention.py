@@ -1,8 +1,9 @@
 """fastimae-eval attention: where a token looks, and how wide, for one model or several.
 
 attention.png is the hierarchical paper's (figures 6 and 7, appendix C.4): the last block, for the
-class token the mean over heads, for a patch the first head, and only the patches that hold 60 % of
-the mass. The i-MAE paper's second version shows MAE beside i-MAE (figure 5, right) and says that
+class token the mean over heads, for a patch the first head. It leaves out what is below DINO's
+threshold, which we read as that of DINO's figures: shown are the patches that hold 60 % of the
+mass. The i-MAE paper's second version shows MAE beside i-MAE (figure 5, right) and says that
 i-MAE has "a wider view", without numbers; the measures of width are ours: `measure`.
 """
 

@@ -102,7 +102,8 @@ def _cropped(options: LinearOptions, world: World, results: Results) -> tuple[Te
     crops = options.crops(store.model.img_size, store.model.in_chans)
     if world.is_main:
         surveyed = survey_files(images.open, len(images))
-        warn_about_windows(str(images.source), surveyed, crops)
+        advice = "--crop center takes the middle of all images"
+        warn_about_windows(str(images.source), surveyed, crops, advice)
     return data, CroppedFeatures(store, images, crops, **_order(options))
 
 
