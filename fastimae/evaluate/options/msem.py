@@ -39,9 +39,10 @@ class MsemOptions(TuningOptions):
             return
         if not self.checkpoint.exists():
             raise CheckpointError(f"there is no checkpoint {self.checkpoint}")
+        *some, last = OF_IMAE
         raise ConfigError(
-            f"{self.checkpoint} was not pre-trained by a recipe of the i-MAE paper: say which "
-            f"fine-tuning of the paper fits, as --recipe {', '.join(OF_IMAE)}"
+            f"{self.checkpoint} names no recipe of the i-MAE paper: say which of its fine-tunings "
+            f"fits, as --recipe {', '.join(some)} or {last}"
         )
 
 
