@@ -135,6 +135,7 @@ EVALUATIONS = {
     "finetune --checkpoint {mae} --resume {imae}": "{imae} is an i-MAE, and this run trains a cl",
     "finetune --checkpoint {root}/bad.pth": "{root}/bad.pth is not a checkpoint",
     "knn --checkpoint {root}/bad.pth": "{root}/bad.pth is not a checkpoint",
+    "msem --checkpoint {root}/bad.pth --recipe imae_vit_base": "{root}/bad.pth is not a checkpoint",
     "mixtureprobe --checkpoint {imae} --others {root}/bad.pth": "{root}/bad.pth is not a check",
     "separability --checkpoint {imae} --teacher {root}/bad.pth": "{root}/bad.pth is not a check",
     "finetune --eval --resume {mae}": "{mae}",

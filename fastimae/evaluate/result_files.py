@@ -19,7 +19,7 @@ FORMERLY = "formerly"
 def read_results(path: Path) -> dict[str, Any]:
     """Return the content of a results.json, or of the one in a folder, with present names.
 
-    Version 0.1 called mixtureprobe msem, now the name of the paper's M_sem, and its number, too.
+    Earlier versions called mixtureprobe and its number msem, which now is the paper's M_sem.
     Raises OSError, ValueError.
     """
     content = json.loads((path / RESULTS if path.is_dir() else path).read_text(encoding="utf-8"))
@@ -29,15 +29,22 @@ def read_results(path: Path) -> dict[str, Any]:
     if content.get("task") == "msem" and "msem" in numbers:
         names = {"task": "mixtureprobe", FORMERLY: "msem"}
         return {**content, **names, "numbers": _with("mean_acc1", numbers)}
-    if content.get("task") == "semantics" and isinstance(numbers.get("table"), list):
-        rows = [_with("mixtureprobe", row) for row in numbers["table"]]
-        return {**content, "numbers": {**numbers, "table": rows}}
+    if content.get("task") == "semantics":
+        tables = {name: _renamed_column(value) for name, value in numbers.items()}
+        return {**content, "numbers": tables}
     return content
 
 
 def _with(name: str, numbers: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers with `name` for "msem"."""
     return {name if key == "msem" else key: value for key, value in numbers.items()}
+
+
+def _renamed_column(table: Any) -> Any:
+    """Return a study's table with "mixtureprobe" for "msem", and any other number as it is."""
+    if not isinstance(table, list):
+        return table
+    return [_with("mixtureprobe", row) if isinstance(row, dict) else row for row in table]
 
 
 def check_own(folder: Path, task: str) -> None:

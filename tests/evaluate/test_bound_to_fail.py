@@ -57,6 +57,7 @@ MASKS = "leaves all or none of the 4 x 4 patches visible"
         (f"separability {TEACHER} --val_samples 1", "--val_samples must be 2 or more"),
         (f"separability {TEACHER} --val {{}}/gone", "--val {}/gone: there is no such file"),
         (f"separability {TEACHER} --steps -1", "--steps must not be negative"),
+        ("msem --recipe imae_cifar10 --epochs 0", "--epochs must be positive"),
         ("finetune --num_workers -1", "--num_workers must not be negative"),
     ],
 )

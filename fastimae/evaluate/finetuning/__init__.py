@@ -1,1 +1,1 @@
-"""The parts of fastimae-eval finetune: options, classifier, augmented batches."""
+"""Fine-tuning, for finetune and msem: the training, the classifier, augmented batches."""

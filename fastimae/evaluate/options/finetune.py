@@ -112,10 +112,8 @@ class TuningOptions(StepSettings, TrainingOptions):
 
     def settle_crops(self, trained: Mapping[str, Any]) -> None:
         """Fill in crop and crop_ratio from the settings of a training, unless they are given."""
-        self.crop, self.crop_ratio = (
-            self.crop_of(trained),
-            self.crop_ratio or crop_ratio_of(trained),
-        )
+        self.crop = self.crop_of(trained)
+        self.crop_ratio = self.crop_ratio or crop_ratio_of(trained)
 
     def check_crops(self, trained: Mapping[str, Any]) -> None:
         """Raise ConfigError for flags of random crops if images are resized whole.

@@ -35,13 +35,14 @@ class MsemOptions(TuningOptions):
     def check(self) -> None:
         """Raise ConfigError for values that cannot work, and if no recipe can be decided."""
         super().check()
-        if self.recipe is not None:
+        if self.recipe in OF_IMAE:
             return
         if not self.checkpoint.exists():
             raise CheckpointError(f"there is no checkpoint {self.checkpoint}")
+        *some, last = OF_IMAE
         raise ConfigError(
-            f"{self.checkpoint} was not pre-trained by a recipe of the i-MAE paper: say which "
-            f"fine-tuning of the paper fits, as --recipe {', '.join(OF_IMAE)}"
+            f"{self.checkpoint} names no recipe of the i-MAE paper: say which of its fine-tunings "
+            f"fits, as --recipe {', '.join(some)} or {last}"
         )
 
 
@@ -61,7 +62,7 @@ def changes(options: MsemOptions, effective_batch: int) -> dict[str, tuple[Any, 
     effective_batch: images per step of all processes. Not compared: the model, the images, and how
     fast and where the run computes.
     """
-    recipe = OF_IMAE[options.recipe or ""]()
+    recipe = OF_IMAE[str(options.recipe)]()
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     others = {field.name for field in dataclasses.fields(EncoderOptions)}
     ignored = others | free_settings() | {*_STEP, *_HOW}
