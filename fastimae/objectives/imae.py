@@ -21,6 +21,7 @@ from fastimae.models.flops import latent_flops, training_flops
 from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_paired_batch
 from fastimae.objectives.distillation import check_teacher
+from fastimae.objectives.masked_share import say_masked_share
 from fastimae.objectives.mixing import MixRatio
 from fastimae.objectives.pictures import (
     caption,
@@ -89,6 +90,7 @@ class IMAE(Objective):
     def build(cls, settings: IMAESettings, models: Models) -> IMAE:
         student = models.student(heads=2, head_space=settings.head_space)
         unit = settings.mask_unit(student.patch_size)
+        say_masked_share(student, settings)
         teacher = models.teacher(
             settings.teacher, student,
             name=settings.teach_model, num_heads=settings.teach_num_heads,
@@ -172,7 +174,7 @@ class IMAE(Objective):
             "mixture": mixture,
             "masked": mask_out(student, mixture, drawn),
         }
-        for mask in covering_masks(drawn):
+        for mask in covering_masks(drawn, self.student.grid, self.mask_unit):
             heads_nBNE = self._heads(self._views(batch, mask, alpha)[0], mask)
             for branch, head_BNE in zip(self.branches, heads_nBNE, strict=True):
                 pred_BLV = student.decode(head_BNE, mask)

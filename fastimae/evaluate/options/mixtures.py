@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,11 +12,13 @@ import tyro
 from fastimae.config import OutputSettings
 from fastimae.evaluate.options.base import SeveralOptions
 from fastimae.evaluate.options.labels import LogisticSettings
+from fastimae.evaluate.options.masks import MaskUnitOptions
 from fastimae.loaders.settings import ReadSettings
 from fastimae.models.settings import MASK_RATIO
 from fastimae.settings import (
     Count,
     Expert,
+    Idle,
     MixShare,
     NotNegative,
     PositiveInt,
@@ -28,13 +31,17 @@ Probe = Literal["linear", "finetune", "msem"]
 
 
 @dataclasses.dataclass(kw_only=True)
-class ComparisonOptions(SeveralOptions):
+class ComparisonOptions(MaskUnitOptions, SeveralOptions):
     """Options of separability and msem: a linear model, fitted and tested on different mixtures."""
 
     train_samples: PositiveInt = 10_000
     """Number of images to fit on."""
     val_samples: PositiveInt = 10_000
     """Number of images to test on."""
+
+    def idle(self) -> Iterator[Idle]:
+        yield Idle(not self.mask_ratio, ("mask_patch_size",), "with --mask_ratio 0")
+        yield from super().idle()
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -34,7 +34,8 @@ from fastimae.evaluate.mixing.comparison import (
     pairs_of,
     rows_of,
 )
-from fastimae.evaluate.mixing.mixtures import check_masks, mixture_latents
+from fastimae.evaluate.mixing.mask_units import check_masks, mask_columns, mask_unit_of
+from fastimae.evaluate.mixing.mixtures import mixture_latents
 from fastimae.evaluate.options.labels import LogisticSettings
 from fastimae.evaluate.options.mixtures import MsemOptions
 from fastimae.evaluate.origin import origin_of
@@ -69,18 +70,20 @@ def _measure_and_draw(options: MsemOptions, results: Results) -> None:
     device = alone(options.device).device
     candidates = candidates_of(options, device)
     origin = origin_of(options.checkpoint, candidates[0].model)
-    for candidate in candidates:
-        check_masks(candidate.model, [options.mask_ratio], "--mask_ratio")
+    units = [mask_unit_of(candidate, options.mask_patch_size) for candidate in candidates]
+    for candidate, unit in zip(candidates, units, strict=True):
+        check_masks(candidate.model, [options.mask_ratio], "--mask_ratio", unit)
     train = options.train_images()
     val, _ = match_training(train, options.val_images())
     check_two_classes(train)
     check_enough(options, train, val)
-    fit_on = collect(options, candidates, train, options.train_samples)
-    test_on = collect(options, candidates, val, options.val_samples)
+    fit_on = collect(options, candidates, train, options.train_samples, units)
+    test_on = collect(options, candidates, val, options.val_samples, units)
 
     def measure(candidate: int, ratio: float) -> dict[str, float]:
         keys = [(candidate, ratio, branch) for branch in BRANCHES]
-        return {key[2]: accuracy(fit_on[key], test_on[key], options.c) for key in keys}
+        masks = mask_columns(candidates[candidate].model, options.mask_ratio, units[candidate])
+        return masks | {key[2]: accuracy(fit_on[key], test_on[key], options.c) for key in keys}
 
     rows = rows_of(candidates, options.mix_ratios, measure)
     draw(rows, results.picture(PICTURE))
@@ -91,17 +94,24 @@ def _measure_and_draw(options: MsemOptions, results: Results) -> None:
 
 
 def collect(
-    options: MsemOptions, candidates: Sequence[Candidate], images: Images, samples: int
+    options: MsemOptions,
+    candidates: Sequence[Candidate],
+    images: Images,
+    samples: int,
+    units: Sequence[int],
 ) -> dict[Key, Labelled]:
-    """Compute features of both branches, with the class of the image that each is for."""
+    """Compute features of both branches, with the class of the image that each is for.
+
+    units: of each candidate's masks, in patches.
+    """
     features: dict[Key, list[NDArray[np.float32]]] = {}
     labels: dict[str, list[NDArray[np.int64]]] = {branch: [] for branch in BRANCHES}
     for batch in pairs_of(options, images, candidates[0].model, samples):
         partners = batch.labels[batch.partner.cpu()]
         for branch, classes in zip(BRANCHES, (batch.labels, partners), strict=True):
             labels[branch].append(classes.numpy())
-        for number, candidate in enumerate(candidates):
-            mask = batch.mask(candidate.model, options.mask_ratio)
+        for number, (candidate, unit) in enumerate(zip(candidates, units, strict=True)):
+            mask = batch.mask(candidate.model, options.mask_ratio, unit)
             for ratio in options.mix_ratios:
                 heads = mixture_latents(candidate.model, batch, mask, ratio)[:, :, 1:].mean(2)
                 # A MAE has one head for both branches.
