@@ -52,7 +52,9 @@ def draw_picture_table(
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set_visible(False)
-            if picture is not None:
+            if picture is None:
+                axis.set_box_aspect(some.shape[0] / some.shape[1])
+            else:
                 axis.imshow(displayable(picture), interpolation=interpolation)
     figure.supxlabel(note, fontsize=7, wrap=True)
     save_figure(figure, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fastimae.evaluate.candidates import Candidate
 from fastimae.kernels.random_masking import masked_share, visible_patches
@@ -34,24 +35,21 @@ def mask_unit_of(candidate: Candidate, mask_patch_size: int | None) -> int:
     return unit
 
 
-def shared_mask_unit(
-    measured: Candidate, others: Sequence[Candidate], mask_patch_size: int | None
-) -> int:
-    """Return the mask unit, in patches, for models that are measured under the same masks.
+def warn_of_other_units(
+    candidates: Sequence[Candidate], unit: int, mask_patch_size: int | None
+) -> None:
+    """Warn of each model that was trained with another mask unit than all are measured with.
 
-    It is the one of `measured`, see `mask_unit_of`. Warns of each other model that was trained with
-    another. All models have the same patch size. Raises ConfigError.
+    unit: in patches, of which all models have the same size. Silent if the user asks for
+    mask_patch_size.
     """
-    unit = mask_unit_of(measured, mask_patch_size)
-    side = unit * measured.model.patch_size
-    for other in others if mask_patch_size is None else ():
-        trained = mask_unit_of(other, None) * other.model.patch_size
-        if trained != side:
+    for candidate in candidates if mask_patch_size is None else ():
+        if (trained := mask_unit_of(candidate, None)) != unit:
+            size = candidate.model.patch_size
             log.warning(
-                "%s was trained with --mask_patch_size %d, and is measured with %d as %s is",
-                other.path, trained, side, measured.path,
+                "%s was trained with --mask_patch_size %d, and is measured with %d, as all rows",
+                candidate.path, trained * size, unit * size,
             )  # fmt: skip
-    return unit
 
 
 def check_masks(model: MaskedAutoencoder, ratios: Sequence[float], flag: str, unit: int) -> None:
@@ -67,14 +65,15 @@ def check_masks(model: MaskedAutoencoder, ratios: Sequence[float], flag: str, un
             ) from None
 
 
-def mask_columns(model: MaskedAutoencoder, mask_ratio: float, unit: int) -> dict[str, float]:
+def mask_columns(model: MaskedAutoencoder, mask_ratio: float, unit: int) -> dict[str, Any]:
     """Return the columns of a table that say how images were masked.
 
-    "masked" is the realised share, "mask_patch_size" the side of the units in pixels.
+    "masked" is the realised share, "mask_patch_size" the side of the units in pixels, None where
+    nothing is masked.
     """
     return {
         "masked": masked_share(model.grid, mask_ratio, unit),
-        "mask_patch_size": unit * model.patch_size,
+        "mask_patch_size": unit * model.patch_size if mask_ratio else None,
     }
 
 

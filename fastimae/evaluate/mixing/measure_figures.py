@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fastimae.evaluate.mixing.mask_units import mask_columns
 from fastimae.evaluate.mixing.measurements import Measurements
-from fastimae.evaluate.mixing.ratio_figures import MEASURES, joined, plot_over_masks, titled
+from fastimae.evaluate.mixing.ratio_figures import MEASURES, plot_over_masks, titled
 from fastimae.evaluate.mixing.reconstruction import ONE_HEAD, UNMASKED
 from fastimae.evaluate.mixing.subjects import DIFFERENCES, Subject, labels_of, trained_with
 from fastimae.objectives.imae import BRANCHES
@@ -33,12 +33,6 @@ class Point(NamedTuple):
     mix_ratio: float | None
     branch: str
     means: dict[str, float]
-
-    @property
-    def name(self) -> str:
-        """What is measured, whoever the model is."""
-        of = "" if self.branch == "image" else f", {self.branch}"
-        return f"{titled(self.mask_ratio)}{of}"
 
 
 def points_of(subjects: Sequence[Subject], measured: Measurements) -> list[Point]:
@@ -66,7 +60,7 @@ def draw_measures(
     """
     if difference:
         places = [trained_with(subject.candidate)[difference] for subject in subjects]
-        ticks, note = sorted(set(places)), joined(DIFFERENCES[difference].axis, note)
+        ticks = sorted(set(places))
     else:
         places = [textwrap.fill(label, TITLE_CHARACTERS) for label in labels_of(subjects)]
         ticks = places[::-1]
@@ -82,12 +76,19 @@ def draw_measures(
                 sign = -1 if name in BETTER_IS_LESS else 1
                 dots = sorted((ticks.index(places[p.subject]), sign * p.means[name]) for p in line)
                 at, values = zip(*dots, strict=True)
-                axis.plot(*((at, values, "-") if difference else (values, at, "")), **style)
-            axis.set_title(
-                f"negative {MEASURES[name]}" if name in BETTER_IS_LESS else MEASURES[name]
-            )
-            (axis.set_xticks if difference else axis.set_yticks)(range(len(ticks)), ticks)
-        figure.supxlabel(note, fontsize=8, wrap=True)
+                if difference:
+                    axis.plot(at, values, **style)
+                else:
+                    axis.plot(values, at, linestyle="none", **style)
+            negative = "negative " if name in BETTER_IS_LESS else ""
+            axis.set_title(f"{negative}{MEASURES[name]}")
+            if difference:
+                axis.set_xticks(range(len(ticks)), ticks)
+                axis.set_xlabel(DIFFERENCES[difference].axis, fontsize="small")
+            else:
+                axis.set_yticks(range(len(ticks)), ticks)
+                axis.set_ylim(-0.5, len(ticks) - 0.5)
+        figure.suptitle(note, fontsize=8, wrap=True)
         legend_below(figure)
         save_figure(figure, path)
 
@@ -127,7 +128,7 @@ def draw_over_ratios(
             axis.set_xlabel("mixing ratio s" if of_mixing else "masking ratio")
         for label, color in zip(labels, itertools.cycle(COLORS), strict=False):
             axes[0, 0].plot([], [], color=color, label=label)
-        figure.supxlabel(note, fontsize=7, wrap=True)
+        figure.suptitle(note, fontsize=8, wrap=True)
         legend_below(figure, columns=2)
         save_figure(figure, path)
 
@@ -148,12 +149,13 @@ def _series(
     points: Sequence[Point], *, labelled: bool
 ) -> Iterator[tuple[list[Point], dict[str, Any]]]:
     """Yield the points of each masking ratio and branch, and how to draw them."""
-    ratios = sorted({point.mask_ratio for point in points})
-    colors = plt.get_cmap("viridis")
-    for name in dict.fromkeys(point.name for point in points):
-        line = [point for point in points if point.name == name]
-        at = ratios.index(line[0].mask_ratio) / max(len(ratios) - 1, 1)
-        yield line, {
-            "color": colors(0.85 * at), "marker": MARKERS[line[0].branch], "markersize": 5,
-            "label": name if labelled else None,
-        }  # fmt: skip
+    series: dict[tuple[float, str], list[Point]] = {}
+    for point in points:
+        series.setdefault((point.mask_ratio, point.branch), []).append(point)
+    several = len({branch for _, branch in series}) > 1
+    for ((ratio, branch), line), color in zip(
+        series.items(), itertools.cycle(COLORS), strict=False
+    ):
+        style = {"color": color, "marker": MARKERS[branch], "markersize": 5}
+        name = f"{titled(ratio)}, {branch}" if several else titled(ratio)
+        yield line, style | ({"label": name} if labelled else {})

@@ -18,9 +18,10 @@ from fastimae.evaluate.mixing.ratio_figures import (
     joined,
     nearest,
     note_of_views,
+    sentence,
     titled,
 )
-from fastimae.evaluate.mixing.reconstruction import Reconstruction
+from fastimae.evaluate.mixing.reconstruction import ONE_HEAD, Reconstruction
 from fastimae.evaluate.mixing.subjects import Subject, difference_of, labels_of
 from fastimae.objectives.imae import BRANCHES
 from fastimae.pictures.picture_table import draw_picture_table
@@ -46,21 +47,26 @@ def compare_all(
         for number, subject in enumerate(subjects)
     ]
     mixing = f"mixing ratio s = {mix:g}" if mixes else ""
-    views = note_of_views([mask], mixed=bool(mixes))
-    note_of_models = joined("; ".join(filter(None, (titled(mask), mixing, views))), note)
-    draw_models(labels, shown, picture("models.png"), note_of_models)
+    one_head = any(result.branches == (ONE_HEAD,) for result in shown)
+    line = sentence(
+        titled(mask) if mask else "",
+        mixing,
+        note_of_views([mask], mixed=bool(mixes)),
+        "a model with one head makes one picture of both images" if one_head else "",
+    )
+    draw_models(labels, shown, picture("models.png"), joined(line, note))
     points = points_of(subjects, measured)
     at_mix = [point for point in points if point.mix_ratio in (None, mix)]
-    draw_measures(at_mix, subjects, difference, picture("measures.png"), joined(mixing, note))
+    of_measures = joined(sentence(mixing), note)
+    draw_measures(at_mix, subjects, difference, picture("measures.png"), of_measures)
     if sum(ratio > 0 for ratio in masks) > 1:
-        draw_over_ratios(
-            at_mix, labels, picture("quality.png"), joined(mixing, note), of_mixing=False
-        )
+        line = sentence(mixing, "circles: unmasked" if 0 in masks else "")
+        path = picture("quality.png")
+        draw_over_ratios(at_mix, labels, path, joined(line, note), of_mixing=False)
     elif len(mixes) > 1:
         at_mask = [point for point in points if point.mask_ratio == mask]
-        draw_over_ratios(
-            at_mask, labels, picture("quality.png"), joined(titled(mask), note), of_mixing=True
-        )
+        line, path = sentence(titled(mask)), picture("quality.png")
+        draw_over_ratios(at_mask, labels, path, joined(line, note), of_mixing=True)
 
 
 def draw_models(

@@ -21,8 +21,8 @@ Ratios = tuple[float, float | None]
 USUAL_MASK, USUAL_MIX = 0.75, 0.3
 """A figure over one ratio is drawn at the usual value of the other."""
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "fsim": "FSIM", "mse": "MSE"}
-WHOLE_NOTE = "Every patch as predicted when masked"
-PASTED_NOTE = "Predictions on masked patches, the image itself on visible ones"
+WHOLE_NOTE = "every patch as predicted when masked"
+PASTED_NOTE = "predictions on masked patches, the image itself on visible ones"
 UNMASKED_NOTE = "unmasked: every patch as predicted from the whole image"
 
 
@@ -40,11 +40,11 @@ def draw_all(
     masks = sorted({mask for mask, _ in results})
     mixes = sorted({mix for _, mix in results if mix is not None})
     mask, mix = nearest(masks, USUAL_MASK), nearest(mixes, USUAL_MIX) if mixes else None
-    mixing = f"Mixing ratio s = {mix:g}" if mixes else ""
+    mixing = f"mixing ratio s = {mix:g}" if mixes else ""
     _draw_over_ratios(
         {titled(ratio): results[ratio, mix] for ratio in masks},
         picture("over_mask_ratio.png"), images,
-        joined("; ".join(filter(None, (mixing, note_of_views(masks, mixed=bool(mixes))))), note),
+        joined(sentence(mixing, note_of_views(masks, mixed=bool(mixes))), note),
     )  # fmt: skip
     if mixes:
         _draw_over_ratios(
@@ -104,7 +104,8 @@ def _draw_every_ratio(
     else:  # one head: a picture for both
         rows[:0] = [(branch, [first.truths[branch][0], *gap]) for branch in BRANCHES]
     columns = [f"{branch[:3]}., s = {mix:g}" for branch in first.branches for mix in mixes]
-    draw_picture_table(rows, columns, path, joined(note_of_views(masks, mixed=True), note))
+    views = sentence(note_of_views(masks, mixed=True))
+    draw_picture_table(rows, columns, path, joined(views, note))
 
 
 def _draw_quality(table: Sequence[Mapping[str, Any]], path: Path, note: str) -> None:
@@ -170,6 +171,12 @@ def note_of_views(mask_ratios: Sequence[float], *, mixed: bool) -> str:
 def nearest(values: Sequence[float], wanted: float) -> float:
     """Return the value that is nearest to the wanted one."""
     return min(values, key=lambda value: abs(value - wanted))
+
+
+def sentence(*parts: str) -> str:
+    """Return the parts that are not empty as one line that begins with a capital."""
+    line = "; ".join(filter(None, parts))
+    return line[:1].upper() + line[1:]
 
 
 def joined(*lines: str) -> str:

@@ -70,20 +70,23 @@ def _measure_and_draw(options: MsemOptions, results: Results) -> None:
     device = alone(options.device).device
     candidates = candidates_of(options, device)
     origin = origin_of(options.checkpoint, candidates[0].model)
-    units = [mask_unit_of(candidate, options.mask_patch_size) for candidate in candidates]
-    for candidate, unit in zip(candidates, units, strict=True):
+    for candidate in candidates:
+        unit = mask_unit_of(candidate, options.mask_patch_size)
         check_masks(candidate.model, [options.mask_ratio], "--mask_ratio", unit)
     train = options.train_images()
     val, _ = match_training(train, options.val_images())
     check_two_classes(train)
     check_enough(options, train, val)
-    fit_on = collect(options, candidates, train, options.train_samples, units)
-    test_on = collect(options, candidates, val, options.val_samples, units)
+    fit_on = collect(options, candidates, train, options.train_samples)
+    test_on = collect(options, candidates, val, options.val_samples)
 
     def measure(candidate: int, ratio: float) -> dict[str, float]:
         keys = [(candidate, ratio, branch) for branch in BRANCHES]
-        masks = mask_columns(candidates[candidate].model, options.mask_ratio, units[candidate])
-        return masks | {key[2]: accuracy(fit_on[key], test_on[key], options.c) for key in keys}
+        measured = {key[2]: accuracy(fit_on[key], test_on[key], options.c) for key in keys}
+        if not options.mask_ratio:
+            return measured
+        unit = mask_unit_of(candidates[candidate], options.mask_patch_size)
+        return mask_columns(candidates[candidate].model, options.mask_ratio, unit) | measured
 
     rows = rows_of(candidates, options.mix_ratios, measure)
     draw(rows, results.picture(PICTURE))
@@ -94,23 +97,17 @@ def _measure_and_draw(options: MsemOptions, results: Results) -> None:
 
 
 def collect(
-    options: MsemOptions,
-    candidates: Sequence[Candidate],
-    images: Images,
-    samples: int,
-    units: Sequence[int],
+    options: MsemOptions, candidates: Sequence[Candidate], images: Images, samples: int
 ) -> dict[Key, Labelled]:
-    """Compute features of both branches, with the class of the image that each is for.
-
-    units: of each candidate's masks, in patches.
-    """
+    """Compute features of both branches, with the class of the image that each is for."""
     features: dict[Key, list[NDArray[np.float32]]] = {}
     labels: dict[str, list[NDArray[np.int64]]] = {branch: [] for branch in BRANCHES}
     for batch in pairs_of(options, images, candidates[0].model, samples):
         partners = batch.labels[batch.partner.cpu()]
         for branch, classes in zip(BRANCHES, (batch.labels, partners), strict=True):
             labels[branch].append(classes.numpy())
-        for number, (candidate, unit) in enumerate(zip(candidates, units, strict=True)):
+        for number, candidate in enumerate(candidates):
+            unit = mask_unit_of(candidate, options.mask_patch_size)
             mask = batch.mask(candidate.model, options.mask_ratio, unit)
             for ratio in options.mix_ratios:
                 heads = mixture_latents(candidate.model, batch, mask, ratio)[:, :, 1:].mean(2)

@@ -73,9 +73,10 @@ def measure(
     passes: dict[int | None, list[Setting]] = {}
     for setting in settings_of(options, subjects):
         passes.setdefault(options.samples_at(setting.mask_ratio), []).append(setting)
-    if mixed:
-        for samples in passes:
-            check_pairs(images, options.batch_size, samples)
+    for samples in passes if mixed else ():
+        check_pairs(images, options.batch_size, samples)
+    if not mixed and options.mix_ratios != ReconstructOptions.mix_ratios:
+        log.warning("--mix_ratios has no effect: no model is one of mixtures")
     batches = [
         PairBatches(
             images, subjects[0].candidate.model, samples=samples, batch_size=options.batch_size,

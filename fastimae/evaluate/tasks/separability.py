@@ -27,7 +27,12 @@ from fastimae.evaluate.mixing.comparison import (
     pairs_of,
     rows_of,
 )
-from fastimae.evaluate.mixing.mask_units import check_masks, mask_columns, shared_mask_unit
+from fastimae.evaluate.mixing.mask_units import (
+    check_masks,
+    mask_columns,
+    mask_unit_of,
+    warn_of_other_units,
+)
 from fastimae.evaluate.mixing.mixtures import clean_latents, mixture_latents
 from fastimae.evaluate.mixing.regression import (
     Affine,
@@ -45,15 +50,8 @@ from fastimae.pictures.plots import legend_below, plain_style, plt, save_figure
 from fastimae.settings import ConfigError
 
 PICTURE = "separability.png"
-COLUMNS = (
-    "model",
-    "masked",
-    "mix_ratio",
-    "before",
-    "after_closed_form",
-    "after_trained",
-    "unexplained",
-)
+COLUMNS = ("model", "masked", "mix_ratio", "before", "after_closed_form", "after_trained",
+           "unexplained")  # fmt: skip
 
 
 def run(options: SeparabilityOptions) -> None:
@@ -69,13 +67,14 @@ def _measure_and_draw(options: SeparabilityOptions, results: Results) -> None:
     origin = origin_of(options.checkpoint, candidates[0].model)
     for candidate in candidates:
         check_teacher(candidate, teacher)
+    unit = mask_unit_of(candidates[0], options.mask_patch_size)
     target = Candidate(name="teacher", path=options.teacher, model=teacher, args=teacher.args)
-    unit = shared_mask_unit(candidates[0], [*candidates[1:], target], options.mask_patch_size)
+    warn_of_other_units([*candidates, target], unit, options.mask_patch_size)
     check_masks(teacher, [options.mask_ratio], "--mask_ratio", unit)
     train, val = options.train_images(), options.val_images()
     check_enough(options, train, val)
-    fit_on = collect(options, candidates, teacher, train, options.train_samples, unit)
-    test_on = collect(options, candidates, teacher, val, options.val_samples, unit)
+    fit_on = collect(options, candidates, teacher, train, options.train_samples)
+    test_on = collect(options, candidates, teacher, val, options.val_samples)
     masks = mask_columns(teacher, options.mask_ratio, unit)
     rows = rows_of(
         candidates, options.mix_ratios,
@@ -117,12 +116,9 @@ def collect(
     teacher: MaskedAutoencoder,
     images: Images,
     samples: int,
-    unit: int,
 ) -> dict[tuple[int, float], Moments]:
-    """Return the moments of mixtures' latents and the teacher's targets, by candidate and ratio.
-
-    unit: of the masks, in patches.
-    """
+    """Return the moments of mixtures' latents and the teacher's targets, by candidate and ratio."""
+    unit = mask_unit_of(candidates[0], options.mask_patch_size)
     moments: dict[tuple[int, float], Moments] = {}
     for batch in pairs_of(options, images, teacher, samples):
         mask = batch.mask(teacher, options.mask_ratio, unit)
