@@ -102,7 +102,9 @@ def images(tmp_path_factory):
     return save_colours(tmp_path_factory.mktemp("many") / "data", 25, size=16)
 
 
-@pytest.mark.parametrize(("heads", "batch_size", "measured"), [(1, 37, 75), (1, 1, 75), (2, 37, 74)])
+@pytest.mark.parametrize(
+    ("heads", "batch_size", "measured"), [(1, 37, 75), (1, 1, 75), (2, 37, 74)]
+)
 def test_no_image_is_lost_unless_it_has_none_to_be_mixed_with(
     tmp_path, images, heads, batch_size, measured
 ):
@@ -130,7 +132,9 @@ def test_beside_other_ratios_each_has_the_images_that_it_has_alone(tmp_path, ima
     path = save_run(tmp_path, tiny_model(img_size=16))
     tables = {}
     for ratios in ((0.5,), (0.0, 0.5), (0.0,)):
-        task.run(options(path, images, mask_ratios=ratios, output_dir=tmp_path / "eval-reconstruct"))
+        task.run(
+            options(path, images, mask_ratios=ratios, output_dir=tmp_path / "eval-reconstruct")
+        )
         tables[ratios] = numbers_of(tmp_path)["table"]
     assert tables[0.0, 0.5] == tables[0.0,] + tables[0.5,]
     assert [row["images"] for row in tables[0.0, 0.5]] == [75, MEASURED, MEASURED]
