@@ -8,6 +8,7 @@ from figure_texts import texts_of, texts_outside
 from tiny import save_run, tiny_model
 from toy_images import save_colours
 
+from fastimae.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastimae.evaluate.candidates import load_candidates
 from fastimae.evaluate.images import open_images
 from fastimae.evaluate.mixing.mixtures import PairBatches
@@ -136,6 +137,16 @@ def test_one_headless_model_of_mixtures_is_fed_them(study, images):
     ]  # fmt: skip
 
 
+def test_a_head_without_a_target_is_neither_drawn_nor_measured(study, images):
+    save_run(study / "half", tiny_model(heads=2), targets="dominant")
+    task.run(options(study, images, "half", mix_ratios=(0.1, 0.3), mask_ratios=(0.0, 0.75)))
+    assert {row["branch"] for row in content_of(study)["numbers"]["table"]} == {"dominant"}
+    task.run(options(study, images, "half", "plain", "mae"))
+    rows = content_of(study)["numbers"]["table"]
+    assert {row["branch"] for row in rows if row["model"] == "half"} == {"dominant"}
+    assert {row["branch"] for row in rows if row["model"] == "plain"} == {"subordinate", "dominant"}
+
+
 def test_maes_alone_are_fed_images_and_mixing_ratios_are_said_to_be_idle(study, images, caplog):
     save_run(study / "other", tiny_model(), mask_ratio=0.5)
     task.run(options(study, images, "mae", "other", mask_ratios=(0.0, 0.5, 0.75)))
@@ -167,13 +178,18 @@ def test_a_comparing_page_has_every_number_of_every_model(study, images):
         ([{"same_class_ratio": 0.5}, {}], None, ["a (MAE)", "b (MAE)"]),
         ([{"mask_ratio": 0.5}, {"mask_ratio": 0.5}], None, ["a (MAE)", "b (MAE)"]),
         ([{"mask_ratio": 0.5}], None, ["a (MAE)"]),
+        ([{"model": "tiny"}, {"model": "base"}], "model", ["a (MAE), tiny", "b (MAE), base"]),
     ],
 )  # fmt: skip
 def test_what_tells_trainings_apart_is_found(tmp_path, trainings, difference, labels):
     paths = []
     for name, settings in zip("abc", trainings, strict=False):
         patch_size = settings.pop("patch_size", 8)
-        paths.append(save_run(tmp_path / name, tiny_model(patch_size=patch_size), **settings))
+        path = save_run(tmp_path / name, tiny_model(patch_size=patch_size))
+        content = load_checkpoint(path)
+        content["args"] |= settings
+        save_checkpoint(path, content)
+        paths.append(path)
     subjects = subjects_of(load_candidates(paths, torch.device("cpu")), None)
     assert difference_of(subjects) == difference
     found = labels_of(subjects)

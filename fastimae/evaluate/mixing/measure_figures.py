@@ -60,7 +60,7 @@ def draw_measures(
     """
     if difference:
         places = [trained_with(subject.candidate)[difference] for subject in subjects]
-        ticks = sorted(set(places))
+        ticks = list(dict.fromkeys(places)) if difference == "model" else sorted(set(places))
     else:
         places = [textwrap.fill(label, TITLE_CHARACTERS) for label in labels_of(subjects)]
         ticks = places[::-1]

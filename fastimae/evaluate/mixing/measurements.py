@@ -39,6 +39,8 @@ class Measurements:
         self.images[setting] += len(result.given)
         for branch, truth in result.truths.items():
             for view, pictures in result.views.items():
+                if branch not in pictures:
+                    continue
                 sums = self.sums.setdefault((setting, branch, view), Counter())
                 for name, values in quality(pictures[branch], truth).items():
                     sums[name] += float(values.double().sum())

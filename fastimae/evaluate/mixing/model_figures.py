@@ -81,7 +81,11 @@ def draw_models(
         truths += [first.given[i] if mixed else None, *(first.truths[name][i] for name in branches)]
         for (_, cells), result in zip(of_models, results, strict=True):
             views = result.best("whole" if mixed else "pasted")
-            made = [views[branch][i] for branch in result.branches]
-            cells += [result.masked[i], *made, *[None] * (len(branches) - len(made))]
+            # The only picture of a model with one head stands with the subordinate image.
+            made = {
+                name if name in branches else branches[0]: views[name][i]
+                for name in result.branches
+            }
+            cells += [result.masked[i], *map(made.get, branches)]
     columns = ["seen", *(branches if mixed else ("reconstructed",))] * len(first.given)
     draw_picture_table(rows, columns, path, note)

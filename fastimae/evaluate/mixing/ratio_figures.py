@@ -72,7 +72,7 @@ def _draw_over_ratios(
         for branch, truth in first.truths.items():
             own = branch in first.branches
             shown = [view[branch][i] if own else None for view in views]
-            title = "reconstructed" if own and len(first.branches) == 1 else branch
+            title = branch if branch in BRANCHES else "reconstructed"
             rows.append((title, [None if branch == ONE_HEAD else truth[i], *shown]))
     draw_picture_table(rows, ["truth", *results], path, note)
 

@@ -44,15 +44,12 @@ class Reconstruction:
     masked: Tensor
     """The same with gray in place of what the model does not see."""
     truths: dict[str, Tensor]
-    """What predictions are compared with, by branch: "image", or of a mixture "subordinate" and
-    "dominant"; one head is for both, and is compared with the "mixture", too."""
+    """What there is to predict, by branch: "image", or of a mixture "subordinate" and "dominant";
+    one head is for both, and is compared with the "mixture", too."""
+    branches: tuple[str, ...]
+    """The branches that have pictures of their own: the heads."""
     views: dict[str, dict[str, Tensor]]
-    """Predictions by view and branch."""
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """The branches whose predictions differ: the heads."""
-        return (ONE_HEAD,) if ONE_HEAD in self.truths else tuple(self.truths)
+    """Predictions by view and by the branch that they are compared with."""
 
     def best(self, *views: str) -> dict[str, Tensor]:
         """Return the predictions of the first view that there is, by branch."""
@@ -66,6 +63,7 @@ class Reconstruction:
             given=cut(self.given),
             masked=cut(self.masked),
             truths=cut_all(self.truths),
+            branches=self.branches,
             views={view: cut_all(images) for view, images in self.views.items()},
         )
 
@@ -78,34 +76,35 @@ def reconstruct(
     mix_ratio: float | None = None,
     *,
     unit: int = 1,
+    targets: tuple[str, ...] = BRANCHES,
 ) -> Reconstruction:
     """Reconstruct every image of the batch; of mixtures also its partner.
 
     mix_ratio: weight of the image in its mixture with the partner; None: the model is fed the image
-    itself. unit: side, in patches, of the squares that are masked as a whole. The one head of a
-    model that is fed mixtures gives one picture; with norm_pix_loss its patches have the mean and
-    deviation of the mixture's.
+    itself. unit: side, in patches, of the squares that are masked as a whole. targets: the heads,
+    of two, that were trained. The one head of a model that is fed mixtures gives one picture; with
+    norm_pix_loss its patches have the mean and deviation of the mixture's.
     """
     drawn = batch.mask(model, mask_ratio, unit)
-    given, truths = batch.images, {"image": batch.images}
+    given, truths, branches = batch.images, {"image": batch.images}, ("image",)
     if mix_ratio is not None:
         weight = torch.full((len(given),), mix_ratio, device=given.device)
         given = mix_images(given, batch.partner, weight)
         truths = dict(zip(BRANCHES, (batch.images, batch.images[batch.partner]), strict=True))
-        truths |= {ONE_HEAD: given} if model.heads == 1 else {}
+        branches = targets
+        if model.heads == 1:
+            truths[ONE_HEAD], branches = given, (ONE_HEAD,)
     result = Reconstruction(
-        given=given, masked=mask_out(model, given, drawn), truths=truths, views={}
-    )
+        given=given, masked=mask_out(model, given, drawn), truths=truths, branches=branches,
+        views={},
+    )  # fmt: skip
     # The drawn mask comes last: its predictions are those of "pasted", and win where masks overlap.
     for mask in reversed(list(covering_masks(drawn, model.grid, unit))):
         heads = _heads(model, batch, mask, mix_ratio)
-        predicted = {
-            branch: predicted_images(model, model.decode(head, mask), truths[branch])
-            for branch, head in zip(result.branches, heads, strict=True)
-        }
-        for branch, truth in truths.items():
-            _show(model, result.views, branch, predicted.get(branch, predicted.get(ONE_HEAD)),
-                  truth, mask)  # fmt: skip
+        for made in branches:
+            predicted = predicted_images(model, model.decode(heads[made], mask), truths[made])
+            for branch in truths if made == ONE_HEAD else (made,):
+                _show(model, result.views, branch, predicted, truths[branch], mask)
     return result
 
 
@@ -126,8 +125,11 @@ def _show(
     whole[branch] = paste(model, whole.get(branch, predicted), predicted, mask)
 
 
-def _heads(model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float | None) -> Tensor:
-    """Compute the latents to decode, float32 [heads, B, 1 + K, E]."""
+def _heads(
+    model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float | None
+) -> dict[str, Tensor]:
+    """Compute the latents to decode by branch, float32 [B, 1 + K, E]."""
     if ratio is None:
-        return clean_latents(model, batch, mask)[None]
-    return mixture_latents(model, batch, mask, ratio)
+        return {"image": clean_latents(model, batch, mask)}
+    names = BRANCHES if model.heads == 2 else (ONE_HEAD,)
+    return dict(zip(names, mixture_latents(model, batch, mask, ratio), strict=True))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fastimae.evaluate.candidates import Candidate
 from fastimae.evaluate.mixing.mask_units import check_masks, mask_unit_of
+from fastimae.objectives.imae import BRANCHES
 from fastimae.settings import ConfigError
 
 
@@ -27,6 +28,12 @@ class Subject:
     """Whether it is fed mixtures; if not, clean images."""
     fed: str = ""
     """The same for figures, if another subject is the same model fed otherwise."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The branches of mixtures that the model was trained to reconstruct, see --targets."""
+        only = self.candidate.args.get("targets")
+        return (only,) if only in BRANCHES else BRANCHES
 
     @property
     def columns(self) -> dict[str, str]:
@@ -86,9 +93,10 @@ DIFFERENCES = {
     "mask_patch_size": Words("mask unit of the training (pixels)", "mask unit {} px"),
     "patch_size": Words("patch size (pixels)", "patch {} px"),
     "same_class_ratio": Words("same-class ratio r of the training", "r = {:g}"),
+    "model": Words("model", "{}"),
 }
 """Settings of a training over which measures are drawn: the first in which all models differ.
-Hierarchical paper, figures 5 and 9; i-MAE paper, figure 11."""
+Hierarchical paper, figures 5 and 9; i-MAE paper, figures 11 and 5."""
 
 
 def difference_of(subjects: Sequence[Subject]) -> str | None:
@@ -103,7 +111,8 @@ def difference_of(subjects: Sequence[Subject]) -> str | None:
         apart = len(values) == len(models) > 1
         if name == "mask_patch_size" and of_patches:
             continue
-        if apart and all(isinstance(value, int | float) for value in values):
+        kind = str if name == "model" else int | float
+        if apart and all(isinstance(value, kind) for value in values):
             return name
     return None
 
@@ -122,6 +131,7 @@ def trained_with(candidate: Candidate) -> dict[str, Any]:
         "mask_patch_size": mask_unit_of(candidate, None) * patch_size,
         "patch_size": patch_size,
         "same_class_ratio": candidate.args.get("same_class_ratio"),
+        "model": candidate.args.get("model"),
     }
 
 

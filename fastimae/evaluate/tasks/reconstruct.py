@@ -98,7 +98,7 @@ def measure(
 
 def _reconstruct(subject: Subject, batch: Pairs, setting: Setting) -> Reconstruction:
     model, ratios = subject.candidate.model, (setting.mask_ratio, setting.mix_ratio)
-    return reconstruct(model, batch, *ratios, unit=subject.unit)
+    return reconstruct(model, batch, *ratios, unit=subject.unit, targets=subject.targets)
 
 
 def settings_of(options: ReconstructOptions, subjects: Sequence[Subject]) -> list[Setting]:
