@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class Measurements:
         """pictures: images to keep of the first batch, at each setting."""
         self.pictures = pictures
         self.images: Counter[Setting] = Counter()
-        self.sums: dict[tuple[Setting, str, str], Counter[str]] = {}
+        self.sums: dict[tuple[Setting, str, str], dict[str, float]] = {}
         """By setting, branch and view; of each measure, over all images."""
         self.drawn: dict[Setting, Reconstruction] = {}
 
@@ -39,11 +39,10 @@ class Measurements:
         self.images[setting] += len(result.given)
         for branch, truth in result.truths.items():
             for view, pictures in result.views.items():
-                if branch not in pictures:
-                    continue
-                sums = self.sums.setdefault((setting, branch, view), Counter())
-                for name, values in quality(pictures[branch], truth).items():
-                    sums[name] += float(values.double().sum())
+                if branch in pictures:
+                    sums = self.sums.setdefault((setting, branch, view), defaultdict(float))
+                    for name, values in quality(pictures[branch], truth).items():
+                        sums[name] += float(values.double().sum())
 
     def table(self, subjects: Sequence[Subject]) -> list[dict[str, Any]]:
         """Return a row for each setting, branch and view: means over the images.

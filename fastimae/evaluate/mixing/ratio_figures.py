@@ -98,10 +98,9 @@ def _draw_every_ratio(
     ]  # fmt: skip
     gap: list[Tensor | None] = [None] * (len(mixes) - 1)
     if first.branches == BRANCHES:
-        rows.insert(
-            0, ("truth", [first.truths[BRANCHES[0]][0], *gap, first.truths[BRANCHES[1]][0], *gap])
-        )
-    else:  # one head: a picture for both
+        subordinate, dominant = (first.truths[branch][0] for branch in BRANCHES)
+        rows.insert(0, ("truth", [subordinate, *gap, dominant, *gap]))
+    else:  # one picture: of both images, or of one
         rows[:0] = [(branch, [first.truths[branch][0], *gap]) for branch in BRANCHES]
     columns = [f"{branch[:3]}., s = {mix:g}" for branch in first.branches for mix in mixes]
     views = sentence(note_of_views(masks, mixed=True))
@@ -111,7 +110,7 @@ def _draw_every_ratio(
 def _draw_quality(table: Sequence[Mapping[str, Any]], path: Path, note: str) -> None:
     """Draw each measure of whole predictions over masking ratios: a line for each mixing ratio.
 
-    What is predicted where nothing is masked is a circle by itself: it is easier than the rest.
+    What is predicted where nothing is masked is a circle by itself: it is another task.
     """
     rows = [row for row in table if row["view"] in ("whole", UNMASKED)]
     branches = list(dict.fromkeys(row["branch"] for row in rows))
@@ -159,7 +158,7 @@ def plot_over_masks(axis: Any, points: Sequence[tuple[float, float]], **style: A
 
 def titled(mask_ratio: float) -> str:
     """Return what figures say of a masking ratio."""
-    return f"{mask_ratio:.0%} masked" if mask_ratio else UNMASKED
+    return f"{100 * mask_ratio:.4g}% masked" if mask_ratio else UNMASKED
 
 
 def note_of_views(mask_ratios: Sequence[float], *, mixed: bool) -> str:
