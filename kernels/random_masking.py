@@ -214,6 +214,16 @@ def visible_patches(grid: tuple[int, int], mask_ratio: float, unit: int = 1) -> 
     return keep * unit**2
 
 
+def masked_share(grid: tuple[int, int], mask_ratio: float, unit: int = 1) -> float:
+    """Return the share of patches that `random_masking` masks, which it rounds up to whole units.
+
+    For example 0.918 for a ratio of 0.9 and units of 4 x 4 patches in a grid of 28 x 28. A ratio of
+    0 masks nothing. Raises ValueError as `visible_patches`.
+    """
+    patches = grid[0] * grid[1]
+    return (patches - visible_patches(grid, mask_ratio, unit)) / patches if mask_ratio else 0.0
+
+
 def random_masking(
     key: Tensor, grid: tuple[int, int], mask_ratio: float, unit: int = 1, *, impl: Impl = "auto"
 ) -> Mask:

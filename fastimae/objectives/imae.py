@@ -23,6 +23,7 @@ from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_paired_batch
 from fastimae.objectives.boundary import check_boundary
 from fastimae.objectives.distillation import check_teacher
+from fastimae.objectives.masked_share import say_masked_share
 from fastimae.objectives.mixing import MixRatio
 from fastimae.objectives.pictures import (
     caption,
@@ -101,6 +102,7 @@ class IMAE(Objective):
         heads = 2 if settings.disentangle else 1
         student = models.student(heads=heads, head_space=settings.head_space)
         unit = settings.mask_unit(student.patch_size)
+        say_masked_share(student, settings)
         teacher = models.teacher(
             settings.teacher, student,
             name=settings.teach_model, num_heads=settings.teach_num_heads,
@@ -190,7 +192,7 @@ class IMAE(Objective):
             "mixture": mixture,
             "masked": mask_out(student, mixture, drawn),
         }
-        for mask in covering_masks(drawn):
+        for mask in covering_masks(drawn, self.student.grid, self.mask_unit):
             heads_nBNE = self._heads(self._views(batch, mask, alpha)[0], mask)
             heads_nBNE = heads_nBNE.expand(len(self.branches), -1, -1, -1)
             for branch, head_BNE in zip(self.branches, heads_nBNE, strict=True):

@@ -18,6 +18,7 @@ from fastimae.models.flops import training_flops
 from fastimae.objectives.base import Models, Objective
 from fastimae.objectives.batches import check_batch
 from fastimae.objectives.boundary import check_boundary
+from fastimae.objectives.masked_share import say_masked_share
 from fastimae.objectives.pictures import caption, mask_out, paste, predicted_images
 from fastimae.objectives.settings import MaskSettings, ReconstructionSettings
 
@@ -55,6 +56,7 @@ class MAE(Objective):
     def build(cls, settings: MaskSettings, models: Models) -> MAE:
         student = models.student()
         unit = settings.mask_unit(student.patch_size)
+        say_masked_share(student, settings)
         return cls(student, mask_unit=unit, **settings.taken_by(MAE.__init__))
 
     def draw_mask(self, key: Tensor) -> Mask:

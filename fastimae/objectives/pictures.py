@@ -50,14 +50,29 @@ def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> 
     return ((image_BHWC * std_C + mean_C) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def covering_masks(mask: Mask) -> Iterator[Mask]:
-    """Yield the mask, then others of its size, until every patch has been masked once."""
-    order_BL = torch.cat([mask.ids_masked, mask.ids_keep], dim=1).long()
+def covering_masks(mask: Mask, grid: tuple[int, int], unit: int = 1) -> Iterator[Mask]:
+    """Yield the mask, then others of its size, until every patch has been masked once.
+
+    grid: patches (down, across). unit: side, in patches, of the squares that all of the masks
+    consist of. A mask that hides nothing is the only one.
+    """
+    order_BL = _masked_first(mask, grid, unit)
     patches, hidden = order_BL.shape[1], mask.ids_masked.shape[1]
+    if not hidden:
+        yield mask
+        return
     for start in range(0, patches, hidden):
         window = order_BL[:, min(start, patches - hidden) :][:, :hidden]
         masked_BL = torch.zeros_like(order_BL, dtype=torch.bool).scatter_(1, window, True)
         yield Mask.from_bool(masked_BL)
+
+
+def _masked_first(mask: Mask, grid: tuple[int, int], unit: int) -> Tensor:
+    """Return the numbers of all patches, int64 [B, L]: masked ones first, a unit after another."""
+    down, across = (torch.arange(side, device=mask.mask.device) // unit for side in grid)
+    unit_L = (down[:, None] * (grid[1] // unit) + across).flatten()
+    visible_BL = 1 - mask.mask.long()
+    return (visible_BL * len(unit_L) + unit_L).argsort(dim=1, stable=True)
 
 
 def paste(model: MaskedAutoencoder, under: Tensor, over: Tensor, mask: Mask) -> Tensor:

@@ -24,6 +24,19 @@ from fastimae.settings import (
 )
 
 
+def mask_unit(mask_patch_size: int | None, patch_size: int) -> int:
+    """Return the side, in patches, of the squares that are masked as a whole; None: one patch.
+
+    Both sizes are in pixels. Raises ConfigError for a fraction of a patch.
+    """
+    unit, rest = divmod(mask_patch_size or patch_size, patch_size)
+    if rest or unit < 1:
+        raise ConfigError(
+            f"--mask_patch_size {mask_patch_size} is not a multiple of the patch size {patch_size}"
+        )
+    return unit
+
+
 @dataclasses.dataclass(kw_only=True)
 class MaskSettings(Settings):
     """The mask: how much of each image is hidden, and in which units."""
@@ -35,13 +48,7 @@ class MaskSettings(Settings):
 
     def mask_unit(self, patch_size: int) -> int:
         """Return the side of these squares in patches. Raises ConfigError for a fraction."""
-        unit, rest = divmod(self.mask_patch_size or patch_size, patch_size)
-        if rest or unit < 1:
-            raise ConfigError(
-                f"--mask_patch_size {self.mask_patch_size} is not a multiple of the patch size "
-                f"{patch_size}"
-            )
-        return unit
+        return mask_unit(self.mask_patch_size, patch_size)
 
 
 @dataclasses.dataclass(kw_only=True)

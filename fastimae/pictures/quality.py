@@ -20,6 +20,8 @@ PSNR_OF_EQUALS = 100.0
 SSIM_WINDOW = 11
 FSIM_SIDE = 16
 """Pixels; in smaller pictures FSIM's frequency bands are empty."""
+FSIM_PIXELS = 2**20
+"""Pixels of the pictures that FSIM is computed of at a time, for which it needs about 1 GB."""
 
 
 @torch.no_grad()
@@ -46,6 +48,13 @@ def quality(pictures: Tensor, truth: Tensor) -> dict[str, Tensor]:
         ssim = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
         measures["ssim"] = ssim.reshape(len(x))
     if side >= FSIM_SIDE and channels in (1, 3):
-        fsim = piq.fsim(x, y, reduction="none", data_range=1.0, chromatic=channels == 3)
-        measures["fsim"] = fsim.reshape(len(x))
+        measures["fsim"] = _fsim(x, y, chromatic=channels == 3)
     return measures
+
+
+def _fsim(x: Tensor, y: Tensor, *, chromatic: bool) -> Tensor:
+    """Compute the FSIM of pictures [B, C, H, W], a few at a time: float32 [B]."""
+    at_once = max(1, FSIM_PIXELS // (x.shape[2] * x.shape[3]))
+    settings = {"reduction": "none", "data_range": 1.0, "chromatic": chromatic}
+    parts = zip(x.split(at_once), y.split(at_once), strict=True)
+    return torch.cat([piq.fsim(*part, **settings).reshape(-1) for part in parts])

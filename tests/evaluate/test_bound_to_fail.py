@@ -16,6 +16,10 @@ def given(tmp_path_factory):
     root = tmp_path_factory.mktemp("given")
     save_splits(root / "data", 8)
     save_run(root, tiny_model())
+    save_run(root / "imae", tiny_model(heads=2))
+    save_run(root / "large", tiny_model(img_size=48))
+    save_run(root / "gray", tiny_model(in_chans=1))
+    save_run(root / "odd", tiny_model(), mask_patch_size=12)
     return root
 
 
@@ -28,6 +32,7 @@ def nothing_is_shown(monkeypatch):
 
 
 TEACHER = "--teacher {}/checkpoint-last.pth"
+IMAE = "--others {}/imae/checkpoint-last.pth"
 MASKS = "leaves all or none of the 4 x 4 patches visible"
 
 
@@ -44,16 +49,43 @@ MASKS = "leaves all or none of the 4 x 4 patches visible"
         ("knn --k 5 0", "--k must be positive"),
         ("fewshot --c 0", "--c must be positive"),
         ("reconstruct --mask_ratios 0.5 0.99", f"--mask_ratios 0.99 {MASKS}"),
-        ("reconstruct --batch_size 1", "--batch_size must be 2 or more"),
-        ("reconstruct --samples 1", "--samples must be 2 or more"),
+        (f"reconstruct {IMAE} --batch_size 1", "--batch_size must be 2 or more"),
+        (f"reconstruct {IMAE} --samples 1", "--samples must be 2 or more"),
+        ("reconstruct --samples -1", "--samples must not be negative"),
+        ("reconstruct --mask_ratios 1", "--mask_ratios must be at least 0 and below 1"),
+        ("reconstruct --mask_patch_size 12", "--mask_patch_size 12 is not a multiple of the patch"),
+        (
+            "reconstruct --mask_patch_size 24",
+            "32 x 32 pixels do not consist of squares of --mask_patch_size 24",
+        ),
+        (
+            "reconstruct --mask_patch_size 16 --mask_ratios 0.9",
+            "--mask_ratios 0.9 leaves all or none of the 2 x 2 squares of 16 pixels visible",
+        ),
+        (
+            "reconstruct --mask_patch_size 16 --mask_ratios 0",
+            "--mask_patch_size has no effect with --mask_ratios 0",
+        ),
+        ("reconstruct --others {}/large/checkpoint-last.pth", "takes images of another size"),
+        ("reconstruct --others {}/gray/checkpoint-last.pth", "takes another number of channels"),
+        (
+            "reconstruct --others {}/odd/checkpoint-last.pth",
+            "--mask_patch_size 12 is not a multiple "
+            "of the patch size 8, which it was trained with: give another",
+        ),
         ("reconstruct --pictures 0", "--pictures must be positive"),
         ("tsne --samples 3", "t-SNE needs 16 images or more, not 3"),
         ("tsne --perplexity 0", "--perplexity must be positive"),
         ("attention --samples 0", "--samples must be positive"),
+        (
+            "mixtureprobe --mask_patch_size 16",
+            "--mask_patch_size has no effect with --mask_ratio 0",
+        ),
         ("mixtureprobe --mask_ratio 0.99", f"--mask_ratio 0.99 {MASKS}"),
         ("mixtureprobe --val_samples 1", "--val_samples must be 2 or more"),
         ("mixtureprobe --c 0", "--c must be positive"),
         (f"separability {TEACHER} --mask_ratio -1", f"--mask_ratio -1 {MASKS}"),
+        (f"separability {TEACHER} --mask_patch_size 12", "--mask_patch_size 12 is not a multiple"),
         (f"separability {TEACHER} --val_samples 1", "--val_samples must be 2 or more"),
         (f"separability {TEACHER} --val {{}}/gone", "--val {}/gone: there is no such file"),
         (f"separability {TEACHER} --steps -1", "--steps must not be negative"),

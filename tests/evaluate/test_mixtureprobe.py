@@ -55,7 +55,7 @@ def test_features_come_with_the_class_of_the_image_they_are_for(tmp_path, image_
     assert torch.equal(torch.from_numpy(found[0, 0.2, "subordinate"].labels), own)
     assert torch.equal(torch.from_numpy(found[0, 0.2, "dominant"].labels), partners)
     first = images[0]
-    everything = first.mask(candidates[0].model, 0)
+    everything = first.mask(candidates[0].model, 0, 1)
     heads = mixture_latents(candidates[0].model, first, everything, 0.2)
     for number, branch in enumerate(("subordinate", "dominant")):
         wanted = heads[number, :, 1:].mean(1)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fsim_by_hand import fsim_by_hand
 from scipy import signal
 
 pytest.importorskip("torchmetrics")
@@ -65,6 +66,22 @@ def test_fsim_is_piqs_in_colour_and_gray(pictures):
     measured = quality(shown[..., :1], truth[..., :1])
     assert torch.allclose(measured["fsim"], gray, atol=1e-5)
     assert set(quality(shown[..., :2], truth[..., :2])) == {"mse", "psnr", "ssim"}
+
+
+def test_fsim_follows_its_formula(pictures):
+    """piq takes the real part of similar colours' powers another way: it differs by 0.001 there."""
+    shown, truth = pictures
+    for channels in (1, 3):
+        measured = quality(shown[..., :channels], truth[..., :channels])["fsim"]
+        for i in range(3):
+            wanted = fsim_by_hand(shown[i, ..., :channels], truth[i, ..., :channels])
+            assert float(measured[i]) == pytest.approx(wanted, abs=2e-3 if channels == 3 else 1e-4)
+
+
+def test_fsim_of_few_pictures_at_a_time_is_the_same(pictures, monkeypatch):
+    at_once = quality(*pictures)["fsim"]
+    monkeypatch.setattr("fastimae.pictures.quality.FSIM_PIXELS", 1)
+    assert torch.equal(quality(*pictures)["fsim"], at_once)
 
 
 def test_worse_pictures_measure_worse_and_equal_ones_best(pictures):

@@ -92,7 +92,7 @@ def test_mae_is_shown_as_the_model_predicts(image_folder, norm_pix):
     model = tiny_model(norm_pix_loss=norm_pix)
     batch = pairs_of(image_folder, model)
     result = reconstruct(model, batch, 0.75)
-    mask = batch.mask(model, 0.75)
+    mask = batch.mask(model, 0.75, 1)
     with torch.no_grad():
         _, pred, masked = model(batch.images, mask=mask)
     if norm_pix:  # back from each patch's own mean and deviation
@@ -102,7 +102,7 @@ def test_mae_is_shown_as_the_model_predicts(image_folder, norm_pix):
     pixels = pred * torch.tensor(model.std).repeat(64) + torch.tensor(model.mean).repeat(64)
     pixels = (255 * pixels).clamp(0, 255)
     hidden = masked.bool()
-    pasted, whole = (patches(view["image"]) for view in (result.pasted, result.whole))
+    pasted, whole = (patches(result.views[view]["image"]) for view in ("pasted", "whole"))
     assert (pasted[hidden].float() - pixels[hidden]).abs().max() < 0.51
     assert torch.equal(pasted[~hidden], patches(batch.images)[~hidden])
     assert torch.equal(whole[hidden], pasted[hidden])
@@ -118,7 +118,7 @@ def test_whole_predictions_never_saw_their_patch(image_folder):
     changed = batch.images.clone()
     changed[:, :8, :8] = 255 - changed[:, :8, :8]
     other = dataclasses.replace(batch, images=changed)
-    first, second = (reconstruct(model, b, 0.5).whole["image"] for b in (batch, other))
+    first, second = (reconstruct(model, b, 0.5).views["whole"]["image"] for b in (batch, other))
     assert torch.equal(first[:, :8, :8], second[:, :8, :8])
     assert not torch.equal(first[:, 8:], second[:, 8:])
 
@@ -138,8 +138,9 @@ def test_imae_shows_each_image_from_its_own_head(image_folder):
         weights[one], weights[two] = weights[two], weights[one]
     swapped.load_state_dict(weights)
     other = reconstruct(swapped, batch, 0.75, 0.2)
-    assert torch.equal(result.whole["subordinate"], other.whole["dominant"])
-    assert not torch.equal(result.whole["subordinate"], result.whole["dominant"])
+    whole, others = result.views["whole"], other.views["whole"]
+    assert torch.equal(whole["subordinate"], others["dominant"])
+    assert not torch.equal(whole["subordinate"], whole["dominant"])
 
 
 def grid_options(checkpoint, image_folder, **changes):
@@ -166,7 +167,8 @@ def test_numbers_of_the_grid_are_means_over_all_images(tmp_path, image_folder):
     errors = []
     for batch in PairBatches(open_images(image_folder), model, samples=16, batch_size=8, workers=0):
         result = reconstruct(model, batch, 0.75, 0.1)
-        shown, truth = (view["dominant"].double() / 255 for view in (result.whole, result.truths))
+        whole = result.views["whole"]
+        shown, truth = (view["dominant"].double() / 255 for view in (whole, result.truths))
         errors.append((shown - truth).square().mean((1, 2, 3)))
     errors = torch.cat(errors)
     assert row["mse"] == pytest.approx(errors.mean().item(), rel=1e-5)

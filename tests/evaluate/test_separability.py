@@ -43,7 +43,7 @@ def seen(patches, ids_keep):
 def test_latents_are_of_the_mixture_of_normalised_pixels(image_folder):
     model = tiny_model(heads=2)
     batch = some_pairs(image_folder, model)[0]
-    mask = batch.mask(model, 0.75)
+    mask = batch.mask(model, 0.75, 1)
     assert mask.ids_keep.shape == (8, 4)
     pixels = (batch.images.float() / 255 - torch.tensor(model.mean)) / torch.tensor(model.std)
     mixed = 0.3 * pixels + 0.7 * pixels[batch.partner]
@@ -57,7 +57,7 @@ def test_latents_are_of_the_mixture_of_normalised_pixels(image_folder):
     mae = tiny_model()
     mae.load_state_dict(model.state_dict(), strict=False)
     assert torch.allclose(clean_latents(mae, batch, mask, "encoder"), encoded, atol=1e-5)
-    everything = batch.mask(model, 0)
+    everything = batch.mask(model, 0, 1)
     assert everything.mask.sum() == 0 and everything.ids_keep.shape == (8, 16)
 
 
@@ -119,7 +119,7 @@ def test_table_has_every_model_at_every_ratio(study, image_folder, capsys, follo
     # The distances of some rows, from the latents themselves.
     teacher = load_frozen(study / "mae" / "checkpoint-last.pth", torch.device("cpu"))
     (batch,) = some_pairs(image_folder, teacher, samples=16, batch_size=16)
-    mask = batch.mask(teacher, 0.75)
+    mask = batch.mask(teacher, 0.75, 1)
     clean = clean_latents(teacher, batch, mask)
     for place, name in ((0, "distilled"), (4, "mae")):
         model = load_frozen(study / name / "checkpoint-last.pth", torch.device("cpu"))

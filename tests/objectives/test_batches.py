@@ -92,7 +92,7 @@ def test_features_of_images_that_do_not_fit_are_refused(batch, case):
         lambda: attention_maps(model, images),
         lambda: mixture_latents(model, pairs, mask, 0.3),
         lambda: clean_latents(model, pairs, mask),
-        lambda: pairs.mask(model, 0) and latents(model, images),
+        lambda: pairs.mask(model, 0, 1) and latents(model, images),
     ):
         with pytest.raises(ValueError) as error:
             function()

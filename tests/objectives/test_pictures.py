@@ -32,7 +32,7 @@ def test_a_perfect_prediction_is_the_image(norm_pix):
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 0.7])
 def test_covering_masks_mask_every_patch(ratio):
     mask = random_masking(torch.arange(3), (2, 6), ratio)
-    masks = list(covering_masks(mask))
+    masks = list(covering_masks(mask, (2, 6)))
     assert torch.equal(masks[0].mask, mask.mask)
     assert all(m.ids_keep.shape == mask.ids_keep.shape for m in masks)
     assert (sum(m.mask for m in masks) >= 1).all()

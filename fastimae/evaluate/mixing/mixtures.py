@@ -6,7 +6,7 @@ B = images, H, W, C = height, width, channels, K = visible patches, E = width of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -35,18 +35,21 @@ class Pairs:
     key: Tensor
     """int64 [B], the keys that masks are drawn from."""
 
-    def mask(self, model: MaskedAutoencoder, mask_ratio: float) -> Mask:
-        """Return the mask of each mixture; with ratio 0 every patch is visible."""
+    def mask(self, model: MaskedAutoencoder, mask_ratio: float, unit: int) -> Mask:
+        """Return the mask of each mixture; with ratio 0 every patch is visible.
+
+        unit: side, in patches, of the squares that are masked as a whole: see `mask_unit_of`.
+        """
         if mask_ratio == 0:
             return all_visible(model, self.images)
-        return random_masking(self.key, model.grid, mask_ratio)
+        return random_masking(self.key, model.grid, mask_ratio, unit)
 
 
 class PairBatches:
     """Batches of `Pairs`, drawn without replacement from up to `samples` of the images.
 
-    The images, their partners and the masks depend on the seed and the batch size alone. A last
-    batch of one image, which has no partner, is left out.
+    The images, their partners and the masks depend on the seed and the batch size alone. A batch of
+    one image, which has no partner, is left out if images are mixed.
     """
 
     def __init__(
@@ -58,9 +61,14 @@ class PairBatches:
         batch_size: int,
         workers: int,
         seed: int = Seeded.seed,
+        mixed: bool = True,
     ) -> None:
-        """model: gives the size and the device of the batches. samples: None for all images."""
+        """model: gives the size and the device of the batches. samples: None for all images.
+
+        mixed: whether images will be mixed; if not, the only image of a batch is its own partner.
+        """
         self.images, self.device = images, next(model.parameters()).device
+        self.least = 2 if mixed else 1
         self.rng = np.random.default_rng(seed)
         self.batches = CenterBatches(
             images, model.img_size, batch_size=batch_size, workers=workers,
@@ -71,11 +79,11 @@ class PairBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Pairs]:
-        """Yield each batch once. Raises ConfigError if fewer than two images can be read."""
+        """Yield each batch once. Raises ConfigError if too few images can be read."""
         number = 0
         for pixels, labels in self.batches:
             key = torch.from_numpy(self.rng.integers(2**62, size=len(pixels)))
-            if len(pixels) > 1:
+            if len(pixels) >= self.least:
                 number += 1
                 yield Pairs(
                     images=pixels.to(self.device),
@@ -84,29 +92,19 @@ class PairBatches:
                     key=key.to(self.device),
                 )
         if not number:
-            raise ConfigError(f"{self.images.source} has fewer than two images to mix")
+            few = "fewer than two images to mix" if self.least > 1 else "no image that can be read"
+            raise ConfigError(f"{self.images.source} has {few}")
 
 
-def check_pairs(images: Images, batch_size: int, samples: int, flag: str = "--samples") -> None:
+def check_pairs(
+    images: Images, batch_size: int, samples: int | None, flag: str = "--samples"
+) -> None:
     """Raise ConfigError if there are too few images for a pair. flag: that of `samples`."""
     for name, number in (("--batch_size", batch_size), (flag, samples)):
-        if number < 2:
+        if number is not None and number < 2:
             raise ConfigError(f"{name} must be 2 or more: images are mixed within a batch")
     if len(images) < 2:
         raise ConfigError(f"{images.source} has fewer than two images to mix")
-
-
-def check_masks(model: MaskedAutoencoder, ratios: Sequence[float], flag: str) -> None:
-    """Raise ConfigError for a ratio that masks all patches of a model, or none; 0 is allowed."""
-    key = torch.zeros(1, dtype=torch.int64)
-    for ratio in filter(None, ratios):
-        try:
-            random_masking(key, model.grid, ratio, impl="torch")
-        except ValueError:
-            rows, columns = model.grid
-            raise ConfigError(
-                f"{flag} {ratio:g} leaves all or none of the {rows} x {columns} patches visible"
-            ) from None
 
 
 @torch.no_grad()

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 from fastimae.evaluate.options.base import EvalOptions, Pool, SeveralOptions
-from fastimae.settings import InnerShare, MixShare, PositiveFloat, PositiveInt, PositiveShare
+from fastimae.evaluate.options.masks import MaskUnitOptions
+from fastimae.settings import (
+    Count,
+    Idle,
+    MaskShare,
+    MixShare,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+)
+
+MEASURED = 64
+"""Images that reconstruct measures at a masking ratio, unless it is told."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class ReconstructOptions(EvalOptions):
-    """Reconstructions over mixing and masking ratios: pictures, MSE, PSNR, SSIM, FSIM.
+class ReconstructOptions(MaskUnitOptions, SeveralOptions):
+    """Reconstructions over mixing and masking ratios, by one model or several side by side.
 
-    fastimae-eval reconstruct --checkpoint imae.pth --val val.beton
+    fastimae-eval reconstruct --checkpoint imae.pth --others mae.pth --val val.beton
     """
 
     mix_ratios: tuple[MixShare, ...] = (0.05, 0.15, 0.25, 0.35, 0.45)
     """Weights of the subordinate image, for i-MAE."""
-    mask_ratios: tuple[InnerShare, ...] = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
-    """Shares of patches that are masked."""
-    samples: PositiveInt = 64
-    """Number of images to measure."""
+    mask_ratios: tuple[MaskShare, ...] = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
+    """Shares of patches that are masked. 0: the whole image goes through encoder and decoder."""
+    samples: Count | None = None
+    """Number of images to measure; 0: all. None: 64, and all where nothing is masked."""
     pictures: PositiveInt = 3
     """How many of them, with their partners, to draw."""
+
+    def idle(self) -> Iterator[Idle]:
+        masked = any(self.mask_ratios)
+        yield Idle(not masked, ("mask_patch_size",), "with --mask_ratios 0: nothing is masked")
+        yield from super().idle()
+
+    def samples_at(self, mask_ratio: float) -> int | None:
+        """Return how many images to measure at a masking ratio; None: all."""
+        if self.samples is not None:
+            return self.samples or None
+        return MEASURED if mask_ratio else None
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -12,6 +12,7 @@ import tyro
 from fastimae.config import OutputSettings
 from fastimae.evaluate.options.base import SeveralOptions
 from fastimae.evaluate.options.labels import LogisticSettings
+from fastimae.evaluate.options.masks import MaskUnitOptions
 from fastimae.loaders.settings import ReadSettings
 from fastimae.models.settings import MASK_RATIO, HeadSpace
 from fastimae.settings import (
@@ -33,13 +34,17 @@ Probe = Literal["linear", "finetune", "mixtureprobe"]
 
 
 @dataclasses.dataclass(kw_only=True)
-class ComparisonOptions(SeveralOptions):
+class ComparisonOptions(MaskUnitOptions, SeveralOptions):
     """A linear model, fitted and tested on different mixtures: separability, mixtureprobe."""
 
     train_samples: PositiveInt = 10_000
     """Number of images to fit on."""
     val_samples: PositiveInt = 10_000
     """Number of images to test on."""
+
+    def idle(self) -> Iterator[Idle]:
+        yield Idle(not self.mask_ratio, ("mask_patch_size",), "with --mask_ratio 0")
+        yield from super().idle()
 
 
 @dataclasses.dataclass(kw_only=True)

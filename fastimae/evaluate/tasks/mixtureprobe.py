@@ -34,7 +34,8 @@ from fastimae.evaluate.mixing.comparison import (
     pairs_of,
     rows_of,
 )
-from fastimae.evaluate.mixing.mixtures import check_masks, mixture_latents
+from fastimae.evaluate.mixing.mask_units import check_masks, mask_columns, mask_unit_of
+from fastimae.evaluate.mixing.mixtures import mixture_latents
 from fastimae.evaluate.options.labels import LogisticSettings
 from fastimae.evaluate.options.mixtures import MixtureprobeOptions
 from fastimae.evaluate.origin import origin_of
@@ -70,7 +71,8 @@ def _measure_and_draw(options: MixtureprobeOptions, results: Results) -> None:
     candidates = candidates_of(options, device)
     origin = origin_of(options.checkpoint, candidates[0].model)
     for candidate in candidates:
-        check_masks(candidate.model, [options.mask_ratio], "--mask_ratio")
+        unit = mask_unit_of(candidate, options.mask_patch_size)
+        check_masks(candidate.model, [options.mask_ratio], "--mask_ratio", unit)
     train = options.train_images()
     val, _ = match_training(train, options.val_images())
     check_two_classes(train)
@@ -80,7 +82,11 @@ def _measure_and_draw(options: MixtureprobeOptions, results: Results) -> None:
 
     def measure(candidate: int, ratio: float) -> dict[str, float]:
         keys = [(candidate, ratio, branch) for branch in BRANCHES]
-        return {key[2]: accuracy(fit_on[key], test_on[key], options.c) for key in keys}
+        measured = {key[2]: accuracy(fit_on[key], test_on[key], options.c) for key in keys}
+        if not options.mask_ratio:
+            return measured
+        unit = mask_unit_of(candidates[candidate], options.mask_patch_size)
+        return mask_columns(candidates[candidate].model, options.mask_ratio, unit) | measured
 
     rows = rows_of(candidates, options.mix_ratios, measure)
     draw(rows, results.picture(PICTURE))
@@ -101,7 +107,8 @@ def collect(
         for branch, classes in zip(BRANCHES, (batch.labels, partners), strict=True):
             labels[branch].append(classes.numpy())
         for number, candidate in enumerate(candidates):
-            mask = batch.mask(candidate.model, options.mask_ratio)
+            unit = mask_unit_of(candidate, options.mask_patch_size)
+            mask = batch.mask(candidate.model, options.mask_ratio, unit)
             for ratio in options.mix_ratios:
                 heads = mixture_latents(candidate.model, batch, mask, ratio)[:, :, 1:].mean(2)
                 # A MAE has one head for both branches.

@@ -33,7 +33,13 @@ from fastimae.engine.distributed import alone
 from fastimae.evaluate.candidates import NO_FLAGS, Candidate, candidates_of, load_frozen
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.mixing.comparison import check_enough, pairs_of, rows_of
-from fastimae.evaluate.mixing.mixtures import check_masks, clean_latents, mixture_latents
+from fastimae.evaluate.mixing.mask_units import (
+    check_masks,
+    mask_columns,
+    mask_unit_of,
+    warn_of_other_units,
+)
+from fastimae.evaluate.mixing.mixtures import clean_latents, mixture_latents
 from fastimae.evaluate.mixing.protocols import COLUMNS, PROTOCOLS, caption, in_words
 from fastimae.evaluate.mixing.regression import Moments
 from fastimae.evaluate.mixing.separability_figures import draw
@@ -63,16 +69,20 @@ def _measure_and_draw(given: SeparabilityOptions, results: Results) -> None:
     origin = origin_of(options.checkpoint, candidates[0].model)
     space = options.space or candidates[0].model.head_space
     check_space(candidates, teacher, space)
-    check_masks(teacher, [options.mask_ratio], "--mask_ratio")
+    unit = mask_unit_of(candidates[0], options.mask_patch_size)
+    target = Candidate(name="teacher", path=options.teacher, model=teacher, args=teacher.args)
+    warn_of_other_units([*candidates, target], unit, options.mask_patch_size)
+    check_masks(teacher, [options.mask_ratio], "--mask_ratio", unit)
     train, val = given.train_images(), given.val_images()
     check_images(options, train, val)
     fit_on = collect(options, candidates, teacher, space, train, options.train_samples)
     test_on = collect(options, candidates, teacher, space, val, options.val_samples)
     measure, words = PROTOCOLS[options.protocol], in_words(options, space)
+    masks = mask_columns(teacher, options.mask_ratio, unit)
     rows = rows_of(
         candidates, options.mix_ratios,
         lambda *key: {
-            "measured": words, **measure(fit_on[key], test_on[key], options),
+            **masks, "measured": words, **measure(fit_on[key], test_on[key], options),
             "rows_fitted": fit_on[key].rows, "rows_measured": test_on[key].rows,
         },
     )  # fmt: skip
@@ -115,8 +125,9 @@ def collect(
         for number in range(len(candidates)) for ratio in options.mix_ratios
     }  # fmt: skip
     first = 1 if options.tokens == "patches" else 0  # the class token is token 0
+    unit = mask_unit_of(candidates[0], options.mask_patch_size)
     for batch in pairs_of(options, images, teacher, samples):
-        mask = batch.mask(teacher, options.mask_ratio)
+        mask = batch.mask(teacher, options.mask_ratio, unit)
         target = clean_latents(teacher, batch, mask, space)[:, first:]
         for (number, ratio), sums in moments.items():
             latent = mixture_latents(candidates[number].model, batch, mask, ratio, space)[0]
