@@ -81,7 +81,7 @@ def latents(place, split, samples, state, teacher, space):
     images = open_images(place / "data" / split)
     mae = model()
     (batch,) = PairBatches(images, mae, samples=samples, batch_size=256, workers=0)
-    visible = batch.mask(mae, 0.75).ids_keep.tolist()
+    visible = batch.mask(mae, 0.75, 1).ids_keep.tolist()
     mixed, clean = [], []
     for image, other, ids in zip(batch.images, batch.images[batch.partner], visible, strict=True):
         own, partner = (oracle.normalised(each, mae.mean, mae.std) for each in (image, other))

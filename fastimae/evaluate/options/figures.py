@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from fastimae.evaluate.options.base import EvalOptions, Pool, SeveralOptions
+from fastimae.evaluate.options.base import Pool, SeveralOptions
 from fastimae.evaluate.options.masks import MaskUnitOptions
 from fastimae.settings import (
     Count,
