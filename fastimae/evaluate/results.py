@@ -63,7 +63,7 @@ class Results:
             "task": self.task,
             "numbers": numbers,
             "settings": _settings(options),
-            "checkpoint": str(options.checkpoint),
+            **_checkpoint(options),
             **(origin or {}),
             "pictures": self.pictures,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -106,6 +106,11 @@ def _remove_results(folder: Path) -> None:
         for name in read_results(folder).get("pictures", ()):
             (folder / Path(name).name).unlink(missing_ok=True)
     (folder / RESULTS).unlink(missing_ok=True)
+
+
+def _checkpoint(options: Any) -> dict[str, str]:
+    """Return the file of the model; nothing of a study, which has many."""
+    return {"checkpoint": str(options.checkpoint)} if isinstance(options, EvalOptions) else {}
 
 
 def _settings(options: Any) -> dict[str, Any]:

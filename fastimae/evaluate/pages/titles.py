@@ -6,10 +6,9 @@ from collections.abc import Iterable
 
 from fastimae.evaluate.pages.evaluations import Evaluation
 
-ORDER = ("semantics", "finetune", "linear", "knn", "fewshot", "separability", "msem",
+ORDER = ("study", "finetune", "linear", "knn", "fewshot", "separability", "msem",
          "reconstruct", "attention", "tsne", "weights")  # fmt: skip
 TITLES = {
-    "semantics": "Same-class ratios",
     "finetune": "Fine-tuning",
     "knn": "Nearest neighbours",
     "fewshot": "Few labels",
