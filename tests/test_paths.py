@@ -22,7 +22,8 @@ from fastimae.settings import ConfigError
 NO_PATHS = {
     *("device", "recipe", "objective", "model", "teach_model", "dist_url", "aa"),
     *("label_field", "image_field", "wandb"),
-    *("train_flags", "linear_flags", "finetune_flags", "msem_flags"),  # parsed as flags again
+    *("train_flags", "launcher"),  # words of commands
+    *("set", "only"),
 }
 """Text settings in which nothing is expanded."""
 

@@ -8,7 +8,10 @@ from tiny import tiny_model
 
 pytest.importorskip("sklearn")
 
-from fastimae.evaluate.tasks import attention, msem, semantics, separability, tsne, weights
+from fastimae.evaluate.studies import plot
+from fastimae.evaluate.studies.file import read_study
+from fastimae.evaluate.studies.table import Row
+from fastimae.evaluate.tasks import attention, msem, separability, tsne, weights
 from fastimae.objectives.pictures import LEAK_NOTE
 from fastimae.pictures import plots
 from fastimae.pictures.picture_table import draw_picture_table
@@ -43,14 +46,29 @@ def draw_weights(path):
     weights.draw(weights.matrices_of(model), path)
 
 
-STUDY = [{"model": name, "same_class_ratio": ratio, "linear": 50.0, "msem": 3.0}
-         for name, ratio in (("baseline", None), ("r0", 0.0), ("r1", 1.0))]  # fmt: skip
+def draw_study(path, x):
+    """Draw a study of long names; x: the flag of its plot, None for bars."""
+    models = "models: {a: {grid: {model: [x, y]}}}\nevaluations: {knn: , linear: }"
+    file = path.with_suffix(".yaml")
+    file.write_text(f"about: What {' and '.join(NAMES)} do\n{models}\n")
+    study = read_study(file, [f"plot={{x: {x}}}"] if x else [])
+    rows = [
+        Row(f"{NAMES[2]}-{name}", NAMES[2], {"model": name}, {}, {"knn": [50.0], "linear": [3.5]},
+            {"knn": 60.5})
+        for name in NAMES[1:3]
+    ]  # fmt: skip
+    plot.draw(
+        study, rows, ["Ours: " + " --flag value" * 30, "The paper's: another sentence."], path
+    )
+
+
 DRAW = {
     "a table of one narrow column": table(1, 1.1),
     "a table of small pictures": table(4, 0.9),
     "msem": lambda path: msem.draw(ROWS, path),
     "separability": lambda path: separability.draw(ROWS, path),
-    "semantics": lambda path: semantics.draw(STUDY, ("linear", "msem"), path),
+    "a study of lines": lambda path: draw_study(path, "model"),
+    "a study of bars": lambda path: draw_study(path, None),
     "attention": lambda path: attention.draw(
         PICTURE, torch.rand(2, 1, 16), [0, 11], (4, 4), (1, 1), path
     ),

@@ -65,8 +65,8 @@ class StudyOptions(Settings):
     seed: tuple[int, ...] = (Seeded.seed,)
     """Seeds: each model is trained once for each, and the table has means and deviations."""
     launcher: Expert[str] = ""
-    """Words before commands that can use several GPUs: "torchrun --nproc_per_node=8 --no-python".
-    The number of processes times --batch_size is the batch."""
+    """Words before commands that can use several GPUs, such as "torchrun --nproc_per_node=8
+    --no-python"."""
     config: Path | None = OutputSettings.config
     """YAML file of options, such as another study's run.yaml; flags override it."""
     debug: Expert[bool] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,11 @@ def rows_of(cells: Sequence[Cell]) -> list[list[Cell]]:
     for cell in cells:
         rows.setdefault(cell.row, []).append(cell)
     return list(rows.values())
+
+
+def fits(cell: Cell, pattern: str) -> bool:
+    """Return whether a pattern is of a cell: of its name, its row's, or its entry's in the file."""
+    return any(fnmatchcase(name, pattern) for name in (cell.name, cell.row, cell.model))
 
 
 def _rows(study: Study, model: Model, typed: Flags) -> Iterator[tuple[dict[str, Flag], str]]:

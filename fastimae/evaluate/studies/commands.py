@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,15 @@ from fastimae.evaluate.options.labels import BEST
 from fastimae.evaluate.options.study import StudyOptions
 from fastimae.evaluate.pages.runs import is_finished
 from fastimae.evaluate.result_files import RESULTS
-from fastimae.evaluate.studies.cells import Cell, cells_of
+from fastimae.evaluate.studies.cells import Cell, cells_of, fits
 from fastimae.evaluate.studies.file import OF_STUDY, Evaluation, Study
 from fastimae.evaluate.studies.flag_words import Flags, naming, typed_flags, words_of
+from fastimae.evaluate.studies.order import chosen, in_order
 from fastimae.evaluate.studies.references import Known, known_models, resolved
 from fastimae.evaluate.studies.runs import StudyRun
 from fastimae.flags import flags_of
 from fastimae.recipes import RECIPES
 from fastimae.settings import ConfigError
-from fastimae.wording import did_you_mean
 
 _SOURCES = ("ffcv", "data_path", "dali", "dataset", "synthetic")
 """Flags that name images to train on."""
@@ -55,16 +54,16 @@ class Commands:
         """Return the evaluations of a cell."""
         return [
             each for each in self.study.evaluations.values()
-            if not each.models or any(_fits(cell, pattern) for pattern in each.models)
+            if not each.models or any(fits(cell, pattern) for pattern in each.models)
         ]  # fmt: skip
 
     def runs(self) -> list[StudyRun]:
-        """Return all runs, each after those that it needs. Raises ConfigError, as for a cycle."""
+        """Return the runs of --only, or all, each after those that it needs. Raises ConfigError."""
         found = []
         for cell in self.cells:
             found += [] if cell.checkpoint else [self.training(cell)]
             found += [self.evaluation(cell, each) for each in self.evaluations(cell)]
-        return in_order(found)
+        return chosen(in_order(found), self.cells, self.options.only)
 
     def training(self, cell: Cell) -> StudyRun:
         """Return the run that pre-trains a cell's model."""
@@ -117,36 +116,18 @@ class Commands:
 
     def conditions(self) -> str:
         """Return how our numbers are measured: flags that all models share, tasks, and images."""
-        shared = {"fastimae-train": dict(self.study.train) | dict(_typed(self.options.train_flags))}
-        shared |= {each.task: each.flags for each in self.study.evaluations.values()}
+        shared = {"pre-training": {**self.study.train, **_typed(self.options.train_flags)}}
+        shared |= {
+            name if name == each.task else f"{name} ({each.task})": each.flags
+            for name, each in self.study.evaluations.items()
+        }
         words = (
             " ".join([name, *words_of({flag: its.value for flag, its in flags.items()})])
             for name, flags in shared.items()
         )
-        images, val = self.options.ffcv or self.options.data_path, self.options.val
-        tested = f", tested on {val}" if val else ""
-        return f"Ours: {'; '.join(words)}. Images: {images}{tested}."
-
-    def chosen(self, runs: Sequence[StudyRun]) -> list[StudyRun]:
-        """Return the runs of --only and those that they need; all without it. Raises ConfigError
-        for a pattern that fits nothing."""
-        names: set[str] = set()
-        for pattern in self.options.only:
-            cells = [cell.name for cell in self.cells if _fits(cell, pattern)]
-            fitting = {
-                run.name for run in runs if _of(run, cells) or fnmatchcase(run.name, pattern)
-            }
-            if not fitting:
-                near = did_you_mean(pattern, [run.name for run in runs])
-                raise ConfigError(f"--only {pattern}: there is no such model or run{near}")
-            names |= fitting
-        by_name = {run.name: run for run in runs}
-        missing = list(names)
-        while missing:
-            needed = {need for need in by_name[missing.pop()].needs if need in by_name} - names
-            names |= needed
-            missing += needed
-        return [run for run in runs if run.name in names or not self.options.only]
+        images = [self.options.ffcv or self.options.data_path, self.options.val]
+        paths = " and ".join(str(path) for path in images if path)
+        return f"Ours: {'; '.join(words)}; images of {paths or 'the models'}."
 
     def _models(self, cell: Cell) -> Known:
         return known_models(cell, self.cells, self.checkpoint)
@@ -178,27 +159,6 @@ class Commands:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def in_order(runs: Iterable[StudyRun]) -> list[StudyRun]:
-    """Return runs in their order, but each after those that it needs. Raises ConfigError if some
-    need each other."""
-    by_name = {run.name: run for run in runs}
-    placed: dict[str, StudyRun] = {}
-
-    def place(name: str, waiting: tuple[str, ...]) -> None:
-        if name in waiting:
-            circle = " needs ".join([*waiting[waiting.index(name) :], name])
-            raise ConfigError(f"the models of the study need each other: {circle}")
-        if name in placed or name not in by_name:  # a model that is there already
-            return
-        for need in by_name[name].needs:
-            place(need, (*waiting, name))
-        placed[name] = by_name[name]
-
-    for name in by_name:
-        place(name, ())
-    return list(placed.values())
-
-
 def _typed(words: Sequence[str]) -> Flags:
     """Return the flags of fastimae-train on the command line. Raises ConfigError."""
     objective = peek(words, "objective").get("objective")
@@ -220,11 +180,3 @@ def _config_of(flags: Flags) -> type:
 def _text(flags: Flags, name: str) -> str:
     value = flags[name].value if name in flags else ""
     return str(value[0] if isinstance(value, list) and value else value)
-
-
-def _fits(cell: Cell, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (cell.name, cell.row, cell.model))
-
-
-def _of(run: StudyRun, cells: Sequence[str]) -> bool:
-    return run.name.partition("/")[0] in cells

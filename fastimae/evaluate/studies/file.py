@@ -17,10 +17,11 @@ from fastimae.evaluate.options.base import EvalOptions
 from fastimae.evaluate.pages.tables import is_number
 from fastimae.evaluate.studies.content import Content
 from fastimae.evaluate.studies.flag_words import Flag
+from fastimae.paths import expanded
 from fastimae.settings import Settings
 from fastimae.wording import did_you_mean
 
-OF_STUDY = ("output_dir", "log_dir", "resume", "device", "num_workers", "seed")
+OF_STUDY = ("output_dir", "log_dir", "resume", "device", "num_workers", "seed", "print_config")
 """Flags of all commands that the study sets itself."""
 OF_EVALUATION = (*OF_STUDY, "checkpoint", "feature_dir")
 _PARTS = ("about", "train", "models", "evaluations", "columns", "plot", "paper")
@@ -135,7 +136,7 @@ def _model(content: Content, name: str) -> Model:
         name=name,
         flags=_free(content, flags, OF_STUDY, *keys),
         grid=_free(content, grid, OF_STUDY, *keys, "grid"),
-        checkpoint=Path(checkpoint) if checkpoint else None,
+        checkpoint=Path(expanded(checkpoint)) if checkpoint else None,
     )
 
 

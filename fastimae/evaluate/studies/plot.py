@@ -22,6 +22,8 @@ WIDTH, HEIGHT, BAR = 3.6, 3.2, 0.35
 """Inches of a panel, and of each bar."""
 LETTERS = 11
 """Letters of a title in an inch."""
+NAME = 20
+"""Letters of a name in one line."""
 
 
 def draw(study: Study, rows: Sequence[Row], notes: Sequence[str], path: Path) -> None:
@@ -79,7 +81,8 @@ def draw_lines(
         if known:
             axis.plot(*zip(*known, strict=True), "o--", color=color, markerfacecolor="none")
     if not numeric:
-        axis.set_xticks(range(len(values)), map(str, values), rotation=20, ha="right")
+        texts = [textwrap.fill(str(value), NAME) for value in values]
+        axis.set_xticks(range(len(values)), texts, rotation=90 if len(values) > 3 else 0)
     elif plot.log:
         axis.set_xscale("log")
 
@@ -93,7 +96,7 @@ def draw_bars(axis: Axes, rows: Sequence[Row], column: str, *, labels: bool) -> 
     texts = ["" if math.isnan(number) else f"{number:.4g}" for number in ours]
     axis.bar_label(bars, texts, padding=3, fontsize="small")
     axis.plot(_papers(rows, column), places, "o", color="gray", markerfacecolor="none")
-    axis.set_yticks(places, [row.name for row in rows])
+    axis.set_yticks(places, [textwrap.fill(row.name, NAME) for row in rows])
     axis.margins(x=0.2)
     if not axis.yaxis_inverted():
         axis.invert_yaxis()

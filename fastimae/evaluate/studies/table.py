@@ -40,8 +40,8 @@ class Row(NamedTuple):
 
     @property
     def seeds(self) -> int:
-        """The number of seeds that every column has."""
-        return min(map(len, self.numbers.values()))
+        """The number of seeds that are done in every column that the row has."""
+        return min((len(values) for values in self.numbers.values() if values), default=0)
 
 
 def rows(study: Study, commands: Commands) -> list[Row]:
@@ -63,7 +63,7 @@ def rows(study: Study, commands: Commands) -> list[Row]:
 
 def table(study: Study, found: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the table: None for numbers that are missing, or that the paper has not."""
-    several = any(row.seeds > 1 for row in found)
+    several = any(len(values) > 1 for row in found for values in row.numbers.values())
     in_paper = {name for row in found for name in row.paper}
     realised = {name for row in found for name in row.realised}
     lines = []

@@ -15,6 +15,7 @@ from fastimae.engine.output_folders import claim_folders
 from fastimae.engine.run_file import to_yaml
 from fastimae.evaluate.options.study import StudyOptions
 from fastimae.evaluate.pages.tables import markdown
+from fastimae.evaluate.result_files import check_own
 from fastimae.evaluate.results import Results
 from fastimae.evaluate.studies.commands import Commands
 from fastimae.evaluate.studies.file import read_study, unknown_names
@@ -23,6 +24,7 @@ from fastimae.evaluate.studies.runs import StudyRun, run_once, state
 from fastimae.evaluate.studies.shipped import find_study
 from fastimae.evaluate.studies.table import rows, table
 from fastimae.folders import write_text
+from fastimae.loaders.errors import DataError
 from fastimae.log import log
 from fastimae.settings import ConfigError
 
@@ -34,11 +36,12 @@ def run(options: StudyOptions) -> None:
     options.check()
     study = read_study(find_study(options.study), options.set)
     commands = Commands(study, options)
-    runs = commands.chosen(commands.runs())
+    runs = commands.runs()
     states = check(commands, runs)
     if options.dry_run:
         print(listing(runs, states))
         return
+    check_own(options.output_dir, "study")
     with claim_folders(options.output_dir):
         _run(commands, runs)
 
@@ -52,6 +55,10 @@ def check(commands: Commands, runs: Sequence[StudyRun]) -> list[str]:
         log.warning("the study has no %s, of which the paper has numbers", ", ".join(names))
     if (launcher := commands.launcher) and not shutil.which(launcher[0]):
         raise ConfigError(f"--launcher {launcher[0]}: there is no such program")
+    for flag in ("ffcv", "data_path"):
+        path = getattr(commands.options, flag)
+        if path and not path.exists():
+            raise DataError(f"--{flag} {path}: there is no such file or folder")
     for cell in commands.cells:
         if cell.checkpoint and not cell.checkpoint.is_file():
             keys = ("models", cell.model, "checkpoint")
