@@ -1,4 +1,4 @@
-"""The YAML file that --config names: its settings, and the line of each for errors."""
+"""A YAML file of settings, such as the one that --config names, and the line of each for errors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,30 @@ from fastimae.flags import OnceLoader, spelled
 from fastimae.paths import expanded
 from fastimae.settings import ConfigError
 
+_DEEPEST = 5
+"""Mappings within each other whose lines are known; a file may even be its own value."""
 _FORM = "expected lines of the form 'batch_size: 64'"
 
 
 class FileSettings(dict[str, Any]):
     """The settings in a file, by name as written there; none without a file."""
 
-    def __init__(self, source: str, settings: Mapping[Any, Any], lines: Mapping[Any, int]) -> None:
-        """Copy the settings. source: the file, as errors name it. lines: the line of each key."""
+    def __init__(
+        self, source: str, settings: Mapping[Any, Any], lines: Mapping[tuple[Any, ...], int]
+    ) -> None:
+        """Copy the settings. source: the file, as errors name it. lines: the line of each key, by
+        the keys around it and itself."""
         super().__init__(settings)
         self.source, self._lines = source, lines
 
-    def place(self, key: Any) -> str:
-        """Return where a setting is: "--config run.yaml, line 3"."""
-        return f"{self.source}, line {self._lines[key]}"
+    def place(self, *keys: Any) -> str:
+        """Return where a setting is: "--config run.yaml, line 3".
+
+        keys: those around it and its own; the line is that of the last that has one.
+        """
+        known = (keys[:count] for count in range(len(keys), 0, -1))
+        line = next((self._lines[some] for some in known if some in self._lines), None)
+        return f"{self.source}, line {line}" if line else self.source
 
     def names(self) -> set[str]:
         """Return the settings in the file, by flag name."""
@@ -60,15 +70,15 @@ def config_file(flags: Mapping[str, str]) -> FileSettings:
         path = Path(expanded(flags["config"]))
     except ValueError as error:
         raise ConfigError(f"--config {error}") from None
-    return read_yaml(path)
+    return read_yaml(path, f"--config {path}")
 
 
-def read_yaml(path: Path) -> FileSettings:
-    """Read a --config file, such as a run.yaml, whose `starts` are no settings.
+def read_yaml(path: Path, source: str) -> FileSettings:
+    """Read a file of settings, such as a run.yaml, whose `starts` are no settings.
 
-    Raises ConfigError if it is missing, or does not consist of settings.
+    source: the file, as errors name it. Raises ConfigError if it is missing, or does not consist of
+    settings.
     """
-    source = f"--config {path}"
     text = _read_text(path, source)
     try:
         loader = OnceLoader(text)
@@ -79,10 +89,20 @@ def read_yaml(path: Path) -> FileSettings:
     if not isinstance(settings, dict) or not text.strip():
         what = type(settings).__name__.replace("dict", "empty file").replace("str", "text")
         raise ConfigError(f"{source}: {_FORM}, not {'an' if what[0] in 'aeiou' else 'a'} {what}")
-    keys = [key for key, _ in root.value] if root else []
-    lines = {loader.construct_object(key): key.start_mark.line + 1 for key in keys}
     settings.pop(STARTS, None)
-    return FileSettings(source, settings, lines)
+    return FileSettings(source, settings, dict(_lines(root, loader)))
+
+
+def _lines(
+    node: yaml.Node | None, loader: OnceLoader, above: tuple[Any, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """Yield the keys of nested mappings, each with those above it, and the line of each."""
+    if not isinstance(node, yaml.MappingNode) or len(above) == _DEEPEST:
+        return
+    for key, value in node.value:
+        keys = (*above, loader.construct_object(key))
+        yield keys, key.start_mark.line + 1
+        yield from _lines(value, loader, keys)
 
 
 def _read_text(path: Path, source: str) -> str:

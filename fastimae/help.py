@@ -103,7 +103,8 @@ def _recipe_lines(recipes: Recipes, width: int, *, full: bool) -> list[str]:
         return ["", *textwrap.wrap(names, width, break_on_hyphens=False)]
     column = max(map(len, recipes)) + 4
     rows = [_row(name, documentation(each)[0], width, column) for name, each in recipes.items()]
-    return ["", "Recipes, for --recipe.", *itertools.chain.from_iterable(rows)]
+    title = getattr(recipes, "title", "Recipes, for --recipe.")
+    return ["", title, *itertools.chain.from_iterable(rows)]
 
 
 def _about(prog: str, options: type) -> list[str]:

@@ -30,7 +30,7 @@ def test_we_know_all_flags_of_a_command(program, capsys, monkeypatch):
     # Descriptions are indented, with or without a frame.
     lines = re.findall(r"^[│ ] {0,2}(--.*?)(?:  |│|$)", text, re.MULTILINE)
     said = {flag for line in lines for flag in re.findall(r"--\w+", line)}
-    names = ("src", "out", "data", "runs", "run_folder", "train_flags")
+    names = ("src", "out", "data", "runs", "run_folder", "study", "train_flags")
     positional = {f"--{name}" for name in names}
     known = set(flags_of(options))
     assert said <= known and "--debug" in said
@@ -88,7 +88,7 @@ def test_what_is_no_flag_may_come_twice(argv):
 def test_nor_does_a_config_file(tmp_path, text, name):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError, match=f"--config .*: {name} is given twice"):
-        read_yaml(tmp_path / "a.yaml")
+        read_yaml(tmp_path / "a.yaml", "--config a.yaml")
 
 
 @pytest.mark.parametrize("argv", ["--out a --out b", "--out=a --out=b"], ids=["apart", "joined"])
@@ -103,13 +103,23 @@ def test_nor_do_benchmarks(argv, capsys):
     ("flags", "said"),
     [
         (["--", "--num_workers", "3"], "--num_workers after --"),
-        (["--", "--same-prob=1"], "--same_prob after --"),
-        (["--linear_flags=--seed 3"], "--seed in --linear_flags"),
-        (["--finetune_flags=--output-dir=x"], "--output_dir in --finetune_flags"),
+        (["--", "--same-prob=1"], "--same_class_ratio after --"),
+        (["--set", "evaluations.linear.seed=3"], "evaluations.linear.seed"),
+        (["--set", "models.baseline.output-dir=x"], "models.baseline.output_dir"),
     ],
 )
 def test_a_study_says_what_it_sets_itself(tmp_path, flags, said, capsys):
     pytest.importorskip("sklearn")
-    argv = ["semantics", "--ffcv", "a", "--val", "b", "--output_dir", str(tmp_path), *flags]
+    argv = [
+        "study",
+        "same_class_ratio",
+        "--ffcv",
+        "a",
+        "--val",
+        "b",
+        "--output_dir",
+        str(tmp_path),
+        *flags,
+    ]
     assert cli.evaluate(argv) == 2
     assert f"{said}: the study sets that itself" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_help_takes_two_screens_and_all_of_it_is_a_flag_away(program, capsys):
     assert len(short.splitlines()) <= TWO_SCREENS
     assert max(map(len, full.splitlines())) <= 100
     known = {flag for flag in flags_of(OPTIONS[program]) if not flag.startswith("--no_")}
-    positional = ("src", "out", "data", "runs", "run_folder", "train_flags", "checkpoint")
+    positional = ("src", "out", "data", "runs", "run_folder", "study", "train_flags", "checkpoint")
     assert flags_in(short) < flags_in(full)
     assert known - {f"--{name}" for name in positional} <= flags_in(full)
     hidden = re.search(r"^(\d+) more flags?, .*: (.*)$", short, re.MULTILINE)

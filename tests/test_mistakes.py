@@ -123,7 +123,10 @@ eval separability                       | --checkpoint PATH and --teacher PATH a
 eval report no_such_folder              | no_such_folder
 eval compare a b --ouput_dir x          | did you mean --output_dir?
 eval compare a --all b                  | b is apart from the others: give them in a row
-eval semantics --vall F.beton           | did you mean --val?
+eval study few.yaml --vall F.beton      | did you mean --val?
+eval study --val F.beton                | FILE is missing: The study: a YAML file, or the name
+eval study few.yaml run.yaml            | few.yaml: No such file
+eval semantics --ratios 0               | use fastimae-eval study imae_table1_cifar10
 export                                  | CHECKPOINT, OUT and --to {timm,
 export x.pth                            | OUT and --to
 export x.pth y                          | --to {timm,huggingface,mae,fastimae} is missing: Layout
@@ -176,7 +179,7 @@ def test_a_mistake_that_we_do_not_know_is_one_line_of_tyros(capsys, monkeypatch)
     assert "--learning_rate" in line and line.endswith("(fastimae-train --help)")
 
 
-VARIED = ["train", "convert", "bench", "export", "eval fewshot", "eval semantics", "eval compare"]
+VARIED = ["train", "convert", "bench", "export", "eval fewshot", "eval study", "eval compare"]
 """Commands that together have flags of all types, and positional arguments of all kinds."""
 
 

@@ -20,7 +20,7 @@ from fastimae.folders import FolderError, new_folder
 TRAIN = "train --model mae_vit_nano_patch16 --input_size 32 --batch_size 8 --num_workers 0"
 FOLDERS = "--output_dir new/deep/out --log_dir new/other/log"
 EVAL = "--num_workers 0 --device cpu"
-OF_CHECKPOINTS = [task for task in TASKS if task not in ("semantics", "report", "compare")]
+OF_CHECKPOINTS = [task for task in TASKS if task not in ("study", "report", "compare")]
 MORE = {"separability": "--teacher mae/checkpoint-last.pth"}
 FAILS = [
     f"{TRAIN} --data_path nowhere {FOLDERS}",
@@ -40,7 +40,8 @@ FAILS = [
     "import_ broken.pth new/deep/out.pth",
     "evaluate report --run no_images --output new/deep/page.html",
     "evaluate compare no_images nowhere --output_dir new/deep/out",
-    "evaluate semantics --data_path nowhere --ratios 0 --output_dir new/deep/out",
+    "evaluate study same_class_ratio --data_path nowhere --output_dir new/deep/out",
+    "evaluate study same_class_ratio --data_path images --output_dir new/deep/out --only x",
     f"evaluate finetune {EVAL} --checkpoint mae/checkpoint-last.pth --data_path flat {FOLDERS}",
     f"evaluate knn {EVAL} --checkpoint mae/checkpoint-last.pth --data_path flat --feature_dir new",
     *(

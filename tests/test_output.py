@@ -38,7 +38,7 @@ SMALL = {
     "tsne": "--samples 20 --perplexity 3",
 }
 """Flags that make a task quick."""
-OF_CHECKPOINTS = [task for task in TASKS if task not in ("semantics", "report", "compare")]
+OF_CHECKPOINTS = [task for task in TASKS if task not in ("study", "report", "compare")]
 TRAIN = (
     "--synthetic --synthetic_samples 16 --model mae_vit_nano_patch16 --input_size 32 "
     "--batch_size 8 --num_workers 0 --device cpu --epochs 1 --warmup_epochs 0"
@@ -69,11 +69,11 @@ def task_command(task):
     return f"fastimae-eval {task} --checkpoint {{imae}} {flags} {SMALL.get(task, '')}"
 
 
-SEMANTICS = "fastimae-eval semantics --data_path {images} --ratios 0"
+STUDY = "fastimae-eval study same_class_ratio --data_path {images} --only baseline"
 WRITES = {
     "train": (f"fastimae-train {TRAIN} --output_dir", "--output_dir"),
     "train, log_dir": (f"fastimae-train {TRAIN} --output_dir {{out}} --log_dir", "--log_dir"),
-    "semantics": (f"{SEMANTICS} --output_dir", "--output_dir"),
+    "study": (f"{STUDY} --output_dir", "--output_dir"),
     "compare": ("fastimae-eval compare {mae.parent} {imae.parent} --output_dir", "--output_dir"),
     **{task: (f"{task_command(task)} --output_dir", "--output_dir") for task in OF_CHECKPOINTS},
     **{

@@ -22,8 +22,8 @@ from fastimae.settings import ConfigError
 NO_PATHS = {
     *("device", "recipe", "objective", "model", "teach_model", "dist_url", "aa"),
     *("label_field", "image_field", "class_names", "wandb"),
-    # Parsed as flags again:
-    *("train_flags", "linear_flags", "finetune_flags", "mixtureprobe_flags"),
+    *("train_flags", "launcher"),  # words of commands
+    *("set", "only"),
 }
 """Text settings in which nothing is expanded."""
 

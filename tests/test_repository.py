@@ -78,9 +78,9 @@ MAY_IMPORT = {
         "objectives",
     },
     "evaluate": {
-        *("arguments", "best_effort", "config", "config_file", "cpus", "engine", "flags"),
-        *("folders", "help", "interop", "kernels", "loaders", "locks", "models", "objectives"),
-        *("pictures", "progress", "trained"),
+        *("arguments", "best_effort", "config", "config_file", "cpus", "declarations", "engine"),
+        *("flags", "folders", "help", "interop", "kernels", "loaders", "locks", "models"),
+        *("objectives", "paths", "pictures", "progress", "recipes", "trained", "values"),
     },
     "interop": {"engine", "folders", "locks", "models"},
     "foreign_models": {"kernels"},

@@ -28,13 +28,11 @@ from fastimae.evaluate.options.figures import (
 from fastimae.evaluate.options.finetune import FinetuneOptions
 from fastimae.evaluate.options.labels import FewshotOptions, KnnOptions
 from fastimae.evaluate.options.linear import LinearOptions
-from fastimae.evaluate.options.mixtures import (
-    MixtureprobeOptions,
-    SemanticsOptions,
-    SeparabilityOptions,
-)
+from fastimae.evaluate.options.mixtures import MixtureprobeOptions, SeparabilityOptions
 from fastimae.evaluate.options.msem import MsemOptions, recipe_for
 from fastimae.evaluate.options.pages import CompareOptions, ReportOptions
+from fastimae.evaluate.options.study import StudyOptions
+from fastimae.evaluate.studies.shipped import SHIPPED
 from fastimae.flags import flags_of, given_in, path_argument
 from fastimae.help import Recipes, help_asked
 from fastimae.settings import Settings, check_idle, config_errors, without_idle
@@ -84,14 +82,22 @@ TASKS = {
         recipe_for=recipe_for,
     ),
     "mixtureprobe": Task(MixtureprobeOptions, "classes read from the latents of mixtures"),
-    "semantics": Task(SemanticsOptions, "study over same-class ratios, as in the i-MAE paper"),
     "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),
     "attention": Task(AttentionOptions, "attention maps"),
     "weights": Task(WeightsOptions, "distributions of weights"),
     "tsne": Task(TsneOptions, "features of images in the plane (t-SNE)"),
+    "study": Task(
+        StudyOptions,
+        "pre-train and evaluate the models of a file",
+        recipes=SHIPPED,
+    ),
     "report": Task(ReportOptions, "an HTML page of a run"),
     "compare": Task(CompareOptions, "several runs side by side"),
 }
+_FORMER = {
+    "semantics": f"use {PROG} study imae_table1_cifar10, or same_class_ratio for images of your own"
+}
+"""Names of tasks that are gone, and what to use instead."""
 
 
 def evaluate(argv: Sequence[str]) -> int:
@@ -121,6 +127,8 @@ def _no_task(word: str, rest: Sequence[str]) -> str:
         task = next((each for each in rest if each in TASKS), "knn")
         flag = "" if word.startswith("-") else "--checkpoint "
         return f"the task comes first: {PROG} {task} {flag}{word} ..."
+    if word in _FORMER:
+        return f"there is no task {word} any more: {_FORMER[word]}"
     near = did_you_mean(word, TASKS) or f": use one of {', '.join(TASKS)}"
     return f"there is no task {word}{near}"
 

@@ -62,7 +62,7 @@ class Results:
             "task": self.task,
             "numbers": numbers,
             "settings": _settings(options),
-            "checkpoint": str(options.checkpoint),
+            **_checkpoint(options),
             **(origin or {}),
             "pictures": self.pictures,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -111,6 +111,11 @@ def _recorded(options: Any) -> dict[str, Any]:
     """Return the settings for run.yaml."""
     keep = options.recorded if isinstance(options, EvalOptions) else ()
     return run_settings(plain_settings(options), keep)
+
+
+def _checkpoint(options: Any) -> dict[str, str]:
+    """Return the file of the model; nothing of a study, which has many."""
+    return {"checkpoint": str(options.checkpoint)} if isinstance(options, EvalOptions) else {}
 
 
 def _settings(options: Any) -> dict[str, Any]:

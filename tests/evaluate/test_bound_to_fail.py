@@ -127,8 +127,8 @@ def test_attention_of_images_that_cannot_be_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--mixtureprobe_flags=--mix_ratios x"], "--mix_ratios"),
-        (["--linear_flags=--epochs 0"], "--epochs must be positive"),
+        (["--set", "evaluations.finetune.mixup=x"], "--mixup takes a number, not x"),
+        (["--set", "evaluations.linear.epochs=0"], "--epochs must be positive"),
         (["--val", "gone"], "--val gone: there is no such file"),
         (["--", "--no_such_flag"], "no_such_flag"),
         (["--", "--recipe", "unknown"], "--recipe unknown is not one of"),
@@ -139,8 +139,9 @@ def test_a_study_finds_what_its_last_cell_cannot_take(
     given, tmp_path, monkeypatch, flags, said, capsys
 ):
     ran = []
-    monkeypatch.setattr("fastimae.evaluate.tasks.semantics.run_once", ran.append)
-    argv = ["semantics", "--data_path", str(given / "data"), "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr("fastimae.evaluate.tasks.study.run_once", ran.append)
+    argv = ["study", "same_class_ratio", "--data_path", str(given / "data")]
+    argv += ["--output_dir", str(tmp_path / "out")]
     assert evaluate([*argv, *flags]) == 2
     assert said in capsys.readouterr().err and ran == []
 

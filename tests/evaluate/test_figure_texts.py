@@ -11,7 +11,10 @@ pytest.importorskip("sklearn")
 from fastimae.evaluate.figures import attention_pictures, weight_plots
 from fastimae.evaluate.figures.weight_measures import matrices_of
 from fastimae.evaluate.mixing import separability_figures
-from fastimae.evaluate.tasks import mixtureprobe, semantics, tsne
+from fastimae.evaluate.studies import plot
+from fastimae.evaluate.studies.file import read_study
+from fastimae.evaluate.studies.table import Row
+from fastimae.evaluate.tasks import mixtureprobe, tsne
 from fastimae.objectives.pictures import LEAK_NOTE
 from fastimae.pictures import plots
 from fastimae.pictures.picture_table import draw_picture_table
@@ -60,14 +63,28 @@ def points(count):
     return lambda path: tsne.draw(panels, np.arange(40) % 20, names, path)
 
 
+def draw_study(path, x):
+    """Draw a study of long names; x: the flag of its plot, None for bars."""
+    models = "models: {a: {grid: {model: [x, y]}}}\nevaluations: {knn: , linear: }"
+    file = path.with_suffix(".yaml")
+    file.write_text(f"about: What {' and '.join(NAMES)} do\n{models}\n")
+    study = read_study(file, [f"plot={{x: {x}}}"] if x else [])
+    rows = [
+        Row(f"{NAMES[2]}-{name}", NAMES[2], {"model": name}, {}, {"knn": [50.0], "linear": [3.5]},
+            {"knn": 60.5})
+        for name in NAMES[1:3]
+    ]  # fmt: skip
+    plot.draw(
+        study, rows, ["Ours: " + " --flag value" * 30, "The paper's: another sentence."], path
+    )
+
+
 LABELS = [f"{name}\ni-MAE, not distilled\nsame_class_ratio 0.25" for name in NAMES]
 LAYERS = [
     {"model": name, "layer": layer, "near_zero": 0.1, "hoyer": 0.2, "kurtosis": -1.0,
      "entropy_bits": 3.0, "distance_pixels": 9.0, "patch_share": 0.5}
     for name in NAMES for layer in range(12)
 ]  # fmt: skip
-STUDY = [{"model": name, "same_class_ratio": ratio, "linear": 50.0, "mixtureprobe": 3.0}
-         for name, ratio in (("baseline", None), ("r0", 0.0), ("r1", 1.0))]  # fmt: skip
 DRAW = {
     "a table of one narrow column": table(1, 1.1),
     "a table of small pictures": table(4, 0.9),
@@ -76,7 +93,8 @@ DRAW = {
     "separability at one ratio": lambda path: separability_figures.draw(
         [row | {"mse_after_held_out": 9.0} for row in ROWS[::3]], path, NOTE
     ),
-    "semantics": lambda path: semantics.draw(STUDY, ("linear", "mixtureprobe"), path),
+    "a study of lines": lambda path: draw_study(path, "model"),
+    "a study of bars": lambda path: draw_study(path, None),
     "attention": lambda path: attention_pictures.draw(
         PICTURE, torch.rand(2, 1, 16), [0, 11], (4, 4), (1, 1), path
     ),

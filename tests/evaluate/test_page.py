@@ -110,18 +110,18 @@ def test_the_page_of_a_folder_without_checkpoint(tmp_path):
 
 
 def test_a_study_names_whose_evaluation_is_whose(tmp_path):
-    write_results(tmp_path / "study", "semantics", {"table": [{"model": "r1", "linear": 50.5}]})
+    write_results(tmp_path / "study", "study", {"table": [{"model": "r1", "linear": 50.5}]})
     write_results(tmp_path / "study" / "r1" / "eval-linear", "linear", {"acc1": 50.5})
     write_results(tmp_path / "study" / "other place", "linear", {"acc1": 20.5})
-    write_png(tmp_path / "study" / "semantics.png", 0)
+    write_png(tmp_path / "study" / "study.png", 0)
     found = read_run(tmp_path / "study")
     names = [item.name for item in found.evaluations]
-    assert sorted(names) == ["linear (other place)", "linear (r1)", "semantics"]
+    assert sorted(names) == ["linear (other place)", "linear (r1)", "study"]
     assert found.pictures == ()
     _, page = report(tmp_path / "study")
     assert len(page.images) == 1
-    headings = [word for word in page.words if word in ("Same-class ratios", "Linear (r1)")]
-    assert headings[:2] == ["Same-class ratios", "Linear (r1)"]
+    headings = [word for word in page.words if word in ("Study", "Linear (r1)")]
+    assert headings[:2] == ["Study", "Linear (r1)"]
 
 
 def test_runs_are_read_as_they_were_left(a_run):

@@ -1,19 +1,15 @@
-"""Flags of the tasks about mixtures: separability, mixtureprobe, semantics."""
+"""Flags of the tasks about mixtures: separability, mixtureprobe."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-from fastimae.config import OutputSettings
 from fastimae.evaluate.options.base import SeveralOptions
 from fastimae.evaluate.options.labels import LogisticSettings
 from fastimae.evaluate.options.masks import MaskUnitOptions
-from fastimae.loaders.settings import ReadSettings
 from fastimae.models.settings import MASK_RATIO, HeadSpace
 from fastimae.settings import (
     Count,
@@ -23,14 +19,10 @@ from fastimae.settings import (
     NotNegative,
     PositiveFloat,
     PositiveInt,
-    Seeded,
-    Settings,
-    Share,
 )
 
 PAPER_SAMPLES, PAPER_RATIO = 100, 0.3
 """Images and mixing ratio of the i-MAE paper's table 2."""
-Probe = Literal["linear", "finetune", "mixtureprobe"]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -113,48 +105,3 @@ class MixtureprobeOptions(LogisticSettings, ComparisonOptions):
     """Weights of the subordinate image."""
     mask_ratio: float = 0.0
     """Share of patches that are masked."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class SemanticsOptions(Settings):
-    """Pre-train, probe and fine-tune i-MAE over same-class ratios; repeat the command to resume.
-
-    Flags of fastimae-train come last, after --:
-
-        fastimae-eval semantics --ffcv a.beton --val b.beton -- --recipe imae_cifar10
-    """
-
-    train_flags: tyro.conf.Positional[
-        Annotated[tuple[str, ...], tyro.conf.arg(metavar="-- FLAGS OF fastimae-train")]
-    ] = ()
-    """Flags for every pre-training; the study sets data, ratio and output_dir."""
-    ratios: tuple[Share, ...] = (0.0, 0.5, 1.0)
-    """Shares of mixtures whose two images share a class."""
-    tasks: tuple[Probe, ...] = ("linear", "finetune", "mixtureprobe")
-    """Tasks to run on each pre-trained model."""
-    checkpoint: Path | None = None
-    """A MAE trained without mixing, as the first row of the table."""
-    ffcv: Path | None = None
-    """The .beton file to train on."""
-    data_path: Path | None = None
-    """A folder of images instead, with a subfolder per class."""
-    val: Path | None = None
-    """The .beton file or folder to test on. None: the val/ in --data_path."""
-    linear_flags: str = ""
-    """Flags for fastimae-eval linear: --linear_flags="--epochs 50"."""
-    finetune_flags: str = ""
-    """Flags for fastimae-eval finetune, likewise."""
-    mixtureprobe_flags: str = ""
-    """Flags for fastimae-eval mixtureprobe, likewise."""
-    config: Path | None = OutputSettings.config
-    """YAML file of options, such as another study's run.yaml; flags override it."""
-    output_dir: Path = Path("semantics")
-    """Folder for the table, with a subfolder for each ratio."""
-    device: str = OutputSettings.device
-    """cuda, cuda:N, cpu, or auto."""
-    num_workers: Count | None = ReadSettings.num_workers
-    """Threads that decode images. None: one per core."""
-    seed: int = Seeded.seed
-    """Seed of every run of the study."""
-    debug: Expert[bool] = False
-    """Show tracebacks."""

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 
 from fastimae.evaluate.pages.evaluations import Evaluation
 
-ORDER = ("semantics", "msem", "finetune", "linear", "knn", "fewshot", "cluster", "separability",
+ORDER = ("study", "msem", "finetune", "linear", "knn", "fewshot", "cluster", "separability",
          "mixtureprobe", "reconstruct", "attention", "tsne", "weights")  # fmt: skip
 TITLES = {
-    "semantics": "Same-class ratios",
     "finetune": "Fine-tuning",
     "knn": "Nearest neighbours",
     "fewshot": "Few labels",

@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fastimae.engine.launcher import without_ranks
-from fastimae.evaluate.result_files import RESULTS
+from fastimae.evaluate.origin import check_result_is_of
+from fastimae.evaluate.result_files import RESULTS, read_results
 from fastimae.folders import write_text
 from fastimae.log import log
 from fastimae.settings import ConfigError
@@ -27,34 +28,65 @@ PROGRAMS = {
 """Python's arguments for each command, which may not be on the PATH."""
 _FREE = ("--num_workers", "--device")
 """Flags, each with one value, that may change when a run is resumed: they change no result."""
+_STOPPED = {status for number in (signal.SIGINT, signal.SIGTERM)
+            for status in (-number, 128 + number)}  # fmt: skip
+"""Exit statuses of a command that Ctrl-C or SIGTERM has ended."""
 
 
 class StudyRun(NamedTuple):
     """A command that leaves its result in a folder, and resumes there when run again."""
 
     name: str
+    """A model, imae-0.5, or an evaluation of it, imae-0.5/linear."""
     folder: Path
     command: Sequence[str]
     """One of PROGRAMS, then its flags."""
     done: Callable[[], bool]
     """Whether the folder holds the finished result."""
+    needs: Sequence[str] = ()
+    """Names of runs that must come before."""
+    check: Callable[[], None] = lambda: None
+    """Raises the errors of the command's flags."""
+    checkpoint: Path | None = None
+    """The model that an evaluation is of."""
+    launcher: Sequence[str] = ()
+    """Words before the command."""
+
+    @property
+    def words(self) -> list[str]:
+        """The command as one would type it."""
+        return [*self.launcher, *self.command]
+
+
+def state(run: StudyRun) -> Literal["done", "begun", "missing"]:
+    """Return how far a run is.
+
+    Raises ConfigError if its folder belongs to another command, and CheckpointError if its result
+    is of other weights than the checkpoint holds now.
+    """
+    if not _has_begun(run.folder):
+        return "missing"
+    note = run.folder / NOTE
+    _check_same(run, json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ())
+    if not run.done():
+        return "begun"
+    if run.checkpoint:
+        check_result_is_of(run.checkpoint, read_results(run.folder), run.folder)
+    return "done"
 
 
 def run_once(run: StudyRun) -> bool:
     """Run the command unless it is done. Returns False if it was stopped before its end.
 
-    Raises ConfigError if the command fails, or if the folder belongs to another command.
+    Raises ConfigError if the command fails, and the errors of `state`.
     """
-    note = run.folder / NOTE
-    if _has_begun(run.folder):
-        _check_same(run, json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ())
-        if run.done():
-            log.info("%s: already done, in %s", run.name, run.folder)
-            return True
+    if state(run) == "done":
+        log.info("%s: already done, in %s", run.name, run.folder)
+        return True
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(note, json.dumps(list(run.command)) + "\n")
-    log.info("%s: %s", run.name, shlex.join(run.command))
-    if code := call(run.command):
+    write_text(run.folder / NOTE, json.dumps(run.words) + "\n")
+    log.info("%s: %s", run.name, shlex.join(run.words))
+    if (code := call(run.words)) and code not in _STOPPED:
         raise ConfigError(
             f"{run.name} failed with exit status {code}; see its messages above. The same command "
             "resumes from there"
@@ -62,15 +94,16 @@ def run_once(run: StudyRun) -> bool:
     return run.done()
 
 
-def call(command: Sequence[str]) -> int:
+def call(words: Sequence[str]) -> int:
     """Run one of our commands to its end and return its exit status.
 
     SIGTERM is passed on, and Ctrl-C reaches the command anyway: it may then save and stop, which is
     waited for.
     """
-    program, *flags = command
+    at = next(at for at, word in enumerate(words) if word in PROGRAMS)
+    python = [sys.executable, *PROGRAMS[words[at]]]
     process = subprocess.Popen(
-        [sys.executable, *PROGRAMS[program], *flags], env=without_ranks(os.environ)
+        [*words[:at], *python, *words[at + 1 :]], env=without_ranks(os.environ)
     )
     with _passing_on_sigterm(process):
         while True:
@@ -95,7 +128,7 @@ def _has_begun(folder: Path) -> bool:
 
 
 def _check_same(run: StudyRun, before: Sequence[str]) -> None:
-    if _significant(before) != _significant(run.command):
+    if _significant(before) != _significant(run.words):
         raise ConfigError(
             f"{run.folder} belongs to another command: use another --output_dir, or remove that "
             f"folder ({shlex.join(before) or 'its command is not known'})"

@@ -1,0 +1,145 @@
+"""The studies that come with FastIMAE: the papers' numbers, and flags that all commands take."""
+
+import re
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("timm")
+
+from fastimae.evaluate.command import options_of
+from fastimae.evaluate.options.study import StudyOptions
+from fastimae.evaluate.studies.commands import Commands
+from fastimae.evaluate.studies.file import read_study, unknown_names
+from fastimae.evaluate.studies.shipped import SHIPPED, find_study
+from fastimae.evaluate.tasks.study import check
+
+PAPERS = """
+imae_table1_cifar10       | baseline           | finetune 90.78   linear 72.47
+imae_table1_cifar10       | imae-0             | finetune 91.67   linear 70.53
+imae_table1_cifar10       | imae-0.5           | finetune 92.34   linear 72.80
+imae_table1_cifar10       | imae-1             | finetune 91.60   linear 77.61
+imae_table1_cifar100      | baseline           | finetune 68.66   linear 32.57
+imae_table1_cifar100      | imae-0             | finetune 68.34   linear 29.22
+imae_table1_cifar100      | imae-0.5           | finetune 69.50   linear 30.11
+imae_table1_cifar100      | imae-1             | finetune 69.33   linear 33.39
+imae_table1_tiny_imagenet | baseline           | finetune 59.28   linear 19.62
+imae_table1_tiny_imagenet | imae-0             | finetune 60.91   linear 18.23
+imae_table1_tiny_imagenet | imae-0.5           | finetune 60.58   linear 18.51
+imae_table1_tiny_imagenet | imae-1             | finetune 61.13   linear 20.40
+imae_table2_cifar10       | baseline           | before 3.5899    after 0.0584
+imae_table2_cifar10       | imae_not_distilled | before 0.1384    after 0.0568
+imae_table2_cifar10       | imae               | before 0.0331    after 0.0474
+imae_table2_cifar100      | baseline           | before 3.0840    after 0.0487
+imae_table2_cifar100      | imae_not_distilled | before 0.2999    after 0.0475
+imae_table2_cifar100      | imae               | before 0.0312    after 0.0456
+imae_table2_tiny_imagenet | baseline           | before 10.38     after 0.0204
+imae_table2_tiny_imagenet | imae_not_distilled | before 0.0723    after 0.0363
+imae_table2_tiny_imagenet | imae               | before 0.0708    after 0.0352
+imae_table2_imagenet      | baseline           | before 13.91     after 0.2004
+imae_table2_imagenet      | imae_not_distilled | before 0.8799    after 0.1316
+imae_table2_imagenet      | imae               | before 0.2760    after 0.1838
+imae_tables3_4_cifar10    | baseline           | finetune 90.78   linear 72.47
+imae_tables3_4_cifar10    | imae-0.5           | finetune 92.00
+imae_tables3_4_cifar10    | imae-1             | linear 77.61
+imae_tables3_4_cifar100   | baseline           | finetune 68.66   linear 32.57
+imae_tables3_4_cifar100   | imae-0.5           | finetune 69.50
+imae_tables3_4_cifar100   | imae-1             | linear 33.39
+imae_tables3_4_tiny_imagenet | baseline        | finetune 59.28   linear 19.62
+imae_tables3_4_tiny_imagenet | imae-1          | finetune 61.63   linear 20.40
+hierarchical_table1_ratios | ratio-0.1         | linear 47.45
+hierarchical_table1_ratios | ratio-0.25        | linear 53.58
+hierarchical_table1_ratios | ratio-0.5         | linear 60.07
+hierarchical_table1_ratios | ratio-0.75        | linear 67.41
+hierarchical_table1_ratios | ratio-0.9         | linear 62.97
+hierarchical_table1_units | unit-8             | linear 62.57
+hierarchical_table1_units | unit-16            | linear 68.96
+hierarchical_table1_units | unit-32            | linear 73.31
+hierarchical_table4       | patch8             | linear 62.57
+hierarchical_table4       | patch16            | linear 67.41
+hierarchical_table4       | patch32            | linear 55.51
+"""
+
+
+def numbers_of_papers():
+    """Return {study: {row: {column: number}}} of the table above."""
+    found = {}
+    for line in PAPERS.strip().splitlines():
+        study, row, cells = map(str.strip, line.split("|"))
+        words = cells.split()
+        numbers = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+        found.setdefault(study, {})[row] = numbers
+    return found
+
+
+def commands_of(name, *words):
+    line = [name, "--ffcv", "a.beton", "--val", "b.beton", *words]
+    options = options_of("study", line)
+    assert isinstance(options, StudyOptions)
+    return Commands(read_study(find_study(name), options.set), options)
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Be in a folder with files of images, which the checks do not open."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.beton", "b.beton"):
+        (tmp_path / name).touch()
+
+
+def test_the_numbers_are_the_papers():
+    found = {name: read_study(find_study(name)).paper for name in SHIPPED}
+    assert {name: paper for name, paper in found.items() if paper} == numbers_of_papers()
+    assert [name for name, paper in found.items() if not paper] == ["same_class_ratio"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_has_a_row_and_a_column_for_all_of_them(name):
+    commands = commands_of(name)
+    assert unknown_names(commands.study, [cell.row for cell in commands.cells]) == []
+    about = SHIPPED[name].__doc__
+    assert about == commands.study.about and len(about) <= 68 and "\n" not in about
+    if commands.study.paper:
+        source = r"The paper's numbers: .*\(arXiv 2\d{3}\.\d{5}v1\), tables? \d"
+        assert re.match(source, commands.study.conditions)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.usefixtures("images")
+def test_all_commands_are_understood(name):
+    commands = commands_of(name)
+    runs = commands.runs()
+    assert check(commands, runs) == ["missing"] * len(runs)
+
+
+RUNS_OF_TABLE_1 = ["baseline", "baseline/finetune", "baseline/linear"] + [
+    f"imae-{ratio}{evaluation}"
+    for ratio in ("0", "0.25", "0.5", "1")
+    for evaluation in ("", "/finetune", "/linear")
+]
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "tiny_imagenet"])
+def test_tables_1_3_and_4_share_their_models(data):
+    """So that in one folder none is trained twice."""
+    table1 = {run.name: run.words for run in commands_of(f"imae_table1_{data}").runs()}
+    assert list(table1) == RUNS_OF_TABLE_1
+    table34 = {run.name: run.words for run in commands_of(f"imae_tables3_4_{data}").runs()}
+    assert len(table34) == (8 - 1 if data != "tiny_imagenet" else 6)
+    assert table34.items() <= table1.items()
+
+
+def test_the_models_of_the_hierarchical_paper():
+    def flags(name, flag):
+        runs = [run.command for run in commands_of(name).runs() if "/" not in run.name]
+        return [command[command.index(flag) + 1] for command in runs]
+
+    assert flags("hierarchical_table1_ratios", "--mask_ratio") == ["0.1", "0.25", "0.5", "0.75",
+                                                                   "0.9"]  # fmt: skip
+    assert set(flags("hierarchical_table1_ratios", "--model")) == {"mae_vit_base_patch16"}
+    assert flags("hierarchical_table1_units", "--mask_patch_size") == ["8", "16", "32"]
+    assert set(flags("hierarchical_table1_units", "--model")) == {"mae_vit_base_patch8"}
+    assert flags("hierarchical_table4", "--model") == [
+        f"mae_vit_base_patch{side}" for side in (8, 16, 32)
+    ]
+    assert set(flags("hierarchical_table4", "--mask_patch_size")) == {"None"}
