@@ -66,8 +66,8 @@ MASKS = "leaves all or none of the 4 x 4 patches visible"
             "reconstruct --mask_patch_size 16 --mask_ratios 0",
             "--mask_patch_size has no effect with --mask_ratios 0",
         ),
-        ("reconstruct --others {}/large/checkpoint-last.pth", "takes images of another size"),
-        ("reconstruct --others {}/gray/checkpoint-last.pth", "takes another number of channels"),
+        ("reconstruct --others {}/large/checkpoint-last.pth", "has another image size (48, 48)"),
+        ("reconstruct --others {}/gray/checkpoint-last.pth", "has another channels (1)"),
         (
             "reconstruct --others {}/odd/checkpoint-last.pth",
             "--mask_patch_size 12 is not a multiple "

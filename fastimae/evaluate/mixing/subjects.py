@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fastimae.evaluate.candidates import Candidate
 from fastimae.evaluate.mixing.mask_units import check_masks, mask_unit_of
+from fastimae.evaluate.pages.tables import format_value
 from fastimae.objectives.imae import BRANCHES
 from fastimae.settings import ConfigError
 
@@ -60,17 +61,18 @@ def subjects_of(candidates: Sequence[Candidate], mask_patch_size: int | None) ->
 
 
 def check_same_images(candidates: Sequence[Candidate]) -> None:
-    """Raise ConfigError unless all models take images of one size and as many channels."""
+    """Raise ConfigError unless all models take the images of the first."""
     first, *others = candidates
     for other in others:
-        for what, mine, its in (
-            ("images of another size", first.model.img_size, other.model.img_size),
-            ("another number of channels", first.model.in_chans, other.model.in_chans),
+        for what, one, wanted in (
+            ("image size", other.model.img_size, first.model.img_size),
+            ("channels", other.model.in_chans, first.model.in_chans),
         ):
-            if mine != its:
+            if one != wanted:
                 raise ConfigError(
-                    f"--others {other.path} takes {what} ({its}) than {first.path} ({mine}): they "
-                    "cannot be shown the same images"
+                    f"--others {other.path} has another {what} ({format_value(one)}) than "
+                    f"--checkpoint {first.path} ({format_value(wanted)}): they cannot be shown the "
+                    "same images"
                 )
 
 
