@@ -239,7 +239,7 @@ def test_flags_of_the_command_line(place, done):
         (["--", "--epochs", "2", "--epochs", "3"], "after --: --epochs is given twice"),
         (["--", "epochs", "2"], "unexpected epochs after --"),
         (["--", "--epoch", "2"], "after --: there is no flag --epoch: did you mean --epochs"),
-        (["--", "--recipe", "demmo"], "after --: --recipe demmo is not one of: .*mean demo"),
+        (["--", "--recipe", "demmo"], "after --: --recipe demmo is not one of .*mean demo"),
         (["--", "--init", "gone.pth"], "after --: init: there is neither a model nor a file"),
         (["--set", "models.mae.epochs=0"], "--set models.mae.epochs: --epochs must be positive"),
         (["--set", "models.imae.mix_beta=-1"], "--set models.imae.mix_beta: --mix_beta must be"),
