@@ -214,7 +214,9 @@ def near_visible(
     visible_BL.scatter_(1, ids_masked.long(), 0)
     pixels_BLD = visible_BL[..., None].expand(-1, -1, patch_size**2 * channels)
     image_BHWC = unpatchify(pixels_BLD, grid, channels)
-    near_BCHW = F.max_pool2d(image_BHWC.permute(0, 3, 1, 2), 2 * reach + 1, 1, reach)
+    near_BCHW, window = image_BHWC.permute(0, 3, 1, 2), 2 * reach + 1
+    near_BCHW = F.max_pool2d(near_BCHW, (window, 1), 1, (reach, 0))
+    near_BCHW = F.max_pool2d(near_BCHW, (1, window), 1, (0, reach))
     return gather_rows(patchify(near_BCHW.permute(0, 2, 3, 1), patch_size), ids_masked) > 0
 
 

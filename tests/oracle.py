@@ -97,8 +97,8 @@ def decode(latent, visible, patches, state, heads):
 
 
 def far_values(visible, size, patch, channels, distance):
-    """Return bool [P*P*C] for each masked patch: which values are farther from all visible pixels
-    than `distance` rows or columns. size: height and width in pixels."""
+    """Return bool [P*P*C] for each patch: whether no visible pixel is at most `distance` rows and
+    at most `distance` columns away. size: height and width in pixels."""
     height, width = size
     seen = torch.zeros(height, width, dtype=torch.bool)
     for i in visible:

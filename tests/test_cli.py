@@ -372,6 +372,7 @@ def foreign_beton(tmp_path):
         ("--synthetic --input_size 33", "--input_size"),
         ("--synthetic --mask_patch_size 24", "--mask_patch_size"),
         ("--synthetic --mask_ratio 0.99", "mask_ratio"),
+        ("--synthetic --ignore_boundary 17", "--ignore_boundary 17 is not in 0..16"),
         ("--synthetic --model nothing", "--model"),
         ("--synthetic --precision fp16", "--precision"),
         ("--synthetic --device toaster", "--device"),

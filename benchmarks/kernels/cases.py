@@ -136,7 +136,7 @@ def assemble_tokens(s: ModelShape) -> KernelCase:
 
 
 def masked_l2(s: ModelShape, ignored: int = 0) -> KernelCase:
-    """Compute the loss on masked pixels, of two branches. ignored: how near visible ones not."""
+    """Compute the loss on masked pixels, of two branches. ignored: see `ignore_boundary`."""
 
     def inputs(device: torch.device) -> dict[str, Tensor]:
         own = torch.arange(s.batch, device=device)
