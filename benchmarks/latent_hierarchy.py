@@ -21,6 +21,7 @@ import networkx as nx
 import numpy as np
 
 from fastimae.evaluate.pages.tables import markdown
+from fastimae.streams import closed_early_is_fine
 
 Node = Hashable
 
@@ -118,6 +119,7 @@ def rows(
         yield {"mask_unit": unit, "mask_ratio": ratio, "mean_level": level}
 
 
+@closed_early_is_fine()
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latent_hierarchy",

@@ -95,16 +95,19 @@ def _row(left: str, right: str, width: int, column: int = COLUMN) -> list[str]:
 
 
 def _recipe_lines(recipes: Recipes, width: int, *, full: bool) -> list[str]:
-    """Return the names of the recipes; in the full help with a line on each."""
+    """Return the names of the recipes; in the full help with a line on each.
+
+    Recipes that have a title of their own are always listed with a line on each.
+    """
     if not recipes:
         return []
-    if not full:
+    title = getattr(recipes, "title", None)
+    if not full and not title:
         names = f"Recipes, for --recipe; --help-all has a line on each: {', '.join(recipes)}."
         return ["", *textwrap.wrap(names, width, break_on_hyphens=False)]
     column = max(map(len, recipes)) + 4
     rows = [_row(name, documentation(each)[0], width, column) for name, each in recipes.items()]
-    title = getattr(recipes, "title", "Recipes, for --recipe.")
-    return ["", title, *itertools.chain.from_iterable(rows)]
+    return ["", title or "Recipes, for --recipe.", *itertools.chain.from_iterable(rows)]
 
 
 def _about(prog: str, options: type) -> list[str]:

@@ -227,7 +227,7 @@ def test_the_optimizer_and_the_norm_of_table_8():
     from fastimae.evaluate.labels.probe import ProbeData
     from fastimae.evaluate.tasks.linear import build_optimizer, build_probe
 
-    features = Features(rows=torch.randn(4, 3), labels=torch.tensor([0, 1, 0, 1]), bad=0)
+    features = Features(rows=torch.randn(4, 3), labels=torch.tensor([0, 1, 0, 1]))
     probe = build_probe(ProbeData(train=features, val=features, classes=2), seed=0)
     assert isinstance(probe[0], torch.nn.BatchNorm1d) and not list(probe[0].parameters())
     made = build_optimizer(probe, LinearOptions(checkpoint="x"), 1e-2)

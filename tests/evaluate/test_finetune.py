@@ -325,7 +325,7 @@ def test_gray_images_and_another_size(tmp_path):
         (["--min_crop", "2"], "--min_crop must be above 0 and at most 1, not 2.0"),
         (["--nb_classes", "2"], "--nb_classes 2 is too few: the labels have 3"),
         (["--eval", "--output_dir", "{}/nothing"], "there is no checkpoint"),
-        (["--recipe", "mae_vit_giant"], "is not one of: mae_vit_base"),
+        (["--recipe", "mae_vit_giant"], "is not one of those in --help"),
         (["--input_size", "8", "8", "8"], "--input_size takes a side, or height and width"),
         (["--input_size", "30"], "--input_size 30x30 is not a multiple of the patch size 8"),
         (["--accum_iter", "3"], "--batch_size 12 on 1 ranks with --accum_iter 3 does not fit 24"),

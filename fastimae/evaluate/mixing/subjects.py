@@ -11,11 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fastimae.evaluate.candidates import Candidate
+from fastimae.evaluate.candidates import Candidate, check_same_images
 from fastimae.evaluate.mixing.mask_units import check_masks, mask_unit_of
-from fastimae.evaluate.pages.tables import format_value
 from fastimae.objectives.imae import BRANCHES
-from fastimae.settings import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,22 +56,6 @@ def subjects_of(candidates: Sequence[Candidate], mask_patch_size: int | None) ->
             fed = ("fed the mixture" if mixed else "fed the image") if mixing and both else ""
             subjects.append(Subject(candidate=candidate, unit=unit, mixed=mixed, fed=fed))
     return subjects
-
-
-def check_same_images(candidates: Sequence[Candidate]) -> None:
-    """Raise ConfigError unless all models take the images of the first."""
-    first, *others = candidates
-    for other in others:
-        for what, one, wanted in (
-            ("image size", other.model.img_size, first.model.img_size),
-            ("channels", other.model.in_chans, first.model.in_chans),
-        ):
-            if one != wanted:
-                raise ConfigError(
-                    f"--others {other.path} has another {what} ({format_value(one)}) than "
-                    f"--checkpoint {first.path} ({format_value(wanted)}): they cannot be shown the "
-                    "same images"
-                )
 
 
 def check_ratios(subjects: Sequence[Subject], mask_ratios: Sequence[float]) -> None:
