@@ -281,10 +281,9 @@ def masked_l2(
     pred and target are n stacked branches, [n*B, ...], with one mean each; ids_masked may then be
     [B, M], shared by all. impl: "auto" uses Triton on CUDA and torch elsewhere.
 
-    Returns a fp32 scalar, or fp32 [n] with `branches`; NaN if pred is empty. It is the mean over
-    images of the mean over each one's pixels, so that batches of a size average to one large
-    batch even where images keep different numbers of pixels. An image that keeps none counts as 0.
-    The gradient reaches only pred, in its dtype, and is 0 at pixels that are left out.
+    Returns a fp32 scalar, or fp32 [n] with `branches`: the mean over images of the mean over each
+    one's pixels (0 if it keeps none), so that equal batches average to one large batch; NaN if pred
+    is empty. The gradient reaches only pred, in its dtype, and is 0 at pixels that are left out.
     Raises ValueError or TypeError that names the argument that does not fit.
     """
     check_images(images, patch_size, mean, std)
