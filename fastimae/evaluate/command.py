@@ -18,7 +18,7 @@ from fastimae.config import parsed_settings
 from fastimae.config_file import FileSettings, config_file
 from fastimae.engine.launcher import is_surplus_process
 from fastimae.evaluate.options import finetune_recipes, linear
-from fastimae.evaluate.options.cluster import ClusterOptions
+from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
     ReconstructOptions,
@@ -26,7 +26,7 @@ from fastimae.evaluate.options.figures import (
     WeightsOptions,
 )
 from fastimae.evaluate.options.finetune import FinetuneOptions
-from fastimae.evaluate.options.labels import FewshotOptions, KnnOptions
+from fastimae.evaluate.options.labels import BEST, FewshotOptions, KnnOptions
 from fastimae.evaluate.options.linear import LinearOptions
 from fastimae.evaluate.options.mixtures import MixtureprobeOptions, SeparabilityOptions
 from fastimae.evaluate.options.msem import MsemOptions, recipe_for
@@ -53,6 +53,10 @@ class Task(NamedTuple):
     recipes: Recipes = MappingProxyType({})
     recipe_for: Callable[[Path], str | None] = lambda _: None
     """The recipe for a checkpoint, if --recipe is not given."""
+    file: str = ""
+    """The file in its folder that other commands may be given, as a study's do."""
+    tests: bool = True
+    """Whether it takes --val."""
 
 
 TASKS = {
@@ -61,17 +65,23 @@ TASKS = {
         "train encoder and classifier with labels",
         several=True,
         recipes=finetune_recipes.RECIPES,
+        file=BEST,
     ),
     "linear": Task(
         LinearOptions,
         "linear probe of frozen features",
         several=True,
         recipes=linear.RECIPES,
+        file=BEST,
     ),
     "knn": Task(KnnOptions, "weighted nearest neighbours of features", several=True),
     "fewshot": Task(FewshotOptions, "logistic regression with few labels", several=True),
     "cluster": Task(
-        ClusterOptions, "k-means of features: labels for unlabelled data", several=True
+        ClusterOptions,
+        "k-means of features: labels for unlabelled data",
+        several=True,
+        file=CLUSTERS,
+        tests=False,
     ),
     "separability": Task(SeparabilityOptions, "linear separability of mixtures (M_ls)"),
     "msem": Task(
@@ -80,6 +90,7 @@ TASKS = {
         several=True,
         recipes=finetune_recipes.OF_IMAE,
         recipe_for=recipe_for,
+        file=BEST,
     ),
     "mixtureprobe": Task(MixtureprobeOptions, "classes read from the latents of mixtures"),
     "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),

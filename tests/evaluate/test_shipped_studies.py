@@ -90,7 +90,8 @@ def images(tmp_path, monkeypatch):
 def test_the_numbers_are_the_papers():
     found = {name: read_study(find_study(name)).paper for name in SHIPPED}
     assert {name: paper for name, paper in found.items() if paper} == numbers_of_papers()
-    assert [name for name, paper in found.items() if not paper] == ["same_class_ratio"]
+    ours = [name for name, paper in found.items() if not paper]
+    assert ours == ["ignore_boundary", "labels_or_clusters", "same_class_ratio"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -127,6 +128,17 @@ def test_tables_1_3_and_4_share_their_models(data):
     table34 = {run.name: run.words for run in commands_of(f"imae_tables3_4_{data}").runs()}
     assert len(table34) == (8 - 1 if data != "tiny_imagenet" else 6)
     assert table34.items() <= table1.items()
+
+
+def test_clusters_are_made_before_the_models_that_mix_by_them():
+    runs = {run.name: run for run in commands_of("labels_or_clusters").runs()}
+    file = "study/baseline/eval-kmeans/clusters.npz"
+    for name in ("clusters-0.5", "clusters-1"):
+        command = runs[name].command
+        assert command[command.index("--pseudo_labels") + 1] == file
+        assert list(runs).index("baseline/kmeans") < list(runs).index(name)
+    assert "--val" not in runs["baseline/kmeans"].command
+    assert "--pseudo_labels" not in runs["labels-1"].command
 
 
 def test_the_models_of_the_hierarchical_paper():

@@ -9,6 +9,9 @@ from typing import Annotated
 from fastimae.evaluate.options.labels import ProbeOptions
 from fastimae.settings import Expert, Free, PositiveInt, Range
 
+CLUSTERS = "clusters.npz"
+"""The file of labels."""
+
 
 @dataclasses.dataclass(kw_only=True)
 class ClusterOptions(ProbeOptions):

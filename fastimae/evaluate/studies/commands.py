@@ -13,7 +13,6 @@ from fastimae.arguments import parse_training, peek
 from fastimae.config import TrainConfig, config_with
 from fastimae.engine.checkpoint import LAST
 from fastimae.evaluate.command import TASKS, options_of, task_module
-from fastimae.evaluate.options.labels import BEST
 from fastimae.evaluate.options.study import StudyOptions
 from fastimae.evaluate.pages.runs import is_finished
 from fastimae.evaluate.result_files import RESULTS
@@ -68,7 +67,7 @@ class Commands:
     def training(self, cell: Cell) -> StudyRun:
         """Return the run that pre-trains a cell's model."""
         owner = _config_of(cell.flags)
-        values, needs = resolved(cell.flags, owner, self._models(cell))
+        values, needs = resolved(cell.flags, owner, self._known(cell))
         folder = self.folder(cell)
         place = self.study.content.place("models", cell.model)
         command = [
@@ -89,12 +88,12 @@ class Commands:
         """Return the run of an evaluation of a cell's model."""
         task = TASKS[evaluation.task]
         has = {field.name for field in dataclasses.fields(task.options)}
-        known = self._models(cell) | self._classifiers(cell)
+        known = self._known(cell) | self._files(cell)
         values, needs = resolved(evaluation.flags, task.options, known)
         folder, checkpoint = self.folder(cell, evaluation.name), self.checkpoint(cell)
         place = self.study.content.place("evaluations", evaluation.name)
         own = {"checkpoint": checkpoint} | self._data(values) | self._common(cell)
-        if self.options.val:
+        if self.options.val and task.tests:
             own |= {"val": self.options.val}
         own |= {"output_dir": folder}
         if "feature_dir" in has:
@@ -106,7 +105,9 @@ class Commands:
         def check() -> None:
             with naming(evaluation.flags, place):
                 task_module(evaluation.task)  # a missing library shows before hours of training
-                options_of(evaluation.task, command[2:]).val_source()
+                options = options_of(evaluation.task, command[2:])
+                if task.tests:
+                    options.val_source()
 
         return StudyRun(
             name=f"{cell.name}/{evaluation.name}", folder=folder, command=command,
@@ -129,15 +130,20 @@ class Commands:
         paths = " and ".join(str(path) for path in images if path)
         return f"Ours: {'; '.join(words)}; images of {paths or 'the models'}."
 
-    def _models(self, cell: Cell) -> Known:
-        return known_models(cell, self.cells, self.checkpoint)
+    def _known(self, cell: Cell) -> Known:
+        """Return what a cell's flags may name: models, and files of their evaluations."""
+        models = known_models(cell, self.cells)
+        known = {name: (other.name, self.checkpoint(other)) for name, other in models.items()}
+        for name, other in models.items():
+            known |= {f"{name}/{each}": file for each, file in self._files(other).items()}
+        return known
 
-    def _classifiers(self, cell: Cell) -> Known:
-        """Return the evaluations of a cell that train a classifier, which others may refer to."""
+    def _files(self, cell: Cell) -> Known:
+        """Return the evaluations of a cell that leave a file for other commands, by name."""
         return {
-            each.name: (f"{cell.name}/{each.name}", self.folder(cell, each.name) / BEST)
+            each.name: (f"{cell.name}/{each.name}", self.folder(cell, each.name) / file)
             for each in self.evaluations(cell)
-            if "resume" in {field.name for field in dataclasses.fields(TASKS[each.task].options)}
+            if (file := TASKS[each.task].file)
         }
 
     def _data(self, values: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastimae.paths import expanded
 from fastimae.settings import ConfigError
 from fastimae.wording import did_you_mean
 
-Known = Mapping[str, tuple[str, Path]]
+Known = dict[str, tuple[str, Path]]
 """What a name stands for: the run that makes it, and its file."""
 
 
@@ -50,8 +50,8 @@ def resolved(flags: Flags, options: type, known: Known) -> tuple[dict[str, Any],
     return values, needs
 
 
-def known_models(cell: Cell, cells: Sequence[Cell], checkpoint: Callable[[Cell], Path]) -> Known:
-    """Return the names that the flags of a cell may use: those of rows, and of models.
+def known_models(cell: Cell, cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Return the models that the flags of a cell may name, by row and by entry of the file.
 
     A model with a grid is the one at the cell's own place in it, if that is one only. The seed is
     the cell's.
@@ -64,8 +64,4 @@ def known_models(cell: Cell, cells: Sequence[Cell], checkpoint: Callable[[Cell],
         alike = all(cell.point.get(key) == value for key, value in other.point.items())
         if other.model != other.row and alike:
             found.setdefault(other.model, []).append(other)
-    return {
-        name: (others[0].name, checkpoint(others[0]))
-        for name, others in found.items()
-        if len(others) == 1
-    }
+    return {name: others[0] for name, others in found.items() if len(others) == 1}

@@ -31,7 +31,7 @@ from fastimae.evaluate.clustering.kmeans import (
 from fastimae.evaluate.labels.feature_cache import Features
 from fastimae.evaluate.labels.probe import feature_store
 from fastimae.evaluate.labels.processes import joined_processes
-from fastimae.evaluate.options.cluster import ClusterOptions
+from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import open_results
 from fastimae.folders import FolderError
@@ -39,8 +39,6 @@ from fastimae.loaders.order.pseudo_labels import PseudoLabels
 from fastimae.locks import file_to_write
 from fastimae.log import log
 from fastimae.settings import ConfigError
-
-FILE = "clusters.npz"
 
 
 def run(options: ClusterOptions) -> None:
@@ -50,7 +48,7 @@ def run(options: ClusterOptions) -> None:
         open_results(options, "cluster", world=world) as results,
         contextlib.ExitStack() as locks,
     ):
-        path = options.output or results.folder / FILE
+        path = options.output or results.folder / CLUSTERS
         lost = FolderError("the main process cannot write to --output: see its message")
         with fail_together(world, lost):
             if world.is_main:
