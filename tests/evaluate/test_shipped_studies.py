@@ -8,6 +8,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("timm")
 
 from fastimae.evaluate.command import options_of
+from fastimae.evaluate.options import finetune_recipes, linear
 from fastimae.evaluate.options.study import StudyOptions
 from fastimae.evaluate.studies.commands import Commands
 from fastimae.evaluate.studies.file import read_study, unknown_names
@@ -127,6 +128,25 @@ def test_tables_1_3_and_4_share_their_models(data):
     table34 = {run.name: run.words for run in commands_of(f"imae_tables3_4_{data}").runs()}
     assert len(table34) == (8 - 1 if data != "tiny_imagenet" else 6)
     assert table34.items() <= table1.items()
+
+
+@pytest.mark.parametrize("trained", [[], ["--recipe", "imae_tiny_imagenet"]], ids=str)
+@pytest.mark.usefixtures("images")
+def test_on_any_images_it_is_table_1_with_crops_as_in_pre_training(trained):
+    """All ratios of table 6; fine-tuned with Mixup alone, and probed, as in tables 7 and 8."""
+    any_images = commands_of("same_class_ratio", *(["--", *trained] if trained else []))
+    runs = {run.name: run.command for run in any_images.runs()}
+    assert list(runs) == [
+        name.replace("linear", "x").replace("finetune", "linear").replace("x", "finetune")
+        for name in RUNS_OF_TABLE_1
+    ]
+    for name in ("linear", "finetune"):
+        task, *flags = runs[f"imae-0.25/{name}"][1:]
+        got = vars(options_of(task, flags))
+        recipe = (finetune_recipes if name == "finetune" else linear).RECIPES["imae_cifar10"]()
+        crop = {"finetune": None, "linear": "center"}[name]
+        assert {key: got[key] for key in recipe} == {**recipe, "crop": crop}
+    assert task == "msem"
 
 
 def test_the_models_of_the_hierarchical_paper():
