@@ -8,6 +8,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("timm")
 
 from fastimae.evaluate.command import options_of
+from fastimae.evaluate.options import finetune_recipes, linear
 from fastimae.evaluate.options.study import StudyOptions
 from fastimae.evaluate.studies.commands import Commands
 from fastimae.evaluate.studies.file import read_study, unknown_names
@@ -91,7 +92,7 @@ def test_the_numbers_are_the_papers():
     found = {name: read_study(find_study(name)).paper for name in SHIPPED}
     assert {name: paper for name, paper in found.items() if paper} == numbers_of_papers()
     ours = [name for name, paper in found.items() if not paper]
-    assert ours == ["ignore_boundary", "labels_or_clusters", "same_class_ratio"]
+    assert ours == ["ignore_boundary_cifar10", "labels_or_clusters", "same_class_ratio"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -139,6 +140,25 @@ def test_clusters_are_made_before_the_models_that_mix_by_them():
         assert list(runs).index("baseline/kmeans") < list(runs).index(name)
     assert "--val" not in runs["baseline/kmeans"].command
     assert "--pseudo_labels" not in runs["labels-1"].command
+
+
+@pytest.mark.parametrize("trained", [[], ["--recipe", "imae_tiny_imagenet"]], ids=str)
+@pytest.mark.usefixtures("images")
+def test_on_any_images_it_is_table_1_with_crops_as_in_pre_training(trained):
+    """All ratios of table 6; fine-tuned with Mixup alone, and probed, as in tables 7 and 8."""
+    any_images = commands_of("same_class_ratio", *(["--", *trained] if trained else []))
+    runs = {run.name: run.command for run in any_images.runs()}
+    assert list(runs) == [
+        name.replace("linear", "x").replace("finetune", "linear").replace("x", "finetune")
+        for name in RUNS_OF_TABLE_1
+    ]
+    for name in ("linear", "finetune"):
+        task, *flags = runs[f"imae-0.25/{name}"][1:]
+        got = vars(options_of(task, flags))
+        recipe = (finetune_recipes if name == "finetune" else linear).RECIPES["imae_cifar10"]()
+        crop = {"finetune": None, "linear": "center"}[name]
+        assert {key: got[key] for key in recipe} == {**recipe, "crop": crop}
+    assert task == "msem"
 
 
 def test_the_models_of_the_hierarchical_paper():
