@@ -18,7 +18,6 @@ from fastimae.evaluate.options.figures import ReconstructOptions
 from fastimae.evaluate.pages.comparison import evaluation_numbers
 from fastimae.evaluate.pages.runs import read_run
 from fastimae.kernels.reference import patchify
-from fastimae.pictures import plots
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("piq")
@@ -198,28 +197,24 @@ def test_what_tells_trainings_apart_is_found(tmp_path, trainings, difference, la
 
 
 @pytest.mark.parametrize("kind", ["by name", "by training"])
-def test_all_texts_of_the_figures_are_within_them(study, images, monkeypatch, kind):
-    figures = []
-    monkeypatch.setattr(plots.plt, "close", figures.append)
+def test_all_texts_of_the_figures_are_within_them(study, images, drawn_figures, kind):
     names = ["an_experiment_with_a_name_of_fifty_characters_or_so", "group/run_17", "mae"]
     for name, ratio in zip(names, (0.5, 0.6, 0.75), strict=True):
         model = tiny_model(heads=1 if name == "mae" else 2, norm_pix_loss=True)
         settings = {"mask_ratio": ratio} if kind == "by training" else {}
         save_run(study / name, model, **settings)
     task.run(options(study, images, *names, mask_ratios=(0.0, 0.5, 0.75), samples=4))
-    assert len(figures) == 3
-    for figure in figures:
+    assert len(drawn_figures) == 3
+    for figure in drawn_figures:
         assert texts_outside(figure) == [] and len(texts_of(figure)) > 6
 
 
-def test_lines_of_figures_are_the_numbers_of_the_table(study, images, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots.plt, "close", figures.append)
+def test_lines_of_figures_are_the_numbers_of_the_table(study, images, drawn_figures):
     for name, ratio in (("a", 0.25), ("b", 0.75), ("c", 0.5)):
         save_run(study / name, tiny_model(), mask_ratio=ratio)
     task.run(options(study, images, "a", "b", "c", mask_ratios=(0.0,)))
     table = content_of(study)["numbers"]["table"]
-    _, measures = figures
+    _, measures = drawn_figures
     titles = ["PSNR (dB)", "SSIM", "FSIM", "negative MSE"]
     assert [axis.get_title() for axis in measures.axes] == titles
     for axis, name in zip(measures.axes, ("psnr", "ssim", "fsim", "mse"), strict=True):
