@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tiny import tiny_model
 
-from fastimae.evaluate.candidates import Candidate, check_same_images, labels_of
+from fastimae.evaluate.candidates import Candidate, check_same_images
+from fastimae.evaluate.differences import labels_of
 from fastimae.settings import ConfigError
 
 
@@ -19,20 +20,24 @@ def test_a_label_has_what_differs():
     assert labels_of([candidate("a", **same)]) == ["a"]
     assert labels_of([candidate("a", **same), candidate("b", **same)]) == ["a", "b"]
     units = [candidate("a", **same), candidate("b", **{**same, "mask_patch_size": 16})]
-    assert labels_of(units) == ["a", "b\nmask_patch_size 16"]
+    assert labels_of(units) == ["a\nmask unit 8 px", "b\nmask unit 16 px"]
     ratios = [candidate(f"r{r}", objective="mae", mask_ratio=r) for r in (0.1, 0.25)]
-    assert labels_of(ratios) == ["r0.1\nmask_ratio 0.1", "r0.25\nmask_ratio 0.25"]
+    assert labels_of(ratios) == ["r0.1\ntrained 10% masked", "r0.25\ntrained 25% masked"]
     kinds = [
         candidate("mae", **same),
         candidate("r0", heads=2, objective="imae", mask_ratio=0.75, same_class_ratio=0.0),
         candidate("r1", heads=2, objective="imae", teacher="x", mask_ratio=0.75),
     ]
     assert labels_of(kinds) == [
-        "mae\nMAE", "r0\ni-MAE, not distilled\nsame_class_ratio 0", "r1\ni-MAE, distilled",
+        "mae\nMAE", "r0\ni-MAE, not distilled\nr = 0", "r1\ni-MAE, distilled",
     ]  # fmt: skip
     assert labels_of([candidate("a"), candidate("b", patch_size=4)]) == [
-        "a\npatch_size 8", "b\npatch_size 4",
+        "a\npatch 8 px", "b\npatch 4 px",
     ]  # fmt: skip
+    sizes = [candidate("a", model="small", mask_ratio="0.5"), candidate("b", model="base")]
+    assert labels_of(sizes) == ["a\nsmall", "b\nbase"]  # a ratio that is no number is not known
+    larger = [candidate("a", mask_patch_size=16, img_size=40), candidate("b", img_size=40)]
+    assert labels_of(larger) == ["a\nmask unit 16 px", "b\nmask unit 8 px"]
 
 
 def test_models_must_take_the_same_images():

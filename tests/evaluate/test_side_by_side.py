@@ -10,10 +10,11 @@ from toy_images import save_colours
 
 from fastimae.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastimae.evaluate.candidates import load_candidates
+from fastimae.evaluate.differences import difference_of
 from fastimae.evaluate.images import open_images
 from fastimae.evaluate.mixing.mixtures import PairBatches
 from fastimae.evaluate.mixing.reconstruction import reconstruct
-from fastimae.evaluate.mixing.subjects import difference_of, labels_of, subjects_of
+from fastimae.evaluate.mixing.subjects import row_titles, subjects_of
 from fastimae.evaluate.options.figures import ReconstructOptions
 from fastimae.evaluate.pages.comparison import evaluation_numbers
 from fastimae.evaluate.pages.runs import read_run
@@ -35,7 +36,7 @@ def study(tmp_path):
     save_run(tmp_path / "mae", tiny_model())
     save_run(tmp_path / "plain", tiny_model(heads=2))
     save_run(tmp_path / "distilled", tiny_model(heads=2), teacher="mae.pth")
-    save_run(tmp_path / "headless", tiny_model(), objective="imae")
+    save_run(tmp_path / "headless", tiny_model(), objective="imae", disentangle=False)
     return tmp_path
 
 
@@ -189,9 +190,9 @@ def test_what_tells_trainings_apart_is_found(tmp_path, trainings, difference, la
         content["args"] |= settings
         save_checkpoint(path, content)
         paths.append(path)
-    subjects = subjects_of(load_candidates(paths, torch.device("cpu")), None)
-    assert difference_of(subjects) == difference
-    found = labels_of(subjects)
+    candidates = load_candidates(paths, torch.device("cpu"))
+    assert difference_of(candidates) == difference
+    found = row_titles(subjects_of(candidates, None))
     assert len(found) == len(labels)
     assert all(part in label for part, label in zip(labels, found, strict=True))
 

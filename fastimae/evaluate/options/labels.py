@@ -34,7 +34,7 @@ BEST = "checkpoint-best.pth"
 
 @dataclasses.dataclass(kw_only=True)
 class EncoderOptions(EvalOptions):
-    """Options of finetune, linear, knn, fewshot and cluster."""
+    """Options of the tasks that use an encoder alone, or fresh weights of it."""
 
     random_init: bool = False
     """Use fresh weights of the same architecture: the baseline that pre-training must beat."""
@@ -55,7 +55,7 @@ class EncoderOptions(EvalOptions):
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
-    """Options of finetune and linear, with MAE's names."""
+    """Options of finetune, msem and linear, with MAE's names."""
 
     epochs: PositiveInt = 50
     """Passes over the training images."""
@@ -94,7 +94,7 @@ class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
 
 @dataclasses.dataclass(kw_only=True)
 class ProbeOptions(EncoderOptions):
-    """Options of linear, knn, fewshot and cluster."""
+    """Options of the tasks that use its features: linear, knn, fewshot, cluster."""
 
     pool: Pool | None = None
     """Latent of the class token (cls), or mean of the patches' (avg). None: cls, as in MAE, but avg

@@ -23,11 +23,13 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from fastimae.engine.distributed import alone
-from fastimae.evaluate.candidates import candidates_of, check_same_images, labels_of
+from fastimae.evaluate.candidates import candidates_of, check_same_images
 from fastimae.evaluate.center_batches import CenterBatches
+from fastimae.evaluate.differences import labels_of
 from fastimae.evaluate.features import extract, resolve_pool
-from fastimae.evaluate.figures.class_choice import class_name, named_classes, random_classes
+from fastimae.evaluate.figures.class_choice import named_classes, random_classes
 from fastimae.evaluate.images import Images
+from fastimae.evaluate.labels.class_names import class_name
 from fastimae.evaluate.options.figures import TsneOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.pages.tables import markdown
