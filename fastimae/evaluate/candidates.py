@@ -15,7 +15,7 @@ from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.settings import lacks_heads
-from fastimae.objectives import IMAE, MAE, OBJECTIVES
+from fastimae.objectives import IMAE, MAE
 from fastimae.objectives.choice import objective_title, run_title
 from fastimae.settings import ConfigError
 
@@ -38,13 +38,14 @@ class Candidate:
     def kind(self) -> str:
         """The objective's title; for i-MAE also if it has heads and was distilled, where known."""
         name = self.args.get("objective", "mae")
-        if name not in OBJECTIVES:
+        if name not in ("mae", "imae"):
             return objective_title(name)
-        if self.model.heads == 1 and not lacks_heads(self.args):
+        if not self.of_mixtures:
             return MAE.title
         if not self.args:
             return IMAE.title
-        return f"{run_title(self.args)}, {'' if self.args.get('teacher') else 'not '}distilled"
+        title = run_title({**self.args, "objective": "imae"})
+        return f"{title}, {'' if self.args.get('teacher') else 'not '}distilled"
 
     @property
     def of_mixtures(self) -> bool:

@@ -1,12 +1,14 @@
 """The labels of models side by side: what their trainings do not have alike."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny import tiny_model
 
 from fastimae.evaluate.candidates import Candidate, check_same_images
 from fastimae.evaluate.differences import labels_of
+from fastimae.objectives.choice import OBJECTIVES
 from fastimae.settings import ConfigError
 
 
@@ -38,6 +40,19 @@ def test_a_label_has_what_differs():
     assert labels_of(sizes) == ["a\nsmall", "b\nbase"]  # a ratio that is no number is not known
     larger = [candidate("a", mask_patch_size=16, img_size=40), candidate("b", img_size=40)]
     assert labels_of(larger) == ["a\nmask unit 16 px", "b\nmask unit 8 px"]
+
+
+def test_the_kind_is_the_objective_and_what_is_known_of_it(monkeypatch):
+    assert candidate("a").kind == candidate("a", objective="mae").kind == "MAE"
+    assert candidate("a", heads=2).kind == "i-MAE"
+    assert candidate("a", heads=2, mask_ratio=0.75).kind == "i-MAE, not distilled"  # no name
+    headless = candidate("a", objective="imae", disentangle=False, teacher="mae.pth")
+    assert headless.kind == "i-MAE without heads, distilled"
+    assert headless.of_mixtures and not candidate("a", objective="mae").of_mixtures
+    third = SimpleNamespace(load=lambda: SimpleNamespace(title="A third"))
+    monkeypatch.setitem(OBJECTIVES, "third", third)
+    assert candidate("a", objective="third").kind == "A third"
+    assert candidate("a", objective="my.py:Own").kind == "Own"
 
 
 def test_models_must_take_the_same_images():
