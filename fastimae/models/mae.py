@@ -257,17 +257,17 @@ class MaskedAutoencoder(nn.Module):
         target: Tensor,
         ids_masked: Tensor,
         branches: int | None = None,
-        ignore_boundary: int = 0,
+        **boundary: Any,
     ) -> Tensor:
         """Compute the mean squared error of pred [B, M, P*P*C] on masked patches of images[target].
 
-        With `branches` stacked in pred and target, return one error per branch.
-        ignore_boundary: see `masked_l2`.
+        With `branches` stacked in pred and target, return one error per branch. boundary:
+        ignore_boundary, for `masked_l2`.
         """
         check_size("images", images, self.img_size, self.in_chans)
         return masked_l2(
             pred, images, target, ids_masked, self.patch_size, self.mean, self.std,
-            self.norm_pix_loss, branches=branches, ignore_boundary=ignore_boundary,
+            self.norm_pix_loss, branches=branches, **boundary,
         )  # fmt: skip
 
     def patchify(self, imgs: Tensor) -> Tensor:
