@@ -92,13 +92,13 @@ def _overlay(axis: Any, models: Mapping[str, list[Tensor]], *, scaled: bool, nam
     edges = np.linspace(-1, 1, FINE_BINS) * DEVIATIONS * (widest or 1.0)
     for (label, weights), color in zip(models.items(), itertools.cycle(COLORS), strict=False):
         units = sizes[label] if scaled else [1.0] * len(weights)
-        density = _density(weights, units, edges)
+        density = density_of(weights, units, edges)
         axis.plot((edges[1:] + edges[:-1]) / 2, density, linewidth=1.2, color=color,
                   label=label if named else None)  # fmt: skip
     axis.set_ylim(0, None)
 
 
-def _density(
+def density_of(
     weights: Sequence[Tensor], units: Sequence[float], edges: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the density of all weights, each divided by its unit, in bins; some may be outside."""

@@ -203,7 +203,7 @@ def _save(
     results: Results,
     origin: Mapping[str, Any],
 ) -> None:
-    """Write results.json and points.npz: of one model as ever, of several with their names."""
+    """Write results.json and points.npz; those of several models name each."""
     points = [of_model for _, of_model in panels]
     numbers: dict[str, Any] = {"classes": list(classes)} if classes else {}
     arrays = {"points": points[0], "labels": labels}
