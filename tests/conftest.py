@@ -61,6 +61,18 @@ def heard(caplog, monkeypatch):
     caplog.set_level("INFO", "fastimae")
 
 
+@pytest.fixture
+def drawn_figures(monkeypatch):
+    """The figures that a test saves, open until its end."""
+    from fastimae.pictures import plots  # which imports matplotlib
+
+    figures, close = [], plots.plt.close
+    monkeypatch.setattr(plots.plt, "close", figures.append)
+    yield figures
+    for figure in figures:
+        close(figure)
+
+
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """Make an ImageFolder of 4 classes with 12 JPEGs each, 40 to 70 pixels a side."""

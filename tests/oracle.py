@@ -22,9 +22,7 @@ def patches_of(image, patch):
     """Split [H, W, C] into flat patches, row by row; pixels ordered row, column, channel."""
     height, width, _ = image.shape
     return [
-        torch.stack(
-            [image[top + r, left + c] for r in range(patch) for c in range(patch)]
-        ).flatten()
+        image[top : top + patch, left : left + patch].flatten()
         for top in range(0, height, patch)
         for left in range(0, width, patch)
     ]

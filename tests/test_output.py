@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shlex
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from fastimae.loaders import BetonReader
 from fastimae.locks import LOCK, file_to_write, folder_to_write
 from fastimae.settings import plain_settings
 
+ROOT = Path(__file__).parents[1]
 SMALL = {
     "finetune": "--epochs 1 --batch_size 8 --aa none --mixup 0 --precision fp32",
     "linear": "--epochs 1 --batch_size 8 --save_steps 1",
@@ -89,7 +92,9 @@ WRITES_FILES = {
     "cluster, output": (f"{task_command('cluster')} --output_dir {{out}} --output", "--output"),
     "report": ("fastimae-eval report {mae.parent} --output", "--output"),
 }
-FEATURES = {task: f"{task_command(task)} --feature_dir" for task in ("linear", "knn", "fewshot")}
+FEATURES = {
+    task: f"{task_command(task)} --feature_dir" for task in ("linear", "knn", "fewshot", "cluster")
+}
 
 
 @pytest.fixture
@@ -249,6 +254,10 @@ def test_results_name_their_weights_and_pictures(places):
         assert bool(pictures) == (task not in ("finetune", "msem", "linear", "knn", "fewshot"))
     for task in OF_CHECKPOINTS:
         check_run_file(places["out"] / task, task, contents[task])
+    described = (ROOT / "docs" / "output.md").read_text()
+    for path in places["out"].glob("*/*.*"):
+        name = re.sub(r"-\d+\.", "-N.", path.name)
+        assert name.startswith((".", "events.")) or f"`{name}`" in described, path
 
 
 def check_run_file(folder, task, content):

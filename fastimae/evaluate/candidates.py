@@ -15,16 +15,12 @@ from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.settings import lacks_heads
-from fastimae.objectives import IMAE, MAE, OBJECTIVES
+from fastimae.objectives import IMAE, MAE
 from fastimae.objectives.choice import objective_title, run_title
 from fastimae.settings import ConfigError
 
 NO_FLAGS = Hints({})
 """For files that the command has no flags for: errors name those of fastimae-import."""
-
-
-_OF_TRAINING = ("mask_ratio", "mask_patch_size", "same_class_ratio")
-"""Settings that figures name where they differ, beside the kind and the patch size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,13 +38,19 @@ class Candidate:
     def kind(self) -> str:
         """The objective's title; for i-MAE also if it has heads and was distilled, where known."""
         name = self.args.get("objective", "mae")
-        if name not in OBJECTIVES:
+        if name not in ("mae", "imae"):
             return objective_title(name)
-        if self.model.heads == 1 and not lacks_heads(self.args):
+        if not self.of_mixtures:
             return MAE.title
         if not self.args:
             return IMAE.title
-        return f"{run_title(self.args)}, {'' if self.args.get('teacher') else 'not '}distilled"
+        title = run_title({**self.args, "objective": "imae"})
+        return f"{title}, {'' if self.args.get('teacher') else 'not '}distilled"
+
+    @property
+    def of_mixtures(self) -> bool:
+        """Whether it was trained on mixtures, with heads or without."""
+        return self.model.heads == 2 or lacks_heads(self.args)
 
 
 def candidates_of(
@@ -105,26 +107,6 @@ def check_same_images(candidates: Sequence[Candidate]) -> None:
                     f"--checkpoint {first.path} ({format_value(wanted)}): they cannot be shown the "
                     "same images"
                 )
-
-
-def labels_of(candidates: Sequence[Candidate]) -> list[str]:
-    """Return each candidate's name, and in lines below it what all trainings do not have alike."""
-    facts = [
-        {
-            "": candidate.kind,
-            **{name: candidate.args.get(name) for name in _OF_TRAINING},
-            "patch_size": candidate.model.patch_size,
-        }
-        for candidate in candidates
-    ]
-    differing = [name for name in facts[0] if len({str(each[name]) for each in facts}) > 1]
-    return [
-        "\n".join([candidate.name, *(
-            f"{name} {format_value(each[name])}".strip()
-            for name in differing if each[name] is not None
-        )])
-        for candidate, each in zip(candidates, facts, strict=True)
-    ]  # fmt: skip
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -34,6 +36,15 @@ def plain_style() -> Iterator[None]:
     """Give figures that are made in this context light grids and no boxes."""
     with plt.rc_context(STYLE):
         yield
+
+
+def lines_of(
+    rows: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[list[Mapping[str, Any]], tuple[float, ...]]]:
+    """Yield each model's rows of a table, and the colour (RGB) of its lines in a figure."""
+    names = dict.fromkeys(row["model"] for row in rows)
+    for name, color in zip(names, itertools.cycle(COLORS), strict=False):
+        yield [row for row in rows if row["model"] == name], color
 
 
 def legend_below(figure: Figure, columns: int = 3) -> None:

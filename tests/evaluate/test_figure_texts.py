@@ -30,14 +30,6 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that a test draws."""
-    figures = []
-    monkeypatch.setattr(plots.plt, "close", figures.append)
-    return figures
-
-
 def table(columns, cell_inches):
     rows = [("subordinate", [PICTURE] * columns)] * 2
     titles = [f"subordinate reconstructed {number}" for number in range(columns)]
@@ -112,7 +104,8 @@ DRAW = {
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_all_texts_are_within_the_figure(name, drawn, tmp_path):
+def test_all_texts_are_within_the_figure(name, drawn_figures, tmp_path):
     DRAW[name](tmp_path / "figure.png")
-    (figure,) = drawn
+    (figure,) = drawn_figures
+    assert plots.plt.get_fignums() == [figure.number]  # none is left open
     assert texts_outside(figure) == [] and len(texts_of(figure)) > 2

@@ -49,7 +49,7 @@ def loader_of(root, data, *, of_store=None, **changes):
     store, images, _ = open_probe(options, WORLD, root, lambda origin: None)
     store = dataclasses.replace(store, **(of_store or {}))
     crops = options.crops(store.model.img_size, store.model.in_chans)
-    return linear.CroppedFeatures(store, images, crops, **linear._order(options))
+    return linear.CroppedFeatures(store, images, crops, **linear.loader_settings(options))
 
 
 def by_index(batches):

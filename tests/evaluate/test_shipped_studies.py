@@ -106,9 +106,10 @@ def test_each_has_a_row_and_a_column_for_all_of_them(name):
         assert re.match(source, commands.study.conditions)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [name for name in SHIPPED if "tables3_4" not in name])
 @pytest.mark.usefixtures("images")
 def test_all_commands_are_understood(name):
+    """Those of tables 3 and 4 are among those of table 1, see below."""
     commands = commands_of(name)
     runs = commands.runs()
     assert check(commands, runs) == ["missing"] * len(runs)

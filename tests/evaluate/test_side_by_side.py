@@ -10,15 +10,15 @@ from toy_images import save_colours
 
 from fastimae.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastimae.evaluate.candidates import load_candidates
+from fastimae.evaluate.differences import difference_of
 from fastimae.evaluate.images import open_images
 from fastimae.evaluate.mixing.mixtures import PairBatches
 from fastimae.evaluate.mixing.reconstruction import reconstruct
-from fastimae.evaluate.mixing.subjects import difference_of, labels_of, subjects_of
+from fastimae.evaluate.mixing.subjects import row_titles, subjects_of
 from fastimae.evaluate.options.figures import ReconstructOptions
 from fastimae.evaluate.pages.comparison import evaluation_numbers
 from fastimae.evaluate.pages.runs import read_run
 from fastimae.kernels.reference import patchify
-from fastimae.pictures import plots
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("piq")
@@ -36,7 +36,7 @@ def study(tmp_path):
     save_run(tmp_path / "mae", tiny_model())
     save_run(tmp_path / "plain", tiny_model(heads=2))
     save_run(tmp_path / "distilled", tiny_model(heads=2), teacher="mae.pth")
-    save_run(tmp_path / "headless", tiny_model(), objective="imae")
+    save_run(tmp_path / "headless", tiny_model(), objective="imae", disentangle=False)
     return tmp_path
 
 
@@ -190,36 +190,32 @@ def test_what_tells_trainings_apart_is_found(tmp_path, trainings, difference, la
         content["args"] |= settings
         save_checkpoint(path, content)
         paths.append(path)
-    subjects = subjects_of(load_candidates(paths, torch.device("cpu")), None)
-    assert difference_of(subjects) == difference
-    found = labels_of(subjects)
+    candidates = load_candidates(paths, torch.device("cpu"))
+    assert difference_of(candidates) == difference
+    found = row_titles(subjects_of(candidates, None))
     assert len(found) == len(labels)
     assert all(part in label for part, label in zip(labels, found, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["by name", "by training"])
-def test_all_texts_of_the_figures_are_within_them(study, images, monkeypatch, kind):
-    figures = []
-    monkeypatch.setattr(plots.plt, "close", figures.append)
+def test_all_texts_of_the_figures_are_within_them(study, images, drawn_figures, kind):
     names = ["an_experiment_with_a_name_of_fifty_characters_or_so", "group/run_17", "mae"]
     for name, ratio in zip(names, (0.5, 0.6, 0.75), strict=True):
         model = tiny_model(heads=1 if name == "mae" else 2, norm_pix_loss=True)
         settings = {"mask_ratio": ratio} if kind == "by training" else {}
         save_run(study / name, model, **settings)
     task.run(options(study, images, *names, mask_ratios=(0.0, 0.5, 0.75), samples=4))
-    assert len(figures) == 3
-    for figure in figures:
+    assert len(drawn_figures) == 3
+    for figure in drawn_figures:
         assert texts_outside(figure) == [] and len(texts_of(figure)) > 6
 
 
-def test_lines_of_figures_are_the_numbers_of_the_table(study, images, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots.plt, "close", figures.append)
+def test_lines_of_figures_are_the_numbers_of_the_table(study, images, drawn_figures):
     for name, ratio in (("a", 0.25), ("b", 0.75), ("c", 0.5)):
         save_run(study / name, tiny_model(), mask_ratio=ratio)
     task.run(options(study, images, "a", "b", "c", mask_ratios=(0.0,)))
     table = content_of(study)["numbers"]["table"]
-    _, measures = figures
+    _, measures = drawn_figures
     titles = ["PSNR (dB)", "SSIM", "FSIM", "negative MSE"]
     assert [axis.get_title() for axis in measures.axes] == titles
     for axis, name in zip(measures.axes, ("psnr", "ssim", "fsim", "mse"), strict=True):

@@ -103,6 +103,7 @@ WRONG = r"""
 {evaluations: {a: {task: compare}}}        | there is no task compare
 {evaluations: {features: {task: knn}}}     | evaluations.features: choose another name
 {evaluations: {knn: {checkpoint: x}}}      | evaluations.knn.checkpoint: the study sets that itself
+{evaluations: {cluster: {output: x.npz}}}  | cluster.output: the study sets that itself
 {evaluations: {knn: {models: {a: 1}}}}     | evaluations.knn.models: this must be a list of texts
 {columns: {a: acc1}}                       | columns.a: this must be EVALUATION.NUMBER
 {columns: {a: liner.acc1}, evaluations: {linear: }} | columns.a: there is no evaluation liner: did

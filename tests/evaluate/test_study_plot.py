@@ -8,7 +8,6 @@ from matplotlib.lines import Line2D
 from fastimae.evaluate.studies import plot
 from fastimae.evaluate.studies.file import read_study
 from fastimae.evaluate.studies.table import Row, table
-from fastimae.pictures import plots
 
 FILE = """\
 about: over ratios
@@ -37,17 +36,15 @@ ROWS = [
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
+def drawn(tmp_path, drawn_figures):
     """Function (rows, *changes of the file) that draws them and returns the axes by title."""
-    figures = []
-    monkeypatch.setattr(plots.plt, "close", figures.append)
 
     def draw(rows, *changes):
         (tmp_path / "few.yaml").write_text(FILE)
         study = read_study(tmp_path / "few.yaml", changes)
         plot.draw(study, rows, ["Ours: here.", "The paper's: there."], tmp_path / "study.png")
         assert (tmp_path / "study.png").stat().st_size > 5000
-        return {axis.get_title(): axis for axis in figures[-1].axes}
+        return {axis.get_title(): axis for axis in drawn_figures[-1].axes}
 
     return draw
 

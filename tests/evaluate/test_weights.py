@@ -11,7 +11,7 @@ from tiny import save_run, tiny_model
 from fastimae.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastimae.evaluate.figures import weight_measures
 from fastimae.evaluate.figures.weight_measures import layers_of, measure, panels_of
-from fastimae.evaluate.figures.weight_plots import _density
+from fastimae.evaluate.figures.weight_plots import density_of
 from fastimae.evaluate.options.figures import WeightsOptions
 from fastimae.evaluate.tasks.weights import run
 
@@ -86,8 +86,8 @@ def test_densities_are_of_weights_in_their_units():
     for units in ([1.0, 1.0], [2.0, 5.0]):
         values = np.concatenate([w.numpy() / u for w, u in zip(weights, units, strict=True)])
         expected, _ = np.histogram(values, bins=edges, density=True)
-        assert _density(weights, units, edges) == pytest.approx(expected)
-    assert _density(weights, [1.0, 1.0], np.array([-1e-9, 1e-9])).sum() == 0  # all are outside
+        assert density_of(weights, units, edges) == pytest.approx(expected)
+    assert density_of(weights, [1.0, 1.0], np.array([-1e-9, 1e-9])).sum() == 0  # all are outside
 
 
 def read(folder):

@@ -17,6 +17,7 @@ from fastimae.evaluate.center_batches import CenterBatches
 from fastimae.evaluate.clustering.agreement import contingency
 from fastimae.evaluate.clustering.kmeans import Clusters
 from fastimae.evaluate.images import Images
+from fastimae.evaluate.labels.class_names import class_name
 from fastimae.models import MaskedAutoencoder
 from fastimae.pictures.picture_table import draw_picture_table
 from fastimae.pictures.plots import COLORS, plain_style, plt, save_figure
@@ -97,7 +98,7 @@ def _titles(found: Clusters, images: Images, positions: NDArray[np.int64]) -> Se
     if (labels < 0).any():
         return [f"cluster {number}\n{size} images" for number, size in enumerate(sizes)]
     counts, classes = contingency(clusters, labels)
-    names = [images.classes[label] if images.classes else f"class {label}" for label in classes]
+    names = [class_name(images.classes, label) for label in classes]
     return [
         f"cluster {number}\n{size} images\n{count.max() / size:.0%} {names[count.argmax()]}"
         for number, (size, count) in enumerate(zip(sizes, counts, strict=True))

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastimae.evaluate.figures.over_layers import draw_over_layers
 from fastimae.pictures.picture_table import displayable, within
-from fastimae.pictures.plots import COLORS, legend_below, plain_style, plt, save_figure
+from fastimae.pictures.plots import plt, save_figure
 
 HEAT = "inferno"
 OPACITY = 0.65
@@ -130,24 +131,8 @@ def _note(views: Sequence[View], mass: float) -> str:
 
 def draw_widths(table: Sequence[Mapping[str, Any]], mass: float, path: Path) -> None:
     """Draw three measures of width over layers: a line for each model of the table."""
-    names = list(dict.fromkeys(row["model"] for row in table))
-    with plain_style():
-        figure, axes = plt.subplots(
-            1, len(WIDTHS), layout="constrained", figsize=(3.2 * len(WIDTHS), 3.0)
-        )
-        for axis, (column, title) in zip(axes, WIDTHS.items(), strict=True):
-            for name, color in zip(names, COLORS * len(names), strict=False):
-                points = [(row["layer"], row[column]) for row in table if row["model"] == name]
-                label = name if column == "entropy_bits" and len(names) > 1 else None
-                axis.plot(
-                    *zip(*sorted(points), strict=True), marker="o", markersize=3, color=color,
-                    label=label,
-                )  # fmt: skip
-            axis.set(title=title.format(mass), xlabel="layer")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        if len(names) > 1:
-            legend_below(figure)
-        save_figure(figure, path)
+    titles = {measure: title.format(mass) for measure, title in WIDTHS.items()}
+    draw_over_layers(table, titles, path)
 
 
 def _heat(row_hL: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> NDArray[np.float32]:

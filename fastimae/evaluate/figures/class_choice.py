@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fastimae.evaluate.images import Images
+from fastimae.evaluate.labels.class_names import class_name
 from fastimae.settings import ConfigError
 
 
@@ -35,8 +34,3 @@ def named_classes(images: Images, names: tuple[str, ...]) -> list[int]:
             + (f" (it has {some}, ...)" if some else ", it has no labels")
         )
     return [labels[name] for name in names]
-
-
-def class_name(names: Sequence[str] | None, label: int) -> str:
-    """Return the name of a label, or its number in words if names are not known."""
-    return names[label] if names and 0 <= label < len(names) else f"class {label}"

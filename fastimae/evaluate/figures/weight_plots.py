@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastimae.evaluate.figures.over_layers import draw_over_layers
 from fastimae.evaluate.figures.weight_measures import KINDS, NEAR_ZERO, panels_of
 from fastimae.pictures.plots import COLORS, legend_below, plain_style, plt, save_figure
 
@@ -73,23 +75,7 @@ def draw_sparsity(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     rows: "model", "layer" and the measures.
     """
-    names = list(dict.fromkeys(row["model"] for row in rows))
-    with plain_style():
-        figure, axes = plt.subplots(
-            1, len(TITLES), layout="constrained", figsize=(3.6 * len(TITLES), 3.0)
-        )
-        for axis, (measure, title) in zip(axes, TITLES.items(), strict=True):
-            for name, color in zip(names, COLORS * len(names), strict=False):
-                points = sorted(
-                    (row["layer"], row[measure]) for row in rows if row["model"] == name
-                )
-                label = name if axis is axes[0] and len(names) > 1 else None
-                axis.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
-            axis.set(title=title, xlabel="layer")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        if len(names) > 1:
-            legend_below(figure)
-        save_figure(figure, path)
+    draw_over_layers(rows, TITLES, path)
 
 
 def _by_kind(matrices: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
@@ -104,15 +90,15 @@ def _overlay(axis: Any, models: Mapping[str, list[Tensor]], *, scaled: bool, nam
     sizes = {label: [_rms(weight) for weight in weights] for label, weights in models.items()}
     widest = 1.0 if scaled else max(max(of_model, default=0) for of_model in sizes.values())
     edges = np.linspace(-1, 1, FINE_BINS) * DEVIATIONS * (widest or 1.0)
-    for (label, weights), color in zip(models.items(), COLORS * len(models), strict=False):
+    for (label, weights), color in zip(models.items(), itertools.cycle(COLORS), strict=False):
         units = sizes[label] if scaled else [1.0] * len(weights)
-        density = _density(weights, units, edges)
+        density = density_of(weights, units, edges)
         axis.plot((edges[1:] + edges[:-1]) / 2, density, linewidth=1.2, color=color,
                   label=label if named else None)  # fmt: skip
     axis.set_ylim(0, None)
 
 
-def _density(
+def density_of(
     weights: Sequence[Tensor], units: Sequence[float], edges: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the density of all weights, each divided by its unit, in bins; some may be outside."""

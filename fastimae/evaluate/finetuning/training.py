@@ -175,6 +175,7 @@ def validation_batches(
 def classifier_of(
     options: TuningOptions, encoder: MaskedAutoencoder, classes: int, *, global_pool: bool
 ) -> VisionTransformer:
+    """Return the encoder as a classifier; global_pool: of the mean of the patches."""
     size = options.input_size and height_and_width(options.input_size)
     return build_classifier(
         encoder, classes,

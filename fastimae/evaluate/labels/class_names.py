@@ -43,6 +43,11 @@ def match_training(train: Images, val: Images, classes: int | None = None) -> tu
     return match_classes(train.classes or [], val, classes), classes
 
 
+def class_name(names: Sequence[str] | None, label: int) -> str:
+    """Return the name of a label, or its number in words if names are not known."""
+    return names[label] if names and 0 <= label < len(names) else f"class {label}"
+
+
 def class_count(images: Images) -> int:
     """Return the number of classes, those without images included."""
     return len(images.classes or ()) or int(images.labels.max()) + 1

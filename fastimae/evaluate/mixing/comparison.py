@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastimae.evaluate.candidates import Candidate
@@ -11,7 +11,6 @@ from fastimae.evaluate.images import Images
 from fastimae.evaluate.mixing.mixtures import PairBatches, Pairs, check_pairs
 from fastimae.evaluate.options.mixtures import ComparisonOptions
 from fastimae.models import MaskedAutoencoder
-from fastimae.pictures.plots import COLORS
 from fastimae.progress import tracked
 
 Row = dict[str, Any]
@@ -51,10 +50,3 @@ def rows_of(
         }
         for (number, candidate), ratio in tracked(keys, "fitting", "fit")
     ]  # fmt: skip
-
-
-def lines_of(rows: Sequence[Row]) -> Iterator[tuple[list[Row], tuple[float, ...]]]:
-    """Yield each model's rows, and the colour (RGB) of its lines in a figure."""
-    names = list(dict.fromkeys(row["model"] for row in rows))
-    for name, color in zip(names, COLORS * len(names), strict=False):
-        yield [row for row in rows if row["model"] == name], color

@@ -13,6 +13,16 @@ from fastimae.objectives.settings import mask_unit
 from fastimae.settings import ConfigError
 
 
+def trained_mask_size(candidate: Candidate) -> int:
+    """Return the --mask_patch_size of a training, in pixels.
+
+    A patch if the checkpoint does not say. It need not fit the model's images, which may have
+    another size now.
+    """
+    size = candidate.args.get("mask_patch_size")
+    return size if isinstance(size, int) and size > 0 else candidate.model.patch_size
+
+
 def mask_unit_of(candidate: Candidate, mask_patch_size: int | None) -> int:
     """Return the side, in patches, of the squares that are masked as a whole for a model.
 
@@ -22,7 +32,7 @@ def mask_unit_of(candidate: Candidate, mask_patch_size: int | None) -> int:
     """
     model = candidate.model
     try:
-        unit = mask_unit(mask_patch_size or _trained_size(candidate), model.patch_size)
+        unit = mask_unit(mask_patch_size or trained_mask_size(candidate), model.patch_size)
     except ConfigError as error:
         raise ConfigError(f"{candidate.path}: {error}{_instead(mask_patch_size)}") from None
     down, across = model.grid
@@ -75,12 +85,6 @@ def mask_columns(model: MaskedAutoencoder, mask_ratio: float, unit: int) -> dict
         "masked": masked_share(model.grid, mask_ratio, unit),
         "mask_patch_size": unit * model.patch_size if mask_ratio else None,
     }
-
-
-def _trained_size(candidate: Candidate) -> int | None:
-    """Return the --mask_patch_size of a training; None if the checkpoint does not say."""
-    size = candidate.args.get("mask_patch_size")
-    return size if isinstance(size, int) and size > 0 else None
 
 
 def _instead(mask_patch_size: int | None) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastimae.evaluate.differences import DIFFERENCES, trained_with
 from fastimae.evaluate.mixing.mask_units import mask_columns
 from fastimae.evaluate.mixing.measurements import Measurements
 from fastimae.evaluate.mixing.ratio_figures import MEASURES, plot_over_masks, titled
 from fastimae.evaluate.mixing.reconstruction import ONE_HEAD, UNMASKED
-from fastimae.evaluate.mixing.subjects import DIFFERENCES, Subject, labels_of, trained_with
+from fastimae.evaluate.mixing.subjects import Subject, row_titles
 from fastimae.objectives.imae import BRANCHES
 from fastimae.pictures.picture_table import TITLE_CHARACTERS
 from fastimae.pictures.plots import COLORS, legend_below, plain_style, plt, save_figure
@@ -62,7 +63,7 @@ def draw_measures(
         places = [trained_with(subject.candidate)[difference] for subject in subjects]
         ticks = list(dict.fromkeys(places)) if difference == "model" else sorted(set(places))
     else:
-        places = [textwrap.fill(label, TITLE_CHARACTERS) for label in labels_of(subjects)]
+        places = [textwrap.fill(label, TITLE_CHARACTERS) for label in row_titles(subjects)]
         ticks = places[::-1]
     names = [name for name in MEASURES if name in points[0].means]
     width, height = (0, 3.6) if difference else (2, 1.6 + 0.45 * len(ticks))

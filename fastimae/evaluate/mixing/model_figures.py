@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fastimae.evaluate.differences import difference_of
 from fastimae.evaluate.mixing.measure_figures import draw_measures, draw_over_ratios, points_of
 from fastimae.evaluate.mixing.measurements import Measurements, Setting
 from fastimae.evaluate.mixing.ratio_figures import (
@@ -22,7 +23,7 @@ from fastimae.evaluate.mixing.ratio_figures import (
     titled,
 )
 from fastimae.evaluate.mixing.reconstruction import ONE_HEAD, Reconstruction
-from fastimae.evaluate.mixing.subjects import Subject, difference_of, labels_of
+from fastimae.evaluate.mixing.subjects import Subject, candidates_in, row_titles
 from fastimae.objectives.imae import BRANCHES
 from fastimae.pictures.picture_table import draw_picture_table
 
@@ -41,7 +42,7 @@ def compare_all(
     masks = sorted({setting.mask_ratio for setting in measured.drawn})
     mixes = sorted({setting.mix_ratio for setting in measured.drawn} - {None})
     mask, mix = nearest(masks, USUAL_MASK), nearest(mixes, USUAL_MIX) if mixes else None
-    difference, labels = difference_of(subjects), labels_of(subjects)
+    difference, labels = difference_of(candidates_in(subjects)), row_titles(subjects)
     shown = [
         measured.drawn[Setting(number, mask, mix if subject.mixed else None)]
         for number, subject in enumerate(subjects)

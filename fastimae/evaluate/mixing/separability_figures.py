@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from fastimae.evaluate.mixing.comparison import Row, lines_of
-from fastimae.pictures.plots import legend_below, plain_style, plt, save_figure
+from fastimae.evaluate.mixing.comparison import Row
+from fastimae.pictures.plots import legend_below, lines_of, plain_style, plt, save_figure
 
 
 def draw(rows: Sequence[Row], path: Path, note: str) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Recipe = dict[str, Any]
+Settings = dict[str, Any]
 
-_MIXUP_ONLY: Recipe = {
+_MIXUP_ONLY: Settings = {
     "aa": "none", "reprob": 0.0, "hflip": False, "smoothing": 0.0, "cutmix": 0.0,
 }  # fmt: skip
 """i-MAE, section 4.3.2: "in the finetuning phase, we only use Mixup as augmentation"."""
 
 
-def mae_vit_base() -> Recipe:
+def mae_vit_base() -> Settings:
     """MAE's fine-tuning of ViT-B on ImageNet: the released recipe.
 
     Command: torchrun --nproc_per_node=8 --no-python fastimae-eval finetune --recipe mae_vit_base
@@ -30,17 +30,17 @@ def mae_vit_base() -> Recipe:
     }  # fmt: skip
 
 
-def mae_vit_large() -> Recipe:
+def mae_vit_large() -> Settings:
     """MAE's fine-tuning of ViT-L on ImageNet: 50 epochs, batch 1024; 85.9 % in the paper."""
     return {**mae_vit_base(), "epochs": 50, "blr": 1e-3, "layer_decay": 0.75, "drop_path": 0.2}
 
 
-def mae_vit_huge() -> Recipe:
+def mae_vit_huge() -> Settings:
     """MAE's fine-tuning of ViT-H on ImageNet: 50 epochs, batch 1024; 86.9 % in the paper."""
     return {**mae_vit_large(), "drop_path": 0.3}
 
 
-def mae_vit_base_occlusion() -> Recipe:
+def mae_vit_base_occlusion() -> Settings:
     """As mae_vit_base, in the paper on occlusion invariance: blr 1e-3 (Kong & Zhang, section 5).
 
     Command: torchrun --nproc_per_node=8 --no-python fastimae-eval finetune
@@ -54,7 +54,7 @@ def mae_vit_base_occlusion() -> Recipe:
     return {**mae_vit_base(), "blr": 1e-3, "layer_decay": 0.75}
 
 
-def imae_cifar10() -> Recipe:
+def imae_cifar10() -> Settings:
     """i-MAE's fine-tuning on CIFAR-10 and CIFAR-100, with Mixup alone (table 7).
 
     Command: fastimae-eval finetune --recipe imae_cifar10 --checkpoint checkpoint-last.pth
@@ -73,12 +73,12 @@ def imae_cifar10() -> Recipe:
     }  # fmt: skip
 
 
-def imae_cifar100() -> Recipe:
+def imae_cifar100() -> Settings:
     """i-MAE's fine-tuning on CIFAR-100: as imae_cifar10, which table 7 has in the same column."""
     return imae_cifar10()
 
 
-def imae_tiny_imagenet() -> Recipe:
+def imae_tiny_imagenet() -> Settings:
     """i-MAE's fine-tuning on Tiny-ImageNet, with Mixup and random crops (table 7).
 
     Command: fastimae-eval finetune --recipe imae_tiny_imagenet --checkpoint checkpoint-last.pth
@@ -93,7 +93,7 @@ def imae_tiny_imagenet() -> Recipe:
     return {**imae_cifar10(), "batch_size": 256, "crop": "random"}
 
 
-def imae_vit_base() -> Recipe:
+def imae_vit_base() -> Settings:
     """i-MAE's fine-tuning on ImageNet: 25 epochs with Mixup and random crops (table 7).
 
     Command: torchrun --nproc_per_node=8 --no-python fastimae-eval finetune --recipe imae_vit_base
@@ -108,12 +108,12 @@ def imae_vit_base() -> Recipe:
     }  # fmt: skip
 
 
-OF_IMAE: dict[str, Callable[[], Recipe]] = {
+OF_IMAE: dict[str, Callable[[], Settings]] = {
     recipe.__name__: recipe
     for recipe in (imae_cifar10, imae_cifar100, imae_tiny_imagenet, imae_vit_base)
 }
 """The columns of i-MAE's table 7, whose accuracy and cross-entropy are M_sem."""
-RECIPES: dict[str, Callable[[], Recipe]] = {
+RECIPES: dict[str, Callable[[], Settings]] = {
     **{
         recipe.__name__: recipe
         for recipe in (mae_vit_base, mae_vit_large, mae_vit_huge, mae_vit_base_occlusion)

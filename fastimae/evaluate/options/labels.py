@@ -1,4 +1,4 @@
-"""Flags of the tasks that learn from labels: knn, fewshot, and what all share."""
+"""Flags of the tasks that learn from labels: knn, fewshot, and what others share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BEST = "checkpoint-best.pth"
 
 @dataclasses.dataclass(kw_only=True)
 class EncoderOptions(EvalOptions):
-    """Options of finetune, linear, knn, fewshot and cluster."""
+    """Options of finetune, msem, linear, knn, fewshot and cluster."""
 
     random_init: bool = False
     """Use fresh weights of the same architecture: the baseline that pre-training must beat."""
@@ -55,7 +55,7 @@ class EncoderOptions(EvalOptions):
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
-    """Options of finetune and linear, with MAE's names."""
+    """Options of finetune, msem and linear, with MAE's names."""
 
     epochs: PositiveInt = 50
     """Passes over the training images."""
@@ -100,7 +100,7 @@ class ProbeOptions(EncoderOptions):
     """Latent of the class token (cls), or mean of the patches' (avg). None: cls, as in MAE, but avg
     for a model fine-tuned on the mean."""
     precision: Precision = StepSettings.precision
-    """Precision of the encoder; the probe itself is in fp32. auto: as in pre-training, bf16 where
+    """Precision of the encoder; what follows it is in fp32. auto: as in pre-training, bf16 where
     that is faster."""
     feature_dir: Expert[Free[Path | None]] = None
     """Folder where probes share computed features. None: eval-features in output_dir, or else

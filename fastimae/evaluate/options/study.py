@@ -53,7 +53,7 @@ class StudyOptions(Settings):
     set: tuple[str, ...] = ()
     """Changes of the file, KEY.KEY=VALUE: --set evaluations.linear.epochs=5 train.epochs=100."""
     only: tuple[str, ...] = ()
-    """Models or runs to do, with what they need: --only baseline "imae-*/linear". (): all."""
+    """Models or runs to do, with what they need: --only baseline "imae-*/linear". None: all."""
     dry_run: bool = False
     """Check everything, and print all commands: what is done, and what is missing."""
     output_dir: Path = Path("study")

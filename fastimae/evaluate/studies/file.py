@@ -23,7 +23,8 @@ from fastimae.wording import did_you_mean
 
 OF_STUDY = ("output_dir", "log_dir", "resume", "device", "num_workers", "seed", "print_config")
 """Flags of all commands that the study sets itself."""
-OF_EVALUATION = (*OF_STUDY, "checkpoint", "feature_dir")
+OF_EVALUATION = (*OF_STUDY, "checkpoint", "feature_dir", "output")
+"""A file of --output would be that of every model."""
 _PARTS = ("about", "train", "models", "evaluations", "columns", "plot", "paper")
 _FEATURES = "features"
 """No name of an evaluation: its folder has the features that evaluations share."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -68,7 +68,9 @@ def draw_lines(
     horizontal lines. labels: name the lines."""
     values = list(dict.fromkeys(row.point[plot.x] for row in rows if plot.x in row.point))
     numeric = all(map(is_number, values))
-    for color, (label, line) in zip(_colors(), lines_of(plot.x, rows).items(), strict=False):
+    for color, (label, line) in zip(
+        itertools.cycle(COLORS), lines_of(plot.x, rows).items(), strict=False
+    ):
         named = label if labels else None
         ours, paper = _ours(line, column), _papers(line, column)
         if plot.x not in line[0].point:
@@ -129,8 +131,3 @@ def _spread(rows: Sequence[Row], column: str) -> list[float] | None:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _colors() -> Iterator[Any]:
-    while True:
-        yield from COLORS

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from fastimae.engine.distributed import alone
-from fastimae.evaluate.candidates import Candidate, candidates_of, check_same_images, labels_of
+from fastimae.evaluate.candidates import Candidate, candidates_of, check_same_images
 from fastimae.evaluate.center_batches import CenterBatches
+from fastimae.evaluate.differences import labels_of
 from fastimae.evaluate.figures.attention_maps import (
     attention_maps,
     chosen_layers,
@@ -49,7 +50,7 @@ IMAGES_AT_ONCE = 8
 """Maps of all layers and heads take much memory."""
 
 
-class Subject:
+class Observed:
     """One model: which of its tokens and layers are looked at, and what was measured so far."""
 
     def __init__(
@@ -61,7 +62,7 @@ class Subject:
         self.layers = chosen_layers(self.model, options.layers)
         self._measured: list[dict[int, dict[str, Tensor]]] = []
 
-    def maps(self, pixels: Tensor) -> list[Tensor]:
+    def observe(self, pixels: Tensor) -> list[Tensor]:
         """Return the attention of all blocks, and measure that of the chosen layers."""
         maps = attention_maps(self.model, pixels)
         self._measured.append(
@@ -108,7 +109,7 @@ def _measure_and_draw(options: AttentionOptions, results: Results) -> None:
     check_same_images(candidates)
     first = candidates[0].model
     origin = origin_of(options.checkpoint, first)
-    subjects = [Subject(candidate, first, options) for candidate in candidates]
+    observed = [Observed(candidate, first, options) for candidate in candidates]
     images = options.val_or_train_images()
     count = max(options.samples, options.measured)
     chosen = random_indices(images, count, np.random.default_rng(options.seed))
@@ -122,28 +123,28 @@ def _measure_and_draw(options: AttentionOptions, results: Results) -> None:
     for pixels, _ in tracked(batches, "attention", "batch"):
         to_draw = pixels[: options.samples - len(drawn)]
         views = []
-        for subject in subjects:
-            maps = subject.maps(pixels.to(device))
-            views.append(subject.views(maps))
-            if len(subjects) == 1:
-                _draw_heads(to_draw, maps, subject, results)
+        for model in observed:
+            maps = model.observe(pixels.to(device))
+            views.append(model.views(maps))
+            if len(observed) == 1:
+                _draw_heads(to_draw, maps, model, results)
         drawn += zip(to_draw, zip(*views, strict=True), strict=False)
         measured += len(pixels)
     if not drawn:
         raise DataError(f"{images.source}: none of {len(chosen)} images can be read")
     draw_side_by_side(drawn, labels_of(candidates), options.mass, overview)
-    table = [row for subject in subjects for row in subject.rows()]
+    table = [row for model in observed for row in model.rows()]
     draw_widths(table, options.mass, widths)
-    if len(subjects) == 1:
+    if len(observed) == 1:
         table = [{key: row[key] for key in row if key != "model"} for row in table]
     path = results.save({"table": table, "images": measured}, origin=origin)
     print(markdown(table))
     log.info("%s and %d pictures beside it", path, len(results.pictures))
 
 
-def _draw_heads(images: Tensor, maps: Sequence[Tensor], subject: Subject, results: Results) -> None:
+def _draw_heads(images: Tensor, maps: Sequence[Tensor], model: Observed, results: Results) -> None:
     """Draw attention-N.png for each image: all heads of the chosen layers."""
-    attention = torch.stack([maps[layer][:, :, subject.token, 1:] for layer in subject.layers], 1)
+    attention = torch.stack([maps[layer][:, :, model.token, 1:] for layer in model.layers], 1)
     for image, of_image in zip(images, attention.cpu(), strict=False):
         path = results.picture(f"attention-{len(results.pictures) - 2}.png")
-        draw(image, of_image, subject.layers, subject.model.grid, subject.patch, path)
+        draw(image, of_image, model.layers, model.model.grid, model.patch, path)

@@ -92,7 +92,9 @@ def run(options: LinearOptions) -> None:
 def _cached(options: LinearOptions, world: World, results: Results) -> tuple[Tested, EpochLoader]:
     """Compute the features of each image's centre, or read them."""
     data = probe_data(options, world, results.folder, _check(options, results))
-    loader = FeatureLoader(data.train, world=world, data=data.learned_from, **_order(options))
+    loader = FeatureLoader(
+        data.train, world=world, data=data.learned_from, **loader_settings(options)
+    )
     return data, loader
 
 
@@ -104,14 +106,14 @@ def _cropped(options: LinearOptions, world: World, results: Results) -> tuple[Te
         surveyed = survey_files(images.open, len(images))
         advice = "--crop center takes the middle of all images"
         warn_about_windows(str(images.source), surveyed, crops, advice)
-    return data, CroppedFeatures(store, images, crops, **_order(options))
+    return data, CroppedFeatures(store, images, crops, **loader_settings(options))
 
 
 def _check(options: LinearOptions, results: Results) -> Callable[[Mapping[str, Any]], None]:
     return functools.partial(check_resume, options, results.folder, LINEAR_PROBE)
 
 
-def _order(options: LinearOptions) -> dict[str, int]:
+def loader_settings(options: LinearOptions) -> dict[str, int]:
     """Return the arguments of `EpochLoader` that are options."""
     names = "batch_size", "seed", "accum_iter"
     return {name: getattr(options, name) for name in names}

@@ -30,7 +30,6 @@ from fastimae.evaluate.labels.logistic import logistic_regression
 from fastimae.evaluate.mixing.comparison import (
     Row,
     check_enough,
-    lines_of,
     pairs_of,
     rows_of,
 )
@@ -43,7 +42,7 @@ from fastimae.evaluate.pages.tables import markdown
 from fastimae.evaluate.results import Results, open_results
 from fastimae.log import log
 from fastimae.objectives.imae import BRANCHES
-from fastimae.pictures.plots import plain_style, plt, save_figure
+from fastimae.pictures.plots import lines_of, plain_style, plt, save_figure
 from fastimae.settings import ConfigError
 
 PICTURE = "mixtureprobe.png"

@@ -23,11 +23,13 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from fastimae.engine.distributed import alone
-from fastimae.evaluate.candidates import candidates_of, check_same_images, labels_of
+from fastimae.evaluate.candidates import candidates_of, check_same_images
 from fastimae.evaluate.center_batches import CenterBatches
+from fastimae.evaluate.differences import labels_of
 from fastimae.evaluate.features import extract, resolve_pool
-from fastimae.evaluate.figures.class_choice import class_name, named_classes, random_classes
+from fastimae.evaluate.figures.class_choice import named_classes, random_classes
 from fastimae.evaluate.images import Images
+from fastimae.evaluate.labels.class_names import class_name
 from fastimae.evaluate.options.figures import TsneOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.pages.tables import markdown
@@ -201,7 +203,7 @@ def _save(
     results: Results,
     origin: Mapping[str, Any],
 ) -> None:
-    """Write results.json and points.npz: of one model as ever, of several with their names."""
+    """Write results.json and points.npz; those of several models name each."""
     points = [of_model for _, of_model in panels]
     numbers: dict[str, Any] = {"classes": list(classes)} if classes else {}
     arrays = {"points": points[0], "labels": labels}

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastimae.evaluate.candidates import candidates_of, labels_of
+from fastimae.evaluate.candidates import candidates_of
+from fastimae.evaluate.differences import labels_of
 from fastimae.evaluate.figures.weight_measures import (
     SPARSITY,
     layers_of,
