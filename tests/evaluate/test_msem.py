@@ -18,6 +18,7 @@ from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.evaluate.command import options_of
 from fastimae.evaluate.options.finetune_recipes import OF_IMAE
 from fastimae.evaluate.options.msem import MsemOptions, changes, in_words, recipe_for
+from fastimae.evaluate.tasks.msem import described, m_sem, same_class_ratios
 from fastimae.settings import ConfigError
 
 BASE = ["--num_workers", "0", "--device", "cpu", "--precision", "fp32"]
@@ -114,6 +115,19 @@ def test_it_is_the_fine_tuning_of_that_recipe(toy):
 def test_random_weights_have_no_same_class_ratio(toy):
     numbers, _ = numbers_of(run(toy, "random", "--random_init", "--epochs", 1, "--batch_size", 16))
     assert numbers["same_class_ratio"] is numbers["realised_same_class_ratio"] is None
+    assert numbers["pseudo_labels"] is None
+
+
+def test_a_ratio_of_clusters_is_said_to_be_one(tmp_path):
+    """Section 3.3 names clusters as an alternative; table 1 is of classes."""
+    known = {"same_class_ratio": 1.0, "pseudo_labels": "clusters.npz"}
+    imae = save_trained(tmp_path / "imae.pth", recipe="imae_cifar10", **known)
+    ratios = same_class_ratios(options_of("msem", ["--checkpoint", str(imae), "--data_path", "x"]))
+    assert ratios == {**known, "realised_same_class_ratio": None}
+    tuned = {"acc1": 1.0, "acc5": 2.0, "loss": 3.0}
+    said = described(m_sem(tuned, ratios, "imae_cifar10", ""))
+    assert "at r = 1 of the clusters in clusters.npz, not of classes; recipe" in said
+    assert "cluster" not in described(m_sem(tuned, {**ratios, "pseudo_labels": None}, "x", ""))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,28 @@ def test_clusters_stay_clusters_and_noise_stays_noise():
     assert np.array_equal(points, again)
 
 
+def test_measures_of_the_points_follow_their_formulas():
+    """Trustworthiness (Venna and Kaski, 2001) of 12 neighbours, and Rousseeuw's silhouette (1987),
+    point by point."""
+    features, labels = clusters(apart=0.3, per_class=15)
+    points, numbers = embed(features, labels, perplexity=10, seed=0)
+    n, k = len(points), 12
+    apart = [
+        np.sqrt(((x[:, None] - x) ** 2).sum(-1))
+        for x in (features.astype(float), points.astype(float))
+    ]
+    penalty, silhouettes = 0, []
+    for i in range(n):
+        near, shown = ([int(j) for j in np.argsort(rows[i]) if j != i] for rows in apart)
+        penalty += sum(max(near.index(j) + 1 - k, 0) for j in shown[:k])
+        means = [apart[1][i][(labels == label) & (np.arange(n) != i)].mean() for label in range(3)]
+        within = means.pop(labels[i])
+        silhouettes.append((min(means) - within) / max(min(means), within))
+    wanted = 1 - 2 / (n * k * (2 * n - 3 * k - 1)) * penalty
+    assert numbers["trustworthiness"] == pytest.approx(wanted, abs=1e-6) and wanted < 0.99
+    assert numbers["silhouette_points"] == pytest.approx(np.mean(silhouettes), abs=1e-4)
+
+
 def test_labels_of_one_kind_have_no_silhouette():
     features, _ = clusters(1.0, per_class=10)
     _, numbers = embed(features, np.full(30, -1), perplexity=100, seed=0)

@@ -27,7 +27,7 @@ from fastimae.evaluate.results import open_results
 from fastimae.log import log
 from fastimae.trained import training_settings
 
-RATIO, REALISED = "same_class_ratio", "realised_same_class_ratio"
+RATIO, REALISED, CLUSTERS = "same_class_ratio", "realised_same_class_ratio", "pseudo_labels"
 
 
 def run(options: MsemOptions) -> None:
@@ -46,19 +46,21 @@ def run(options: MsemOptions) -> None:
             log.info("msem: %s; %s", described(numbers), path)
 
 
-def same_class_ratios(options: MsemOptions) -> dict[str, float | None]:
+def same_class_ratios(options: MsemOptions) -> dict[str, Any]:
     """Return the share of mixtures within a class in pre-training, asked for and realised.
 
-    None where it is not known, without a ratio, and for --random_init.
+    And the file of the clusters that were its classes, None if these were labels. All are None
+    where they are not known, without a ratio, and for --random_init.
     """
     if options.random_init:
-        return {RATIO: None, REALISED: None}
+        return {RATIO: None, REALISED: None, CLUSTERS: None}
     try:
         loader = load_checkpoint(options.checkpoint, mmap=True).get("loader")
     except CheckpointError:  # of other code; loading its weights raises what is wrong with it
         loader = None
     realised = loader.get(RATIO) if isinstance(loader, dict) else None
-    return {RATIO: training_settings(options.checkpoint).get(RATIO), REALISED: realised}
+    trained = training_settings(options.checkpoint)
+    return {RATIO: trained.get(RATIO), REALISED: realised, CLUSTERS: trained.get(CLUSTERS)}
 
 
 def m_sem(
@@ -83,8 +85,9 @@ def m_sem(
 
 def described(numbers: Mapping[str, Any]) -> str:
     """Return the numbers in words, for the log."""
-    asked, realised = numbers[RATIO], numbers[REALISED]
+    asked, realised, clusters = (numbers[name] for name in (RATIO, REALISED, CLUSTERS))
     known = "" if realised is None else f" (realised {realised:g})"
+    known += f" of the clusters in {clusters}, not of classes" if clusters else ""
     at = "" if asked is None else f", pre-trained at r = {asked:g}{known}"
     differs = numbers["differs_from_paper"]
     how = f"differs from the paper: {differs}" if differs else "settings as in the paper"
