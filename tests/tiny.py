@@ -18,8 +18,9 @@ def tiny_model(**overrides) -> MaskedAutoencoder:
     return create_model(NAME, **{**sizes, **overrides}).eval()
 
 
-def save_run(folder: Path, model: MaskedAutoencoder, **args) -> Path:
-    """Write checkpoint-last.pth of a run with the settings `args`, and return its path."""
+def save_run(folder: Path, model: MaskedAutoencoder, *, epoch: int = 0, **args) -> Path:
+    """Write checkpoint-last.pth of a run with the settings `args`, after an epoch. Returns its
+    path."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "model": NAME,
@@ -35,8 +36,8 @@ def save_run(folder: Path, model: MaskedAutoencoder, **args) -> Path:
         **args,
     }
     path = folder / LAST
-    content = {"model": model.state_dict(), "args": settings, "epoch": 0, "fastimae_format": FORMAT}
-    save_checkpoint(path, content)
+    content = {"model": model.state_dict(), "args": settings, "epoch": epoch}
+    save_checkpoint(path, {**content, "fastimae_format": FORMAT})
     return path
 
 

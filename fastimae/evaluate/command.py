@@ -55,8 +55,6 @@ class Task(NamedTuple):
     """The recipe for a checkpoint, if --recipe is not given."""
     file: str = ""
     """The file in its folder that other commands may be given, as a study's do."""
-    tests: bool = True
-    """Whether it takes --val."""
 
 
 TASKS = {
@@ -81,7 +79,6 @@ TASKS = {
         "k-means of features: labels for unlabelled data",
         several=True,
         file=CLUSTERS,
-        tests=False,
     ),
     "separability": Task(SeparabilityOptions, "linear separability of mixtures (M_ls)"),
     "msem": Task(

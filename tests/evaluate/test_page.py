@@ -11,6 +11,7 @@ from html_page import Page, write_png
 from PIL import Image
 from tiny import save_run, tiny_model
 
+from fastimae.engine.checkpoint import LAST, load_checkpoint, save_checkpoint
 from fastimae.evaluate.pages.charts import COLORS
 from fastimae.evaluate.pages.curves import curves
 from fastimae.evaluate.pages.page import Section, render
@@ -129,6 +130,12 @@ def test_runs_are_read_as_they_were_left(a_run):
     assert [line["train_loss"] for line in found.log] == LOSSES
     assert found.settings["mask_ratio"] == 0.75
     assert [item.name for item in found.evaluations] == ["linear", "reconstruct"]
+    assert not is_finished(a_run)  # killed before the checkpoint of the log's last epoch
+    saved = load_checkpoint(a_run / LAST)
+    for loader, finished in (({}, True), ({"finished": True}, True), ({"finished": False}, False)):
+        save_checkpoint(a_run / LAST, {**saved, "epoch": 2, "loader": loader})
+        assert is_finished(a_run) is finished
+    save_checkpoint(a_run / LAST, {**saved, "epoch": 2})
     assert is_finished(a_run)
     (a_run / "log.txt").write_text('{"epoch": 1}\n')
     assert not is_finished(a_run)

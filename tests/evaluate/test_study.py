@@ -52,7 +52,7 @@ def leave_results(command, number):
         config = parse_training(program, flags)
         ratio = getattr(config.objective, "same_class_ratio", None)
         epochs = config.optim.epochs
-        save_run(config.run.output_dir, tiny_model(), epochs=epochs)
+        save_run(config.run.output_dir, tiny_model(), epoch=epochs - 1, epochs=epochs)
         realised = {} if ratio is None else {"same_class_ratio": ratio * 0.9}
         lines = [json.dumps({"epoch": n, **realised}) + "\n" for n in range(epochs)]
         (config.run.output_dir / "log.txt").write_text("".join(lines))
@@ -253,6 +253,8 @@ def test_flags_of_the_command_line(place, done):
         (["--set", "evaluations.near.k=none"], "--set evaluations.near.k: --k takes one or more"),
         (["--set", "models.imae.grid.same_class_ratio=[1, 1.0]"], "two models are called imae-1"),
         (["--set", "models.imae.grid.same_class_ratio=[2]"], "grid.same_class_ratio: --same_class"),
+        (["--set", "models.mae.objective=ma"], "--set models.mae.objective: --objective ma is not"),
+        (["--set", "evaluations.near.models=[ima]"], "models: there is no model ima: did you mean"),
         (["--seed", "1", "1"], "--seed: a seed is given twice"),
         (["--launcher", "no_such_program"], "--launcher no_such_program: there is no such program"),
     ],
@@ -342,6 +344,22 @@ def test_a_training_that_was_killed_goes_on(place, done, monkeypatch):
     assert names_of(done) == NAMES
 
 
+def test_a_training_that_was_killed_as_it_saved_goes_on(place, done, monkeypatch):
+    """The log has the last epoch, the checkpoint has not."""
+
+    def killed(command):
+        leave_results(command, 0)
+        save_run(place / "study/mae", tiny_model(), epoch=1, epochs=3)
+        return -9
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "call", killed)
+        with pytest.raises(ConfigError, match="mae failed with exit status -9"):
+            call()
+    call()
+    assert names_of(done) == NAMES
+
+
 def test_seeds_are_repeated_and_averaged(place, done):
     call("--seed", "3", "1", "--only", "mae", "theirs/linear")
     assert names_of(done) == [
@@ -410,6 +428,12 @@ def test_models_may_have_images_of_their_own(place, done):
     assert given == {"mae": "c.beton", "imae-0": "a.beton"}
     assert ran["imae-0/near"].count("--val") == 1
     assert ran["imae-0/near"][ran["imae-0/near"].index("--val") + 1] == "c.beton"
+
+
+def test_training_images_are_clustered_beside_evaluations_that_test(place, done):
+    call("--set", "evaluations.cluster={k: 5, models: mae}", "--only", "mae")
+    ran = dict(zip(names_of(done), done, strict=True))
+    assert "--val" not in ran["mae/cluster"] and "--val" in ran["mae/linear"]
 
 
 def test_a_number_that_a_task_does_not_have(place, done, heard, caplog):

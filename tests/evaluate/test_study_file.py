@@ -79,6 +79,18 @@ def test_without_columns_they_are_the_accuracies(read):
     ]
 
 
+def test_names_of_evaluations_may_have_points(read):
+    study = read(
+        "models: {a: {checkpoint: x}}\n"
+        "evaluations: {few: {task: linear}, few-0.1: {task: linear, label_fraction: 0.1}}\n"
+        "columns: {all: few.acc1, some: few-0.1.table.acc1}\n"
+    )
+    assert [(column.evaluation, column.keys) for column in study.columns] == [
+        ("few", ("acc1",)),
+        ("few-0.1", ("table", "acc1")),
+    ]
+
+
 WRONG = r"""
 {models: {a: }}                            | a study needs evaluations
 {evaluations: {knn: }}                     | a study needs models
@@ -106,6 +118,7 @@ WRONG = r"""
 {evaluations: {cluster: {output: x.npz}}}  | cluster.output: the study sets that itself
 {evaluations: {knn: {models: {a: 1}}}}     | evaluations.knn.models: this must be a list of texts
 {columns: {a: acc1}}                       | columns.a: this must be EVALUATION.NUMBER
+{columns: {a: 3.5}}                        | columns.a: this must be EVALUATION.NUMBER
 {columns: {a: liner.acc1}, evaluations: {linear: }} | columns.a: there is no evaluation liner: did
 {columns: {a: {numbr: x}}}                 | columns.a.numbr: .* did you mean number?
 {plot: {y: x}}                             | line 1: there is no setting called y

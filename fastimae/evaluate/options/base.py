@@ -38,6 +38,9 @@ class EvalOptions(ModelOptions):
     recorded: ClassVar[tuple[str, ...]] = ()
     """Settings that run.yaml holds although others come from them: see `run_settings`."""
 
+    tests: ClassVar[bool] = True
+    """Whether the task can take images to test on, --val."""
+
     checkpoint: Annotated[Path, tyro.conf.arg(aliases=["--finetune"])]
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face."""
     ffcv: Path | None = None

@@ -20,6 +20,8 @@ class ClusterOptions(ProbeOptions):
     fastimae-eval cluster --checkpoint mae.pth --ffcv train.beton --k 1000
     """
 
+    tests = False
+
     k: Annotated[int, Range(lambda value: value > 1, "must be 2 or more, not {}")] = 1000
     """Number of clusters."""
     tries: PositiveInt = 3

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastimae.engine.checkpoint_file import CLASSES, CheckpointError, read_args
+from fastimae.engine.checkpoint_file import CLASSES, CheckpointError, args_in, read
 from fastimae.engine.previous_runs import PICTURE
 from fastimae.engine.run_file import STARTS, read_run_file
 from fastimae.evaluate.pages.checkpoint_match import newest_checkpoint
@@ -77,11 +77,17 @@ def check_folder(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a run's log reaches the last epoch that its settings ask for."""
-    entries, settings = read_log(folder / LOG), read_settings(folder)
-    if not entries or "epochs" not in settings:
+    """Return whether a run's log and its newest checkpoint have all epochs of its settings.
+
+    The log has an epoch before the checkpoint has it: a kill or a full disk may come in between.
+    """
+    entries, content = read_log(folder / LOG), _read_newest(folder)
+    epochs = args_in(content).get("epochs")
+    if not entries or epochs is None:
         return False
-    return entries[-1].get("epoch", -1) + 1 >= settings["epochs"]
+    whole = (content.get("loader") or {}).get("finished", True)  # earlier versions did not say
+    saved = content.get("epoch", -1) + 1 if whole else 0
+    return min(saved, entries[-1].get("epoch", -1) + 1) >= epochs
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -89,13 +95,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
     The names of classes, which may be thousands, are left out.
     """
+    settings = args_in(_read_newest(folder))
+    return {name: value for name, value in settings.items() if name != CLASSES}
+
+
+def _read_newest(folder: Path) -> dict[str, Any]:
     newest = newest_checkpoint(folder)
     try:
-        settings = read_args(newest) if newest else {}
+        return read(newest, mmap=True) if newest else {}
     except CheckpointError as error:
         log.warning("%s", error)
         return {}
-    return {name: value for name, value in settings.items() if name != CLASSES}
 
 
 def _settings_in_run_file(folder: Path) -> dict[str, Any]:

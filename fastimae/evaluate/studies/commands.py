@@ -25,6 +25,7 @@ from fastimae.evaluate.studies.runs import StudyRun
 from fastimae.flags import flags_of
 from fastimae.recipes import RECIPES
 from fastimae.settings import ConfigError
+from fastimae.wording import did_you_mean
 
 _SOURCES = ("ffcv", "data_path", "dali", "dataset", "synthetic")
 """Flags that name images to train on."""
@@ -35,10 +36,17 @@ class Commands:
     """The commands of a study, for the options of its call."""
 
     def __init__(self, study: Study, options: StudyOptions) -> None:
-        """Make the cells. Raises ConfigError for flags that the study sets itself."""
+        """Make the cells. Raises ConfigError for flags that the study sets itself, and for an
+        evaluation of models that there are not."""
         self.study, self.options = study, options
         self.launcher = tuple(shlex.split(options.launcher))
         self.cells = cells_of(study, options.seed, _typed(options.train_flags))
+        for each in study.evaluations.values():
+            for pattern in each.models:
+                if not any(fits(cell, pattern) for cell in self.cells):
+                    near = did_you_mean(pattern, [cell.row for cell in self.cells])
+                    keys = ("evaluations", each.name, "models")
+                    raise study.content.error(f"there is no model {pattern}{near}", *keys)
 
     def folder(self, cell: Cell, evaluation: str = "") -> Path:
         """Return the folder of a pre-training, or of an evaluation of it."""
@@ -66,10 +74,11 @@ class Commands:
 
     def training(self, cell: Cell) -> StudyRun:
         """Return the run that pre-trains a cell's model."""
-        owner = _config_of(cell.flags)
+        place = self.study.content.place("models", cell.model)
+        with naming(cell.flags, place):
+            owner = _config_of(cell.flags)
         values, needs = resolved(cell.flags, owner, self._known(cell))
         folder = self.folder(cell)
-        place = self.study.content.place("models", cell.model)
         command = [
             *("fastimae-train", *words_of(self._data(values) | self._common(cell) | values)),
             *("--output_dir", str(folder), "--resume", "auto"),
@@ -93,7 +102,7 @@ class Commands:
         folder, checkpoint = self.folder(cell, evaluation.name), self.checkpoint(cell)
         place = self.study.content.place("evaluations", evaluation.name)
         own = {"checkpoint": checkpoint} | self._data(values) | self._common(cell)
-        if self.options.val and task.tests:
+        if self.options.val and task.options.tests:
             own |= {"val": self.options.val}
         own |= {"output_dir": folder}
         if "feature_dir" in has:
@@ -106,7 +115,7 @@ class Commands:
             with naming(evaluation.flags, place):
                 task_module(evaluation.task)  # a missing library shows before hours of training
                 options = options_of(evaluation.task, command[2:])
-                if task.tests:
+                if options.tests:
                     options.val_source()
 
         return StudyRun(

@@ -181,10 +181,12 @@ def _columns(content: Content, evaluations: Sequence[str]) -> list[Column]:
         if isinstance(form, dict):
             content.check_keys(("number", "where"), "columns", name)
             form, where = form.get("number"), content.mapping("columns", name, "where")
-        if not re.fullmatch(r"[^.]+(\.[^.]+)+", str(form)):
+        if not isinstance(form, str) or not re.fullmatch(r"[^.]+(\.[^.]+)+", form):
             raise content.error("this must be EVALUATION.NUMBER, as linear.acc1", "columns", name)
-        evaluation, *keys = form.split(".")
-        if evaluation not in evaluations:
+        fitting = [each for each in evaluations if form.startswith(f"{each}.")]
+        evaluation = max(fitting, key=len, default=form.split(".")[0])  # finetune-0.1.acc1
+        keys = form.removeprefix(f"{evaluation}.").split(".")
+        if not fitting:
             near = did_you_mean(evaluation, evaluations)
             raise content.error(f"there is no evaluation {evaluation}{near}", "columns", name)
         columns.append(Column(name=name, evaluation=evaluation, keys=tuple(keys), where=where))
