@@ -23,7 +23,7 @@ from fastimae.engine.checkpoint_file import (
 )
 from fastimae.engine.sharded import shard_like
 from fastimae.log import log
-from fastimae.models.settings import lacks_heads
+from fastimae.settings import lacks_heads
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
