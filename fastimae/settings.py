@@ -339,3 +339,8 @@ def _found(hint: Any) -> Iterator[Range]:
             yield part
         else:
             yield from _found(part)
+
+
+def lacks_heads(settings: Mapping[str, Any]) -> bool:
+    """Return whether a run's settings are those of an i-MAE without heads (--no_disentangle)."""
+    return settings.get("disentangle") is False

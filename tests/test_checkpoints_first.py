@@ -65,6 +65,10 @@ REFUSED = {
     "a folder": ("--resume {root}/mae", "is a folder: name a checkpoint in it"),
     "damaged": ("--resume {root}/bad.pth", "{root}/bad.pth is not a checkpoint"),
     "another kind": ("--resume {imae}", "--resume {imae} is an i-MAE, and this run trains a MAE"),
+    "no heads": (
+        "--objective imae --no_disentangle --resume {mae}",
+        "--resume {mae} is a MAE, and this run trains an i-MAE without heads",
+    ),
     "weights alone": ("--resume {weights}", "is a MAE of FastIMAE and not a run to resume"),
     "another size": ("--resume {mae} --input_size 64", "{mae} is of another size"),
     "another depth": ("--resume {mae} --model mae_vit_tiny_patch8", "MAE with other parts"),

@@ -23,6 +23,7 @@ from fastimae.engine.checkpoint_file import (
 )
 from fastimae.engine.sharded import shard_like
 from fastimae.log import log
+from fastimae.settings import lacks_heads
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer
@@ -59,11 +60,12 @@ EXTRA = "objective"
 
 LINEAR_PROBE, CLASSIFIER = "a linear probe", "a classifier"
 _UNKNOWN, _ENCODER = "a model of another kind", "an encoder alone"
+_IMAE, _MAE = "an i-MAE", "a MAE"
 _NO_DECODER = (CLASSIFIER, _ENCODER)
 # Kinds of models by a name in their state dict; the first match counts.
 _KINDS = (
-    ("decoder_embed1.weight", "an i-MAE"),
-    ("mask_token", "a MAE"),
+    ("decoder_embed1.weight", _IMAE),
+    ("mask_token", _MAE),
     ("head.weight", CLASSIFIER),
     ("0.running_mean", LINEAR_PROBE),
     ("cls_token", _ENCODER),
@@ -105,7 +107,7 @@ def load_models(
     of a run like this one.
     """
     ours, extra = objective.student.state_dict(), objective.extra_state()
-    check_kind(content, kind_of(ours), path, weights_flag)
+    check_kind(content, kind_of(ours, args), path, weights_flag)
     _check_same_names(content, ours, args, path)
     check_same_extra(content, extra, path)
     load_weights(
@@ -123,7 +125,7 @@ def check_kind(content: Mapping[str, Any], wanted: str, path: Path, weights_flag
 
     wanted: see `kind_of`. weights_flag: the flag that starts a run from mere weights.
     """
-    found = kind_of(model_weights(content, path))
+    found = kind_of(model_weights(content, path), args_in(content))
     missing = sorted(STATE - content.keys())
     to_start = f"{weights_flag} {path} starts from its weights"
     if found in _NO_DECODER and wanted not in _NO_DECODER:
@@ -207,9 +209,13 @@ def check_results_still_apply(trainer: Trainer, content: Mapping[str, Any], path
         )
 
 
-def kind_of(names: Collection[str]) -> str:
-    """Describe a model by the names in its state dict."""
-    return next((kind for name, kind in _KINDS if name in names), _UNKNOWN)
+def kind_of(names: Collection[str], args: Mapping[str, Any] | None = None) -> str:
+    """Describe a model by the names in its state dict, and the settings of its run if known.
+
+    An i-MAE without heads has the weights of a MAE: only its settings tell them apart.
+    """
+    kind = next((kind for name, kind in _KINDS if name in names), _UNKNOWN)
+    return f"{_IMAE} without heads" if kind == _MAE and lacks_heads(args or {}) else kind
 
 
 def _origin(content: Mapping[str, Any]) -> str:

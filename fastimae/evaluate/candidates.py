@@ -14,10 +14,9 @@ from fastimae.evaluate.pages.tables import format_value
 from fastimae.interop.hints import Hints
 from fastimae.interop.load import load_model
 from fastimae.models import MaskedAutoencoder
-from fastimae.models.settings import lacks_heads
 from fastimae.objectives import IMAE, MAE
 from fastimae.objectives.choice import objective_title, run_title
-from fastimae.settings import ConfigError
+from fastimae.settings import ConfigError, lacks_heads
 
 NO_FLAGS = Hints({})
 """For files that the command has no flags for: errors name those of fastimae-import."""

@@ -18,7 +18,7 @@ from fastimae.interop.open_checkpoint import Checkpoint
 from fastimae.interop.timm import CLASSIFIED
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.names import DECODER, SIZES
-from fastimae.models.settings import lacks_heads
+from fastimae.settings import lacks_heads
 
 # Settings of a run that its checkpoint keeps in another layout: what shaped the weights.
 _TRAINING_SETTINGS = (

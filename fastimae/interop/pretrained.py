@@ -21,7 +21,7 @@ from fastimae.interop.load import build, why_decoder_misfits
 from fastimae.interop.open_checkpoint import Checkpoint, open_checkpoint
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
-from fastimae.models.settings import lacks_heads
+from fastimae.settings import lacks_heads
 
 # Parts that a teacher's latents (in the decoder's width) do not need: files may lack them.
 _UNUSED_BY_TEACHER = (

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fastimae.models.names import parse_name
 from fastimae.settings import Expert, Free, PositiveInt, Settings
@@ -13,11 +12,6 @@ from fastimae.settings import Expert, Free, PositiveInt, Settings
 HeadSpace = Literal["decoder", "encoder"]
 HEAD_SPACE: HeadSpace = "decoder"
 MASK_RATIO = 0.75
-
-
-def lacks_heads(settings: Mapping[str, Any]) -> bool:
-    """Return whether a run's settings are those of an i-MAE without heads (--no_disentangle)."""
-    return settings.get("disentangle") is False
 
 
 @dataclasses.dataclass(kw_only=True)

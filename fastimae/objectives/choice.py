@@ -9,9 +9,8 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from fastimae.models.settings import lacks_heads
 from fastimae.objectives.settings import IMAESettings, ReconstructionSettings
-from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag
+from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag, lacks_heads
 from fastimae.user_code import import_from_spec
 from fastimae.wording import did_you_mean
 

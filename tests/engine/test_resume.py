@@ -283,6 +283,10 @@ FILES = {
     "fine-tuned": ({"model": CLASSIFIER}, "is a classifier, and this run trains a MAE: START"),
     "encoder": ({"cls_token": torch.zeros(1)}, "is an encoder alone, and this .* a MAE: START"),
     "i-MAE": ({"model": student(heads=2)}, "is an i-MAE, and this run trains a MAE: INIT"),
+    "without heads": (
+        {"model": student(), "args": {"disentangle": False}},
+        "is an i-MAE without heads, and this run trains a MAE: INIT",
+    ),
     "probe": ({"0.running_mean": torch.zeros(1)}, "is a linear probe, .*: give the checkpoint-las"),
     "other": ({"fc": torch.zeros(1)}, "a model of another kind, .*: if it is a vision trans.*INIT"),
     "no weights": ({"epoch": 3}, "holds no model weights"),

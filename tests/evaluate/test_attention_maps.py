@@ -223,6 +223,9 @@ def test_a_patch_is_where_it_is_in_models_of_other_patch_sizes():
     assert same_place((1, 2), coarse, fine) == (3, 5)
     assert same_place((3, 5), fine, coarse) == (1, 2)
     assert same_place(None, coarse, fine) is None
+    for of, model in ((coarse, coarse), (coarse, fine), (fine, coarse)):
+        with pytest.raises(ConfigError, match="--token -1 0 is outside"):
+            same_place((-1, 0), of, model)
 
 
 def test_patches_that_are_not_kept_stay_gray(tmp_path):

@@ -106,12 +106,13 @@ def images(tmp_path_factory):
     ("heads", "batch_size", "measured"), [(1, 37, 75), (1, 1, 75), (2, 37, 74)]
 )
 def test_no_image_is_lost_unless_it_has_none_to_be_mixed_with(
-    tmp_path, images, heads, batch_size, measured
+    tmp_path, images, caplog, heads, batch_size, measured
 ):
     model = tiny_model(img_size=16, heads=heads)
     task.run(options(save_run(tmp_path, model), images, batch_size=batch_size))
     numbers = numbers_of(tmp_path)
     assert numbers["images"] == measured
+    assert ("one of 75 images is left out" in caplog.text) == (measured < 75)
     assert {row["view"] for row in numbers["table"]} == {"unmasked"}
     assert len(numbers["table"]) == heads and not any(row["masked"] for row in numbers["table"])
     batches = PairBatches(open_images(images), model, samples=None, batch_size=batch_size,

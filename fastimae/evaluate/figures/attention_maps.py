@@ -38,10 +38,11 @@ def same_place(
 ) -> tuple[int, int] | None:
     """Return the patch of `model` that covers the centre of a patch `of` another; None for None.
 
-    Both models are for images of one size.
+    Both models are for images of one size. Raises ConfigError for a patch outside the grid of `of`.
     """
     if patch is None:
         return None
+    token_number(of, patch)
     row, column = (int((place + 0.5) * of.patch_size / model.patch_size) for place in patch)
     return row, column
 

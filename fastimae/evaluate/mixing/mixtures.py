@@ -16,6 +16,7 @@ from fastimae.evaluate.center_batches import CenterBatches
 from fastimae.evaluate.images import Images, random_indices
 from fastimae.kernels import Mask, random_masking
 from fastimae.kernels.checks import check_bytes
+from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.forward_features import all_visible
 from fastimae.models.settings import HeadSpace
@@ -49,7 +50,7 @@ class PairBatches:
     """Batches of `Pairs`, drawn without replacement from up to `samples` of the images.
 
     The images, their partners and the masks depend on the seed and the batch size alone. A batch of
-    one image, which has no partner, is left out if images are mixed.
+    one image, which has no partner, is left out if images are mixed, with a warning.
     """
 
     def __init__(
@@ -70,9 +71,15 @@ class PairBatches:
         self.images, self.device = images, next(model.parameters()).device
         self.least = 2 if mixed else 1
         self.rng = np.random.default_rng(seed)
+        chosen = random_indices(images, samples, self.rng)
+        if mixed and len(chosen) % batch_size == 1:
+            log.warning(
+                "%s: one of %d images is left out, as --batch_size %d leaves it without a partner",
+                images.source, len(chosen), batch_size,
+            )  # fmt: skip
         self.batches = CenterBatches(
             images, model.img_size, batch_size=batch_size, workers=workers,
-            channels=model.in_chans, indices=random_indices(images, samples, self.rng),
+            channels=model.in_chans, indices=chosen,
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from fastimae.evaluate.candidates import Candidate
 from fastimae.models import MaskedAutoencoder
-from fastimae.models.settings import HeadSpace, lacks_heads
-from fastimae.settings import ConfigError
+from fastimae.models.settings import HeadSpace
+from fastimae.settings import ConfigError, lacks_heads
 
 
 def check_space(
