@@ -162,6 +162,22 @@ def test_on_any_images_it_is_table_1_with_crops_as_in_pre_training(trained):
     assert task == "msem"
 
 
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "tiny_imagenet", "imagenet"])
+def test_table_2_has_both_readings_of_its_baseline(data):
+    """Section 4.3.1: "vanilla MAE", and "trained without the disentanglement module"."""
+    runs = {run.name: run.command for run in commands_of(f"imae_table2_{data}").runs()}
+    models = {name: command for name, command in runs.items() if "/" not in name}
+    assert list(models) == ["baseline", "no_heads", "imae_not_distilled", "imae"]
+    assert [name for name in models if "--no_disentangle" in models[name]] == ["no_heads"]
+    assert [name for name in models if "--teacher" in models[name]] == ["imae"]
+    epochs = [
+        runs[name][-1] for name in runs if "/" in name and "--regression_epochs" in runs[name]
+    ]
+    assert epochs == (["5000"] * 4 if data == "imagenet" else [])
+    measured = options_of("separability", runs["no_heads/separability"][2:])
+    assert (measured.protocol, measured.space) == ("paper", "encoder")
+
+
 def test_the_models_of_the_hierarchical_paper():
     def flags(name, flag):
         runs = [run.command for run in commands_of(name).runs() if "/" not in run.name]
