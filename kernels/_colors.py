@@ -121,7 +121,7 @@ def _gray_sums_kernel(
     LUMA: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """sums = of the gray that contrast sees, after the changes before it: fp32 [B * chunks].
+    """Sum the gray that contrast sees, after the changes before it: fp32 [B * chunks].
 
     See `_change_colors_kernel`. Where contrast's factor is 1, the pixels are not read.
     """
