@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastimae.kernels import reference
+from fastimae.kernels import reference_colors
 from fastimae.kernels._colors_cpu import change_on_cpu
 from fastimae.kernels._launch import jit, launch, tl, triton
 from fastimae.kernels._pixels import scale_and_bias
@@ -246,7 +246,7 @@ def change_colors(
         "width": images.shape[2],
         "chunks": chunks,
         "PATCH": patch_size,
-        "LUMA": reference.LUMA,
+        "LUMA": reference_colors.LUMA,
         "CHUNK": _CHUNK,
         "num_warps": _WARPS,
     }

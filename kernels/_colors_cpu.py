@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels._pixels import gather_patches
-from fastimae.kernels.reference import LUMA, ORDERS
+from fastimae.kernels.reference_colors import LUMA, ORDERS
 
 _BLOCK = 1 << 16
 """Pixels of a block, at most, unless a single sample has more: 768 kB in fp32."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastimae.kernels import reference
+from fastimae.kernels import reference_colors
 from fastimae.kernels._colors import change_colors
 from fastimae.kernels._launch import Impl, jit, launch, tl, triton, use_triton
 from fastimae.kernels.checks import check_jitter, check_key
@@ -71,11 +71,11 @@ def _jitter_factors(key: Tensor, strength: float, view: int) -> Tensor:
             view=view,
             low=low,
             width=1 + strength - low,
-            turns=strength * reference.HUE,
-            gray=reference.GRAY if strength else 0.0,
-            STREAM=reference.JITTER_STREAM,
-            JITTERED=reference.JITTERED,
-            ORDERS=len(reference.ORDERS),
+            turns=strength * reference_colors.HUE,
+            gray=reference_colors.GRAY if strength else 0.0,
+            STREAM=reference_colors.JITTER_STREAM,
+            JITTERED=reference_colors.JITTERED,
+            ORDERS=len(reference_colors.ORDERS),
             BLOCK=_BLOCK,
             num_warps=_WARPS,
         )
@@ -96,8 +96,8 @@ def jitter_factors(key: Tensor, strength: float, *, view: int = 0, impl: Impl = 
     jittered independently. impl: "triton", "torch", or "auto" for the faster available.
 
     Returns fp32 [B, 6]: factors of brightness, contrast and saturation, shift of the hue in turns,
-    the number of the order in `reference.ORDERS`, and 1 for gray. Order and gray are the same on
-    every device and with every implementation, the others up to rounding.
+    the number of the order in `reference_colors.ORDERS`, and 1 for gray. Order and gray are the
+    same on every device and with every implementation, the others up to rounding.
     Raises ValueError for other keys, a negative strength or view, and if impl="triton" cannot run.
     """
     check_key(key)
@@ -105,7 +105,7 @@ def jitter_factors(key: Tensor, strength: float, *, view: int = 0, impl: Impl = 
         raise ValueError(f"strength {strength} and view {view} of colour jitter must not be < 0")
     if use_triton("jitter_factors", impl, key):
         return _jitter_factors(key, float(strength), view)
-    return reference.jitter_factors(key, strength, view)
+    return reference_colors.jitter_factors(key, strength, view)
 
 
 def color_jitter(images: Tensor, factors: Tensor, *, impl: Impl = "auto") -> Tensor:
@@ -122,6 +122,6 @@ def color_jitter(images: Tensor, factors: Tensor, *, impl: Impl = "auto") -> Ten
     check_jitter(images, factors)
     by_triton = use_triton("color_jitter", impl, images, factors)
     if images.is_cuda and not by_triton:
-        return reference.color_jitter(images, factors)
+        return reference_colors.color_jitter(images, factors)
     changed = change_colors(images, None, factors, 1, (), (), torch.uint8, by_triton)
     return changed.view(images.shape)

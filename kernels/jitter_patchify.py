@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastimae.kernels import reference
+from fastimae.kernels import reference_colors
 from fastimae.kernels._colors import change_colors
 from fastimae.kernels._launch import Impl, use_triton
 from fastimae.kernels.checks import DtypeError, check_images, check_jitter, check_visible
@@ -48,6 +48,6 @@ def jitter_patchify(
     by_triton = use_triton("jitter_patchify", impl, images, ids_keep, factors)
     args = (images, ids_keep, factors, patch_size, mean, std)
     if images.is_cuda and not by_triton:
-        return reference.jitter_patchify(*args).to(dtype)
+        return reference_colors.jitter_patchify(*args).to(dtype)
     changed = change_colors(*args, dtype, by_triton)
     return changed.view(*ids_keep.shape, 3 * patch_size**2)
