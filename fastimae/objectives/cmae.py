@@ -24,10 +24,11 @@ from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_batch
 from fastimae.objectives.contrast import byol, cosines, directions, gather_rows, info_nce, spread
 from fastimae.objectives.masked_share import say_masked_share
+from fastimae.objectives.masks import draw_mask, patches_seen
 from fastimae.objectives.pictures import caption, mask_out, seen_images
 from fastimae.objectives.pixels import Pixels
+from fastimae.objectives.second_view import SecondView
 from fastimae.objectives.settings import CMAESettings
-from fastimae.objectives.views import Views
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -47,7 +48,14 @@ class CMAE(Objective):
         self.settings = settings = settings or CMAESettings()
         settings.check()
         self.student, self.pixels = student, Pixels(student, settings)
-        self.views = Views(student, settings)
+        self.mask_unit = settings.mask_unit(student.patch_size)
+        self.second = SecondView(
+            kind=settings.second_view if settings.mask_ratio else "full",
+            mask_ratio=settings.second_mask_ratio,
+            mask_unit=self.mask_unit,
+        )
+        first = patches_seen(student, settings.mask_ratio, self.mask_unit)
+        self.visible = first, self.second.patches_seen(student, first)
         width, heads = student.cls_token.shape[-1], (settings.proj_hidden_dim, settings.proj_dim)
         self.projector, self.predictor = Mlp(width, *heads), Mlp(settings.proj_dim, *heads)
         for head in (self.projector, self.predictor):
@@ -61,6 +69,8 @@ class CMAE(Objective):
     def build(cls, settings: CMAESettings, models: Models) -> CMAE:
         student = models.student(decoder=False)
         say_masked_share(student, settings)
+        if settings.second_view == "independent":
+            say_masked_share(student, settings, "second_mask_ratio")
         return cls(student, settings)
 
     def trainable(self) -> dict[str, nn.Module]:
@@ -80,6 +90,11 @@ class CMAE(Objective):
         modules = {"student": self.student, "projector": self.projector}
         return modules | ({"mask_token": self.mask_token} if self.mask_token else {})
 
+    def draw_masks(self, key: Tensor) -> tuple[Mask, Mask]:
+        """Draw the masks of both views of each sample, functions of its key, int64 [B]."""
+        first = draw_mask(self.student, key, self.settings.mask_ratio, self.mask_unit)
+        return first, self.second.draw_mask(self.student, key, first)
+
     def forward(self, batch: Batch, masks: tuple[Mask, Mask] | None = None) -> dict[str, Tensor]:
         """Return the loss of a `fastimae.loaders.Batch`, and its parts, as fp32 scalars.
 
@@ -87,7 +102,7 @@ class CMAE(Objective):
         the two views of an image, and "spread", how much the target's output differs between
         images: 0 if it has collapsed. Raises ValueError if batch or masks do not fit the student.
         """
-        masks = masks or self.views(batch.key)
+        masks = masks or self.draw_masks(batch.key)
         for mask in masks:
             check_batch(self.student, batch, mask)
         batch = self.pixels(batch)
@@ -114,7 +129,7 @@ class CMAE(Objective):
         Products with negatives do not count: their number depends on that of the processes.
         """
         total = 0
-        for seen, trained in zip(self.views.visible, (True, False), strict=True):
+        for seen, trained in zip(self.visible, (True, False), strict=True):
             tokens = 1 + (self.patches if self.mask_token else seen)
             places = {"patch": tokens - 1, "both": tokens}.get(self.settings.tokens, 1)
             heads = (self.projector, self.predictor) if trained else (self.projector,)
@@ -131,7 +146,7 @@ class CMAE(Objective):
         """Draw pictures of both views, by title, uint8 [B, H, W, C] each; there is no decoder."""
         check_batch(self.student, batch)
         batch, pictures = self.pixels(batch), {"input": batch.images}
-        for view, mask in enumerate(self.views(batch.key)):
+        for view, mask in enumerate(self.draw_masks(batch.key)):
             seen = seen_images(self.student, self._seen(batch, mask, view), mask)
             pictures[f"view {view + 1}"] = mask_out(self.student, seen, mask)
         return pictures
