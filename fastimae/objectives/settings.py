@@ -202,9 +202,9 @@ class CMAESettings(PixelSettings, SecondViewSettings):
         hidden = self.mask_ratio > 0 and self.second_view != "full" and not self.encoder_mask_tokens
         self.require(
             not (hidden and self.tokens in ("patch", "both")),
-            f"--tokens {self.tokens} with --no_encoder_mask_tokens compares patches that both views "
-            f"show, and --second_view {self.second_view} has none, or not as many in each image: "
-            "use --second_view full (or --tokens cls or average)",
+            f"--tokens {self.tokens} with --no_encoder_mask_tokens compares patches that both views"
+            f" show, and --second_view {self.second_view} has none, or not as many in each image:"
+            " use --second_view full (or --tokens cls or average)",
         )
 
     def idle(self) -> Iterator[Idle]:
