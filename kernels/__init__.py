@@ -8,6 +8,8 @@ from fastimae.kernels._launch import set_default_impl
 from fastimae.kernels.add_norm import add_norm
 from fastimae.kernels.assemble_tokens import assemble_tokens
 from fastimae.kernels.attention import attention
+from fastimae.kernels.color_jitter import color_jitter, jitter_factors
+from fastimae.kernels.jitter_patchify import jitter_patchify
 from fastimae.kernels.latent_l2 import latent_l2
 from fastimae.kernels.masked_l2 import masked_l2
 from fastimae.kernels.mix_patchify import mix_patchify
@@ -19,6 +21,9 @@ __all__ = [
     "random_masking",
     "mixing_ratio",
     "mix_patchify",
+    "jitter_factors",
+    "color_jitter",
+    "jitter_patchify",
     "assemble_tokens",
     "add_norm",
     "masked_l2",

@@ -144,15 +144,33 @@ def check_mixture(
     images: Tensor, ids_keep: Tensor, patch_size: int, partner: Tensor | None, alpha: Tensor | None
 ) -> None:
     """Raise ValueError unless the other arguments of `mix_patchify` fit its images."""
-    check_shape("ids_keep", ids_keep, len(images), "K")
-    check_ids("ids_keep", ids_keep)
-    _check_count("ids_keep", ids_keep, images, patch_size)
-    check_device(images=images, ids_keep=ids_keep, partner=partner, alpha=alpha)
+    check_visible(images, ids_keep, patch_size)
+    check_device(images=images, partner=partner, alpha=alpha)
     if partner is None and alpha is None:
         return
     if partner is None or alpha is None:
         raise ValueError("partner and alpha belong together: pass both or neither")
     check_pairs(len(images), partner, alpha)
+
+
+def check_visible(images: Tensor, ids_keep: Tensor, patch_size: int) -> None:
+    """Raise ValueError unless ids_keep [B, K] are for the patches of images."""
+    check_shape("ids_keep", ids_keep, len(images), "K")
+    check_ids("ids_keep", ids_keep)
+    _check_count("ids_keep", ids_keep, images, patch_size)
+    check_device(images=images, ids_keep=ids_keep)
+
+
+def check_jitter(images: Tensor, factors: Tensor) -> None:
+    """Raise ValueError unless images are bytes in RGB, [B, H, W, 3], with six factors each."""
+    check_shape("images", images, "B", "H", "W", "C")
+    if images.shape[3] != 3:
+        hint = _layout_hint("images", images, 3, last=True)
+        raise ValueError(f"colour jitter needs RGB images, not {images.shape[3]} channels{hint}")
+    check_bytes("images of colour jitter", images)
+    check_shape("factors", factors, len(images), 6)
+    check_dtype("factors", factors, torch.float32)
+    check_device(images=images, factors=factors)
 
 
 def check_pairs(batch: int, partner: Tensor, alpha: Tensor) -> None:

@@ -33,7 +33,8 @@ from fastimae.kernels.random_masking import Mask, philox
 
 NORM_PIX_EPS = 1e-6
 MIXING_STREAM = 2
-"""Philox stream of mixing ratios; 0 is for masks, 1 for crops, 3 for the choice of a decoder."""
+"""Philox stream of mixing ratios; 0 is for masks, 1 for crops, 3 for the choice of a decoder, 4
+for colour jitter."""
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

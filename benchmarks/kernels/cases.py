@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.kernels.block_cases import add_norm, attention, mlp
 from benchmarks.kernels.shapes import BF16, FLOAT, INT, U8, KernelCase, ModelShape, leaf
 from fastimae import kernels
-from fastimae.kernels import reference
+from fastimae.kernels import reference, reference_colors
 from fastimae.kernels.mixing_ratio import LEVELS
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
 
@@ -24,8 +24,8 @@ STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
 def cases(shape: ModelShape) -> list[KernelCase]:
     """List the cases of all ops at a shape; ops that only i-MAE needs have two branches."""
     make = (
-        random_masking, mixing_ratio, patchify, mix_patchify, assemble_tokens, masked_l2,
-        masked_l2_inner, latent_l2,
+        random_masking, mixing_ratio, patchify, mix_patchify, jitter_factors, color_jitter,
+        jitter_patchify, assemble_tokens, masked_l2, masked_l2_inner, latent_l2,
     )  # fmt: skip
     encoder = attention(shape, "encoder", shape.keep + 1, shape.heads, shape.width)
     decoder = attention(
@@ -106,6 +106,50 @@ def mix_patchify(s: ModelShape) -> KernelCase:
         spec=lambda x: [y.bfloat16() for y in reference.mix_patchify(*mixture(x))],
         # Visible bytes of two images and ids in; the mixture and both images out.
         forward_bytes=s.batch * s.keep * (s.values * (2 * U8 + 3 * BF16) + INT),
+    )
+
+
+def jitter_factors(s: ModelShape) -> KernelCase:
+    """Draw how colours change."""
+    return KernelCase(
+        op="jitter_factors",
+        shape=s.name,
+        inputs=lambda device: {"key": torch.arange(s.batch, device=device) * 7919},
+        call=lambda op, x: op(x["key"], 0.4),
+        spec=lambda x: reference_colors.jitter_factors(x["key"], 0.4),
+        # A key in, six factors out: as with mixing_ratio, its time counts.
+        forward_bytes=s.batch * (8 + 6 * FLOAT),
+        tolerance=1e-6,
+    )
+
+
+def color_jitter(s: ModelShape) -> KernelCase:
+    """Change the colours of whole images."""
+    return KernelCase(
+        op="color_jitter",
+        shape=s.name,
+        inputs=lambda device: _jittered(s, device),
+        call=lambda op, x: op(x["images"], x["factors"]),
+        spec=lambda x: reference_colors.color_jitter(x["images"], x["factors"]),
+        # Bytes in and out, once: contrast's mean takes another read where it is not 1.
+        forward_bytes=s.batch * (2 * U8 * s.patches * s.values + 6 * FLOAT),
+    )
+
+
+def jitter_patchify(s: ModelShape) -> KernelCase:
+    """Change the colours of visible patches, and normalise them."""
+
+    def given(x: dict[str, Tensor]) -> tuple:
+        return x["images"], x["ids"], x["factors"], s.patch, *STATISTICS
+
+    return KernelCase(
+        op="jitter_patchify",
+        shape=s.name,
+        inputs=lambda device: _jittered(s, device),
+        call=lambda op, x: op(*given(x), dtype=torch.bfloat16),
+        spec=lambda x: reference_colors.jitter_patchify(*given(x)).bfloat16(),
+        # Visible bytes and ids in, once, and tokens out.
+        forward_bytes=s.batch * (s.keep * (s.values * (U8 + BF16) + INT) + 6 * FLOAT),
     )
 
 
@@ -210,3 +254,8 @@ def _pictures(s: ModelShape, device: torch.device) -> dict[str, Tensor]:
 
 def _mask(s: ModelShape, device: torch.device) -> kernels.Mask:
     return kernels.random_masking(torch.arange(s.batch, device=device), s.grid, 0.75)
+
+
+def _jittered(s: ModelShape, device: torch.device) -> dict[str, Tensor]:
+    keys = torch.arange(s.batch, device=device) * 7919
+    return _pictures(s, device) | {"factors": kernels.jitter_factors(keys, 0.4, impl="torch")}

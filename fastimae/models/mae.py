@@ -14,9 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastimae.kernels import Mask, assemble_tokens, masked_l2, mix_patchify, random_masking
+from fastimae.kernels import (
+    Mask,
+    assemble_tokens,
+    jitter_patchify,
+    masked_l2,
+    mix_patchify,
+    random_masking,
+)
 from fastimae.kernels.checks import check_ids, check_mask, check_shape, check_size
-from fastimae.kernels.color_jitter import jitter_patchify
 from fastimae.kernels.reference import patchify, unpatchify
 from fastimae.kernels.rows import masked_rows
 from fastimae.models.forward_features import Pool, forward_features

@@ -117,7 +117,7 @@ class MAESettings(PixelSettings, ReconstructionSettings):
 class SecondViewSettings(MaskSettings):
     """The second view of an image, which a siamese objective compares with the masked one."""
 
-    second_view: SecondViewKind = "complement"
+    second_view: Expert[SecondViewKind] = "complement"
     """What the second view shows: what the first one hides, a random part, or all patches."""
     second_mask_ratio: Expert[InnerShare] = 0.25
     """Share of patches that are masked in an independent second view."""
@@ -197,7 +197,7 @@ class CMAESettings(PixelSettings, SecondViewSettings):
     """What is contrasted, and how: C-MAE of the occlusion paper (sections 3 and 5)."""
 
     mask_ratio: MaskShare = SecondViewSettings.mask_ratio
-    color_jitter: NotNegative = 0.4
+    color_jitter: Expert[NotNegative] = 0.4
     color_jitter_on: Expert[Literal["image", "visible"]] = "visible"
     contrast: Expert[Literal["infonce", "byol"]] = "infonce"
     """The loss of two views. infonce has negatives: the same place in the images of all ranks."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fastimae.kernels.adamw import AdamWUpdate, ParameterTensors
 from fastimae.kernels.assemble_tokens import assemble_tokens
+from fastimae.kernels.color_jitter import color_jitter, jitter_factors
+from fastimae.kernels.jitter_patchify import jitter_patchify
 from fastimae.kernels.latent_l2 import latent_l2
 from fastimae.kernels.masked_l2 import masked_l2
 from fastimae.kernels.mix_patchify import mix_patchify
@@ -28,6 +30,8 @@ def cases() -> Iterator[AotCase]:
     for model in MODELS:
         pixels = {"images_ptr": model.aligned}
         ranks = {"ids_keep_ptr": 4, "ids_masked_ptr": 4}  # each id goes to its rank
+        # Colours are read and written channel by channel.
+        single = {"images_ptr": 1, "out_ptr": model.dtype.itemsize}
         # What decides which pixels count: a patch a thread, and a table.
         small = {"ids_ptr": 4, "visible_ptr": 2, "kept_ptr": 4}
         for op, variant, call, narrow in (
@@ -36,6 +40,9 @@ def cases() -> Iterator[AotCase]:
             ("mixing_ratio", "i-MAE, per sample", _mixing_ratio_each, {"quantiles_ptr": 4}),
             ("mix_patchify", "MAE", _patchify, pixels),
             ("mix_patchify", "i-MAE", _mix_patchify, pixels),
+            ("jitter_factors", "", _jitter_factors, {"factors_ptr": 4}),
+            ("color_jitter", "", _color_jitter, {"images_ptr": 1, "out_ptr": 1}),
+            ("jitter_patchify", "", _jitter_patchify, single),
             ("assemble_tokens", "", _assemble_tokens, {}),
             ("spread_rows", "tokens", _spread_rows, {}),
             ("spread_rows", "qkv", _spread_qkv, {}),
@@ -114,6 +121,22 @@ def _mix_patchify(model: ModelSizes) -> object:
     mixing = (partner, torch.zeros(model.batch))
     return mix_patchify(
         _images(model), kept, model.patch, *STATISTICS, *mixing, dtype=model.dtype, impl="triton"
+    )
+
+
+def _jitter_factors(model: ModelSizes) -> Tensor:
+    key = torch.zeros(model.batch, dtype=torch.int64)
+    return jitter_factors(key, 0.4, view=1, impl="triton")
+
+
+def _color_jitter(model: ModelSizes) -> object:
+    return color_jitter(_images(model), torch.zeros(model.batch, 6), impl="triton")
+
+
+def _jitter_patchify(model: ModelSizes) -> object:
+    kept, factors = ids(model, model.keep), torch.zeros(model.batch, 6)
+    return jitter_patchify(
+        _images(model), kept, factors, model.patch, *STATISTICS, dtype=model.dtype, impl="triton"
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from fastimae import kernels
 from fastimae.kernels import _attention_tile as kernel
-from fastimae.kernels import reference
+from fastimae.kernels import reference, reference_colors
 from fastimae.kernels._attention_choice import Pass, tile_of
 from fastimae.kernels.mixing_ratio import LEVELS
 from fastimae.kernels.rows import masked_rows, visible_rows
@@ -58,6 +58,42 @@ def test_mixing_ratios_are_the_cpus():
         expected = kernels.mixing_ratio(keys, quantiles)
         got = kernels.mixing_ratio(keys.cuda(), quantiles.cuda(), impl="triton").cpu()
         torch.testing.assert_close(got, expected, rtol=0, atol=rounding)
+
+
+def test_jitter_factors_are_the_cpus():
+    keys = torch.randint(-(2**62), 2**62, (300,))
+    expected = kernels.jitter_factors(keys, 0.4, view=1)
+    got = kernels.jitter_factors(keys.cuda(), 0.4, view=1, impl="triton").cpu()
+    torch.testing.assert_close(got, expected, rtol=0, atol=2.4e-7)
+    assert torch.equal(got[:, 4:], expected[:, 4:])  # the order, and whether it is gray
+
+
+def jitter(batch):
+    """Draw factors, with every order among them."""
+    factors = kernels.jitter_factors(torch.arange(batch, device="cuda"), 0.4)
+    factors[:, 4] = torch.arange(batch, device="cuda") % 24
+    return factors
+
+
+@pytest.mark.parametrize("side", [224, 30])
+def test_color_jitter(side):
+    pictures, factors = images(48, side), jitter(48)
+    pictures[0], pictures[1] = 0, 255
+    got = kernels.color_jitter(pictures, factors, impl="triton").int()
+    distance = (got - reference_colors.color_jitter(pictures, factors)).abs()
+    assert distance.max() <= 1 and distance.sum() < 1e-3 * distance.numel()
+    first = kernels.color_jitter(pictures.permute(0, 2, 1, 3), factors, impl="triton")
+    assert (first.permute(0, 2, 1, 3).int() - got).abs().max() <= 1
+
+
+@pytest.mark.parametrize("dtype", NORMS)
+@pytest.mark.parametrize(("side", "patch", "batch"), SIZES)
+def test_jitter_patchify(side, patch, batch, dtype):
+    ids, pictures, factors = drawn(batch, side, patch).ids_keep, images(batch, side), jitter(batch)
+    args = pictures, ids, factors, patch, *STATISTICS
+    got = kernels.jitter_patchify(*args, dtype=dtype, impl="triton")
+    close(got, reference_colors.jitter_patchify(*args), dtype)
+    assert torch.equal(got, kernels.jitter_patchify(*args, dtype=dtype, impl="triton"))
 
 
 @pytest.mark.parametrize("compiled", [False, True])

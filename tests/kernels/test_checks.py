@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastimae import kernels
-from fastimae.kernels import Mask, drop_in, random_masking, reference
+from fastimae.kernels import Mask, drop_in, random_masking, reference, reference_colors
 from fastimae.kernels.rows import masked_rows, visible_rows
 
 STATISTICS = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
@@ -40,6 +40,11 @@ def arguments(op):
             "weight2": torch.zeros(4, 16), "bias2": torch.zeros(4),
         },
         "mixing_ratio": {"key": torch.arange(2), "quantiles": torch.linspace(0, 1, 4097)},
+        "jitter_factors": {"key": torch.arange(2), "strength": 0.4},
+        "color_jitter": {"images": images["images"], "factors": torch.ones(2, 6)},
+        "jitter_patchify": {
+            **images, "ids_keep": torch.zeros(2, 2, dtype=INT), "factors": torch.ones(2, 6),
+        },
         "random_masking": {"key": torch.arange(2), "grid": (2, 3), "mask_ratio": 0.5},
     }[op]  # fmt: skip
 
@@ -47,7 +52,8 @@ def arguments(op):
 def ways(op):
     """Return the op in torch, and its specification where that is a function."""
     found = [lambda **kwargs: getattr(kernels, op)(**kwargs, impl="torch")]
-    return [*found, getattr(reference, op)] if hasattr(reference, op) else found
+    specified = [getattr(file, op) for file in (reference, reference_colors) if hasattr(file, op)]
+    return [*found, *specified]
 
 
 def zeros(*shape, dtype=torch.float32):
@@ -100,6 +106,18 @@ WRONG = [
     ("mlp", {"bias2": zeros(16)}, "bias2 must be [4], not [16]"),
     ("mixing_ratio", {"key": zeros(2, dtype=INT)}, "key must be int64, not int32"),
     ("mixing_ratio", {"key": zeros(2, 1, dtype=LONG)}, "key must be [B], not [2, 1]"),
+    ("jitter_factors", {"key": zeros(2, dtype=INT)}, "key must be int64, not int32"),
+    ("color_jitter", {"images": zeros(2, 4, 6, 1, dtype=BYTE)}, "needs RGB images, not 1 channels"),
+    ("color_jitter", {"images": zeros(2, 4, 6, 3)}, "must be uint8, values 0 to 255, not"),
+    ("color_jitter", {"images": zeros(4, 6, 3, dtype=BYTE)}, "images must be [B, H, W, C], not"),
+    ("color_jitter", {"factors": zeros(3, 6)}, "factors must be [2, 6], not [3, 6]"),
+    ("color_jitter", {"factors": zeros(2, 6, dtype=LONG)}, "factors must be float32, not int64"),
+    ("jitter_patchify", {"images": zeros(2, 4, 6, 3)}, "must be uint8, values 0 to 255, not"),
+    ("jitter_patchify", {"factors": zeros(2, 5)}, "factors must be [2, 6], not [2, 5]"),
+    ("jitter_patchify", {"ids_keep": zeros(3, 2, dtype=INT)}, "ids_keep must be [2, K], not [3"),
+    ("jitter_patchify", {"ids_keep": zeros(2, 7, dtype=INT)}, "but images have only 6"),
+    ("jitter_patchify", {"patch_size": 5}, "5 does not divide images of 4x6"),
+    ("jitter_patchify", {"mean": (0.5,)}, "mean and std need a value for each of 3 channels"),
     ("random_masking", {"key": zeros(2)}, "key must be int64, not float32"),
     ("random_masking", {"key": zeros(2, 1, dtype=LONG)}, "key must be [B], not [2, 1]"),
     ("random_masking", {"unit": 0}, "a mask unit of 0 patches"),
@@ -117,7 +135,7 @@ def test_what_does_not_fit_is_refused_alike(op, change, words):
 
 OPS = (
     "mix_patchify", "masked_l2", "assemble_tokens", "add_norm", "latent_l2", "mlp", "mixing_ratio",
-    "attention",
+    "attention", "color_jitter", "jitter_patchify",
 )  # fmt: skip
 
 
@@ -149,12 +167,13 @@ def test_an_empty_batch_is_valid():
             function(**given)
 
 
-def test_channels_first_are_named():
-    given = arguments("mix_patchify") | {"images": zeros(2, 3, 4, 6, dtype=BYTE)}
+@pytest.mark.parametrize("op", ["mix_patchify", "color_jitter", "jitter_patchify"])
+def test_channels_first_are_named(op):
+    given = arguments(op) | {"images": zeros(2, 3, 4, 6, dtype=BYTE)}
     with pytest.raises(
         ValueError, match=r"looks like \[B, C, H, W\].*images\.permute\(0, 2, 3, 1\)"
     ):
-        kernels.mix_patchify(**given)
+        getattr(kernels, op)(**given)
 
 
 def test_integer_masks_are_refused():

@@ -10,6 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastimae.kernels import (
     assemble_tokens,
     attention,
+    color_jitter,
+    jitter_factors,
+    jitter_patchify,
     latent_l2,
     masked_l2,
     mix_patchify,
@@ -147,6 +150,9 @@ def test_torch_implementations_copy_nothing_to_the_gpu():
         mask = random_masking(key, (4, 4), 0.75, impl="torch")
         mix_patchify(images, mask.ids_keep, 8, MEAN, STD, key, alpha, impl="torch")
         reference.mix_patchify(images, mask.ids_keep, 8, MEAN, STD, key, alpha)
+        factors = jitter_factors(key, 0.4, impl="torch")
+        color_jitter(images, factors, impl="torch")
+        jitter_patchify(images, mask.ids_keep, factors, 8, MEAN, STD, impl="torch")
         pred = torch.empty(2, 12, 192, device="cuda")
         for ignored in (0, 2):
             args = pred, images, key, mask.ids_masked, 8, MEAN, STD, True
