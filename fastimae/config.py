@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args, get_type_hints
@@ -18,7 +18,7 @@ from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
 from fastimae.engine.settings import OptimSettings, SpeedSettings
 from fastimae.loaders.settings import DataSettings, LoaderSettings
-from fastimae.models.settings import ModelSettings
+from fastimae.models.settings import OF_DECODER, ModelSettings
 from fastimae.objectives.choice import ObjectiveConfig, settings_with
 from fastimae.other_names import suggestion
 from fastimae.settings import (
@@ -26,6 +26,7 @@ from fastimae.settings import (
     Count,
     Expert,
     Free,
+    Idle,
     Seeded,
     Settings,
     check_idle,
@@ -106,14 +107,23 @@ class TrainConfig:
         RunSettings.gather(self.optim, self.run).check()
         if self.objective.needs_partners():
             self.loader().check_partners()
-        for group in self.groups.values():
-            check_idle(group, places)
+        for name, group in self.groups.items():
+            check_idle(group, places, self._idle_in(name))
 
     def without_idle(self, names: Collection[str]) -> Self:
         """Return a copy without those settings among `names` that have no effect: see
         `fastimae.settings.without_idle`."""
-        groups = {name: without_idle(group, names) for name, group in self.groups.items()}
+        groups = {
+            name: without_idle(group, names, self._idle_in(name))
+            for name, group in self.groups.items()
+        }
         return dataclasses.replace(self, **groups)
+
+    def _idle_in(self, group: str) -> Iterator[Idle]:
+        """Yield the settings of a group that have no effect because of another group."""
+        if group == "model":
+            no_decoder = not self.objective.chosen.has_decoder
+            yield Idle(no_decoder, OF_DECODER, f"with --objective {self.objective.objective}")
 
 
 def config_with(objective: str) -> TrainConfig:

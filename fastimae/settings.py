@@ -226,13 +226,16 @@ class PairSettings(PartnerSettings):
 _Part = TypeVar("_Part", bound=Settings)
 
 
-def check_idle(settings: Settings, places: Mapping[str, str] | None = None) -> None:
+def check_idle(
+    settings: Settings, places: Mapping[str, str] | None = None, more: Iterable[Idle] = ()
+) -> None:
     """Raise `settings.error` if a setting is not at its default but has no effect.
 
-    places: where settings are that were not given as flags, by name.
+    places: where settings are that were not given as flags, by name. more: rules that depend on
+    other groups of settings.
     """
     places, defaults = places or {}, _defaults(settings)
-    for rule in settings.idle():
+    for rule in (*settings.idle(), *more):
         for name in rule.names if rule.applies else ():
             whose = f" ({places[name]})" if name in places else ""
             undo = "drop it" if rule.why.startswith("without") else "drop one of them"
@@ -240,12 +243,14 @@ def check_idle(settings: Settings, places: Mapping[str, str] | None = None) -> N
             settings.require(same, f"--{name}{whose} has no effect {rule.why}: {undo}")
 
 
-def without_idle(settings: _Part, names: Collection[str]) -> _Part:
+def without_idle(settings: _Part, names: Collection[str], more: Iterable[Idle] = ()) -> _Part:
     """Return a copy in which those of `names` that have no effect have their defaults.
 
-    For what a recipe sets, and not the user: a flag beside it may take its effect away.
+    For what a recipe sets, and not the user: a flag beside it may take its effect away. more: see
+    `check_idle`.
     """
-    idle = {name for rule in settings.idle() if rule.applies for name in rule.names}
+    rules = (*settings.idle(), *more)
+    idle = {name for rule in rules if rule.applies for name in rule.names}
     defaults = _defaults(settings)
     return dataclasses.replace(settings, **{name: defaults[name] for name in idle & set(names)})
 

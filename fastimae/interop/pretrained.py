@@ -86,14 +86,17 @@ def load_init(
 ) -> None:
     """Initialise the student from a MAE; both heads of an i-MAE start as its `decoder_embed`.
 
-    Heads in the encoder's width have no counterpart in a MAE and stay fresh. The file's attention
-    heads, targets, mean and deviation are compared with the student's; lines name differences and
-    what is unknown. Raises CheckpointError with a list of missing and unexpected keys, if our own
-    file has other attention heads, or if positions have another arrangement.
+    Heads in the encoder's width have no counterpart in a MAE and stay fresh. A student without a
+    decoder takes the encoder only. The file's attention heads, targets, mean and deviation are
+    compared with the student's; lines name differences and what is unknown. Raises CheckpointError
+    with a list of missing and unexpected keys, if our own file has other attention heads, or if
+    positions have another arrangement.
     """
     checkpoint = without_classifier(open_checkpoint(path, hints=hints))
     facts = determine_facts(checkpoint, {}, None)
     known = _known_settings(facts)
+    if not student.has_decoder:
+        checkpoint = checkpoint.without(*DECODER)
     checkpoint, fresh = _match_heads(checkpoint, student)
     own_shapes = shapes_of(student.state_dict())
     misfits = [k for k, shape in checkpoint.shapes.items() if own_shapes.get(k) != shape]
@@ -224,12 +227,9 @@ def _settings(model: MaskedAutoencoder, checkpoint: Checkpoint) -> dict[str, Any
 
     A decoder's heads are included only if the checkpoint has a decoder.
     """
-    heads = {
-        "num_heads": model.blocks[0].attn.num_heads,
-        "decoder_num_heads": model.decoder_blocks[0].attn.num_heads,
-    }
-    return {name: value for name, value in heads.items() if name in checkpoint.widths} | {
-        "norm_pix_loss": model.norm_pix_loss,
-        "mean": model.mean,
-        "std": model.std,
-    }
+    heads, rest = {"num_heads": model.blocks[0].attn.num_heads}, {}
+    if model.has_decoder:
+        heads["decoder_num_heads"] = model.decoder_blocks[0].attn.num_heads
+        rest["norm_pix_loss"] = model.norm_pix_loss
+    known = {name: value for name, value in heads.items() if name in checkpoint.widths}
+    return known | rest | {"mean": model.mean, "std": model.std}

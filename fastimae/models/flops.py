@@ -15,7 +15,7 @@ from torch import nn
 
 from fastimae.models.mae import MaskedAutoencoder
 from fastimae.models.settings import HeadSpace
-from fastimae.models.vit import Block
+from fastimae.models.vit import Block, Mlp
 
 
 def training_flops(model: MaskedAutoencoder, visible: int, branches: int = 1) -> int:
@@ -25,18 +25,34 @@ def training_flops(model: MaskedAutoencoder, visible: int, branches: int = 1) ->
     input. visible: unmasked patches of an image. branches: heads whose output is decoded.
     """
     patches = model.grid[0] * model.grid[1]
-    encoder = _transformer(1 + visible, model.blocks)
+    encoder = encoder_flops(model, visible, 1 + visible, backward=True)
     head = _linear(1 + visible, *_head(model))
     decoder = _transformer(1 + patches, model.decoder_blocks)
     predict = _linear(patches, model.decoder_pred)
     branch = head + decoder + predict
-    return 2 * _embed(model, visible) + 3 * (encoder + branches * branch)
+    return encoder + 3 * branches * branch
 
 
 def latent_flops(model: MaskedAutoencoder, visible: int, space: HeadSpace) -> int:
     """Count the operations of a frozen model with one head, up to its latent in `space`'s width."""
     head = _linear(1 + visible, *_head(model)) if space == "decoder" else 0
-    return _embed(model, visible) + _transformer(1 + visible, model.blocks) + head
+    return encoder_flops(model, visible, 1 + visible) + head
+
+
+def encoder_flops(
+    model: MaskedAutoencoder, visible: int, tokens: int, *, backward: bool = False
+) -> int:
+    """Count the operations of an encoder. tokens: that its blocks compute, mask tokens included.
+
+    backward: count the backward pass, too.
+    """
+    embed, blocks = _embed(model, visible), _transformer(tokens, model.blocks)
+    return 2 * embed + 3 * blocks if backward else embed + blocks
+
+
+def mlp_flops(tokens: int, mlp: Mlp, *, backward: bool = False) -> int:
+    """Count the operations of an MLP, such as a head behind the encoder. backward: see above."""
+    return (3 if backward else 1) * _linear(tokens, mlp.fc1, mlp.fc2)
 
 
 def _embed(model: MaskedAutoencoder, visible: int) -> int:

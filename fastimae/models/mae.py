@@ -27,6 +27,7 @@ from fastimae.kernels.reference import patchify, unpatchify
 from fastimae.kernels.rows import masked_rows
 from fastimae.models.forward_features import Pool, forward_features
 from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, HeadSpace
+from fastimae.models.sizes import check_sizes
 from fastimae.models.vit import (
     LAYER_NORM_EPS,
     Block,
@@ -35,10 +36,12 @@ from fastimae.models.vit import (
     run_blocks,
     sincos_positions,
 )
-from fastimae.settings import RGB, ConfigError
+from fastimae.settings import RGB
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+TOKEN_STD = 0.02
+"""Standard deviation of fresh class and mask tokens."""
 SHARED_MASK_TOKENS_FROM = 0.5
 """Share of masked patches from which the first decoder block computes mask tokens once for all
 samples; with fewer, spreading them to the samples costs about as much as it saves."""
@@ -71,6 +74,7 @@ class MaskedAutoencoder(nn.Module):
         norm_pix_loss: bool = False,
         heads: Literal[1, 2] = 1,
         head_space: HeadSpace = HEAD_SPACE,
+        decoder: bool = True,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
@@ -81,8 +85,9 @@ class MaskedAutoencoder(nn.Module):
         heads of the encoder; decoder_embed_dim, decoder_depth, decoder_num_heads: of the decoder.
         mlp_ratio: width of the hidden layer of each MLP, over that of the block. norm_pix_loss:
         compare patches normalised by their own mean and deviation (MAE, section 3). heads: 1 for
-        MAE, 2 for the student of i-MAE; head_space: see above. mean, std: per channel, in 0..1, by
-        which uint8 images are normalised; None: ImageNet's for 3 channels, 0.5 otherwise.
+        MAE, 2 for the student of i-MAE; head_space: see above. decoder: False makes an encoder
+        alone, which reconstructs nothing. mean, std: per channel, in 0..1, by which uint8 images
+        are normalised; None: ImageNet's for 3 channels, 0.5 otherwise.
 
         The defaults are ViT-L/16 (MAE, appendix A.1). Raises ValueError if sizes do not fit
         together; the message names the argument.
@@ -90,12 +95,11 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.mean, self.std = channel_statistics(in_chans, mean, std)
-        _check_sizes(self.img_size, patch_size, embed_dim, num_heads)
-        _check_sizes(self.img_size, patch_size, decoder_embed_dim, decoder_num_heads, "decoder_")
+        check_sizes(self.img_size, patch_size, embed_dim, num_heads)
         self.patch_size, self.in_chans = patch_size, in_chans
         self.grid = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
         self.norm_pix_loss = norm_pix_loss
-        self.heads, self.head_space = heads, head_space
+        self.heads, self.head_space, self.has_decoder = heads, head_space, decoder
         patches = self.grid[0] * self.grid[1]
 
         self.patch_embed = PatchEmbed(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
@@ -104,28 +108,37 @@ class MaskedAutoencoder(nn.Module):
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
 
-        head_dim = decoder_embed_dim if head_space == "decoder" else embed_dim
-        if heads == 2:
+        if decoder:
+            check_sizes(self.img_size, patch_size, decoder_embed_dim, decoder_num_heads, "decoder_")
+            sizes = decoder_embed_dim, decoder_num_heads, mlp_ratio
+            self._add_decoder(embed_dim, patches, decoder_depth, *sizes)
+        self.reset_parameters()
+
+    def _add_decoder(
+        self, embed_dim: int, patches: int, depth: int, width: int, num_heads: int, mlp_ratio: float
+    ) -> None:
+        head_dim = width if self.head_space == "decoder" else embed_dim
+        if self.heads == 2:
             self.decoder_embed1 = nn.Linear(embed_dim, head_dim)
             self.decoder_embed2 = nn.Linear(embed_dim, head_dim)
-        if heads == 1 or head_space == "encoder":
-            self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim))
-        self.decoder_pos_embed = _frozen_parameter(1 + patches, decoder_embed_dim)
+        if self.heads == 1 or self.head_space == "encoder":
+            self.decoder_embed = nn.Linear(embed_dim, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.decoder_pos_embed = _frozen_parameter(1 + patches, width)
         self.decoder_blocks = nn.ModuleList(
-            Block(decoder_embed_dim, decoder_num_heads, mlp_ratio) for _ in range(decoder_depth)
+            Block(width, num_heads, mlp_ratio) for _ in range(depth)
         )
-        self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=LAYER_NORM_EPS)
-        self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * in_chans)
-        self.reset_parameters()
+        self.decoder_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.decoder_pred = nn.Linear(width, self.patch_size**2 * self.in_chans)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise every parameter from torch's random generator."""
         self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[-1], self.grid))
-        self.decoder_pos_embed.copy_(sincos_positions(self.mask_token.shape[-1], self.grid))
-        nn.init.normal_(self.cls_token, std=0.02)
-        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.cls_token, std=TOKEN_STD)
+        if self.has_decoder:
+            self.decoder_pos_embed.copy_(sincos_positions(self.mask_token.shape[-1], self.grid))
+            nn.init.normal_(self.mask_token, std=TOKEN_STD)
         self.apply(init_weights)
 
     def forward(
@@ -140,6 +153,8 @@ class MaskedAutoencoder(nn.Module):
         """
         if self.heads == 2:
             raise TypeError("a model with two heads needs mixtures: use fastimae.objectives.IMAE")
+        if not self.has_decoder:
+            raise TypeError("an encoder alone reconstructs nothing: use encode or forward_features")
         channels_last = imgs.dtype == torch.uint8
         check_size("imgs", imgs, self.img_size, self.in_chans, channels_last=channels_last)
         images = imgs if channels_last else imgs.permute(0, 2, 3, 1)
@@ -312,19 +327,3 @@ def channel_statistics(
     if min(std) <= 0:
         raise ValueError(f"std must be positive, not {tuple(std)}")
     return tuple(mean), tuple(std)
-
-
-def _check_sizes(
-    img_size: tuple[int, int], patch_size: int, width: int, num_heads: int, prefix: str = ""
-) -> None:
-    if img_size[0] % patch_size or img_size[1] % patch_size:
-        raise ConfigError(
-            f"--input_size {img_size[0]}x{img_size[1]} is not a multiple of the patch size "
-            f"{patch_size} of the --model"
-        )
-    if width % num_heads:
-        raise ValueError(
-            f"{prefix}embed_dim {width} is not a multiple of {prefix}num_heads {num_heads}"
-        )
-    if width % 4:
-        raise ValueError(f"{prefix}embed_dim {width} is not a multiple of 4")

@@ -12,6 +12,8 @@ from fastimae.settings import Expert, Free, PositiveInt, Settings
 HeadSpace = Literal["decoder", "encoder"]
 HEAD_SPACE: HeadSpace = "decoder"
 MASK_RATIO = 0.75
+OF_DECODER = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads", "norm_pix_loss")
+"""Settings without effect for an encoder alone."""
 
 
 @dataclasses.dataclass(kw_only=True)

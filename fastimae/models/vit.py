@@ -72,12 +72,15 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact (erf) GELU. late: see `Attention`."""
+    """Two linear layers around an exact (erf) GELU. late: see `Attention`.
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    out: width of the result; None: that of the input.
+    """
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = nn.Linear(hidden, out or dim)
 
     def forward(self, x: Tensor, *, late: bool = False) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2

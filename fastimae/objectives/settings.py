@@ -25,6 +25,8 @@ from fastimae.settings import (
     flag,
 )
 
+SecondViewKind = Literal["complement", "independent", "full"]
+
 
 def mask_unit(mask_patch_size: int | None, patch_size: int) -> int:
     """Return the side, in patches, of the squares that are masked as a whole; None: one patch.
@@ -112,6 +114,21 @@ class MAESettings(PixelSettings, ReconstructionSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
+class SecondViewSettings(MaskSettings):
+    """The second view of an image, which a siamese objective compares with the masked one."""
+
+    second_view: Expert[SecondViewKind] = "complement"
+    """What the second view shows: what the first one hides, a random part, or all patches."""
+    second_mask_ratio: Expert[InnerShare] = 0.25
+    """Share of patches that are masked in an independent second view."""
+
+    def idle(self) -> Iterator[Idle]:
+        drawn = self.second_view == "independent"
+        yield Idle(not drawn, ("second_mask_ratio",), "without --second_view independent")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
 class MixSettings(Settings):
     """The weights of the two images in a mixture."""
 
@@ -172,4 +189,44 @@ class IMAESettings(
     def idle(self) -> Iterator[Idle]:
         nothing_there = not (self.disentangle or self.teacher)
         yield Idle(nothing_there, ("head_space",), "with --no_disentangle and no --teacher")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
+class CMAESettings(PixelSettings, SecondViewSettings):
+    """What is contrasted, and how: C-MAE of the occlusion paper (sections 3 and 5)."""
+
+    mask_ratio: MaskShare = SecondViewSettings.mask_ratio
+    color_jitter: Expert[NotNegative] = 0.4
+    color_jitter_on: Expert[Literal["image", "visible"]] = "visible"
+    contrast: Expert[Literal["infonce", "byol"]] = "infonce"
+    """The loss of two views. infonce has negatives: the same place in the images of all ranks."""
+    tokens: Expert[Literal["patch", "cls", "average", "both"]] = "patch"
+    """What is contrasted: each patch, the class token, the mean of patches, patches and class."""
+    encoder_mask_tokens: Expert[bool] = True
+    """Put learnable tokens in the place of masked patches. Without, the encoder drops them."""
+    temperature: Expert[PositiveFloat] = 0.2
+    """Temperature of the softmax of --contrast infonce."""
+    ema_momentum: Expert[InnerShare] = 0.996
+    """Share of the target model's weights that a step keeps; the rest is the student's."""
+    proj_hidden_dim: Expert[PositiveInt] = 2048
+    """Width of the hidden layer of projector and predictor."""
+    proj_dim: Expert[PositiveInt] = 768
+    """Width of the output of projector and predictor."""
+
+    def check(self) -> None:
+        """Check that there are tokens to compare, too: see `Settings`."""
+        super().check()
+        hidden = self.mask_ratio > 0 and self.second_view != "full" and not self.encoder_mask_tokens
+        self.require(
+            not (hidden and self.tokens in ("patch", "both")),
+            f"--tokens {self.tokens} with --no_encoder_mask_tokens compares patches that both views"
+            f" show, and --second_view {self.second_view} has none, or not as many in each image:"
+            " use --second_view full (or --tokens cls or average)",
+        )
+
+    def idle(self) -> Iterator[Idle]:
+        of_masks = ("mask_patch_size", "second_view", "second_mask_ratio", "encoder_mask_tokens")
+        yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0: nothing is masked")
+        yield Idle(self.contrast == "byol", ("temperature",), "with --contrast byol")
         yield from super().idle()

@@ -70,6 +70,11 @@ def averaging_ranks(tmp_path_factory):
     return made_once(tmp_path_factory, "averaging_ranks")
 
 
+@pytest.fixture(scope="session")
+def contrast_ranks(tmp_path_factory):
+    return made_once(tmp_path_factory, "contrast_ranks")
+
+
 def made_once(tmp_path_factory, script: str) -> Ranks:
     """Run a script beside this file once for all test processes; return its files."""
     root = tmp_path_factory.getbasetemp()

@@ -1,0 +1,41 @@
+"""Mask tokens at an encoder's input, in the place of masked patches (BEiT's and SimMIM's way).
+
+B = batch, L = patches of an image, K = visible patches, V = values of a patch, D = encoder width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastimae.kernels import Mask, assemble_tokens
+from fastimae.models.mae import TOKEN_STD, MaskedAutoencoder
+from fastimae.models.vit import run_blocks
+
+
+class MaskToken(nn.Module):
+    """A learnable token of an encoder's width, `weight` [1, 1, D].
+
+    It is no part of the encoder, whose weights are thus those of any other. A checkpoint of C-MAE
+    has it as content["objective"]["mask_token.weight"].
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.normal_(self.weight, std=TOKEN_STD)
+
+
+def encode_with_mask_tokens(
+    encoder: MaskedAutoencoder, mask_token: Tensor, patches: Tensor, mask: Mask
+) -> Tensor:
+    """Encode visible patches [B, K, V] and mask tokens to latents [B, 1 + L, D], class token first.
+
+    mask_token: [1, 1, D], as in `MaskToken`; every patch gets its position. The latents have passed
+    the encoder's last norm. With a mask that hides nothing they are those of `encoder.encode`.
+    """
+    x_BKD = encoder.patch_embed(patches)
+    cls_B1D = encoder.cls_token.to(x_BKD.dtype).expand(len(x_BKD), -1, -1)
+    tokens = torch.cat([cls_B1D, x_BKD], dim=1)
+    x_BND = assemble_tokens(tokens, mask_token, encoder.pos_embed, mask.ids_restore)
+    return run_blocks(encoder.blocks, encoder.norm, x_BND)

@@ -1,0 +1,25 @@
+"""Checks of a transformer's sizes."""
+
+from __future__ import annotations
+
+from fastimae.settings import ConfigError
+
+
+def check_sizes(
+    img_size: tuple[int, int], patch_size: int, width: int, num_heads: int, prefix: str = ""
+) -> None:
+    """Raise ValueError unless images consist of patches, and heads and positions fit the width.
+
+    img_size: pixels (height, width). prefix: of the arguments' names, in the message.
+    """
+    if img_size[0] % patch_size or img_size[1] % patch_size:
+        raise ConfigError(
+            f"--input_size {img_size[0]}x{img_size[1]} is not a multiple of the patch size "
+            f"{patch_size} of the --model"
+        )
+    if width % num_heads:
+        raise ValueError(
+            f"{prefix}embed_dim {width} is not a multiple of {prefix}num_heads {num_heads}"
+        )
+    if width % 4:
+        raise ValueError(f"{prefix}embed_dim {width} is not a multiple of 4")
