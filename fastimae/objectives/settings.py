@@ -52,6 +52,27 @@ class MaskSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
+class JitterSettings(Settings):
+    """Changes of colour."""
+
+    color_jitter: NotNegative = 0.0
+    """Change brightness, contrast and saturation by up to this share, and hue by a quarter of it,
+    as SimSiam does (0.4), with a fifth of the images gray. 0: no change."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class PixelSettings(JitterSettings):
+    """What changes the pixels of a batch: see `fastimae.objectives.pixels.Pixels`."""
+
+    color_jitter_on: Expert[Literal["image", "visible"]] = "image"
+    """What --color_jitter changes: the whole image, or the visible patches and no target."""
+
+    def idle(self) -> Iterator[Idle]:
+        yield Idle(not self.color_jitter, ("color_jitter_on",), "without --color_jitter")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
 class ReconstructionSettings(MaskSettings):
     """The mask, and which of the masked pixels count in the loss."""
 
