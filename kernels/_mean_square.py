@@ -60,9 +60,7 @@ def scale_pairs(difference: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return out, negative
 
 
-def _fill_gradients(
-    difference: Tensor, grad: Tensor, out: Tensor, negative: Tensor | None
-) -> None:
+def _fill_gradients(difference: Tensor, grad: Tensor, out: Tensor, negative: Tensor | None) -> None:
     if not out.numel():
         return
     size = difference.numel() // len(grad)
