@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from fastimae.objectives.settings import IMAESettings, ReconstructionSettings
+from fastimae.objectives.settings import IMAESettings, MAESettings
 from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag, lacks_heads
 from fastimae.user_code import import_from_spec
 from fastimae.wording import did_you_mean
@@ -31,7 +31,7 @@ class BuiltIn(NamedTuple):
 
 
 OBJECTIVES = {
-    "mae": BuiltIn(ReconstructionSettings, "mae", "MAE"),
+    "mae": BuiltIn(MAESettings, "mae", "MAE"),
     "imae": BuiltIn(IMAESettings, "imae", "IMAE"),
 }
 

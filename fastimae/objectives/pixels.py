@@ -8,26 +8,43 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastimae.kernels.color_jitter import color_jitter, jitter_factors
-from fastimae.objectives.settings import PixelSettings
+from fastimae.models import MaskedAutoencoder
+from fastimae.objectives.settings import JitterSettings, PixelSettings
+from fastimae.settings import RGB, ConfigError
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
 
 
-class Pixels:
-    """The pixel options of an objective: see `PixelSettings`."""
+class Pixels(nn.Module):
+    """The pixel options of an objective, which calls it first: see `PixelSettings`."""
 
-    def __init__(self, settings: PixelSettings) -> None:
-        self.settings = settings
+    def __init__(self, student: MaskedAutoencoder, settings: JitterSettings | None = None) -> None:
+        """Keep the options, those of `PixelSettings` that `settings` has; None: no change.
 
-    def __call__(self, batch: Batch) -> Batch:
+        Raises ConfigError for images that have no colours to change.
+        """
+        super().__init__()
+        self.settings = PixelSettings.gather(settings) if settings else PixelSettings()
+        if self.settings.color_jitter and student.in_chans != RGB:
+            raise ConfigError(
+                f"--color_jitter changes the colours of images with {RGB} channels, and these "
+                f"have --in_chans {student.in_chans}: drop it"
+            )
+
+    @property
+    def visible_only(self) -> bool:
+        """Whether visible patches have other colours than the images of the batch, the targets."""
+        return self.settings.color_jitter > 0 and self.settings.color_jitter_on == "visible"
+
+    def forward(self, batch: Batch) -> Batch:
         """Return the batch that the objective is to see, targets included."""
-        jitter, images = self.settings, batch.images
-        if jitter.color_jitter and jitter.color_jitter_on == "image":
-            images = color_jitter(images, jitter_factors(batch.key, jitter.color_jitter))
+        images, strength = batch.images, self.settings.color_jitter
+        if strength and not self.visible_only:
+            images = color_jitter(images, jitter_factors(batch.key, strength))
         return dataclasses.replace(batch, images=images)
 
     def of_visible(self, key: Tensor, *, view: int = 0) -> Tensor | None:
@@ -35,7 +52,6 @@ class Pixels:
 
         view: views of an image, such as the two of a siamese objective, are jittered independently.
         """
-        jitter = self.settings
-        if not jitter.color_jitter or jitter.color_jitter_on == "image":
+        if not self.visible_only:
             return None
-        return jitter_factors(key, jitter.color_jitter, view=view)
+        return jitter_factors(key, self.settings.color_jitter, view=view)

@@ -14,6 +14,7 @@ from fastimae.settings import (
     Expert,
     Idle,
     InnerShare,
+    MaskShare,
     NotNegative,
     PairSettings,
     PositiveFloat,
@@ -82,6 +83,18 @@ class ReconstructionSettings(MaskSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
+class MAESettings(PixelSettings, ReconstructionSettings):
+    """What is masked, what counts in the loss, and what is done to the pixels first."""
+
+    mask_ratio: MaskShare = ReconstructionSettings.mask_ratio
+
+    def idle(self) -> Iterator[Idle]:
+        of_masks = ("mask_patch_size", "ignore_boundary")
+        yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0: nothing is masked")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
 class MixSettings(Settings):
     """The weights of the two images in a mixture."""
 
@@ -121,7 +134,9 @@ class TeacherSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class IMAESettings(TeacherSettings, PairSettings, MixSettings, ReconstructionSettings):
+class IMAESettings(
+    TeacherSettings, PairSettings, MixSettings, JitterSettings, ReconstructionSettings
+):
     """What is reconstructed from a mixture, and what a teacher adds."""
 
     # Not 0, the whole batch, so that pairs stay the same however a step is divided into ranks and
