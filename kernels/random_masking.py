@@ -52,6 +52,13 @@ class Mask(NamedTuple):
         masked = torch.zeros(images, patches, dtype=torch.bool, device=device)
         return _from_bool(masked, patches)
 
+    def complement(self) -> Mask:
+        """Return the mask that hides what this one shows, and shows what it hides."""
+        keep, hidden = self.ids_keep.shape[1], self.ids_masked.shape[1]
+        is_visible = self.ids_restore < keep
+        ids_restore = torch.where(is_visible, self.ids_restore + hidden, self.ids_restore - keep)
+        return Mask(self.ids_masked, ids_restore, 1 - self.mask, self.ids_keep)
+
     def repeat(self, times: int) -> Mask:
         """Return the mask for `times` stacked copies of the batch."""
         return Mask(*(part.repeat(times, 1) for part in self))

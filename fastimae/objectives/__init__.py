@@ -2,6 +2,12 @@
 
 from fastimae.lazy import lazy
 
-_HOMES = {"MAE": "mae", "IMAE": "imae", "OBJECTIVES": "choice", "Objective": "base"}
+_HOMES = {
+    "MAE": "mae",
+    "IMAE": "imae",
+    "RMAE": "rmae",
+    "OBJECTIVES": "choice",
+    "Objective": "base",
+}
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from fastimae.objectives.settings import IMAESettings, MAESettings
+from fastimae.objectives.settings import IMAESettings, MAESettings, RMAESettings
 from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag, lacks_heads
 from fastimae.user_code import import_from_spec
 from fastimae.wording import did_you_mean
@@ -33,6 +33,7 @@ class BuiltIn(NamedTuple):
 OBJECTIVES = {
     "mae": BuiltIn(MAESettings, "mae", "MAE"),
     "imae": BuiltIn(IMAESettings, "imae", "IMAE"),
+    "rmae": BuiltIn(RMAESettings, "rmae", "RMAE"),
 }
 
 ObjectiveName = Annotated[str, flag(metavar=f"{{{','.join(OBJECTIVES)},module:Class}}")]
@@ -42,8 +43,8 @@ ObjectiveName = Annotated[str, flag(metavar=f"{{{','.join(OBJECTIVES)},module:Cl
 @dataclasses.dataclass(kw_only=True)
 class _ObjectiveFlag(Settings):
     objective: ObjectiveName = "mae"
-    """mae: reconstruct images. imae: both images of a mixture. module:Class: your own; its module
-    is run, from the current folder first."""
+    """mae: reconstruct images. imae: both images of a mixture. rmae: one view as from another.
+    module:Class: your own; its module is run, from the current folder first."""
 
 
 class _ChosenObjective(Settings):

@@ -10,14 +10,18 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.settings import MaskSettings
 
 
-def say_masked_share(student: MaskedAutoencoder, settings: MaskSettings) -> None:
-    """Log the share of patches that is masked, if --mask_ratio is not a number of whole units."""
-    unit = settings.mask_unit(student.patch_size)
-    share = masked_share(student.grid, settings.mask_ratio, unit)
-    if not math.isclose(share, settings.mask_ratio):
+def say_masked_share(
+    student: MaskedAutoencoder, settings: MaskSettings, name: str = "mask_ratio"
+) -> None:
+    """Log the share of patches that is masked, if --mask_ratio is not a number of whole units.
+
+    name: the setting that is the ratio.
+    """
+    unit, ratio = settings.mask_unit(student.patch_size), getattr(settings, name)
+    share = masked_share(student.grid, ratio, unit)
+    if not math.isclose(share, ratio):
         side, (down, across) = unit * student.patch_size, student.grid
         log.info(
-            "masked: %.3g of each image instead of --mask_ratio %g, as it has %d x %d squares of "
-            "%d pixels",
-            share, settings.mask_ratio, down // unit, across // unit, side,
+            "masked: %.3g of each image instead of --%s %g, as it has %d x %d squares of %d pixels",
+            share, name, ratio, down // unit, across // unit, side,
         )  # fmt: skip

@@ -24,6 +24,8 @@ from fastimae.settings import (
     flag,
 )
 
+SecondViewKind = Literal["complement", "independent", "full"]
+
 
 def mask_unit(mask_patch_size: int | None, patch_size: int) -> int:
     """Return the side, in patches, of the squares that are masked as a whole; None: one patch.
@@ -92,6 +94,29 @@ class MAESettings(PixelSettings, ReconstructionSettings):
         of_masks = ("mask_patch_size", "ignore_boundary")
         yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0: nothing is masked")
         yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
+class SecondViewSettings(MaskSettings):
+    """The second view of an image, which a siamese objective compares with the masked one."""
+
+    second_view: Expert[SecondViewKind] = "complement"
+    """What the second view shows: what the first one hides, a random part, or all patches."""
+    second_mask_ratio: Expert[InnerShare] = 0.25
+    """Share of patches that are masked in an independent second view."""
+
+    def idle(self) -> Iterator[Idle]:
+        drawn = self.second_view == "independent"
+        yield Idle(not drawn, ("second_mask_ratio",), "without --second_view independent")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
+class RMAESettings(PixelSettings, SecondViewSettings):
+    """The two views of R-MAE, and how its terms are balanced."""
+
+    constraint_weight: Expert[NotNegative] = 1.0
+    """Weight of the second view's reconstruction: lambda in R-MAE's equation 8."""
 
 
 @dataclasses.dataclass(kw_only=True)

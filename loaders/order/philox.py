@@ -49,6 +49,8 @@ class DrawStream(IntEnum):
     """From a step's or a sample's key: mixing ratios, in kernels/reference.py, likewise."""
     DECODER = 3
     """From a sample's key: which of two decoders handles it (`--dali_share`)."""
+    SECOND_VIEW = 6
+    """From a sample's key: the key of its second view, in fastimae/objectives/second_view.py."""
 
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
