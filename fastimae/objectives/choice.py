@@ -43,7 +43,7 @@ ObjectiveName = Annotated[str, flag(metavar=f"{{{','.join(OBJECTIVES)},module:Cl
 @dataclasses.dataclass(kw_only=True)
 class _ObjectiveFlag(Settings):
     objective: ObjectiveName = "mae"
-    """mae: reconstruct images. imae: both images of a mixture. rmae: one view as from another.
+    """mae: reconstruct images. imae: both images of a mixture. rmae: two views of an image.
     module:Class: your own; its module is run, from the current folder first."""
 
 
