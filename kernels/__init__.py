@@ -15,6 +15,7 @@ from fastimae.kernels.masked_l2 import masked_l2
 from fastimae.kernels.mix_patchify import mix_patchify
 from fastimae.kernels.mixing_ratio import mixing_ratio
 from fastimae.kernels.mlp import mlp
+from fastimae.kernels.pair_l2 import pair_l2
 from fastimae.kernels.random_masking import Mask, random_masking
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "add_norm",
     "masked_l2",
     "latent_l2",
+    "pair_l2",
     "attention",
     "mlp",
     "Mask",

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastimae.kernels._launch import jit, launch, tl
+from fastimae.kernels._mean_square import kept_weight
 
 _BITS = 9
 _BLOCK, _WARPS = 32, 4
@@ -70,14 +71,24 @@ def _boundary_kernel(
 
 
 def boundary(
-    weight: Tensor, ids_masked: Tensor, images: Tensor, patch_size: int, reach: int
+    weight: Tensor,
+    ids_masked: Tensor,
+    images: Tensor,
+    patch_size: int,
+    reach: int,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Fill weight, fp32 [n*B], and return visible int16 [B, M] and within int16 [D].
 
     ids_masked: [B, M], contiguous along M; all other patches of images, [N, H, W, C], are visible.
-    weight: of the mean over an image's kept pixels, relative to one over all. With a reach of 0
-    nothing runs. Call it only inside a custom op, where tensors are real.
+    weight: of the mean over an image's kept pixels, relative to one over all. kept: bool [B, M],
+    whole patches that are kept, in place of a reach: the others then have a bit that every pixel
+    has. Without both nothing runs. Call it only inside a custom op, where tensors are real.
     """
+    if kept is not None:
+        weight.view(-1, len(kept)).copy_(kept_weight(kept))
+        size = patch_size**2 * images.shape[3]
+        return (~kept).short(), torch.ones(size, dtype=torch.int16, device=kept.device)
     if not reach:
         return None, None
     visible = ids_masked.new_empty(ids_masked.shape, dtype=torch.int16)
@@ -124,12 +135,14 @@ def _within(patch_size: int, reach: int, device: torch.device) -> Tensor:
 
 
 def kept_values(
-    ids_masked: Tensor, images: Tensor, patch_size: int, reach: int
+    ids_masked: Tensor, images: Tensor, patch_size: int, reach: int, kept: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return bool [B, M, D], which values are kept, and weight fp32 [B], in torch.
+    """Return bool [B, M, D or 1], which values are kept, and weight fp32 [B], in torch.
 
     The arguments are those of `boundary`, of any strides; weight is the same.
     """
+    if kept is not None:
+        return kept[..., None], kept_weight(kept)
     down, across, channels = _sizes(images, patch_size)
     visible_BM = _visible(ids_masked.long(), down, across)
     kept_BMP = (visible_BM[..., None] & _within(patch_size, reach, ids_masked.device)) == 0

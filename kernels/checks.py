@@ -195,6 +195,7 @@ def check_prediction(
     patch_size: int,
     branches: int | None,
     ignore_boundary: int,
+    kept: Tensor | None = None,
 ) -> None:
     """Raise ValueError unless the other arguments of `masked_l2` fit its images."""
     check_branches("masked_l2", pred, branches)
@@ -210,9 +211,12 @@ def check_prediction(
     _check_count("ids_masked", ids_masked, images, patch_size)
     if rows and not len(images):
         raise ValueError(f"pred has {rows} rows, but there are no images for target to index")
-    check_device(pred=pred, images=images, target=target, ids_masked=ids_masked)
+    check_kept(kept, *ids_masked.shape)
+    check_device(pred=pred, images=images, target=target, ids_masked=ids_masked, kept=kept)
     if not 0 <= ignore_boundary <= patch_size:
         raise ValueError(f"ignore_boundary must be in 0..{patch_size} (P), not {ignore_boundary}")
+    if ignore_boundary and kept is not None:
+        raise ValueError("ignore_boundary and kept exclude each other: pass one of them")
 
 
 def check_branches(op: str, x: Tensor, branches: int | None) -> None:
@@ -277,6 +281,23 @@ def check_latents(student: Tensor, teacher: Tensor) -> None:
     check_float("student", student)
     check_float("teacher", teacher)
     check_device(student=student, teacher=teacher)
+
+
+def check_pair(first: Tensor, second: Tensor, kept: Tensor | None) -> None:
+    """Raise ValueError unless `pair_l2` can compare them."""
+    check_shape("first", first, "B", "M", "D")
+    check_float("first", first)
+    check_shape("second", second, *first.shape)
+    check_dtype("second", second, first.dtype)
+    check_kept(kept, *first.shape[:2])
+    check_device(first=first, second=second, kept=kept)
+
+
+def check_kept(kept: Tensor | None, batch: int, rows: int) -> None:
+    """Raise ValueError unless kept is bool [batch, rows], or None."""
+    if kept is not None:
+        check_shape("kept", kept, batch, rows)
+        check_dtype("kept", kept, torch.bool)
 
 
 def check_qkv(qkv: Tensor, bias: Tensor | None = None) -> None:

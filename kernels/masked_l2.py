@@ -154,12 +154,13 @@ def _masked_l2(
     std: Sequence[float],
     norm_pix: bool,
     ignore_boundary: int,
+    kept: Tensor | None,
     branches: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return fp32 [n] means, pred - target, which is empty unless `save`, and a weight for each
-    image's mean, fp32 [n*B], which is empty unless `ignore_boundary`."""
-    loss, difference, weight = _empty_outputs(pred, ignore_boundary, branches, save)
+    image's mean, fp32 [n*B], which is empty unless some pixels do not count."""
+    loss, difference, weight = _empty_outputs(pred, ignore_boundary, kept, branches, save)
     rows, masked, size = pred.shape
     if not pred.numel():
         return loss.fill_(torch.nan), difference, weight
@@ -169,7 +170,7 @@ def _masked_l2(
     table = None
     if images.dtype == torch.uint8:
         table = scale_and_bias(tuple(mean), tuple(std), patch_size, images.device)
-    visible, within = boundary(weight, ids_masked, images, patch_size, ignore_boundary)
+    visible, within = boundary(weight, ids_masked, images, patch_size, ignore_boundary, kept)
     settings = _settings(size)
     sums = pred.new_empty(branches, rows * masked // branches, dtype=torch.float32)
     launch(
@@ -200,7 +201,7 @@ def _masked_l2(
         NORM_PIX=norm_pix,
         **settings,
     )
-    if ignore_boundary:
+    if len(weight):
         sums = (sums.view(rows, masked).sum(1) * weight).view(branches, -1)
     torch.div(sums.sum(1), pred.numel() // branches, out=loss)
     return loss, difference, weight
@@ -208,9 +209,10 @@ def _masked_l2(
 
 @_masked_l2.register_fake
 def _empty_outputs(pred: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
-    *_, ignore_boundary, branches, save = rest
+    *_, ignore_boundary, kept, branches, save = rest
     loss = pred.new_empty(branches, dtype=torch.float32)
-    weight = pred.new_empty(len(pred) if ignore_boundary else 0, dtype=torch.float32)
+    weighted = ignore_boundary or kept is not None
+    weight = pred.new_empty(len(pred) if weighted else 0, dtype=torch.float32)
     return loss, pred.new_empty(pred.shape if save else 0), weight
 
 
@@ -219,7 +221,7 @@ def _backward(ctx, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]
     if len(weight):  # each image is then scaled by itself
         rows = len(weight) // len(grad)
         grad = grad.repeat_interleave(rows) * weight / rows
-    return scale_branches(difference, grad), *[None] * 10
+    return scale_branches(difference, grad), *[None] * 11
 
 
 _masked_l2.register_autograd(_backward, setup_context=keep_difference)
@@ -235,10 +237,12 @@ def _masked_l2_torch(
     std: Sequence[float],
     norm_pix: bool,
     ignore_boundary: int,
+    kept: Tensor | None,
     branches: int,
 ) -> Tensor:
     if len(ids_masked) < len(pred):
         ids_masked = ids_masked.repeat(branches, 1)
+        kept = None if kept is None else kept.repeat(branches, 1)
     images = images.detach().contiguous()  # otherwise each gather would copy them
     target_BMD = normalise(gather_patches(images, ids_masked, patch_size, target), mean, std)
     size = target_BMD.shape[-1]
@@ -247,9 +251,9 @@ def _masked_l2_torch(
         share = (size - 1) / size
         weight_D = torch.full((size,), share**0.5, device=images.device)
         target_BMD = F.layer_norm(target_BMD, (size,), weight_D, eps=NORM_PIX_EPS * share)
-    if not ignore_boundary or not pred.numel():
+    if not (ignore_boundary or kept is not None) or not pred.numel():
         return MeanSquare.apply(pred, target_BMD, branches, None)
-    kept_BMD, weight_B = kept_values(ids_masked, images, patch_size, ignore_boundary)
+    kept_BMD, weight_B = kept_values(ids_masked, images, patch_size, ignore_boundary, kept)
     mean_B = MeanSquare.apply(pred, target_BMD, len(pred), kept_BMD)
     return (mean_B * weight_B).view(branches, -1).mean(1)
 
@@ -265,6 +269,7 @@ def masked_l2(
     norm_pix: bool,
     *,
     ignore_boundary: int = 0,
+    kept: Tensor | None = None,
     branches: int | None = None,
     impl: Impl = "auto",
 ) -> Tensor:
@@ -277,9 +282,10 @@ def masked_l2(
     caller must ensure that both are within range: see `checks`. patch_size: P, pixels.
     norm_pix: scale each target patch to mean 0 and variance 1, MAE's normalised target.
     ignore_boundary: leave out masked pixels that lie at most so many rows and at most so many
-    columns from a pixel of a visible patch (one that is not in ids_masked); up to P. branches:
-    pred and target are n stacked branches, [n*B, ...], with one mean each; ids_masked may then be
-    [B, M], shared by all. impl: "auto" uses Triton on CUDA and torch elsewhere.
+    columns from a pixel of a visible patch (one that is not in ids_masked); up to P. kept: bool,
+    like ids_masked, the patches that count; None: all do. branches: pred and target are n stacked
+    branches, [n*B, ...], with one mean each; ids_masked and kept may then be [B, M], shared by all.
+    impl: "auto" uses Triton on CUDA and torch elsewhere.
 
     Returns a fp32 scalar, or fp32 [n] with `branches`: the mean over images of the mean over each
     one's pixels (0 if it keeps none), so that equal batches average to one large batch; NaN if pred
@@ -287,14 +293,15 @@ def masked_l2(
     Raises ValueError or TypeError that names the argument that does not fit.
     """
     check_images(images, patch_size, mean, std)
-    check_prediction(pred, images, target, ids_masked, patch_size, branches, ignore_boundary)
+    rest = patch_size, branches, ignore_boundary, kept
+    check_prediction(pred, images, target, ids_masked, *rest)
     count, size = branches or 1, pred.shape[-1]
     obstacle = f"a patch has more than {_MAX_VALUES} values" if size > _MAX_VALUES else ""
     if use_triton("masked_l2", impl, pred, images, target, ids_masked, obstacle=obstacle):
         save = pred.requires_grad and torch.is_grad_enabled()
         args = (images, target, ids_masked, patch_size, list(mean), list(std), norm_pix)
-        loss, *_ = torch.ops.fastimae.masked_l2(pred, *args, ignore_boundary, count, save)
+        loss, *_ = torch.ops.fastimae.masked_l2(pred, *args, ignore_boundary, kept, count, save)
     else:
         args = (images, target, ids_masked, patch_size, mean, std, norm_pix)
-        loss = _masked_l2_torch(pred, *args, ignore_boundary, count)
+        loss = _masked_l2_torch(pred, *args, ignore_boundary, kept, count)
     return loss.view(()) if branches is None else loss

@@ -23,6 +23,7 @@ from fastimae.kernels.checks import (
     check_latents,
     check_mixture,
     check_mlp,
+    check_pair,
     check_prediction,
     check_qkv,
     check_shape,
@@ -187,6 +188,7 @@ def masked_l2(
     std: Sequence[float],
     norm_pix: bool,
     ignore_boundary: int = 0,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Compute the mean squared error on masked patches (MAE, section 3).
 
@@ -194,15 +196,17 @@ def masked_l2(
     already normalised. target: int64 [B], the image that row b of pred reconstructs. ids_masked:
     integer [B, M]; all other patches are visible. norm_pix: use MAE's normalised target.
     ignore_boundary: leave out pixels with a visible one at most so many rows and columns away.
-    Returns a fp32 scalar, the mean over images of the mean over the pixels of each; 0 for an image
-    that has none.
+    kept: bool [B, M], the rows that count. Returns a fp32 scalar, the mean over images of the mean
+    over the pixels of each that count; 0 for an image that has none.
     """
-    check_prediction(pred, images, target, ids_masked, patch_size, None, ignore_boundary)
+    check_prediction(pred, images, target, ids_masked, patch_size, None, ignore_boundary, kept)
     patches_NLD = patchify(images, patch_size)
     target_BMD = normalise(gather_rows(patches_NLD, ids_masked, target), mean, std)
     if norm_pix:
         target_BMD = normalise_patches(target_BMD)
     square_BMD = (pred.float() - target_BMD).square()
+    if kept is not None:
+        return _mean_of_kept(square_BMD.mean(-1), kept)
     if not ignore_boundary:
         return square_BMD.mean()
     grid = images.shape[1] // patch_size, images.shape[2] // patch_size
@@ -248,6 +252,23 @@ def latent_l2(student: Tensor, teacher: Tensor) -> Tensor:
     """
     check_latents(student, teacher)
     return (student.float() - teacher.detach().float()).square().mean()
+
+
+def pair_l2(first: Tensor, second: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Compute the mean squared distance of two predictions (occlusion-invariant MIM, equation 5).
+
+    first, second: [B, M, D], any float dtype; the gradient reaches both. kept: bool [B, M], the
+    rows that count. Returns a fp32 scalar, the mean over images of the mean over the rows of each
+    that count; 0 for an image that has none.
+    """
+    check_pair(first, second, kept)
+    square_BM = (first.float() - second.float()).square().mean(-1)
+    return square_BM.mean() if kept is None else _mean_of_kept(square_BM, kept)
+
+
+def _mean_of_kept(square_BM: Tensor, kept_BM: Tensor) -> Tensor:
+    sum_B = square_BM.where(kept_BM, 0).sum(1)
+    return (sum_B / kept_BM.sum(1).clamp(min=1)).mean()
 
 
 def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:

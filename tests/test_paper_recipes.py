@@ -237,6 +237,19 @@ def test_the_optimizer_and_the_norm_of_table_8():
     assert made.defaults["momentum"] == float(momenta[0])
 
 
+def test_rmae_differs_from_mae_where_the_paper_says_so():
+    """Section 5: "for R-MAE, we search the learning rate and finally set the base learning rate as
+    3.0e-4. Other training settings are the same"; section 2: "lambda is set to 1 for ours"."""
+    got, mae = training("rmae_vit_base"), training("mae_vit_base_occlusion")
+    differ = {key for key in got if got[key] != mae[key]}
+    assert differ == {"objective", "blr", "recipe"}
+    assert (got["objective"], got["blr"], mae["blr"]) == ("rmae", 3.0e-4, 1.5e-4)
+    assert (got["second_view"], got["constraint_weight"]) == ("complement", 1)
+    # Table 1: "R-MAE (dagger) means T2 is randomly sampled with mask ratio of 25%".
+    dagger = training("rmae_vit_base", "--second_view", "independent")
+    assert dagger["second_mask_ratio"] == 0.25
+
+
 @pytest.mark.parametrize("name", ["hierarchical_vit_base", "mae_vit_base_occlusion"])
 def test_maes_of_other_papers_differ_from_mae_where_they_say_so(name):
     got, mae = training(name), training("mae_vit_base")

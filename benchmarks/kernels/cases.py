@@ -25,7 +25,7 @@ def cases(shape: ModelShape) -> list[KernelCase]:
     """List the cases of all ops at a shape; ops that only i-MAE needs have two branches."""
     make = (
         random_masking, mixing_ratio, patchify, mix_patchify, jitter_factors, color_jitter,
-        jitter_patchify, assemble_tokens, masked_l2, masked_l2_inner, latent_l2,
+        jitter_patchify, assemble_tokens, masked_l2, masked_l2_inner, latent_l2, pair_l2,
     )  # fmt: skip
     encoder = attention(shape, "encoder", shape.keep + 1, shape.heads, shape.width)
     decoder = attention(
@@ -239,6 +239,24 @@ def latent_l2(s: ModelShape) -> KernelCase:
         # Both latents in; with a gradient the difference goes out and in, the gradient out.
         forward_bytes=values * 2 * BF16,
         both_bytes=values * 5 * BF16,
+    )
+
+
+def pair_l2(s: ModelShape) -> KernelCase:
+    """Compute the distance of two views' predictions."""
+    shape = (s.batch, s.masked, s.values)
+    values = s.batch * s.masked * s.values
+    return KernelCase(
+        op="pair_l2",
+        shape=f"{s.name} R-MAE",
+        inputs=lambda device: {
+            name: leaf(*shape, device=device, dtype=torch.bfloat16) for name in ("first", "second")
+        },
+        call=lambda op, x: op(x["first"], x["second"]),
+        spec=lambda x: reference.pair_l2(x["first"], x["second"]),
+        # Both in; with gradients the difference goes out and in, and both gradients out.
+        forward_bytes=values * 2 * BF16,
+        both_bytes=values * 6 * BF16,
     )
 
 

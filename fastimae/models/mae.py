@@ -234,38 +234,41 @@ class MaskedAutoencoder(nn.Module):
             return (latent if self.head_space == "encoder" else self.decoder_embed(latent))[None]
         return torch.stack([self.decoder_embed1(latent), self.decoder_embed2(latent)])
 
-    def decode(self, head: Tensor, mask: Mask, masked_only: bool = False) -> Tensor:
+    def decode(
+        self, head: Tensor, mask: Mask, masked_only: bool = False, rows: Mask | None = None
+    ) -> Tensor:
         """Decode a head's output to predicted patches [B, L, P*P*C].
 
         masked_only: return only the masked rows, [B, M, P*P*C]; of the others, the last block
-        computes nothing but keys and values.
+        computes nothing but keys and values. rows: return those that are masked in this other mask.
         """
-        check_mask(mask, len(head), self.grid[0] * self.grid[1])
+        for each in (mask, rows or mask):
+            check_mask(each, len(head), self.grid[0] * self.grid[1])
         in_encoder_space = self.head_space == "encoder"
         width = (self.pos_embed if in_encoder_space else self.mask_token).shape[-1]
         check_shape("head", head, len(head), 1 + mask.ids_keep.shape[1], width)
         if in_encoder_space:
             head = self.decoder_embed(head)
-        if self._shares_mask_tokens(mask, masked_only):
+        last = rows or (mask if masked_only else None)
+        if self._shares_mask_tokens(mask, last):
             x, spread = self._decoder_rows(head, mask), mask
         else:
             tokens = head, self.mask_token, self.decoder_pos_embed
             x, spread = assemble_tokens(*tokens, mask.ids_restore), None
-        last = mask if masked_only else None
         x = run_blocks(self.decoder_blocks, self.decoder_norm, x, last, spread)
-        if not masked_only:
+        if last is None:
             # Drop the class token. Contiguous, as adding a bias to strided rows is an extra pass.
             x = x[:, 1:].contiguous()
         return self.decoder_pred(x)
 
-    def _shares_mask_tokens(self, mask: Mask, masked_only: bool) -> bool:
+    def _shares_mask_tokens(self, mask: Mask, last: Mask | None) -> bool:
         """Return whether the first decoder block computes mask tokens once for all samples.
 
-        It does so before its attention. A decoder's only block cannot, if it is to compute masked
-        rows only.
+        It does so before its attention. A decoder's only block cannot, if it is to compute the
+        rows of `last` only.
         """
         enough = mask.ids_masked.shape[1] >= SHARED_MASK_TOKENS_FROM * mask.mask.shape[1]
-        return enough and not (masked_only and len(self.decoder_blocks) == 1)
+        return enough and (last is None or len(self.decoder_blocks) > 1)
 
     def _decoder_rows(self, head: Tensor, mask: Mask) -> Tensor:
         """Return the decoder's input, with positions, as rows for `spread_rows`: [R, E]."""
@@ -282,17 +285,17 @@ class MaskedAutoencoder(nn.Module):
         target: Tensor,
         ids_masked: Tensor,
         branches: int | None = None,
-        **boundary: Any,
+        **counted: Any,
     ) -> Tensor:
         """Compute the mean squared error of pred [B, M, P*P*C] on masked patches of images[target].
 
-        With `branches` stacked in pred and target, return one error per branch. boundary:
-        ignore_boundary, for `masked_l2`.
+        With `branches` stacked in pred and target, return one error per branch. counted:
+        ignore_boundary or kept, for `masked_l2`.
         """
         check_size("images", images, self.img_size, self.in_chans)
         return masked_l2(
             pred, images, target, ids_masked, self.patch_size, self.mean, self.std,
-            self.norm_pix_loss, branches=branches, **boundary,
+            self.norm_pix_loss, branches=branches, **counted,
         )  # fmt: skip
 
     def patchify(self, imgs: Tensor) -> Tensor:

@@ -2,6 +2,13 @@
 
 from fastimae.lazy import lazy
 
-_HOMES = {"MAE": "mae", "IMAE": "imae", "CMAE": "cmae", "OBJECTIVES": "choice", "Objective": "base"}
+_HOMES = {
+    "MAE": "mae",
+    "IMAE": "imae",
+    "RMAE": "rmae",
+    "CMAE": "cmae",
+    "OBJECTIVES": "choice",
+    "Objective": "base",
+}
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy(__name__, _HOMES)

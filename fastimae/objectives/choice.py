@@ -14,6 +14,7 @@ from fastimae.objectives.settings import (
     IMAESettings,
     MAESettings,
     PixelSettings,
+    RMAESettings,
 )
 from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag, lacks_heads
 from fastimae.user_code import import_from_spec
@@ -38,6 +39,7 @@ class BuiltIn(NamedTuple):
 OBJECTIVES = {
     "mae": BuiltIn(MAESettings, "mae", "MAE"),
     "imae": BuiltIn(IMAESettings, "imae", "IMAE"),
+    "rmae": BuiltIn(RMAESettings, "rmae", "RMAE"),
     "cmae": BuiltIn(CMAESettings, "cmae", "CMAE"),
 }
 
@@ -48,7 +50,7 @@ ObjectiveName = Annotated[str, flag(metavar=f"{{{','.join(OBJECTIVES)},module:Cl
 @dataclasses.dataclass(kw_only=True)
 class _ObjectiveFlag(Settings):
     objective: ObjectiveName = "mae"
-    """mae: reconstruct images. imae: both images of a mixture. cmae: contrast two masked views.
+    """mae: reconstruct images. imae: both images of a mixture. rmae, cmae: compare two views.
     module:Class: your own; its module is run, from the current folder first."""
 
 

@@ -129,6 +129,29 @@ class SecondViewSettings(MaskSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
+class SecondViewSettings(MaskSettings):
+    """The second view of an image, which a siamese objective compares with the masked one."""
+
+    second_view: Expert[SecondViewKind] = "complement"
+    """What the second view shows: what the first one hides, a random part, or all patches."""
+    second_mask_ratio: Expert[InnerShare] = 0.25
+    """Share of patches that are masked in an independent second view."""
+
+    def idle(self) -> Iterator[Idle]:
+        drawn = self.second_view == "independent"
+        yield Idle(not drawn, ("second_mask_ratio",), "without --second_view independent")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
+class RMAESettings(PixelSettings, SecondViewSettings):
+    """The two views of R-MAE, and how its terms are balanced."""
+
+    constraint_weight: Expert[NotNegative] = 1.0
+    """Weight of the second view's reconstruction: lambda in R-MAE's equation 8."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class MixSettings(Settings):
     """The weights of the two images in a mixture."""
 

@@ -49,6 +49,8 @@ class DrawStream(IntEnum):
     """From a step's or a sample's key: mixing ratios, in kernels/reference.py, likewise."""
     DECODER = 3
     """From a sample's key: which of two decoders handles it (`--dali_share`)."""
+    JITTER = 4
+    """From a sample's key: its change of colours, in kernels/reference_colors.py."""
     CUTMIX = 5
     """From a sample's key: its box of another image, in fastimae/objectives/cutmix.py."""
     BLUR = 6

@@ -16,6 +16,7 @@ from fastimae.kernels.latent_l2 import latent_l2
 from fastimae.kernels.masked_l2 import masked_l2
 from fastimae.kernels.mix_patchify import mix_patchify
 from fastimae.kernels.mixing_ratio import LEVELS, mixing_ratio
+from fastimae.kernels.pair_l2 import pair_l2
 from fastimae.kernels.random_masking import Mask, random_masking
 from fastimae.kernels.spread_rows import spread_rows
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
@@ -50,8 +51,11 @@ def cases() -> Iterator[AotCase]:
             ("masked_l2", "i-MAE", _masked_l2_branches, pixels),
             ("masked_l2", "raw, no gradient", _masked_l2_raw, pixels),
             ("masked_l2", "no boundary", _masked_l2_inner, pixels | small),
+            ("masked_l2", "some patches", _masked_l2_some, pixels | small),
             ("latent_l2", "i-MAE", _latent_l2, {}),
             ("latent_l2", "no class token", _latent_l2_sliced, {}),
+            ("pair_l2", "R-MAE", _pair_l2, {}),
+            ("pair_l2", "R-MAE, some rows", _pair_l2_some, {"kept_ptr": 1}),
         ):
             name = f"{model.name} {variant}".strip()
             yield AotCase(op, name, functools.partial(call, model), narrow)
@@ -162,14 +166,18 @@ def _spread_qkv(model: ModelSizes) -> object:
 
 
 def _masked_l2(
-    model: ModelSizes, branches: int | None = None, norm_pix: bool = True, ignored: int = 0
+    model: ModelSizes,
+    branches: int | None = None,
+    norm_pix: bool = True,
+    ignored: int = 0,
+    kept: Tensor | None = None,
 ) -> Tensor:
     masked = model.patches - model.keep
     pred = floats(model, masked, 3 * model.patch**2).repeat(branches or 1, 1, 1)
     target, hidden = torch.zeros(len(pred), dtype=torch.int64), ids(model, masked)
     return masked_l2(
         pred, _images(model), target, hidden, model.patch, *STATISTICS, norm_pix,
-        ignore_boundary=ignored, branches=branches, impl="triton",
+        ignore_boundary=ignored, kept=kept, branches=branches, impl="triton",
     )  # fmt: skip
 
 
@@ -180,6 +188,10 @@ def _masked_l2_branches(model: ModelSizes) -> object:
 def _masked_l2_inner(model: ModelSizes) -> object:
     """Leave out a quarter of each side of a patch."""
     return _masked_l2(model, ignored=max(model.patch // 4, 1))
+
+
+def _masked_l2_some(model: ModelSizes) -> object:
+    return _masked_l2(model, kept=_kept(model))
 
 
 @torch.no_grad()
@@ -195,3 +207,17 @@ def _latent_l2(model: ModelSizes) -> object:
 def _latent_l2_sliced(model: ModelSizes) -> object:
     student, teacher = (floats(model, 1 + model.keep, model.width) for _ in range(2))
     return latent_l2(student[:, 1:], teacher[:, 1:], impl="triton")
+
+
+def _pair_l2(model: ModelSizes, kept: Tensor | None = None) -> object:
+    masked = model.patches - model.keep
+    first, second = (floats(model, masked, 3 * model.patch**2) for _ in range(2))
+    return pair_l2(first, second, kept=kept, impl="triton")
+
+
+def _pair_l2_some(model: ModelSizes) -> object:
+    return _pair_l2(model, _kept(model))
+
+
+def _kept(model: ModelSizes) -> Tensor:
+    return torch.zeros(model.batch, model.patches - model.keep, dtype=torch.bool)

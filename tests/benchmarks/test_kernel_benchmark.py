@@ -28,7 +28,7 @@ def test_smoke_run(tmp_path, capsys):
     measured = {(row["op"], row["pass"], row["variant"]) for row in rows}
     assert measured == {
         (op, direction, variant)
-        for op in ("masked_l2", "latent_l2")
+        for op in ("masked_l2", "latent_l2", "pair_l2")
         for direction in ("forward", "forward+backward")
         for variant in ("eager", "torch", "auto")
     }

@@ -214,6 +214,37 @@ def test_latent_l2(dtype):
     close(*pair, dtype)
 
 
+@pytest.mark.parametrize("dtype", NORMS)
+@pytest.mark.parametrize("some", [False, True])
+def test_pair_l2(some, dtype):
+    shape = (8, 147, 768)
+    pair = [torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True) for _ in range(2)]
+    kept = torch.rand(shape[:2], device="cuda") < 0.75 if some else None
+    if some:
+        kept[0] = False
+    got = kernels.pair_l2(*pair, kept=kept, impl="triton")
+    expected = reference.pair_l2(*pair, kept)
+    close(got, expected, torch.float32)
+    gradients = [torch.autograd.grad(loss, pair) for loss in (got, expected)]
+    for one, other in zip(*gradients, strict=True):
+        close(one, other, dtype)
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+@pytest.mark.parametrize(("side", "patch", "batch"), SIZES)
+def test_masked_l2_of_some_patches(side, patch, batch, norm_pix):
+    ids, pictures = drawn(batch, side, patch).ids_masked, images(batch, side)
+    pred = torch.randn(*ids.shape, patch**2 * 3, device="cuda", requires_grad=True)
+    kept = torch.rand(ids.shape, device="cuda") < 0.75
+    kept[0] = False
+    args = pictures, torch.arange(batch, device="cuda"), ids, patch, *STATISTICS, norm_pix
+    got = kernels.masked_l2(pred, *args, kept=kept, impl="triton")
+    expected = reference.masked_l2(pred, *args, kept=kept)
+    pair = [torch.autograd.grad(loss, pred)[0] for loss in (got, expected)]
+    close(got, expected, torch.float32)
+    close(*pair, torch.float32)
+
+
 IN_A_TILE = [(50, 12, 64), (197, 16, 32), (65, 3, 64), (17, 3, 64), (50, 4, 80), (1, 1, 16)]
 HALF = [torch.float16, torch.bfloat16]
 BY_TRITON = [(*shape, "triton", dtype) for shape in IN_A_TILE for dtype in HALF]

@@ -34,6 +34,10 @@ def arguments(op):
             "weight": torch.zeros(8), "norm_bias": torch.zeros(8), "eps": 1e-6,
         },
         "latent_l2": {"student": torch.zeros(2, 3, 8), "teacher": torch.zeros(2, 3, 8)},
+        "pair_l2": {
+            "first": torch.zeros(2, 3, 8), "second": torch.zeros(2, 3, 8),
+            "kept": torch.ones(2, 3, dtype=torch.bool),
+        },
         "attention": {"qkv": torch.zeros(2, 5, 3, 2, 8), "bias": torch.zeros(48)},
         "mlp": {
             "x": torch.zeros(2, 3, 8), "weight1": torch.zeros(16, 8), "bias1": torch.zeros(16),
@@ -84,6 +88,12 @@ WRONG = [
     ),
     ("masked_l2", {"ignore_boundary": 3}, "ignore_boundary must be in 0..2 (P), not 3"),
     ("masked_l2", {"ignore_boundary": -1}, "ignore_boundary must be in 0..2 (P), not -1"),
+    ("masked_l2", {"kept": zeros(2, 3, dtype=torch.bool)}, "kept must be [2, 4], not [2, 3]"),
+    (
+        "masked_l2",
+        {"kept": zeros(2, 4, dtype=torch.bool), "ignore_boundary": 1},
+        "ignore_boundary and kept exclude each other",
+    ),
     ("assemble_tokens", {"x": zeros(2, 0, 8)}, "do not fit together"),
     ("assemble_tokens", {"x": zeros(2, 8)}, "do not fit together"),
     ("assemble_tokens", {"ids_restore": zeros(2, 6)}, "ids_restore must be int32 or int64"),
@@ -94,6 +104,9 @@ WRONG = [
     ("add_norm", {"weight": zeros(9)}, "weight must be [8], not [9]"),
     ("latent_l2", {"teacher": zeros(2, 3, 9)}, "[2, 3, 8] and teacher [2, 3, 9] differ"),
     ("latent_l2", {"teacher": zeros(2, 3, 8, dtype=LONG)}, "teacher must be a float tensor"),
+    ("pair_l2", {"second": zeros(2, 3, 9)}, "second must be [2, 3, 8], not [2, 3, 9]"),
+    ("pair_l2", {"second": zeros(2, 3, 8, dtype=BYTE)}, "second must be float32, not uint8"),
+    ("pair_l2", {"kept": zeros(2, 3)}, "kept must be bool, not float32"),
     ("attention", {"qkv": zeros(2, 5, 48)}, "must be [B, N, 3, h, d], not [2, 5, 48]"),
     ("attention", {"qkv": zeros(2, 5, 3, 2, 8, dtype=LONG)}, "qkv must be a float tensor"),
     ("attention", {"bias": zeros(3, 2, 8)}, "bias must be [48], not [3, 2, 8]"),
@@ -135,7 +148,7 @@ def test_what_does_not_fit_is_refused_alike(op, change, words):
 
 OPS = (
     "mix_patchify", "masked_l2", "assemble_tokens", "add_norm", "latent_l2", "mlp", "mixing_ratio",
-    "attention", "color_jitter", "jitter_patchify",
+    "attention", "color_jitter", "jitter_patchify", "pair_l2",
 )  # fmt: skip
 
 

@@ -243,7 +243,7 @@ def test_custom_op():
     pred, *rest = problem(4, (4, 4), branches=2)
     for save in (True, False):
         statistics = list(MEAN[:3]), list(STD[:3]), True
-        args = (pred.requires_grad_(save), *rest, *statistics, 2, 2, save)
+        args = (pred.requires_grad_(save), *rest, *statistics, 2, None, 2, save)
         torch.library.opcheck(torch.ops.fastimae.masked_l2.default, args)
 
 

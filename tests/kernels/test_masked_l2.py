@@ -184,13 +184,14 @@ def test_full_graph(impl):
 def test_custom_op():
     pred, *rest = problem(4, batch=2, branches=2)
     for save in (True, False):
-        args = (pred.requires_grad_(save), *rest, list(MEAN[:3]), list(STD[:3]), True, 0, 2, save)
+        args = (pred.requires_grad_(save), *rest, list(MEAN[:3]), list(STD[:3]), True)
+        args += (0, None, 2, save)
         torch.library.opcheck(torch.ops.fastimae.masked_l2.default, args)
 
 
 def test_no_difference_is_kept_without_gradients():
     pred, *rest = problem(4)
-    args = (*rest, list(MEAN[:3]), list(STD[:3]), True, 0, 1)
+    args = (*rest, list(MEAN[:3]), list(STD[:3]), True, 0, None, 1)
     loss, difference, _ = torch.ops.fastimae.masked_l2(pred, *args, False)
     again, kept, _ = torch.ops.fastimae.masked_l2(pred, *args, True)
     assert torch.equal(loss, again) and not difference.numel() and kept.shape == pred.shape

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastimae.kernels.reference import gather_rows
 from fastimae.models import create_model
-from fastimae.objectives import IMAE, MAE
+from fastimae.objectives import IMAE, MAE, RMAE
 
 IMAGE, CHANNELS, IMAGES = (32, 48), 5, 4
 SIZES = {"img_size": IMAGE, "in_chans": CHANNELS, "depth": 2, "embed_dim": 32, "num_heads": 4}
@@ -28,8 +28,8 @@ def counted(objective, batch):
     student = objective.student
     decode = student.decode
 
-    def every_row(head, mask, masked_only):
-        return gather_rows(decode(head, mask), mask.ids_masked)
+    def every_row(head, mask, masked_only=True, rows=None):
+        return gather_rows(decode(head, mask), (rows or mask).ids_masked)
 
     student.decode = every_row
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -40,6 +40,12 @@ def counted(objective, batch):
 @pytest.mark.parametrize("mask", [{}, {"mask_ratio": 0.5}, {"mask_unit": 2}], ids=str)
 def test_of_an_image(make_batch, mask):
     objective = MAE(model(mlp_ratio=3.0), **mask)
+    assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
+
+
+@pytest.mark.parametrize("view", ["complement", "independent", "full"])
+def test_of_two_views(make_batch, view):
+    objective = RMAE(model(), second_view=view)
     assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
 
 

@@ -69,6 +69,23 @@ def test_masked_rows_equal_the_full_decoder_rows():
         torch.testing.assert_close(rows[b], full[b][mask.mask[b].bool()])
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("hidden", ["most", "few", "nothing"])
+def test_rows_of_another_mask_equal_the_full_decoder_rows(depth, hidden):
+    """Those of a view that shows them, and mask tokens that the first block may share."""
+    model = tiny(decoder_depth=depth)
+    rows = random_masking(torch.arange(4), model.grid, 0.6)
+    mask = random_masking(torch.arange(4) + 9, model.grid, 0.75 if hidden == "most" else 0.3)
+    if hidden == "nothing":
+        mask = Mask.of_nothing(*rows.mask.shape, "cpu")
+    head = torch.randn(4, 1 + mask.ids_keep.shape[1], 12)
+    full, got = model.decode(head, mask), model.decode(head, mask, rows=rows)
+    for b in range(4):
+        torch.testing.assert_close(got[b], full[b][rows.mask[b].bool()])
+    with pytest.raises(ValueError, match=r"mask.ids_keep must be \[4, K\], not \[2, "):
+        model.decode(head, mask, rows=random_masking(torch.arange(2), model.grid, 0.6))
+
+
 @pytest.fixture
 def decoded():
     """Return a double-precision model's prediction, its gradients, and its decoder's first rows.

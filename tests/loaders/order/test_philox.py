@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fastimae.kernels.random_masking import philox as philox_of_masks
 from fastimae.kernels.reference import MIXING_STREAM
 from fastimae.loaders.order.philox import DrawStream, KeyStream, derive_keys, philox, uniform
+from fastimae.objectives.second_view import SECOND_VIEW_STREAM
 
 ONES = 0xFFFFFFFF
 WORD = st.integers(0, ONES)
@@ -88,6 +89,7 @@ def test_streams_epochs_and_seeds_differ():
 def test_the_kernels_use_the_streams_reserved_for_them():
     of_masks = inspect.signature(philox_of_masks).parameters["stream"].default
     assert (of_masks, MIXING_STREAM) == (DrawStream.MASK, DrawStream.MIXING)
+    assert SECOND_VIEW_STREAM == DrawStream.SECOND_VIEW
 
 
 def test_uniform_is_uniform():

@@ -1,0 +1,148 @@
+"""R-MAE: MAE as a siamese objective, relaxed (Kong & Zhang, 2022, section 2, equation 8).
+
+B = batch, H, W, C = image rows, columns, channels, K = visible patches of a view, M = patches that
+the first view hides, V = values of a patch, E = decoder width, N = 1 + K tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastimae.kernels import Mask, pair_l2, random_masking
+from fastimae.kernels.random_masking import visible_patches
+from fastimae.models import MaskedAutoencoder
+from fastimae.models.flops import training_flops
+from fastimae.objectives.base import Models, Objective
+from fastimae.objectives.batches import check_batch
+from fastimae.objectives.masked_share import say_masked_share
+from fastimae.objectives.pictures import (
+    caption,
+    mask_out,
+    paste,
+    predicted_images,
+    seen_images,
+)
+from fastimae.objectives.pixels import Pixels
+from fastimae.objectives.second_view import SecondView
+from fastimae.objectives.settings import PixelSettings, RMAESettings, SecondViewKind
+
+if TYPE_CHECKING:
+    from fastimae.loaders.base import Batch
+
+
+class RMAE(Objective):
+    """Loss of R-MAE on a batch of uint8 images (paper, equation 8, with phi = phi').
+
+    The distance is between what the decoder makes of two views of an image (equation 5); the
+    constraint is that the second view is reconstructed, without which any constant would do. Both
+    are means over the patches that the first view hides and the second one shows.
+    """
+
+    Settings, title = RMAESettings, "R-MAE"
+
+    def __init__(
+        self,
+        student: MaskedAutoencoder,
+        *,
+        mask_ratio: float = RMAESettings.mask_ratio,
+        mask_unit: int = 1,
+        second_view: SecondViewKind = RMAESettings.second_view,
+        second_mask_ratio: float = RMAESettings.second_mask_ratio,
+        constraint_weight: float = RMAESettings.constraint_weight,
+        pixels: PixelSettings | None = None,
+    ) -> None:
+        """Keep the model to train, `student`, and how to mask.
+
+        mask_ratio: share of patches that the first view hides. mask_unit: side, in patches, of the
+        squares that are masked as a whole. second_view: "complement", what the first view hides
+        (equation 6); "independent", another mask, of second_mask_ratio (the dagger of table 1);
+        "full", the whole image (its double dagger). constraint_weight: lambda. pixels: what changes
+        images first; None: nothing. Raises ValueError if no such mask can be drawn.
+        """
+        super().__init__()
+        self.student, self.pixels = student, Pixels(student, pixels)
+        self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
+        self.second = SecondView(
+            kind=second_view, mask_ratio=second_mask_ratio, mask_unit=mask_unit
+        )
+        self.constraint_weight = constraint_weight
+        visible = visible_patches(student.grid, mask_ratio, mask_unit)
+        self.visible = visible, self.second.patches_seen(student, visible)
+
+    @classmethod
+    def build(cls, settings: RMAESettings, models: Models) -> RMAE:
+        student = models.student()
+        say_masked_share(student, settings)
+        if settings.second_view == "independent":
+            say_masked_share(student, settings, "second_mask_ratio")
+        unit = settings.mask_unit(student.patch_size)
+        return cls(student, mask_unit=unit, pixels=settings, **settings.taken_by(RMAE.__init__))
+
+    def draw_mask(self, key: Tensor) -> Mask:
+        """Draw the mask of each sample's first view, a function of its key, int64 [B]."""
+        return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
+
+    def forward(self, batch: Batch, mask: Mask | None = None) -> dict[str, Tensor]:
+        """Return the loss of a `fastimae.loaders.Batch`, and its parts, as fp32 scalars.
+
+        mask: of the first view; drawn if not given. Returns "loss", "distance" and "constraint",
+        loss = distance + constraint_weight * constraint; gradients pass through both views. Raises
+        ValueError if the batch or the mask does not fit the student.
+        """
+        check_batch(self.student, batch, mask)
+        batch, first = self.pixels(batch), mask or self.draw_mask(batch.key)
+        second = self.second.draw_mask(self.student, batch.key, first)
+        one_BMV, other_BMV = (
+            self._decode(self._seen(batch, each, view), each, first)
+            for view, each in enumerate((first, second))
+        )
+        kept = self.second.shown(first, second)
+        target = torch.arange(len(batch.images), device=batch.images.device)
+        distance = pair_l2(one_BMV, other_BMV, kept=kept)
+        constraint = self.student.reconstruction_loss(
+            other_BMV, batch.images, target, first.ids_masked, kept=kept
+        )
+        loss = distance + self.constraint_weight * constraint
+        return {"loss": loss, "distance": distance, "constraint": constraint}
+
+    def train_flops(self) -> int:
+        """Count the operations per image, forward and backward: see `fastimae.models.flops`."""
+        return sum(training_flops(self.student, visible) for visible in self.visible)
+
+    @property
+    def picture_note(self) -> str:
+        note = "Both reconstructions keep the patches that the first view shows."
+        return caption(self.student, self.mask_ratio, note)
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
+        """Draw pictures, by title, uint8 [B, H, W, C] each; see `picture_note`."""
+        student = self.student
+        check_batch(student, batch)
+        batch, first = self.pixels(batch), self.draw_mask(batch.key)
+        second = self.second.draw_mask(student, batch.key, first)
+        pictures = {"input": batch.images}
+        for view, (mask, seen, title) in enumerate(
+            ((first, "masked", "reconstruction"), (second, "second view", "from the second view"))
+        ):
+            patches_BKV = self._seen(batch, mask, view)
+            of_view = batch.images
+            if self.pixels.visible_only:
+                of_view = seen_images(student, patches_BKV, mask)
+            predicted = predicted_images(student, self._decode(patches_BKV, mask), batch.images)
+            pictures[seen] = mask_out(student, of_view, mask)
+            pictures[title] = paste(student, batch.images, predicted, first)
+        return pictures
+
+    def _seen(self, batch: Batch, mask: Mask, view: int) -> Tensor:
+        """Return the patches that a view shows of a batch from `self.pixels`, [B, K, V]."""
+        jitter = self.pixels.of_visible(batch.key, view=view)
+        return self.student.visible_patches(batch.images, mask, jitter=jitter)[0]
+
+    def _decode(self, patches: Tensor, mask: Mask, rows: Mask | None = None) -> Tensor:
+        """Return what the decoder makes of a view, of all patches or of those that rows hides."""
+        (head_BNE,) = self.student.split(self.student.encode(patches, mask.ids_keep))
+        return self.student.decode(head_BNE, mask, rows=rows)
