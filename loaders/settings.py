@@ -100,12 +100,15 @@ class SourceSettings(Settings):
 class ChoiceSettings(Settings):
     """A choice of few of the images."""
 
-    error = SettingError
-
     images: Expert[PositiveInt | None] = None
     """Train on so many of the images, chosen by --seed. None: all that --images_from allows."""
     images_from: Expert[Literal["random", "one_class", "one_per_class"]] = "random"
     """Any images; those of one class, drawn among those with enough; or one of each class."""
+
+    @property
+    def chooses_images(self) -> bool:
+        """Whether not simply all images are used."""
+        return self.images is not None or self.images_from != "random"
 
 
 @dataclasses.dataclass(kw_only=True)

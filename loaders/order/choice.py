@@ -28,7 +28,7 @@ def chosen_images(labels: Indices, choice: ChoiceSettings, seed: int) -> Indices
     labels: int64 [N], -1 if unknown. Raises `DataError` if there are not as many, or if classes are
     asked for and an image has none.
     """
-    if choice.images is None and choice.images_from == "random":
+    if not choice.chooses_images:
         return np.arange(len(labels))
     order = np.argsort(derive_keys(seed, np.arange(len(labels)), 0, KeyStream.CHOICE))
     if choice.images_from != "random":
@@ -39,7 +39,7 @@ def chosen_images(labels: Indices, choice: ChoiceSettings, seed: int) -> Indices
         order = order[np.sort(np.unique(labels[order], return_index=True)[1])]
     if choice.images and choice.images > len(order):
         of = "classes" if choice.images_from == "one_per_class" else "images"
-        raise DataError(f"{_flags(choice)}: there are only {len(order)} {of}")
+        raise DataError(f"{flags_of_choice(choice)}: there are only {len(order)} {of}")
     return np.sort(order[: choice.images])
 
 
@@ -55,7 +55,7 @@ def log_choice(
     if text == "1 classes":
         name = f" ({printable(names[classes[0]])})" if names else ""
         text = f"class {classes[0]}{name}"
-    log.info("%s: %d of the %d images, %s", _flags(choice), len(chosen), len(labels), text)
+    log.info("%s: %d of the %d images, %s", flags_of_choice(choice), len(chosen), len(labels), text)
 
 
 def _one_class(labels: Indices, least: int, seed: int) -> int:
@@ -76,7 +76,8 @@ def _check_labelled(labels: Indices, choice: ChoiceSettings) -> None:
         )
 
 
-def _flags(choice: ChoiceSettings) -> str:
+def flags_of_choice(choice: ChoiceSettings) -> str:
+    """Return the flags that a choice was made with, for messages."""
     number = f"--images {choice.images}" if choice.images else ""
     whence = f"--images_from {choice.images_from}" if choice.images_from != "random" else ""
     return f"{number} {whence}".strip()
