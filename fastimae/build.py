@@ -22,6 +22,7 @@ from fastimae.interop.open_checkpoint import open_checkpoint
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.kernels import set_default_impl
 from fastimae.loaders import DevicePrefetch, Loader, create_loader
+from fastimae.loaders.order.sampler_checks import check_partners
 from fastimae.loaders.settings import DataSettings
 from fastimae.log import log, quietly
 from fastimae.models import MaskedAutoencoder, create_model
@@ -44,7 +45,10 @@ def build_loader(config: TrainConfig, world: World, *, tell: bool = True) -> Loa
     """Build the loader of a run. tell: log what it reads. Raises DataError."""
     config.data.apply()
     ranks = {"rank": world.rank, "world_size": world.size, "device": world.device}
-    return create_loader(config.loader(), tell=tell, **ranks)
+    loader = create_loader(config.loader(), tell=tell, **ranks)
+    if config.objective.chosen.needs_partners:
+        check_partners(loader.sampler)
+    return loader
 
 
 class RunModels:

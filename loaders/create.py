@@ -17,6 +17,7 @@ from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.create_checks import check_pseudo_labels, check_source, check_user_code
 from fastimae.loaders.images.crops import Crops
+from fastimae.loaders.order.choice import log_choice
 from fastimae.loaders.order.pseudo_labels import PseudoLabels
 from fastimae.loaders.order.sampler import Sampler
 from fastimae.loaders.settings import LoaderSettings
@@ -101,6 +102,8 @@ def create_loader(
         if tell and rank == 0:
             log.info(data_line("--synthetic", KIND, len(labels), labels, ()))
         sampler = make_sampler(labels)
+        if tell and rank == 0:
+            log_choice(sampler.labels, sampler.chosen, settings, ())
         return SyntheticLoader(sampler, shape=crops.shape, **common)
     with contextlib.ExitStack() as on_error:
         data, survey, make_loader = (
@@ -115,6 +118,9 @@ def create_loader(
         if settings.pseudo_labels:
             labels = _pseudo_labels(settings.pseudo_labels, source, data, tell and rank == 0)
         sampler = make_sampler(labels, read=data.read)
+        if tell and rank == 0:
+            names = () if settings.pseudo_labels else data.class_names
+            log_choice(sampler.labels, sampler.chosen, settings, names)
         loader = make_loader(data, sampler, crops, num_workers=settings.worker_count(), **common)
         on_error.pop_all()
     return loader

@@ -97,13 +97,30 @@ class SourceSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class ReadSettings(CropSettings, SourceSettings):
+class ChoiceSettings(Settings):
+    """A choice of few of the images."""
+
+    images: Expert[PositiveInt | None] = None
+    """Train on so many of the images, chosen by --seed. None: all that --images_from allows."""
+    images_from: Expert[Literal["random", "one_class", "one_per_class"]] = "random"
+    """Any images; those of one class, drawn among those with enough; or one of each class."""
+
+    @property
+    def chooses_images(self) -> bool:
+        """Whether not simply all images are used."""
+        return self.images is not None or self.images_from != "random"
+
+
+@dataclasses.dataclass(kw_only=True)
+class ReadSettings(CropSettings, ChoiceSettings, SourceSettings):
     """How images are read and cropped."""
 
     error = SettingError
 
     repeated_aug: PositiveInt = 1
     """Crops per image and epoch. An epoch is that many times longer, so divide --epochs by it."""
+    epoch_samples: Expert[PositiveInt | None] = None
+    """Images that an epoch draws: each as often as the next, with new crops. None: each once."""
     num_workers: Free[Count | None] = None
     """Threads (for folders and --dataset, processes) that decode; 0: the main thread does. None:
     one per core; torchrun's processes share the cores."""

@@ -30,7 +30,7 @@ class EpochSteps:
     """The division of an epoch into micro steps: full optimizer steps; the rest is left out."""
 
     samples: int
-    """Number of samples in the data set."""
+    """Number of samples that an epoch draws: those of the data set, unless it is told otherwise."""
     data: int
     """`digest_of` the data set."""
     stride: int
@@ -121,14 +121,21 @@ def evenly_spaced(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
-def digest_of(labels: NDArray[np.int64], read: Read | None = None) -> int:
+def digest_of(
+    labels: NDArray[np.int64], read: Read | None = None, chosen: NDArray[np.int64] | None = None
+) -> int:
     """Identify a data set by its labels, int64 [N], and the bytes of some images.
 
     Names, times and containers do not count: the same samples in the same order are the same data.
+    chosen: the positions of the samples that count, if not all do.
     """
-    digest = zlib.crc32(np.ascontiguousarray(labels, dtype="<i8"))
+    whole = chosen is None or len(chosen) == len(labels)
+    used = np.arange(len(labels)) if whole else chosen
+    digest = zlib.crc32(np.ascontiguousarray(labels[used], dtype="<i8"))
+    if not whole:
+        digest = zlib.crc32(np.ascontiguousarray(used, dtype="<i8"), digest)
     if read is not None:
-        for index in evenly_spaced(len(labels), SAMPLED):
+        for index in evenly_spaced(len(used), SAMPLED):
             with contextlib.suppress(SkipImage):  # the loader reports it when it comes up
-                digest = zlib.crc32(read(index), digest)
+                digest = zlib.crc32(read(int(used[index])), digest)
     return digest

@@ -36,6 +36,8 @@ class KeyStream(IntEnum):
     """Sort key of a sample in conversion: its position in the `.beton` file."""
     ROW = 5
     """A row of a batch that a user's own code makes; "epoch" is the rank then."""
+    CHOICE = 6
+    """Sort key of a sample, and as copy 1 of a class: which images of a data set a run uses."""
 
 
 class DrawStream(IntEnum):
@@ -65,6 +67,8 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _CHUNK = 1 << 14
 _COPY_SHIFT = 8  # copies are counted above the streams, in the same counter word
+COPIES = 1 << 32 - _COPY_SHIFT
+"""Number of copies that a sample can have in an epoch."""
 
 
 def philox(key: int | NDArray, counter: ArrayLike) -> NDArray[np.uint32]:
@@ -90,7 +94,8 @@ def derive_keys(
 ) -> NDArray[np.int64]:
     """Derive a 64-bit key for each of `numbers` (sample indices or step numbers, >= 0).
 
-    copies: the copy of each number that the key is for, in [0, 2**24), under repeated augmentation.
+    copies: the copy of each number that the key is for, in [0, COPIES): an epoch has several of a
+        sample under repeated augmentation, and if it draws more samples than there are.
     Returns int64 of the same shape: words 0 (low half) and 1 (high half) of a Philox block.
     """
     numbers = np.asarray(numbers, dtype=np.uint64)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastimae.loaders.errors import DataError
+from fastimae.loaders.order.choice import chosen_images
 from fastimae.loaders.order.epoch_steps import EpochSteps, Read, digest_of
 from fastimae.loaders.order.partners import cycle, reciprocal, same_class_order
+from fastimae.loaders.order.passes import apart, shuffles, without_self
 from fastimae.loaders.order.philox import KeyStream, derive_keys
+from fastimae.loaders.order.sampler_checks import check_pairs, check_sizes
 from fastimae.loaders.settings import LoaderSettings
 from fastimae.log import log
 
@@ -33,8 +35,10 @@ class EpochPlan:
     """The order of one epoch, for all ranks together."""
 
     order: NDArray[np.int64]
-    """The samples in the order drawn, none twice. If pairs are drawn by class, an odd number of
-    samples loses one."""
+    """The samples in the order drawn: whole passes, and a part of one. If pairs are drawn by class,
+    an odd number of samples loses one in each pass."""
+    a_pass: int
+    """Draws of a pass: none twice."""
     same_class_ratio: float | None
     """Realised share of mixtures whose images share a label; None if labels are unknown."""
 
@@ -56,11 +60,14 @@ class BatchPlan:
 class Sampler:
     """The plan of each epoch and of its steps; `len` is the number of micro steps.
 
-    An epoch consists of full optimizer steps: the samples left over at its end are not used.
+    An epoch draws each sample once, or `epoch_samples` samples, see passes.py. It consists of full
+    optimizer steps: the samples left over at its end are not used.
 
     With `repeated_aug` > 1 the order is cut into blocks of one mix group, and each block comes in
     that many successive copies with different random keys. Partners are from the same copy, so
     they are different images, and a batch contains all copies of its blocks.
+
+    `chosen`, int64 [n] in ascending order, are the samples that are used: `images`, `images_from`.
 
     labels: int64 [N], -1 if unknown. settings: checked. read: see `digest_of`. Raises `DataError`
     for settings that do not fit the data, or each other.
@@ -76,15 +83,17 @@ class Sampler:
         read: Read | None = None,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
-        self._digest = digest_of(self.labels, read)
+        self.chosen = chosen_images(self.labels, settings, settings.seed)
+        self.drawn = settings.epoch_samples or len(self.chosen)
+        self._digest = digest_of(self.labels, read, self.chosen)
         self.batch_size, self.accum_iter = settings.batch_size, settings.accum_iter
         self.rank, self.world_size, self.seed = rank, world_size, settings.seed
         self.repeated_aug = settings.repeated_aug
         self.same_class_ratio = settings.same_class_ratio
         self.in_pairs = settings.reciprocal_pairs or settings.same_class_ratio is not None
         self.group = settings.mix_group or max(1, self.batch_size // self.repeated_aug)
-        self._check_sizes()
-        self._check_pairs()
+        check_sizes(self)
+        check_pairs(self)
         batch_size, repeated_aug = self.batch_size, self.repeated_aug
         # For each row of a batch: its position in the batch's part of the order, and its copy.
         row, block = np.arange(batch_size), self.group * repeated_aug
@@ -104,7 +113,7 @@ class Sampler:
     def epoch_steps(self) -> EpochSteps:
         """The division of an epoch into micro steps."""
         return EpochSteps(
-            samples=len(self.labels), data=self._digest,
+            samples=self.drawn, data=self._digest,
             stride=self.stride, accum_iter=self.accum_iter,
         )  # fmt: skip
 
@@ -122,22 +131,27 @@ class Sampler:
     def step(self, epoch: int, number: int) -> BatchPlan:
         """Return micro step `number` of this rank, in [0, len)."""
         start = (number * self.world_size + self.rank) * self.batch_size // self.repeated_aug
-        index = self.plan(epoch).order[start + self._position]
+        position, plan = start + self._position, self.plan(epoch)
+        index, copy = plan.order[position], self._copy
+        partner = self._partner
+        if plan.a_pass < self.drawn:
+            copy = position // plan.a_pass * self.repeated_aug + copy
+            partner = without_self(index, partner, self.group)
         return BatchPlan(
             index=index,
-            key=derive_keys(self.seed, index, epoch, KeyStream.SAMPLE, self._copy),
-            partner=self._partner,
+            key=derive_keys(self.seed, index, epoch, KeyStream.SAMPLE, copy),
+            partner=partner,
             step_key=derive_keys(self.seed, [number // self.accum_iter], epoch, KeyStream.STEP),
         )
 
     def fixed_samples(self, count: int) -> BatchPlan:
-        """Return a plan of `count` samples, or all, at equal distances in the data set.
+        """Return a plan of `count` of the samples used, or all, at equal distances.
 
         It depends on the data set and the seed alone: not on epoch, rank or batch size. Row i is
         paired with row i + B / 2.
         """
-        samples = len(self.labels)
-        index = np.arange(count) * samples // count if count < samples else np.arange(samples)
+        samples = len(self.chosen)
+        index = self.chosen[np.arange(min(count, samples)) * samples // min(count, samples)]
         return BatchPlan(
             index=index,
             key=derive_keys(self.seed, index, 0, KeyStream.SAMPLE),
@@ -145,61 +159,30 @@ class Sampler:
             step_key=derive_keys(self.seed, [0], 0, KeyStream.STEP),
         )
 
-    def _check_sizes(self) -> None:
-        copies = f"--repeated_aug {self.repeated_aug}"
-        if self.batch_size % self.repeated_aug:
-            raise DataError(f"--batch_size {self.batch_size} is not a multiple of {copies}")
-        if self.batch_size % (self.group * self.repeated_aug):
-            raise DataError(
-                f"--batch_size {self.batch_size} is not a multiple of --mix_group {self.group}"
-                + (f" x {copies}" if self.repeated_aug > 1 else "")
-                + " (--mix_group 0 mixes across the full batch)"
-            )
-        if len(self):
-            return
-        raise DataError(
-            f"{len(self.labels)} samples are fewer than one optimizer step of "
-            f"{self.stride * self.accum_iter} (--batch_size {self.batch_size} x {self.world_size} "
-            + ("rank" if self.world_size == 1 else "ranks")
-            + (f" x --accum_iter {self.accum_iter}" if self.accum_iter > 1 else "")
-            + (f" / {copies}" if self.repeated_aug > 1 else "")
-            + "): make --batch_size "
-            + ("or --accum_iter " if self.accum_iter > 1 else "")
-            + "smaller"
-        )
-
-    def _check_pairs(self) -> None:
-        ratio = self.same_class_ratio
-        if self.in_pairs and self.group % 2:
-            flag = "--reciprocal_pairs" if ratio is None else "--same_class_ratio"
-            raise DataError(
-                f"{flag} needs an even --mix_group (or an even --batch_size / --repeated_aug "
-                f"with --mix_group 0), not {self.group}"
-            )
-        if ratio is None:
-            return
-        if (self.labels < 0).any():
-            raise DataError(
-                "--same_class_ratio needs a label for every sample, and some have none: "
-                "fastimae-eval cluster makes some, for --pseudo_labels"
-            )
-
     def _draw_plan(self, epoch: int) -> EpochPlan:
-        order, reason = self._shuffled(epoch, KeyStream.ORDER), ""
-        if self.same_class_ratio is not None:
-            reshuffled = self._shuffled(epoch, KeyStream.PAIR)
-            count = len(order) // 2 * 2
-            order, reason = same_class_order(
-                self.labels, order, reshuffled, self.same_class_ratio, count
+        ratio, few = self.same_class_ratio, len(self.chosen)
+        a_pass = min(self.drawn, few) if ratio is None else min(self.drawn, few) // 2 * 2
+        passes = -(-self.drawn // a_pass) if self.drawn > few else 1
+        drawn, reason = self._shuffles(epoch, KeyStream.ORDER, passes), ""
+        if ratio is None:
+            order = apart(drawn)
+        else:
+            labels, again = self.labels[self.chosen], self._shuffles(epoch, KeyStream.PAIR, passes)
+            pairs = (
+                same_class_order(labels, *two, ratio, a_pass)
+                for two in zip(drawn, again, strict=True)
             )
-        plan = EpochPlan(order=order, same_class_ratio=self._realised_ratio(order))
-        if self.same_class_ratio is not None and self.rank == 0:
+            orders, reasons = zip(*pairs, strict=True)
+            order, reason = np.concatenate(orders), max(reasons)
+        order = self.chosen[order[: self.drawn]]
+        realised = self._realised_ratio(order)
+        plan = EpochPlan(order=order, a_pass=a_pass, same_class_ratio=realised)
+        if ratio is not None and self.rank == 0:
             self._report(epoch, plan, reason)
         return plan
 
-    def _shuffled(self, epoch: int, stream: KeyStream) -> NDArray[np.int64]:
-        keys = derive_keys(self.seed, np.arange(len(self.labels)), epoch, stream)
-        return np.argsort(keys, kind="stable")
+    def _shuffles(self, epoch: int, stream: KeyStream, passes: int) -> NDArray[np.int64]:
+        return shuffles(self.seed, self.chosen, epoch, stream, passes)
 
     def _realised_ratio(self, order: NDArray[np.int64]) -> float | None:
         labels = self.labels[order[: len(order) // self.group * self.group]]

@@ -26,7 +26,7 @@ from fastimae.evaluate.finetuning.transforms import build_mixup, training_transf
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import class_count, match_training
 from fastimae.evaluate.labels.classification import Classification
-from fastimae.evaluate.labels.few_labels import labelled_part
+from fastimae.evaluate.labels.few_labels import labelled_part, repeated
 from fastimae.evaluate.labels.training import check_apart, check_resume, train_classifier
 from fastimae.evaluate.options.finetune import TuningOptions
 from fastimae.evaluate.origin import origin_of
@@ -129,7 +129,12 @@ def build_loader(
     student: VisionTransformer,
     world: World,
 ) -> AugmentedLoader:
-    """Return a loader of training batches with the augmentation that the options ask for."""
+    """Return a loader of training batches with the augmentation that the options ask for.
+
+    Raises DataError if --epoch_samples are fewer than the images.
+    """
+    if options.epoch_samples:
+        images = repeated(images, options.epoch_samples)
     size = student.patch_embed.img_size
     return AugmentedLoader(
         images,

@@ -1,4 +1,4 @@
-"""Learning from a part of the labels: a share of each class, or the images that a list names.
+"""Learning from a part of the images: a share of each class, those of a list, or few.
 
 N = images, M = chosen images.
 """
@@ -17,6 +17,8 @@ from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import check_labelled
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import printable
+from fastimae.loaders.order.choice import chosen_images, flags_of_choice
+from fastimae.loaders.settings import ChoiceSettings
 from fastimae.log import log
 
 Indices = NDArray[np.int64]
@@ -59,6 +61,27 @@ def images_of_list(images: Images, path: Path) -> Images:
     """
     check_labelled(images)
     return _part(images, np.unique(_positions(_entries(path), images, path)), "--label_list")
+
+
+def images_of_pretraining(images: Images, choice: ChoiceSettings, seed: int) -> Images:
+    """Return the images that fastimae-train trains on with the same flags and seed.
+
+    Raises DataError for images without labels, and if there are too few.
+    """
+    check_labelled(images)
+    chosen = chosen_images(images.labels, choice, seed)
+    return _part(images, chosen, flags_of_choice(choice))
+
+
+def repeated(images: Images, count: int) -> Images:
+    """Return the images again and again, `count` in all, so that an epoch augments each as often
+    as the next, in new ways. Raises DataError if there are more images."""
+    if count < len(images):
+        raise DataError(
+            f"--epoch_samples {count}: an epoch of fine-tuning has all images, which are "
+            f"{len(images)}: make it larger, or choose fewer images"
+        )
+    return images.at(np.resize(np.arange(len(images)), count))
 
 
 def labelled_part(chosen: str) -> dict[str, str]:

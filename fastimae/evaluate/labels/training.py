@@ -27,6 +27,8 @@ from fastimae.evaluate.labels.classification import Classification, EpochLoader
 from fastimae.evaluate.labels.validation import Batches, ValidatingLoader
 from fastimae.evaluate.options.labels import TrainingOptions
 from fastimae.evaluate.origin import check_same_weights
+from fastimae.loaders.order.choice import flags_of_choice
+from fastimae.loaders.settings import ChoiceSettings
 from fastimae.settings import ConfigError
 
 
@@ -139,7 +141,9 @@ def _part_in(settings: Mapping[str, Any]) -> str:
     if settings.get("label_fraction"):
         seed = settings.get("seed")
         return f"--label_fraction {settings['label_fraction']:g} (--seed {seed})"
-    return "all labels"
+    given = {name: settings[name] for name in ("images", "images_from") if settings.get(name)}
+    choice = flags_of_choice(ChoiceSettings(**given))
+    return f"{choice} (--seed {settings.get('seed')})" if choice else "all labels"
 
 
 def _as_before(

@@ -82,6 +82,8 @@ class TuningOptions(StepSettings, TrainingOptions):
     """Share of CutMix if both are on."""
     mixup_mode: Expert[Literal["batch", "pair", "elem"]] = "batch"
     """What shares a mixing ratio: a batch, a pair, or one image (elem)."""
+    epoch_samples: Expert[PositiveInt | None] = None
+    """Images that an epoch draws, with the images again and again. None: each once."""
     dist_eval: Expert[Free[bool]] = True
     """Share the validation images among the processes; --no_dist_eval: each tests on all."""
     pin_mem: Expert[Free[bool]] = ReadSettings.pin_mem
@@ -161,7 +163,8 @@ class FinetuneOptions(TuningOptions):
     def idle(self) -> Iterator[Idle]:
         """As in `Settings`."""
         yield from super().idle()
-        yield Idle(self.eval, ("label_fraction", "label_list"), "with --eval")
+        of_images = ("label_fraction", "label_list", "images", "images_from", "epoch_samples")
+        yield Idle(self.eval, of_images, "with --eval")
 
     def folder(self, task: str) -> Path:
         """Return the folder for results; with --eval and no other, that of the --resume file."""

@@ -11,6 +11,7 @@ from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import RunSettings
 from fastimae.engine.settings import Precision, StepSettings
 from fastimae.evaluate.options.base import EvalOptions, Pool
+from fastimae.loaders.settings import ChoiceSettings
 from fastimae.settings import (
     Expert,
     Free,
@@ -54,7 +55,7 @@ class EncoderOptions(EvalOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
+class TrainingOptions(RunSettings, LaunchSettings, ChoiceSettings, EncoderOptions):
     """Options of finetune, msem and linear, with MAE's names."""
 
     epochs: PositiveInt = 50
@@ -69,9 +70,11 @@ class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
     def check(self) -> None:
         """Raise ConfigError for values out of range, CheckpointError if --resume does not exist."""
         super().check()
+        chosen_by = self.label_fraction, self.label_list, self.chooses_images or None
         self.require(
-            self.label_fraction is None or self.label_list is None,
-            "--label_fraction and --label_list both choose the images to train on: give one",
+            sum(choice is not None for choice in chosen_by) <= 1,
+            "--label_fraction, --label_list and --images each choose the images to train on: give "
+            "one of them",
         )
         if self.resume not in ("", "auto") and not Path(self.resume).exists():
             raise CheckpointError(f"--resume: there is no checkpoint {self.resume}")
@@ -81,7 +84,7 @@ class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
         return self
 
     def train_images(self) -> Images:
-        """As in `EvalOptions`, but those of --label_fraction or --label_list. Raises DataError."""
+        """As in `EvalOptions`, but the part that the flags choose. Raises DataError."""
         from fastimae.evaluate.labels import few_labels  # which imports torch
 
         images = super().train_images()
@@ -89,6 +92,8 @@ class TrainingOptions(RunSettings, LaunchSettings, EncoderOptions):
             return few_labels.images_of_list(images, self.label_list)
         if self.label_fraction:
             return few_labels.share_of_each_class(images, self.label_fraction, self.seed)
+        if self.chooses_images:
+            return few_labels.images_of_pretraining(images, self, self.seed)
         return images
 
 
