@@ -21,6 +21,7 @@ from fastimae.evaluate.options import finetune_recipes, linear
 from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
+    CkaOptions,
     ReconstructOptions,
     TsneOptions,
     WeightsOptions,
@@ -91,6 +92,7 @@ TASKS = {
     ),
     "mixtureprobe": Task(MixtureprobeOptions, "classes read from the latents of mixtures"),
     "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),
+    "cka": Task(CkaOptions, "similarity of masked and whole images, by layer (CKA)"),
     "attention": Task(AttentionOptions, "attention maps"),
     "weights": Task(WeightsOptions, "distributions of weights"),
     "tsne": Task(TsneOptions, "features of images in the plane (t-SNE)"),

@@ -1,0 +1,76 @@
+"""What the blocks of an encoder make of whole and of masked images, and how alike that is.
+
+B = images, H, W, C = height, width, channels, L = patches, K = visible patches, N = tokens,
+D = encoder width, R = rows that are compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastimae.evaluate.figures.similarity import Similarity
+from fastimae.evaluate.mixing.mixtures import Pairs
+from fastimae.evaluate.options.figures import CkaPool
+from fastimae.kernels import Mask
+from fastimae.kernels.reference import gather_rows
+from fastimae.models import MaskedAutoencoder
+from fastimae.models.vit import block_outputs
+
+
+@torch.no_grad()
+def similarities(
+    model: MaskedAutoencoder,
+    batches: Iterable[Pairs],
+    mask_ratios: Sequence[float],
+    unit: int,
+    pool: CkaPool,
+) -> dict[tuple[float, int], Similarity]:
+    """Return how alike masked and whole images are, by mask ratio and block (from 0).
+
+    unit: side, in patches, of the squares that are masked as a whole. pool: see `compared`. All
+    passes advance block by block, so that no more than one block's tokens are kept.
+    """
+    found: dict[tuple[float, int], Similarity] = defaultdict(Similarity)
+    for batch in batches:
+        masks = [batch.mask(model, ratio, unit) for ratio in (0, *mask_ratios)]
+        passes = [block_tokens(model, batch.images, mask) for mask in masks]
+        for block, (whole, *masked) in enumerate(zip(*passes, strict=True)):
+            for ratio, mask, tokens in zip(mask_ratios, masks[1:], masked, strict=True):
+                found[ratio, block].add(*compared(tokens, whole, mask, pool))
+    return found
+
+
+def block_tokens(model: MaskedAutoencoder, images: Tensor, mask: Mask) -> Iterator[Tensor]:
+    """Yield what each block adds up to, [B, 1 + K, D]: class token and visible patches.
+
+    That is the residual stream after the block, which all models have alike: the encoder's last
+    norm belongs to its last block, and models that are fine-tuned on the mean have none for tokens.
+    images: uint8 [B, H, W, C]. Masked patches are dropped, as MAE does.
+    """
+    (patches_BKV,) = model.visible_patches(images, mask)
+    x_BND = model.embed(patches_BKV, mask.ids_keep)
+    every = range(len(model.blocks))
+    for _, tokens_BND in block_outputs(model.blocks, nn.Identity(), x_BND, every):
+        yield tokens_BND
+
+
+def compared(masked: Tensor, whole: Tensor, mask: Mask, pool: CkaPool) -> tuple[Tensor, Tensor]:
+    """Return the rows to compare, of the masked and of the whole image, both [R, D].
+
+    masked: tokens [B, 1 + K, D]. whole: [B, 1 + L, D]. pool: "cls": class tokens; "avg": means of
+    the patches that the encoder saw; "common": means of the patches that are visible in both;
+    "tokens": each of these patches by itself, R = B * K.
+    """
+    if pool == "cls":
+        return masked[:, 0], whole[:, 0]
+    seen_BKD, all_BLD = masked[:, 1:], whole[:, 1:]
+    if pool == "avg":
+        return seen_BKD.mean(1), all_BLD.mean(1)
+    same_BKD = gather_rows(all_BLD, mask.ids_keep)
+    if pool == "common":
+        return seen_BKD.mean(1), same_BKD.mean(1)
+    return seen_BKD.flatten(0, 1), same_BKD.flatten(0, 1)
