@@ -97,8 +97,8 @@ def _draw_map(
     for (row, column), value in np.ndenumerate(cells):
         if np.isfinite(value):
             ink, number = "white" if scale(value) < 0.6 else "black", f"{value:.3f}"
-            axis.text(column + 0.5, row + 0.5, number.replace("0.", ".", 1), color=ink, fontsize=6.5,
-                      ha="center", va="center")  # fmt: skip
+            axis.text(column + 0.5, row + 0.5, number.replace("0.", ".", 1), color=ink,
+                      fontsize=6.5, ha="center", va="center")  # fmt: skip
     axis.grid(visible=False)
     axis.tick_params(length=0, labelsize=7)
     for spine in axis.spines.values():
