@@ -18,10 +18,10 @@ from fastimae.config import parsed_settings
 from fastimae.config_file import FileSettings, config_file
 from fastimae.engine.launcher import is_surplus_process
 from fastimae.evaluate.options import finetune_recipes, linear
+from fastimae.evaluate.options.cka import CkaOptions
 from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
-    CkaOptions,
     ReconstructOptions,
     TsneOptions,
     WeightsOptions,

@@ -12,12 +12,13 @@ pytest.importorskip("timm")
 
 from timm.models.vision_transformer import VisionTransformer
 
+from fastimae.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastimae.evaluate.candidates import candidates_of
 from fastimae.evaluate.figures.occlusion import block_tokens, compared, similarities
 from fastimae.evaluate.figures.similarity import Similarity
 from fastimae.evaluate.images import open_images
 from fastimae.evaluate.mixing.mixtures import PairBatches, Pairs
-from fastimae.evaluate.options.figures import CkaOptions
+from fastimae.evaluate.options.cka import CkaOptions
 from fastimae.evaluate.tasks.cka import run, units_of
 from fastimae.kernels import random_masking
 from fastimae.models.forward_features import all_visible
@@ -113,6 +114,34 @@ def test_what_is_compared():
     *_, last = block_tokens(model, images, mask)
     encoded = model.encode(*model.visible_patches(images, mask), mask.ids_keep)
     assert torch.allclose(model.norm(last), encoded, atol=1e-6)
+
+
+@torch.no_grad()
+def test_mask_tokens_are_in_place_of_masked_patches(study, image_folder):
+    """As if the patches' embeddings were replaced; and none are where nothing is masked."""
+    path, token = study / "mae" / "checkpoint-last.pth", torch.randn(1, 1, 32)
+    with pytest.raises(ConfigError, match="--mask_tokens: no encoder"):
+        run(options(study, image_folder, mask_tokens=True))
+    dropped = results_of(study, image_folder)["numbers"]["table"]
+    content = load_checkpoint(path)
+    save_checkpoint(path, {**content, "objective": {"mask_token.weight": token}})
+    (candidate,) = candidates_of(options(study, image_folder), torch.device("cpu"))
+    model, images = candidate.model, pictures()
+    mask, whole = random_masking(torch.arange(6), model.grid, 0.5), all_visible(model, images)
+    embedded = model.patch_embed(*model.visible_patches(images, whole))
+    masked = torch.where(mask.mask[..., None] > 0, token, embedded)
+    x = torch.cat([model.cls_token.expand(6, -1, -1), masked], 1) + model.pos_embed
+    for block, tokens in zip(model.blocks, block_tokens(model, images, mask, token), strict=True):
+        x = x + block.attn(block.norm1(x))
+        x = x + block.mlp(block.norm2(x))
+        assert torch.allclose(tokens, x, atol=1e-5)
+    kept = torch.stack([own[1:][ids.long()] for own, ids in zip(x, mask.ids_keep, strict=True)])
+    assert torch.equal(compared(x, x, mask, "tokens")[0], kept.flatten(0, 1))
+    assert torch.equal(compared(x, x, mask, "avg")[0], x[:, 1:].mean(1))
+    table = results_of(study, image_folder, mask_tokens=True)["numbers"]["table"]
+    alike = [one["cka"] == pytest.approx(two["cka"], abs=1e-9)
+             for one, two in zip(table, dropped, strict=True)]  # fmt: skip
+    assert alike == [row["mask_ratio"] == 0 for row in table]
 
 
 def save_layout(folder, vit, layout):

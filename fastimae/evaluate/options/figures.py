@@ -1,10 +1,9 @@
-"""Flags of the tasks that draw: reconstruct, cka, attention, weights, tsne."""
+"""Flags of the tasks that draw: reconstruct, attention, weights, tsne."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
 
 from fastimae.evaluate.options.base import Pool, SeveralOptions
 from fastimae.evaluate.options.masks import MaskUnitOptions
@@ -20,10 +19,6 @@ from fastimae.settings import (
 
 MEASURED = 64
 """Images that reconstruct measures at a masking ratio, unless it is told."""
-CkaPool = Literal["avg", "cls", "common", "tokens"]
-"""What is compared of two views of an image: see `fastimae.evaluate.figures.occlusion.compared`."""
-FEWEST_ROWS = 4
-"""Images that the unbiased estimate of CKA needs."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -52,38 +47,6 @@ class ReconstructOptions(MaskUnitOptions, SeveralOptions):
         if self.samples is not None:
             return self.samples or None
         return MEASURED if mask_ratio else None
-
-
-@dataclasses.dataclass(kw_only=True)
-class CkaOptions(MaskUnitOptions, SeveralOptions):
-    """Similarity (CKA) of masked and whole images at each layer: one model or several.
-
-    fastimae-eval cka --checkpoint mae.pth --others dino.pth --val val.beton
-    """
-
-    mask_ratios: tuple[MaskShare, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    """Shares of patches that are masked."""
-    samples: PositiveInt = 5000
-    """Number of images, chosen at random; see --debiased if they are fewer than the model is
-    wide."""
-    pool: CkaPool = "avg"
-    """avg: means of the patches; cls: class tokens; common: means of the patches that are visible
-    in both; tokens: these patches one by one."""
-    debiased: bool = False
-    """Estimate CKA without the bias that makes it too large for few images."""
-    random_baseline: bool = False
-    """Also measure the model of --checkpoint with random weights."""
-
-    def check(self) -> None:
-        super().check()
-        few = f"--samples {self.samples}: CKA takes {FEWEST_ROWS} images or more"
-        self.require(self.samples >= FEWEST_ROWS, few)
-        self.require(len(self.mask_ratios) > 0, "--mask_ratios needs a value")
-
-    def idle(self) -> Iterator[Idle]:
-        masked = any(self.mask_ratios)
-        yield Idle(not masked, ("mask_patch_size",), "with --mask_ratios 0: nothing is masked")
-        yield from super().idle()
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,8 +1,9 @@
 """fastimae-eval cka: how alike an encoder's representations of masked and of whole images are.
 
 Figure 1 of the occlusion paper: linear CKA at each block, over masking ratios 0.1 to 0.9, of MAE,
-R-MAE, C-MAE, fine-tuned models, supervised ones and MoCo v3. "Masked" patches are dropped, as in
-MAE. What the paper leaves open, and how we read it:
+R-MAE, C-MAE, fine-tuned models, supervised ones and MoCo v3. Masked patches are "dropped", as in
+MAE; --mask_tokens lets encoders that know mask tokens have them. What the paper leaves open, and
+how we read it:
 
 - Which representation. --pool avg, the default: the mean of the patches, which is what its
   fine-tuning classifies (section 5), and which exists at any number of visible patches. Of a masked
@@ -22,17 +23,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from fastimae.engine.distributed import alone
 from fastimae.evaluate.candidates import Candidate, candidates_of, check_same_images
 from fastimae.evaluate.differences import labels_of
-from fastimae.evaluate.figures.occlusion import similarities
-from fastimae.evaluate.figures.similarity_maps import MEAN, draw_maps, draw_means
+from fastimae.evaluate.figures.occlusion import mask_token_in, similarities
+from fastimae.evaluate.figures.similarity_maps import draw_maps, draw_means
+from fastimae.evaluate.figures.similarity_tables import Row, grid_of, mean_of, means_of, printed
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.mixing.mask_units import (
     check_masks,
@@ -41,13 +41,14 @@ from fastimae.evaluate.mixing.mask_units import (
     warn_of_other_units,
 )
 from fastimae.evaluate.mixing.mixtures import PairBatches
-from fastimae.evaluate.options.figures import FEWEST_ROWS, CkaOptions
+from fastimae.evaluate.options.cka import FEWEST_IMAGES, CkaOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.pages.tables import markdown
 from fastimae.evaluate.results import Results, open_results
 from fastimae.loaders.errors import DataError
 from fastimae.log import log
 from fastimae.progress import tracked
+from fastimae.settings import ConfigError
 
 PICTURE, MEANS = "cka.png", "cka_means.png"
 RANDOM = "random weights"
@@ -57,7 +58,6 @@ POOLS = {
     "common": "means of the patches that are visible in both",
     "tokens": "the patches that are visible in both, one by one",
 }
-Row = dict[str, Any]
 
 
 def run(options: CkaOptions) -> None:
@@ -72,20 +72,21 @@ def _measure_and_draw(options: CkaOptions, results: Results) -> None:
     if options.random_baseline:
         candidates.append(random_twin(candidates[0], options.seed))
     check_same_images(candidates)
-    units = units_of(candidates, options)
+    units, tokens = units_of(candidates, options), mask_tokens_of(candidates, options)
     ratios = list(dict.fromkeys(options.mask_ratios))
     images = options.val_or_train_images()
     table: list[Row] = []
-    for candidate, unit in zip(candidates, units, strict=True):
-        rows, count = measure(options, candidate, unit, images)
+    for candidate, unit, token in zip(candidates, units, tokens, strict=True):
+        rows, count = measure(options, candidate, unit, token, images)
         table += rows
     means = means_of(table)
     labels, grids = labels_of(candidates), [grid_of(table, each.name) for each in candidates]
     note = f"CKA of masked and whole images: {POOLS[options.pool]}, {count} images"
     note += ", debiased" if options.debiased else ""
+    note += ", with mask tokens where an encoder has them" if options.mask_tokens else ""
     draw_maps(list(zip(labels, grids, strict=True)), ratios, results.picture(PICTURE), note)
     draw_means(means, results.picture(MEANS), note)
-    numbers = {"mean_cka": _mean(table[: grids[0].size]), "images": count, "note": note}
+    numbers = {"mean_cka": mean_of(table[: grids[0].size]), "images": count, "note": note}
     path = results.save({**numbers, "means": means, "table": table}, origin=origin)
     print(f"{note}\n\n{markdown(printed(table, means))}")
     log.info("%s and 2 pictures beside it", path)
@@ -117,12 +118,32 @@ def units_of(candidates: Sequence[Candidate], options: CkaOptions) -> list[int]:
     return units
 
 
+def mask_tokens_of(
+    candidates: Sequence[Candidate], options: CkaOptions
+) -> list[torch.Tensor | None]:
+    """Return each encoder's mask token; None to drop masked patches.
+
+    Raises ConfigError if no encoder has one, and --mask_tokens asks for them.
+    """
+    if not options.mask_tokens:
+        return [None] * len(candidates)
+    tokens = [None if each.name == RANDOM else mask_token_in(each.path) for each in candidates]
+    if not any(token is not None for token in tokens):
+        raise ConfigError("--mask_tokens: no encoder was trained with mask tokens, as C-MAE's are")
+    return tokens
+
+
 def measure(
-    options: CkaOptions, candidate: Candidate, unit: int, images: Images
+    options: CkaOptions,
+    candidate: Candidate,
+    unit: int,
+    mask_token: torch.Tensor | None,
+    images: Images,
 ) -> tuple[list[Row], int]:
     """Return a row for each mask ratio and layer of a model, and the number of images.
 
-    The images and the masks depend on the options alone. Raises DataError if too few can be read.
+    unit, mask_token: see `similarities`. The images and the masks depend on the options alone.
+    Raises DataError if too few can be read.
     """
     model = candidate.model
     batches = PairBatches(
@@ -130,12 +151,12 @@ def measure(
         workers=options.worker_count(), seed=options.seed, mixed=False,
     )  # fmt: skip
     ratios = list(dict.fromkeys(options.mask_ratios))
-    found = similarities(
-        model, tracked(batches, candidate.name, "batch"), ratios, unit, options.pool
-    )
+    token = None if mask_token is None else mask_token.to(model.pos_embed)
+    shown = tracked(batches, candidate.name, "batch")
+    found = similarities(model, shown, ratios, unit, options.pool, token)
     count = len(batches.batches.order) - len(batches.batches.bad)
-    if count < FEWEST_ROWS:
-        raise DataError(f"{images.source}: CKA takes {FEWEST_ROWS} images or more, not {count}")
+    if count < FEWEST_IMAGES:
+        raise DataError(f"{images.source}: CKA takes {FEWEST_IMAGES} images or more, not {count}")
     rows = []
     for ratio in ratios:
         masks = {"mask_ratio": ratio, **mask_columns(model, ratio, unit)}
@@ -151,39 +172,3 @@ def measure(
             "learned: give --debiased, or more --samples", candidate.path, count, width,
         )  # fmt: skip
     return rows, count
-
-
-def means_of(table: Sequence[Row]) -> list[Row]:
-    """Return a row for each model and mask ratio: means over the layers."""
-    groups: dict[tuple[str, float], list[Row]] = {}
-    for row in table:
-        groups.setdefault((row["model"], row["mask_ratio"]), []).append(row)
-    return [
-        {key: value for key, value in rows[0].items() if key != "layer"} | {"cka": _mean(rows)}
-        for rows in groups.values()
-    ]
-
-
-def grid_of(table: Sequence[Row], model: str) -> np.ndarray:
-    """Return a model's CKA, float64 [layers, ratios], nan where there is none."""
-    rows = [row for row in table if row["model"] == model]
-    layers = 1 + max(row["layer"] for row in rows)
-    return np.array([row["cka"] for row in rows], np.float64).reshape(-1, layers).T
-
-
-def printed(table: Sequence[Row], means: Sequence[Row]) -> list[Row]:
-    """Return the table to print: a row for each model and layer, and its means, over the ratios."""
-    lines: dict[tuple[str, Any], Row] = {}
-    for model in dict.fromkeys(row["model"] for row in table):
-        for row in (*table, *means):
-            if row["model"] == model:
-                layer = row.get("layer", MEAN)
-                line = lines.setdefault((model, layer), {"model": model, "layer": layer})
-                line[f"{row['mask_ratio']:g}"] = row["cka"]
-    return list(lines.values())
-
-
-def _mean(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the mean of a column of CKA; None if one of them is missing."""
-    values = [row["cka"] for row in rows]
-    return None if None in values else float(np.mean(values))
