@@ -36,6 +36,7 @@ SMALL = {
     "msem": "--recipe imae_cifar10 --epochs 1 --batch_size 8 --precision fp32",
     "mixtureprobe": "--mix_ratios 0.2 --batch_size 8",
     "reconstruct": "--samples 2 --mask_ratios 0.75 --mix_ratios 0.2 --pictures 1",
+    "cka": "--samples 8 --mask_ratios 0.5",
     "attention": "--samples 1 --layers 0",
     "cluster": "--k 3",
     "tsne": "--samples 20 --perplexity 3",

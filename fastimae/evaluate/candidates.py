@@ -35,7 +35,12 @@ class Candidate:
 
     @property
     def kind(self) -> str:
-        """The objective's title; for i-MAE also if it has heads and was distilled, where known."""
+        """The objective's title; for i-MAE also if it has heads and was distilled, where known.
+
+        "encoder" for a file of an encoder alone that does not say how it was trained.
+        """
+        if not self.args and getattr(self.model, "fresh_decoder", False):
+            return "encoder"
         name = self.args.get("objective", "mae")
         if name not in ("mae", "imae"):
             return objective_title(name)

@@ -18,6 +18,7 @@ from fastimae.config import parsed_settings
 from fastimae.config_file import FileSettings, config_file
 from fastimae.engine.launcher import is_surplus_process
 from fastimae.evaluate.options import finetune_recipes, linear
+from fastimae.evaluate.options.cka import CkaOptions
 from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
@@ -91,6 +92,7 @@ TASKS = {
     ),
     "mixtureprobe": Task(MixtureprobeOptions, "classes read from the latents of mixtures"),
     "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),
+    "cka": Task(CkaOptions, "similarity of masked and whole images, by layer (CKA)"),
     "attention": Task(AttentionOptions, "attention maps"),
     "weights": Task(WeightsOptions, "distributions of weights"),
     "tsne": Task(TsneOptions, "features of images in the plane (t-SNE)"),

@@ -8,7 +8,7 @@ from tiny import tiny_model
 
 pytest.importorskip("sklearn")
 
-from fastimae.evaluate.figures import attention_pictures, weight_plots
+from fastimae.evaluate.figures import attention_pictures, similarity_maps, weight_plots
 from fastimae.evaluate.figures.weight_measures import matrices_of
 from fastimae.evaluate.mixing import separability_figures
 from fastimae.evaluate.studies import plot
@@ -71,6 +71,12 @@ def draw_study(path, x):
     )
 
 
+def maps(count, ratios):
+    grids = [np.random.default_rng(0).uniform(0.2, 1, (layers, ratios)) for layers in (2, 12, 24, 1)]
+    panels = list(zip(LABELS, grids, strict=True))[:count]
+    return lambda path: similarity_maps.draw_maps(panels, np.arange(1, ratios + 1) / 10, path, NOTE)
+
+
 LABELS = [f"{name}\ni-MAE, not distilled\nsame_class_ratio 0.25" for name in NAMES]
 LAYERS = [
     {"model": name, "layer": layer, "near_zero": 0.1, "hoyer": 0.2, "kurtosis": -1.0,
@@ -92,6 +98,12 @@ DRAW = {
     ),
     "attention of models": views,
     "width of attention": lambda path: attention_pictures.draw_widths(LAYERS, 0.6, path),
+    "cka of a model at one ratio": maps(1, 1),
+    "cka of models": maps(4, 9),
+    "means of cka": lambda path: similarity_maps.draw_means(
+        [{"model": name, "masked": ratio, "cka": 1 - ratio} for name in NAMES for ratio in (0, 0.9)],
+        path, NOTE,
+    ),
     "tsne": points(1),
     "tsne of two models": points(2),
     "tsne of models": points(4),

@@ -1,1 +1,1 @@
-"""What attention, weights and tsne compute and draw."""
+"""What cka, attention, weights and tsne compute and draw."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fastimae.evaluate.pages.evaluations import Evaluation
 
 ORDER = ("study", "msem", "finetune", "linear", "knn", "fewshot", "cluster", "separability",
-         "mixtureprobe", "reconstruct", "attention", "tsne", "weights")  # fmt: skip
+         "mixtureprobe", "reconstruct", "cka", "attention", "tsne", "weights")  # fmt: skip
 TITLES = {
     "finetune": "Fine-tuning",
     "knn": "Nearest neighbours",
@@ -16,6 +16,7 @@ TITLES = {
     "separability": "Separability (M_ls)",
     "msem": "M_sem",
     "mixtureprobe": "Mixture probe",
+    "cka": "CKA of masked and whole images",
     "tsne": "t-SNE",
 }
 UNITS = {"acc1": "top-1 (%)", "acc5": "top-5 (%)", "mean_acc1": "mean top-1 (%)",
