@@ -10,11 +10,10 @@ from typing import Any
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import OBJECTIVES, Objective
 
-FLAGS = {"imae": "--mix_group 2"}
-"""More flags for tiny batches: pairs within groups that divide them."""
+FLAGS = {"imae": "--mix_group 2", "cmae": "--proj_hidden_dim 64 --proj_dim 32"}
+"""More flags for tiny runs: pairs within groups that divide any batch, and narrow heads."""
 NO_SUM = {"cmae": "its negatives are the other images of a micro-batch, on all ranks"}
 """Objectives of which two halves of a batch do not add up to the whole, and why."""
-NO_PICTURES = {"cmae": "it has no decoder"}
 
 
 def flags_of(name: str) -> str:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from built_in import NO_PICTURES, OBJECTIVES
+from built_in import OBJECTIVES
 from html_page import Page
 
 pytest.importorskip("sklearn")
