@@ -20,6 +20,7 @@ import torch
 import torch._dynamo
 import torch.distributed.fsdp
 import toy_images
+from built_in import OBJECTIVES, flags_of
 from forked import Reductions, launch, tiny
 from torch import nn
 
@@ -37,15 +38,14 @@ from fastimae.loaders import create_loader
 from fastimae.objectives import IMAE
 
 GLOBAL_BATCH, CLIP = 12, 0.1
-SETTINGS = (
+COMMON = (
     "--synthetic --synthetic_samples 72 --num_workers 0 --device cpu --precision fp32 "
-    "--model mae_vit_nano_patch16 --input_size 32 --objective imae --mix_group 2 "
+    "--model mae_vit_nano_patch16 --input_size 32 "
     "--epochs 2 --warmup_epochs 1 --blr 3e-2 --accum_iter 2 --clip_grad 0.5 --save_steps 1 "
     "--save_freq 9 --dist_timeout 600"
 )
-OWN_OBJECTIVE = SETTINGS.replace(
-    "--objective imae --mix_group 2", "--objective slow_teacher:SlowTeacher --momentum 0.9"
-)
+SETTINGS = f"{COMMON} {flags_of('imae')}"
+OWN_OBJECTIVE = f"{COMMON} --objective slow_teacher:SlowTeacher --momentum 0.9"
 NEAR = SETTINGS.replace("patch16", "patch8").replace("--epochs 2 --warmup_epochs 1", "--epochs 1")
 NEAR += " --warmup_epochs 0 --ignore_boundary 3"
 FINE_TUNING = (
@@ -71,16 +71,13 @@ def main(folder: Path) -> None:
         command = f"{settings} {batch} {flags}".split()
         report[name] = launch(folder, name, size, lambda: run(command, at_step))
 
-    train("alone", 1)
-    train("ddp", 2)
+    for objective in OBJECTIVES:
+        train_each(folder, train, objective)
     train("near_1", 1, settings=NEAR)
     train("near_2", 2, settings=NEAR)
-    train("stopped", 2, "--parallel fsdp", signal_one)
-    for name in ("on_1", "on_2", "on_3"):
-        shutil.copytree(folder / "stopped", folder / name)
-    train("on_1", 1, "--resume auto")
-    train("on_2", 2, "--resume auto")
-    train("on_3", 3, "--resume auto --parallel fsdp")
+    for size in (1, 2):
+        shutil.copytree(folder / "imae_stopped", folder / f"on_{size}")
+        train(f"on_{size}", size, "--resume auto")
     train("killed", 2, "--parallel fsdp", kill_main)
     shutil.copytree(folder / "killed", folder / "revived")
     train("revived", 1, "--resume auto")
@@ -92,6 +89,16 @@ def main(folder: Path) -> None:
         fine_tune(folder, report)
     report["inside"] = launch(folder, "inside", 2, lambda: inside(folder))
     (folder / "report.json").write_text(json.dumps(report))
+
+
+def train_each(folder: Path, train: Callable, objective: str) -> None:
+    """Train an objective in one process, in two, and sharded in two and then in three."""
+    settings = f"{COMMON} {flags_of(objective)}"
+    train(f"{objective}_1", 1, settings=settings)
+    train(f"{objective}_2", 2, settings=settings)
+    train(f"{objective}_stopped", 2, "--parallel fsdp", signal_one, settings)
+    shutil.copytree(folder / f"{objective}_stopped", folder / f"{objective}_3")
+    train(f"{objective}_3", 3, "--resume auto --parallel fsdp", settings=settings)
 
 
 def fine_tune(folder: Path, report: dict) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed.fsdp
 import toy_images
+from built_in import OBJECTIVES, flags_of
 from forked import launch
 
 from fastimae import build, cli
@@ -35,8 +36,7 @@ PRETRAINING = (
     "--blr 3e-2 --precision fp32"
 )
 TASKS = {
-    "mae": (cli.train, PRETRAINING),
-    "imae": (cli.train, f"{PRETRAINING} --objective imae --mix_group 2"),
+    **{name: (cli.train, f"{PRETRAINING} {flags_of(name)}") for name in OBJECTIVES},
     "linear": (cli.evaluate, "linear --lr 0.1"),
     "finetune": (
         cli.evaluate,

@@ -36,12 +36,12 @@ def test_a_killed_run_resumes_to_the_same_weights(ranks):
     assert ", processes 2 -> 1" in output and "effective batch" not in output.split("settings")[1]
     alone, revived = (
         load_checkpoint(ranks.folder / name / "checkpoint-last.pth")
-        for name in ("alone", "revived")
+        for name in ("imae_1", "revived")
     )
     assert revived["epoch"] == alone["epoch"] == 1
     for name, value in alone["model"].items():
         torch.testing.assert_close(revived["model"][name], value, rtol=1e-3, atol=1e-4, msg=name)
-    losses = [[line["train_loss"] for line in ranks.log(name)] for name in ("alone", "revived")]
+    losses = [[line["train_loss"] for line in ranks.log(name)] for name in ("imae_1", "revived")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from built_in import OBJECTIVES
 from torch import nn
 
 from fastimae.engine import parallel
@@ -14,15 +15,23 @@ from fastimae.objectives import MAE
 
 ALONE = World(0, 1, torch.device("cpu"))
 CLIP = 0.1  # as in ranks.py
+RUNS = [(name, f"{name}_{size}") for name in OBJECTIVES for size in (2, 3)]
+RUNS += [("imae", "on_1"), ("imae", "on_2")]
 
 
-@pytest.mark.parametrize("name", ["ddp", "on_1", "on_2", "on_3"])
-def test_any_number_of_processes_gives_the_same_losses(ranks, name):
-    """With accumulation and clipping. on_N: two sharding processes begin, N resume."""
+@pytest.mark.parametrize(("objective", "name"), RUNS)
+def test_any_number_of_processes_gives_the_same_losses(ranks, objective, name):
+    """With accumulation and clipping. _3 and on_N: two sharding processes begin, N resume."""
     assert set(ranks.report[name]["codes"]) == {0}, ranks.output(name, 0)
-    losses = [[line["train_loss"] for line in ranks.log(run)] for run in ("alone", name)]
-    assert len(losses[0]) == 2 and losses[0][-1] < 0.9 * losses[0][0]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    alone, several = (losses_of(ranks, run) for run in (f"{objective}_1", name))
+    assert len(alone) == 2 and alone[-1]["train_loss"] < 0.9 * alone[0]["train_loss"]
+    for line, expected in zip(several, alone, strict=True):
+        assert line == pytest.approx(expected, rel=1e-5)
+
+
+def losses_of(ranks, name):
+    """Return the loss and its parts, epoch by epoch."""
+    return [{k: v for k, v in line.items() if "train_" in k} for line in ranks.log(name)]
 
 
 def test_images_that_keep_different_numbers_of_pixels_weigh_the_same(ranks):
@@ -32,13 +41,17 @@ def test_images_that_keep_different_numbers_of_pixels_weigh_the_same(ranks):
     assert "of masked pixels count" in ranks.output("near_2", 0)
 
 
-@pytest.mark.parametrize("name", ["ddp", "on_1", "on_2", "on_3"])
-def test_any_number_of_processes_gives_the_same_weights(ranks, name):
+@pytest.mark.parametrize(("objective", "name"), RUNS)
+def test_any_number_of_processes_gives_the_same_weights(ranks, objective, name):
+    """The student's, and those of what else an objective trains or moves."""
     alone, several = (
-        load_checkpoint(ranks.folder / run / "checkpoint-last.pth") for run in ("alone", name)
+        load_checkpoint(ranks.folder / run / "checkpoint-last.pth")
+        for run in (f"{objective}_1", name)
     )
-    for key, value in alone["model"].items():
-        torch.testing.assert_close(several["model"][key], value, rtol=1e-3, atol=1e-4, msg=key)
+    weights, others = (one["model"] | one.get("objective", {}) for one in (alone, several))
+    assert others.keys() == weights.keys()
+    for key, value in weights.items():
+        torch.testing.assert_close(others[key], value, rtol=1e-3, atol=1e-4, msg=key)
     for number, state in alone["optimizer"]["state"].items():
         for key, value in state.items():
             torch.testing.assert_close(
@@ -108,7 +121,7 @@ def test_clipping_takes_the_norm_over_all_processes(ranks, run):
 
 
 def test_the_main_process_draws_for_all(ranks):
-    for name in ("ddp", "on_3"):
+    for name in ("imae_2", "imae_3"):
         assert (ranks.folder / name / "reconstruction.png").exists()
 
 

@@ -1,14 +1,17 @@
 """What --precision means for devices and for a step's tensors."""
 
+import functools
+
+import built_in
 import pytest
 import torch
+from built_in import OBJECTIVES
 from torch import nn
 from torch.func import functional_call
 
 from fastimae.engine.precision import precision_context, resolve_precision, weights_cast_to
 from fastimae.models import create_model
 from fastimae.models.vit import Attention, Block, Mlp
-from fastimae.objectives import IMAE, MAE
 
 CPU = torch.device("cpu")
 
@@ -58,14 +61,10 @@ def dtypes(out):
     return [tensor.dtype for tensor in (out if isinstance(out, tuple) else (out,))]
 
 
-@pytest.mark.parametrize("kind", ["mae", "imae"])
+@pytest.mark.parametrize("kind", OBJECTIVES)
 def test_the_residual_stream_is_bf16_and_the_losses_are_fp32(kind, make_batch):
-    size = {"img_size": 32}
-    if kind == "mae":
-        objective = MAE(create_model("mae_vit_nano_patch8", **size))
-    else:
-        student = create_model("mae_vit_nano_patch8", heads=2, **size)
-        objective = IMAE(student, create_model("mae_vit_nano_patch8", **size))
+    make = functools.partial(create_model, "mae_vit_nano_patch8", img_size=32)
+    objective = built_in.build(kind, make)
     batch = make_batch(4)
     expected = objective(batch)
     seen = []

@@ -5,8 +5,10 @@ import copy
 import functools
 import weakref
 
+import built_in
 import pytest
 import torch
+from built_in import OBJECTIVES
 from slow_teacher import SlowTeacher
 from tape import record_on_tape
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from fastimae.engine.optim import build_optimizer
 from fastimae.engine.replica import Replica
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.models import create_model
-from fastimae.objectives import IMAE, MAE, Objective
+from fastimae.objectives import Objective
 
 CPU = torch.device("cpu")
 MODEL = {"name": "mae_vit_nano_patch8", "img_size": 32}
@@ -30,9 +32,7 @@ def build(kind):
     if kind == "slow":
         student = create_model(**MODEL)
         return SlowTeacher(student, mask_ratio=0.75, mask_patch_size=None, momentum=0.9)
-    if kind == "mae":
-        return MAE(create_model(**MODEL))
-    return IMAE(create_model(**MODEL, heads=2), create_model(**MODEL))
+    return built_in.build(kind, functools.partial(create_model, **MODEL))
 
 
 class Odd(Objective):
@@ -115,7 +115,7 @@ def weights(objective):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", ["mae", "imae"])
+@pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("make", [make_step, make_recorded])
 def test_a_step_never_waits_for_the_device(make, kind, precision, make_batch, monkeypatch):
     settings = {"precision": precision, "clip_grad": 1.0, "accum_iter": 2}
@@ -136,7 +136,7 @@ def test_a_step_never_waits_for_the_device(make, kind, precision, make_batch, mo
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("accum_iter", [1, 2])
-@pytest.mark.parametrize("kind", ["mae", "imae", "odd", "slow"])
+@pytest.mark.parametrize("kind", [*OBJECTIVES, "odd", "slow"])
 def test_recorded_steps_equal_plain_ones(kind, accum_iter, precision, make_batch):
     """Equal bits with accumulation, clipping, a schedule and changing mixing ratios, even if the
     losses are only read at the end. One graph, or two with accumulation."""

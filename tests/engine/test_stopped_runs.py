@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from built_in import OBJECTIVES
 
 from fastimae.engine.checkpoint import load_checkpoint
 
@@ -12,7 +13,7 @@ pytest.importorskip("timm")
 TIMES = {"img_per_s", "mfu", "data_wait", "memory_gb"}
 RUNS = [
     (f"{task}_{size}", end)
-    for task in ("mae", "imae", "linear", "finetune")
+    for task in (*OBJECTIVES, "linear", "finetune")
     for size in (1, 2)
     for end in (("kill_2", "kill_7", "stop_5") if task == "finetune" else ("kill_7",))
 ]

@@ -1,18 +1,20 @@
 """Training with the fused ops equals training with their specification, compiled or not."""
 
 import copy
+import dataclasses
 import functools
 import sys
 
+import built_in
 import pytest
 import torch
+from built_in import NO_SUM, OBJECTIVES
 from operations import operations, that_add_up
 
 from fastimae import kernels
 from fastimae.kernels import reference
 from fastimae.models import MaskedAutoencoder
 from fastimae.models import mae as model_module
-from fastimae.objectives import IMAE, MAE
 from fastimae.objectives import imae as imae_module
 from fastimae.objectives import mae as mae_module
 from fastimae.objectives import mixing as mixing_module
@@ -24,11 +26,9 @@ SIZES = {
 }  # fmt: skip
 
 
-def build(kind, norm_pix=True, **masks):
-    student = MaskedAutoencoder(heads=2 if kind == "imae" else 1, norm_pix_loss=norm_pix, **SIZES)
-    if kind == "mae":
-        return MAE(student, **masks)
-    return IMAE(student, MaskedAutoencoder(**SIZES), **masks)
+def build(kind, **settings):
+    make = functools.partial(MaskedAutoencoder, norm_pix_loss=True, **SIZES)
+    return built_in.build(kind, make, **settings)
 
 
 def specification(monkeypatch):
@@ -103,15 +103,38 @@ def test_the_triton_kernels_have_the_same_losses(kind, make_batch, monkeypatch):
     assert train(objective, make_batch, steps=3, size=2) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("masks", [{}, {"ignore_boundary": 2}], ids=str)
-@pytest.mark.parametrize("kind", ["mae", "imae"])
-def test_no_gradient_is_added_up(kind, masks, make_batch):
+CASES = [(name, {}) for name in OBJECTIVES]
+CASES += [(name, {"ignore_boundary": 2}) for name in ("mae", "imae")]
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES, ids=str)
+def test_no_gradient_is_added_up(kind, settings, make_batch):
     """Atomics would add in varying order, so that no two runs on a GPU agree."""
-    loss = build(kind, **masks)(make_batch(4))["loss"]
+    loss = build(kind, **settings)(make_batch(4))["loss"]
     assert not that_add_up(operations(loss.backward))
 
 
-@pytest.mark.parametrize("kind", ["mae", "imae"])
+@pytest.mark.parametrize("kind", [name for name in OBJECTIVES if name not in NO_SUM])
+def test_halves_of_a_batch_add_up_to_it(kind, make_batch):
+    """So that --accum_iter 2 with half a --batch_size is the same step."""
+    objective = build(kind)
+    whole = dataclasses.replace(make_batch(8), partner=torch.arange(8) ^ 1)
+    halves = [
+        dataclasses.replace(whole, partner=torch.arange(4) ^ 1, **{
+            name: getattr(whole, name)[part] for name in ("images", "labels", "index", "key")
+        })
+        for part in (slice(0, 4), slice(4, 8))
+    ]  # fmt: skip
+    grads = []
+    for batches in ([whole], halves):
+        objective.zero_grad()
+        for batch in batches:
+            (objective(batch)["loss"] / len(batches)).backward()
+        grads.append([p.grad.clone() for p in objective.parameters() if p.requires_grad])
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_step_compiles_as_one_graph(kind, make_batch):
     objective = build(kind)
     again, batch = copy.deepcopy(objective), make_batch(8)
