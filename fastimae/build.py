@@ -46,7 +46,7 @@ def build_loader(config: TrainConfig, world: World, *, tell: bool = True) -> Loa
     config.data.apply()
     ranks = {"rank": world.rank, "world_size": world.size, "device": world.device}
     loader = create_loader(config.loader(), tell=tell, **ranks)
-    if config.objective.chosen.needs_partners:
+    if config.objective.needs_partners():
         check_partners(loader.sampler)
     return loader
 
