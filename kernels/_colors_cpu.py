@@ -34,7 +34,8 @@ def change_on_cpu(
     changed_B = (factors[:, :4] != factors.new_tensor((1, 1, 1, 0))).any(1)
     number_B = factors[:, 4].where(changed_B, -1)
     each = max(_BLOCK // out.shape[1], 1)
-    for number, order in ((-1, ()), *enumerate(ORDERS)):
+    for number in number_B.long().unique().tolist():
+        order = ORDERS[number] if number >= 0 else ()
         for rows in (number_B == number).nonzero()[:, 0].split(each):
             x_3nN = torch.empty(3, len(rows), out.shape[1])
             x_3nN.copy_(pixels_BN3[rows].permute(2, 0, 1))

@@ -198,8 +198,11 @@ class MaskedAutoencoder(nn.Module):
         """Call `mix_patchify` with the dtype that the encoder computes in.
 
         mixture: partner, alpha and clean, for `mix_patchify`. jitter: factors for
-        `jitter_patchify`, which is called instead. Raises ValueError for images of another size.
+        `jitter_patchify`, which is called instead. Raises ValueError for images of another size,
+        and for a mixture with jitter.
         """
+        if mixture and jitter is not None:
+            raise ValueError(f"visible patches with jitter take no {', '.join(mixture)}")
         check_size("images", images, self.img_size, self.in_chans)
         device = images.device.type
         dtype = self.patch_embed.proj.weight.dtype

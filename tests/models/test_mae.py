@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastimae.engine.blocks import recompute_blocks
-from fastimae.kernels import Mask, random_masking
+from fastimae.kernels import Mask, jitter_factors, jitter_patchify, random_masking
 from fastimae.models import create_model, parse_name
 
 TINY = {
@@ -334,3 +334,18 @@ def test_the_sum_between_two_blocks_is_compiled_with_the_norm_that_follows():
     for graph in graphs:
         norms = [node for node in graph.nodes if node.target is F.layer_norm]
         assert [node.args[0].target for node in norms] == [operator.add, operator.add]
+
+
+def test_visible_patches_are_jittered_or_mixed():
+    """In the dtype that the encoder computes in."""
+    model, keys = tiny(), torch.arange(3)
+    images = torch.randint(0, 256, (3, 16, 24, 3), dtype=torch.uint8)
+    mask, factors = random_masking(keys, model.grid, 0.5), jitter_factors(keys, 0.4)
+    with torch.autocast("cpu", torch.bfloat16):
+        (got,) = model.visible_patches(images, mask, jitter=factors)
+    args = (images, mask.ids_keep, factors, 4, model.mean, model.std)
+    assert torch.equal(got, jitter_patchify(*args, dtype=torch.bfloat16))
+    (plain,) = model.visible_patches(images, mask)
+    assert not torch.allclose(got.float(), plain, atol=0.1)
+    with pytest.raises(ValueError, match="with jitter take no partner, alpha"):
+        model.visible_patches(images, mask, jitter=factors, partner=keys, alpha=torch.rand(3))
