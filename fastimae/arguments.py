@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 
 from fastimae import __version__
+from fastimae.augmentations import AUGMENTATIONS
 from fastimae.declarations import declared
 from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.command_line import running_command
@@ -149,7 +150,7 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     )
     from fastimae.config_file import config_file
 
-    first = peek(argv, "config", "recipe", "objective")
+    first = peek(argv, "config", "recipe", "objective", "aug")
     settings = config_file(first)
     recipe = first.get("recipe") or settings.get("recipe")
     with settings.naming("recipe", first):
@@ -159,10 +160,13 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
         default = config_with(str(objective)) if objective else TrainConfig()
     default = updated(default, of_recipe, lambda _: f"recipe {recipe}")
     default = updated(default, settings, settings.place)
+    default = updated(default, AUGMENTATIONS.get(first.get("aug"), {}), lambda _: "--aug")
     config = parse(prog, type(default), argv, default, RECIPES)
     given = given_in(argv, flags_of(type(config)))
     config = config.without_idle(of_recipe.keys() - given - settings.names())
-    config.check(settings.places(given))
+    of_aug = AUGMENTATIONS.get(config.run.aug, {})
+    places = dict.fromkeys(of_aug.keys() - given, f"--aug {config.run.aug}")
+    config.check(places | settings.places(given))
     if config.run.print_config:
         print(to_yaml(run_settings(flatten(config))), end="", flush=True)
         return None

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from fastimae.kernels.color_jitter import color_jitter, jitter_factors
 from fastimae.models import MaskedAutoencoder
+from fastimae.objectives.batches import check_partners
+from fastimae.objectives.blur import blur, blur_sigma
+from fastimae.objectives.cutmix import CutMix
 from fastimae.objectives.settings import JitterSettings, PixelSettings
 from fastimae.settings import RGB, ConfigError
 
@@ -29,6 +32,7 @@ class Pixels(nn.Module):
         """
         super().__init__()
         self.settings = PixelSettings.gather(settings) if settings else PixelSettings()
+        self.cutmix = CutMix(self.settings.cutmix) if self.settings.cutmix else None
         if self.settings.color_jitter and student.in_chans != RGB:
             raise ConfigError(
                 f"--color_jitter changes the colours of images with {RGB} channels, and these "
@@ -42,9 +46,14 @@ class Pixels(nn.Module):
 
     def forward(self, batch: Batch) -> Batch:
         """Return the batch that the objective is to see, targets included."""
-        images, strength = batch.images, self.settings.color_jitter
+        images, key, strength = batch.images, batch.key, self.settings.color_jitter
+        if self.cutmix is not None:
+            check_partners(batch)
+            images = self.cutmix(images, batch.partner, key)
         if strength and not self.visible_only:
-            images = color_jitter(images, jitter_factors(batch.key, strength))
+            images = color_jitter(images, jitter_factors(key, strength))
+        if self.settings.blur:
+            images = blur(images, blur_sigma(key, self.settings.blur))
         return dataclasses.replace(batch, images=images)
 
     def of_visible(self, key: Tensor, *, view: int = 0) -> Tensor | None:

@@ -16,7 +16,7 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.masks import draw_mask, patches_seen
 from fastimae.objectives.settings import SecondViewKind
 
-SECOND_VIEW_STREAM = 6
+SECOND_VIEW_STREAM = 7
 """Philox stream of the keys of second views: see `reference.MIXING_STREAM`."""
 
 

@@ -17,6 +17,7 @@ from fastimae.settings import (
     MaskShare,
     NotNegative,
     PairSettings,
+    PartnerSettings,
     PositiveFloat,
     PositiveInt,
     Settings,
@@ -56,22 +57,38 @@ class MaskSettings(Settings):
 
 @dataclasses.dataclass(kw_only=True)
 class JitterSettings(Settings):
-    """Changes of colour."""
+    """Changes of colour and sharpness."""
 
-    color_jitter: NotNegative = 0.0
+    color_jitter: Expert[NotNegative] = 0.0
     """Change brightness, contrast and saturation by up to this share, and hue by a quarter of it,
     as SimSiam does (0.4), with a fifth of the images gray. 0: no change."""
+    blur: Expert[Share] = 0.0
+    """Share of images that are blurred, by 0.1 to 2 pixels, as SimSiam does (0.5)."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class PixelSettings(JitterSettings):
+class GroupSettings(PartnerSettings):
+    """Partners from a group of samples."""
+
+    # Not 0, the whole batch, so that pairs stay the same however a step is divided into ranks and
+    # micro-batches. Pairs are random for any group, as the order of an epoch is; 32 is small enough
+    # to divide the usual batch sizes per GPU.
+    mix_group: Expert[Count] = 32
+
+
+@dataclasses.dataclass(kw_only=True)
+class PixelSettings(GroupSettings, JitterSettings):
     """What changes the pixels of a batch: see `fastimae.objectives.pixels.Pixels`."""
 
+    cutmix: Expert[NotNegative] = 0.0
+    """Paste a box of another image into each image, as CutMix does, before all else; its area is
+    drawn from Beta(A, A). 0: none."""
     color_jitter_on: Expert[Literal["image", "visible"]] = "image"
     """What --color_jitter changes: the whole image, or the visible patches and no target."""
 
     def idle(self) -> Iterator[Idle]:
         yield Idle(not self.color_jitter, ("color_jitter_on",), "without --color_jitter")
+        yield Idle(not self.cutmix, ("mix_group",), "without --cutmix")
         yield from super().idle()
 
 
@@ -92,7 +109,7 @@ class MAESettings(PixelSettings, ReconstructionSettings):
 
     def idle(self) -> Iterator[Idle]:
         of_masks = ("mask_patch_size", "ignore_boundary")
-        yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0: nothing is masked")
+        yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0")
         yield from super().idle()
 
 
@@ -160,14 +177,15 @@ class TeacherSettings(Settings):
 
 @dataclasses.dataclass(kw_only=True)
 class IMAESettings(
-    TeacherSettings, PairSettings, MixSettings, JitterSettings, ReconstructionSettings
+    TeacherSettings,
+    GroupSettings,
+    PairSettings,
+    MixSettings,
+    JitterSettings,
+    ReconstructionSettings,
 ):
     """What is reconstructed from a mixture, and what a teacher adds."""
 
-    # Not 0, the whole batch, so that pairs stay the same however a step is divided into ranks and
-    # micro-batches. Pairs are random for any group, as the order of an epoch is; 32 is small enough
-    # to divide the usual batch sizes per GPU.
-    mix_group: Expert[Count] = 32
     same_class_ratio: Annotated[Share | None, flag(aliases=["--same_prob"])] = None
     targets: Literal["both", "subordinate", "dominant"] = "both"
     """Which of the two images to reconstruct."""

@@ -49,7 +49,11 @@ class DrawStream(IntEnum):
     """From a step's or a sample's key: mixing ratios, in kernels/reference.py, likewise."""
     DECODER = 3
     """From a sample's key: which of two decoders handles it (`--dali_share`)."""
-    SECOND_VIEW = 6
+    CUTMIX = 5
+    """From a sample's key: its box of another image, in fastimae/objectives/cutmix.py."""
+    BLUR = 6
+    """From a sample's key: its blur, in fastimae/objectives/blur.py."""
+    SECOND_VIEW = 7
     """From a sample's key: the key of its second view, in fastimae/objectives/second_view.py."""
 
 
