@@ -260,9 +260,9 @@ def rmae_vit_base() -> Settings:
 
     Command: torchrun --nproc_per_node=8 --no-python fastimae-train --recipe rmae_vit_base
              --ffcv imagenet.beton --output_dir runs/rmae
-    Paper: Kong & Zhang, 2022, section 5: `blr`, and the rest as in mae_vit_base_occlusion; lambda 1,
-           the second view the complement (section 2). Of table 1, --second_view independent is the
-           row with a dagger and --second_view full the one with two.
+    Paper: Kong & Zhang, 2022, section 5: `blr`, and the rest as in mae_vit_base_occlusion; section
+           2: lambda 1, the complement as second view. In table 1, --second_view independent is the
+           row with a dagger, --second_view full the one with two.
     Hardware: written for 8 GPUs; on one add --accum_iter 8.
     Expected: 82.7 % after fastimae-eval finetune --recipe mae_vit_base_occlusion, 82.8 % with a
               dagger and 82.7 % with two. 2.9 times the operations of a MAE, 3.4 with the full

@@ -34,8 +34,7 @@ from fastimae.kernels.random_masking import Mask, philox
 
 NORM_PIX_EPS = 1e-6
 MIXING_STREAM = 2
-"""Philox stream of mixing ratios; 0 is for masks, 1 for crops, 3 for the choice of a decoder, 4
-for colour jitter."""
+"""Philox stream of mixing ratios; `DrawStream` in loaders/order/philox.py lists all streams."""
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

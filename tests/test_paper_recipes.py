@@ -290,7 +290,8 @@ def test_the_released_run_keeps_its_own_name():
 
 
 def test_every_recipe_stands_in_a_test():
-    others = {"hierarchical_vit_base", "mae_vit_base_occlusion", "imae_vit_base_released"}
+    occlusion = {"mae_vit_base_occlusion", "rmae_vit_base"}
+    others = {"hierarchical_vit_base", "imae_vit_base_released", *occlusion}
     assert set(recipes.RECIPES) == {"mae_vit_base", *TEXT, *others, "demo"}
     maes = {f"mae_vit_{size}" for size in ("base", "large", "huge")} | {"mae_vit_base_occlusion"}
     assert set(finetune_recipes.RECIPES) == {*maes, *COLUMN}

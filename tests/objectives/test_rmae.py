@@ -7,9 +7,11 @@ import torch
 from fastimae.arguments import parse_training
 from fastimae.config import flatten
 from fastimae.kernels import Mask, reference
+from fastimae.kernels.color_jitter import jitter_factors
 from fastimae.models import create_model
 from fastimae.objectives import RMAE
 from fastimae.objectives.second_view import second_key
+from fastimae.objectives.settings import PixelSettings
 from fastimae.settings import ConfigError
 
 SIZES = {
@@ -196,6 +198,24 @@ def test_pictures(make_batch, view):
         shown = mask.mask == 0
         assert torch.equal(patches[name][shown], images[shown])
         assert (patches[name][~shown] == 128).all()
+
+
+def test_both_views_have_a_jitter_of_their_own(make_batch):
+    """After the mask, as the paper's C-MAE; the constraint's targets keep their colours."""
+    batch, student, seen = batch_of(make_batch), model(), []
+    visible_patches = student.visible_patches
+
+    def record(images, mask, jitter):
+        seen.append(jitter)
+        assert torch.equal(images, batch.images)
+        return visible_patches(images, mask, jitter=jitter)
+
+    student.visible_patches = record
+    pixels = PixelSettings(color_jitter=0.4, color_jitter_on="visible")
+    RMAE(student, pixels=pixels)(batch)
+    for view, factors in enumerate(seen):
+        assert torch.equal(factors, jitter_factors(batch.key, 0.4, view=view))
+    assert len(seen) == 2 and not torch.equal(*seen)
 
 
 def test_settings_without_effect_are_refused():
