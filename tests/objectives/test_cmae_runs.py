@@ -113,10 +113,10 @@ def test_settings_need_no_torch():
 
 
 def test_without_jitter_colours_give_the_image_away(make_batch):
-    """Section 3: both views share their colours, so images of other colours are told apart sooner,
-    although each has the same patterns. Every image here is a colour with the same noise."""
+    """Section 3: views of an image share its colours, by which they are told from other images.
+    Every image here is one colour with some noise."""
     losses = {}
-    for strength in (0.0, 0.8):
+    for strength in (0.0, 0.4):
         torch.manual_seed(0)
         student = create_model("mae_vit_nano_patch8", img_size=32, depth=1, decoder=False)
         settings = CMAESettings(proj_hidden_dim=64, proj_dim=32, color_jitter=strength)
@@ -134,4 +134,4 @@ def test_without_jitter_colours_give_the_image_away(make_batch):
             with torch.no_grad():
                 objective.after_update()
         losses[strength] = loss.item()
-    assert losses[0.0] < losses[0.8] - 0.1, losses
+    assert losses[0.0] < losses[0.4] - 0.5, losses  # 0.9 and 2.0 for any of five seeds
