@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 
 from fastimae import __version__
-from fastimae.augmentations import AUGMENTATIONS
 from fastimae.declarations import declared
 from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.command_line import running_command
@@ -31,7 +30,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.log import log
 from fastimae.paths import expand_paths
 from fastimae.progress import LogHandler
-from fastimae.recipes import RECIPES
+from fastimae.recipes import AUGMENTATIONS, RECIPES
 from fastimae.settings import ConfigError
 from fastimae.streams import closed_early_is_fine
 from fastimae.wording import as_command, did_you_mean

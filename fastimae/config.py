@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args, get_type_hints
 
-from fastimae.augmentations import AUGMENTATIONS
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
 from fastimae.engine.settings import OptimSettings, SpeedSettings
@@ -21,6 +20,7 @@ from fastimae.loaders.settings import DataSettings, LoaderSettings
 from fastimae.models.settings import OF_DECODER, ModelSettings
 from fastimae.objectives.choice import ObjectiveConfig, settings_with
 from fastimae.other_names import suggestion
+from fastimae.recipes import AUGMENTATIONS
 from fastimae.settings import (
     ConfigError,
     Count,

@@ -72,7 +72,7 @@ class Objective(nn.Module, abc.ABC):
     title: ClassVar[str] = ""
     """Name on report pages; a user's objective appears under its class name."""
     needs_partners: ClassVar[bool] = False
-    """Whether it reads a batch's `partner`. `Settings` must then derive from `PairSettings`."""
+    """Whether each batch's `partner` is read. `Settings` must then derive from `PairSettings`."""
     has_decoder: ClassVar[bool] = True
     """Whether its student has a decoder; the settings of one have no effect otherwise."""
     loss_uses_all: ClassVar[bool] = True

@@ -1,6 +1,6 @@
 """CutMix of pixels, without labels (Yun et al., 2019): a box of each image is its partner's.
 
-B = batch, H, W = image rows, columns.
+B = batch, H, W = image rows, columns (or values of a row, where channels are flattened).
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ class CutMix(nn.Module):
         partner: int64 [B]. key: int64 [B]. It reads the images twice and writes them twice, on any
         device: the partners' rows are gathered first.
         """
-        height, width = images.shape[1:3]
+        _, height, width, channels = images.shape
         top, bottom, left, right = self.boxes(key, height, width)[..., None].unbind(1)
         row_H, column_W = (torch.arange(side, device=key.device) for side in (height, width))
         rows_BH = (top <= row_H) & (row_H < bottom)
         columns_BW = (left <= column_W) & (column_W < right)
-        inside_BHW1 = (rows_BH[:, :, None] & columns_BW[:, None])[..., None]
-        return torch.where(inside_BHW1, images[partner], images)
+        values_BW = columns_BW.repeat_interleave(channels, dim=1)  # long rows are quicker on CPUs
+        inside_BHW = rows_BH[:, :, None] & values_BW[:, None]
+        flat_BHW = images.flatten(2)
+        return torch.where(inside_BHW, flat_BHW[partner], flat_BHW).view_as(images)
 
     def boxes(self, key: Tensor, height: int, width: int) -> Tensor:
         """Draw the box of each key, int64 [B]: (top, bottom, left, right), int64 [B, 4].

@@ -60,8 +60,8 @@ class JitterSettings(Settings):
     """Changes of colour and sharpness."""
 
     color_jitter: Expert[NotNegative] = 0.0
-    """Change brightness, contrast and saturation by up to this share, and hue by a quarter of it,
-    as SimSiam does (0.4), with a fifth of the images gray. 0: no change."""
+    """Change colours as SimSiam does (0.4): brightness, contrast, saturation by up to this share,
+    hue by a quarter of it; a fifth is gray."""
     blur: Expert[Share] = 0.0
     """Share of images that are blurred, by 0.1 to 2 pixels, as SimSiam does (0.5)."""
 
@@ -81,8 +81,8 @@ class PixelSettings(GroupSettings, JitterSettings):
     """What changes the pixels of a batch: see `fastimae.objectives.pixels.Pixels`."""
 
     cutmix: Expert[NotNegative] = 0.0
-    """Paste a box of another image into each image, as CutMix does, before all else; its area is
-    drawn from Beta(A, A). 0: none."""
+    """Paste a box of another image into each image first, as CutMix does, with its area from
+    Beta(A, A) of this A. 0: none."""
     color_jitter_on: Expert[Literal["image", "visible"]] = "image"
     """What --color_jitter changes: the whole image, or the visible patches and no target."""
 
@@ -106,6 +106,7 @@ class MAESettings(PixelSettings, ReconstructionSettings):
     """What is masked, what counts in the loss, and what is done to the pixels first."""
 
     mask_ratio: MaskShare = ReconstructionSettings.mask_ratio
+    """Share of patches that are masked; 0, where an objective can: none."""
 
     def idle(self) -> Iterator[Idle]:
         of_masks = ("mask_patch_size", "ignore_boundary")
