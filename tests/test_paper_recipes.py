@@ -265,6 +265,22 @@ def test_maes_of_other_papers_differ_from_mae_where_they_say_so(name):
     assert got == {**mae, **own[name], **step}
 
 
+def test_cmae_of_the_occlusion_paper():
+    """Section 5: "the momentum to update the teacher model is set to 0.996, and the temperature
+    [...] 0.2", "2048-d for hidden layers, and 768-d for output layers", "base learning rate as
+    1.5e-4"; section 3: patch tokens, mask tokens, equation 6, SimSiam's jitter (0.4) after the
+    mask. The rest is its MAE's."""
+    got, mae = training("cmae_vit_base"), training("mae_vit_base_occlusion")
+    own = {
+        "objective": "cmae", "ema_momentum": 0.996, "temperature": 0.2, "proj_hidden_dim": 2048,
+        "proj_dim": 768, "blr": 1.5e-4, "color_jitter": 0.4, "color_jitter_on": "visible",
+        "contrast": "infonce", "tokens": "patch", "encoder_mask_tokens": True,
+        "second_view": "complement", "norm_pix_loss": False, "recipe": "cmae_vit_base",
+    }  # fmt: skip
+    assert batch_of(got, gpus=8) == 1024
+    assert got == {**mae, **own}
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("unit", [8, 16, 32])
 def test_the_grid_of_the_hierarchical_paper(ratio, unit):
@@ -290,8 +306,8 @@ def test_the_released_run_keeps_its_own_name():
 
 
 def test_every_recipe_stands_in_a_test():
-    occlusion = {"mae_vit_base_occlusion", "rmae_vit_base"}
-    others = {"hierarchical_vit_base", "imae_vit_base_released", *occlusion}
+    occlusion = {"mae_vit_base_occlusion", "rmae_vit_base", "cmae_vit_base"}
+    others = {"hierarchical_vit_base", "imae_vit_base_released"} | occlusion
     assert set(recipes.RECIPES) == {"mae_vit_base", *TEXT, *others, "demo"}
     maes = {f"mae_vit_{size}" for size in ("base", "large", "huge")} | {"mae_vit_base_occlusion"}
     assert set(finetune_recipes.RECIPES) == {*maes, *COLUMN}

@@ -6,7 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastimae.kernels.reference import gather_rows
 from fastimae.models import create_model
-from fastimae.objectives import IMAE, MAE, RMAE
+from fastimae.objectives import CMAE, IMAE, MAE, RMAE
+from fastimae.objectives.settings import CMAESettings
 
 IMAGE, CHANNELS, IMAGES = (32, 48), 5, 4
 SIZES = {"img_size": IMAGE, "in_chans": CHANNELS, "depth": 2, "embed_dim": 32, "num_heads": 4}
@@ -67,3 +68,21 @@ def test_of_a_mixture_with_one_target(make_batch, target):
     head = 2 * (1 + objective.visible) * 32 * 24
     total = counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
     assert objective.train_flops() == total - 3 * head
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"tokens": "both", "second_view": "full"},
+        {"tokens": "average", "encoder_mask_tokens": False},
+        {"encoder_mask_tokens": False, "second_view": "full"},
+        {"mask_ratio": 0.0},
+    ],
+    ids=str,
+)
+def test_of_two_views(make_batch, how):
+    """The target's pass has no backward pass; products with negatives are not counted."""
+    settings = CMAESettings(proj_hidden_dim=40, proj_dim=24, color_jitter=0, contrast="byol", **how)
+    objective = CMAE(model(decoder=False), settings)
+    assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
