@@ -72,8 +72,8 @@ def draw_study(path, x):
 
 
 def maps(count, ratios):
-    grids = [np.random.default_rng(0).uniform(0.2, 1, (layers, ratios)) for layers in (2, 12, 24, 1)]
-    panels = list(zip(LABELS, grids, strict=True))[:count]
+    grids = [np.linspace(0.2, 1, layers * ratios).reshape(layers, ratios) for layers in (2, 12, 24)]
+    panels = list(zip(LABELS, [*grids, np.full((3, ratios), np.nan)], strict=True))[:count]
     return lambda path: similarity_maps.draw_maps(panels, np.arange(1, ratios + 1) / 10, path, NOTE)
 
 
@@ -101,8 +101,7 @@ DRAW = {
     "cka of a model at one ratio": maps(1, 1),
     "cka of models": maps(4, 9),
     "means of cka": lambda path: similarity_maps.draw_means(
-        [{"model": name, "masked": ratio, "cka": 1 - ratio} for name in NAMES for ratio in (0, 0.9)],
-        path, NOTE,
+        [row | {"masked": row["mix_ratio"], "cka": row["subordinate"]} for row in ROWS], path, NOTE
     ),
     "tsne": points(1),
     "tsne of two models": points(2),
