@@ -30,7 +30,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.log import log
 from fastimae.paths import expand_paths
 from fastimae.progress import LogHandler
-from fastimae.recipes import RECIPES
+from fastimae.recipes import AUGMENTATIONS, RECIPES
 from fastimae.settings import ConfigError
 from fastimae.streams import closed_early_is_fine
 from fastimae.wording import as_command, did_you_mean
@@ -149,7 +149,7 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     )
     from fastimae.config_file import config_file
 
-    first = peek(argv, "config", "recipe", "objective")
+    first = peek(argv, "config", "recipe", "objective", "aug")
     settings = config_file(first)
     recipe = first.get("recipe") or settings.get("recipe")
     with settings.naming("recipe", first):
@@ -159,10 +159,13 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
         default = config_with(str(objective)) if objective else TrainConfig()
     default = updated(default, of_recipe, lambda _: f"recipe {recipe}")
     default = updated(default, settings, settings.place)
+    default = updated(default, AUGMENTATIONS.get(first.get("aug"), {}), lambda _: "--aug")
     config = parse(prog, type(default), argv, default, RECIPES)
     given = given_in(argv, flags_of(type(config)))
     config = config.without_idle(of_recipe.keys() - given - settings.names())
-    config.check(settings.places(given))
+    of_aug = AUGMENTATIONS.get(config.run.aug, {})
+    places = dict.fromkeys(of_aug.keys() - given, f"--aug {config.run.aug}")
+    config.check(places | settings.places(given))
     if config.run.print_config:
         print(to_yaml(run_settings(flatten(config))), end="", flush=True)
         return None

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
@@ -20,6 +20,7 @@ from fastimae.loaders.settings import DataSettings, LoaderSettings
 from fastimae.models.settings import ModelSettings
 from fastimae.objectives.choice import ObjectiveConfig, settings_with
 from fastimae.other_names import suggestion
+from fastimae.recipes import AUGMENTATIONS
 from fastimae.settings import (
     ConfigError,
     Count,
@@ -34,7 +35,7 @@ from fastimae.settings import (
 from fastimae.values import choices, expected, read_value, takes_paths
 from fastimae.wording import did_you_mean
 
-_SOURCES = ("recipe", "config", "print_config")
+_SOURCES = ("recipe", "config", "aug", "print_config")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -51,6 +52,9 @@ class OutputSettings(Settings):
     config: Free[Path | None] = None
     """YAML file of settings: it overrides the recipe, flags override it. Paths in it are relative
     to the working directory."""
+    aug: Expert[Free[Literal["strong"] | None]] = None
+    """strong: --min_crop 0.08 --color_jitter 0.4 --blur 0.5; flags beside it override these. None:
+    no more than what flags say."""
     print_config: Free[bool] = False
     """Print all settings as YAML and stop."""
     output_dir: Free[Path] = Path("./output_dir")
@@ -89,7 +93,7 @@ class TrainConfig:
 
     def loader(self) -> LoaderSettings:
         """Return the loader's settings, with those of partners if the objective needs them."""
-        pairs = [self.objective] if self.objective.chosen.needs_partners else []
+        pairs = [self.objective.chosen_settings()] if self.objective.needs_partners() else []
         return LoaderSettings.gather(self.data, self.optim, self.run, *pairs)
 
     def check(self, places: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -100,7 +104,7 @@ class TrainConfig:
         for group in self.groups.values():
             group.check()
         RunSettings.gather(self.optim, self.run).check()
-        if self.objective.chosen.needs_partners:
+        if self.objective.needs_partners():
             self.loader().check_partners()
         for group in self.groups.values():
             check_idle(group, places)
@@ -149,7 +153,11 @@ def run_settings(settings: Mapping[str, Any], keep: Collection[str] = ()) -> dic
 def updated(
     config: TrainConfig, settings: Mapping[str, Any], place: Callable[[Any], str]
 ) -> TrainConfig:
-    """Return a copy with `settings`, by flag name, changed. Raises as `parsed_settings`."""
+    """Return a copy with `settings`, by flag name, changed. Raises as `parsed_settings`.
+
+    An --aug among them stands for the settings in `AUGMENTATIONS`, which others override.
+    """
+    settings = AUGMENTATIONS.get(settings.get("aug"), {}) | settings
     values = parsed_settings([type(group) for group in config.groups.values()], settings, place)
     changed = {
         name: dataclasses.replace(group, **{n: values[n] for n in vars(group).keys() & values})

@@ -1,4 +1,7 @@
-"""Named training runs, `fastimae-train --recipe NAME`: settings that flags override."""
+"""Named training runs, `fastimae-train --recipe NAME`: settings that flags override.
+
+`--aug NAME` is of the same kind: a name for a few settings.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,13 @@ Settings = dict[str, Any]
 
 _PAPER: Settings = {"objective": "imae", "head_space": "encoder", "mix_beta": 1.0}
 """What i-MAE's equations 1 and 5, and its algorithm 1, fix for all data sets."""
+
+
+AUGMENTATIONS: dict[str, Settings] = {
+    "strong": {"min_crop": 0.08, "color_jitter": 0.4, "blur": 0.5},
+}
+"""For --aug. strong: for few images (occlusion paper, table 6). Ours: all that the paper says is
+"stronger augmentation"; these are supervised training's crops, and SimSiam's colours and blur."""
 
 
 def mae_vit_base() -> Settings:

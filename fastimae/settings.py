@@ -199,11 +199,17 @@ class StepSize(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class PairSettings(Settings):
-    """How the loader pairs images for an objective that mixes them."""
+class PartnerSettings(Settings):
+    """The partners that the loader gives to images."""
 
     mix_group: Expert[Count] = 0
     """Number of consecutive samples that partners are drawn from; 0: the complete batch."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class PairSettings(PartnerSettings):
+    """How the loader pairs images for an objective that mixes them."""
+
     same_class_ratio: Share | None = None
     """Share of mixtures whose images share a class. None: partners at random."""
     pseudo_labels: Expert[Path | None] = None

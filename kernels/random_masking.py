@@ -46,6 +46,12 @@ class Mask(NamedTuple):
             raise ValueError("every image of a batch must have the same number of masked patches")
         return _from_bool(masked, int(keep[0]) if len(keep) else 0)
 
+    @classmethod
+    def of_nothing(cls, images: int, patches: int, device: torch.device | str) -> Mask:
+        """Make the mask that hides no patch, without waiting for the device."""
+        masked = torch.zeros(images, patches, dtype=torch.bool, device=device)
+        return _from_bool(masked, patches)
+
     def repeat(self, times: int) -> Mask:
         """Return the mask for `times` stacked copies of the batch."""
         return Mask(*(part.repeat(times, 1) for part in self))

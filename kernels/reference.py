@@ -87,11 +87,19 @@ def mixing_ratio(key: Tensor, quantiles: Tensor) -> Tensor:
     """
     check_key(key)
     word_B = philox(key, torch.zeros_like(key), MIXING_STREAM)[0]
-    position_B = word_B.double() * ((len(quantiles) - 1) / 2**32)
-    low_B = position_B.long()
-    share_B = (position_B - low_B).float()
-    drawn_B = torch.lerp(quantiles[low_B], quantiles[low_B + 1], share_B)
+    drawn_B = at_quantile(word_B, quantiles)
     return torch.minimum(drawn_B, 1 - drawn_B)
+
+
+def at_quantile(word: Tensor, quantiles: Tensor) -> Tensor:
+    """Turn uniform words in [0, 2^32), int64 [B], into draws of a distribution, [B].
+
+    quantiles: float [n + 1], those at 0, 1/n, ..., 1. A draw is linear between two of them.
+    """
+    position_B = word.double() * ((len(quantiles) - 1) / 2**32)
+    low_B = position_B.long()
+    share_B = (position_B - low_B).to(quantiles.dtype)
+    return torch.lerp(quantiles[low_B], quantiles[low_B + 1], share_B)
 
 
 def mix_patchify(

@@ -114,6 +114,19 @@ def test_a_recipe_changes_the_settings_that_it_names_and_no_other(name):
     assert "Command:" in RECIPES[name].__doc__ and "Expected:" in RECIPES[name].__doc__
 
 
+def test_an_augmentation_stands_for_flags_beside_which_others_win(tmp_path):
+    strong, plain = {"min_crop": 0.08, "color_jitter": 0.4, "blur": 0.5}, parsed()
+    file = tmp_path / "run.yaml"
+    file.write_text("aug: strong\nmin_crop: 0.3\n")
+    assert parsed("--aug strong") == {**plain, "aug": "strong", **strong}
+    demo = {**parsed("--recipe demo --mix_lambda 0.3"), "aug": "strong", **strong, "blur": 0.1}
+    assert parsed("--recipe demo --mix_lambda 0.3 --aug strong --blur 0.1") == demo
+    of_file = {**strong, "min_crop": 0.3, "color_jitter": 0.2}
+    got = parsed(f"--config {file} --color_jitter 0.2")
+    assert got == {**plain, "config": str(file), "aug": "strong", **of_file}
+    assert parsed(f"--config {file} --aug strong")["min_crop"] == 0.08
+
+
 @pytest.mark.parametrize(
     ("flags", "names"),
     [
@@ -136,7 +149,7 @@ def test_what_a_recipe_sets_without_effect_has_its_default(flags, names):
         ("--no_such_flag 3", "--no_such_flag"),
         ("--epochs many", "--epochs"),
         ("--precision fp8", "--precision"),
-        ("--mask_ratio 1.5", "--mask_ratio must be between 0 and 1, not 1.5"),
+        ("--mask_ratio 1.5", "--mask_ratio must be at least 0 and below 1, not 1.5"),
         ("--input_size 1 2 3", "--input_size takes a side"),
         ("--batch_size 0", "--batch_size must be positive"),
         ("--save_freq 0", "--save_freq must be positive"),
@@ -146,6 +159,19 @@ def test_what_a_recipe_sets_without_effect_has_its_default(flags, names):
         ("--objective imae --teacher_view mixed", "--teacher_view has no effect without --teacher"),
         ("--objective imae --mix_lambda 0.3 --mix_beta 2", "--mix_beta has no effect"),
         ("--decoder pillow", "--decoder has no effect without --ffcv"),
+        ("--color_jitter_on visible", "--color_jitter_on has no effect without --color_jitter"),
+        ("--mix_group 16", "--mix_group has no effect without --cutmix: drop it"),
+        ("--cutmix 1 --mix_group 1", "mixed with itself: make --mix_group 2"),
+        ("--cutmix -1", "--cutmix must not be negative"),
+        ("--blur 2", "--blur must be in 0..1, not 2.0"),
+        ("--objective imae --cutmix 1", "--cutmix has no effect with --objective imae"),
+        ("--objective imae --mask_ratio 0", "--mask_ratio must be between 0 and 1, not 0.0"),
+        ("--mask_ratio 0 --ignore_boundary 2", "--ignore_boundary has no effect with --mask_ratio"),
+        ("--aug strang", "--aug takes one of strong, not strang: did you mean strong?"),
+        (
+            "--aug strong --crop none",
+            "--min_crop (--aug strong) has no effect with --crop none: drop one of them",
+        ),
         ("--objective imae --mix_lambda 1", "--mix_lambda must be between 0 and 1, not 1.0"),
         ("--resume auto --start_epoch 3", "--start_epoch has no effect with --resume"),
         ("--objective imae --mix_group 1", "mixed with itself: make --mix_group 2"),
@@ -204,7 +230,7 @@ def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):
         ("data_path: ''", "data_path needs a value: it takes a path"),
         ("objective:", "objective needs a value"),
         ("resume: null", "resume needs a value"),
-        ("blr: 1\nmask_ratio: 1.5", "line 2: mask_ratio must be between 0 and 1, not 1.5"),
+        ("blr: 1\nmask_ratio: 1.5", "line 2: mask_ratio must be at least 0 and below 1, not 1.5"),
         ("epochs: 3\nmix_lambda: 0.3", "line 2) has no effect with --objective mae"),
         ("recipe: mae_base", "line 1: --recipe mae_base is not one of"),
         ("recipe: [demo]", "line 1: --recipe ['demo'] is not one of"),

@@ -54,8 +54,7 @@ def lacks_token_norm(model: MaskedAutoencoder) -> bool:
 
 def all_visible(model: MaskedAutoencoder, imgs: Tensor) -> Mask:
     """Return the mask that hides no patch of the images, [B, ...]."""
-    shape = len(imgs), model.grid[0] * model.grid[1]
-    return Mask.from_bool(torch.zeros(shape, dtype=torch.bool, device=imgs.device))
+    return Mask.of_nothing(len(imgs), model.grid[0] * model.grid[1], imgs.device)
 
 
 def embed_all(model: MaskedAutoencoder, imgs: Tensor) -> Tensor:

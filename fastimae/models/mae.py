@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastimae.kernels import Mask, assemble_tokens, masked_l2, mix_patchify, random_masking
 from fastimae.kernels.checks import check_ids, check_mask, check_shape, check_size
+from fastimae.kernels.color_jitter import jitter_patchify
 from fastimae.kernels.reference import patchify, unpatchify
 from fastimae.kernels.rows import masked_rows
 from fastimae.models.forward_features import Pool, forward_features
@@ -170,20 +171,23 @@ class MaskedAutoencoder(nn.Module):
         """
         return forward_features(self, imgs, pool, layers, norm)
 
-    def visible_patches(self, images: Tensor, mask: Mask, **mixture: Any) -> tuple[Tensor, ...]:
+    def visible_patches(
+        self, images: Tensor, mask: Mask, *, jitter: Tensor | None = None, **mixture: Any
+    ) -> tuple[Tensor, ...]:
         """Call `mix_patchify` with the dtype that the encoder computes in.
 
-        mixture: partner, alpha and clean, for `mix_patchify`. Raises ValueError for images of
-        another size.
+        mixture: partner, alpha and clean, for `mix_patchify`. jitter: factors for
+        `jitter_patchify`, which is called instead. Raises ValueError for images of another size.
         """
         check_size("images", images, self.img_size, self.in_chans)
         device = images.device.type
         dtype = self.patch_embed.proj.weight.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return mix_patchify(
-            images, mask.ids_keep, self.patch_size, self.mean, self.std, dtype=dtype, **mixture
-        )
+        ids, pixels = mask.ids_keep, (self.patch_size, self.mean, self.std)
+        if jitter is not None:
+            return (jitter_patchify(images, ids, jitter, *pixels, dtype=dtype),)
+        return mix_patchify(images, ids, *pixels, dtype=dtype, **mixture)
 
     def encode(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
         """Encode visible patches [B, K, P*P*C] to latents [B, 1 + K, D], class token first.

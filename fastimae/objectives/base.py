@@ -72,7 +72,7 @@ class Objective(nn.Module, abc.ABC):
     title: ClassVar[str] = ""
     """Name on report pages; a user's objective appears under its class name."""
     needs_partners: ClassVar[bool] = False
-    """Whether it reads a batch's `partner`. `Settings` must then derive from `PairSettings`."""
+    """Whether each batch's `partner` is read. `Settings` must then derive from `PairSettings`."""
     loss_uses_all: ClassVar[bool] = True
     """Whether each loss depends on all trainable parameters. If not, distributed runs must search
     for unused ones in every step (`find_unused_parameters` of DDP), which takes time; except in

@@ -32,7 +32,12 @@ def check_batch(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None
 def check_paired_batch(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None) -> None:
     """Check a batch whose images must have partners, too. Raises ValueError."""
     check_batch(model, batch, mask)
-    check_shape("partner", batch.partner, len(batch.images))
-    check_dtype("partner", batch.partner, batch.key.dtype)
+    check_partners(batch)
     check_key(batch.step_key)
     check_shape("step_key", batch.step_key, 1)
+
+
+def check_partners(batch: Batch) -> None:
+    """Raise ValueError unless every image of a batch has a partner."""
+    check_shape("partner", batch.partner, len(batch.images))
+    check_dtype("partner", batch.partner, batch.key.dtype)

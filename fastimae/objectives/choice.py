@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from fastimae.objectives.settings import IMAESettings, ReconstructionSettings
+from fastimae.objectives.settings import IMAESettings, MAESettings, PixelSettings
 from fastimae.settings import ConfigError, Idle, PairSettings, Settings, flag, lacks_heads
 from fastimae.user_code import import_from_spec
 from fastimae.wording import did_you_mean
@@ -31,7 +31,7 @@ class BuiltIn(NamedTuple):
 
 
 OBJECTIVES = {
-    "mae": BuiltIn(ReconstructionSettings, "mae", "MAE"),
+    "mae": BuiltIn(MAESettings, "mae", "MAE"),
     "imae": BuiltIn(IMAESettings, "imae", "IMAE"),
 }
 
@@ -57,6 +57,13 @@ class _ChosenObjective(Settings):
     def chosen_settings(self) -> Settings:
         """Return the settings of the chosen objective."""
         return _settings_of(self.objective).gather(self)
+
+    def needs_partners(self) -> bool:
+        """Return whether the chosen objective reads partners: always, or for --cutmix."""
+        chosen = self.chosen_settings()
+        return self.chosen.needs_partners or (
+            isinstance(chosen, PixelSettings) and chosen.cutmix > 0
+        )
 
     def check(self) -> None:
         """Check the settings of the chosen objective: see `Settings`."""

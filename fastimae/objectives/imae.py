@@ -33,7 +33,8 @@ from fastimae.objectives.pictures import (
     paste,
     predicted_images,
 )
-from fastimae.objectives.settings import IMAESettings
+from fastimae.objectives.pixels import Pixels
+from fastimae.objectives.settings import IMAESettings, JitterSettings
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -63,6 +64,7 @@ class IMAE(Objective):
         mask_unit: int = 1,
         ignore_boundary: int = IMAESettings.ignore_boundary,
         reciprocal_pairs: bool = IMAESettings.reciprocal_pairs,
+        pixels: JitterSettings | None = None,
     ) -> None:
         """Join the models. Raises ValueError if they do not fit together.
 
@@ -73,15 +75,15 @@ class IMAE(Objective):
         distill_weight: weight of the distillation loss. targets: images to reconstruct.
         teacher_view: images that the teacher sees. teacher_precision: "fp8" multiplies in 8 bits on
         GPUs that can. mask_ratio, mask_unit, ignore_boundary: see `MAE`. reciprocal_pairs: each
-        image's partner has it as partner, too; the loader must pair them so. `IMAESettings` says
-        more of each.
+        image's partner has it as partner, too; the loader must pair them so. pixels: what changes
+        images before they are mixed; None: nothing. `IMAESettings` says more of each.
         """
         super().__init__()
         if disentangle and student.heads != 2:
             raise ValueError("i-MAE needs a student with two heads: create_model(name, heads=2)")
         if not disentangle and student.heads != 1:
             raise ValueError("without disentangle, i-MAE needs a student with one head")
-        self.student = student
+        self.student, self.pixels = student, Pixels(student, pixels)
         self.ratio = MixRatio(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per)
         self.teacher = teacher
         if teacher is not None:
@@ -109,7 +111,9 @@ class IMAE(Objective):
         )  # fmt: skip
         if teacher is None:
             log.info("no --teacher: i-MAE trains without distillation")
-        return cls(student, teacher, mask_unit=unit, **settings.taken_by(cls.__init__))
+        return cls(
+            student, teacher, mask_unit=unit, pixels=settings, **settings.taken_by(cls.__init__)
+        )
 
     def teachers(self) -> dict[str, Teacher]:
         """Return the distilled MAE, which never changes: see `Objective`."""
@@ -139,7 +143,7 @@ class IMAE(Objective):
         alpha does not fit the student.
         """
         check_paired_batch(self.student, batch, mask)
-        mask = mask or self.draw_mask(batch)
+        batch, mask = self.pixels(batch), mask or self.draw_mask(batch)
         alpha = self.ratio(batch.key, batch.step_key) if alpha is None else alpha
         views = self._views(batch, mask, alpha)
         heads_nBNE = self._heads(views[0], mask)
@@ -180,9 +184,10 @@ class IMAE(Objective):
 
         Each mixture has a ratio of its own, so that pictures of few batches show many ratios.
         """
-        student, images = self.student, batch.images
+        student = self.student
         check_paired_batch(student, batch)
-        drawn = self.draw_mask(batch)
+        batch, drawn = self.pixels(batch), self.draw_mask(batch)
+        images = batch.images
         alpha = self.ratio.of_samples(batch.key)
         mixture = mix_images(images, batch.partner, alpha)
         targets = (images, images[batch.partner])
@@ -205,7 +210,8 @@ class IMAE(Objective):
     def teacher_latents(self, batch: Batch) -> Tensor:
         """Return the latents that `forward` distils, [n B, 1 + K, E]."""
         check_paired_batch(self.student, batch)
-        mask, alpha = self.draw_mask(batch), self.ratio(batch.key, batch.step_key)
+        batch, mask = self.pixels(batch), self.draw_mask(batch)
+        alpha = self.ratio(batch.key, batch.step_key)
         return self._teacher_latents(batch, mask, self._views(batch, mask, alpha))
 
     def _views(self, batch: Batch, mask: Mask, alpha: Tensor) -> tuple[Tensor, ...]:

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastimae.kernels import Mask, random_masking
-from fastimae.kernels.random_masking import visible_patches
+from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import training_flops
 from fastimae.objectives.base import Models, Objective
 from fastimae.objectives.batches import check_batch
 from fastimae.objectives.boundary import check_boundary
 from fastimae.objectives.masked_share import say_masked_share
-from fastimae.objectives.pictures import caption, mask_out, paste, predicted_images
-from fastimae.objectives.settings import MaskSettings, ReconstructionSettings
+from fastimae.objectives.masks import draw_mask, patches_seen
+from fastimae.objectives.pictures import (
+    caption,
+    mask_out,
+    paste,
+    predicted_images,
+    seen_images,
+)
+from fastimae.objectives.pixels import Pixels
+from fastimae.objectives.settings import MAESettings, PixelSettings
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -29,39 +36,41 @@ if TYPE_CHECKING:
 class MAE(Objective):
     """Loss of MAE on a batch of uint8 images (MAE, section 3)."""
 
-    Settings, title = ReconstructionSettings, "MAE"
+    Settings, title = MAESettings, "MAE"
 
     def __init__(
         self,
         student: MaskedAutoencoder,
         *,
-        mask_ratio: float = ReconstructionSettings.mask_ratio,
+        mask_ratio: float = MAESettings.mask_ratio,
         mask_unit: int = 1,
-        ignore_boundary: int = ReconstructionSettings.ignore_boundary,
+        ignore_boundary: int = MAESettings.ignore_boundary,
+        pixels: PixelSettings | None = None,
     ) -> None:
         """Keep the model to train, `student`, and how to mask.
 
-        mask_ratio: share of patches that are masked. mask_unit: side, in patches, of the squares
-        that are masked as a whole. ignore_boundary: see `masked_l2`. Raises ValueError if no such
-        mask can be drawn, or if it would leave no pixel to reconstruct.
+        mask_ratio: share of patches that are masked; 0: none, and the loss is that of all patches,
+        an autoencoder's. mask_unit: side, in patches, of the squares that are masked as a whole.
+        ignore_boundary: see `masked_l2`. pixels: what changes images first; None: nothing. Raises
+        ValueError if no such mask can be drawn, or if it would leave no pixel to reconstruct.
         """
         super().__init__()
-        self.student = student
+        self.student, self.pixels = student, Pixels(student, pixels)
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        self.visible = visible_patches(student.grid, mask_ratio, mask_unit)
+        self.visible = patches_seen(student, mask_ratio, mask_unit)
         self.ignore_boundary = ignore_boundary
         check_boundary(student, mask_ratio, mask_unit, ignore_boundary)
 
     @classmethod
-    def build(cls, settings: MaskSettings, models: Models) -> MAE:
+    def build(cls, settings: MAESettings, models: Models) -> MAE:
         student = models.student()
         unit = settings.mask_unit(student.patch_size)
         say_masked_share(student, settings)
-        return cls(student, mask_unit=unit, **settings.taken_by(MAE.__init__))
+        return cls(student, mask_unit=unit, pixels=settings, **settings.taken_by(MAE.__init__))
 
     def draw_mask(self, key: Tensor) -> Mask:
         """Draw the mask of each sample, a function of its key, int64 [B]."""
-        return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
+        return draw_mask(self.student, key, self.mask_ratio, self.mask_unit)
 
     def forward(self, batch: Batch, mask: Mask | None = None) -> dict[str, Tensor]:
         """Return {"loss": fp32 scalar} of a `fastimae.loaders.Batch`.
@@ -69,11 +78,12 @@ class MAE(Objective):
         Raises ValueError if the batch or the mask does not fit the student.
         """
         check_batch(self.student, batch, mask)
-        mask = mask or self.draw_mask(batch.key)
+        batch, mask = self.pixels(batch), mask or self.draw_mask(batch.key)
         target = torch.arange(len(batch.images), device=batch.images.device)
-        pred_BMV = self._predict(batch.images, mask, masked_only=True)
+        pred_BMV = self._predict(self._seen(batch, mask), mask, masked_only=self.mask_ratio > 0)
+        ids = mask.ids_masked if self.mask_ratio else mask.ids_keep
         loss = self.student.reconstruction_loss(
-            pred_BMV, batch.images, target, mask.ids_masked, ignore_boundary=self.ignore_boundary
+            pred_BMV, batch.images, target, ids, ignore_boundary=self.ignore_boundary
         )
         return {"loss": loss}
 
@@ -84,24 +94,34 @@ class MAE(Objective):
     @property
     def picture_note(self) -> str:
         note = "The reconstruction keeps visible patches unchanged."
+        if not self.mask_ratio:
+            note = "Nothing is masked: the reconstruction is what the model makes of all it sees."
         return caption(self.student, self.mask_ratio, note)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         """Draw pictures, by title, uint8 [B, H, W, C] each; see `picture_note`."""
-        student, images = self.student, batch.images
+        student = self.student
         check_batch(student, batch)
-        mask = self.draw_mask(batch.key)
-        pred_BLV = self._predict(images, mask, masked_only=False)
+        batch, mask = self.pixels(batch), self.draw_mask(batch.key)
+        images, patches_BKV = batch.images, self._seen(batch, mask)
+        seen = seen_images(student, patches_BKV, mask) if self.pixels.visible_only else images
+        pred_BLV = self._predict(patches_BKV, mask, masked_only=False)
         predicted = predicted_images(student, pred_BLV, images)
         return {
             "input": images,
-            "masked": mask_out(student, images, mask),
-            "reconstruction": paste(student, images, predicted, mask),
+            "masked": mask_out(student, seen, mask),
+            "reconstruction": (
+                paste(student, images, predicted, mask) if self.mask_ratio else predicted
+            ),
         }
 
-    def _predict(self, images: Tensor, mask: Mask, masked_only: bool) -> Tensor:
+    def _seen(self, batch: Batch, mask: Mask) -> Tensor:
+        """Return the visible patches of a batch from `self.pixels`, [B, K, V]."""
+        jitter = self.pixels.of_visible(batch.key)
+        return self.student.visible_patches(batch.images, mask, jitter=jitter)[0]
+
+    def _predict(self, patches: Tensor, mask: Mask, masked_only: bool) -> Tensor:
         student = self.student
-        (patches_BKV,) = student.visible_patches(images, mask)
-        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep))
+        (head_BNE,) = student.split(student.encode(patches, mask.ids_keep))
         return student.decode(head_BNE, mask, masked_only)

@@ -15,6 +15,14 @@ from fastimae.kernels.mixing_ratio import LEVELS
 from fastimae.objectives.settings import MixSettings
 
 
+def beta_quantiles(parameter: float) -> Tensor:
+    """Return the quantiles of Beta(b, b) at 0, 1/4096, ..., 1, float64 [4097]. parameter: b."""
+    from scipy.special import betaincinv  # here, as the import takes half a second
+
+    levels = torch.linspace(0, 1, LEVELS + 1, dtype=torch.float64)
+    return torch.from_numpy(betaincinv(parameter, parameter, levels.numpy()))
+
+
 class MixRatio(nn.Module):
     """Weight s = min(lambda, 1 - lambda) of the subordinate image (i-MAE, section 3.1).
 
@@ -28,17 +36,13 @@ class MixRatio(nn.Module):
         mix_lambda: float | None = MixSettings.mix_lambda,
         mix_per: Literal["batch", "sample"] = MixSettings.mix_per,
     ) -> None:
-        from scipy.special import betaincinv  # here, as the import takes half a second
-
         super().__init__()
         MixSettings(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per).check()
         self.mix_per, self.fixed = mix_per, None
         if mix_lambda is not None:
             ratio = torch.tensor(mix_lambda)  # rounded to fp32, like a drawn one
             self.fixed = torch.minimum(ratio, 1 - ratio).item()
-        levels = torch.linspace(0, 1, LEVELS + 1, dtype=torch.float64)
-        quantiles = torch.from_numpy(betaincinv(mix_beta, mix_beta, levels.numpy()))
-        self.register_buffer("quantiles", quantiles.float(), persistent=False)
+        self.register_buffer("quantiles", beta_quantiles(mix_beta).float(), persistent=False)
 
     def forward(self, key: Tensor, step_key: Tensor) -> Tensor:
         """Draw s, fp32 [B] in [0, 0.5]. key: int64 [B]. step_key: int64 [1]."""

@@ -44,7 +44,23 @@ def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> 
         target_BLV = normalise(patchify(target, model.patch_size), model.mean, model.std)
         mean_BL1, std_BL1 = patch_statistics(target_BLV)
         pred_BLV = pred_BLV * std_BL1 + mean_BL1
-    image_BHWC = unpatchify(pred_BLV, model.grid, model.in_chans)
+    return _as_images(model, pred_BLV)
+
+
+def seen_images(model: MaskedAutoencoder, patches: Tensor, mask: Mask) -> Tensor:
+    """Return the visible patches [B, K, P*P*C], as a model sees them, as images uint8 [B, H, W, C].
+
+    What is masked has the mean colour: see `mask_out`.
+    """
+    check_mask(mask, len(patches), model.grid[0] * model.grid[1])
+    empty_BLV = patches.new_zeros(*mask.mask.shape, patches.shape[-1], dtype=torch.float32)
+    ids_BKV = mask.ids_keep.long()[..., None].expand_as(patches)
+    return _as_images(model, empty_BLV.scatter(1, ids_BKV, patches.float()))
+
+
+def _as_images(model: MaskedAutoencoder, patches_BLV: Tensor) -> Tensor:
+    """Undo the normalisation of patches: uint8 [B, H, W, C]."""
+    image_BHWC = unpatchify(patches_BLV, model.grid, model.in_chans)
     mean_C = torch.tensor(model.mean, device=image_BHWC.device)
     std_C = torch.tensor(model.std, device=image_BHWC.device)
     return ((image_BHWC * std_C + mean_C) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -14,8 +14,10 @@ from fastimae.settings import (
     Expert,
     Idle,
     InnerShare,
+    MaskShare,
     NotNegative,
     PairSettings,
+    PartnerSettings,
     PositiveFloat,
     PositiveInt,
     Settings,
@@ -52,12 +54,62 @@ class MaskSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
+class JitterSettings(Settings):
+    """Changes of colour and sharpness."""
+
+    color_jitter: Expert[NotNegative] = 0.0
+    """Change colours as SimSiam does (0.4): brightness, contrast, saturation by up to this share,
+    hue by a quarter of it; a fifth is gray."""
+    blur: Expert[Share] = 0.0
+    """Share of images that are blurred, by 0.1 to 2 pixels, as SimSiam does (0.5)."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class GroupSettings(PartnerSettings):
+    """Partners from a group of samples."""
+
+    # Not 0, the whole batch, so that pairs stay the same however a step is divided into ranks and
+    # micro-batches. Pairs are random for any group, as the order of an epoch is; 32 is small enough
+    # to divide the usual batch sizes per GPU.
+    mix_group: Expert[Count] = 32
+
+
+@dataclasses.dataclass(kw_only=True)
+class PixelSettings(GroupSettings, JitterSettings):
+    """What changes the pixels of a batch: see `fastimae.objectives.pixels.Pixels`."""
+
+    cutmix: Expert[NotNegative] = 0.0
+    """Paste a box of another image into each image first, as CutMix does, with its area from
+    Beta(A, A) of this A. 0: none."""
+    color_jitter_on: Expert[Literal["image", "visible"]] = "image"
+    """What --color_jitter changes: the whole image, or the visible patches and no target."""
+
+    def idle(self) -> Iterator[Idle]:
+        yield Idle(not self.color_jitter, ("color_jitter_on",), "without --color_jitter")
+        yield Idle(not self.cutmix, ("mix_group",), "without --cutmix")
+        yield from super().idle()
+
+
+@dataclasses.dataclass(kw_only=True)
 class ReconstructionSettings(MaskSettings):
     """The mask, and which of the masked pixels count in the loss."""
 
     ignore_boundary: Expert[Count] = 0
     """Masked pixels this near to a visible patch do not count in the loss. The hierarchical paper
     only suggests it (section 3.6)."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class MAESettings(PixelSettings, ReconstructionSettings):
+    """What is masked, what counts in the loss, and what is done to the pixels first."""
+
+    mask_ratio: MaskShare = ReconstructionSettings.mask_ratio
+    """Share of patches that are masked; 0, where an objective can: none."""
+
+    def idle(self) -> Iterator[Idle]:
+        of_masks = ("mask_patch_size", "ignore_boundary")
+        yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0")
+        yield from super().idle()
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -100,13 +152,16 @@ class TeacherSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class IMAESettings(TeacherSettings, PairSettings, MixSettings, ReconstructionSettings):
+class IMAESettings(
+    TeacherSettings,
+    GroupSettings,
+    PairSettings,
+    MixSettings,
+    JitterSettings,
+    ReconstructionSettings,
+):
     """What is reconstructed from a mixture, and what a teacher adds."""
 
-    # Not 0, the whole batch, so that pairs stay the same however a step is divided into ranks and
-    # micro-batches. Pairs are random for any group, as the order of an epoch is; 32 is small enough
-    # to divide the usual batch sizes per GPU.
-    mix_group: Expert[Count] = 32
     same_class_ratio: Annotated[Share | None, flag(aliases=["--same_prob"])] = None
     targets: Literal["both", "subordinate", "dominant"] = "both"
     """Which of the two images to reconstruct."""

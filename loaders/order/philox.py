@@ -51,6 +51,10 @@ class DrawStream(IntEnum):
     """From a step's or a sample's key: mixing ratios, in kernels/reference.py, likewise."""
     DECODER = 3
     """From a sample's key: which of two decoders handles it (`--dali_share`)."""
+    CUTMIX = 5
+    """From a sample's key: its box of another image, in fastimae/objectives/cutmix.py."""
+    BLUR = 6
+    """From a sample's key: its blur, in fastimae/objectives/blur.py."""
 
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -13,6 +13,7 @@ from fastimae.engine.settings import StepSettings
 from fastimae.evaluate.options.labels import BEST, TrainingOptions
 from fastimae.loaders.images.crops import RATIO, CropSettings, check_ratio
 from fastimae.loaders.settings import ReadSettings
+from fastimae.objectives.settings import PixelSettings
 from fastimae.settings import (
     ConfigError,
     Expert,
@@ -72,7 +73,7 @@ class TuningOptions(StepSettings, TrainingOptions):
     """Number of erased parts in an image."""
     mixup: NotNegative = 0.0
     """Alpha of Mixup; 0: off."""
-    cutmix: NotNegative = 0.0
+    cutmix: NotNegative = PixelSettings.cutmix
     """Alpha of CutMix; 0: off."""
     cutmix_minmax: Expert[tuple[float, float] | None] = None
     """Smallest and largest side of CutMix's box, as shares of the image's, instead of its alpha."""
