@@ -212,7 +212,10 @@ def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):
     [
         ("no_such: 1", "line 1: there is no setting called no_such"),
         ("3: 4", "line 1: there is no setting called 3"),
-        ("blr: 1\n\nepoch: 3", "line 3: there is no setting called epoch: did you mean epochs?"),
+        (
+            "blr: 1\n\nepoch: 3",
+            "line 3: there is no setting called epoch: did you mean epoch_samples or epochs?",
+        ),
         ("learning_rate: 1e-3", "no setting called learning_rate: use lr or blr"),
         ("optim:\n  epochs: 3", "line 1: write the settings below optim at the top level"),
         ("epochs: many", 'line 1: epochs takes a whole number, not "many"'),

@@ -8,9 +8,18 @@ from PIL import Image
 from toy_images import save_mae, save_splits
 
 from fastimae.cli import convert, evaluate
+from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.evaluate.images import open_images
-from fastimae.evaluate.labels.few_labels import choose, images_of_list, share_of_each_class
+from fastimae.evaluate.labels.few_labels import (
+    choose,
+    images_of_list,
+    images_of_pretraining,
+    repeated,
+    share_of_each_class,
+)
+from fastimae.loaders import create_loader
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.settings import ChoiceSettings
 
 pytest.importorskip("timm")
 
@@ -163,7 +172,29 @@ def test_mistakes_are_one_line(root, tmp_path, capsys):
         (["--label_fraction", "0.05"], "--batch_size 6 on 1 ranks does not fit 3 images"),
         (["--label_fraction", "0"], "--label_fraction must be above 0"),
         (["--label_fraction", "0.5", "--label_list", "x.txt"], "give one"),
+        (["--label_fraction", "0.5", "--images_from", "one_class"], "give one"),
+        (["--images", "61"], "--images 61: there are only 60 images"),
+        (["--images", "9", "--epoch_samples", "8"], "--epoch_samples 8: an epoch of fine-tuning"),
         (["--label_fraction", "0.5", "--eval"], "--label_fraction has no effect with --eval"),
     ):
         assert command(root, "finetune", "--output_dir", tmp_path / "out", *flags) == 2
         assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_few_images_are_those_of_the_pre_training(root, tmp_path):
+    """In epochs that repeat them, each as often as the next and with other augmentations."""
+    part = ["--images", "2", "--images_from", "one_per_class", "--seed", "3"]
+    flags = ["--output_dir", tmp_path / "run", *part, "--epochs", "1"]
+    assert command(root, "finetune", *flags, "--epoch_samples", "13") == 0
+    content = load_checkpoint(tmp_path / "run/checkpoint-last.pth")
+    assert (content["loader"]["samples"], content["step"]) == (13, 2)
+    numbers = json.loads((tmp_path / "run/results.json").read_text())["numbers"]
+    choice = ChoiceSettings(images=2, images_from="one_per_class")
+    few = {"images": 2, "images_from": "one_per_class", "seed": 3, "batch_size": 2}
+    with create_loader(data_path=root / "data", **few) as loader:
+        images = open_images(root / "data")
+        assert images_of_pretraining(images, choice, 3).chosen == numbers["labelled"] != ""
+        assert images.at(loader.sampler.chosen).chosen == numbers["labelled"]
+    assert numbers["train_images"] == 2
+    many = repeated(images.at(np.array([5, 8, 9])), 8)
+    assert [many.path(i) for i in range(8)] == [images.path(i) for i in [5, 8, 9] * 2 + [5, 8]]

@@ -59,6 +59,22 @@ hierarchical_table1_units | unit-32            | linear 73.31
 hierarchical_table4       | patch8             | linear 62.57
 hierarchical_table4       | patch16            | linear 67.41
 hierarchical_table4       | patch32            | linear 55.51
+occlusion_table6          | images1_strong     | finetune 82.3
+occlusion_table6          | images10           | finetune 81.9
+occlusion_table6          | images10_strong    | finetune 82.3
+occlusion_table6          | images100          | finetune 82.1
+occlusion_table6          | images100_strong   | finetune 82.2
+occlusion_table6          | images1000         | finetune 82.2
+occlusion_table6          | images1000_strong  | finetune 82.2
+occlusion_table6          | random_init        | finetune 80.9    finetune,_300_epochs 82.1
+occlusion_table7          | one_class          | finetune 82.2
+occlusion_table7          | random             | finetune 82.2
+occlusion_table7          | one_per_class      | finetune 82.2
+occlusion_table8          | random_init        | linear 6.1    finetune 80.9   finetune,_10_% 34.9
+occlusion_table8          | supervised         | linear 33.1   finetune 81.0   finetune,_10_% 52.6
+occlusion_table8          | mae                | linear 13.8   finetune 82.2   finetune,_10_% 57.6
+occlusion_table8          | rmae               | linear 25.9   finetune 82.1   finetune,_10_% 58.8
+occlusion_table8          | cmae               | linear 20.1   finetune 82.1   finetune,_10_% 61.9
 """
 
 
@@ -67,7 +83,7 @@ def numbers_of_papers():
     found = {}
     for line in PAPERS.strip().splitlines():
         study, row, cells = map(str.strip, line.split("|"))
-        words = cells.split()
+        words = [word.replace("_", " ") if "," in word else word for word in cells.split()]
         numbers = dict(zip(words[::2], map(float, words[1::2]), strict=True))
         found.setdefault(study, {})[row] = numbers
     return found
