@@ -1,7 +1,8 @@
 """Does it learn? MAE and i-MAE on CIFAR-10, then probes: `python -m benchmarks.cifar10 --help`.
 
-Pre-trains a MAE, and i-MAEs with it as their teacher; probes their features and those of a model
-with fresh weights; and computes the separability of the i-MAE paper. Finished commands are not run
+Pre-trains a MAE, and i-MAEs with it as their teacher, and --also others; probes their features and
+those of a model with fresh weights; computes the separability of the i-MAE paper, and with --cka
+the similarity of masked and whole images, of the occlusion paper. Finished commands are not run
 again, stopped ones resume. Writes a JSON file with the commands and loss curves, and prints tables.
 """
 
@@ -63,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         "results": probes(options),
         "separability": separability(options),
     }
+    if options.cka:
+        report["cka"] = results_of(options, "cka")["means"]
     report.finish()
     print(markdown(report))
     return 0
@@ -78,12 +81,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--epochs", type=int, default=200, help="epochs of each pre-training")
     made.add_argument("--ratios", type=float, nargs="*", default=[0.0, 0.5, 1.0], help="same-class")
     made.add_argument("--finetune", type=int, default=100, help="epochs of fine-tuning; 0: none")
+    made.add_argument("--also", nargs="*", default=[], metavar="NAME=FLAGS", type=_named_flags,
+                      help="more pre-trainings: \"rmae=--objective rmae\"")  # fmt: skip
+    made.add_argument("--cka", type=float, nargs="*", default=[], help="masking ratios of CKA")
     made.add_argument("--flags", default="", help="more flags for fastimae-train, in quotes")
     return made
 
 
 def trainings(options: argparse.Namespace) -> Iterator[Command]:
-    """Yield MAE; i-MAE without a teacher, with it, and with it for each same-class ratio."""
+    """Yield MAE; i-MAE without a teacher, with it, and for each same-class ratio; and --also."""
     common = ["--recipe", "imae_cifar10", "--ffcv", str(options.ffcv)]
     common += ["--epochs", str(options.epochs), *shlex.split(options.flags)]
     if "--warmup_epochs" not in options.flags:  # the recipe's share of its epochs
@@ -91,7 +97,7 @@ def trainings(options: argparse.Namespace) -> Iterator[Command]:
     teacher = ["--teacher", str(_last(options, "mae"))]
     kinds = {"mae": ["--objective", "mae"], "imae": [], "imae_distilled": teacher}
     kinds |= {f"imae_r{r:g}": [*teacher, "--same_class_ratio", str(r)] for r in options.ratios}
-    for name, flags in kinds.items():
+    for name, flags in (kinds | dict(options.also)).items():
         folder = options.runs / name
         arguments = [*common, *flags, "--output_dir", str(folder), "--resume", "auto"]
         yield Command(
@@ -119,6 +125,11 @@ def evaluations(options: argparse.Namespace) -> Iterator[Command]:
     arguments = ["separability", "--checkpoint", str(_last(options, "imae_distilled")), *data]
     arguments += ["--others", *others, "--teacher", str(_last(options, "mae"))]
     yield _evaluation("separability", arguments, options.runs / "eval-separability")
+    if options.cka:
+        last = [str(_last(options, name)) for name in ("mae", "imae", *dict(options.also))]
+        arguments = ["cka", "--checkpoint", last[0], "--others", *last[1:], *data]
+        arguments += ["--mask_ratios", *map(str, options.cka), "--random_baseline"]
+        yield _evaluation("cka", arguments, options.runs / "eval-cka")
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
@@ -143,13 +154,17 @@ def probes(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def separability(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Read M_ls by model and mixing ratio."""
-    file = options.runs / "eval-separability" / "results.json"
-    rows = json.loads(file.read_text())["numbers"]["table"]
+    rows = results_of(options, "separability")["table"]
     return [{key: row[key] for key in _OF_SEPARABILITY if key in row} for row in rows]
 
 
+def results_of(options: argparse.Namespace, task: str) -> dict[str, Any]:
+    """Read the numbers of a task that compares models."""
+    return json.loads((options.runs / f"eval-{task}" / "results.json").read_text())["numbers"]
+
+
 def markdown(report: Mapping[str, Any]) -> str:
-    """Make tables of accuracy and of M_ls, before -> after the regression, by mixing ratio."""
+    """Make tables of accuracy, of M_ls before -> after the regression by mixing ratio, of CKA."""
     rows: dict[str, dict[str, Any]] = {}
     for one in report["separability"]:
         if "mse_before" in one:
@@ -158,7 +173,17 @@ def markdown(report: Mapping[str, Any]) -> str:
             title, both = "M_ls, sum over the width", (one["before"], one["after_closed_form"])
         row = rows.setdefault(one["model"], {title: one["model"]})
         row[f"{one['mix_ratio']:g}"] = " → ".join(number(each) for each in both)
-    return f"{table(report['results'])}\n{table(list(rows.values()))}"
+    tables = [table(report["results"]), table(list(rows.values()))]
+    return "\n".join([*tables, *([cka_table(report["cka"])] if "cka" in report else [])])
+
+
+def cka_table(means: list[Mapping[str, Any]]) -> str:
+    """Make a row for each model: the mean of CKA over the layers, by masking ratio."""
+    rows: dict[str, dict[str, Any]] = {}
+    for one in means:
+        row = rows.setdefault(one["model"], {"CKA, mean of layers": one["model"]})
+        row[f"{one['mask_ratio']:g}"] = f"{one['cka']:.3f}"
+    return table(list(rows.values()))
 
 
 def all_tables(report: Mapping[str, Any]) -> str:
@@ -173,6 +198,14 @@ def all_tables(report: Mapping[str, Any]) -> str:
         for name, lines in report["curves"].items()
     ]
     return f"{markdown(report)}\n{table(losses)}\n```\n{commands}\n```\n"
+
+
+def _named_flags(text: str) -> tuple[str, list[str]]:
+    """Parse NAME=FLAGS. Raises ArgumentTypeError."""
+    name, equals, flags = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=FLAGS")
+    return name, shlex.split(flags)
 
 
 def _evaluation(name: str, arguments: list[str], folder: Path) -> Command:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import cifar10, recipes
+from benchmarks import cifar10, costs, recipes
 from benchmarks.attention import table as attention_table
 from benchmarks.gemm import products_table
 from benchmarks.harness import ROOT, conditions_line, table
@@ -171,16 +171,18 @@ TABLES: dict[str, Callable[[Mapping], str]] = {
     "aot line": aot_line,
     "curve line": curve_line,
     "learned": cifar10.markdown,
+    "costs": costs.markdown,
     "conditions": conditions_line,
 }
 """Tables by their name in markers."""
 _BY_CASE = ("results", "ladder")
-_MEASURED = ("results", "ladder", "rows", "curve", "separability")
+_MEASURED = ("results", "ladder", "rows", "curve", "separability", "costs")
 _BY_KEY: dict[str, Callable[[Mapping], str]] = {
     "ladder": train_tables,
     "originals": loader_table,
     "traffic": kernel_table,
     "separability": cifar10.all_tables,
+    "costs": costs.markdown,
     "curve": curve_line,
     "parts": parts_table,
     "square": products_table,

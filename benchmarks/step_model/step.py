@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
-import torch
-
 from benchmarks.rungs import ALWAYS, ASKED, FP8, PAIRS, START, UPDATE
 from benchmarks.step_model.assumptions import FP8_PRODUCT, GRAPH_NODE, Card, E, memory, product
 from benchmarks.step_model.block import BlockTimes, Stack, block, first_block, last_block
@@ -44,8 +42,7 @@ class CaseSizes:
 
 def model_of(case: TrainCase, samples: int) -> CaseSizes:
     """Read the sizes of a case from the model that the benchmark trains."""
-    with torch.device("meta"):
-        student, *teacher = make_models(case)
+    student, *teacher = make_models(case, "meta")
     imae = case.objective == "imae"
     patches, branches = student.grid[0] * student.grid[1], 2 if imae else 1
     visible = patches // 4

@@ -159,19 +159,20 @@ def _parts(options: TrainBenchOptions, peak: float) -> list[tuple[str, str, Part
     device = options.where
     known = main_variants(device, compiled=options.compile)
     variants = {name: known[name] for name in known if name in (options.variants or known)}
-    fed_variants = {name: variants[name] for name in FED if name in variants}
     parts: list[tuple[str, str, Part]] = []
     for case in options.chosen:
+        of_case = {n: v for n, v in variants.items() if case.has_plain or n == "fastimae"}
         if options.table:
-            steps = partial(measure_case, case, variants, device, peak)
+            steps = partial(measure_case, case, of_case, device, peak)
             parts.append((case.name, "results", steps))
         if options.data is not None:
+            fed_variants = {name: of_case[name] for name in FED if name in of_case}
             fed = partial(
                 measure_fed, case, fed_variants, device, peak, beton=options.data,
                 folder=options.folder, num_workers=options.workers, seconds=options.seconds,
             )  # fmt: skip
             parts.append((f"{case.name} fed", "results", fed))
-        if options.ladder and (case.ladder or not options.table):
+        if options.ladder and case.has_plain and (case.ladder or not options.table):
             chosen = newest if options.rungs == "new" else ladder
             rungs = partial(measure_case, case, chosen(case, device), device, peak, share=True)
             parts.append((f"ladder {case.name}", "ladder", rungs))

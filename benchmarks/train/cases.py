@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastimae.kernels.reference import normalise
 from fastimae.loaders import Batch
+from fastimae.log import quietly
 from fastimae.models import IMAGENET_MEAN, IMAGENET_STD, MaskedAutoencoder, create_model
-from fastimae.objectives import IMAE, MAE
+from fastimae.objectives import OBJECTIVES, Objective
 from fastimae.objectives.mixing import MixRatio
 
 
@@ -34,6 +36,13 @@ class TrainCase:
     """Steps per timing."""
     reciprocal: bool = False
     """Whether images of the made-up batch are each other's partners."""
+    settings: tuple[tuple[str, Any], ...] = ()
+    """Settings of the objective that are not its defaults, by name."""
+
+    @property
+    def has_plain(self) -> bool:
+        """Whether the plain pipeline trains it, too."""
+        return self.objective in ("mae", "imae")
 
     def batch_size(self, device: torch.device) -> int:
         """Return the images (i-MAE: mixtures) per step."""
@@ -89,20 +98,39 @@ def default_cases(device: torch.device, smoke: bool) -> tuple[str, ...]:
     return tuple(CASES) if device.type == "cuda" else ON_CPU
 
 
-def make_objective(case: TrainCase) -> MAE | IMAE:
+class CaseModels:
+    """Builds the models of a case: see `fastimae.objectives.base.Models`."""
+
+    def __init__(self, case: TrainCase, device: str) -> None:
+        self.case, self.device = case, device
+
+    def student(self, **sizes: Any) -> MaskedAutoencoder:
+        """Make the model with fresh weights."""
+        norm_pix = self.case.objective != "imae"  # as the papers have it
+        sizes = {"img_size": self.case.img_size, "norm_pix_loss": norm_pix} | sizes
+        with torch.device(self.device):
+            return create_model(self.case.model, **sizes)
+
+    def teacher(self, *_: object, **__: object) -> MaskedAutoencoder:
+        """Make i-MAE's teacher, of the student's size."""
+        return self.student()
+
+
+def make_objective(case: TrainCase, device: str = "cpu") -> Objective:
     """Make the objective with the defaults of fastimae-train and fresh weights.
 
-    The weights are the same in each call.
+    The weights are the same in each call. device: "meta" makes sizes only; weights take seconds.
     """
     torch.manual_seed(0)
-    models = make_models(case)
-    return IMAE(*models) if case.objective == "imae" else MAE(*models)
+    kind = OBJECTIVES[case.objective]
+    with quietly():
+        return kind.load().build(kind.Settings(**dict(case.settings)), CaseModels(case, device))
 
 
-def make_models(case: TrainCase) -> tuple[MaskedAutoencoder, ...]:
+def make_models(case: TrainCase, device: str = "cpu") -> tuple[MaskedAutoencoder, ...]:
     """Make the models of the objective: the student and, for i-MAE, the teacher."""
-    make = functools.partial(create_model, case.model, img_size=case.img_size)
-    return (make(heads=2), make()) if case.objective == "imae" else (make(norm_pix_loss=True),)
+    objective = make_objective(case, device)
+    return (objective.student, *(each.module for each in objective.teachers().values()))
 
 
 @functools.cache
@@ -111,11 +139,11 @@ def train_flops(case: TrainCase) -> int:
 
     By FastIMAE's formula; i-MAE has two teacher passes, or one if pairs are reciprocal.
     """
-    with torch.device("meta"):  # sizes only: making weights would take seconds
-        models = make_models(case)
-    if case.objective == "mae":
-        return MAE(*models).train_flops()
-    return IMAE(*models, reciprocal_pairs=case.reciprocal).train_flops()
+    if case.reciprocal:
+        case = dataclasses.replace(
+            case, reciprocal=False, settings=(*case.settings, ("reciprocal_pairs", True))
+        )
+    return make_objective(case, "meta").train_flops()
 
 
 def make_batch(case: TrainCase, size: int) -> Batch:

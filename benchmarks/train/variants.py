@@ -147,11 +147,19 @@ class VariantBuilder:
         return self._of_plain(variant.on(self.case))
 
     def _expected_loss(self, case: TrainCase) -> float:
+        if not case.has_plain:
+            return self._own_loss(case)
         models = self._fresh(ReferenceStep).eval()
         models.noise = self.noise(case)
         host = host_tensors(case, self.device)
         with torch.no_grad():
             return models(*(tensor.to(self.device) for tensor in host)).item()
+
+    def _own_loss(self, case: TrainCase) -> float:
+        """Compute our loss in fp32 with ops in torch, for what the plain pipeline lacks."""
+        batch = make_batch(case, case.batch_size(self.device)).to(self.device)
+        with torch.no_grad(), switched(self._objective, FastImaeStep(triton=False)):
+            return self._objective(batch)["loss"].item()
 
     def noise(self, case: TrainCase) -> torch.Tensor:
         """Return our mask of the made-up batch as the noise that the plain pipeline sorts."""

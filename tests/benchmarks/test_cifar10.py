@@ -38,6 +38,34 @@ def test_the_commands_are_understood(flags):
         assert parse("fastimae-eval", TASKS[task].options, rest).output_dir == run.result.parent
 
 
+def test_others_are_trained_too_and_compared_by_cka(flags):
+    more = ["--also", "no_pix=--objective mae --no_norm_pix_loss", "--cka", "0.5", "0.9"]
+    options = cifar10.parser().parse_args([*flags, *more])
+    *_, last = cifar10.trainings(options)
+    assert last.name == "no_pix"
+    settings = flatten(parse_training("fastimae-train", last.arguments))
+    assert (settings["objective"], settings["norm_pix_loss"]) == ("mae", False)
+    *_, cka = cifar10.evaluations(options)
+    others = cka.arguments[cka.arguments.index("--others") + 1 :][:2]
+    assert others == [
+        str(options.runs / name / "checkpoint-last.pth") for name in ("imae", "no_pix")
+    ]
+    ratios = cka.arguments[cka.arguments.index("--mask_ratios") + 1 :][:2]
+    assert ratios == ["0.5", "0.9"]
+    with pytest.raises(SystemExit):
+        cifar10.parser().parse_args([*flags, "--also", "rmae"])
+
+
+def test_cka_is_a_row_for_each_model():
+    means = [
+        {"model": name, "mask_ratio": ratio, "cka": value}
+        for name, values in {"mae": (0.9, 0.8), "random": (0.95, 0.7)}.items()
+        for ratio, value in zip((0.5, 0.9), values, strict=True)
+    ]
+    shown = cifar10.cka_table(means)
+    assert "| CKA, mean of layers | 0.5 | 0.9 |" in shown and "| mae | 0.900 | 0.800 |" in shown
+
+
 def test_what_is_finished_is_not_run_again(flags, monkeypatch, tmp_path):
     started = []
     monkeypatch.setenv("RANK", "0")

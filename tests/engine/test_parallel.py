@@ -24,7 +24,7 @@ def test_any_number_of_processes_gives_the_same_losses(ranks, objective, name):
     """With accumulation and clipping. _3 and on_N: two sharding processes begin, N resume."""
     assert set(ranks.report[name]["codes"]) == {0}, ranks.output(name, 0)
     alone, several = (losses_of(ranks, run) for run in (f"{objective}_1", name))
-    assert len(alone) == 2 and alone[-1]["train_loss"] < 0.9 * alone[0]["train_loss"]
+    assert len(alone) == 2 and alone[-1]["train_loss"] < 0.95 * alone[0]["train_loss"]
     for line, expected in zip(several, alone, strict=True):
         assert line == pytest.approx(expected, rel=1e-5)
 
