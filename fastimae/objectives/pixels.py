@@ -1,9 +1,10 @@
 """What changes the pixels of a batch before an objective sees them, on the batch's device.
 
 An objective takes these options with settings that derive from `PixelSettings` (`JitterSettings`:
-only those on whole images), `self.pixels = Pixels(student, settings)` in its `__init__`, and
-`batch = self.pixels(batch)` first in its loss and its pictures. If visible patches can differ from
-their targets, it reads them with `visible_patches(..., jitter=self.pixels.of_visible(batch.key))`.
+only those on whole images), `self.pixels = Pixels(student, settings)` in its `__init__`, to which
+its `build` passes the settings, and `batch = self.pixels(batch)` first in its loss and pictures.
+If visible patches can differ from their targets, it reads them with
+`visible_patches(..., jitter=self.pixels.of_visible(batch.key))`.
 
 B = batch.
 """

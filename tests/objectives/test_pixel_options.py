@@ -9,17 +9,19 @@ import torch
 from scipy.stats import beta
 from torchvision.transforms.functional import gaussian_blur
 
+from fastimae.arguments import parse_training
+from fastimae.build import build_objective
 from fastimae.config import TrainConfig, updated
 from fastimae.kernels.color_jitter import color_jitter, jitter_factors
 from fastimae.loaders.order.philox import DrawStream, philox
 from fastimae.loaders.order.sampler import Sampler
 from fastimae.models import create_model
 from fastimae.models.flops import training_flops
-from fastimae.objectives import IMAE, MAE
+from fastimae.objectives import IMAE, MAE, Objective
 from fastimae.objectives.blur import SIGMA, blur, blur_sigma, radius_of
 from fastimae.objectives.cutmix import CutMix
 from fastimae.objectives.pixels import Pixels
-from fastimae.objectives.settings import PixelSettings
+from fastimae.objectives.settings import MaskSettings, PixelSettings
 from fastimae.settings import ConfigError
 
 SIZES = {
@@ -32,6 +34,28 @@ VISIBLE = PixelSettings(color_jitter=0.4, color_jitter_on="visible")
 
 def model(**overrides):
     return create_model("mae_vit_tiny_patch4", **{"img_size": (12, 16), **SIZES, **overrides})
+
+
+@dataclasses.dataclass(kw_only=True)
+class OwnSettings(PixelSettings, MaskSettings):
+    """Of an objective that takes the options."""
+
+
+class Own(Objective):
+    """A user's objective that takes the options."""
+
+    Settings = OwnSettings
+
+    def __init__(self, student, settings):
+        super().__init__()
+        self.student, self.pixels = student, Pixels(student, settings)
+
+    @classmethod
+    def build(cls, settings, models):
+        return cls(models.student(), settings)
+
+    def forward(self, batch):
+        return {"loss": self.pixels(batch).images.double().mean()}
 
 
 @pytest.fixture
@@ -220,6 +244,18 @@ def test_cutmix_pairs_in_groups_however_a_step_is_divided():
 def test_without_cutmix_the_loader_pairs_as_before():
     assert updated(TrainConfig(), {"batch_size": 48}, str).loader().mix_group == 0
     assert updated(TrainConfig(), {"cutmix": 0.5}, str).loader().mix_group == 32
+
+
+def test_ones_own_objective_takes_the_options_and_another_refuses_them(batch):
+    flags = "--cutmix 1 --mix_group 2 --batch_size 6 --device cpu --model mae_vit_nano_patch8"
+    words = f"--synthetic --input_size 16 {flags} --objective".split()
+    config = parse_training("fastimae-train", [*words, f"{__name__}:Own"])
+    assert config.loader().mix_group == 2
+    got = build_objective(config)(batch)["loss"]
+    pasted = CutMix(1.0)(batch.images, batch.partner, batch.key)
+    assert got == pasted.double().mean() != batch.images.double().mean()
+    with pytest.raises(ConfigError, match="has no effect with --objective slow_teacher"):
+        parse_training("fastimae-train", [*words, "slow_teacher:SlowTeacher"])
 
 
 def test_imae_mixes_images_that_were_changed(batch):
