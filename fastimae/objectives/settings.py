@@ -130,21 +130,6 @@ class SecondViewSettings(MaskSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class SecondViewSettings(MaskSettings):
-    """The second view of an image, which a siamese objective compares with the masked one."""
-
-    second_view: Expert[SecondViewKind] = "complement"
-    """What the second view shows: what the first one hides, a random part, or all patches."""
-    second_mask_ratio: Expert[InnerShare] = 0.25
-    """Share of patches that are masked in an independent second view."""
-
-    def idle(self) -> Iterator[Idle]:
-        drawn = self.second_view == "independent"
-        yield Idle(not drawn, ("second_mask_ratio",), "without --second_view independent")
-        yield from super().idle()
-
-
-@dataclasses.dataclass(kw_only=True)
 class RMAESettings(PixelSettings, SecondViewSettings):
     """The two views of R-MAE, and how its terms are balanced."""
 
@@ -251,6 +236,6 @@ class CMAESettings(PixelSettings, SecondViewSettings):
 
     def idle(self) -> Iterator[Idle]:
         of_masks = ("mask_patch_size", "second_view", "second_mask_ratio", "encoder_mask_tokens")
-        yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0: nothing is masked")
+        yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0")
         yield Idle(self.contrast == "byol", ("temperature",), "with --contrast byol")
         yield from super().idle()

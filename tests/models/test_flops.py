@@ -81,7 +81,7 @@ def test_of_a_mixture_with_one_target(make_batch, target):
     ],
     ids=str,
 )
-def test_of_two_views(make_batch, how):
+def test_of_contrasted_views(make_batch, how):
     """The target's pass has no backward pass; products with negatives are not counted."""
     settings = CMAESettings(proj_hidden_dim=40, proj_dim=24, color_jitter=0, contrast="byol", **how)
     objective = CMAE(model(decoder=False), settings)

@@ -141,7 +141,7 @@ def test_its_settings_work_like_built_in_ones(folder, capsys):
         ("--momentum 0.5", "--momentum"),
         (
             "--objective slow",
-            "slow is not one of: mae, imae, cmae, or your own as module:Class",
+            "slow is not one of: mae, imae, rmae, cmae, or your own as module:Class",
         ),
         ("--objective nowhere:Slow", "module nowhere cannot be imported (ModuleNotFoundError"),
         ("--objective users_own:Missing", "users_own has no Objective Missing"),
