@@ -59,6 +59,28 @@ hierarchical_table1_units | unit-32            | linear 73.31
 hierarchical_table4       | patch8             | linear 62.57
 hierarchical_table4       | patch16            | linear 67.41
 hierarchical_table4       | patch32            | linear 55.51
+occlusion_table1          | random_init        | finetune 80.9    finetune,_300_epochs 82.1
+occlusion_table1          | mae                | finetune 83.1    psnr 22.2
+occlusion_table1          | rmae               | finetune 82.7    psnr 23.7
+occlusion_table1          | rmae_dagger        | finetune 82.8    psnr 23.0
+occlusion_table1          | rmae_double_dagger | finetune 82.7    psnr 22.9
+occlusion_table2          | random_init        | finetune 80.9
+occlusion_table2          | mae-100            | finetune 83.1
+occlusion_table2          | cmae-100           | finetune 82.9
+occlusion_table2          | mae-400            | finetune 83.2
+occlusion_table2          | cmae-400           | finetune 83.1
+occlusion_table3          | cmae-cls           | finetune 82.5
+occlusion_table3          | cmae-average       | finetune 82.6
+occlusion_table3          | cmae-patch         | finetune 82.9
+occlusion_table3          | cmae-both          | finetune 82.9
+occlusion_table4          | mae                | linear 54.5   finetune 83.1   finetune,_10_% 67.5
+occlusion_table4          | mae_jitter         | linear 53.4   finetune 83.1   finetune,_10_% 67.3
+occlusion_table4          | mae_jitter_visible | linear 54.0   finetune 83.0   finetune,_10_% 67.3
+occlusion_table4          | cmae               | linear 41.1   finetune 82.9   finetune,_10_% 66.4
+occlusion_table4          | cmae_no_mask_tokens | linear 56.2  finetune 82.6   finetune,_10_% 67.5
+occlusion_table4          | cmae_byol          | linear 26.9   finetune 82.8   finetune,_10_% 65.2
+occlusion_table4          | cmae_byol_no_mask_tokens | linear 55.2 finetune 82.5 finetune,_10_% 66.1
+occlusion_table5          | supervised         | finetune,_200_epochs 81.6
 occlusion_table6          | images1_strong     | finetune 82.3
 occlusion_table6          | images10           | finetune 81.9
 occlusion_table6          | images10_strong    | finetune 82.3
@@ -108,7 +130,9 @@ def test_the_numbers_are_the_papers():
     found = {name: read_study(find_study(name)).paper for name in SHIPPED}
     assert {name: paper for name, paper in found.items() if paper} == numbers_of_papers()
     ours = [name for name, paper in found.items() if not paper]
-    assert ours == ["ignore_boundary_cifar10", "labels_or_clusters", "same_class_ratio"]
+    assert ours == [
+        "ignore_boundary_cifar10", "labels_or_clusters", "occlusion_figure1", "same_class_ratio",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -208,3 +232,16 @@ def test_the_models_of_the_hierarchical_paper():
         f"mae_vit_base_patch{side}" for side in (8, 16, 32)
     ]
     assert set(flags("hierarchical_table4", "--mask_patch_size")) == {"None"}
+
+
+def test_the_models_of_the_occlusion_paper():
+    def flags(name, *wanted):
+        runs = {run.name: run.command for run in commands_of(name).runs() if "/" not in run.name}
+        return {name: [flag for flag in wanted if flag in runs[name]] for name in runs}
+
+    assert flags("occlusion_table4", "--no_encoder_mask_tokens", "--color_jitter_on") == {
+        "mae": [], "mae_jitter": [], "mae_jitter_visible": ["--color_jitter_on"], "cmae": [],
+        "cmae_no_mask_tokens": ["--no_encoder_mask_tokens"], "cmae_byol": [],
+        "cmae_byol_no_mask_tokens": ["--no_encoder_mask_tokens"],
+    }  # fmt: skip
+    assert len(flags("occlusion_table5")) == 1 + 2 * 2**3
