@@ -36,6 +36,11 @@ PROG = "python -m benchmarks.costs"
 NAMES: dict[str, tuple[str, dict[str, object]]] = {
     "MAE": ("mae", {}),
     "i-MAE, with a teacher": ("imae", {}),
+    "R-MAE": ("rmae", {}),
+    "R-MAE, dagger": ("rmae", {"second_view": "independent"}),
+    "R-MAE, double dagger": ("rmae", {"second_view": "full"}),
+    "C-MAE": ("cmae", {}),
+    "C-MAE without mask tokens": ("cmae", {"encoder_mask_tokens": False, "second_view": "full"}),
 }
 """Names of rows, each with an objective and its settings. MAE comes first."""
 COUNTED = CASES["mae_vit_base_patch16"]

@@ -74,6 +74,8 @@ CASES = {
     for case in (
         _case("mae_vit_base_patch16", "mae", "mae_vit_base_patch16", 256, 16, ladder=False),
         _case("imae_vit_base_patch16", "imae", "mae_vit_base_patch16", 128, 8),
+        _case("rmae_vit_base_patch16", "rmae", "mae_vit_base_patch16", 128, 8),
+        _case("cmae_vit_base_patch16", "cmae", "mae_vit_base_patch16", 128, 8),
         _case("imae_cifar10", "imae", "mae_vit_tiny_patch4", 1024, 128, img_size=32),
         _case("mae_vit_large_patch16", "mae", "mae_vit_large_patch16", 128, 8, ladder=False),
     )

@@ -103,6 +103,15 @@ def test_fed_by_loaders(tmp_path, image_folder):
     assert ours["x_reference"] == pytest.approx(ours["img_per_s"] / plain["img_per_s"])
 
 
+def test_what_the_plain_pipeline_lacks_is_measured_alone(tmp_path, monkeypatch):
+    case = dataclasses.replace(MAE_CASE, name="rmae", objective="rmae")
+    monkeypatch.setitem(SMOKE_CASES, "rmae", case)
+    status, report = run(["--ladder", "--cases", "rmae"], tmp_path)
+    (row,) = report["results"]
+    assert status == 0 and row["variant"] == "fastimae" and row["x_reference"] is None
+    assert row["mfu"] > 0 and report["ladder"] == []
+
+
 def test_only_some_variants(tmp_path):
     """Without the reference, no row is compared with it."""
     one = ["--cases", "mae_vit_nano_patch8", "--variants", "fastimae"]
