@@ -31,11 +31,18 @@ def encode_with_mask_tokens(
 ) -> Tensor:
     """Encode visible patches [B, K, V] and mask tokens to latents [B, 1 + L, D], class token first.
 
-    mask_token: [1, 1, D], as in `MaskToken`; every patch gets its position. The latents have passed
-    the encoder's last norm. With a mask that hides nothing they are those of `encoder.encode`.
+    mask_token: [1, 1, D], as in `MaskToken`. The latents have passed the encoder's last norm. With
+    a mask that hides nothing they are those of `encoder.encode`.
     """
+    x_BND = embed_with_mask_tokens(encoder, mask_token, patches, mask)
+    return run_blocks(encoder.blocks, encoder.norm, x_BND)
+
+
+def embed_with_mask_tokens(
+    encoder: MaskedAutoencoder, mask_token: Tensor, patches: Tensor, mask: Mask
+) -> Tensor:
+    """Return the encoder's input [B, 1 + L, D], in which every patch has its position: see above."""
     x_BKD = encoder.patch_embed(patches)
     cls_B1D = encoder.cls_token.to(x_BKD.dtype).expand(len(x_BKD), -1, -1)
-    tokens = torch.cat([cls_B1D, x_BKD], dim=1)
-    x_BND = assemble_tokens(tokens, mask_token, encoder.pos_embed, mask.ids_restore)
-    return run_blocks(encoder.blocks, encoder.norm, x_BND)
+    tokens_BND = torch.cat([cls_B1D, x_BKD], dim=1)
+    return assemble_tokens(tokens_BND, mask_token, encoder.pos_embed, mask.ids_restore)

@@ -1,7 +1,6 @@
 """What the blocks of an encoder make of whole and of masked images, and how alike that is.
 
-B = images, H, W, C = height, width, channels, L = patches, K = visible patches, V = values of a
-patch, N = tokens, D = encoder width, R = rows that are compared.
+B = images, H, W, C = height, width, channels, L = patches, K = visible patches, N = tokens, D = encoder width, R = rows that are compared.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.evaluate.figures.similarity import Similarity
 from fastimae.evaluate.mixing.mixtures import Pairs
 from fastimae.evaluate.options.cka import CkaPool
-from fastimae.kernels import Mask, assemble_tokens
+from fastimae.kernels import Mask
 from fastimae.kernels.reference import gather_rows
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.mask_tokens import embed_with_mask_tokens
 from fastimae.models.vit import block_outputs
 
 
@@ -67,19 +67,6 @@ def block_tokens(
     every = range(len(model.blocks))
     for _, tokens_BND in block_outputs(model.blocks, nn.Identity(), x_BND, every):
         yield tokens_BND
-
-
-def embed_with_mask_tokens(
-    model: MaskedAutoencoder, mask_token: Tensor, patches: Tensor, mask: Mask
-) -> Tensor:
-    """Return the input [B, 1 + L, D] of an encoder that also gets mask tokens (C-MAE, table 4).
-
-    patches: visible ones, [B, K, V]. mask_token: [1, 1, D]. Every patch gets its position.
-    """
-    x_BKD = model.patch_embed(patches)
-    cls_B1D = model.cls_token.to(x_BKD.dtype).expand(len(x_BKD), -1, -1)
-    tokens_BND = torch.cat([cls_B1D, x_BKD], dim=1)
-    return assemble_tokens(tokens_BND, mask_token, model.pos_embed, mask.ids_restore)
 
 
 def mask_token_in(path: Path) -> Tensor | None:
