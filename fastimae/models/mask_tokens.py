@@ -41,7 +41,7 @@ def encode_with_mask_tokens(
 def embed_with_mask_tokens(
     encoder: MaskedAutoencoder, mask_token: Tensor, patches: Tensor, mask: Mask
 ) -> Tensor:
-    """Return the encoder's input [B, 1 + L, D], in which every patch has its position: see above."""
+    """Return the encoder's input [B, 1 + L, D]; every patch has its position. See above."""
     x_BKD = encoder.patch_embed(patches)
     cls_B1D = encoder.cls_token.to(x_BKD.dtype).expand(len(x_BKD), -1, -1)
     tokens_BND = torch.cat([cls_B1D, x_BKD], dim=1)

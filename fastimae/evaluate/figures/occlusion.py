@@ -1,6 +1,7 @@
 """What the blocks of an encoder make of whole and of masked images, and how alike that is.
 
-B = images, H, W, C = height, width, channels, L = patches, K = visible patches, N = tokens, D = encoder width, R = rows that are compared.
+B = images, H, W, C = height, width, channels, L = patches, K = visible patches, N = tokens,
+D = encoder width, R = rows that are compared.
 """
 
 from __future__ import annotations
