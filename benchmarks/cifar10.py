@@ -83,20 +83,26 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--finetune", type=int, default=100, help="epochs of fine-tuning; 0: none")
     made.add_argument("--also", nargs="*", default=[], metavar="NAME=FLAGS", type=_named_flags,
                       help="more pre-trainings: \"rmae=--objective rmae\"")  # fmt: skip
+    made.add_argument("--no_imae", action="store_true", help="no i-MAE, and no separability")
     made.add_argument("--cka", type=float, nargs="*", default=[], help="masking ratios of CKA")
     made.add_argument("--flags", default="", help="more flags for fastimae-train, in quotes")
     return made
 
 
 def trainings(options: argparse.Namespace) -> Iterator[Command]:
-    """Yield MAE; i-MAE without a teacher, with it, and for each same-class ratio; and --also."""
+    """Yield MAE; i-MAE without a teacher, with it, and for each same-class ratio; and --also.
+
+    With --no_imae, only MAE and --also.
+    """
     common = ["--recipe", "imae_cifar10", "--ffcv", str(options.ffcv)]
     common += ["--epochs", str(options.epochs), *shlex.split(options.flags)]
     if "--warmup_epochs" not in options.flags:  # the recipe's share of its epochs
         common += ["--warmup_epochs", f"{options.epochs / 10:g}"]
     teacher = ["--teacher", str(_last(options, "mae"))]
-    kinds = {"mae": ["--objective", "mae"], "imae": [], "imae_distilled": teacher}
-    kinds |= {f"imae_r{r:g}": [*teacher, "--same_class_ratio", str(r)] for r in options.ratios}
+    kinds = {"mae": ["--objective", "mae"]}
+    if not options.no_imae:
+        kinds |= {"imae": [], "imae_distilled": teacher}
+        kinds |= {f"imae_r{r:g}": [*teacher, "--same_class_ratio", str(r)] for r in options.ratios}
     for name, flags in (kinds | dict(options.also)).items():
         folder = options.runs / name
         arguments = [*common, *flags, "--output_dir", str(folder), "--resume", "auto"]
@@ -121,12 +127,14 @@ def evaluations(options: argparse.Namespace) -> Iterator[Command]:
             if task in ("linear", "knn"):  # the same features
                 arguments += ["--feature_dir", str(options.runs / name / "eval-features")]
             yield _evaluation(f"{name} {task}", arguments, folder)
-    others = [str(_last(options, name)) for name in ("imae", "mae")]
-    arguments = ["separability", "--checkpoint", str(_last(options, "imae_distilled")), *data]
-    arguments += ["--others", *others, "--teacher", str(_last(options, "mae"))]
-    yield _evaluation("separability", arguments, options.runs / "eval-separability")
+    if not options.no_imae:
+        others = [str(_last(options, name)) for name in ("imae", "mae")]
+        arguments = ["separability", "--checkpoint", str(_last(options, "imae_distilled")), *data]
+        arguments += ["--others", *others, "--teacher", str(_last(options, "mae"))]
+        yield _evaluation("separability", arguments, options.runs / "eval-separability")
     if options.cka:
-        last = [str(_last(options, name)) for name in ("mae", "imae", *dict(options.also))]
+        imae = () if options.no_imae else ("imae",)
+        last = [str(_last(options, name)) for name in ("mae", *imae, *dict(options.also))]
         arguments = ["cka", "--checkpoint", last[0], "--others", *last[1:], *data]
         arguments += ["--mask_ratios", *map(str, options.cka), "--random_baseline"]
         yield _evaluation("cka", arguments, options.runs / "eval-cka")
@@ -153,7 +161,9 @@ def probes(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def separability(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Read M_ls by model and mixing ratio."""
+    """Read M_ls by model and mixing ratio; nothing with --no_imae."""
+    if options.no_imae:
+        return []
     rows = results_of(options, "separability")["table"]
     return [{key: row[key] for key in _OF_SEPARABILITY if key in row} for row in rows]
 
@@ -173,7 +183,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             title, both = "M_ls, sum over the width", (one["before"], one["after_closed_form"])
         row = rows.setdefault(one["model"], {title: one["model"]})
         row[f"{one['mix_ratio']:g}"] = " → ".join(number(each) for each in both)
-    tables = [table(report["results"]), table(list(rows.values()))]
+    tables = [table(report["results"]), *([table(list(rows.values()))] if rows else [])]
     return "\n".join([*tables, *([cka_table(report["cka"])] if "cka" in report else [])])
 
 

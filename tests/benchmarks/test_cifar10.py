@@ -56,6 +56,16 @@ def test_others_are_trained_too_and_compared_by_cka(flags):
         cifar10.parser().parse_args([*flags, "--also", "rmae"])
 
 
+def test_imae_can_be_left_out(flags):
+    more = ["--no_imae", "--also", "rmae=--objective rmae", "--cka", "0.5"]
+    options = cifar10.parser().parse_args([*flags, *more])
+    assert [run.name for run in cifar10.trainings(options)] == ["mae", "rmae"]
+    evaluations = {run.name.partition(" ")[0]: run for run in cifar10.evaluations(options)}
+    assert list(evaluations) == ["mae", "rmae", "random", "cka"]
+    assert not [word for word in evaluations["cka"].arguments if "imae" in word.split("/")]
+    assert cifar10.separability(options) == []
+
+
 def test_cka_is_a_row_for_each_model():
     means = [
         {"model": name, "mask_ratio": ratio, "cka": value}
