@@ -34,7 +34,7 @@ from fastimae.kernels.random_masking import Mask, philox
 
 NORM_PIX_EPS = 1e-6
 MIXING_STREAM = 2
-"""Philox stream of mixing ratios; `DrawStream` in loaders/order/philox.py lists all streams."""
+"""Philox stream of mixing ratios: see `fastimae.loaders.order.philox.DrawStream`."""
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

@@ -17,7 +17,7 @@ from fastimae.kernels.random_masking import philox
 from fastimae.kernels.reference import constants, gather_rows, patchify
 
 JITTER_STREAM = 4
-"""Philox stream of colour jitter: see `reference.MIXING_STREAM`."""
+"""Philox stream of colour jitter: see `fastimae.loaders.order.philox.DrawStream`."""
 JITTERED, GRAY, HUE = 0.8, 0.2, 0.25
 """SimSiam's: shares of jittered and of gray samples, and the range of the hue over the others'."""
 ORDERS = tuple(itertools.permutations(range(4)))

@@ -22,10 +22,10 @@ from fastimae.models.mask_tokens import MaskToken, encode_with_mask_tokens
 from fastimae.models.vit import Mlp, init_weights
 from fastimae.objectives.base import Models, Objective, Teacher
 from fastimae.objectives.batches import check_batch
-from fastimae.objectives.contrast import byol, cosines, directions, gather_rows, info_nce, spread
-from fastimae.objectives.masked_share import say_masked_share
+from fastimae.objectives.contrast import byol, cosines, directions, gather_ranks, info_nce, spread
+from fastimae.objectives.masked_share import say_masked_shares
 from fastimae.objectives.masks import draw_mask, patches_seen
-from fastimae.objectives.pictures import caption, mask_out, seen_images
+from fastimae.objectives.pictures import caption
 from fastimae.objectives.pixels import Pixels
 from fastimae.objectives.second_view import SecondView
 from fastimae.objectives.settings import CMAESettings
@@ -68,9 +68,7 @@ class CMAE(Objective):
     @classmethod
     def build(cls, settings: CMAESettings, models: Models) -> CMAE:
         student = models.student(decoder=False)
-        say_masked_share(student, settings)
-        if settings.second_view == "independent":
-            say_masked_share(student, settings, "second_mask_ratio")
+        say_masked_shares(student, settings)
         return cls(student, settings)
 
     def trainable(self) -> dict[str, nn.Module]:
@@ -147,14 +145,8 @@ class CMAE(Objective):
         check_batch(self.student, batch)
         batch, pictures = self.pixels(batch), {"input": batch.images}
         for view, mask in enumerate(self.draw_masks(batch.key)):
-            seen = seen_images(self.student, self._seen(batch, mask, view), mask)
-            pictures[f"view {view + 1}"] = mask_out(self.student, seen, mask)
+            pictures[f"view {view + 1}"] = self.pixels.picture(self.student, batch, mask, view=view)
         return pictures
-
-    def _seen(self, batch: Batch, mask: Mask, view: int) -> Tensor:
-        """Return the visible patches of a view, [B, K, V]; views are jittered by themselves."""
-        jitter = self.pixels.of_visible(batch.key, view=view)
-        return self.student.visible_patches(batch.images, mask, jitter=jitter)[0]
 
     def _project(
         self, modules: Mapping[str, nn.Module], batch: Batch, mask: Mask, view: int
@@ -163,7 +155,8 @@ class CMAE(Objective):
 
         modules: as `_averaged`, online ones or the target's.
         """
-        encoder, patches_BKV = modules["student"], self._seen(batch, mask, view)
+        encoder = modules["student"]
+        patches_BKV = self.pixels.visible_patches(self.student, batch, mask, view=view)
         if self.mask_token is None:
             latent_BND = encoder.encode(patches_BKV, mask.ids_keep)
         else:
@@ -173,7 +166,7 @@ class CMAE(Objective):
 
     def _info_nce(self, online: Tensor, target: Tensor, ids: Tensor | None) -> Tensor:
         """Return InfoNCE of each online token [B, T]. ids: their places, if not all are there."""
-        joined, first = gather_rows(target)
+        joined, first = gather_ranks(target)
         if ids is None:
             return info_nce(online, joined, first, self.settings.temperature)
         # Without mask tokens, each image has tokens at places of its own: the others stay zeros.

@@ -53,11 +53,11 @@ def spread(target: Tensor) -> Tensor:
     collapsed, and gives the same output for every image.
     """
     mean_1TP = at_least_fp32(target).mean(0, keepdim=True)
-    mean_TP = gather_rows(mean_1TP)[0].mean(0)
+    mean_TP = gather_ranks(mean_1TP)[0].mean(0)
     return 1 - mean_TP.square().sum(-1).mean()
 
 
-def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+def gather_ranks(rows: Tensor) -> tuple[Tensor, int]:
     """Return the rows of all processes, by rank, and where this process's begin among them.
 
     rows: [B, ...], as many in each process. No gradient passes. A CUDA graph can record it.

@@ -19,13 +19,7 @@ from fastimae.objectives.batches import check_batch
 from fastimae.objectives.boundary import check_boundary
 from fastimae.objectives.masked_share import say_masked_share
 from fastimae.objectives.masks import draw_mask, patches_seen
-from fastimae.objectives.pictures import (
-    caption,
-    mask_out,
-    paste,
-    predicted_images,
-    seen_images,
-)
+from fastimae.objectives.pictures import caption, paste, predicted_images
 from fastimae.objectives.pixels import Pixels
 from fastimae.objectives.settings import MAESettings, PixelSettings
 
@@ -80,7 +74,7 @@ class MAE(Objective):
         check_batch(self.student, batch, mask)
         batch, mask = self.pixels(batch), mask or self.draw_mask(batch.key)
         target = torch.arange(len(batch.images), device=batch.images.device)
-        pred_BMV = self._predict(self._seen(batch, mask), mask, masked_only=self.mask_ratio > 0)
+        pred_BMV = self._predict(batch, mask, masked_only=self.mask_ratio > 0)
         ids = mask.ids_masked if self.mask_ratio else mask.ids_keep
         loss = self.student.reconstruction_loss(
             pred_BMV, batch.images, target, ids, ignore_boundary=self.ignore_boundary
@@ -104,24 +98,18 @@ class MAE(Objective):
         student = self.student
         check_batch(student, batch)
         batch, mask = self.pixels(batch), self.draw_mask(batch.key)
-        images, patches_BKV = batch.images, self._seen(batch, mask)
-        seen = seen_images(student, patches_BKV, mask) if self.pixels.visible_only else images
-        pred_BLV = self._predict(patches_BKV, mask, masked_only=False)
+        images, pred_BLV = batch.images, self._predict(batch, mask, masked_only=False)
         predicted = predicted_images(student, pred_BLV, images)
         return {
             "input": images,
-            "masked": mask_out(student, seen, mask),
+            "masked": self.pixels.picture(student, batch, mask),
             "reconstruction": (
                 paste(student, images, predicted, mask) if self.mask_ratio else predicted
             ),
         }
 
-    def _seen(self, batch: Batch, mask: Mask) -> Tensor:
-        """Return the visible patches of a batch from `self.pixels`, [B, K, V]."""
-        jitter = self.pixels.of_visible(batch.key)
-        return self.student.visible_patches(batch.images, mask, jitter=jitter)[0]
-
-    def _predict(self, patches: Tensor, mask: Mask, masked_only: bool) -> Tensor:
+    def _predict(self, batch: Batch, mask: Mask, masked_only: bool) -> Tensor:
         student = self.student
-        (head_BNE,) = student.split(student.encode(patches, mask.ids_keep))
+        patches_BKV = self.pixels.visible_patches(student, batch, mask)
+        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep))
         return student.decode(head_BNE, mask, masked_only)

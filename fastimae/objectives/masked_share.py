@@ -7,7 +7,7 @@ import math
 from fastimae.kernels.random_masking import masked_share
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
-from fastimae.objectives.settings import MaskSettings
+from fastimae.objectives.settings import MaskSettings, SecondViewSettings
 
 
 def say_masked_share(
@@ -25,3 +25,10 @@ def say_masked_share(
             "masked: %.3g of each image instead of --%s %g, as it has %d x %d squares of %d pixels",
             share, name, ratio, down // unit, across // unit, side,
         )  # fmt: skip
+
+
+def say_masked_shares(student: MaskedAutoencoder, settings: SecondViewSettings) -> None:
+    """Log the share of each view: see `say_masked_share`."""
+    say_masked_share(student, settings)
+    if settings.second_view == "independent":
+        say_masked_share(student, settings, "second_mask_ratio")

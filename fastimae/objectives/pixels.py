@@ -3,10 +3,10 @@
 An objective takes these options with settings that derive from `PixelSettings` (`JitterSettings`:
 only those on whole images), `self.pixels = Pixels(student, settings)` in its `__init__`, to which
 its `build` passes the settings, and `batch = self.pixels(batch)` first in its loss and pictures.
-If visible patches can differ from their targets, it reads them with
-`visible_patches(..., jitter=self.pixels.of_visible(batch.key))`.
+With `PixelSettings`, visible patches can differ from their targets: it reads them with
+`self.pixels.visible_patches(student, batch, mask)`, and draws them with `picture`.
 
-B = batch.
+B = batch, H, W, C = image rows, columns, channels, K = visible patches, V = values of a patch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fastimae.kernels import Mask
 from fastimae.kernels.color_jitter import color_jitter, jitter_factors
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.batches import check_partners
 from fastimae.objectives.blur import blur, blur_sigma
 from fastimae.objectives.cutmix import CutMix
+from fastimae.objectives.pictures import mask_out, seen_images
 from fastimae.objectives.settings import JitterSettings, PixelSettings
 from fastimae.settings import RGB, ConfigError
 
@@ -62,11 +64,25 @@ class Pixels(nn.Module):
             images = blur(images, blur_sigma(key, self.settings.blur))
         return dataclasses.replace(batch, images=images)
 
-    def of_visible(self, key: Tensor, *, view: int = 0) -> Tensor | None:
-        """Return the jitter of visible patches, for `visible_patches`: fp32 [B, 6], or None.
+    def visible_patches(
+        self, student: MaskedAutoencoder, batch: Batch, mask: Mask, *, view: int = 0
+    ) -> Tensor:
+        """Return the visible patches of a batch from `forward`, as a model sees them: [B, K, V].
 
         view: views of an image, such as the two of a siamese objective, are jittered independently.
         """
-        if not self.visible_only:
-            return None
-        return jitter_factors(key, self.settings.color_jitter, view=view)
+        jitter = None
+        if self.visible_only:
+            jitter = jitter_factors(batch.key, self.settings.color_jitter, view=view)
+        return student.visible_patches(batch.images, mask, jitter=jitter)[0]
+
+    def picture(
+        self, student: MaskedAutoencoder, batch: Batch, mask: Mask, *, view: int = 0
+    ) -> Tensor:
+        """Draw the visible patches, on gray: uint8 [B, H, W, C]. See `visible_patches`."""
+        images = batch.images
+        if self.visible_only:
+            images = seen_images(
+                student, self.visible_patches(student, batch, mask, view=view), mask
+            )
+        return mask_out(student, images, mask)

@@ -17,14 +17,8 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import training_flops
 from fastimae.objectives.base import Models, Objective
 from fastimae.objectives.batches import check_batch
-from fastimae.objectives.masked_share import say_masked_share
-from fastimae.objectives.pictures import (
-    caption,
-    mask_out,
-    paste,
-    predicted_images,
-    seen_images,
-)
+from fastimae.objectives.masked_share import say_masked_shares
+from fastimae.objectives.pictures import caption, paste, predicted_images
 from fastimae.objectives.pixels import Pixels
 from fastimae.objectives.second_view import SecondView
 from fastimae.objectives.settings import PixelSettings, RMAESettings, SecondViewKind
@@ -75,9 +69,7 @@ class RMAE(Objective):
     @classmethod
     def build(cls, settings: RMAESettings, models: Models) -> RMAE:
         student = models.student()
-        say_masked_share(student, settings)
-        if settings.second_view == "independent":
-            say_masked_share(student, settings, "second_mask_ratio")
+        say_masked_shares(student, settings)
         unit = settings.mask_unit(student.patch_size)
         return cls(student, mask_unit=unit, pixels=settings, **settings.taken_by(RMAE.__init__))
 
@@ -96,8 +88,7 @@ class RMAE(Objective):
         batch, first = self.pixels(batch), mask or self.draw_mask(batch.key)
         second = self.second.draw_mask(self.student, batch.key, first)
         one_BMV, other_BMV = (
-            self._decode(self._seen(batch, each, view), each, first)
-            for view, each in enumerate((first, second))
+            self._predict(batch, each, view, first) for view, each in enumerate((first, second))
         )
         kept = self.second.shown(first, second)
         target = torch.arange(len(batch.images), device=batch.images.device)
@@ -128,21 +119,14 @@ class RMAE(Objective):
         for view, (mask, seen, title) in enumerate(
             ((first, "masked", "reconstruction"), (second, "second view", "from the second view"))
         ):
-            patches_BKV = self._seen(batch, mask, view)
-            of_view = batch.images
-            if self.pixels.visible_only:
-                of_view = seen_images(student, patches_BKV, mask)
-            predicted = predicted_images(student, self._decode(patches_BKV, mask), batch.images)
-            pictures[seen] = mask_out(student, of_view, mask)
+            predicted = predicted_images(student, self._predict(batch, mask, view), batch.images)
+            pictures[seen] = self.pixels.picture(student, batch, mask, view=view)
             pictures[title] = paste(student, batch.images, predicted, first)
         return pictures
 
-    def _seen(self, batch: Batch, mask: Mask, view: int) -> Tensor:
-        """Return the patches that a view shows of a batch from `self.pixels`, [B, K, V]."""
-        jitter = self.pixels.of_visible(batch.key, view=view)
-        return self.student.visible_patches(batch.images, mask, jitter=jitter)[0]
-
-    def _decode(self, patches: Tensor, mask: Mask, rows: Mask | None = None) -> Tensor:
+    def _predict(self, batch: Batch, mask: Mask, view: int, rows: Mask | None = None) -> Tensor:
         """Return what the decoder makes of a view, of all patches or of those that rows hides."""
-        (head_BNE,) = self.student.split(self.student.encode(patches, mask.ids_keep))
-        return self.student.decode(head_BNE, mask, rows=rows)
+        student = self.student
+        patches_BKV = self.pixels.visible_patches(student, batch, mask, view=view)
+        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep))
+        return student.decode(head_BNE, mask, rows=rows)

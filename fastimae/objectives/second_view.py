@@ -17,7 +17,7 @@ from fastimae.objectives.masks import draw_mask, patches_seen
 from fastimae.objectives.settings import SecondViewKind
 
 SECOND_VIEW_STREAM = 7
-"""Philox stream of the keys of second views: see `reference.MIXING_STREAM`."""
+"""Philox stream of the keys of second views: see `fastimae.loaders.order.philox.DrawStream`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import gaussian_blur
 from fastimae.arguments import parse_training
 from fastimae.build import build_objective
 from fastimae.config import TrainConfig, updated
+from fastimae.kernels import random_masking
 from fastimae.kernels.color_jitter import color_jitter, jitter_factors
 from fastimae.loaders.order.philox import DrawStream, philox
 from fastimae.loaders.order.sampler import Sampler
@@ -213,17 +214,23 @@ def test_pictures_show_what_the_model_sees(batch):
     assert torch.equal(shown[~grays], plain["masked"][~grays])
 
 
-def test_pixels_depend_on_keys_and_partners_alone(batch):
+@pytest.mark.parametrize("settings", [ALL, VISIBLE])
+def test_pixels_depend_on_keys_and_partners_alone(batch, settings):
     """Not on the micro-batch or rank that a group of samples is in."""
     batch.partner = torch.tensor([1, 2, 0, 4, 5, 3])
-    for settings in (ALL, VISIBLE):
-        pixels = Pixels(model(), settings)
-        whole, views = pixels(batch).images, pixels.of_visible(batch.key, view=1)
-        for rows in (slice(0, 3), slice(3, 6)):
-            part = rows_of(batch, rows)
-            assert torch.equal(pixels(part).images, whole[rows])
-            if views is not None:
-                assert torch.equal(pixels.of_visible(part.key, view=1), views[rows])
+    student = model()
+    pixels = Pixels(student, settings)
+
+    def seen(batch, view):
+        mask = random_masking(batch.key, student.grid, 0.5)
+        return pixels.visible_patches(student, pixels(batch), mask, view=view)
+
+    whole, view = pixels(batch).images, seen(batch, 1)
+    assert torch.equal(view, seen(batch, 0)) == (settings is ALL)
+    for rows in (slice(0, 3), slice(3, 6)):
+        part = rows_of(batch, rows)
+        assert torch.equal(pixels(part).images, whole[rows])
+        assert torch.equal(seen(part, 1), view[rows])
 
 
 def test_cutmix_pairs_in_groups_however_a_step_is_divided():

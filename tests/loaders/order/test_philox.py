@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from fastimae.kernels.random_masking import philox as philox_of_masks
 from fastimae.kernels.reference import MIXING_STREAM
+from fastimae.kernels.reference_colors import JITTER_STREAM
 from fastimae.loaders.order.philox import DrawStream, KeyStream, derive_keys, philox, uniform
+from fastimae.objectives.blur import BLUR_STREAM
+from fastimae.objectives.cutmix import CUTMIX_STREAM
 from fastimae.objectives.second_view import SECOND_VIEW_STREAM
 
 ONES = 0xFFFFFFFF
@@ -86,10 +89,10 @@ def test_streams_epochs_and_seeds_differ():
     assert len(np.unique(keys)) == 8 * 1000
 
 
-def test_the_kernels_use_the_streams_reserved_for_them():
+def test_each_draw_has_the_stream_reserved_for_it():
     of_masks = inspect.signature(philox_of_masks).parameters["stream"].default
-    assert (of_masks, MIXING_STREAM) == (DrawStream.MASK, DrawStream.MIXING)
-    assert SECOND_VIEW_STREAM == DrawStream.SECOND_VIEW
+    used = [of_masks, MIXING_STREAM, JITTER_STREAM, CUTMIX_STREAM, BLUR_STREAM, SECOND_VIEW_STREAM]
+    assert used == [s for s in DrawStream if s not in (DrawStream.CROP, DrawStream.DECODER)]
 
 
 def test_uniform_is_uniform():
