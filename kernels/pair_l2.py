@@ -125,5 +125,4 @@ def pair_l2(
         save = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
         return _pair_l2(first, second, kept, weight, save)[0].view(())
     rows = None if kept is None else kept[..., None]
-    rows = None if kept is None else kept[..., None]
     return (MeanSquare.apply(first, second, len(weight), rows) * weight).mean()

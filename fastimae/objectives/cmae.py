@@ -29,6 +29,7 @@ from fastimae.objectives.pictures import caption
 from fastimae.objectives.pixels import Pixels
 from fastimae.objectives.second_view import SecondView
 from fastimae.objectives.settings import CMAESettings
+from fastimae.settings import ConfigError
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -165,8 +166,16 @@ class CMAE(Objective):
         return modules["projector"](chosen_tokens(latent_BND, self.settings.tokens))
 
     def _info_nce(self, online: Tensor, target: Tensor, ids: Tensor | None) -> Tensor:
-        """Return InfoNCE of each online token [B, T]. ids: their places, if not all are there."""
+        """Return InfoNCE of each online token [B, T]. ids: their places, if not all are there.
+
+        Raises ConfigError without other images: the loss would be 0, and nothing be learned.
+        """
         joined, first = gather_ranks(target)
+        if len(joined) < 2:
+            raise ConfigError(
+                "--contrast infonce contrasts an image with the others of its batch, which has "
+                "none: use a --batch_size of 2 or more, or --contrast byol"
+            )
         if ids is None:
             return info_nce(online, joined, first, self.settings.temperature)
         # Without mask tokens, each image has tokens at places of its own: the others stay zeros.

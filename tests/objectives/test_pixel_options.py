@@ -286,7 +286,7 @@ def test_pixels_are_one_graph_and_exact_in_bf16(batch):
 
 
 def test_what_cannot_be_changed_is_named(batch):
-    with pytest.raises(ConfigError, match=r"--color_jitter changes the colours .* --in_chans 1"):
+    with pytest.raises(ConfigError, match=r"--color_jitter .* --in_chans 1: use --color_jitter 0"):
         MAE(model(in_chans=1), pixels=ALL)
     MAE(model(in_chans=1), pixels=PixelSettings(cutmix=1.0, blur=0.5))
     batch.partner = batch.partner[:3]
