@@ -42,7 +42,7 @@ class Pixels(nn.Module):
         if self.settings.color_jitter and student.in_chans != RGB:
             raise ConfigError(
                 f"--color_jitter changes the colours of images with {RGB} channels, and these "
-                f"have --in_chans {student.in_chans}: drop it"
+                f"have --in_chans {student.in_chans}: set it to 0"
             )
 
     @property
