@@ -158,7 +158,8 @@ def parse_training(prog: str, argv: Sequence[str]) -> TrainConfig | None:
     with settings.naming("objective", first):
         default = config_with(str(objective)) if objective else TrainConfig()
     default = updated(default, of_recipe, lambda _: f"recipe {recipe}")
-    default = updated(default, settings, settings.place)
+    overridden = {"aug": None} if "aug" in first else {}
+    default = updated(default, {**settings, **overridden}, settings.place)
     default = updated(default, AUGMENTATIONS.get(first.get("aug"), {}), lambda _: "--aug")
     config = parse(prog, type(default), argv, default, RECIPES)
     given = given_in(argv, flags_of(type(config)))

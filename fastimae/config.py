@@ -167,8 +167,8 @@ def updated(
 
     An --aug among them stands for the settings in `AUGMENTATIONS`, which others override.
     """
-    settings = AUGMENTATIONS.get(settings.get("aug"), {}) | settings
     values = parsed_settings([type(group) for group in config.groups.values()], settings, place)
+    values = AUGMENTATIONS.get(values.get("aug"), {}) | values
     changed = {
         name: dataclasses.replace(group, **{n: values[n] for n in vars(group).keys() & values})
         for name, group in config.groups.items()

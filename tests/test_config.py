@@ -125,6 +125,9 @@ def test_an_augmentation_stands_for_flags_beside_which_others_win(tmp_path):
     got = parsed(f"--config {file} --color_jitter 0.2")
     assert got == {**plain, "config": str(file), "aug": "strong", **of_file}
     assert parsed(f"--config {file} --aug strong")["min_crop"] == 0.08
+    file.write_text("aug: [strong]\nmin-crop: 0.3\n")
+    assert parsed(f"--config {file}")["blur"] == 0.5
+    assert parsed(f"--config {file} --aug None") == {**plain, "config": str(file), "min_crop": 0.3}
 
 
 @pytest.mark.parametrize(
