@@ -7,6 +7,8 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("timm")
 
+from fastimae.arguments import parse_training
+from fastimae.config import flatten
 from fastimae.evaluate.command import options_of
 from fastimae.evaluate.options import finetune_recipes, linear
 from fastimae.evaluate.options.study import StudyOptions
@@ -245,3 +247,20 @@ def test_the_models_of_the_occlusion_paper():
         "cmae_byol_no_mask_tokens": ["--no_encoder_mask_tokens"],
     }  # fmt: skip
     assert len(flags("occlusion_table5")) == 1 + 2 * 2**3
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("occlusion")])
+@pytest.mark.usefixtures("images")
+def test_the_settings_of_the_occlusion_paper(name):
+    """Section 5: batches of 1024 (on 8 GPUs), base learning rates of 3.0e-4 for R-MAE, 1.5e-4 for
+    the others, and 1.0e-3 to fine-tune. A rate of 0 is ours, for fresh weights."""
+    for run in commands_of(name).runs():
+        program, *flags = run.command
+        if program == "fastimae-train":
+            got = flatten(parse_training(program, flags))
+            blr = 0 if got["blr"] == 0 else {"rmae": 3.0e-4}.get(got["objective"], 1.5e-4)
+        elif flags[0] == "finetune":
+            got, blr = vars(options_of(flags[0], flags[1:])), 1.0e-3
+        else:
+            continue
+        assert (got["batch_size"] * got["accum_iter"] * 8, got["blr"]) == (1024, blr)
