@@ -140,4 +140,6 @@ def _decoder_name(key: str, prefix: str) -> str | None:
     parts = prefix.split(".")[:-1]
     outer = [".".join([*parts[:count], ""]) for count in range(len(parts), 0, -1)]
     names = (key.removeprefix(start) for start in (*outer, "") if key.startswith(start))
-    return next((name for name in names if name.startswith(DECODER)), None)
+    # Not mask_token.weight: that is one of C-MAE's encoder.
+    ours = (name for name in names if name.startswith(DECODER) and name != "mask_token.weight")
+    return next(ours, None)

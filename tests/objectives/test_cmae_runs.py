@@ -11,6 +11,7 @@ from fastimae import cli
 from fastimae.arguments import UsageError, parse_training
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
+from fastimae.evaluate.figures.occlusion import mask_token_in
 from fastimae.interop import load_model
 from fastimae.models import create_model
 from fastimae.objectives import CMAE
@@ -47,6 +48,20 @@ def test_its_checkpoint_holds_an_encoder_and_beside_it_all_the_rest(run):
     average = load_model(run, encoder_only=True, use_ema=True)
     assert torch.equal(average.cls_token, content["objective"]["target.student.cls_token"])
     assert not torch.equal(average.cls_token, loaded.cls_token)
+
+
+def test_each_encoder_has_its_own_mask_token(run, tmp_path, capsys):
+    """Which is no part of it, nor of a decoder that it lacks."""
+    content = load_checkpoint(run)["objective"]
+    own, averaged = mask_token_in(run), mask_token_in(run, averaged=True)
+    assert torch.equal(own, content["mask_token.weight"]) and not torch.equal(own, averaged)
+    assert torch.equal(averaged, content["target.mask_token.weight"])
+    out = tmp_path / "average.pth"
+    assert cli.export([str(run), str(out), "--to", "mae", "--use_ema"]) == 0
+    weights = torch.load(out)["model"]
+    assert weights.keys() == load_checkpoint(run)["model"].keys()
+    assert torch.equal(weights["cls_token"], content["target.student.cls_token"])
+    assert "decoder is dropped" not in capsys.readouterr().err
 
 
 def test_an_encoder_gives_features_and_no_pictures(run):

@@ -70,10 +70,14 @@ def block_tokens(
         yield tokens_BND
 
 
-def mask_token_in(path: Path) -> Tensor | None:
-    """Return the mask token of the encoder in a checkpoint of C-MAE, [1, 1, D]; None without."""
+def mask_token_in(path: Path, *, averaged: bool = False) -> Tensor | None:
+    """Return the mask token of the encoder in a checkpoint of C-MAE, [1, 1, D]; None without.
+
+    averaged: that of the target model, whose weights are an average.
+    """
+    name = "target.mask_token.weight" if averaged else "mask_token.weight"
     with contextlib.suppress(CheckpointError):  # a folder or a .safetensors, of other programs
-        return load_checkpoint(path, mmap=True).get("objective", {}).get("mask_token.weight")
+        return load_checkpoint(path, mmap=True).get("objective", {}).get(name)
     return None
 
 

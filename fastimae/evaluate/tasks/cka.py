@@ -127,7 +127,10 @@ def mask_tokens_of(
     """
     if not options.mask_tokens:
         return [None] * len(candidates)
-    tokens = [None if each.name == RANDOM else mask_token_in(each.path) for each in candidates]
+    tokens = [
+        None if each.name == RANDOM else mask_token_in(each.path, averaged=options.use_ema)
+        for each in candidates
+    ]
     if not any(token is not None for token in tokens):
         raise ConfigError("--mask_tokens: no encoder was trained with mask tokens, as C-MAE's are")
     return tokens
