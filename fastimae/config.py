@@ -76,7 +76,7 @@ class RunConfig(Seeded, LaunchSettings, LoopSettings, OutputSettings):
 
 @dataclasses.dataclass(kw_only=True)
 class TrainConfig:
-    """Pre-train a masked autoencoder (MAE, i-MAE).
+    """Pre-train a masked autoencoder (MAE, i-MAE, R-MAE) or its encoder alone (C-MAE).
 
     fastimae-train --ffcv imagenet.beton --recipe mae_vit_base --output_dir runs/mae
     """
