@@ -131,4 +131,4 @@ def _filled_in(advice: str, names: Mapping[str, str]) -> str:
 
 def _guesses(word: str, names: Collection[str]) -> list[str]:
     begun = [name for name in names if len(word) > 2 and squeezed(name).startswith(word)]
-    return begun[:2] or nearest(word, names, 2, 0.7)[:2]
+    return sorted(begun, key=len)[:2] or nearest(word, names, 2, 0.7)[:2]

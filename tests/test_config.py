@@ -217,7 +217,7 @@ def test_wrong_settings_are_one_line_that_names_the_flag(argv, words):
         ("3: 4", "line 1: there is no setting called 3"),
         (
             "blr: 1\n\nepoch: 3",
-            "line 3: there is no setting called epoch: did you mean epoch_samples or epochs?",
+            "line 3: there is no setting called epoch: did you mean epochs or epoch_samples?",
         ),
         ("learning_rate: 1e-3", "no setting called learning_rate: use lr or blr"),
         ("optim:\n  epochs: 3", "line 1: write the settings below optim at the top level"),

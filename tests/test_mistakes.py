@@ -16,7 +16,7 @@ from fastimae.values import arity
 MISTAKES = """
 train --learning_rate 1e-3              | no flag --learning_rate: use --lr or --blr
 train --batchsize 3                     | did you mean --batch_size?
-train --epoch 3                         | did you mean --epochs?
+train --epoch 3                         | did you mean --epochs or --epoch_samples?
 train --EPOCHS 3                        | did you mean --epochs?
 train --num-worker 3                    | did you mean --num_workers?
 train --datapath x                      | did you mean --data_path?
@@ -89,7 +89,7 @@ train epochs=3                          | did you mean --epochs=3?
 train \N{EN DASH}epochs 3                | did you mean --epochs?
 train nothing                           | unexpected nothing: put its flag in front
 train -- --epochs 3                     | drop the --
-train --mask_ratio 1.5                  | --mask_ratio must be between 0 and 1, not 1.5
+train --mask_ratio 1.5                  | --mask_ratio must be at least 0 and below 1, not 1.5
 train --epochs -3                       | --epochs must be positive, not -3
 train --mix_lambda 0.3                  | no effect with --objective mae
 train --recipe mae_base                 | did you mean mae_vit_base?
