@@ -15,6 +15,16 @@ from fastimae import cli
 from fastimae.pictures import reconstruction
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = {"ranks", "stopped_runs", "averaging_ranks", "contrast_ranks"}
+"""Fixtures that run the script of their name."""
+LIMIT = 400
+"""Seconds for a script, which trains all objectives: a minute or less on two idle cores."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SCRIPTS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(LIMIT + 20))
 
 
 @dataclasses.dataclass
@@ -93,6 +103,6 @@ def start(script: str, folder: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     run = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=170, check=False
+        command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert run.returncode == 0, run.stderr[-3000:]
