@@ -12,6 +12,8 @@ from PIL import Image
 
 from fastimae.loaders.sources.find import find_source
 
+SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""How to unpack a tar file: Python 3.11.2, Debian's, has no filters yet, later ones ask for one."""
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 """How a phone's pictures begin."""
 

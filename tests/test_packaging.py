@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from source_files import SAFELY
 
 from fastimae.loaders import native_library
 
@@ -145,7 +146,7 @@ def test_a_wheel_has_what_the_repository_has(checkout, repository, tmp_path):
 def test_a_wheel_made_of_the_sdist_is_the_same(checkout, repository, tmp_path):
     sdist, _ = build("sdist", checkout, tmp_path / "dist")
     with tarfile.open(sdist) as file:
-        file.extractall(tmp_path / "sources", filter="data")
+        file.extractall(tmp_path / "sources", **SAFELY)
     (sources,) = (tmp_path / "sources").iterdir()
     engine = {path.name for path in (ROOT / "loaders/csrc").iterdir()}
     assert {path.name for path in (sources / "loaders/csrc").iterdir()} == engine

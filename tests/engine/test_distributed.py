@@ -167,10 +167,10 @@ def test_alone_one_stops_when_asked():
 
 def test_a_signal_to_one_process_stops_all_after_its_step(ranks):
     """SIGUSR1 comes before the first of three steps; the other may have begun the second."""
-    assert ranks.report["stopped"]["codes"] == [0, 0]
-    assert "stopped and saved" in ranks.output("stopped", 0)
-    assert "stopping after this step" in ranks.output("stopped", 1)
-    index = torch.load(ranks.folder / "stopped" / "checkpoint-last.pth", weights_only=True)
+    assert ranks.report["imae_stopped"]["codes"] == [0, 0]
+    assert "stopped and saved" in ranks.output("imae_stopped", 0)
+    assert "stopping after this step" in ranks.output("imae_stopped", 1)
+    index = torch.load(ranks.folder / "imae_stopped" / "checkpoint-last.pth", weights_only=True)
     assert index["epoch"] == 1 and index["step"] in (1, 2)
     assert signal.Signals[index["args"]["preempt_signal"]] == signal.SIGUSR1
 

@@ -18,7 +18,7 @@ from fastimae.models import create_model
 @pytest.fixture
 def stopped(ranks, tmp_path):
     """Return a copy of a run that two processes stopped: an index and two shards."""
-    shutil.copytree(ranks.folder / "stopped", tmp_path / "run")
+    shutil.copytree(ranks.folder / "imae_stopped", tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -69,7 +69,7 @@ def test_everyone_reads_an_index_as_a_checkpoint(stopped):
 
 
 def test_kept_checkpoints_are_one_plain_file(ranks):
-    folder = ranks.folder / "on_3"  # finished by three processes
+    folder = ranks.folder / "imae_3"  # finished by three processes
     kept = torch.load(folder / "checkpoint-1.pth", weights_only=True)
     last = load_checkpoint(folder / "checkpoint-last.pth")
     assert kept.keys() == last.keys()
@@ -78,7 +78,7 @@ def test_kept_checkpoints_are_one_plain_file(ranks):
 
 
 def test_old_shards_are_removed_once_the_index_names_new_ones(ranks):
-    for name, size in (("stopped", 2), ("on_3", 3)):
+    for name, size in (("imae_stopped", 2), ("imae_3", 3)):
         files = torch.load(ranks.folder / name / "checkpoint-last.pth", weights_only=True)["shards"]
         assert shards(ranks.folder / name) == sorted(files) and len(files) == size
     assert shards(ranks.folder / "on_2") == []  # saved by one process, in one file

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
-from source_files import find, make_files, make_tar
+from source_files import SAFELY, find, make_files, make_tar
 from torchvision.datasets import imagenet
 
 from fastimae.loaders import BetonReader, DataError, create_loader
@@ -47,7 +47,7 @@ def given(tmp_path_factory):
     members = {f"{data}/meta.mat": meta(), f"{data}/ILSVRC2012_validation_ground_truth.txt": truth}
     make_tar(root / "plain.tar", members)
     with tarfile.open(root / "plain.tar") as plain:
-        plain.extractall(root, filter="data")
+        plain.extractall(root, **SAFELY)
     make_tar(root / DEVKIT, members, format=tarfile.GNU_FORMAT)
     with tarfile.open(root / DEVKIT, "w:gz") as packed:
         packed.add(root / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
