@@ -24,7 +24,8 @@ class Terminated(KeyboardInterrupt):
 def stop_signals(preempt_signal: str, ask: Callable[[], None]) -> Iterator[None]:
     """Call `ask` on SIGTERM, Ctrl-C and `preempt_signal`; a second signal has its usual effect.
 
-    An echo may also arrive after the context, while the process ends: it has no effect, either.
+    An echo may also arrive after the context, while the process ends: it has no effect, either. Nor
+    has a SIGTERM just after a `ProcessLost`.
     preempt_signal: a name, such as "SIGUSR1". Only the main thread of a process may use this.
     """
     numbers = {signal.SIGTERM, signal.SIGINT, signal.Signals[preempt_signal]}
@@ -45,6 +46,9 @@ def stop_signals(preempt_signal: str, ask: Callable[[], None]) -> Iterator[None]
         signal.signal(number, handle)
     try:
         yield
+    except ConnectionError:  # `ProcessLost`: torchrun ends the others, which first are to say why
+        asked_at.setdefault(signal.SIGTERM, time.monotonic())
+        raise
     finally:
         for number, handler in before.items():
             if number == signal.SIGINT or number not in asked_at:

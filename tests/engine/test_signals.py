@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from fastimae.engine import signals
+from fastimae.engine.distributed import ProcessLost
 from fastimae.engine.signals import Terminated, sigterm_as_ctrl_c, stop_signals
 
 
@@ -53,6 +54,16 @@ def test_a_second_signal_has_its_usual_effect(number, clock):
     with pytest.raises(Usual):
         os.kill(os.getpid(), number)
     assert asked == [1]
+
+
+@pytest.mark.parametrize("number", ["SIGTERM"], indirect=True)
+def test_a_lost_process_is_reported_before_torchrun_ends_the_others(number, clock):
+    with pytest.raises(ProcessLost), stop_signals("SIGUSR1", lambda: None):
+        raise ProcessLost
+    os.kill(os.getpid(), number)
+    clock[0] = 60.0
+    with pytest.raises(Usual):
+        os.kill(os.getpid(), number)
 
 
 def test_an_echo_while_the_process_ends_is_not_a_second_one(number, clock):
