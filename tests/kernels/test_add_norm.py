@@ -21,13 +21,6 @@ TOLERANCE = {torch.float32: 2e-6, torch.float16: 4e-3}
 NAMES = ("sum", "normed", "x", "change", "bias", "weight", "norm_bias")
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def inputs(shape, dtype=torch.float32):
     """Make x, change, bias, weight and norm_bias."""
     tensors = [torch.randn(shape), torch.randn(shape), *torch.randn(3, shape[-1])]

@@ -22,13 +22,6 @@ SHAPES = [  # batch, patches, keep, width
 ULP = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 2**-7}
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def inputs(batch, patches, keep, width, dtype=torch.float32):
     """Make x in dtype, fp32 mask token and positions that bf16 can hold, and a permutation."""
     x = torch.randn(batch, 1 + keep, width).to(dtype)

@@ -27,13 +27,6 @@ LENGTHS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.fixture
 def like_fp16(monkeypatch):
     """Run fp32 in the kernels for fp16, where errors are easy to see."""

@@ -23,13 +23,6 @@ STATISTICS = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 RELATIVE = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def pictures(batch=24, side=16):
     """Make noise, the first images black, white, gray, and of pure colours."""
     images = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)

@@ -15,13 +15,6 @@ IMPLS = ("triton", "torch")
 MEAN, STD = (0.4, 0.5, 0.6, 0.3, 0.2), (0.2, 0.25, 0.3, 0.4, 0.1)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def problem(patch, grid, masked=None, channels=3, batch=2, branches=1, unit=1):
     """Make the arguments up to patch_size. masked: patches that are masked; None: 0.6 of them, each
     image its own, in any order."""

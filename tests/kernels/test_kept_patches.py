@@ -11,13 +11,6 @@ IMPLS = ("triton", "torch")
 MEAN, STD, PATCH = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 4
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def problem(branches=1, batch=3):
     """Make the arguments up to patch_size, and kept; the first image keeps nothing."""
     ids = random_masking(torch.arange(batch) * 7919, (4, 4), 0.7).ids_masked

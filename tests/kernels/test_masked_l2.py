@@ -14,13 +14,6 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 MEAN, STD = (0.4, 0.5, 0.6, 0.3, 0.2), (0.2, 0.25, 0.3, 0.4, 0.1)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def problem(patch, grid=(2, 3), channels=3, batch=3, images=4, masked=None, branches=1):
     """Make the arguments up to patch_size: random rows, ids and targets, different for each row."""
     down, across = grid

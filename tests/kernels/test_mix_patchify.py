@@ -15,13 +15,6 @@ BOTH = pytest.mark.parametrize("impl", ["triton", "torch"])
 RELATIVE = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def statistics(channels):
     """Return a mean and std that differ from channel to channel."""
     places = range(channels)

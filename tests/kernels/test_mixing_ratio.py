@@ -16,13 +16,6 @@ ROUNDING = {"rtol": 0, "atol": 1.2e-7}
 """A unit in the last place of lambda, which 1 - lambda preserves."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def word(key):
     """Compute Philox4x32-10's first word at (0, 0, 0, 2) with Python's integers."""
     words, keys = [0, 0, 0, 2], [key % 2**32, (key >> 32) % 2**32]

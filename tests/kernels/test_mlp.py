@@ -24,13 +24,6 @@ ACCURACY = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 NAMES = ("out", "x", "weight1", "bias1", "weight2", "bias2")
 
 
-@pytest.fixture(autouse=True)
-def _fresh_memory_is_nan():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.fixture
 def like_fp16(monkeypatch):
     """Run fp32 in the kernels for fp16, where errors are easy to see."""
