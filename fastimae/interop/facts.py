@@ -19,7 +19,7 @@ from fastimae.interop.image_size import (
 from fastimae.interop.model_names import named_side, named_sizes
 from fastimae.interop.open_checkpoint import Checkpoint
 from fastimae.log import log
-from fastimae.models.mae import channel_statistics
+from fastimae.models.encoder import channel_statistics
 from fastimae.models.names import DECODER, SIZES, name_hint
 
 Source = Literal["flag", "file", "name", "assumed"]

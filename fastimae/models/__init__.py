@@ -7,8 +7,8 @@ _HOMES = {
     "list_models": "names",
     "parse_name": "names",
     "MaskedAutoencoder": "mae",
-    "IMAGENET_MEAN": "mae",
-    "IMAGENET_STD": "mae",
+    "IMAGENET_MEAN": "encoder",
+    "IMAGENET_STD": "encoder",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy(__name__, _HOMES)

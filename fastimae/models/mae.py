@@ -14,40 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastimae.kernels import (
-    Mask,
-    assemble_tokens,
-    jitter_patchify,
-    masked_l2,
-    mix_patchify,
-    random_masking,
-)
-from fastimae.kernels.checks import check_ids, check_mask, check_shape, check_size
-from fastimae.kernels.reference import patchify, unpatchify
+from fastimae.kernels import Mask, assemble_tokens, masked_l2, random_masking
+from fastimae.kernels.checks import check_mask, check_shape, check_size
 from fastimae.kernels.rows import masked_rows
-from fastimae.models.forward_features import Pool, forward_features
+from fastimae.models.encoder import TOKEN_STD, Encoder
 from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, HeadSpace
 from fastimae.models.sizes import check_sizes
-from fastimae.models.vit import (
-    LAYER_NORM_EPS,
-    Block,
-    PatchEmbed,
-    init_weights,
-    run_blocks,
-    sincos_positions,
-)
+from fastimae.models.vit import LAYER_NORM_EPS, Block, init_weights, run_blocks, sincos_positions
 from fastimae.settings import RGB
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-TOKEN_STD = 0.02
-"""Standard deviation of fresh class and mask tokens."""
 SHARED_MASK_TOKENS_FROM = 0.5
 """Share of masked patches from which the first decoder block computes mask tokens once for all
 samples; with fewer, spreading them to the samples costs about as much as it saves."""
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Encoder):
     """MAE (He et al., 2021); with `heads=2` the student of i-MAE (sections 3.1 to 3.3).
 
     State-dict names and shapes are MAE's. With two heads, `decoder_embed1` (subordinate image)
@@ -92,30 +73,20 @@ class MaskedAutoencoder(nn.Module):
         The defaults are ViT-L/16 (MAE, appendix A.1). Raises ValueError if sizes do not fit
         together; the message names the argument.
         """
-        super().__init__()
-        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.mean, self.std = channel_statistics(in_chans, mean, std)
-        check_sizes(self.img_size, patch_size, embed_dim, num_heads)
-        self.patch_size, self.in_chans = patch_size, in_chans
-        self.grid = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
+        super().__init__(
+            img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,
+            depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, mean=mean, std=std,
+        )  # fmt: skip
         self.norm_pix_loss = norm_pix_loss
         self.heads, self.head_space, self.has_decoder = heads, head_space, decoder
-        patches = self.grid[0] * self.grid[1]
-
-        self.patch_embed = PatchEmbed(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-        self.pos_embed = _frozen_parameter(1 + patches, embed_dim)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-
         if decoder:
             check_sizes(self.img_size, patch_size, decoder_embed_dim, decoder_num_heads, "decoder_")
             sizes = decoder_embed_dim, decoder_num_heads, mlp_ratio
-            self._add_decoder(embed_dim, patches, decoder_depth, *sizes)
+            self._add_decoder(embed_dim, decoder_depth, *sizes)
         self.reset_parameters()
 
     def _add_decoder(
-        self, embed_dim: int, patches: int, depth: int, width: int, num_heads: int, mlp_ratio: float
+        self, embed_dim: int, depth: int, width: int, num_heads: int, mlp_ratio: float
     ) -> None:
         head_dim = width if self.head_space == "decoder" else embed_dim
         if self.heads == 2:
@@ -124,7 +95,7 @@ class MaskedAutoencoder(nn.Module):
         if self.heads == 1 or self.head_space == "encoder":
             self.decoder_embed = nn.Linear(embed_dim, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.decoder_pos_embed = _frozen_parameter(1 + patches, width)
+        self.decoder_pos_embed = self.empty_positions(width)
         self.decoder_blocks = nn.ModuleList(
             Block(width, num_heads, mlp_ratio) for _ in range(depth)
         )
@@ -134,8 +105,7 @@ class MaskedAutoencoder(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise every parameter from torch's random generator."""
-        self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[-1], self.grid))
-        nn.init.normal_(self.cls_token, std=TOKEN_STD)
+        super().reset_parameters()
         if self.has_decoder:
             self.decoder_pos_embed.copy_(sincos_positions(self.mask_token.shape[-1], self.grid))
             nn.init.normal_(self.mask_token, std=TOKEN_STD)
@@ -169,67 +139,6 @@ class MaskedAutoencoder(nn.Module):
         loss = self.reconstruction_loss(pred_BMV, images, target, mask.ids_masked)
         return loss, pred_BLV, mask.mask
 
-    def forward_features(
-        self,
-        imgs: Tensor,
-        pool: Pool = "tokens",
-        layers: Sequence[int] | None = None,
-        *,
-        norm: bool = True,
-    ) -> Tensor | list[Tensor]:
-        """Compute features of whole images: no patch is masked.
-
-        imgs: uint8 [B, H, W, C], or float [B, C, H, W] normalised. pool: "tokens" for the class
-        token and all patches, [B, 1 + L, D], as timm's `forward_features`; "cls" for the class
-        token, "mean" for the mean of the patches, [B, D]. layers: blocks to return instead of the
-        last one, from 0, or negative from the end (-1 is the last); the result is then a list in
-        that order. norm: apply the encoder's last norm, to each of the layers. A model that was
-        fine-tuned on the mean has `fc_norm` instead, which applies to the mean only.
-
-        Gradients reach the weights, and float images. The dtype is that of the weights, or of
-        autocast. Raises ValueError for images of another size or layout, for layers that there are
-        not, and for the class token of a model that has no norm for it.
-        """
-        return forward_features(self, imgs, pool, layers, norm)
-
-    def visible_patches(
-        self, images: Tensor, mask: Mask, *, jitter: Tensor | None = None, **mixture: Any
-    ) -> tuple[Tensor, ...]:
-        """Call `mix_patchify` with the dtype that the encoder computes in.
-
-        mixture: partner, alpha and clean, for `mix_patchify`. jitter: factors for
-        `jitter_patchify`, which is called instead. Raises ValueError for images of another size,
-        and for a mixture with jitter.
-        """
-        if mixture and jitter is not None:
-            raise ValueError(f"visible patches with jitter take no {', '.join(mixture)}")
-        check_size("images", images, self.img_size, self.in_chans)
-        device = images.device.type
-        dtype = self.patch_embed.proj.weight.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        ids, pixels = mask.ids_keep, (self.patch_size, self.mean, self.std)
-        if jitter is not None:
-            return (jitter_patchify(images, ids, jitter, *pixels, dtype=dtype),)
-        return mix_patchify(images, ids, *pixels, dtype=dtype, **mixture)
-
-    def encode(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode visible patches [B, K, P*P*C] to latents [B, 1 + K, D], class token first.
-
-        The latents have passed the encoder's last norm.
-        """
-        return run_blocks(self.blocks, self.norm, self.embed(patches, ids_keep))
-
-    def embed(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
-        """Embed visible patches [B, K, P*P*C] and add positions: the encoder's input [B, N, D]."""
-        check_shape("ids_keep", ids_keep, "B", "K")
-        check_ids("ids_keep", ids_keep)
-        check_shape("patches", patches, *ids_keep.shape, self.patch_size**2 * self.in_chans)
-        x_BKD = self.patch_embed(patches)
-        x_BKD = x_BKD + F.embedding(ids_keep, self.pos_embed[0, 1:].to(x_BKD.dtype))
-        cls_11D = (self.cls_token + self.pos_embed[:, :1]).to(x_BKD.dtype)
-        return torch.cat([cls_11D.expand(len(x_BKD), -1, -1), x_BKD], dim=1)
-
     def split(self, latent: Tensor) -> Tensor:
         """Apply each head to latents [B, 1 + K, D]: [heads, B, 1 + K, D or E], in `head_space`."""
         check_shape("latent", latent, "B", "1 + K", self.pos_embed.shape[-1])
@@ -246,7 +155,7 @@ class MaskedAutoencoder(nn.Module):
         computes nothing but keys and values. rows: return those that are masked in this other mask.
         """
         for each in (mask, rows or mask):
-            check_mask(each, len(head), self.grid[0] * self.grid[1])
+            check_mask(each, len(head), self.patches)
         in_encoder_space = self.head_space == "encoder"
         width = (self.pos_embed if in_encoder_space else self.mask_token).shape[-1]
         check_shape("head", head, len(head), 1 + mask.ids_keep.shape[1], width)
@@ -300,36 +209,3 @@ class MaskedAutoencoder(nn.Module):
             pred, images, target, ids_masked, self.patch_size, self.mean, self.std,
             self.norm_pix_loss, branches=branches, **counted,
         )  # fmt: skip
-
-    def patchify(self, imgs: Tensor) -> Tensor:
-        """Cut imgs [B, C, H, W] into [B, L, P*P*C], pixels ordered (row, column, channel)."""
-        check_shape("imgs", imgs, "B", self.in_chans, "H", "W")
-        return patchify(imgs.permute(0, 2, 3, 1), self.patch_size)
-
-    def unpatchify(self, x: Tensor) -> Tensor:
-        """Assemble imgs [B, C, H, W] from patches [B, L, P*P*C]: inverts `patchify`."""
-        size = self.patch_size**2 * self.in_chans
-        check_shape("x", x, "B", self.grid[0] * self.grid[1], size)
-        return unpatchify(x, self.grid, self.in_chans).permute(0, 3, 1, 2)
-
-
-def _frozen_parameter(tokens: int, width: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(1, tokens, width), requires_grad=False)
-
-
-def channel_statistics(
-    in_chans: int, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std per channel.
-
-    None: ImageNet's for three channels, and 0.5 otherwise. Raises ValueError for a wrong
-    number of values, or if a std is not positive.
-    """
-    mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
-    std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != in_chans:
-            raise ValueError(f"{name} has {len(values)} values for {in_chans} channels (in_chans)")
-    if min(std) <= 0:
-        raise ValueError(f"std must be positive, not {tuple(std)}")
-    return tuple(mean), tuple(std)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask, assemble_tokens
-from fastimae.models.mae import TOKEN_STD, MaskedAutoencoder
+from fastimae.models.encoder import TOKEN_STD
+from fastimae.models.mae import MaskedAutoencoder
 from fastimae.models.vit import run_blocks
 
 

@@ -9,7 +9,7 @@ from toy_images import save_mae, save_splits
 from fastimae.cli import evaluate
 from fastimae.evaluate.center_batches import CenterBatches
 from fastimae.evaluate.images import open_images
-from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD
+from fastimae.models.encoder import IMAGENET_MEAN, IMAGENET_STD
 
 timm = pytest.importorskip("timm")
 

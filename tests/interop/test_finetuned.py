@@ -15,7 +15,7 @@ from fastimae.interop import load_model
 from fastimae.interop.hints import IN_PYTHON
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.models import create_model
-from fastimae.models.mae import IMAGENET_MEAN, IMAGENET_STD
+from fastimae.models.encoder import IMAGENET_MEAN, IMAGENET_STD
 from fastimae.settings import ConfigError
 
 timm = pytest.importorskip("timm")
