@@ -16,15 +16,17 @@ these rules:
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
 import torch
 
 from benchmarks.harness import BenchmarkReport, out_file, table
+from fastimae.cpus import usable_cores
 from fastimae.flags import OnceParser
 from tests.aot.compiled import compiled_row
-from tests.aot.launches import distinct
+from tests.aot.launches import Launch, distinct
 from tests.aot.models import AotCase
 from tests.aot.op_cases import cases
 from tests.aot.tables import identity, names, problems
@@ -68,7 +70,21 @@ def compile_cases(cases: list[AotCase], archs: list[int]) -> list[dict[str, obje
     """Compile each kernel once per specialisation and architecture; return a row for each."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise SystemExit("tests.aot compiles kernels: unset TRITON_INTERPRET")
-    return [compiled_row(case, launch, arch) for case, launch, arch in distinct(cases, archs)]
+    launches = list(distinct(cases, archs))
+    # Forked: launches hold functions, which cannot be sent to another process, but be inherited.
+    with multiprocessing.get_context("fork").Pool(usable_cores(), _inherit, [launches]) as pool:
+        return pool.map(_row, range(len(launches)), chunksize=1)
+
+
+_launches: list[tuple[AotCase, Launch, int]] = []
+
+
+def _inherit(launches: list[tuple[AotCase, Launch, int]]) -> None:
+    _launches[:] = launches
+
+
+def _row(number: int) -> dict[str, object]:
+    return compiled_row(*_launches[number])
 
 
 if __name__ == "__main__":
