@@ -23,6 +23,7 @@ _HOMES = {
     "Batch": "batch",
     "Loader": "base",
     "DevicePrefetch": "prefetch",
+    "NormalizedPairs": "normalized",
     "DataError": "errors",
     "BetonReader": "beton.reader",
     "BetonWriter": "beton.writer",
