@@ -73,6 +73,8 @@ GIVEN = {
     "a size": ["--input_size", "16", "64"],
 }
 TASKS = ("knn", "reconstruct", "attention", "separability", "finetune", "finetune --eval")
+FEW = ("knn", "import", "export mae")
+"""Commands that are given further flags, too: each way to read a file once."""
 # What a task calls once it has loaded its models.
 AFTERWARDS = (
     "labels.feature_cache.FeatureStore.features", "tasks.reconstruct.PairBatches",
@@ -103,8 +105,8 @@ def commands(place, name, said):
         yield task, evaluate, [task, *flags, *data, *said, "--output_dir", str(place / "out")]
     yield "import", import_, [file, out, *said, "--force"]
     for to in ("timm", "mae", "huggingface"):
-        yield "export", export, [file, out.removesuffix(".pth" * (to == "huggingface")), "--to", to,
-                                 *said]  # fmt: skip
+        path = out.removesuffix(".pth") if to == "huggingface" else out
+        yield f"export {to}", export, [file, path, "--to", to, *said]
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,8 @@ def test_no_message_names_a_flag_of_another_command(place, known, capsys, name, 
         monkeypatch.setattr(f"fastimae.evaluate.{part}", stop)
     for said in GIVEN:
         for who, command, argv in commands(place, name, GIVEN[said]):
+            if GIVEN[said] and who not in FEW:
+                continue
             flags = known(who, command, argv, capsys)
             command(argv)
             text = capsys.readouterr().err
