@@ -29,8 +29,9 @@ def patches_of(image, patch):
 
 
 def normalised(image, mean, std):
-    """Normalise uint8 [H, W, C] to float64, channel by channel."""
-    channels = [(image[..., c].double() / 255 - mean[c]) / std[c] for c in range(image.shape[-1])]
+    """Normalise uint8 or uint16 [H, W, C] to float64, channel by channel."""
+    share = image.double() / {torch.uint8: 255, torch.uint16: 65535}[image.dtype]
+    channels = [(share[..., c] - mean[c]) / std[c] for c in range(image.shape[-1])]
     return torch.stack(channels, dim=-1)
 
 
