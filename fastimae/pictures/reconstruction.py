@@ -15,6 +15,7 @@ from torch import Tensor
 from fastimae.best_effort import best_effort
 from fastimae.pictures.display import Display
 from fastimae.pictures.picture_table import draw_picture_table
+from fastimae.pictures.plots import joined
 
 if TYPE_CHECKING:
     from fastimae.loaders import Batch, Loader
@@ -50,7 +51,7 @@ def save_reconstruction(
     pictures = {title: display(images[:ROWS].cpu()) for title, images in pictures.items()}
     notes = objective.picture_note, display.note(batch.images.dtype)
     with best_effort(path):
-        draw_grid(pictures, path, "\n".join(filter(None, notes)))
+        draw_grid(pictures, path, joined(*notes))
         return path
     return None
 
