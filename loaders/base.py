@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from fastimae.loaders.batch import Batch
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.iteration import CurrentIteration
+from fastimae.loaders.workers.buffers import torch_dtype
 from fastimae.log import log
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class DecodedStep:
     """The pixels that a back end made of one step."""
 
     images: Tensor
-    """uint8 [B, H, W, C], in memory that is not used again: on the GPU if the back end decodes
-    there, else pinned if that is cheap."""
+    """uint8 or uint16 [B, H, W, C], in memory that is not used again: on the GPU if the back end
+    decodes there, else pinned if that is cheap."""
     index: NDArray[np.int64]
     """int64 [B], the samples decoded: the planned ones, or good ones in place of bad ones."""
     bad: dict[int, str]
@@ -54,14 +55,21 @@ class Loader(abc.ABC):
     """
 
     def __init__(
-        self, sampler: Sampler, shape: tuple[int, int, int], *, max_bad_samples: int, pin_mem: bool
+        self,
+        sampler: Sampler,
+        shape: tuple[int, int, int],
+        *,
+        max_bad_samples: int,
+        pin_mem: bool,
+        dtype: DTypeLike = np.uint8,
     ) -> None:
         """Start at epoch 0, before its first step.
 
         sampler: plans the steps. shape: (height, width, channels) of an image. max_bad_samples: the
         most that may be replaced. pin_mem: put batches in page-locked memory, if there is a GPU.
+        dtype: of the images, uint8 or uint16.
         """
-        self.sampler, self.shape = sampler, shape
+        self.sampler, self.shape, self.dtype = sampler, shape, np.dtype(dtype)
         self.max_bad_samples = max_bad_samples
         self.pin = pin_mem and torch.cuda.is_available()
         self.bad: dict[int, str] = {}
@@ -102,9 +110,9 @@ class Loader(abc.ABC):
     def example(self) -> Batch:
         """Return the epoch's first batch with noise for images; nothing is read or started."""
         plan = self.sampler.step(self._epoch, 0)
-        images = torch.randint(
-            256, (len(plan.index), *self.shape), dtype=torch.uint8, generator=torch.Generator()
-        )
+        shape, values = (len(plan.index), *self.shape), np.iinfo(self.dtype).max + 1
+        images = torch.randint(values, shape, dtype=torch.int32, generator=torch.Generator())
+        images = images.to(torch_dtype(self.dtype))
         return self._batch(plan, DecodedStep(images=images, index=plan.index, bad={}))
 
     def fixed_batch(self, count: int) -> Batch:

@@ -26,7 +26,7 @@ class Batch:
     """
 
     images: Tensor
-    """uint8 [B, H, W, C], cropped and flipped."""
+    """uint8 or uint16 [B, H, W, C], cropped and flipped."""
     labels: Tensor
     """int64 [B]; -1 where the data has no labels."""
     index: Tensor
@@ -51,8 +51,9 @@ class Batch:
     ) -> Batch:
         """Make a batch of images that your own code has loaded, cropped and flipped.
 
-        images: uint8, [B, H, W, C] or [B, C, H, W]; the axis of 1 or 3 values is the channels (the
-            last, if both could be). Not normalised: the model does that.
+        images: uint8 or uint16, [B, H, W, C] or [B, C, H, W]; the axis of 1, 3 or 4 values is the
+            channels (the last, if both could be), else the shorter one. Not normalised: the model
+            does that.
         labels: int64 [B]; None: -1.
         seed, step, rank: what the keys follow from, and with them masks and mixing ratios. Count
             `step` up from batch to batch; give the process's rank if there are several.
@@ -98,8 +99,8 @@ def describe_images(images: Tensor) -> str:
 
 
 def _check_images(images: Tensor) -> Tensor:
-    """Return uint8 images as [B, H, W, C]. Raises ValueError."""
-    if images.dtype != torch.uint8:
+    """Return uint8 or uint16 images as [B, H, W, C]. Raises ValueError."""
+    if images.dtype not in (torch.uint8, torch.uint16):
         found = str(images.dtype).removeprefix("torch.")
         raise ValueError(f"images are {found}, not uint8: {TO_UINT8}")
     if images.ndim != 4:

@@ -15,7 +15,13 @@ from fastimae.loaders import native_library
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.reader import BetonReader
-from fastimae.loaders.create_checks import check_pseudo_labels, check_source, check_user_code
+from fastimae.loaders.create_checks import (
+    check_pseudo_labels,
+    check_source,
+    check_user_code,
+    fitted,
+)
+from fastimae.loaders.images.bands import check_ordinary
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.order.choice import log_choice
 from fastimae.loaders.order.pseudo_labels import PseudoLabels
@@ -36,10 +42,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
     from fastimae.loaders.backends.dali_source import JpegSource
     from fastimae.loaders.backends.dataset import Transform
+    from fastimae.loaders.images.bands import AnyImage
     from fastimae.loaders.sources.image_files import ImageFiles
     from fastimae.loaders.sources.user_dataset import UserDataset
 
@@ -64,8 +70,9 @@ def create_loader(
     dataset: your own, with len and [i], or "module:function"; docs/own_data.md has the rules. With
         crop="none", hflip=False its images are used as they are.
     labels: whole numbers, one for each sample of `dataset`, if it has no .targets or .labels.
-    transform: changes each crop, a PIL image, to another one (or uint8) of the same size. Its
-        random numbers are seeded by the sample.
+    transform: changes each crop, a PIL image, to another one (or uint8) of the same size; a crop
+        of other channels than 1 or 3, or of 16 bits, is an array [H, W, C]. Its random numbers are
+        seeded by the sample.
     rank, world_size: this process's rank among those that share each epoch, and their number.
     device: where DALI decodes; if it is CUDA, the batches' images are there. All other back ends
         make CPU tensors.
@@ -112,6 +119,7 @@ def create_loader(
             else _open(settings, own.transform, quiet=rank > 0, device=device)
         )
         on_error.callback(data.close)
+        crops = fitted(crops, data.form, source)
         if tell and rank == 0:
             _log_data(source, data, survey(), crops)
         labels = data.labels
@@ -155,7 +163,7 @@ def _open_dataset(
 
 
 def _transformed(
-    transform: Transform, open_image: Callable[[int], Image], sample_name: Callable[[int], str]
+    transform: Transform, open_image: Callable[[int], AnyImage], sample_name: Callable[[int], str]
 ) -> Callable[..., Loader]:
     """Return what makes a loader whose crops are transformed."""
     from fastimae.loaders.backends.dataset_open import transform_loader
@@ -176,7 +184,7 @@ def _open(
         from fastimae.loaders.backends.folder import FolderLoader
         from fastimae.loaders.sources.image_files import scan_folder
 
-        files = scan_folder(settings.data_path)
+        files = scan_folder(settings.data_path, channels=settings.in_chans)
         survey = partial(survey_files, files.open, len(files.files))
         if transform is None:
             return _OpenData(files, survey, FolderLoader)
@@ -199,6 +207,9 @@ def _open(
             SharedLoader, first=make_loader, dali=dali, dali_share=settings.dali_share
         )
     reader = BetonReader(settings.ffcv, cache=settings.cache, quiet=quiet, **fields)
+    if settings.decoder == "ffcv" or settings.dali_share:
+        flag = "--dali_share" if settings.dali_share else "--decoder ffcv"
+        check_ordinary(reader.form, reader.path, flag)
     if transform is not None:
         name = f"sample {{}} of {reader.path}".format
         make_loader = _transformed(transform, partial(open_sample, reader), name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.images.limits import value_range
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.settings import LoaderSettings, SourceSettings
 from fastimae.loaders.sources.what_is import BETON, FOLDER, TAR, check_is, is_beton
 
@@ -58,6 +61,18 @@ def check_user_code(settings: SourceSettings, labels: Any, transform: Any) -> No
             "a transform needs images that Pillow decodes: give --ffcv (without --decoder ffcv or "
             "--dali_share), --data_path or --dataset"
         )
+
+
+def fitted(crops: Crops, form: PixelForm, source: Any) -> Crops:
+    """Return the crops of images of this form. Raises DataError if --in_chans is another number."""
+    if form == RGB8 and crops.of_ordinary:  # gray is made from RGB
+        return crops
+    if form.channels != crops.channels:
+        raise DataError(
+            f"{source} has images of {form} pixels, and --in_chans is {crops.channels}: give "
+            f"--in_chans {form.channels}"
+        )
+    return dataclasses.replace(crops, dtype=form.dtype)
 
 
 def _check_no_beton(settings: SourceSettings) -> None:

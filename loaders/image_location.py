@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
+
 LISTED = 20
 """Left-out files that are listed on a terminal, at most."""
 _NAMED_KINDS = 5
@@ -115,3 +117,5 @@ class Source:
     """Number of files of other kinds, by extension."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What the user should know about how it was read."""
+    form: PixelForm = RGB8
+    """That of its images."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fastimae.loaders.beton.trailer import ROW_START
 from fastimae.loaders.images.limits import max_pixels
 
-ABI = 2
+ABI = 3
 """kFastimaeAbi of csrc/api.h."""
 SIMD = {"best": -1, "plain": 0, "avx2": 1, "avx512vnni": 2}
 OK, DAMAGED, MISMATCH, CHECKSUM, UNSUPPORTED = range(5)
@@ -46,6 +46,7 @@ _SIGNATURES = {
     "inspect": (ctypes.c_int32, [_P, _L, _L, _P, _L, _P, _P]),
     "decode": (ctypes.c_int32, [_P, _L, _I, _I, _P, _I, _P, _L, _P, _P, _P]),
     "resize": (_I, [_P, _I, _I, _I, _P, _I, _I, _I, _I, _I]),
+    "resize_bands": (_I, [_P, _I, _I, _I, _I, _P, _I, _I, _I]),
     "crc32": (ctypes.c_uint32, [_P, _L]),
 }
 
@@ -136,6 +137,22 @@ class NativeLibrary:
             raise ValueError(f"this processor lacks {simd}")
         return out
 
+    def resize_bands(
+        self,
+        pixels_HWC: NDArray[np.uint8 | np.uint16],
+        size: tuple[int, int],
+        *,
+        flip: bool = False,
+    ) -> NDArray[np.uint8 | np.uint16]:
+        """Resize pixels of any number of channels to [*size, C], as `bands.BandImage` does."""
+        pixels_HWC = np.ascontiguousarray(pixels_HWC)
+        out = np.empty((*size, pixels_HWC.shape[2]), pixels_HWC.dtype)
+        if self._resize_bands(
+            address(pixels_HWC), *pixels_HWC.shape, out.itemsize, address(out), *size, flip
+        ):
+            raise MemoryError
+        return out
+
     def problem_buffer(self, rows: int) -> NDArray[np.uint8]:
         """Allocate uint8 [rows, bytes], where the C functions write why they failed."""
         return np.zeros((rows, self.problem_bytes()), np.uint8)
@@ -148,7 +165,7 @@ class NativeLibrary:
         return f"{turbo}, {entropy} Huffman decoder, {self.simd().decode()} resizing"
 
 
-_WRAPPED = frozenset({"inspect", "decode", "resize"})
+_WRAPPED = frozenset({"inspect", "decode", "resize", "resize_bands"})
 
 
 def load() -> NativeLibrary | None:

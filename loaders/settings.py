@@ -69,7 +69,7 @@ class SourceSettings(Settings):
     input_size: tuple[PositiveInt, ...] = (224,)
     """Pixels: a side, or height and width."""
     in_chans: PositiveInt = RGB
-    """Channels: 3 for RGB, 1 for gray."""
+    """Channels: 3 for RGB, 1 for gray, or as many as the data has."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -80,10 +80,6 @@ class SourceSettings(Settings):
         """As in `Settings`."""
         super().check()
         height_and_width(self.input_size, self.error)
-        self.require(
-            self.in_chans in (1, 3) or self.synthetic,
-            f"--in_chans {self.in_chans}: images have 3 channels (RGB) or 1 (gray)",
-        )
 
     def idle(self) -> Iterator[Idle]:
         """As in `Settings`."""

@@ -14,8 +14,10 @@ from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import SkipImage, Source
+from fastimae.loaders.images.bands import check_ordinary
 from fastimae.loaders.images.jpeg import read_jpeg_header
 from fastimae.loaders.images.limits import max_pixels, open_image
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.sources.find import find_for_loader
 from fastimae.loaders.sources.image_files import ImageFiles
 from fastimae.loaders.sources.survey import Survey, survey_files, survey_sizes
@@ -39,6 +41,7 @@ class JpegSource(abc.ABC):
     """The name of each label; empty where names are not known."""
     kind: str
     """The kind of data set that was recognised, in words."""
+    form: PixelForm = RGB8
 
     @abc.abstractmethod
     def read(self, index: int) -> bytes | memoryview:
@@ -77,6 +80,7 @@ class BetonJpegs(JpegSource):
     def __init__(self, reader: BetonReader) -> None:
         self.reader, self.labels = reader, reader.labels
         self.class_names, self.kind = reader.class_names, reader.kind
+        check_ordinary(reader.form, reader.path, "--dali")
         self._good = np.zeros(len(reader), bool)
 
     def read(self, index: int) -> memoryview:
@@ -168,7 +172,7 @@ def find_jpegs(src: str | Path, **beton_settings: Any) -> JpegSource:
     """
     if is_beton(src):
         return BetonJpegs(BetonReader(src, **beton_settings))
-    source = find_for_loader(src, "--dali")
+    source = find_for_loader(src, "--dali", arrays=False)
     if all(item.is_file for item in source.items):
         return FolderJpegs(ImageFiles.of(source))
     return EmbeddedJpegs(source)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastimae.loaders.images.bands import AnyImage
 from fastimae.loaders.images.crops import Crops
-from fastimae.loaders.images.decode import Failures, decode_rows, reason_for
+from fastimae.loaders.images.decode import Failures, Pixels, decode_rows, reason_for
 from fastimae.loaders.images.given_images import as_pixels
 from fastimae.loaders.order.sampler import BatchPlan, Sampler
 from fastimae.loaders.order.seeded import seeded_by
@@ -26,7 +27,8 @@ from fastimae.loaders.workers.process_loader import ProcessLoader, StepDecoder, 
 _TRANSFORM_STREAM = 1
 """Separates the random numbers of the transform from those of the dataset."""
 Transform = Callable[[Image.Image], Any]
-"""Changes a crop: PIL image to PIL image or uint8, of the same size."""
+"""Changes a crop: PIL image to PIL image or uint8, of the same size; crops that are no PIL images
+(images/bands.py) are arrays, [H, W, C]."""
 
 
 class Samples(Protocol):
@@ -35,7 +37,7 @@ class Samples(Protocol):
     labels: NDArray[np.int64]
     labels_known: bool
 
-    def item(self, index: int, key: int) -> tuple[Image.Image, int]:
+    def item(self, index: int, key: int) -> tuple[AnyImage, int]:
         """Return a sample's image and its label; `key` seeds what is random about it."""
 
     def sample_name(self, index: int) -> str:
@@ -76,7 +78,7 @@ class DatasetDecoder(StepDecoder):
         self.samples, self.transform = samples, transform
         self._labels: dict[int, int] = {}
 
-    def __call__(self, step: BatchPlan, pixels: NDArray[np.uint8]) -> StepResult:
+    def __call__(self, step: BatchPlan, pixels: Pixels) -> StepResult:
         """Decode a step into `pixels`, [B, H, W, C]."""
         self._labels.clear()
         result = super().__call__(step, pixels)
@@ -86,9 +88,9 @@ class DatasetDecoder(StepDecoder):
         return result._replace(labels=np.array(labels))
 
     def decode_rows(
-        self, index: NDArray[np.int64], key: NDArray[np.int64], out: NDArray[np.uint8]
+        self, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels
     ) -> Failures:
-        def read(row: int) -> Image.Image:
+        def read(row: int) -> AnyImage:
             sample = int(index[row])
             image, self._labels[sample] = self.samples.item(sample, int(key[row]))
             return image
@@ -102,9 +104,11 @@ class DatasetDecoder(StepDecoder):
                     failures[row] = reason_for(error)
         return failures
 
-    def transformed(self, pixels: NDArray[np.uint8], key: int) -> NDArray[np.uint8]:
-        """Apply the transform to a crop, uint8 [H, W, C]. Raises what it raises, or NotAnImage."""
-        crop = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    def transformed(self, pixels: Pixels, key: int) -> Pixels:
+        """Apply the transform to a crop, [H, W, C]. Raises what it raises, or NotAnImage."""
+        crop = pixels.copy()
+        if self.crops.of_ordinary:
+            crop = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         with seeded_by(key, _TRANSFORM_STREAM):
             changed = self.transform(crop)
-        return as_pixels(changed, self.crops.shape)
+        return as_pixels(changed, self.crops.shape, self.crops.dtype)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fastimae.loaders.backends.dataset import DatasetDecoder, DatasetLoader, Transform
 from fastimae.loaders.backends.dataset_probe import Probe, probe
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.images.bands import AnyImage
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.order.sampler import Sampler
 from fastimae.loaders.settings import LoaderSettings
@@ -38,7 +38,7 @@ def open_dataset(
     Raises DataError if the run should not start.
     """
     dataset = load_dataset(settings.dataset) if dataset is None else dataset
-    samples = UserDataset.of(dataset, settings.dataset, labels)
+    samples = UserDataset.of(dataset, settings.dataset, labels, settings.in_chans)
     decoder = DatasetDecoder(samples, crops, transform)
     found = probe(decoder, f"--dataset {samples.name}", num_workers=settings.worker_count())
     samples = _with_checked_labels(samples, found, quiet)
@@ -50,7 +50,7 @@ def open_dataset(
     if not quiet:
         _log_randomness(samples.name, found, crops)
     read = found.read if found.repeats else None
-    return dataclasses.replace(samples, read=read), found.survey
+    return dataclasses.replace(samples, read=read, form=found.form), found.survey
 
 
 def _with_checked_labels(samples: UserDataset, found: Probe, quiet: bool) -> UserDataset:
@@ -87,7 +87,7 @@ class StoredSamples:
     """Images of a file or folder as `Samples`."""
 
     data: BetonReader | ImageFiles
-    open_image: Callable[[int], Image.Image]
+    open_image: Callable[[int], AnyImage]
     sample_name: Callable[[int], str]
     labels_known = True
 
@@ -96,7 +96,7 @@ class StoredSamples:
         """int64 [N]"""
         return self.data.labels
 
-    def item(self, index: int, _key: int) -> tuple[Image.Image, int]:
+    def item(self, index: int, _key: int) -> tuple[AnyImage, int]:
         """Open an image; see `Samples`."""
         return self.open_image(index), int(self.labels[index])
 
@@ -110,7 +110,7 @@ def transform_loader(
     sampler: Sampler,
     crops: Crops,
     *,
-    open_image: Callable[[int], Image.Image],
+    open_image: Callable[[int], AnyImage],
     sample_name: Callable[[int], str],
     transform: Transform,
     **settings: int,

@@ -14,13 +14,14 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fastimae.loaders.backends.dataset import DatasetDecoder
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import SkipImage
+from fastimae.loaders.images.bands import AnyImage, form_of
 from fastimae.loaders.images.decode import decode_rows, reason_for
 from fastimae.loaders.images.given_images import NotAnImage
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.images.pixels import depth_of
 from fastimae.loaders.order.epoch_steps import SAMPLED, evenly_spaced
 from fastimae.loaders.sources.survey import Survey
@@ -39,6 +40,8 @@ class Probe:
     """(width, height) of each of them."""
     depths: Counter[str] = dataclasses.field(default_factory=Counter)
     """See `Survey`."""
+    form: PixelForm = RGB8
+    """That of the first."""
     failures: dict[int, str] = dataclasses.field(default_factory=dict)
     """Index of each sample that cannot be read -> why."""
     repeats: bool = True
@@ -99,6 +102,7 @@ def _look(decoder: DatasetDecoder, *_: Any) -> Probe:
 def _read(decoder: DatasetDecoder, index: int, found: Probe) -> None:
     image, label = decoder.samples.item(index, 0)
     depth = depth_of(image)
+    found.form = found.form if found.checksums else form_of(image)
     found.checksums[index] = _checksum(image)
     found.labels[index] = label
     found.sizes.append(image.size)
@@ -107,13 +111,14 @@ def _read(decoder: DatasetDecoder, index: int, found: Probe) -> None:
 
 def _compare(decoder: DatasetDecoder, index: int, found: Probe) -> None:
     """Compare readings of one sample with the same seed, and with others; try the transform."""
-    samples, crops = decoder.samples, decoder.crops
+    samples = decoder.samples
+    decoder.crops = crops = dataclasses.replace(decoder.crops, dtype=found.form.dtype)
     found.repeats = _checksum(samples.item(index, 0)[0]) == found.checksums[index]
     others = (_checksum(samples.item(index, key)[0]) for key in (1, 2, 3))
     found.is_random = any(other != found.checksums[index] for other in others)
     if decoder.transform is None:
         return
-    crop = np.empty((1, *crops.shape), np.uint8)
+    crop = crops.empty(1)
     if decode_rows(lambda _: samples.item(index, 0)[0], crops, np.arange(1), np.arange(1), crop):
         return
     try:
@@ -124,6 +129,6 @@ def _compare(decoder: DatasetDecoder, index: int, found: Probe) -> None:
     found.repeats &= np.array_equal(once, twice)
 
 
-def _checksum(image: Image.Image) -> bytes:
+def _checksum(image: AnyImage) -> bytes:
     described = repr((image.mode, image.size)).encode()
     return zlib.crc32(image.tobytes(), zlib.crc32(described)).to_bytes(4, "little")

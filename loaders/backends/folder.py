@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastimae.loaders.images.crops import Crops
-from fastimae.loaders.images.decode import Failures, decode_rows
+from fastimae.loaders.images.decode import Failures, Pixels, decode_rows
 from fastimae.loaders.order.sampler import Sampler
 from fastimae.loaders.sources.image_files import ImageFiles
 from fastimae.loaders.workers.process_loader import ProcessLoader, StepDecoder
@@ -35,6 +35,6 @@ class _FileDecoder(StepDecoder):
         self.files = files
 
     def decode_rows(
-        self, index: NDArray[np.int64], key: NDArray[np.int64], out: NDArray[np.uint8]
+        self, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels
     ) -> Failures:
         return decode_rows(self.files.open, self.crops, index, key, out)

@@ -23,7 +23,7 @@ from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.loader import BetonLoader
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.images.crops import Crops
-from fastimae.loaders.images.decode import Failures, decode_replacements, decode_rows
+from fastimae.loaders.images.decode import Failures, Pixels, decode_replacements, decode_rows
 from fastimae.loaders.native_library import UNSUPPORTED
 from fastimae.loaders.order.sampler import BatchPlan, Sampler
 from fastimae.loaders.workers.buffers import BufferPool
@@ -44,7 +44,9 @@ class NativeLoader(BetonLoader):
     ) -> None:
         super().__init__(reader, sampler, crops, **settings)
         self._engine = Engine(reader, crops, self.num_workers)
-        self._buffers = BufferPool((sampler.batch_size, *crops.shape), pin=self.pin)
+        self._buffers = BufferPool(
+            (sampler.batch_size, *crops.shape), pin=self.pin, dtype=crops.dtype
+        )
         self._open = functools.partial(open_sample, reader)
 
     def close(self) -> None:
@@ -92,14 +94,12 @@ class NativeLoader(BetonLoader):
         bad = {int(index[row]): reason for row, reason in failures.items()}
         return DecodedStep(images=submitted.images, index=decoded, bad=bad)
 
-    def _submit(
-        self, index: NDArray[np.int64], key: NDArray[np.int64], out: NDArray[np.uint8]
-    ) -> Job:
+    def _submit(self, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels) -> Job:
         heights, widths = self.reader.heights[index], self.reader.widths[index]
         return self._engine.submit(index, *self.crops.draw(key, heights, widths), out)
 
     def _wait(
-        self, job: Job, index: NDArray[np.int64], key: NDArray[np.int64], out: NDArray[np.uint8]
+        self, job: Job, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels
     ) -> Failures:
         """Wait for a job, and let Pillow decode what the engine does not support."""
         problems = job.wait()
@@ -107,7 +107,7 @@ class NativeLoader(BetonLoader):
         failures = {row: problem for row, (_, problem) in problems.items()}
         unsupported = [row for row, (status, _) in problems.items() if status == UNSUPPORTED]
         if unsupported:
-            pixels = np.empty((len(unsupported), *self.crops.shape), np.uint8)
+            pixels = self.crops.empty(len(unsupported))
             failed = decode_rows(
                 self._open, self.crops, index[unsupported], key[unsupported], pixels
             )
@@ -118,10 +118,8 @@ class NativeLoader(BetonLoader):
                     failures[row] = failed[i]
         return failures
 
-    def _decode(
-        self, index: NDArray[np.int64], key: NDArray[np.int64], out: NDArray[np.uint8]
-    ) -> Failures:
-        """Decode rows into `out`, uint8 [n, H, W, C], and wait for them."""
+    def _decode(self, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels) -> Failures:
+        """Decode rows into `out`, [n, H, W, C], and wait for them."""
         return self._wait(self._submit(index, key, out), index, key, out)
 
 

@@ -35,6 +35,7 @@ class _Columns(ctypes.Structure):
         ("count", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("positions", "sizes", "heights", "widths")),
         *((name, ctypes.c_void_p) for name in ("is_jpeg", "trailer_positions", "trailer_sizes")),
+        *((name, ctypes.c_int32) for name in ("raw_channels", "raw_value_bytes")),
     )
 
 
@@ -65,6 +66,8 @@ class Engine:
         self._arrays = reader.columns()
         columns = _Columns(
             count=len(reader),
+            raw_channels=reader.form.channels,
+            raw_value_bytes=reader.form.dtype.itemsize,
             **{name: address(array) for name, array in self._arrays.items()},
         )
         self._handle = library.engine_new(
@@ -81,9 +84,9 @@ class Engine:
         samples: NDArray[np.int64],
         windows: NDArray[np.int64],
         flips: NDArray[np.bool_],
-        out: NDArray[np.uint8],
+        out: NDArray[np.uint8 | np.uint16],
     ) -> Job:
-        """Start to fill `out`, uint8 [B, H, W, C], with crops as drawn by `Crops.draw`.
+        """Start to fill `out`, [B, H, W, C] of the file's type, with crops drawn by `Crops.draw`.
 
         samples: int64 [B], all in the file. Without threads the work is done on return.
         """
@@ -121,7 +124,7 @@ class Job:
         samples: NDArray[np.int64],
         windows: NDArray[np.int64],
         flips: NDArray[np.bool_],
-        out: NDArray[np.uint8],
+        out: NDArray[np.uint8 | np.uint16],
     ) -> None:
         self._library, self._engine, self._jobs = library, engine, jobs
         self._status = np.empty(len(samples), np.int32)

@@ -20,6 +20,7 @@ from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.images.decode import Failures, decode_rows, replace_failures
 from fastimae.loaders.order.sampler import BatchPlan, Sampler
+from fastimae.loaders.workers.buffers import torch_dtype
 from fastimae.loaders.workers.read_ahead import start_ahead, thread_pool
 
 BATCHES_AHEAD = 2
@@ -47,7 +48,9 @@ class PillowLoader(BetonLoader):
 
     def _start(self, pool: Executor, step: BatchPlan) -> _StepTasks:
         count = len(step.index)
-        images = torch.empty((count, *self.crops.shape), dtype=torch.uint8, pin_memory=self.pin)
+        images = torch.empty(
+            (count, *self.crops.shape), dtype=torch_dtype(self.dtype), pin_memory=self.pin
+        )
         out = images.numpy()
         size = min(MAX_ROWS_PER_TASK, max(1, count // max(1, self.num_workers)))
         tasks = {}
@@ -78,6 +81,6 @@ class _StepTasks:
 
     step: BatchPlan
     images: Tensor
-    """uint8 [B, H, W, C], filled by the tasks."""
+    """[B, H, W, C], filled by the tasks."""
     tasks: dict[int, Future[Failures]]
     """First row of each task -> its failures, by row from that first one."""

@@ -20,9 +20,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastimae.loaders.beton.layout import FLOAT_FIELD, IMAGE_FIELD, INT_FIELD
+from fastimae.loaders.beton.layout import FLOAT_FIELD, INT_FIELD
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import printable
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 
 IMAGE_NAME = "image"
 LABEL_NAMES = frozenset({"label", "labels", "target", "targets", "class"})
@@ -47,13 +48,15 @@ class Field(NamedTuple):
 
     name: str
     type_id: int
+    form: PixelForm | None = None
+    """That of its pixels, if it is an image field."""
 
 
 def choose_image(path: Path, fields: Sequence[Field], wanted: str | None) -> int:
     """Return the number of the image field. Raises `DataError` if none or several qualify."""
-    images = [k for k, field in enumerate(fields) if field.type_id == IMAGE_FIELD]
+    images = [k for k, field in enumerate(fields) if field.form is not None]
     if not images:
-        raise DataError(f"{path}: has no RGB image field")
+        raise DataError(f"{path}: has no image field")
     named = [k for k in images if fields[k].name == (wanted or IMAGE_NAME)]
     if wanted and not named:
         raise _no_such_field(path, f"--image_field {wanted}", fields, images)
@@ -89,11 +92,12 @@ def choose_label(
 
 def describe_fields(fields: Sequence[Field], image: int, label: int | None) -> str:
     """Describe the kind of file, with the fields that were chosen if there was a choice."""
-    names = [field.name for field in fields]
+    names, form = [field.name for field in fields], fields[image].form
+    kind = ".beton file" if form == RGB8 else f".beton file of {form} pixels"
     if names == [IMAGE_NAME] or (names == [IMAGE_NAME, "label"] and label == 1):
-        return ".beton file"
+        return kind
     labels = "no labels" if label is None else f"labels from {printable(names[label])}"
-    return f".beton file, images from its field {printable(names[image])}, {labels}"
+    return f"{kind}, images from its field {printable(names[image])}, {labels}"
 
 
 def _label_candidates(fields: Sequence[Field], numbers: dict[int, NDArray[np.int64]]) -> list[int]:

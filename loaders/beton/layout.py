@@ -37,7 +37,8 @@ ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 _IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 _REGION = np.dtype([("ptr", "<u8"), ("size", "<u8")])
-FLOAT_FIELD, INT_FIELD, IMAGE_FIELD = 0, 1, 2
+FLOAT_FIELD, INT_FIELD, IMAGE_FIELD, BANDS_FIELD = 0, 1, 2, 255
+"""BANDS_FIELD is ffcv's "custom": see bands_field.py."""
 METADATA = {
     FLOAT_FIELD: np.dtype("<f8"),
     INT_FIELD: np.dtype("<i8"),
@@ -46,6 +47,7 @@ METADATA = {
     4: np.dtype("<u8"),  # array
     5: _REGION,  # JSON
     6: np.dtype("<u8"),  # tensor
+    BANDS_FIELD: _IMAGE,
 }
 MODES = {"jpg": 0, "raw": 1}
 DEFAULT_MODE: Literal["jpg", "raw"] = "jpg"

@@ -24,7 +24,13 @@ class BetonLoader(Loader):
         max_bad_samples: int,
         pin_mem: bool,
     ) -> None:
-        super().__init__(sampler, crops.shape, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
+        super().__init__(
+            sampler,
+            crops.shape,
+            dtype=crops.dtype,
+            max_bad_samples=max_bad_samples,
+            pin_mem=pin_mem,
+        )
         self.reader, self.crops, self.num_workers = reader, crops, num_workers
 
     def sample_name(self, index: int) -> str:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastimae.loaders.beton.layout import IMAGE_FIELD
-from fastimae.loaders.beton.record import RECORD_END, TYPE_AT, damaged_table
+from fastimae.loaders.beton.bands_field import starts_with_images
+from fastimae.loaders.beton.record import RECORD_END, damaged_table
 
 _MAGIC = b"FNM1"
 _POINTER = np.dtype([("magic", "S4"), ("size", "<u4"), ("position", "<u8")])
@@ -54,7 +54,7 @@ def find_names(path: Path, view: memoryview, first_byte: int, end: int) -> memor
     first_byte: end of the metadata; end: start of the allocation table. Raises `DataError` if the
     list is not between them.
     """
-    if view[TYPE_AT] != IMAGE_FIELD:
+    if not starts_with_images(view):
         return view[:0]
     magic, size, position = np.frombuffer(view, _POINTER, 1, RECORD_END)[0].tolist()
     if magic != _MAGIC:

@@ -22,6 +22,7 @@ from fastimae.loaders.beton.table import read_fields, read_table
 from fastimae.loaders.beton.trailer import Trailer, read_trailer
 from fastimae.loaders.beton.writer import BetonWriter
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.images.pixel_form import PixelForm
 from fastimae.loaders.order.identity import identity_of
 from fastimae.loaders.settings import SourceSettings
 from fastimae.loaders.sources.what_is import BETON, check_is
@@ -58,8 +59,10 @@ class BetonReader:
     """int64 [N], pixels."""
     widths: np.ndarray
     """int64 [N], pixels."""
+    form: PixelForm
+    """That of raw pixels; `RGB8` for ordinary images."""
     is_jpeg: np.ndarray
-    """bool [N]; False means raw uint8 pixels [height, width, 3]."""
+    """bool [N]; False means raw pixels [height, width, channels] of `form`."""
     trailer_positions: np.ndarray
     """int64 [N], bytes from the start of the file; 0 where a sample has no trailer."""
     trailer_sizes: np.ndarray
@@ -83,7 +86,7 @@ class BetonReader:
         self._map = _map_file(self.path)
         self._view = memoryview(self._map)
         try:
-            rows, names, self.kind, self.image_field = read_table(
+            rows, names, self.kind, self.image_field, self.form = read_table(
                 self.path, self._view, self._wanted
             )
             self.class_names = read_names(self.path, names, rows["label"])
@@ -109,7 +112,7 @@ class BetonReader:
         return len(self.labels)
 
     def read(self, index: int) -> memoryview:
-        """Return the bytes of a sample, uncopied: a JPEG file, or raw uint8 [height, width, 3]."""
+        """Return the bytes of a sample, uncopied: a JPEG file, or raw pixels."""
         position, size = self.region(index)
         return self._view[position : position + size]
 

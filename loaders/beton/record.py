@@ -3,8 +3,8 @@
 The record covers the header, the field descriptors, the metadata (thus the labels, and the number
 of samples), the names of the classes (names.py) and the allocation table. Samples have their own
 checksums (trailer.py), and the rest is padding. It is stored where other readers do not look: in
-the first bytes of the arguments of descriptor 0, if that is an image field, which has no arguments.
-Little-endian:
+the first bytes of the arguments of descriptor 0, if that is an image field, which has no arguments
+there. Little-endian:
 
     0   4 bytes  "FTB1"
     4   uint32   CRC-32 (zlib's) of the parts above, with this record as zeros
@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fastimae.loaders.beton.layout import DESCRIPTOR, HEADER, IMAGE_FIELD
+from fastimae.loaders.beton.bands_field import starts_with_images
+from fastimae.loaders.beton.layout import DESCRIPTOR, HEADER
 from fastimae.loaders.beton.trailer import MAGIC as TRAILER_MAGIC
 from fastimae.loaders.errors import DataError
 
 _MAGIC, _RECORD_BYTES = b"FTB1", 16
-TYPE_AT = HEADER.itemsize + DESCRIPTOR.fields["type_id"][1]
 _RECORD_START = HEADER.itemsize + DESCRIPTOR.fields["arguments"][1]
 RECORD_END = _RECORD_START + _RECORD_BYTES
-"""Positions in the file: TYPE_AT is that of descriptor 0's type."""
+"""Positions in the file."""
 
 
 def with_record(head: bytes, metadata: bytes, names: bytes, table: bytes) -> bytes:
@@ -38,7 +38,7 @@ def with_record(head: bytes, metadata: bytes, names: bytes, table: bytes) -> byt
 
 def has_record(view: memoryview) -> bool:
     """Return whether a file has a record, right or wrong."""
-    return view[TYPE_AT] == IMAGE_FIELD and any(view[_RECORD_START:RECORD_END])
+    return starts_with_images(view) and any(view[_RECORD_START:RECORD_END])
 
 
 def check_record(

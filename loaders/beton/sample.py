@@ -9,7 +9,7 @@ class BetonSample(NamedTuple):
     """One encoded sample, and how it differs from the original image."""
 
     payload: bytes
-    """A JPEG file, or uint8 [height, width, 3]."""
+    """A JPEG file, or pixels [height, width, channels]."""
     height: int
     width: int
     mode: Literal["jpg", "raw"]

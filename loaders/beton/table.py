@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastimae.loaders.beton.bands_field import form_in
 from fastimae.loaders.beton.fields import (
     Field,
     WantedFields,
@@ -17,6 +18,7 @@ from fastimae.loaders.beton.fields import (
 )
 from fastimae.loaders.beton.layout import (
     ALLOCATION,
+    BANDS_FIELD,
     DESCRIPTOR,
     FLOAT_FIELD,
     HEADER,
@@ -35,6 +37,7 @@ from fastimae.loaders.beton.record import (
     refuse_lost_record,
 )
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.sources.what_is import BETON, check_is
 
 
@@ -49,6 +52,8 @@ class Table(NamedTuple):
     """The kind of file, in words."""
     image_field: str
     """Name of the field that the images are read from."""
+    form: PixelForm
+    """That of raw pixels."""
 
 
 def read_table(path: Path, view: memoryview, wanted: WantedFields) -> Table:
@@ -78,8 +83,10 @@ def read_table(path: Path, view: memoryview, wanted: WantedFields) -> Table:
         rows[name] = metadata[f"f{image}"][name]
     rows["label"] = labels
     rows["ptr"] = metadata[f"f{image}"]["data_ptr"]
-    _add_sizes(path, view, rows, fields, first_byte, end)
-    return Table(rows, names, describe_fields(fields, image, label), fields[image].name)
+    form = fields[image].form
+    _add_sizes(path, view, rows, fields, form, first_byte, end)
+    kind = describe_fields(fields, image, label)
+    return Table(rows, names, kind, fields[image].name, form)
 
 
 def read_fields(path: Path, view: memoryview) -> list[Field]:
@@ -94,10 +101,14 @@ def read_fields(path: Path, view: memoryview) -> list[Field]:
         raise DataError(f"{path}: truncated or damaged, its allocation table is incomplete")
     descriptors = np.frombuffer(view, DESCRIPTOR, count, HEADER.itemsize)
     fields = [
-        Field(name.decode("ascii", "replace"), type_id)
-        for name, type_id in zip(descriptors["name"], descriptors["type_id"].tolist(), strict=True)
+        Field(name.decode("ascii", "replace"), int(type_id), form_in(type_id, bytes(arguments)))
+        for type_id, name, arguments in descriptors
     ]
-    foreign = [field.name for field in fields if field.type_id not in METADATA]
+    foreign = [
+        field.name
+        for field in fields
+        if field.type_id not in METADATA or (field.type_id == BANDS_FIELD and field.form is None)
+    ]
     if foreign and has_record(view):
         raise damaged_table(path)
     if foreign:
@@ -112,6 +123,7 @@ def _add_sizes(
     view: memoryview,
     rows: np.ndarray,
     fields: Sequence[Field],
+    form: PixelForm,
     first_byte: int,
     end: int,
 ) -> None:
@@ -119,7 +131,7 @@ def _add_sizes(
     table = np.frombuffer(view, ALLOCATION, -1, end)
     table = table[np.argsort(table["ptr"], kind="stable")]
     rows["size"] = _sizes(path, table, rows, first_byte, end)
-    _check_shapes(path, rows)
+    _check_shapes(path, rows, form)
     rows["trailer"] = _trailer_sizes(path, table, rows, fields, end)
     if not has_record(view):
         refuse_lost_record(path, view, (rows["ptr"] + rows["size"]) * (rows["trailer"] > 0))
@@ -165,9 +177,13 @@ def _allocated_at(
     return starts[nearest] == positions, sizes, samples
 
 
-def _check_shapes(path: Path, rows: np.ndarray) -> None:
+def _check_shapes(path: Path, rows: np.ndarray, form: PixelForm) -> None:
     raw = rows["mode"] == MODES["raw"]
-    good = (raw | (rows["mode"] == MODES["jpg"])) & (rows["height"] > 0) & (rows["width"] > 0)
-    good &= ~raw | (rows["size"] == rows["height"] * rows["width"] * 3)
+    good = (
+        (raw | ((rows["mode"] == MODES["jpg"]) & (form == RGB8)))
+        & (rows["height"] > 0)
+        & (rows["width"] > 0)
+    )
+    good &= ~raw | (rows["size"] == rows["height"] * rows["width"] * form.nbytes)
     if not good.all():
         raise DataError(f"{path}: damaged, sample {np.argmin(good)} cannot be an image")

@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 
+from fastimae.loaders.beton.bands_field import field_type, form_arguments
 from fastimae.loaders.beton.layout import (
     ALLOCATION,
     DEFAULT_MODE,
     DEFAULT_PAGE_SIZE,
     DESCRIPTOR,
     HEADER,
-    IMAGE_FIELD,
     INT_FIELD,
     MAX_SIDE,
     MODES,
@@ -28,6 +28,7 @@ from fastimae.loaders.beton.layout import (
 from fastimae.loaders.beton.names import names_block, with_names
 from fastimae.loaders.beton.record import with_record
 from fastimae.loaders.beton.trailer import make_trailer
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 
 _BUFFER_BYTES = 4 << 20
 
@@ -47,6 +48,7 @@ class BetonWriter:
             second page (349,000 for pages of 8 MiB).
         rows: ROW [N], `rows` of an earlier writer with the same arguments, to resume after these.
         class_names: the name of each label, stored in the file.
+        form: that of raw pixels. All samples are raw unless it is 3 x uint8.
 
     Raises:
         OSError: the file cannot be written.
@@ -61,13 +63,15 @@ class BetonWriter:
         capacity: int | None = None,
         rows: np.ndarray | None = None,
         class_names: Sequence[str] = (),
+        form: PixelForm = RGB8,
     ) -> None:
         if page_size < 1 << 12 or page_size >= 1 << 32 or page_size & (page_size - 1):
             raise ValueError(f"page_size must be a power of two of 4 KiB to 2 GiB, not {page_size}")
         self.path = Path(path)
         self.part = part_path(self.path)
         self.page_size = page_size
-        self._fields = [(IMAGE_FIELD, b"image")] + [(INT_FIELD, b"label")] * has_labels
+        self.form = form
+        self._fields = [(field_type(form), b"image")] + [(INT_FIELD, b"label")] * has_labels
         self._class_names = list(class_names) if has_labels else []
         self._metadata = metadata_dtype([type_id for type_id, _ in self._fields])
         head = HEADER.itemsize + len(self._fields) * DESCRIPTOR.itemsize
@@ -105,7 +109,7 @@ class BetonWriter:
         label: int = -1,
         trailer: bytes | None = None,
     ) -> None:
-        """Add a sample: a JPEG file's bytes, or raw uint8 [height, width, 3].
+        """Add a sample: a JPEG file's bytes, or raw little-endian pixels [height, width, C].
 
         trailer: from `make_trailer`; by default one with only the checksum, b"" for none. Either
         all samples of a file have one, or none has: then the file has no checksums at all, like a
@@ -127,7 +131,9 @@ class BetonWriter:
             raise ValueError(f"{height} x {width}: sides must be 1 to {MAX_SIDE}")
         if label >= len(self._class_names) > 0:
             raise ValueError(f"label {label} has no name: there are {len(self._class_names)}")
-        if mode == "raw" and size != height * width * 3:
+        if mode != "raw" and self.form != RGB8:
+            raise ValueError(f"a JPEG cannot hold pixels of {self.form}")
+        if mode == "raw" and size != height * width * self.form.nbytes:
             raise ValueError(f"{height} x {width} raw pixels are not {size} bytes")
         room = -self._position % self.page_size or self.page_size
         if total > room:
@@ -185,6 +191,7 @@ class BetonWriter:
         descriptors = np.zeros(len(self._fields), DESCRIPTOR)
         for descriptor, (type_id, name) in zip(descriptors, self._fields, strict=True):
             descriptor["type_id"], descriptor["name"] = type_id, name
+        descriptors[0]["arguments"] = form_arguments(self.form)
         return header.tobytes() + descriptors.tobytes()
 
     def _sample_metadata(self) -> np.ndarray:

@@ -23,9 +23,12 @@ from fastimae.loaders.beton.layout import DEFAULT_MODE, DEFAULT_PAGE_SIZE
 from fastimae.loaders.beton.sample import BetonSample
 from fastimae.loaders.beton.trailer import ROW_START, largest_trailer, make_trailer
 from fastimae.loaders.image_location import ImageLocation, SkipImage
+from fastimae.loaders.images.band_files import open_any
+from fastimae.loaders.images.bands import AnyImage, BandImage, check_form
 from fastimae.loaders.images.jpeg import JpegInfo, read_jpeg_info
 from fastimae.loaders.images.jpeg_repair import repair_jpeg
 from fastimae.loaders.images.limits import ValueRange, limited_to, open_image
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.images.pixels import check_deep_colour, depth_of, eight_bits
 from fastimae.loaders.images.resize import resize
 
@@ -58,6 +61,12 @@ class EncodeSettings:
     """Larger images are skipped. None: Pillow's limit."""
     value_range: ValueRange | None = None
     """Values of images of more than 8 bits that become 0 and 255. None: see pixels.py."""
+    depth: Literal[8, 16] = 8
+    """Bits of a value that are kept of images of 16."""
+    in_chans: int | None = None
+    """Channels of arrays and TIFFs. None: as many as they have."""
+    form: PixelForm = RGB8
+    """That of all images of the file; others are skipped."""
 
 
 def encode_item(item: ImageLocation, settings: EncodeSettings) -> BetonSample | str:
@@ -81,7 +90,10 @@ def encode(data: bytes, settings: EncodeSettings) -> BetonSample:
 
 
 def _encode(data: bytes, settings: EncodeSettings) -> BetonSample:
-    (image, depth), intact, faults = decode_image(data), None, ""
+    (image, depth), intact, faults = decode_image(data, settings), None, ""
+    check_form(image, settings.form)
+    if isinstance(image, BandImage):
+        return _encode_to_fit(image, settings, f"{image.form} pixels")
     if image.format in JPEG_FORMATS:
         data, faults = repair_jpeg(data, image)
         intact = check_jpeg(data)
@@ -124,8 +136,16 @@ def _inspect(data: bytes) -> native_library.Inspection:
     return _UNKNOWN if native_library.load() is None else native_library.inspect_jpeg(data)
 
 
-def decode_image(data: bytes) -> tuple[Image.Image, str]:
+def open_as_asked(item: ImageLocation, settings: EncodeSettings) -> AnyImage:
+    """Open an image, not decoded yet. Raises SkipImage, and what Pillow raises."""
+    with limited_to(settings.max_pixels, settings.value_range):
+        return open_any(item.read(), settings.in_chans, settings.depth)
+
+
+def decode_image(data: bytes, settings: EncodeSettings | None = None) -> tuple[AnyImage, str]:
     """Decode the first frame of an image file, and return it with its depth (`pixels.depth_of`).
+
+    settings: which channels and bits; None: ordinary images alone.
 
     Raises:
         SkipImage: it cannot be decoded, or is over the pixel limit.
@@ -133,7 +153,9 @@ def decode_image(data: bytes) -> tuple[Image.Image, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata: only decoding matters
-            image = open_image(data)
+            image = (
+                open_any(data, settings.in_chans, settings.depth) if settings else open_image(data)
+            )
             check_deep_colour(image)
             depth = depth_of(image)
             image.load()
@@ -152,7 +174,7 @@ def _cause(
     if settings.mode == "raw":
         return "raw pixels"
     if info is None:
-        return str(image.format)
+        return str(image.format or "array")
     if image.mode not in ("RGB", "L"):
         return f"{image.mode} JPEG"
     if not info.all_scans:
@@ -174,10 +196,11 @@ def _max_side(settings: EncodeSettings) -> tuple[int, str]:
     return MAX_JPEG_SIDE, f"sides of at most {MAX_JPEG_SIDE} pixels"
 
 
-def _encode_to_fit(image: Image.Image, settings: EncodeSettings, cause: str) -> BetonSample:
+def _encode_to_fit(image: AnyImage, settings: EncodeSettings, cause: str) -> BetonSample:
     """Encode an image, shrunk as far as needed to fit the longest side and a page."""
     side, why = _max_side(settings)
-    original, image = image.size, _shrink(eight_bits(image), side)
+    original = image.size
+    image = _shrink(image if isinstance(image, BandImage) else eight_bits(image), side)
     payload = _to_bytes(image, settings)
     while (size := len(payload) + largest_trailer(image.height)) > settings.page_size:
         why = f"--page_size {settings.page_size}"
@@ -197,16 +220,17 @@ def _trailer(payload: bytes, settings: EncodeSettings) -> bytes:
     return make_trailer(payload, rows, 3 if status == native_library.OK else 0)
 
 
-def _shrink(image: Image.Image, max_side: int) -> Image.Image:
+def _shrink(image: AnyImage, max_side: int) -> AnyImage:
     """Limit the longer side, antialiased, keeping the aspect ratio."""
     scale = max_side / max(image.size)
     if scale >= 1:
         return image
     width, height = (max(1, round(side * scale)) for side in image.size)
-    return resize(image, (width, height))
+    size = width, height
+    return image.resize(size) if isinstance(image, BandImage) else resize(image, size)
 
 
-def _to_bytes(image: Image.Image, settings: EncodeSettings) -> bytes:
+def _to_bytes(image: AnyImage, settings: EncodeSettings) -> bytes:
     if settings.mode == "raw":
         return image.tobytes()
     image.info.clear()  # else the original's comments would be written too

@@ -10,6 +10,7 @@ from fastimae.cpus import usable_cores
 from fastimae.loaders.convert.encode import EncodeSettings
 from fastimae.loaders.errors import SettingError
 from fastimae.loaders.images.limits import check_value_range
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.settings import Expert, FileNames, PositiveInt, Seeded, Settings
 
 
@@ -51,6 +52,11 @@ class ConvertOptions(Settings):
     value_range: Expert[tuple[float, float] | None] = None
     """LOW HIGH: values that become 0 and 255, in images of more than 8 bits. None: scale 16 bits;
     skip float and 32-bit images (unknown range)."""
+    depth: Literal[8, 16] = EncodeSettings.depth
+    """16: keep all bits of 16-bit gray and colours (raw). All images must be alike: the first one
+    decides about channels and type, others are skipped."""
+    in_chans: Expert[PositiveInt | None] = None
+    """Channels of .npy arrays and TIFFs, if not 3. None: as in the first one."""
     verify: bool = False
     """Check and decode every sample once OUT is written; without OUT, those of SRC."""
     strict: bool = False
@@ -73,18 +79,24 @@ class ConvertOptions(Settings):
         )
         if self.value_range is not None:
             check_value_range(self.value_range)
+            self.require(
+                self.depth == 8,
+                "--value_range maps to 8 bits, --depth 16 keeps 16: leave out one of them",
+            )
 
     def worker_count(self) -> int:
         """Return the number of processes to use."""
         return self.workers or usable_cores()
 
-    def flags_to_shrink(self) -> list[str]:
+    def flags_to_shrink(self, form: PixelForm = RGB8) -> list[str]:
         """Return the flags that would make the file smaller."""
         first = {"raw": ["--mode jpg"], "jpg": [] if self.reencode else ["--reencode"]}[self.mode]
+        first = first if form == RGB8 else []
         smaller = "--max_resolution 500" if self.max_resolution is None else "--max_resolution"
         return [*first, smaller, "--limit"]
 
-    def encode_settings(self) -> EncodeSettings:
-        """Select the options that concern single images."""
-        names = [field.name for field in dataclasses.fields(EncodeSettings)]
-        return EncodeSettings(**{name: getattr(self, name) for name in names})
+    def encode_settings(self, form: PixelForm = RGB8) -> EncodeSettings:
+        """Select the options that concern single images. form: of the pixels that they all have."""
+        fields = {field.name for field in dataclasses.fields(EncodeSettings)} - {"form"}
+        settings = EncodeSettings(**{name: getattr(self, name) for name in fields}, form=form)
+        return settings if form == RGB8 else dataclasses.replace(settings, mode="raw")

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from fastimae.loaders.convert.encode import PASSED_THROUGH, REPAIRED
+from fastimae.loaders.convert.statistics import ChannelStatistics
 from fastimae.loaders.convert.verify import Verification
 from fastimae.loaders.image_location import LISTED
 from fastimae.loaders.images.depth import depth_notes
@@ -34,6 +35,8 @@ class ConvertReport:
     """Number of samples that had more than 8 bits, by `pixels.depth_of`."""
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Images left out: name and reason."""
+    statistics: ChannelStatistics | None = None
+    """Of pixels that are not 3 x uint8; None: not computed."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What the user should know about the conversion."""
     verified: Verification | None = None
@@ -74,6 +77,7 @@ class ConvertReport:
         lines += _counted("encoded", self.encoded)
         lines += _counted("shrunk", self.shrunk)
         lines += [f"  {line}" for line in depth_notes(self.depths)]
+        lines += [f"  {self.statistics}"] if self.statistics else []
         lines += _named("skipped", self.skipped)
         if self.verified is not None:
             lines += _named("bad", self.verified.bad) or ["  every sample decodes"]

@@ -30,13 +30,16 @@ from fastimae.loaders.beton.names import manifest_path
 from fastimae.loaders.beton.sample import BetonSample
 from fastimae.loaders.beton.trailer import MAGIC as TRAILER_MAGIC
 from fastimae.loaders.beton.writer import BetonWriter, part_path
-from fastimae.loaders.convert.encode import encode_item
+from fastimae.loaders.convert.encode import encode_item, open_as_asked
 from fastimae.loaders.convert.journal import Journal, Progress
 from fastimae.loaders.convert.options import ConvertOptions
 from fastimae.loaders.convert.report import ConvertReport, format_bytes
+from fastimae.loaders.convert.statistics import sampled_statistics
 from fastimae.loaders.convert.verify import open_to_verify, verify_beton
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import Source
+from fastimae.loaders.images.band_files import first_form
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.order.philox import KeyStream, derive_keys
 from fastimae.loaders.sources.describe import data_line
 from fastimae.loaders.sources.find import find_source
@@ -122,6 +125,7 @@ def _convert_source(source: Source, out: Path, options: ConvertOptions) -> Conve
     order = np.argsort(keys, kind="stable")[: options.limit].tolist()
     count = len(source.items)
     log.info(data_line(options.src, source.kind, count, source.labels, source.class_names))
+    source.form = _form(source, options)
     for note in source.notes:
         log.info("%s", note)
     with closing(_open_journal(source, out, options)) as journal:
@@ -138,15 +142,30 @@ def _convert_source(source: Source, out: Path, options: ConvertOptions) -> Conve
             capacity=len(order),
             rows=journal.progress.rows,
             class_names=source.class_names,
+            form=source.form,
         ) as writer:
             _write_samples(writer, journal, source, order, chunk, options)
             report = _report(journal.progress, source, out, options)
+            if source.form != RGB8:
+                report.statistics = sampled_statistics(writer.part, writer.rows, source.form)
             manifest = json.dumps(_manifest(report, source, options), indent=1)
             write_text(manifest_path(out), manifest + "\n")
             if not report.samples:
                 writer.discard()
         journal.remove()
     return report
+
+
+def _form(source: Source, options: ConvertOptions) -> PixelForm:
+    """Return what the pixels of the file consist of, as the first image shows it."""
+    settings = options.encode_settings()
+    form = first_form(partial(open_as_asked, settings=settings), source.items)
+    if form == RGB8:
+        return form
+    if options.reencode:
+        raise DataError(f"--reencode has no effect on {form} pixels, which are kept: leave it out")
+    log.info("%s pixels, as in the first image: they are stored as they are, like --mode raw", form)
+    return form
 
 
 def _report(
@@ -189,7 +208,13 @@ def _open_journal(source: Source, out: Path, options: ConvertOptions) -> Journal
 def _fingerprint(source: Source, options: ConvertOptions) -> str:
     """Identify the task: equal for tasks that make the same file."""
     digest = hashlib.blake2b(digest_size=16)
-    task = options.encode_settings(), options.seed, options.limit, _versions(), TRAILER_MAGIC
+    task = (
+        options.encode_settings(source.form),
+        options.seed,
+        options.limit,
+        _versions(),
+        TRAILER_MAGIC,
+    )
     digest.update(repr(task).encode())
     digest.update(repr((source.labels, source.class_names)).encode())
     for item in source.items:
@@ -214,7 +239,7 @@ def _check_room(source: Source, order: list[int], out: Path, options: ConvertOpt
     if needed > free:
         raise DataError(
             f"OUT: {out} does not fit: {size}, {room}; choose another disk, or make it smaller "
-            f"with {', '.join(options.flags_to_shrink())}"
+            f"with {', '.join(options.flags_to_shrink(source.form))}"
         )
     log.info("%s; %s", size, room)
     return int(min(256, max(1, _CHUNK_BYTES // max(1, mean))))
@@ -271,7 +296,7 @@ def _encoded(
 ) -> Generator[BetonSample | str, None, None]:
     """Yield the samples of these images in order, or the reason why there is none."""
     return safe_map(
-        partial(encode_item, settings=options.encode_settings()),
+        partial(encode_item, settings=options.encode_settings(source.form)),
         (source.items[index] for index in indices),
         workers=options.worker_count(),
         chunk=chunk,
@@ -312,6 +337,8 @@ def _manifest(report: ConvertReport, source: Source, options: ConvertOptions) ->
         "encoded": report.encoded,
         "shrunk": report.shrunk,
         "depths": report.depths,
+        "pixels": str(source.form),
+        "statistics": report.statistics and report.statistics._asdict(),
         "class_names": source.class_names,
         "skipped": [{"name": name, "reason": reason} for name, reason in report.skipped],
     }

@@ -12,6 +12,7 @@
 #include "jpeg_crop.h"
 #include "pixel_buffer.h"
 #include "resize.h"
+#include "resize_bands.h"
 
 using namespace fastimae;
 
@@ -70,8 +71,11 @@ FastimaeEngine* fastimae_engine_new(const FastimaeColumns* c, int height, int wi
                                     int64_t max_pixels, int threads) {
   const Columns columns{c->file,    c->count,  c->positions, c->sizes,
                         c->heights, c->widths, c->is_jpeg,   c->trailer_positions,
-                        c->trailer_sizes};
-  const Output output{height, width, channels, max_pixels, fastimae_own_entropy() != 0};
+                        c->trailer_sizes, c->raw_channels, c->raw_value_bytes};
+  const bool rgb = c->raw_channels == 3 && c->raw_value_bytes == 1;
+  if (channels != c->raw_channels && !(rgb && channels == 1)) return nullptr;
+  const Output output{height,           width,      channels,
+                      c->raw_value_bytes, max_pixels, fastimae_own_entropy() != 0};
   const auto make = [&] { return new FastimaeEngine{{columns, output, threads}}; };
   return guarded(make, static_cast<FastimaeEngine*>(nullptr));
 }
@@ -153,6 +157,17 @@ int fastimae_resize(const uint8_t* pixels, int height, int width, int channels, 
     for (int y = 0; y < height; ++y) std::memcpy(padded.row(y), pixels + y * bytes, bytes);
     const View view{padded.row(0), height, width, channels, padded.stride()};
     Resizer(wanted).resize(view, out, out_height, out_width, out_channels, flip != 0);
+    return 0;
+  };
+  return guarded(resize, 1);
+}
+
+int fastimae_resize_bands(const uint8_t* pixels, int height, int width, int channels,
+                          int value_bytes, uint8_t* out, int out_height, int out_width, int flip) {
+  const ptrdiff_t stride = ptrdiff_t{width} * channels * value_bytes;
+  const View view{pixels, height, width, channels, stride, value_bytes};
+  const auto resize = [&] {
+    BandResizer().resize(view, out, out_height, out_width, flip != 0);
     return 0;
   };
   return guarded(resize, 1);

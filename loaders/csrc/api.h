@@ -8,7 +8,7 @@
 #define FASTIMAE_API extern "C" __attribute__((visibility("default")))
 
 // Raise this with every change to the interface, so that Python refuses a library that is older.
-constexpr int kFastimaeAbi = 2;
+constexpr int kFastimaeAbi = 3;
 
 // fastimae::Columns
 struct FastimaeColumns {
@@ -17,6 +17,7 @@ struct FastimaeColumns {
   const int64_t *positions, *sizes, *heights, *widths;
   const uint8_t* is_jpeg;
   const int64_t *trailer_positions, *trailer_sizes;
+  int32_t raw_channels, raw_value_bytes;
 };
 
 // fastimae::Rows; windows are (top, left, height, width)
@@ -42,7 +43,8 @@ FASTIMAE_API int fastimae_libjpeg();
 // Whether our Huffman decoder agrees with libjpeg on a small image; tested by the first call.
 FASTIMAE_API int fastimae_own_entropy();
 
-// nullptr if there is not enough memory or the threads cannot be started.
+// channels: raw_channels, or 1 for gray from RGB; values have raw_value_bytes.
+// nullptr if they do not fit, there is not enough memory or the threads cannot be started.
 FASTIMAE_API FastimaeEngine* fastimae_engine_new(const FastimaeColumns* columns, int height,
                                                  int width, int channels, int64_t max_pixels,
                                                  int threads);
@@ -70,4 +72,8 @@ FASTIMAE_API int32_t fastimae_decode(const uint8_t* data, int64_t size, int heig
 FASTIMAE_API int fastimae_resize(const uint8_t* pixels, int height, int width, int channels,
                                  uint8_t* out, int out_height, int out_width, int out_channels,
                                  int flip, int simd);
+// As above with any number of channels, kept, of 1 or 2 bytes per value (csrc/resize_bands.h).
+FASTIMAE_API int fastimae_resize_bands(const uint8_t* pixels, int height, int width, int channels,
+                                       int value_bytes, uint8_t* out, int out_height,
+                                       int out_width, int flip);
 FASTIMAE_API uint32_t fastimae_crc32(const uint8_t* data, int64_t size);

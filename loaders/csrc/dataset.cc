@@ -28,7 +28,10 @@ Sample Dataset::sample(int64_t index) const {
   return Sample{columns_.file + columns_.positions[index],
                 static_cast<size_t>(columns_.sizes[index]),
                 static_cast<int>(columns_.heights[index]),
-                static_cast<int>(columns_.widths[index]), columns_.is_jpeg[index] != 0};
+                static_cast<int>(columns_.widths[index]),
+                columns_.is_jpeg[index] != 0,
+                columns_.raw_channels,
+                columns_.raw_value_bytes};
 }
 
 Evidence Dataset::evidence(int64_t index) const {

@@ -18,6 +18,7 @@ struct Columns {
   const int64_t *positions, *sizes, *heights, *widths;
   const uint8_t* is_jpeg;
   const int64_t *trailer_positions, *trailer_sizes;  // 0 if there is no trailer
+  int raw_channels, raw_value_bytes;  // of samples that are not JPEG
 };
 
 struct Sample {
@@ -25,6 +26,7 @@ struct Sample {
   size_t size;
   int height, width;
   bool is_jpeg;
+  int channels, value_bytes;  // if it is not a JPEG
 };
 
 // How far a sample's bytes can be trusted before any of them are decoded.

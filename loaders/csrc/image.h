@@ -14,12 +14,15 @@ struct Window {
   int top, left, height, width;
 };
 
-// Interleaved uint8 pixels, not owned, with kPadding readable bytes after the last row.
+// Interleaved pixels, not owned, with kPadding readable bytes after the last row.
 struct View {
   const uint8_t* pixels;
   int height, width;
-  int channels;      // 1 or 3
-  ptrdiff_t stride;  // bytes from row to row
+  int channels;
+  ptrdiff_t stride;     // bytes from row to row
+  int value_bytes = 1;  // 1 (uint8) or 2 (uint16)
+
+  ptrdiff_t pixel_bytes() const { return ptrdiff_t{channels} * value_bytes; }
 };
 
 // The start of a row of MCUs in the entropy-coded data of a baseline JPEG.

@@ -18,12 +18,6 @@ const Kernels& kernels_of(Simd simd) {
   return plain_kernels();
 }
 
-// Pillow's choice, which saves work on tall images. It rounds between the passes, so order matters.
-bool is_vertical_first(const View& in, int height, int width) {
-  const int rows = in.height - height;
-  return rows > 0 && rows > 2 * (in.width - width);
-}
-
 // The rows of an image in quad `number`; the last row is repeated beyond the end.
 struct Rows {
   Rows(const View& in, int number) {
@@ -39,6 +33,11 @@ uint8_t* bytes_of(std::vector<Block>* blocks) {
 }
 
 }  // namespace
+
+bool is_vertical_first(const View& in, int height, int width) {
+  const int rows = in.height - height;
+  return rows > 0 && rows > 2 * (in.width - width);
+}
 
 Simd best_simd() {
 #if defined(__x86_64__)

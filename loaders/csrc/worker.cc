@@ -38,8 +38,9 @@ bool is_inside(const Window& window, int height, int width) {
 
 View part_of(const View& view, const Window& whole, const Window& part) {
   const uint8_t* first = view.pixels + (part.top - whole.top) * view.stride +
-                         ptrdiff_t{part.left - whole.left} * view.channels;
-  return View{first, part.height, part.width, view.channels, view.stride};
+                         (part.left - whole.left) * view.pixel_bytes();
+  return View{first,         part.height, part.width,
+              view.channels, view.stride, view.value_bytes};
 }
 
 }  // namespace
@@ -74,9 +75,7 @@ Status Worker::make_crops(int64_t index, const std::vector<Crop>& crops) {
   if (status != Status::kOk) return status;
 
   start = Clock::now();
-  for (const Crop& crop : crops)
-    resizer_.resize(part_of(view, window, crop.window), crop.out, output_.height, output_.width,
-                    output_.channels, crop.flip);
+  for (const Crop& crop : crops) resize(part_of(view, window, crop.window), crop);
   add(resize_, nanoseconds_since(start));
   add(images_, crops.size());
   return Status::kOk;
@@ -117,19 +116,28 @@ Status Worker::decode(int64_t index, const Sample& sample, const Window& window,
   } else {
     copy_raw(sample, window, view);
   }
-  if (output_.channels == 1 && view->channels == 3) to_gray(view);
+  if (output_.channels == 1 && view->channels == 3) to_gray(view);  // never of 16 bits
   return Status::kOk;
+}
+
+void Worker::resize(const View& view, const Crop& crop) {
+  if (view.value_bytes == 1 && (view.channels == 3 || view.channels == 1))
+    resizer_.resize(view, crop.out, output_.height, output_.width, output_.channels, crop.flip);
+  else
+    band_resizer_.resize(view, crop.out, output_.height, output_.width, crop.flip);
 }
 
 // Copies the pixels, because the bytes after the file's last sample may not be readable.
 void Worker::copy_raw(const Sample& sample, const Window& window, View* view) {
-  const size_t bytes = size_t(window.width) * 3;
+  const size_t pixel = size_t(sample.channels) * sample.value_bytes;
+  const size_t bytes = window.width * pixel;
   raw_.reserve(window.height, bytes);
   for (int y = 0; y < window.height; ++y) {
-    const size_t first = (size_t(window.top + y) * sample.width + window.left) * 3;
+    const size_t first = (size_t(window.top + y) * sample.width + window.left) * pixel;
     std::memcpy(raw_.row(y), sample.data + first, bytes);
   }
-  *view = View{raw_.row(0), window.height, window.width, 3, raw_.stride()};
+  *view = View{raw_.row(0),     window.height, window.width,
+               sample.channels, raw_.stride(), sample.value_bytes};
 }
 
 // ITU-R 601 luma in 16-bit fixed point, as Pillow converts RGB to L.

@@ -10,17 +10,19 @@
 #include "jpeg_crop.h"
 #include "pixel_buffer.h"
 #include "resize.h"
+#include "resize_bands.h"
 
 namespace fastimae {
 
 // The form of every crop.
 struct Output {
   int height, width;   // pixels
-  int channels;        // 3 (RGB) or 1 (gray)
+  int channels;        // 1 (gray) or those of the samples
+  int value_bytes;     // those of the samples
   int64_t max_pixels;  // larger images are refused
   bool own_entropy;    // use our Huffman decoder
 
-  size_t bytes() const { return size_t(height) * width * channels; }
+  size_t bytes() const { return size_t(height) * width * channels * value_bytes; }
 };
 
 // Nanoseconds, and number of images decoded.
@@ -55,6 +57,7 @@ class Worker {
  private:
   Status check(int64_t index, const Sample& sample);
   Status decode(int64_t index, const Sample& sample, const Window& window, View* view);
+  void resize(const View& view, const Crop& crop);
   void copy_raw(const Sample& sample, const Window& window, View* view);
   void to_gray(View* view);
 
@@ -62,6 +65,7 @@ class Worker {
   const Output output_;
   JpegDecoder jpeg_;
   Resizer resizer_;
+  BandResizer band_resizer_;
   std::vector<RowStart> starts_;
   PixelBuffer raw_, gray_;
   std::string problem_;

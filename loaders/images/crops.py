@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastimae.loaders.errors import SettingError
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.order.philox import DrawStream, philox, uniform
-from fastimae.settings import Expert, Idle, PositiveFloat, Settings
+from fastimae.settings import RGB, Expert, Idle, PositiveFloat, Settings
 
 TRIES = 10
 RATIO = (3 / 4, 4 / 3)
@@ -76,7 +77,9 @@ class Crops:
     size: tuple[int, int]
     """(height, width) in pixels after the resize."""
     channels: int = 3
-    """3 for RGB, 1 for gray."""
+    """3 for RGB, 1 for gray, or those of the images."""
+    dtype: np.dtype = RGB8.dtype
+    """The type of their values: uint8 or uint16."""
     scale: tuple[float, float] = (CropSettings.min_crop, CropSettings.max_crop)
     """Smallest and largest share of the image's area in the window."""
     ratio: tuple[float, float] = RATIO
@@ -87,9 +90,23 @@ class Crops:
     """Mirror half of the samples."""
 
     @property
+    def form(self) -> PixelForm:
+        """That of the crops."""
+        return PixelForm(self.channels, self.dtype)
+
+    @property
+    def of_ordinary(self) -> bool:
+        """Whether they are crops of ordinary images, as they are or as gray."""
+        return self.dtype == np.uint8 and self.channels in (1, RGB)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return (*self.size, self.channels)
+
+    def empty(self, count: int) -> NDArray[np.uint8 | np.uint16]:
+        """Return room for as many crops, [count, H, W, C]."""
+        return np.empty((count, *self.shape), self.dtype)
 
     def draw(
         self, key: NDArray[np.int64], heights: NDArray, widths: NDArray

@@ -16,32 +16,40 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fastimae.loaders.image_location import SkipImage
+from fastimae.loaders.images.bands import AnyImage, BandImage, check_form
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.images.pixels import MODES, eight_bits
 from fastimae.loaders.images.resize import resize
 
-OpenImage = Callable[[int], Image.Image]
+Pixels = NDArray[np.uint8 | np.uint16]
+"""Of the type of the data set's images (`Crops.dtype`)."""
+
+OpenImage = Callable[[int], AnyImage]
 """Opens a sample by its index; its pixels may be decoded later. Raises if it is broken or has more
 pixels than allowed (limits.py)."""
 
 Failures = dict[int, str]
 """Row of a batch -> why its sample cannot be used."""
 
-DecodeRows = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]], Failures]
+DecodeRows = Callable[[NDArray[np.int64], NDArray[np.int64], Pixels], Failures]
 """Writes the crops of some samples: `decode_rows` with opener and crops bound, or an equivalent."""
 
 
-def crop_and_resize(
-    image: Image.Image, window: Sequence[int], flip: bool, crops: Crops
-) -> NDArray[np.uint8]:
-    """Crop the window (top, left, height, width) as uint8 [H, W, C], mirrored if `flip`."""
+def crop_and_resize(image: AnyImage, window: Sequence[int], flip: bool, crops: Crops) -> Pixels:
+    """Crop the window (top, left, height, width) as [H, W, C], mirrored if `flip`.
+
+    Raises SkipImage if the image does not have the form of the crops.
+    """
     top, left, height, width = window
     box = left, top, left + width, top + height
-    part = eight_bits(image, MODES[crops.channels], box)
-    pixels = np.asarray(resize(part, crops.size[::-1])).reshape(crops.shape)
+    if isinstance(image, BandImage) or not crops.of_ordinary:
+        check_form(image, crops.form)
+        pixels = image.crop(box).resize(crops.size[::-1]).pixels_HWC
+    else:
+        part = eight_bits(image, MODES[crops.channels], box)
+        pixels = np.asarray(resize(part, crops.size[::-1])).reshape(crops.shape)
     return pixels[:, ::-1] if flip else pixels
 
 
@@ -50,14 +58,14 @@ def decode_rows(
     crops: Crops,
     index: NDArray[np.int64],
     key: NDArray[np.int64],
-    out: NDArray[np.uint8],
+    out: Pixels,
 ) -> Failures:
     """Write the crop of sample `index[i]` drawn from `key[i]` to `out[i]`, for each of n rows.
 
-    index, key: int64 [n]; out: uint8 [n, H, W, C], undefined where a sample failed.
+    index, key: int64 [n]; out: [n, H, W, C], undefined where a sample failed.
     """
     failures: Failures = {}
-    images: list[Image.Image | None] = [None] * len(index)
+    images: list[AnyImage | None] = [None] * len(index)
     sizes = np.ones((len(index), 2), dtype=np.int64)
     for row, i in enumerate(index.tolist()):
         with _recording(failures, row):
@@ -78,12 +86,12 @@ def replace_failures(
     crops: Crops,
     index: NDArray[np.int64],
     key: NDArray[np.int64],
-    out: NDArray[np.uint8],
+    out: Pixels,
     failures: Failures,
 ) -> NDArray[np.int64]:
     """Fill the rows that failed with the next good sample of the batch, cropped by the row's key.
 
-    index, key: int64 [B]; out: uint8 [B, H, W, C]; see `decode_replacements`. Returns int64 [B],
+    index, key: int64 [B]; out: [B, H, W, C]; see `decode_replacements`. Returns int64 [B],
     the sample now in each row: `index` itself if nothing failed, or everything.
     """
     decode = functools.partial(decode_rows, open_image, crops)
@@ -98,21 +106,21 @@ def decode_replacements(
     index: NDArray[np.int64],
     key: NDArray[np.int64],
     failures: Failures,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Pixels]:
     """Decode replacements for samples that failed in any of their rows, for all of these rows.
 
     index, key: int64 [B]. A sample that fails only now is added to `failures`: its earlier crop may
     come from another decoder, or from an intact part of it.
     Returns the sample now in each row, int64 [B], the rows where it was replaced, [n], and their
-    crops, uint8 [n, H, W, C].
+    crops, [n, H, W, C].
     """
     if not failures:
-        return index, np.empty(0, np.int64), np.empty((0, *crops.shape), np.uint8)
+        return index, np.empty(0, np.int64), crops.empty(0)
     while True:
         failures |= all_copies(index, failures)
         used = index[replacement_rows(len(index), failures)]
         rows = np.flatnonzero(used != index)
-        pixels = np.empty((len(rows), *crops.shape), dtype=np.uint8)
+        pixels = crops.empty(len(rows))
         again = decode(used[rows], key[rows], pixels)
         if not again:
             return used, rows, pixels

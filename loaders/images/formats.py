@@ -8,6 +8,8 @@ _SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "jp2", "png", "webp", "avif", "bmp", "gif", "tif", "tiff"}
     | {"ppm", "pgm", "pbm", "pnm"}
 )
+ARRAY_SUFFIX = ".npy"
+"""Arrays of NumPy are images in folders without others: elsewhere they may be anything."""
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 _RAW = "a camera's raw format"
 _UNSUPPORTED_SUFFIXES = {
@@ -57,6 +59,11 @@ def is_image_name(name: str) -> bool:
 def is_unsupported_name(name: str) -> bool:
     """Return whether this is the name of an image of an unsupported format that is not hidden."""
     return not name.startswith(".") and _suffix(name) in _UNSUPPORTED_SUFFIXES
+
+
+def is_array_name(name: str) -> bool:
+    """Return whether this is the name of a NumPy array that is not hidden."""
+    return not name.startswith(".") and name.endswith(ARRAY_SUFFIX)
 
 
 def looks_like_image(head: bytes) -> bool:

@@ -118,7 +118,7 @@ def depth_of(image: Image.Image) -> str:
 
     Decodes the image unless there is a range of values.
     """
-    colours = _is_deep_colour(image)
+    colours = is_deep_colour(image)
     if not colours and image.mode not in DEEP_GRAY:
         return ""
     if bounds := value_range():
@@ -136,11 +136,11 @@ def check_deep_colour(image: Image.Image) -> None:
     image: not decoded yet; afterwards Pillow no longer knows.
     """
     bounds = value_range()
-    if bounds and _is_deep_colour(image):
+    if bounds and is_deep_colour(image):
         raise SkipImage(f"{named_range(bounds)} cannot map 16-bit colours, as Pillow reads 8 bits")
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
+def is_deep_colour(image: Image.Image) -> bool:
     """Return whether Pillow is about to decode 16-bit colours to 8 bits."""
     if image.mode in DEEP_GRAY or not getattr(image, "tile", None):
         return False

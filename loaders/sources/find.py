@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import LISTED, ImageLocation, Source, counts, extension
+from fastimae.loaders.images.formats import ARRAY_SUFFIX
 from fastimae.loaders.sources.folders import folder_source
 from fastimae.loaders.sources.imagenet import hint_for, label_images
 from fastimae.loaders.sources.lists import list_source
@@ -24,7 +25,9 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
-def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> Source:
+def find_source(
+    src: str, scratch: Path | None, labels: Path | None = None, *, arrays: bool = True
+) -> Source:
     """List the images of SRC, in an order that depends on their names alone.
 
     docs/sources.md explains what SRC may be and how labels are found.
@@ -33,6 +36,7 @@ def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> S
         src: a folder, a tar file, a pattern of tar files (`*`, `{000..146}`), or a list file.
         scratch: a folder for what has to be unpacked, made if needed. None: unpacking is an error.
         labels: the argument of --labels, for ImageNet's validation images.
+        arrays: whether .npy files of a folder without images are its images.
 
     Raises:
         DataError: SRC does not exist, is none of these or has no images, or `labels` does not fit.
@@ -40,7 +44,7 @@ def find_source(src: str, scratch: Path | None, labels: Path | None = None) -> S
     path = Path(src)
     try:
         if path.is_dir():
-            source = _from_folder(path, scratch)
+            source = _from_folder(path, scratch, arrays=arrays)
         elif path.is_file():
             source = _from_file(path, scratch)
         else:
@@ -72,13 +76,13 @@ def _from_file(path: Path, scratch: Path | None) -> Source:
     return list_source(path)
 
 
-def find_for_loader(src: str | Path, flag: str) -> Source:
+def find_for_loader(src: str | Path, flag: str, *, arrays: bool = True) -> Source:
     """Call `find_source`, and log the first lines of what a conversion would report.
 
     flag: the flag that gave SRC, for messages.
     """
     try:
-        source = find_source(str(src), scratch=None)
+        source = find_source(str(src), scratch=None, arrays=arrays)
     except DataError as error:
         raise DataError(f"{flag}: {str(error).removeprefix('SRC: ')}") from error
     for note in source.notes:
@@ -131,7 +135,7 @@ def _expand_range(first: str, last: str) -> Iterator[str]:
     return (f"{number:0{width}d}" for number in range(int(first), int(last) + step, step))
 
 
-def _from_folder(root: Path, scratch: Path | None) -> Source:
+def _from_folder(root: Path, scratch: Path | None, *, arrays: bool) -> Source:
     for folder in (root, root / "cifar-10-batches-py", root / "cifar-100-python"):
         files = {name: folder / name for name in CIFAR_FILES if (folder / name).is_file()}
         cifar = cifar_source({name: ImageLocation(str(path)) for name, path in files.items()})
@@ -141,6 +145,8 @@ def _from_folder(root: Path, scratch: Path | None) -> Source:
     names = (path for path in root.iterdir() if path.name.endswith(_TAR_SUFFIXES))
     tars = sorted(path for path in names if path.exists())  # broken links are in `skipped` already
     if not tars:
+        if arrays and not source.items and source.others[ARRAY_SUFFIX]:
+            return folder_source(root, arrays=True)
         return source
     source.others -= Counter(extension(path.name) for path in tars)
     if source.items:

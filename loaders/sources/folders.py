@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import ImageLocation, Source, extension, printable, unreadable
 from fastimae.loaders.images.formats import (
     HEAD_BYTES,
+    is_array_name,
     is_hidden,
     is_image_name,
     is_unsupported_name,
@@ -25,32 +26,39 @@ SPLITS = frozenset({"train", "val", "valid", "validation", "test", "testing", "d
 """Folder names that mean a part of a data set. A folder called train is such a part if another of
 them beside it holds images, or if no other folder does; else it is a class."""
 NO_CLASS = "not in a class folder"
+_IsImage = Callable[[str], bool]
+"""Tells images by name; files of other names are images by their content."""
 _Identity = tuple[int, int]
 """Device and inode: the same for all paths to a folder, so that links in circles are noticed."""
 
 
-def folder_source(root: Path, class_names: list[str] | None = None) -> Source:
+def folder_source(
+    root: Path, class_names: list[str] | None = None, *, arrays: bool = False
+) -> Source:
     """List a folder of class folders (as torchvision's ImageFolder), or a flat one without labels.
 
     Of a folder of splits only `train` is used. What cannot be read is in `skipped`.
 
     Args:
         class_names: the class folders in the order of their labels; by default all, sorted.
+        arrays: whether .npy files are images.
     """
-    return _source(root, class_names, frozenset())
+    return _source(root, class_names, frozenset(), is_array_name if arrays else is_image_name)
 
 
-def _source(root: Path, class_names: list[str] | None, above: frozenset[_Identity]) -> Source:
-    top = _list_folder(str(root))
+def _source(
+    root: Path, class_names: list[str] | None, above: frozenset[_Identity], is_image: _IsImage
+) -> Source:
+    top = _list_folder(str(root), is_image)
     above |= {_identity(top.path)}
-    other = _class_beside_train(top, above) if "train" in top.folders else None
+    other = _class_beside_train(top, above, is_image) if "train" in top.folders else None
     if "train" in top.folders and other is None:
-        source = _source(root / "train", class_names, above)
+        source = _source(root / "train", class_names, above, is_image)
         source.skipped += [*top.skipped, *_outside_classes(top)]
         source.others += top.others
         source.kind += printable(f", {root / 'train'} only")
         return source
-    source = _labelled(top, class_names or top.folders, above)
+    source = _labelled(top, class_names or top.folders, above, is_image)
     check_not_parts(source, str(root))
     if not source.items:
         source.kind, source.labels, source.class_names = "flat folder without labels", None, []
@@ -74,9 +82,11 @@ def check_not_parts(source: Source, root: str) -> None:
         )
 
 
-def _labelled(top: _Folder, names: list[str], above: frozenset[_Identity]) -> Source:
+def _labelled(
+    top: _Folder, names: list[str], above: frozenset[_Identity], is_image: _IsImage
+) -> Source:
     """List the images in class folders."""
-    walk = _Walk(above, {f"{top.path}/{name}" for name in names})
+    walk = _Walk(above, {f"{top.path}/{name}" for name in names}, is_image)
     items, labels = [], []
     for label, name in enumerate(names):
         for path in walk.images(f"{top.path}/{name}"):
@@ -92,9 +102,11 @@ def _labelled(top: _Folder, names: list[str], above: frozenset[_Identity]) -> So
     )
 
 
-def _class_beside_train(top: _Folder, above: frozenset[_Identity]) -> str | None:
+def _class_beside_train(
+    top: _Folder, above: frozenset[_Identity], is_image: _IsImage
+) -> str | None:
     """Name a folder with images beside `train` that makes it a class, or None: it is a split."""
-    walk = _Walk(above, {f"{top.path}/{name}" for name in top.folders})
+    walk = _Walk(above, {f"{top.path}/{name}" for name in top.folders}, is_image)
 
     def with_images(names: Iterable[str]) -> Iterator[str]:
         return (name for name in names if any(walk.images(f"{top.path}/{name}")))
@@ -138,17 +150,17 @@ class _Folder(NamedTuple):
     """How many files of other kinds there are, by extension."""
 
 
-def _list_folder(path: str) -> _Folder:
+def _list_folder(path: str, is_image: _IsImage = is_image_name) -> _Folder:
     """Read one folder, without those below it. Raises OSError."""
     folder = _Folder(path, [], [], [], Counter())
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if not is_hidden(entry.name):
-                _add_entry(entry, folder)
+                _add_entry(entry, folder, is_image)
     return folder
 
 
-def _add_entry(entry: os.DirEntry[str], folder: _Folder) -> None:
+def _add_entry(entry: os.DirEntry[str], folder: _Folder, is_image: _IsImage) -> None:
     try:
         if entry.is_dir():
             folder.folders.append(entry.name)
@@ -156,7 +168,7 @@ def _add_entry(entry: os.DirEntry[str], folder: _Folder) -> None:
         problem = None if entry.is_file() else _not_a_file(entry)
     except OSError as error:  # such as a link to itself
         problem = unreadable(error)
-    if problem is None and not is_image_name(entry.name):
+    if problem is None and not is_image(entry.name):
         head = _head(entry.path)
         problem = unsupported_reason(entry.name, head)
         if problem is None and not looks_like_image(head):
@@ -187,8 +199,9 @@ def _head(path: str) -> bytes:
 class _Walk:
     """A walk through class folders and all below them, along links, but never in circles."""
 
-    def __init__(self, above: frozenset[_Identity], classes: set[str]) -> None:
+    def __init__(self, above: frozenset[_Identity], classes: set[str], is_image: _IsImage) -> None:
         """Take class folders; above: the folder around them, and those around it that are read."""
+        self._is_image = is_image
         self.skipped: list[tuple[str, str]] = []
         self.others: Counter[str] = Counter()
         self._above = above
@@ -212,7 +225,7 @@ class _Walk:
                     )
                     continue
                 seen.add(identity)
-                folder = _list_folder(path)
+                folder = _list_folder(path, self._is_image)
             except OSError as error:
                 self.skipped.append((printable(path), unreadable(error)))
                 continue

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import ImageLocation, Source
-from fastimae.loaders.images.limits import open_image
+from fastimae.loaders.images.band_files import first_form, open_any
+from fastimae.loaders.images.bands import AnyImage
+from fastimae.loaders.images.pixel_form import PixelForm
 from fastimae.loaders.order.identity import identity_of
 from fastimae.loaders.sources.find import find_for_loader
 
@@ -31,9 +33,11 @@ class ImageFiles:
     """The name of each label."""
     kind: str
     """The kind of data set that was recognised, in words."""
+    channels: int | None = None
+    """--in_chans; None: as in the files."""
 
     @classmethod
-    def of(cls, source: Source) -> ImageFiles:
+    def of(cls, source: Source, channels: int | None = None) -> ImageFiles:
         """Convert a source of whole files, without a second list of all names in memory."""
         longest = max(len(os.fsencode(item.path)) for item in source.items)
         names = (os.fsencode(item.path) for item in source.items)
@@ -43,7 +47,13 @@ class ImageFiles:
             labels=np.asarray(labels, np.int64),
             class_names=source.class_names,
             kind=source.kind,
+            channels=channels,
         )
+
+    @functools.cached_property
+    def form(self) -> PixelForm:
+        """That of the first image that can be read."""
+        return first_form(self.open, range(len(self.files)))
 
     def close(self) -> None:
         """Do nothing: no file is held open."""
@@ -65,19 +75,22 @@ class ImageFiles:
         names = (name[len(folder) :] + b"\0" for name in self.files)
         return identity_of(names, len(self.files), self.read)
 
-    def open(self, index: int) -> Image.Image:
-        """Open the image without decoding it; its file is closed again."""
-        return open_image(self.read(index))
+    def open(self, index: int) -> AnyImage:
+        """Open the image, not decoded yet unless it is an array; its file is closed again."""
+        return open_any(self.read(index), self.channels)
 
 
-def scan_folder(path: str | Path, flag: str = "--data_path") -> ImageFiles:
+def scan_folder(
+    path: str | Path, flag: str = "--data_path", channels: int | None = None
+) -> ImageFiles:
     """List the image files that fastimae-convert would find in a folder, in its order.
 
-    flag: the flag that gave the path, for messages. Raises `DataError` if there are none.
+    flag: the flag that gave the path, for messages. channels: see `ImageFiles`. Raises `DataError`
+    if there are none.
     """
     if not Path(path).is_dir():
         raise DataError(f"{flag} {path}: there is no such folder")
     source = find_for_loader(path, flag)
     if not all(item.is_file for item in source.items):
         raise DataError(f"{flag} {path}: no image files, but {source.kind}; use fastimae-convert")
-    return ImageFiles.of(source)
+    return ImageFiles.of(source, channels)

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.images.bands import AnyImage
 from fastimae.loaders.images.given_images import (
     NotAnImage,
     as_image,
@@ -25,6 +25,7 @@ from fastimae.loaders.images.given_images import (
     labels_in,
 )
 from fastimae.loaders.images.limits import check_pixels
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.order.epoch_steps import Read
 from fastimae.loaders.order.seeded import seeded_by
 from fastimae.user_code import call_user_function, import_from_spec
@@ -47,11 +48,17 @@ class UserDataset:
     """The name of each label; empty where names are not known."""
     read: Read | None = None
     """Returns what identifies a sample, for `digest_of`."""
+    channels: int = RGB8.channels
+    """--in_chans."""
+    form: PixelForm = RGB8
+    """That of its images, as the first one shows it."""
     GIVEN: ClassVar[str] = "given"
     OWN: ClassVar[str] = "own"
 
     @classmethod
-    def of(cls, dataset: Any, name: str, labels: Any = None) -> UserDataset:
+    def of(
+        cls, dataset: Any, name: str, labels: Any = None, channels: int = RGB8.channels
+    ) -> UserDataset:
         """Check a dataset. labels: of its samples, if the caller has them. Raises DataError."""
         check_dataset(dataset, name)
         samples = cls(
@@ -60,6 +67,7 @@ class UserDataset:
             labels=np.full(len(dataset), -1),
             labels_origin="",
             class_names=[],
+            channels=channels,
         )
         if labels is not None:
             return samples._with_labels(_given(labels, len(dataset)), cls.GIVEN)
@@ -87,7 +95,7 @@ class UserDataset:
         kind = "own dataset" if kind == self.name else kind
         return kind if self.labels_known else f"{kind}, labels as its samples have them"
 
-    def item(self, index: int, key: int) -> tuple[Image.Image, int]:
+    def item(self, index: int, key: int) -> tuple[AnyImage, int]:
         """Read a sample: its image, of any size, and the label that came with it (-1: none).
 
         key: the seed of Python's, NumPy's and torch's random generators meanwhile. Raises what the
@@ -95,7 +103,7 @@ class UserDataset:
         """
         with seeded_by(key):
             value, label = split(self.dataset[index])
-        image = as_image(value)
+        image = as_image(value, self.channels)
         check_pixels(*image.size)
         return image, label_of(label)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastimae.loaders.base import DecodedStep, Loader
 from fastimae.loaders.images.crops import Crops
-from fastimae.loaders.images.decode import Failures, decode_replacements
+from fastimae.loaders.images.decode import Failures, Pixels, decode_replacements
 from fastimae.loaders.workers.worker_batches import batches_from_workers, check_workers
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class StepDecoder(abc.ABC):
 
     @abc.abstractmethod
     def decode_rows(
-        self, index: NDArray[np.int64], key: NDArray[np.int64], out: NDArray[np.uint8]
+        self, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels
     ) -> Failures:
         """Write the crops of samples `index` [n], drawn from `key` [n], to `out` [n, H, W, C]."""
 
-    def __call__(self, step: BatchPlan, pixels: NDArray[np.uint8]) -> StepResult:
+    def __call__(self, step: BatchPlan, pixels: Pixels) -> StepResult:
         """Decode a step into `pixels`, [B, H, W, C]."""
         index, key = step.index, step.key
         failures: Failures = {}
@@ -72,8 +72,14 @@ class ProcessLoader(Loader):
         max_bad_samples: int,
         pin_mem: bool,
     ) -> None:
-        shape = decoder.crops.shape
-        super().__init__(sampler, shape, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
+        crops = decoder.crops
+        super().__init__(
+            sampler,
+            crops.shape,
+            dtype=crops.dtype,
+            max_bad_samples=max_bad_samples,
+            pin_mem=pin_mem,
+        )
         check_workers(num_workers)
         self.decoder, self.num_workers = decoder, num_workers
 
@@ -82,7 +88,7 @@ class ProcessLoader(Loader):
             self.decoder,
             steps,
             shape=(self.sampler.batch_size, *self.shape),
-            dtype=np.uint8,
+            dtype=self.dtype,
             num_workers=self.num_workers,
             pin=self.pin,
         )

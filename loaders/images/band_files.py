@@ -1,0 +1,167 @@
+"""Opens image files of any form: .npy arrays, TIFFs of many bands, and files of 16 bits.
+
+Everything else is Pillow's. TIFFs that Pillow does not read go to tifffile, an optional library.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastimae.loaders.image_location import SkipImage
+from fastimae.loaders.images.bands import AnyImage, BandImage, check_dtype, form_of
+from fastimae.loaders.images.given_images import as_image
+from fastimae.loaders.images.limits import TooManyPixels, check_pixels, open_image
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
+from fastimae.loaders.images.pixels import DEEP_GRAY, gray_bits, is_deep_colour
+
+_NPY, _TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WHITE_IS_ZERO = 0
+_ALPHA = (1, 2)
+"""Values of TIFF's ExtraSamples."""
+_SAMPLES_PER_PIXEL, _MOST_SAMPLES = 277, 4
+"""A TIFF tag. Of more samples, Pillow would drop all but three."""
+NEEDS_TIFFFILE = "a TIFF for which tifffile is needed: pip install 'fastimae[bands]'"
+
+
+def open_any(data: bytes, channels: int | None = None, depth: int = 8) -> AnyImage:
+    """Open an image file's bytes; ordinary ones are decoded later, by Pillow.
+
+    channels: the number that is wanted; None: what the file has. depth: 16 keeps all bits of 16-bit
+    gray and colours; else Pillow reduces them to 8. Raises SkipImage, and what Pillow raises.
+    """
+    if data.startswith(_NPY):
+        return as_image(_read_npy(data), channels)
+    if not data.startswith(_TIFF):
+        image = open_image(data)
+        return image if depth == 8 else _deep(image, data)
+    if channels not in (None, 1, 3) or (depth == 16 and _has_16_bits(data)):
+        return _image_of(_read_tiff(data, channels))
+    return _ordinary_tiff(data, channels)
+
+
+def first_form(open_one: Callable[[Any], AnyImage], which: Iterable[Any]) -> PixelForm:
+    """Return the form of the first image that can be opened; RGB8 if none can."""
+    for one in which:
+        try:
+            return form_of(open_one(one))
+        except Exception:
+            continue
+    return RGB8
+
+
+def _read_npy(data: bytes) -> NDArray:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise SkipImage(f"damaged .npy: {error}") from error
+    native = array.dtype.newbyteorder("=")
+    check_dtype(native)
+    return array.astype(native, copy=False)
+
+
+def _deep(image: Image.Image, data: bytes) -> AnyImage:
+    """Return an image with all of its 16 bits; unchanged if it has 8."""
+    if is_deep_colour(image):
+        return BandImage(_read_png(data) if image.format == "PNG" else _refuse(image))
+    if image.mode in DEEP_GRAY and gray_bits(image):
+        return BandImage(np.asarray(image).astype(np.uint16)[..., None])
+    return image
+
+
+def _refuse(image: Image.Image) -> NDArray:
+    raise SkipImage(
+        f"--depth 16 reads the 16-bit colours of PNG and TIFF only, not of {image.format}"
+    )
+
+
+def _read_png(data: bytes) -> NDArray[np.uint16]:
+    """Decode a PNG of 16-bit colours; alpha is dropped. Pillow reads 8 of the bits."""
+    import torch
+    from torchvision.io import decode_png
+
+    try:
+        pixels_CHW = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8)).numpy()
+    except RuntimeError as error:
+        raise SkipImage(f"cannot be decoded: {error}") from error
+    pixels_HWC = np.moveaxis(pixels_CHW, 0, -1)
+    channels = pixels_HWC.shape[-1]
+    return pixels_HWC[..., : channels - (channels in (2, 4))]
+
+
+def _ordinary_tiff(data: bytes, channels: int | None) -> AnyImage:
+    """Open a TIFF with Pillow; those of more channels than it reads with tifffile."""
+    try:
+        image = open_image(data)
+        if channels is not None or image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) <= _MOST_SAMPLES:
+            return image
+    except TooManyPixels:
+        raise
+    except SkipImage:
+        pass
+    return _image_of(_read_tiff(data, channels))
+
+
+def _image_of(pixels_HWC: NDArray) -> AnyImage:
+    image = BandImage(pixels_HWC)
+    return Image.fromarray(np.ascontiguousarray(pixels_HWC)) if image.form == RGB8 else image
+
+
+def _has_16_bits(data: bytes) -> bool:
+    with _tifffile().TiffFile(io.BytesIO(data)) as tiff:
+        return tiff.pages[0].dtype == np.uint16
+
+
+def _read_tiff(data: bytes, channels: int | None) -> NDArray:
+    """Read the first image of a TIFF as [H, W, C], with values that fill the range of their type.
+
+    Without `channels`, alpha is dropped. Pages are channels only if they are as many.
+    """
+    tifffile = _tifffile()
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            series, page = tiff.series[0], tiff.pages[0]
+            check_pixels(page.imagewidth, page.imagelength)
+            pages = len(series) > 1 and (series.axes == "CYX" or len(series) == channels)
+            part = series if pages else page
+            pixels_HWC = _bands_last(part.asarray(), last=part.axes.endswith("S"))
+            if channels is None and page.extrasamples:
+                alpha = sum(extra in _ALPHA for extra in page.extrasamples)
+                pixels_HWC = pixels_HWC[..., : pixels_HWC.shape[-1] - alpha]
+            return _filled(pixels_HWC, page)
+    except SkipImage:
+        raise
+    except Exception as error:  # damaged files raise almost anything
+        raise SkipImage(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _bands_last(pixels: NDArray, *, last: bool) -> NDArray:
+    """Return [H, W, C] from that (if `last`), [C, H, W] or [H, W]."""
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    if pixels.ndim != 3:
+        raise SkipImage(f"a TIFF of {list(pixels.shape)} values is not one image")
+    return pixels if last else np.moveaxis(pixels, 0, -1)
+
+
+def _filled(pixels_HWC: NDArray, page: Any) -> NDArray:
+    """Scale 12 bits and the like to 16, and invert a TIFF in which white is zero."""
+    bits = page.bitspersample
+    if pixels_HWC.dtype == np.uint16 and isinstance(bits, int) and 8 < bits < 16:
+        pixels_HWC = pixels_HWC << (16 - bits)
+    if page.photometric == _WHITE_IS_ZERO and pixels_HWC.dtype.kind == "u":
+        return np.iinfo(pixels_HWC.dtype).max - pixels_HWC
+    return pixels_HWC
+
+
+def _tifffile() -> Any:
+    try:
+        import tifffile
+    except ImportError as error:
+        raise SkipImage(NEEDS_TIFFFILE) from error
+    return tifffile
