@@ -100,7 +100,7 @@ def center_view(
     if isinstance(image, Image.Image) and image.mode != MODES[channels]:
         image = eight_bits(image, MODES[channels])
     if whole and image.size != (width, height):
-        image = resize(image, (width, height))
+        image = _resized(image, (width, height))
     if image.size != (width, height):
         share = CROP_SHARE if max(size) <= 224 else 1.0
         cover = max(int(height / share) / image.height, int(width / share) / image.width)
@@ -108,8 +108,13 @@ def center_view(
             max(height, int(image.height * cover + 1e-6)),
             max(width, int(image.width * cover + 1e-6)),
         )
-        image = resize(image, resized[::-1])
+        image = _resized(image, resized[::-1])
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         image = image.crop((left, top, left + width, top + height))
     pixels = image.pixels_HWC if isinstance(image, BandImage) else np.asarray(image)
     return pixels.reshape(*size, channels)
+
+
+def _resized(image: AnyImage, size: tuple[int, int]) -> AnyImage:
+    """Return the image in another size, (width, height)."""
+    return image.resize(size) if isinstance(image, BandImage) else resize(image, size)

@@ -18,7 +18,6 @@ from fastimae.kernels.reference import normalise
 from fastimae.loaders.images.bands import BandImage
 from fastimae.loaders.images.crops import RATIO, relative_to
 from fastimae.loaders.images.pixel_form import PixelForm
-from fastimae.loaders.images.resize import resize
 from fastimae.settings import ConfigError
 
 
@@ -42,7 +41,7 @@ class BandCrop:
             shape = torch.empty(1).expand(1, image.height, image.width)
             top, left, height, width = RandomResizedCrop.get_params(shape, self.scale, self.ratio)
             image = image.crop((left, top, left + width, top + height))
-        pixels_HWC = resize(image, self.size[::-1]).pixels_HWC
+        pixels_HWC = image.resize(self.size[::-1]).pixels_HWC
         if self.hflip and torch.rand(1) < 0.5:
             pixels_HWC = pixels_HWC[:, ::-1]
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels_HWC, -1, 0)))
