@@ -133,7 +133,7 @@ def pixel_loss(pred, patches, visible, norm_pix, far=None):
 
 
 def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix):
-    """Return MAE's loss. images: uint8 [B, H, W, C]; visible: patch ids for each image."""
+    """Return MAE's loss. images: pixels [B, H, W, C]; visible: patch ids for each image."""
     losses = []
     for image, ids in zip(images, visible, strict=True):
         patches = patches_of(normalised(image, mean, std), patch)
