@@ -159,7 +159,7 @@ def _convert_source(source: Source, out: Path, options: ConvertOptions) -> Conve
 def _form(source: Source, options: ConvertOptions) -> PixelForm:
     """Return what the pixels of the file consist of, as the first image shows it."""
     settings = options.encode_settings()
-    form = first_form(partial(open_as_asked, settings=settings), source.items)
+    form = first_form(partial(open_as_asked, settings=settings), source.items) or RGB8
     if form == RGB8:
         return form
     if options.reencode:

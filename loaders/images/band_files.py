@@ -1,10 +1,12 @@
 """Opens image files of any form: .npy arrays, TIFFs of many bands, and files of 16 bits.
 
-Everything else is Pillow's. TIFFs that Pillow does not read go to tifffile, an optional library.
+Everything else is Pillow's. TIFFs that Pillow does not read go to tifffile, 16-bit colours of PNG
+to imagecodecs: both are optional.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,10 +25,9 @@ from fastimae.loaders.images.pixels import DEEP_GRAY, gray_bits, is_deep_colour
 _NPY, _TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO = 0
 _ALPHA = (1, 2)
-"""Values of TIFF's ExtraSamples."""
-_SAMPLES_PER_PIXEL, _MOST_SAMPLES = 277, 4
-"""A TIFF tag. Of more samples, Pillow would drop all but three."""
-NEEDS_TIFFFILE = "a TIFF for which tifffile is needed: pip install 'fastimae[bands]'"
+"""Values of ExtraSamples."""
+_SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 277, 338
+"""TIFF tags."""
 
 
 def open_any(data: bytes, channels: int | None = None, depth: int = 8) -> AnyImage:
@@ -45,14 +46,14 @@ def open_any(data: bytes, channels: int | None = None, depth: int = 8) -> AnyIma
     return _ordinary_tiff(data, channels)
 
 
-def first_form(open_one: Callable[[Any], AnyImage], which: Iterable[Any]) -> PixelForm:
-    """Return the form of the first image that can be opened; RGB8 if none can."""
+def first_form(open_one: Callable[[Any], AnyImage], which: Iterable[Any]) -> PixelForm | None:
+    """Return the form of the first image that can be opened; None if none can."""
     for one in which:
         try:
             return form_of(open_one(one))
         except Exception:
             continue
-    return RGB8
+    return None
 
 
 def _read_npy(data: bytes) -> NDArray:
@@ -82,14 +83,11 @@ def _refuse(image: Image.Image) -> NDArray:
 
 def _read_png(data: bytes) -> NDArray[np.uint16]:
     """Decode a PNG of 16-bit colours; alpha is dropped. Pillow reads 8 of the bits."""
-    import torch
-    from torchvision.io import decode_png
-
+    decode = _optional("imagecodecs").png_decode
     try:
-        pixels_CHW = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8)).numpy()
-    except RuntimeError as error:
+        pixels_HWC = decode(data)
+    except Exception as error:  # the library's own
         raise SkipImage(f"cannot be decoded: {error}") from error
-    pixels_HWC = np.moveaxis(pixels_CHW, 0, -1)
     channels = pixels_HWC.shape[-1]
     return pixels_HWC[..., : channels - (channels in (2, 4))]
 
@@ -98,7 +96,7 @@ def _ordinary_tiff(data: bytes, channels: int | None) -> AnyImage:
     """Open a TIFF with Pillow; those of more channels than it reads with tifffile."""
     try:
         image = open_image(data)
-        if channels is not None or image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) <= _MOST_SAMPLES:
+        if channels is not None or _pillow_keeps_all(image):
             return image
     except TooManyPixels:
         raise
@@ -107,29 +105,40 @@ def _ordinary_tiff(data: bytes, channels: int | None) -> AnyImage:
     return _image_of(_read_tiff(data, channels))
 
 
+def _pillow_keeps_all(image: Image.Image) -> bool:
+    """Return whether Pillow drops no channels of a TIFF, apart from a fourth one.
+
+    It reads 5 and 6 of them as 3, and 2 as gray with alpha or as gray alone.
+    """
+    samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
+    alpha = set(image.tag_v2.get(_EXTRA_SAMPLES, ())) & set(_ALPHA)
+    return samples in (1, 3, 4) or (samples == 2 and bool(alpha))
+
+
 def _image_of(pixels_HWC: NDArray) -> AnyImage:
     image = BandImage(pixels_HWC)
     return Image.fromarray(np.ascontiguousarray(pixels_HWC)) if image.form == RGB8 else image
 
 
 def _has_16_bits(data: bytes) -> bool:
-    with _tifffile().TiffFile(io.BytesIO(data)) as tiff:
+    with _optional("tifffile").TiffFile(io.BytesIO(data)) as tiff:
         return tiff.pages[0].dtype == np.uint16
 
 
 def _read_tiff(data: bytes, channels: int | None) -> NDArray:
     """Read the first image of a TIFF as [H, W, C], with values that fill the range of their type.
 
-    Without `channels`, alpha is dropped. Pages are channels only if they are as many.
+    Its pages are channels if they are as many as `channels`. If that is None, alpha is dropped.
     """
-    tifffile = _tifffile()
+    tifffile = _optional("tifffile")
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            series, page = tiff.series[0], tiff.pages[0]
+            page = tiff.pages[0]
             check_pixels(page.imagewidth, page.imagelength)
-            pages = len(series) > 1 and (series.axes == "CYX" or len(series) == channels)
-            part = series if pages else page
-            pixels_HWC = _bands_last(part.asarray(), last=part.axes.endswith("S"))
+            if channels != 1 and len(tiff.pages) == channels:
+                pixels_HWC = np.stack([page.asarray() for page in tiff.pages], axis=-1)
+            else:
+                pixels_HWC = _bands_last(page.asarray(), last=page.axes.endswith("S"))
             if channels is None and page.extrasamples:
                 alpha = sum(extra in _ALPHA for extra in page.extrasamples)
                 pixels_HWC = pixels_HWC[..., : pixels_HWC.shape[-1] - alpha]
@@ -159,9 +168,8 @@ def _filled(pixels_HWC: NDArray, page: Any) -> NDArray:
     return pixels_HWC
 
 
-def _tifffile() -> Any:
+def _optional(library: str) -> Any:
     try:
-        import tifffile
+        return importlib.import_module(library)
     except ImportError as error:
-        raise SkipImage(NEEDS_TIFFFILE) from error
-    return tifffile
+        raise SkipImage(f"{library} is needed for it: pip install 'fastimae[bands]'") from error

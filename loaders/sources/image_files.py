@@ -14,7 +14,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import ImageLocation, Source
 from fastimae.loaders.images.band_files import first_form, open_any
 from fastimae.loaders.images.bands import AnyImage
-from fastimae.loaders.images.pixel_form import PixelForm
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.order.identity import identity_of
 from fastimae.loaders.sources.find import find_for_loader
 
@@ -53,7 +53,10 @@ class ImageFiles:
     @functools.cached_property
     def form(self) -> PixelForm:
         """That of the first image that can be read."""
-        return first_form(self.open, range(len(self.files)))
+        which = range(len(self.files))
+        found = first_form(self.open, which)
+        found = found or first_form(lambda index: open_any(self.read(index)), which)
+        return found or RGB8
 
     def close(self) -> None:
         """Do nothing: no file is held open."""

@@ -345,7 +345,7 @@ def test_damaged_bytes_of_an_older_file_give_a_data_error_at_worst(
         (8, "<Q", 0, "cannot hold"),
         (16, "<Q", 2**63, "truncated or damaged"),
         (24, "<B", 255, "'image' is of a custom type"),
-        (24, "<B", 0, "no RGB image field"),
+        (24, "<B", 0, "no image field"),
         (2106, "<B", 2, "sample 0 cannot be an image"),
         (2106 + 24 + 3, "<H", 0, "sample 1 cannot be an image"),
         (2106 + 48 + 5, "<Q", 2**64 - 1, "data of sample 2"),
