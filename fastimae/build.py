@@ -26,10 +26,12 @@ from fastimae.loaders.order.sampler_checks import check_partners
 from fastimae.loaders.settings import DataSettings
 from fastimae.log import log, quietly
 from fastimae.models import MaskedAutoencoder, create_model
+from fastimae.models.encoder import channel_statistics
 from fastimae.models.settings import ModelSettings
 from fastimae.objectives.base import Models, Objective, check_parameters
 from fastimae.objectives.choice import OBJECTIVES
 from fastimae.objectives.settings import IMAESettings
+from fastimae.pictures.display import Display
 from fastimae.pictures.reconstruction import draw_fixed_images
 from fastimae.settings import config_errors
 from fastimae.trained import conversion_settings
@@ -138,7 +140,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         workers=config.data.worker_count(),
         output_dir=run.output_dir,
         args=checkpoint_args({**settings, **conversion_settings(settings)}, config.optim, world),
-        draw=draw_fixed_images(objective, batches, picture),
+        draw=draw_fixed_images(objective, batches, picture, display_of(config)),
         run_file=RunFile(run.output_dir, run_settings(settings)),
     )
     parameters = sum(p.numel() for p in objective.student.parameters())
@@ -149,6 +151,13 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         trainer.updates_per_epoch,
     )  # fmt: skip
     return trainer
+
+
+def display_of(config: TrainConfig) -> Display:
+    """Return how a run's pictures are shown. Raises ConfigError."""
+    model = config.model
+    statistics = channel_statistics(config.data.in_chans, model.mean, model.std)
+    return Display(*statistics, config.run.show_channels)
 
 
 def resume_training(trainer: Trainer, content: dict[str, Any], path: Path) -> None:

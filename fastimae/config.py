@@ -20,6 +20,7 @@ from fastimae.loaders.settings import DataSettings, LoaderSettings
 from fastimae.models.settings import OF_DECODER, ModelSettings
 from fastimae.objectives.choice import ObjectiveConfig, settings_with
 from fastimae.other_names import suggestion
+from fastimae.pictures.settings import PictureSettings
 from fastimae.recipes import AUGMENTATIONS
 from fastimae.settings import (
     ConfigError,
@@ -65,7 +66,7 @@ class OutputSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class RunConfig(Seeded, LaunchSettings, LoopSettings, OutputSettings):
+class RunConfig(Seeded, LaunchSettings, LoopSettings, PictureSettings, OutputSettings):
     """Where it runs, and what it saves."""
 
     vis_freq: Free[Count] = Plan.vis_freq

@@ -224,7 +224,7 @@ def change_colors(
         return out
     table = None
     if dtype != torch.uint8:
-        table = scale_and_bias(tuple(mean), tuple(std), 1, images.device)
+        table = scale_and_bias(tuple(mean), tuple(std), 1, images.dtype, images.device)
     factors = factors.contiguous()
     if not triton_kernel:
         change_on_cpu(images, ids_keep, factors, patch_size, table, out)

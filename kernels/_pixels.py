@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels._launch import jit, tl
-from fastimae.kernels.reference import constants
+from fastimae.kernels.checks import FULL_RANGE, are_pixels
+from fastimae.kernels.reference import constants, select_rows
 
 
 @jit
@@ -57,20 +58,26 @@ def dense_rows(images: Tensor) -> bool:
 
 @functools.cache
 def scale_and_bias(
-    mean: tuple[float, ...], std: tuple[float, ...], patch_size: int, device: torch.device
-) -> Tensor:
-    """Return scale and bias, fp32 [2, P*C], that normalise a patch's row of bytes x.
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    patch_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor | None:
+    """Return scale and bias, fp32 [2, P*C], that normalise a patch's row of pixels x; or None.
 
-    (x / 255 - mean) / std = x * scale + bias. Made once: a copy to the device stalls it and breaks
-    CUDA graphs. Call it only inside a custom op, where tensors are real.
+    (x / full - mean) / std = x * scale + bias, where full is the dtype's `FULL_RANGE`; floats have
+    none. Made once: a copy to the device stalls it and breaks CUDA graphs. Call it only inside a
+    custom op, where tensors are real.
     """
-    return _affine(mean, std, patch_size, device)
+    full = FULL_RANGE.get(dtype)
+    return None if full is None else _affine(mean, std, full, patch_size, device)
 
 
 def _affine(
-    mean: Sequence[float], std: Sequence[float], repeat: int, device: torch.device
+    mean: Sequence[float], std: Sequence[float], full: int, repeat: int, device: torch.device
 ) -> Tensor:
-    scale = [1 / (255 * s) for s in std]
+    scale = [1 / (full * s) for s in std]
     bias = [-m / s for m, s in zip(mean, std, strict=True)]
     return torch.stack([constants(scale, device), constants(bias, device)]).repeat(1, repeat)
 
@@ -90,12 +97,14 @@ def gather_patches(
     below_P = torch.arange(patch_size, device=images.device) * across
     rows_BKP = (top_BK * across + ids % across)[..., None] + below_P
     by_row = images.reshape(count * height * across, row_length)
-    return by_row.index_select(0, rows_BKP.flatten()).view(*ids.shape, patch_size * row_length)
+    patches = select_rows(by_row, rows_BKP.flatten())
+    return patches.view(*ids.shape, patch_size * row_length)
 
 
 def normalise(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return patches [..., P*P*C] in fp32; uint8 ones as (x / 255 - mean) / std by channel."""
-    if patches.dtype != torch.uint8:
+    """Compute `reference.normalise` in one product and one sum, in place: fp32 [..., P*P*C]."""
+    if not are_pixels(patches):
         return patches.float()
-    scale, bias = _affine(mean, std, patches.shape[-1] // len(mean), patches.device)
+    full, repeat = FULL_RANGE[patches.dtype], patches.shape[-1] // len(mean)
+    scale, bias = _affine(mean, std, full, repeat, patches.device)
     return patches.float().mul_(scale).add_(bias)

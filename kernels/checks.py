@@ -18,7 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-IMAGE_DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
+FULL_RANGE = {torch.uint8: 255, torch.uint16: 65535}
+"""The dtypes of pixels, and the value in each that stands for 1."""
+IMAGE_DTYPES = (*FULL_RANGE, torch.float32, torch.bfloat16, torch.float16)
 _ID_DTYPES = (torch.int32, torch.int64)
 
 
@@ -77,9 +79,11 @@ def check_images(
     if images.ndim != 4:
         raise ValueError(f"images must be [B, H, W, C], not {list(images.shape)}")
     if images.dtype not in IMAGE_DTYPES:
-        raise DtypeError(f"images must be uint8, float32, bfloat16 or float16, not {images.dtype}")
+        names = [str(dtype).removeprefix("torch.") for dtype in IMAGE_DTYPES]
+        expected = f"{', '.join(names[:-1])} or {names[-1]}"
+        raise DtypeError(f"images must be {expected}, not {images.dtype}")
     channels = images.shape[3]
-    if images.dtype == torch.uint8 and not len(mean) == len(std) == channels:
+    if are_pixels(images) and not len(mean) == len(std) == channels:
         raise ValueError(
             f"mean and std need a value for each of {channels} channels, not {len(mean)} "
             f"and {len(std)}{_layout_hint('images', images, len(mean), last=True)}"
@@ -105,13 +109,22 @@ def check_size(
         raise ValueError(f"{name} must be [{expected}] for this model, not {actual}{hint}")
 
 
-def check_bytes(name: str, images: Tensor) -> None:
-    """Raise DtypeError unless images are bytes, which get normalised with the model's statistics.
+def are_pixels(images: Tensor) -> bool:
+    """Return whether images are pixels: integers, [B, H, W, C], that are yet to be normalised.
 
-    Floats would be treated as already normalised.
+    Floats are treated as already normalised; models take them as [B, C, H, W].
     """
-    if images.dtype != torch.uint8:
-        raise DtypeError(f"{name} must be uint8, values 0 to 255, not {images.dtype}")
+    return images.dtype in FULL_RANGE
+
+
+def check_pixels(name: str, images: Tensor) -> None:
+    """Raise DtypeError unless images are pixels: see `are_pixels`."""
+    if not are_pixels(images):
+        ranges = " or ".join(
+            f"{str(dtype).removeprefix('torch.')}, values 0 to {top}"
+            for dtype, top in FULL_RANGE.items()
+        )
+        raise DtypeError(f"{name} must be {ranges}, not {images.dtype}")
 
 
 def _layout_hint(name: str, images: Tensor, channels: int, *, last: bool) -> str:
@@ -167,7 +180,10 @@ def check_jitter(images: Tensor, factors: Tensor) -> None:
     if images.shape[3] != 3:
         hint = _layout_hint("images", images, 3, last=True)
         raise ValueError(f"colour jitter needs RGB images, not {images.shape[3]} channels{hint}")
-    check_bytes("images of colour jitter", images)
+    if images.dtype != torch.uint8:
+        raise DtypeError(
+            f"images of colour jitter must be uint8, values 0 to 255, not {images.dtype}"
+        )
     check_shape("factors", factors, len(images), 6)
     check_dtype("factors", factors, torch.float32)
     check_device(images=images, factors=factors)

@@ -167,9 +167,8 @@ def _masked_l2(
     pred, target = pred.contiguous(), target.contiguous()
     if ids_masked.stride(1) != 1:
         ids_masked = ids_masked.contiguous()
-    table = None
-    if images.dtype == torch.uint8:
-        table = scale_and_bias(tuple(mean), tuple(std), patch_size, images.device)
+    statistics = tuple(mean), tuple(std)
+    table = scale_and_bias(*statistics, patch_size, images.dtype, images.device)
     visible, within = boundary(weight, ids_masked, images, patch_size, ignore_boundary, kept)
     settings = _settings(size)
     sums = pred.new_empty(branches, rows * masked // branches, dtype=torch.float32)
@@ -275,11 +274,12 @@ def masked_l2(
 ) -> Tensor:
     """Compute the mean squared error on masked patches (MAE, section 3).
 
-    pred: [B, M, P*P*C] of any float dtype, rows in the order of ids_masked. images: uint8
-    [N, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float, treated as
-    normalised. Any strides; rows whose W*C values are contiguous are read fastest. target: integer
-    [B], the image that row b of pred reconstructs. ids_masked: integer [B, M], patch numbers. The
-    caller must ensure that both are within range: see `checks`. patch_size: P, pixels.
+    pred: [B, M, P*P*C] of any float dtype, rows in the order of ids_masked. images: uint8 or uint16
+    [N, H, W, C], normalised here to (x / full - mean) / std by channel, with full = 255 or 65535;
+    or float, treated as normalised. Any strides; rows whose W*C values are contiguous are read
+    fastest. target: integer [B], the image that row b of pred reconstructs. ids_masked: integer
+    [B, M], patch numbers. The caller must ensure that both are within range: see `checks`.
+    patch_size: P, pixels.
     norm_pix: scale each target patch to mean 0 and variance 1, MAE's normalised target.
     ignore_boundary: leave out masked pixels that lie at most so many rows and at most so many
     columns from a pixel of a visible patch (one that is not in ids_masked); up to P. kept: bool,

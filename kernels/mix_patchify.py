@@ -157,9 +157,8 @@ def _mix_patchify_op(
     if tokens >= 2**31:
         raise ValueError(f"ids_keep has {tokens} entries, and at most 2^31 - 1 are supported")
     stride_b, stride_h, stride_w, stride_c = images.stride()
-    table = None
-    if images.dtype == torch.uint8:
-        table = scale_and_bias(tuple(mean), tuple(std), patch_size, images.device)
+    statistics = tuple(mean), tuple(std)
+    table = scale_and_bias(*statistics, patch_size, images.dtype, images.device)
     dense = dense_rows(images)
     unit = math.gcd(stride_b, stride_h, 16)
     parts, chunks, vector = launch_shape(patch_size, channels, dense, images.element_size())
@@ -249,13 +248,14 @@ def mix_patchify(
 ) -> tuple[Tensor, ...]:
     """Extract visible patches of images or, with a partner, of mixtures (i-MAE, section 3.1).
 
-    images: uint8 [B, H, W, C], normalised here to (x / 255 - mean) / std by channel; or float32,
-    bfloat16, float16, treated as normalised. Any strides (pass NCHW images as `images.permute(0, 2,
-    3, 1)`); rows whose W*C values are contiguous are read fastest. ids_keep: int32 or int64 [B, K],
-    patch numbers in [0, L). partner: int64 [B], the image in [0, B) that is mixed into each. The
-    caller must ensure both ranges: see `checks`. patch_size: P, pixels. alpha: float [B], weight of
-    the image itself; its partner has 1 - alpha. clean: with a partner, also return the unmixed
-    patches, for a teacher. impl: "auto" uses Triton on CUDA and torch elsewhere.
+    images: uint8 or uint16 [B, H, W, C], normalised here to (x / full - mean) / std by channel,
+    with full = 255 or 65535; or float32, bfloat16, float16, treated as normalised. Any strides
+    (pass NCHW images as `images.permute(0, 2, 3, 1)`); rows whose W*C values are contiguous are
+    read fastest. ids_keep: int32 or int64 [B, K], patch numbers in [0, L). partner: int64 [B], the
+    image in [0, B) that is mixed into each. The caller must ensure both ranges: see `checks`.
+    patch_size: P, pixels. alpha: float [B], weight of the image itself; its partner has 1 - alpha.
+    clean: with a partner, also return the unmixed patches, for a teacher. impl: "auto" uses Triton
+    on CUDA and torch elsewhere.
 
     Returns `dtype` [B, K, P*P*C] each: (clean,) without partner, (mixed, clean, clean partner)
     with one, or (mixed,) with one and clean=False. The torch implementation is differentiable in

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastimae.kernels.checks import (
+    FULL_RANGE,
+    are_pixels,
     check_add_norm,
     check_grid,
     check_key,
@@ -58,13 +60,16 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
 
 
 def normalise(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return uint8 patches as fp32 (x / 255 - mean) / std by channel, float ones as fp32 only."""
-    if patches.is_floating_point():
+    """Return pixels as fp32 (x / full - mean) / std by channel, float patches as fp32 only.
+
+    full: 255 for uint8, 65535 for uint16.
+    """
+    if not are_pixels(patches):
         return patches.float()
     repeat = patches.shape[-1] // len(mean)
     mean_D = constants(mean, patches.device).repeat(repeat)
     std_D = constants(std, patches.device).repeat(repeat)
-    return (patches.float() / 255 - mean_D) / std_D
+    return (patches.float() / FULL_RANGE[patches.dtype] - mean_D) / std_D
 
 
 def constants(values: Sequence[float], device: torch.device) -> Tensor:
@@ -77,7 +82,18 @@ def gather_rows(x: Tensor, ids: Tensor, source: Tensor | None = None) -> Tensor:
     if source is None:
         source = torch.arange(len(ids), device=ids.device)
     rows = (ids + source[:, None] * x.shape[1]).flatten()
-    return x.flatten(0, 1).index_select(0, rows).view(*ids.shape, x.shape[-1])
+    return select_rows(x.flatten(0, 1), rows).view(*ids.shape, x.shape[-1])
+
+
+def select_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Return rows, int64 [N], of x [R, D]: [N, D], same dtype."""
+    selected = as_bits(x).index_select(0, rows)
+    return selected.view(x.dtype) if x.dtype == torch.uint16 else selected
+
+
+def as_bits(x: Tensor) -> Tensor:
+    """Return x to be moved: uint16, which many of torch's ops do not take, as int16."""
+    return x.view(torch.int16) if x.dtype == torch.uint16 else x
 
 
 def mixing_ratio(key: Tensor, quantiles: Tensor) -> Tensor:
@@ -114,7 +130,7 @@ def mix_patchify(
 ) -> tuple[Tensor, ...]:
     """Extract visible patches of images or, with a partner, of mixtures (i-MAE, section 3.1).
 
-    images: uint8 [B, H, W, C], or float already normalised. ids_keep: integer [B, K].
+    images: uint8 or uint16 [B, H, W, C], or float already normalised. ids_keep: integer [B, K].
     partner: int64 [B]. alpha: float [B], weight of the image itself; its partner has 1 - alpha.
 
     Returns fp32 [B, K, P*P*C] each: (clean,) without partner, else (mixed, clean, clean partner).
@@ -191,9 +207,9 @@ def masked_l2(
 ) -> Tensor:
     """Compute the mean squared error on masked patches (MAE, section 3).
 
-    pred: [B, M, P*P*C], rows in the order of ids_masked. images: uint8 [N, H, W, C], or float
-    already normalised. target: int64 [B], the image that row b of pred reconstructs. ids_masked:
-    integer [B, M]; all other patches are visible. norm_pix: use MAE's normalised target.
+    pred: [B, M, P*P*C], rows in the order of ids_masked. images: uint8 or uint16 [N, H, W, C], or
+    float already normalised. target: int64 [B], the image that row b of pred reconstructs.
+    ids_masked: integer [B, M]; all other patches are visible. norm_pix: MAE's normalised target.
     ignore_boundary: leave out pixels with a visible one at most so many rows and columns away.
     kept: bool [B, M], the rows that count. Returns a fp32 scalar, the mean over images of the mean
     over the pixels of each that count; 0 for an image that has none.

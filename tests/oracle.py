@@ -29,8 +29,9 @@ def patches_of(image, patch):
 
 
 def normalised(image, mean, std):
-    """Normalise uint8 [H, W, C] to float64, channel by channel."""
-    channels = [(image[..., c].double() / 255 - mean[c]) / std[c] for c in range(image.shape[-1])]
+    """Normalise uint8 or uint16 [H, W, C] to float64, channel by channel."""
+    share = image.double() / {torch.uint8: 255, torch.uint16: 65535}[image.dtype]
+    channels = [(share[..., c] - mean[c]) / std[c] for c in range(image.shape[-1])]
     return torch.stack(channels, dim=-1)
 
 
@@ -132,7 +133,7 @@ def pixel_loss(pred, patches, visible, norm_pix, far=None):
 
 
 def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix):
-    """Return MAE's loss. images: uint8 [B, H, W, C]; visible: patch ids for each image."""
+    """Return MAE's loss. images: pixels [B, H, W, C]; visible: patch ids for each image."""
     losses = []
     for image, ids in zip(images, visible, strict=True):
         patches = patches_of(normalised(image, mean, std), patch)

@@ -49,7 +49,8 @@ MAY_IMPORT = {
     },
     "recipes": set(),
     "config": {
-        *("engine", "loaders", "models", "objectives", "other_names", "recipes", "values"),
+        *("engine", "loaders", "models", "objectives", "other_names", "pictures", "recipes"),
+        "values",
     },
     "config_file": {"engine", "flags", "paths"},
     "doctor": {"cpus", "machine"},
@@ -71,7 +72,7 @@ MAY_IMPORT = {
         "streams",
     },
     "models": {"kernels"},
-    "objectives": {"models", "kernels", "user_code"},
+    "objectives": {"models", "kernels", "pictures", "user_code"},
     "engine": {"best_effort", "folders", "kernels", "locks", "machine", "progress"},
     "bench": {
         *("arguments", "build", "config", "cpus", "engine", "flags", "loaders", "models"),

@@ -23,6 +23,23 @@ def save_colours(root: Path, per_class: int, *, size: int = 32, seed: int = 0) -
     return root
 
 
+BANDS = {"in_chans": 6, "mean": (0.1,) * 6, "std": (0.05,) * 6}
+"""Of a model for the images of `save_bands`."""
+
+
+def save_bands(root: Path, per_class: int, *, size: int = 32, seed: int = 0) -> Path:
+    """Save class folders of .npy files, uint16 of six channels, as dark as a satellite's; one
+    channel is brighter in each."""
+    rng = np.random.default_rng(seed)
+    for channel in range(3):
+        (root / f"class_{channel}").mkdir(parents=True)
+        for number in range(per_class):
+            pixels = rng.integers(2000, 9000, (size, size, 6), dtype=np.uint16)
+            pixels[..., 2 * channel] += 6000
+            np.save(root / f"class_{channel}" / f"{number:03d}.npy", pixels)
+    return root
+
+
 def save_splits(root: Path, per_class: int) -> Path:
     """Save root/train with so many images per class, and root/val with half as many others."""
     save_colours(root / "train", per_class)

@@ -22,6 +22,7 @@ from fastimae.engine.precision import resolve_precision
 from fastimae.flags import flags_of
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.settings import SourceSettings
 from fastimae.log import log
 from fastimae.settings import ConfigError, config_errors
 
@@ -172,6 +173,8 @@ def suggestion(findings: Findings, config: TrainConfig) -> str:
         data += ["--image_field", config.data.image_field]
     flags = ["--objective", config.objective.objective, "--model", config.model.model]
     flags += ["--input_size", str(config.data.image_size[0])]
+    if config.data.in_chans != SourceSettings.in_chans:
+        flags += ["--in_chans", str(config.data.in_chans)]
     batch_size = best_batch_size(findings, config.optim.batch_size)
     flags += ["--batch_size", str(batch_size)]
     for name, value in pairing_flags(config.objective.objective, batch_size).items():

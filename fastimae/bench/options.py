@@ -51,6 +51,8 @@ class BenchOptions(Settings):
     """i-MAE is measured with a teacher of the student's size."""
     input_size: PositiveInt = 224
     """Side of the images in pixels."""
+    in_chans: PositiveInt = SourceSettings.in_chans
+    """Channels of the images."""
     batch_size: PositiveInt | None = None
     """Images per step. None: 128 on a GPU, 32 on a CPU."""
     num_workers: Count | None = ReadSettings.num_workers
@@ -84,6 +86,7 @@ def settings(options: BenchOptions, device: torch.device) -> TrainConfig:
         model=options.model,
         objective=options.objective,
         input_size=[options.input_size],
+        in_chans=options.in_chans,
         batch_size=batch_size,
         num_workers=worker_count(options.num_workers),
         precision=options.precision,

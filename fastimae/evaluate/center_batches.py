@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as transforms
 
 from fastimae.evaluate.images import Images
+from fastimae.loaders.images.bands import AnyImage, BandImage
 from fastimae.loaders.images.decode import reason_for
 from fastimae.loaders.images.pixels import MODES, eight_bits
 from fastimae.loaders.images.resize import resize
@@ -29,7 +29,10 @@ CROP_SHARE = 224 / 256
 
 
 class CenterBatches:
-    """Iterable of (uint8 [B, H, W, C], labels int64 [B]), in order. Broken images are skipped."""
+    """Iterable of (pixels [B, H, W, C], labels int64 [B]), in order. Broken images are skipped.
+
+    Pixels are uint8, or uint16 if the images are.
+    """
 
     def __init__(
         self,
@@ -44,8 +47,9 @@ class CenterBatches:
         """Batch all `images`, or those at `indices`, cropped by `center_view`.
 
         size: (height, width). workers: threads; 0 decodes in the calling thread. channels: 3, or 1
-        for gray.
+        for gray, or those of the images. Raises DataError if they have others.
         """
+        images.check_channels(channels)
         self.images, self.size = images, size
         self.order = np.arange(len(images)) if indices is None else np.asarray(indices)
         self.batch_size, self.workers, self.channels = batch_size, workers, channels
@@ -69,9 +73,9 @@ class CenterBatches:
         indices = self.order[at : at + self.batch_size]
         return [pool.submit(self._view, int(index)) for index in indices]
 
-    def _view(self, index: int) -> tuple[NDArray[np.uint8], int] | None:
+    def _view(self, index: int) -> tuple[NDArray[np.uint8 | np.uint16], int] | None:
         try:
-            image = self.images.view(index, MODES[self.channels])
+            image = self.images.view(index, self.channels)
             pixels = center_view(image, self.size, self.channels, self.images.whole)
             return pixels, int(self.images.labels[index])
         except Exception as error:  # Pillow raises a dozen types
@@ -83,9 +87,9 @@ class CenterBatches:
 
 
 def center_view(
-    image: Image.Image, size: tuple[int, int], channels: int = 3, whole: bool = False
-) -> NDArray[np.uint8]:
-    """Resize and centre-crop an image as evaluation does, uint8 [H, W, C].
+    image: AnyImage, size: tuple[int, int], channels: int = 3, whole: bool = False
+) -> NDArray[np.uint8 | np.uint16]:
+    """Resize and centre-crop an image as evaluation does: its pixels [H, W, C].
 
     size: (height, width). An image of that size is not changed. Others are cropped at the centre
     after a bicubic, antialiased resize to just cover size x 256 / 224 (for ImageNet: shorter side
@@ -93,10 +97,10 @@ def center_view(
     whole: resize the whole image to that size instead, as training with --crop none does.
     """
     height, width = size
-    if image.mode != MODES[channels]:
+    if isinstance(image, Image.Image) and image.mode != MODES[channels]:
         image = eight_bits(image, MODES[channels])
     if whole and image.size != (width, height):
-        image = resize(image, (width, height))
+        image = _resized(image, (width, height))
     if image.size != (width, height):
         share = CROP_SHARE if max(size) <= 224 else 1.0
         cover = max(int(height / share) / image.height, int(width / share) / image.width)
@@ -104,6 +108,13 @@ def center_view(
             max(height, int(image.height * cover + 1e-6)),
             max(width, int(image.width * cover + 1e-6)),
         )
-        image = resize(image, resized[::-1])
-        image = transforms.center_crop(image, [height, width])
-    return np.asarray(image).reshape(*size, channels)
+        image = _resized(image, resized[::-1])
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        image = image.crop((left, top, left + width, top + height))
+    pixels = image.pixels_HWC if isinstance(image, BandImage) else np.asarray(image)
+    return pixels.reshape(*size, channels)
+
+
+def _resized(image: AnyImage, size: tuple[int, int]) -> AnyImage:
+    """Return the image in another size, (width, height)."""
+    return image.resize(size) if isinstance(image, BandImage) else resize(image, size)

@@ -16,7 +16,7 @@ from fastimae.engine.precision import DTYPES, resolve_precision
 from fastimae.engine.settings import Precision, StepSettings
 from fastimae.evaluate.options.base import Pool
 from fastimae.interop import load_model
-from fastimae.kernels.checks import check_bytes
+from fastimae.kernels.checks import check_pixels
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.forward_features import NO_TOKEN_NORM, lacks_token_norm, pool_tokens
 from fastimae.progress import tracked
@@ -61,7 +61,7 @@ def latents(model: MaskedAutoencoder, images: Tensor, precision: Precision = AUT
     images: uint8 [B, H, W, C], of the model's size, on its device. precision: of the computation,
     see `inference`. Raises ValueError for other images.
     """
-    check_bytes("images", images)
+    check_pixels("images", images)
     with inference(images.device, precision):
         return model.forward_features(images).float()
 

@@ -19,20 +19,25 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from fastimae.loaders import BetonReader
+from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.native_image import NativeImage
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.images.bands import AnyImage, BandImage, check_form
 from fastimae.loaders.images.decode import errors_skip
 from fastimae.loaders.images.limits import max_pixels, value_range
-from fastimae.loaders.images.pixels import Mode, eight_bits
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
+from fastimae.loaders.images.pixels import MODES, eight_bits
 from fastimae.loaders.order.epoch_steps import Read, digest_of
 from fastimae.loaders.sources.describe import data_line
 from fastimae.loaders.sources.image_files import scan_folder
 from fastimae.loaders.sources.imagenet import hint_for
 from fastimae.loaders.sources.what_is import BETON, FOLDER, check_is, is_beton
 from fastimae.log import log
+from fastimae.settings import RGB
 
 
 class Images(Dataset[tuple[Image.Image, int]]):
-    """Labelled images: `images[i]` is (PIL image in RGB, label).
+    """Labelled images: `images[i]` is (PIL image in RGB, label), or as `view` says.
 
     Pixels follow the rules of `loaders.images.pixels`; those of a .beton file are decoded by the
     native engine if it is built. A broken image raises SkipImage. Picklable, for worker processes.
@@ -50,6 +55,8 @@ class Images(Dataset[tuple[Image.Image, int]]):
     """How to get labels for images without any, if known."""
     whole: bool = False
     """Whether evaluation resizes the whole image instead of cropping it: see `center_view`."""
+    form: PixelForm
+    """The channels of all of the images, and their type."""
     chosen: str = ""
     """A digest of the positions of these images in their source; "": all of them."""
 
@@ -58,12 +65,13 @@ class Images(Dataset[tuple[Image.Image, int]]):
         source: Path,
         labels: NDArray[np.int64],
         classes: list[str] | None,
-        opener: Callable[[int], Image.Image],
+        opener: Callable[[int], AnyImage],
         fingerprint: str,
         read: Read,
         *,
         kind: str,
         identity: Callable[[], str],
+        form: PixelForm = RGB8,
         advice: str = "",
         path: Callable[[int], str] | None = None,
     ) -> None:
@@ -74,6 +82,7 @@ class Images(Dataset[tuple[Image.Image, int]]):
         """
         self.source, self.labels, self.classes = source, labels, classes
         self.kind, self.advice, self.identity, self.path = kind, advice, identity, path
+        self.form = form
         self._open, self.read, self._files = opener, read, fingerprint
 
     @functools.cached_property
@@ -125,32 +134,50 @@ class Images(Dataset[tuple[Image.Image, int]]):
         image.load()
         return image, int(self.labels[index])
 
-    def open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> AnyImage:
         """Open the image as it is stored, not decoded yet."""
         return self._open(index)
 
-    def view(self, index: int, mode: Mode = "RGB") -> Image.Image:
+    def view(self, index: int, channels: int = RGB) -> AnyImage:
         """Open the image in 8 bits; it may be decoded later, and then only the part that is used.
 
-        Raises SkipImage if it is broken, at once or when it is decoded.
+        channels: 3, or 1 for gray. Images of another form than RGB8 are BandImages, and keep their
+        channels and bits. Raises SkipImage if it is broken, at once or when it is decoded.
         """
         with errors_skip():
             image = self._open(index)
+            check_form(image, self.form)
+            if isinstance(image, BandImage):
+                return image
+            mode = MODES[channels]
             return image.to(mode) if isinstance(image, NativeImage) else eight_bits(image, mode)
+
+    def check_channels(self, channels: int) -> None:
+        """Raise DataError unless a model of so many channels can be shown these images."""
+        if channels != self.form.channels and not (self.form == RGB8 and channels in MODES):
+            raise DataError(
+                f"{self.source} has images of {self.form} pixels, and the model of --checkpoint "
+                f"takes {channels} channels"
+            )
 
 
 def open_images(
-    source: Path, *, label_field: str | None = None, image_field: str | None = None
+    source: Path,
+    *,
+    label_field: str | None = None,
+    image_field: str | None = None,
+    channels: int | None = None,
 ) -> Images:
     """Open the images of a .beton file, of class folders, or of a flat folder (without labels).
 
     Of a folder with splits, train/ is used. label_field, image_field: of a .beton file with
-    several. Logs one line that describes the images. Raises DataError if there are none.
+    several. channels: those of the images in a folder; None: as files have them. Logs one line that
+    describes the images. Raises DataError if there are none.
     """
     source, fields = Path(source), {"label_field": label_field, "image_field": image_field}
     check_is(source, BETON, FOLDER)
     as_file = source.is_file() or is_beton(source)
-    images = _open_beton(source, fields) if as_file else _open_folder(source)
+    images = _open_beton(source, fields) if as_file else _open_folder(source, channels)
     log.info(data_line(source, images.kind, len(images), images.labels, images.classes or ()))
     return images
 
@@ -169,16 +196,17 @@ def _open_beton(path: Path, fields: dict[str, str | None]) -> Images:
         path,
         reader.labels,
         reader.class_names or None,
-        functools.partial(NativeImage, reader),
+        functools.partial(NativeImage if reader.form == RGB8 else open_sample, reader),
         _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns, reader.image_field),
         reader.read,
         kind=reader.kind,
         identity=reader.identity,
+        form=reader.form,
     )
 
 
-def _open_folder(path: Path) -> Images:
-    folder = scan_folder(path, flag="image folder")
+def _open_folder(path: Path, channels: int | None) -> Images:
+    folder = scan_folder(path, flag="image folder", channels=channels)
     stats = (_size_and_time(folder.path(index)) for index in range(len(folder.files)))
     return Images(
         path,
@@ -189,6 +217,7 @@ def _open_folder(path: Path) -> Images:
         folder.read,
         kind=folder.kind,
         identity=folder.identity,
+        form=folder.form,
         advice=hint_for(folder.path(0)),
         path=folder.path,
     )

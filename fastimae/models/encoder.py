@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask, jitter_patchify, mix_patchify
-from fastimae.kernels.checks import check_ids, check_shape, check_size
+from fastimae.kernels.checks import are_pixels, check_ids, check_shape, check_size
 from fastimae.kernels.reference import patchify, unpatchify
 from fastimae.models.forward_features import Pool, forward_features
 from fastimae.models.sizes import check_sizes
 from fastimae.models.vit import LAYER_NORM_EPS, Block, PatchEmbed, run_blocks, sincos_positions
+from fastimae.settings import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,7 +84,7 @@ class Encoder(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Compute features of whole images: no patch is masked.
 
-        imgs: uint8 [B, H, W, C], or float [B, C, H, W] normalised. pool: "tokens" for the class
+        imgs: uint8/16 [B, H, W, C], or float [B, C, H, W] normalised. pool: "tokens" for the class
         token and all patches, [B, 1 + L, D], as timm's `forward_features`; "cls" for the class
         token, "mean" for the mean of the patches, [B, D]. layers: blocks to return instead of the
         last one, from 0, or negative from the end (-1 is the last); the result is then a list in
@@ -95,6 +96,12 @@ class Encoder(nn.Module):
         not, and for the class token of a model that has no norm for it.
         """
         return forward_features(self, imgs, pool, layers, norm)
+
+    def channels_last(self, imgs: Tensor) -> Tensor:
+        """Return imgs, as `forward_features` takes them, as [B, H, W, C]. Raises ValueError."""
+        last = are_pixels(imgs)
+        check_size("imgs", imgs, self.img_size, self.in_chans, channels_last=last)
+        return imgs if last else imgs.permute(0, 2, 3, 1)
 
     def visible_patches(
         self, images: Tensor, mask: Mask, *, jitter: Tensor | None = None, **mixture: Any
@@ -151,14 +158,17 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and std per channel.
 
-    None: ImageNet's for three channels, and 0.5 otherwise. Raises ValueError for a wrong
+    None: ImageNet's for three channels, and 0.5 otherwise. Raises ConfigError for a wrong
     number of values, or if a std is not positive.
     """
     mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
     std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != in_chans:
-            raise ValueError(f"{name} has {len(values)} values for {in_chans} channels (in_chans)")
+            raise ConfigError(
+                f"--{name} has {len(values)} values, and images have {in_chans} channels "
+                "(--in_chans): give one for each"
+            )
     if min(std) <= 0:
-        raise ValueError(f"std must be positive, not {tuple(std)}")
+        raise ConfigError(f"--std must be positive, not {tuple(std)}")
     return tuple(mean), tuple(std)

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask
-from fastimae.kernels.checks import check_size
 from fastimae.models.vit import block_outputs
 
 if TYPE_CHECKING:
@@ -61,9 +59,7 @@ def embed_all(model: MaskedAutoencoder, imgs: Tensor) -> Tensor:
     """Embed all patches of images, and the class token: [B, 1 + L, D]."""
     if not isinstance(imgs, Tensor):
         raise TypeError(f"imgs must be a tensor, not {type(imgs).__name__}")
-    channels_last = imgs.dtype == torch.uint8
-    check_size("imgs", imgs, model.img_size, model.in_chans, channels_last=channels_last)
-    images = imgs if channels_last else imgs.permute(0, 2, 3, 1)
+    images = model.channels_last(imgs)
     mask = all_visible(model, images)
     (patches_BLV,) = model.visible_patches(images, mask)
     return model.embed(patches_BLV, mask.ids_keep)

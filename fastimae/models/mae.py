@@ -67,7 +67,7 @@ class MaskedAutoencoder(Encoder):
         mlp_ratio: width of the hidden layer of each MLP, over that of the block. norm_pix_loss:
         compare patches normalised by their own mean and deviation (MAE, section 3). heads: 1 for
         MAE, 2 for the student of i-MAE; head_space: see above. decoder: False makes an encoder
-        alone, which reconstructs nothing. mean, std: per channel, in 0..1, by which uint8 images
+        alone, which reconstructs nothing. mean, std: per channel, in 0..1, by which pixels
         are normalised; None: ImageNet's for 3 channels, 0.5 otherwise.
 
         The defaults are ViT-L/16 (MAE, appendix A.1). Raises ValueError if sizes do not fit
@@ -116,7 +116,7 @@ class MaskedAutoencoder(Encoder):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct images from a random share of their patches, with MAE's own interface.
 
-        imgs: float [B, C, H, W] normalised, or uint8 [B, H, W, C]. mask: drawn from torch's
+        imgs: as in `forward_features`. mask: drawn from torch's
         random generator if not given. Returns the loss (fp32 scalar), pred for all patches
         [B, L, P*P*C], and mask float32 [B, L], 1 where masked.
         Raises ValueError for images of another size or layout, and for a mask that does not fit.
@@ -125,9 +125,7 @@ class MaskedAutoencoder(Encoder):
             raise TypeError("a model with two heads needs mixtures: use fastimae.objectives.IMAE")
         if not self.has_decoder:
             raise TypeError("an encoder alone reconstructs nothing: use encode or forward_features")
-        channels_last = imgs.dtype == torch.uint8
-        check_size("imgs", imgs, self.img_size, self.in_chans, channels_last=channels_last)
-        images = imgs if channels_last else imgs.permute(0, 2, 3, 1)
+        images = self.channels_last(imgs)
         if mask is None:
             key = torch.randint(2**62, (len(images),), device=images.device)
             mask = random_masking(key, self.grid, mask_ratio)

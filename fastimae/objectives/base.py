@@ -132,7 +132,7 @@ class Objective(nn.Module, abc.ABC):
         return None
 
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """Return pictures by title, uint8 [B, H, W, C] each, or {} for none."""
+        """Return pictures by title, uint8 or uint16 [B, H, W, C] each, or {} for none."""
         return {}
 
     @property

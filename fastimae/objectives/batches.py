@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from fastimae.kernels import Mask
 from fastimae.kernels.checks import (
-    check_bytes,
     check_dtype,
     check_key,
     check_mask,
+    check_pixels,
     check_shape,
     check_size,
 )
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def check_batch(model: MaskedAutoencoder, batch: Batch, mask: Mask | None = None) -> None:
-    """Raise ValueError unless images are uint8 of the model's size, and keys and mask fit them."""
-    check_bytes("images", batch.images)
+    """Raise ValueError unless images are pixels of the model's size, and keys and mask fit them."""
+    check_pixels("images", batch.images)
     check_size("images", batch.images, model.img_size, model.in_chans)
     check_key(batch.key)
     check_shape("key", batch.key, len(batch.images))

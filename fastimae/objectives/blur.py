@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastimae.kernels.checks import FULL_RANGE
 from fastimae.kernels.random_masking import philox
 
 BLUR_STREAM = 6
@@ -34,7 +35,7 @@ def radius_of(height: int, width: int) -> int:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur uint8 images [B, H, W, C] by sigma, fp32 [B], in pixels: uint8 [B, H, W, C].
+    """Blur images, uint8 or uint16 [B, H, W, C], by sigma, fp32 [B], in pixels: same dtype.
 
     As torchvision's gaussian_blur with the window of `radius_of`: borders are mirrored. An image
     whose sigma is 0 stays as it is. Two passes of fp32, down and across, over a copy of 4 bytes a
@@ -52,7 +53,7 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
             padded = F.pad(planes, pad, mode="reflect")
             planes = F.conv2d(padded, taps, groups=batch * channels)
     blurred = planes.view(batch, channels, height, width).permute(0, 2, 3, 1)
-    return blurred.round().clamp(0, 255).to(torch.uint8).contiguous()
+    return blurred.round().clamp(0, FULL_RANGE[images.dtype]).to(images.dtype).contiguous()
 
 
 def _taps(sigma: Tensor, radius: int) -> Tensor:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class CMAE(Objective):
-    """Loss of C-MAE on a batch of uint8 images (equations 9 to 11)."""
+    """Loss of C-MAE on a batch of images (equations 9 to 11)."""
 
     Settings, title, has_decoder = CMAESettings, "C-MAE", False
 
@@ -142,7 +142,7 @@ class CMAE(Objective):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """Draw pictures of both views, by title, uint8 [B, H, W, C] each; there is no decoder."""
+        """Draw pictures of both views, by title, [B, H, W, C] each; there is no decoder."""
         check_batch(self.student, batch)
         batch, pictures = self.pixels(batch), {"input": batch.images}
         for view, mask in enumerate(self.draw_masks(batch.key)):

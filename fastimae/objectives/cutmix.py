@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastimae.kernels.random_masking import philox
-from fastimae.kernels.reference import at_quantile
+from fastimae.kernels.reference import as_bits, at_quantile
 from fastimae.objectives.mixing import beta_quantiles
 
 CUTMIX_STREAM = 5
@@ -29,10 +29,10 @@ class CutMix(nn.Module):
         self.register_buffer("quantiles", beta_quantiles(alpha), persistent=False)
 
     def forward(self, images: Tensor, partner: Tensor, key: Tensor) -> Tensor:
-        """Return uint8 [B, H, W, C] images: images[partner] in the box of each, itself elsewhere.
+        """Return images [B, H, W, C]: images[partner] in the box of each, itself elsewhere.
 
-        partner: int64 [B]. key: int64 [B]. It reads the images twice and writes them twice, on any
-        device: the partners' rows are gathered first.
+        images: uint8 or uint16. partner: int64 [B]. key: int64 [B]. It reads the images twice and
+        writes them twice, on any device: the partners' rows are gathered first.
         """
         _, height, width, channels = images.shape
         top, bottom, left, right = self.boxes(key, height, width)[..., None].unbind(1)
@@ -41,8 +41,9 @@ class CutMix(nn.Module):
         columns_BW = (left <= column_W) & (column_W < right)
         values_BW = columns_BW.repeat_interleave(channels, dim=1)  # long rows are quicker on CPUs
         inside_BHW = rows_BH[:, :, None] & values_BW[:, None]
-        flat_BHW = images.flatten(2)
-        return torch.where(inside_BHW, flat_BHW[partner], flat_BHW).view_as(images)
+        flat_BHW = as_bits(images).flatten(2)
+        mixed_BHW = torch.where(inside_BHW, flat_BHW[partner], flat_BHW)
+        return mixed_BHW.view(images.dtype).view_as(images)
 
     def boxes(self, key: Tensor, height: int, width: int) -> Tensor:
         """Draw the box of each key, int64 [B]: (top, bottom, left, right), int64 [B, 4].

@@ -43,7 +43,7 @@ BRANCHES = ("subordinate", "dominant")
 
 
 class IMAE(Objective):
-    """Loss of i-MAE on a batch of uint8 images (paper, sections 3.1 to 3.3)."""
+    """Loss of i-MAE on a batch of images (paper, sections 3.1 to 3.3)."""
 
     Settings, title, needs_partners = IMAESettings, "i-MAE", True
 
@@ -180,7 +180,7 @@ class IMAE(Objective):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """Draw pictures, by title, uint8 [B, H, W, C] each; see `picture_note`.
+        """Draw pictures, by title, [B, H, W, C] each; see `picture_note`.
 
         Each mixture has a ratio of its own, so that pictures of few batches show many ratios.
         """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class MAE(Objective):
-    """Loss of MAE on a batch of uint8 images (MAE, section 3)."""
+    """Loss of MAE on a batch of images (MAE, section 3)."""
 
     Settings, title = MAESettings, "MAE"
 
@@ -94,7 +94,7 @@ class MAE(Objective):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """Draw pictures, by title, uint8 [B, H, W, C] each; see `picture_note`."""
+        """Draw pictures, by title, [B, H, W, C] each; see `picture_note`."""
         student = self.student
         check_batch(student, batch)
         batch, mask = self.pixels(batch), self.draw_mask(batch.key)

@@ -1,4 +1,6 @@
-"""Pictures of masks, mixtures and predicted patches, as uint8 images.
+"""Pictures of masks, mixtures and predicted patches, as images of the dtype of the given ones.
+
+`fastimae.pictures.display` shows them in 8 bits.
 
 B = batch, H, W, C = image rows, columns, channels, P = patch size, L = patches of an image,
 V = P*P*C values of a patch.
@@ -12,11 +14,18 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels import Mask
-from fastimae.kernels.checks import check_bytes, check_mask, check_pairs, check_shape, check_size
-from fastimae.kernels.reference import normalise, patch_statistics, patchify, unpatchify
+from fastimae.kernels.checks import (
+    FULL_RANGE,
+    check_mask,
+    check_pairs,
+    check_pixels,
+    check_shape,
+    check_size,
+)
+from fastimae.kernels.reference import as_bits, normalise, patch_statistics, patchify, unpatchify
 from fastimae.models import MaskedAutoencoder
+from fastimae.pictures.display import masked_level
 
-MASKED_GRAY = 128
 LEAK_NOTE = (
     "norm_pix_loss: each predicted patch is shown with the mean and deviation of the true patch"
 )
@@ -29,13 +38,13 @@ def caption(model: MaskedAutoencoder, mask_ratio: float, note: str) -> str:
 
 
 def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> Tensor:
-    """Turn predicted patches into images, uint8 [B, H, W, C].
+    """Turn predicted patches into images, of target's dtype, [B, H, W, C].
 
-    pred: [B, L, P*P*C]. target: uint8 [B, H, W, C]. For a model trained with norm_pix_loss, each
-    patch gets the mean and deviation of the *target* patch: the picture then shows more than the
-    model predicted, and captions say so (LEAK_NOTE).
+    pred: [B, L, P*P*C]. target: uint8 or uint16 [B, H, W, C]. For a model trained with
+    norm_pix_loss, each patch gets the mean and deviation of the *target* patch: the picture then
+    shows more than the model predicted, and captions say so (LEAK_NOTE).
     """
-    check_bytes("target", target)
+    check_pixels("target", target)
     check_size("target", target, model.img_size, model.in_chans)
     patches, size = model.grid[0] * model.grid[1], model.patch_size**2 * model.in_chans
     check_shape("pred", pred, len(target), patches, size)
@@ -44,7 +53,7 @@ def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> 
         target_BLV = normalise(patchify(target, model.patch_size), model.mean, model.std)
         mean_BL1, std_BL1 = patch_statistics(target_BLV)
         pred_BLV = pred_BLV * std_BL1 + mean_BL1
-    return _as_images(model, pred_BLV)
+    return _as_images(model, pred_BLV, target.dtype)
 
 
 def seen_images(model: MaskedAutoencoder, patches: Tensor, mask: Mask) -> Tensor:
@@ -55,15 +64,16 @@ def seen_images(model: MaskedAutoencoder, patches: Tensor, mask: Mask) -> Tensor
     check_mask(mask, len(patches), model.grid[0] * model.grid[1])
     empty_BLV = patches.new_zeros(*mask.mask.shape, patches.shape[-1], dtype=torch.float32)
     ids_BKV = mask.ids_keep.long()[..., None].expand_as(patches)
-    return _as_images(model, empty_BLV.scatter(1, ids_BKV, patches.float()))
+    return _as_images(model, empty_BLV.scatter(1, ids_BKV, patches.float()), torch.uint8)
 
 
-def _as_images(model: MaskedAutoencoder, patches_BLV: Tensor) -> Tensor:
-    """Undo the normalisation of patches: uint8 [B, H, W, C]."""
+def _as_images(model: MaskedAutoencoder, patches_BLV: Tensor, dtype: torch.dtype) -> Tensor:
+    """Undo the normalisation of patches: uint8 or uint16 [B, H, W, C]."""
     image_BHWC = unpatchify(patches_BLV, model.grid, model.in_chans)
     mean_C = torch.tensor(model.mean, device=image_BHWC.device)
     std_C = torch.tensor(model.std, device=image_BHWC.device)
-    return ((image_BHWC * std_C + mean_C) * 255).round().clamp(0, 255).to(torch.uint8)
+    full = FULL_RANGE[dtype]
+    return ((image_BHWC * std_C + mean_C) * full).round().clamp(0, full).to(dtype)
 
 
 def covering_masks(mask: Mask, grid: tuple[int, int], unit: int = 1) -> Iterator[Mask]:
@@ -92,26 +102,29 @@ def _masked_first(mask: Mask, grid: tuple[int, int], unit: int) -> Tensor:
 
 
 def paste(model: MaskedAutoencoder, under: Tensor, over: Tensor, mask: Mask) -> Tensor:
-    """Take `over` on masked patches and `under` on visible ones; all are uint8 [B, H, W, C]."""
+    """Take `over` on masked patches and `under` on visible ones; all are pixels [B, H, W, C]."""
     for name, images in (("under", under), ("over", over)):
-        check_bytes(name, images)
+        check_pixels(name, images)
         check_size(name, images, model.img_size, model.in_chans)
     check_shape("over", over, *under.shape)
     check_mask(mask, len(under), model.grid[0] * model.grid[1])
-    under_BLV, over_BLV = (patchify(images, model.patch_size) for images in (under, over))
-    patches_BLV = torch.where(mask.mask[..., None].bool(), over_BLV, under_BLV)
+    under_BLV, over_BLV = (patchify(as_bits(x), model.patch_size) for x in (under, over))
+    patches_BLV = torch.where(mask.mask[..., None].bool(), over_BLV, under_BLV).view(under.dtype)
     return unpatchify(patches_BLV, model.grid, model.in_chans)
 
 
 def mask_out(model: MaskedAutoencoder, images: Tensor, mask: Mask) -> Tensor:
-    """Return images, uint8 [B, H, W, C], with their masked patches gray."""
-    return paste(model, images, torch.full_like(images, MASKED_GRAY), mask)
+    """Return images [B, H, W, C] with their masked patches gray, as `Display` shows them."""
+    check_pixels("images", images)
+    gray_C = masked_level(images.dtype, model.mean, model.std, images.device)
+    return paste(model, images, gray_C.expand_as(images), mask)
 
 
 def mix_images(images: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:
-    """Mix images, uint8 [B, H, W, C]: alpha * image + (1 - alpha) * partner's; alpha: float [B]."""
-    check_bytes("images", images)
+    """Mix pixels [B, H, W, C]: alpha * image + (1 - alpha) * partner's; alpha: float [B]."""
+    check_pixels("images", images)
     check_pairs(len(images), partner, alpha)
     weight_B111 = alpha[:, None, None, None]
-    mixed_BHWC = weight_B111 * images.float() + (1 - weight_B111) * images[partner].float()
-    return mixed_BHWC.round().to(torch.uint8)
+    images_BHWC = images.float()
+    mixed_BHWC = weight_B111 * images_BHWC + (1 - weight_B111) * images_BHWC[partner]
+    return mixed_BHWC.round().to(images.dtype)

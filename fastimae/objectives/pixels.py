@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask
@@ -55,6 +56,11 @@ class Pixels(nn.Module):
     def forward(self, batch: Batch) -> Batch:
         """Return the batch that the objective is to see, targets included."""
         images, key, strength = batch.images, batch.key, self.settings.color_jitter
+        if strength and images.dtype != torch.uint8:
+            raise ConfigError(
+                f"--color_jitter changes the colours of images of 8 bits, and these are "
+                f"{str(images.dtype).removeprefix('torch.')}: use --color_jitter 0"
+            )
         if self.cutmix is not None:
             check_partners(batch)
             images = self.cutmix(images, batch.partner, key)
@@ -79,7 +85,7 @@ class Pixels(nn.Module):
     def picture(
         self, student: MaskedAutoencoder, batch: Batch, mask: Mask, *, view: int = 0
     ) -> Tensor:
-        """Draw the visible patches, on gray: uint8 [B, H, W, C]. See `visible_patches`."""
+        """Draw the visible patches, on gray: [B, H, W, C]. See `visible_patches`."""
         images = batch.images
         if self.visible_only:
             images = seen_images(

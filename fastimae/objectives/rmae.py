@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class RMAE(Objective):
-    """Loss of R-MAE on a batch of uint8 images (paper, equation 8, with phi = phi').
+    """Loss of R-MAE on a batch of images (paper, equation 8, with phi = phi').
 
     The distance is between what the decoder makes of two views of an image (equation 5); the
     constraint is that the second view is reconstructed, without which any constant would do. Both
@@ -110,7 +110,7 @@ class RMAE(Objective):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """Draw pictures, by title, uint8 [B, H, W, C] each; see `picture_note`."""
+        """Draw pictures, by title, [B, H, W, C] each; see `picture_note`."""
         student = self.student
         check_batch(student, batch)
         batch, first = self.pixels(batch), self.draw_mask(batch.key)

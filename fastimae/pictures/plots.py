@@ -74,3 +74,8 @@ def boxes_of_photographs(figure: Figure) -> list[list[float]]:
     """Return left, top, right and bottom of each image in a figure that is laid out, in pixels."""
     boxes = (image.get_window_extent() for axis in figure.axes for image in axis.images)
     return [[box.x0, figure.bbox.y1 - box.y1, box.x1, figure.bbox.y1 - box.y0] for box in boxes]
+
+
+def joined(*lines: str) -> str:
+    """Return the lines that are not empty as one text."""
+    return "\n".join(line for line in lines if line)

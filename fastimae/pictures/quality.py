@@ -13,7 +13,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from fastimae.kernels.checks import check_bytes, check_shape
+from fastimae.kernels.checks import FULL_RANGE, check_dtype, check_pixels, check_shape
 
 PSNR_OF_EQUALS = 100.0
 """Decibels for equal pictures, whose PSNR is infinite; no picture gets more."""
@@ -28,16 +28,18 @@ FSIM_PIXELS = 2**20
 def quality(pictures: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """Measure the quality of each picture: float32 [B], by name of the measure.
 
-    pictures, truth: uint8 [B, H, W, C]. "mse": mean squared error of values in 0..1. "psnr":
-    decibels. "ssim": Gaussian window of 11 pixels, borders mirrored. "fsim": in colour (FSIMc) for
-    three channels. Measures that pictures are too small for, or have too many channels for, are
-    left out.
+    pictures, truth: uint8 or uint16 [B, H, W, C]; measures are over all channels, of values in 0..1
+    of the dtype's range. "mse": mean squared error. "psnr": decibels. "ssim": Gaussian window of 11
+    pixels, borders mirrored. "fsim": of gray pictures or, with colours (FSIMc), of three channels;
+    it takes no others. Measures that pictures are too small for are left out, too.
     """
     for name, images in (("pictures", pictures), ("truth", truth)):
         check_shape(name, images, "B", "H", "W", "C")
-        check_bytes(name, images)
+        check_pixels(name, images)
     check_shape("truth", truth, *pictures.shape)
-    x, y = (images.permute(0, 3, 1, 2).float() / 255 for images in (pictures, truth))
+    check_dtype("truth", truth, pictures.dtype)
+    full = FULL_RANGE[pictures.dtype]
+    x, y = (images.permute(0, 3, 1, 2).float() / full for images in (pictures, truth))
     psnr = peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
     measures = {
         "mse": (x - y).square().mean((1, 2, 3)),

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fastimae.best_effort import best_effort
+from fastimae.pictures.display import Display
 from fastimae.pictures.picture_table import draw_picture_table
+from fastimae.pictures.plots import joined
 
 if TYPE_CHECKING:
     from fastimae.loaders import Batch, Loader
@@ -25,27 +27,31 @@ ROWS = 8
 
 
 def draw_fixed_images(
-    objective: Objective, loader: Loader, path: Path | None
+    objective: Objective, loader: Loader, path: Path | None, display: Display
 ) -> Callable[[], Path | None]:
     """Return a function that draws the same images of the loader's data set each time.
 
     They are read when it is first called. See `save_reconstruction`.
     """
     batch = functools.cache(lambda: loader.fixed_batch(2 * ROWS))
-    return lambda: save_reconstruction(objective, path, batch())
+    return lambda: save_reconstruction(objective, path, batch(), display)
 
 
-def save_reconstruction(objective: Objective, path: Path | None, batch: Batch) -> Path | None:
+def save_reconstruction(
+    objective: Objective, path: Path | None, batch: Batch, display: Display
+) -> Path | None:
     """Draw the pictures of a batch that the objective makes to a PNG file, and return its path.
 
-    path: None on processes that only compute their part. Returns None if nothing is drawn.
+    path: None on processes that only compute their part. display: how to show them. Returns None if
+    nothing is drawn.
     """
     pictures = objective.reconstruct(batch)
     if path is None or not pictures:
         return None
-    pictures = {title: images[:ROWS].cpu() for title, images in pictures.items()}
+    pictures = {title: display(images[:ROWS].cpu()) for title, images in pictures.items()}
+    notes = objective.picture_note, display.note(batch.images.dtype)
     with best_effort(path):
-        draw_grid(pictures, path, objective.picture_note)
+        draw_grid(pictures, path, joined(*notes))
         return path
     return None
 

@@ -38,6 +38,8 @@ class ModelSizes:
     decoder_heads: int = 16
     batch: int = 16
     dtype: torch.dtype = torch.bfloat16
+    channels: int = 3
+    pixels: torch.dtype = torch.uint8
 
     @property
     def patches(self) -> int:
@@ -51,8 +53,9 @@ class ModelSizes:
 
     @property
     def aligned(self) -> int:
-        """Bytes that rows of a patch are aligned to: such a row has 3 * patch bytes."""
-        return min(3 * self.patch & -(3 * self.patch), 8)
+        """Bytes that rows of a patch are aligned to, up to 8."""
+        row = self.channels * self.patch * self.pixels.itemsize
+        return min(row & -row, 8)
 
 
 MODELS = (
@@ -63,6 +66,13 @@ MODELS = (
     ModelSizes("ViT-Ti/4 32", 32, 4, 192, 3, 192, 3),
     ModelSizes("ViT-B/16 224 fp32", 224, 16, 768, 12, dtype=torch.float32),
 )
+BANDS = tuple(
+    dataclasses.replace(
+        MODELS[0], name=f"{MODELS[0].name}, {count} bands", channels=count, pixels=torch.uint16
+    )
+    for count in (6, 13)
+)
+"""Models of images with many channels of 16 bits."""
 
 
 def ids(model: ModelSizes, count: int) -> Tensor:

@@ -19,11 +19,9 @@ from fastimae.kernels.mixing_ratio import LEVELS, mixing_ratio
 from fastimae.kernels.pair_l2 import pair_l2
 from fastimae.kernels.random_masking import Mask, random_masking
 from fastimae.kernels.spread_rows import spread_rows
-from fastimae.models import IMAGENET_MEAN, IMAGENET_STD
+from fastimae.models.encoder import channel_statistics
 from tests.aot.block_cases import block_cases, settings_cases
-from tests.aot.models import MODELS, AotCase, ModelSizes, floats, ids
-
-STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
+from tests.aot.models import BANDS, MODELS, AotCase, ModelSizes, floats, ids
 
 
 def cases() -> Iterator[AotCase]:
@@ -59,6 +57,10 @@ def cases() -> Iterator[AotCase]:
             name = f"{model.name} {variant}".strip()
             yield AotCase(op, name, functools.partial(call, model), narrow)
         yield from block_cases(model)
+    for model in BANDS:
+        for op, call in (("mix_patchify", _patchify), ("masked_l2", _masked_l2)):
+            pixels = {"images_ptr": model.aligned}
+            yield AotCase(op, model.name, functools.partial(call, model), pixels)
     yield from settings_cases()
     yield from _updates()
 
@@ -92,7 +94,11 @@ def _update(gradient: torch.dtype, copy: torch.dtype | None) -> None:
 
 
 def _images(model: ModelSizes) -> Tensor:
-    return torch.zeros(model.batch, model.side, model.side, 3, dtype=torch.uint8)
+    return torch.zeros(model.batch, model.side, model.side, model.channels, dtype=model.pixels)
+
+
+def _statistics(model: ModelSizes) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return channel_statistics(model.channels, None, None)
 
 
 def _random_masking(model: ModelSizes) -> object:
@@ -115,7 +121,7 @@ def _mixing_ratio_each(model: ModelSizes) -> object:
 def _patchify(model: ModelSizes) -> object:
     kept = ids(model, model.keep)
     return mix_patchify(
-        _images(model), kept, model.patch, *STATISTICS, dtype=model.dtype, impl="triton"
+        _images(model), kept, model.patch, *_statistics(model), dtype=model.dtype, impl="triton"
     )
 
 
@@ -123,7 +129,13 @@ def _mix_patchify(model: ModelSizes) -> object:
     kept, partner = ids(model, model.keep), torch.zeros(model.batch, dtype=torch.int64)
     mixing = (partner, torch.zeros(model.batch))
     return mix_patchify(
-        _images(model), kept, model.patch, *STATISTICS, *mixing, dtype=model.dtype, impl="triton"
+        _images(model),
+        kept,
+        model.patch,
+        *_statistics(model),
+        *mixing,
+        dtype=model.dtype,
+        impl="triton",
     )
 
 
@@ -139,7 +151,13 @@ def _color_jitter(model: ModelSizes) -> object:
 def _jitter_patchify(model: ModelSizes) -> object:
     kept, factors = ids(model, model.keep), torch.zeros(model.batch, 6)
     return jitter_patchify(
-        _images(model), kept, factors, model.patch, *STATISTICS, dtype=model.dtype, impl="triton"
+        _images(model),
+        kept,
+        factors,
+        model.patch,
+        *_statistics(model),
+        dtype=model.dtype,
+        impl="triton",
     )
 
 
@@ -168,10 +186,10 @@ def _masked_l2(
     model: ModelSizes, branches: int | None = None, norm_pix: bool = True, ignored: int = 0
 ) -> Tensor:
     masked = model.patches - model.keep
-    pred = floats(model, masked, 3 * model.patch**2).repeat(branches or 1, 1, 1)
+    pred = floats(model, masked, model.channels * model.patch**2).repeat(branches or 1, 1, 1)
     target, hidden = torch.zeros(len(pred), dtype=torch.int64), ids(model, masked)
     return masked_l2(
-        pred, _images(model), target, hidden, model.patch, *STATISTICS, norm_pix,
+        pred, _images(model), target, hidden, model.patch, *_statistics(model), norm_pix,
         ignore_boundary=ignored, branches=branches, impl="triton",
     )  # fmt: skip
 

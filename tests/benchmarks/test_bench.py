@@ -4,6 +4,7 @@ import contextlib
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from beton_by_hand import many_fields
@@ -20,6 +21,8 @@ from fastimae.engine.distributed import World
 from fastimae.engine.step import Step
 from fastimae.engine.throttle import Throttle
 from fastimae.flags import flags_of
+from fastimae.loaders import BetonWriter
+from fastimae.loaders.images.pixel_form import PixelForm
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 TINY = ["--model", "mae_vit_nano_patch8", "--input_size", "32"]
@@ -83,8 +86,21 @@ def test_it_measures_three_things_and_suggests_a_run(objective, beton, capsys):
 def test_without_data_the_step_alone(capsys):
     assert bench([*SMALL, "--seconds", "0.2", "--no_suggest", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
+    assert "--in_chans" not in text
     assert "step alone" in text and "loader alone" not in text
     assert "give a .beton file" in text and "--synthetic" in text
+
+
+def test_images_of_many_channels_of_16_bits(tmp_path, capsys):
+    with BetonWriter(tmp_path / "x.beton", form=PixelForm(6, np.dtype(np.uint16))) as writer:
+        for _ in range(16):
+            writer.append(bytes(2 * 6 * 32 * 32), mode="raw", height=32, width=32, label=0)
+    flags = [*TINY, "--batch_size", "8", "--num_workers", "1", "--device", "cpu", "--no_suggest"]
+    command = [str(tmp_path / "x.beton"), *flags, "--seconds", "0.2"]
+    assert bench(command) == 2 and "give --in_chans 6" in capsys.readouterr().err
+    assert bench([*command, "--in_chans", "6"]) == 0
+    text = capsys.readouterr().out
+    assert "both" in text and "--in_chans 6" in text
 
 
 @pytest.mark.parametrize(

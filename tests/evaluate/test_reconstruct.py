@@ -15,12 +15,15 @@ from fastimae.kernels.reference import patchify
 from fastimae.loaders import create_loader
 from fastimae.models import create_model
 from fastimae.objectives import IMAE, MAE
+from fastimae.pictures.display import Display
 from fastimae.pictures.reconstruction import draw_fixed_images, draw_grid, save_reconstruction
 from fastimae.settings import ConfigError
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("piq")
 from fastimae.evaluate.tasks.reconstruct import ReconstructOptions, reconstruct, run
+
+DISPLAY = Display((0.5,) * 3, (0.5,) * 3)
 
 
 def test_grid_shows_the_images_in_order(tmp_path):
@@ -46,7 +49,7 @@ def test_picture_says_what_norm_pix_leaks(tmp_path, make_batch, monkeypatch):
     )
     for norm_pix in (False, True):
         student = create_model("mae_vit_tiny_patch8", img_size=32, heads=2, norm_pix_loss=norm_pix)
-        save_reconstruction(IMAE(student), tmp_path / "x.png", make_batch(4))
+        save_reconstruction(IMAE(student), tmp_path / "x.png", make_batch(4), DISPLAY)
     titles, plain = notes[0]
     assert titles == [
         "subordinate", "dominant", "mixture", "masked",
@@ -69,13 +72,13 @@ def test_training_draws_the_same_images_each_time_and_reads_them_once(tmp_path, 
         )
         wrapped = loader.fixed_batch
         loader.fixed_batch = lambda count, wrapped=wrapped: read.append(count) or wrapped(count)
-        draw = draw_fixed_images(MAE(tiny_model()), loader, tmp_path / "x.png")
+        draw = draw_fixed_images(MAE(tiny_model()), loader, tmp_path / "x.png", DISPLAY)
         next(iter(loader))
         assert read == [16] * (batch_size // 8)
         assert draw() == draw() == tmp_path / "x.png"
     assert read == [16, 16] and len(drawn) == 4
     assert all(len(images) == 8 and torch.equal(images, drawn[0]) for images in drawn)
-    assert draw_fixed_images(MAE(tiny_model()), loader, None)() is None and len(drawn) == 4
+    assert draw_fixed_images(MAE(tiny_model()), loader, None, DISPLAY)() is None and len(drawn) == 4
 
 
 def pairs_of(image_folder, model, **changes):

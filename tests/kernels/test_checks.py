@@ -10,7 +10,7 @@ from fastimae.kernels import Mask, drop_in, random_masking, reference, reference
 from fastimae.kernels.rows import masked_rows, visible_rows
 
 STATISTICS = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
-LONG, INT, BYTE = torch.int64, torch.int32, torch.uint8
+LONG, INT, BYTE, DEEP = torch.int64, torch.int32, torch.uint8, torch.uint16
 
 
 def arguments(op):
@@ -125,6 +125,7 @@ WRONG = [
     ("color_jitter", {"images": zeros(4, 6, 3, dtype=BYTE)}, "images must be [B, H, W, C], not"),
     ("color_jitter", {"factors": zeros(3, 6)}, "factors must be [2, 6], not [3, 6]"),
     ("color_jitter", {"factors": zeros(2, 6, dtype=LONG)}, "factors must be float32, not int64"),
+    ("color_jitter", {"images": zeros(2, 4, 6, 3, dtype=DEEP)}, "0 to 255, not torch.uint16"),
     ("jitter_patchify", {"images": zeros(2, 4, 6, 3)}, "must be uint8, values 0 to 255, not"),
     ("jitter_patchify", {"factors": zeros(2, 5)}, "factors must be [2, 6], not [2, 5]"),
     ("jitter_patchify", {"ids_keep": zeros(3, 2, dtype=INT)}, "ids_keep must be [2, K], not [3"),

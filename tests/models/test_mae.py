@@ -297,7 +297,7 @@ def test_names_give_the_patch_and_the_decoder(name, sizes):
         ({"name": "resnet50"}, "is not known: use mae_vit_SIZE_patchN"),
         ({"name": "mae_vit_base_patch64"}, "N from 2 to 32"),
         ({"img_size": 30}, "--input_size 30x30 is not a multiple of the patch size 4"),
-        ({"in_chans": 4, "mean": (0.5,)}, "mean has 1 values for 4 channels"),
+        ({"in_chans": 4, "mean": (0.5,)}, "mean has 1 values, and images have 4 channels"),
         ({"decoder_num_heads": 5}, "decoder_embed_dim 192 is not a multiple"),
         ({"std": (0.0, 1.0, 1.0)}, "std must be positive"),
     ],

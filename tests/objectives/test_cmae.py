@@ -13,8 +13,8 @@ from fastimae.kernels.color_jitter import color_jitter, jitter_factors
 from fastimae.models import create_model
 from fastimae.objectives import CMAE
 from fastimae.objectives.contrast import byol, info_nce, spread
-from fastimae.objectives.pictures import MASKED_GRAY
 from fastimae.objectives.settings import CMAESettings
+from fastimae.pictures.display import MASKED_GRAY
 from fastimae.settings import ConfigError
 
 IMAGE, PATCHES, HEADS = (12, 16), 12, 2

@@ -19,6 +19,7 @@ from fastimae.evaluate.clustering.kmeans import Clusters
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import class_name
 from fastimae.models import MaskedAutoencoder
+from fastimae.pictures.display import Display
 from fastimae.pictures.picture_table import draw_picture_table
 from fastimae.pictures.plots import COLORS, plain_style, plt, save_figure
 
@@ -51,12 +52,14 @@ def draw_images(
     model: MaskedAutoencoder,
     path: Path,
     rng: np.random.Generator,
+    show_channels: Sequence[int] | None = None,
 ) -> None:
     """Draw images of some clusters, from the largest to the smallest: the most typical, and any.
 
     rows: what was clustered, [N, D]. positions: of these N among the images. model: gives the size
-    of the images.
+    of the images. show_channels: as in `PictureSettings`.
     """
+    display = Display(model.mean, model.std, show_channels)
     order = torch.bincount(found.labels).argsort(descending=True, stable=True).tolist()
     shown = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, CLUSTERS).astype(int))]
     members = {cluster: _members(found, rows, cluster, rng) for cluster in shown}
@@ -67,14 +70,14 @@ def draw_images(
     )  # fmt: skip
     pixels = torch.cat([batch for batch, _ in batches])
     read = [row for row in wanted.tolist() if positions[row] not in batches.bad]
-    picture = dict(zip(read, pixels, strict=True))
+    picture = dict(zip(read, display(pixels), strict=True))
     titles = _titles(found, images, positions)
     table = [
         (titles[cluster], [picture.get(row) for row in members[cluster].tolist()])
         for cluster in shown
     ]
     columns = ["nearest its centre", *[""] * (NEAREST - 1), "at random", *[""] * (ANY - 1)]
-    draw_picture_table(table, columns, path, cell_inches=0.95)
+    draw_picture_table(table, columns, path, display.note(pixels.dtype), cell_inches=0.95)
 
 
 def _members(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fastimae.kernels.checks import check_bytes
+from fastimae.kernels.checks import check_pixels
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import ConfigError
 
@@ -63,7 +63,7 @@ def attention_maps(model: MaskedAutoencoder, images: Tensor) -> list[Tensor]:
     images: uint8 [B, H, W, C]; all patches are visible. Row n is the attention of token n: it sums
     to 1.
     """
-    check_bytes("images", images)
+    check_pixels("images", images)
     with recorded_qkv(model.blocks) as recorded:
         model.forward_features(images)
     return [

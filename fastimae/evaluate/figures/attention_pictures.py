@@ -1,6 +1,6 @@
 """Pictures of attention: maps by layer and head, models side by side, and width over layers.
 
-H, W, C = height, width, channels, L = patches, h = heads.
+H, W = height, width, L = patches, h = heads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastimae.evaluate.figures.over_layers import draw_over_layers
 from fastimae.pictures.picture_table import displayable, within
-from fastimae.pictures.plots import plt, save_figure
+from fastimae.pictures.plots import joined, plt, save_figure
 
 HEAT = "inferno"
 OPACITY = 0.65
@@ -54,10 +54,12 @@ def draw(
     grid: tuple[int, int],
     token: Patch | None,
     path: Path,
+    note: str = "",
 ) -> None:
     """Draw heat over the gray image: a row for each layer, a column for each head, and their mean.
 
-    image: uint8 [H, W, C]. attention: [layers, h, L]. token: a patch to frame.
+    image: uint8 [H, W, 1 or 3]. attention: [layers, h, L]. token: a patch to frame. note: what the
+    caption says of the image.
     """
     height, width = image.shape[:2]
     heads = attention.shape[1]
@@ -80,19 +82,23 @@ def draw(
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
     figure.supxlabel(
-        f"What {_in_words(token)} looks at; each map is scaled to its own maximum",
+        joined(f"What {_in_words(token)} looks at; each map is scaled to its own maximum", note),
         fontsize=7, wrap=True,
     )  # fmt: skip
     save_figure(figure, path)
 
 
 def draw_side_by_side(
-    rows: Sequence[tuple[Tensor, Sequence[View]]], columns: Sequence[str], mass: float, path: Path
+    rows: Sequence[tuple[Tensor, Sequence[View]]],
+    columns: Sequence[str],
+    mass: float,
+    path: Path,
+    note: str = "",
 ) -> None:
     """Draw the image, and what each model attends to, as the hierarchical paper's figures 6, 7.
 
-    rows: an image, uint8 [H, W, C], and the view of each model. columns: a title for each model.
-    Patches that are not kept stay gray.
+    rows: an image, uint8 [H, W, 1 or 3], and the view of each model. columns: a title for each
+    model. note: what the caption says of the images. Patches that are not kept stay gray.
     """
     (height, width), count = rows[0][0].shape[:2], 1 + len(columns)
     titles = [within(title, INCHES) for title in ("image", *columns)]
@@ -117,7 +123,7 @@ def draw_side_by_side(
             _finish(axis, view.token, view.grid, image)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
-    figure.supxlabel(_note(rows[0][1], mass), fontsize=7, wrap=True)
+    figure.supxlabel(joined(_note(rows[0][1], mass), note), fontsize=7, wrap=True)
     save_figure(figure, path)
 
 

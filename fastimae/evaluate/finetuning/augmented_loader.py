@@ -19,7 +19,6 @@ from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.classification import ClassBatch, EpochLoader, StepSamples
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import SkipImage
-from fastimae.loaders.images.pixels import MODES
 from fastimae.loaders.order.seeded import seeded
 from fastimae.loaders.workers.worker_batches import batches_from_workers, check_workers
 from fastimae.log import log
@@ -55,7 +54,8 @@ class AugmentedLoader(EpochLoader):
         accum_iter: int = StepSize.accum_iter,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        """transform: PIL image -> [C, H, W], of the given shape and dtype. mixup: mixes a batch."""
+        """transform: image -> [C, H, W], of the given shape and dtype. mixup: mixes a batch."""
+        images.check_channels(shape[0])
         check_workers(num_workers)
         super().__init__(
             images.labels, batch_size=batch_size, world=world, seed=seed, accum_iter=accum_iter,
@@ -108,8 +108,7 @@ class _StepMaker:
         seed: tuple[int, int],
     ) -> None:
         self.images, self.transform, self.mixup = images, transform, mixup
-        self.mode = MODES[channels]
-        self.seed, self.rank = seed
+        self.channels, (self.seed, self.rank) = channels, seed
 
     def __call__(self, step: StepSamples, inputs: NDArray) -> _Rest:
         """Write the step's images to `inputs`, and return the rest of its batch."""
@@ -129,7 +128,7 @@ class _StepMaker:
         """Return (view, label, index) of a sample, or of the next one that can be read."""
         for used in ((index + more) % len(self.images) for more in range(TRIES)):
             try:
-                image = self.images.view(used, self.mode)
+                image = self.images.view(used, self.channels)
                 with seeded(self.seed, epoch, index):
                     return self.transform(image), int(self.images.labels[used]), used
             except SkipImage as error:

@@ -31,6 +31,7 @@ from fastimae.evaluate.labels.training import check_apart, check_resume, train_c
 from fastimae.evaluate.options.finetune import TuningOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import Results
+from fastimae.kernels.checks import FULL_RANGE
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.sources.survey import survey_files, warn_about_windows
 from fastimae.log import log
@@ -138,7 +139,7 @@ def build_loader(
     size = student.patch_embed.img_size
     return AugmentedLoader(
         images,
-        training_transform(options, size, encoder.mean, encoder.std),
+        training_transform(options, size, encoder.mean, encoder.std, images.form),
         build_mixup(options, student.num_classes),
         shape=(encoder.in_chans, *size),
         batch_size=options.batch_size,
@@ -173,7 +174,7 @@ def validation_batches(
     mean, std = (torch.tensor(v, device=world.device)[:, None, None] for v in
                  (encoder.mean, encoder.std))  # fmt: skip
     for pixels, labels in tracked(batches, "test", "batch", quiet=quiet):
-        inputs = pixels.to(world.device).permute(0, 3, 1, 2).float() / 255
+        inputs = pixels.to(world.device).permute(0, 3, 1, 2).float() / FULL_RANGE[pixels.dtype]
         yield (inputs - mean) / std, labels.to(world.device)
 
 

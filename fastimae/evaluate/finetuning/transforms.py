@@ -13,18 +13,27 @@ from timm.data import Mixup, create_transform
 from timm.data.auto_augment import AugmentOp
 from torchvision.transforms import InterpolationMode, Resize
 
+from fastimae.evaluate.finetuning.band_crops import band_transform
 from fastimae.evaluate.options.finetune import TuningOptions
 from fastimae.loaders.images.crops import RATIO, relative_to
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 
 
 def training_transform(
-    options: TuningOptions, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    options: TuningOptions,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    form: PixelForm = RGB8,
 ) -> Callable:
-    """Return PIL image -> float [C, H, W]: crop, flip, policy, normalisation, random erasing.
+    """Return image -> float [C, H, W]: crop, flip, policy, normalisation, random erasing.
 
-    size: (height, width). mean, std: of each channel. With --crop none the whole image is resized
-    instead. Raises ValueError for an unknown --aa.
+    size: (height, width). mean, std: of each channel. form: of the images; see `band_transform` for
+    others than PIL's. With --crop none the whole image is resized instead. Raises ValueError for an
+    unknown --aa.
     """
+    if form != RGB8:
+        return band_transform(options, size, mean, std, form)
     try:
         transform = create_transform(
             size,

@@ -9,17 +9,18 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Generator, Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision import transforms
 
 from fastimae.evaluate.features import features
 from fastimae.evaluate.finetuning.augmented_loader import AugmentedLoader
+from fastimae.evaluate.finetuning.band_crops import BandCrop
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.classification import ClassBatch, StepSamples
 from fastimae.evaluate.labels.feature_cache import FeatureStore
 from fastimae.loaders.images.crops import Crops
+from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.settings import ReadSettings
 
 
@@ -35,8 +36,8 @@ class CroppedFeatures(AugmentedLoader):
         settings: batch_size, seed and accum_iter of `EpochLoader`.
         """
         super().__init__(
-            images, crop_transform(crops), None,
-            shape=(crops.channels, *crops.size), dtype=np.uint8, num_workers=store.workers,
+            images, crop_transform(crops, images.form), None,
+            shape=(crops.channels, *crops.size), dtype=images.form.dtype, num_workers=store.workers,
             pin_mem=ReadSettings.pin_mem, world=store.world, **settings,
         )  # fmt: skip
         self.store = store
@@ -48,15 +49,20 @@ class CroppedFeatures(AugmentedLoader):
                 yield dataclasses.replace(on_device, inputs=self._features(on_device.inputs))
 
     def _features(self, pixels: Tensor) -> Tensor:
-        """Compute features, float32 [B, D], of images, uint8 [B, C, H, W]."""
+        """Compute features, float32 [B, D], of images, pixels [B, C, H, W]."""
         store = self.store
         parts = pixels.permute(0, 2, 3, 1).contiguous().split(store.batch_size)
         rows = [features(store.model, part, store.pool, store.precision) for part in parts]
         return torch.cat(rows)
 
 
-def crop_transform(crops: Crops) -> Callable:
-    """Return PIL image -> uint8 [C, H, W]: torchvision's RandomResizedCrop, bicubic, and flips."""
+def crop_transform(crops: Crops, form: PixelForm = RGB8) -> Callable:
+    """Return image -> pixels [C, H, W]: torchvision's RandomResizedCrop, bicubic, and flips.
+
+    form: of the images.
+    """
+    if form != RGB8:
+        return BandCrop(crops.size, crops.scale, crops.bounds, crops.hflip)
     crop = transforms.RandomResizedCrop(
         crops.size, crops.scale, crops.bounds, transforms.InterpolationMode.BICUBIC
     )

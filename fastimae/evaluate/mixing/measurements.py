@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from fastimae.evaluate.mixing.mask_units import mask_columns
 from fastimae.evaluate.mixing.reconstruction import Reconstruction
 from fastimae.evaluate.mixing.subjects import Subject
+from fastimae.pictures.display import Display
 from fastimae.pictures.quality import quality
 
 
@@ -24,9 +25,10 @@ class Setting(NamedTuple):
 class Measurements:
     """What has been reconstructed so far: sums of the measures, and the first pictures."""
 
-    def __init__(self, pictures: int) -> None:
-        """pictures: images to keep of the first batch, at each setting."""
-        self.pictures = pictures
+    def __init__(self, pictures: int, display: Display) -> None:
+        """pictures: images to keep of the first batch, at each setting. display: how to show
+        them."""
+        self.pictures, self.display, self.note = pictures, display, ""
         self.images: Counter[Setting] = Counter()
         self.sums: dict[tuple[Setting, str, str], dict[str, float]] = {}
         """By setting, branch and view; of each measure, over all images."""
@@ -35,7 +37,8 @@ class Measurements:
     def add(self, setting: Setting, result: Reconstruction) -> None:
         """Add a batch."""
         if setting not in self.drawn:
-            self.drawn[setting] = result.first(self.pictures)
+            self.drawn[setting] = result.first(self.pictures, self.display)
+            self.note = self.display.note(result.given.dtype)
         self.images[setting] += len(result.given)
         for branch, truth in result.truths.items():
             for view, pictures in result.views.items():

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastimae.evaluate.center_batches import CenterBatches
 from fastimae.evaluate.images import Images, random_indices
 from fastimae.kernels import Mask, random_masking
-from fastimae.kernels.checks import check_bytes
+from fastimae.kernels.checks import check_pixels
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.forward_features import all_visible
@@ -127,7 +127,7 @@ def mixture_latents(
     The class token comes first. ratio: weight of the image itself; its partner has 1 - ratio. With
     two heads, head 0 is for the image of smaller weight. space: see `latents_in`; None: the heads'.
     """
-    check_bytes("images", batch.images)
+    check_pixels("images", batch.images)
     alpha = torch.full((len(batch.images),), ratio, device=batch.images.device)
     mixed = model.visible_patches(
         batch.images, mask, partner=batch.partner, alpha=alpha, clean=False
@@ -140,7 +140,7 @@ def clean_latents(
     model: MaskedAutoencoder, batch: Pairs, mask: Mask, space: HeadSpace = "decoder"
 ) -> Tensor:
     """Compute a MAE's latents of each image alone, float32 [B, 1 + K, E]; space: `latents_in`."""
-    check_bytes("images", batch.images)
+    check_pixels("images", batch.images)
     (patches,) = model.visible_patches(batch.images, mask)
     return latents_in(model, model.encode(patches, mask.ids_keep), space)[0].float()
 

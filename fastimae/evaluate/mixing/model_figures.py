@@ -16,7 +16,6 @@ from fastimae.evaluate.mixing.measurements import Measurements, Setting
 from fastimae.evaluate.mixing.ratio_figures import (
     USUAL_MASK,
     USUAL_MIX,
-    joined,
     nearest,
     note_of_views,
     sentence,
@@ -26,6 +25,7 @@ from fastimae.evaluate.mixing.reconstruction import ONE_HEAD, Reconstruction
 from fastimae.evaluate.mixing.subjects import Subject, candidates_in, row_titles
 from fastimae.objectives.imae import BRANCHES
 from fastimae.pictures.picture_table import draw_picture_table
+from fastimae.pictures.plots import joined
 
 
 def compare_all(

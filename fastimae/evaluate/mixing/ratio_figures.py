@@ -14,7 +14,7 @@ from torch import Tensor
 from fastimae.evaluate.mixing.reconstruction import ONE_HEAD, UNMASKED, Reconstruction
 from fastimae.objectives.imae import BRANCHES
 from fastimae.pictures.picture_table import draw_picture_table
-from fastimae.pictures.plots import plain_style, plt, save_figure
+from fastimae.pictures.plots import joined, plain_style, plt, save_figure
 
 Ratios = tuple[float, float | None]
 """The ratios of masking and of mixing (None for clean images)."""
@@ -176,8 +176,3 @@ def sentence(*parts: str) -> str:
     """Return the parts that are not empty as one line that begins with a capital."""
     line = "; ".join(filter(None, parts))
     return line[:1].upper() + line[1:]
-
-
-def joined(*lines: str) -> str:
-    """Return the lines that are not empty as one text."""
-    return "\n".join(line for line in lines if line)

@@ -21,6 +21,7 @@ from fastimae.objectives.pictures import (
     paste,
     predicted_images,
 )
+from fastimae.pictures.display import Display
 
 UNMASKED = "unmasked"
 """The view of predictions from whole images."""
@@ -30,7 +31,7 @@ ONE_HEAD = "mixture"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A batch, what the model saw of it, and what it predicted; all uint8 [B, H, W, C].
+    """A batch, what the model saw of it, and what it predicted; all pixels [B, H, W, C].
 
     Predictions are in two views. "whole": every patch as predicted in a pass in which it was
     masked. "pasted": predictions on masked patches and the true image on visible ones, as MAE
@@ -55,9 +56,9 @@ class Reconstruction:
         """Return the predictions of the first view that there is, by branch."""
         return next(self.views[view] for view in (*views, UNMASKED) if view in self.views)
 
-    def first(self, count: int) -> Reconstruction:
-        """Return the first `count` images, copied to the CPU."""
-        cut = lambda images: images[:count].to("cpu", copy=True)  # noqa: E731
+    def first(self, count: int, display: Display) -> Reconstruction:
+        """Return the first `count` images as pictures, copied to the CPU."""
+        cut = lambda images: display(images[:count]).to("cpu", copy=True)  # noqa: E731
         cut_all = lambda images: {branch: cut(each) for branch, each in images.items()}  # noqa: E731
         return Reconstruction(
             given=cut(self.given),

@@ -108,7 +108,7 @@ class EvalOptions(ModelOptions):
         given = filter(None, (self.ffcv, self.val))
         fields = {"label_field": self.label_field, "image_field": self.image_field}
         fields = fields_for(source, fields, list(filter(is_beton, given)))
-        images = open_images(source, **fields)
+        images = open_images(source, channels=trained.get("in_chans"), **fields)
         images.whole = self.crop_of(trained) == "none"
         if not is_beton(source):
             log_depth(str(source), survey_files(images.open, len(images)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastimae.evaluate.options.labels import ProbeOptions
+from fastimae.pictures.settings import PictureSettings
 from fastimae.settings import Expert, Free, PositiveInt, Range
 
 CLUSTERS = "clusters.npz"
@@ -14,7 +15,7 @@ CLUSTERS = "clusters.npz"
 
 
 @dataclasses.dataclass(kw_only=True)
-class ClusterOptions(ProbeOptions):
+class ClusterOptions(PictureSettings, ProbeOptions):
     """Cluster the features of training images, and write labels for --pseudo_labels.
 
     fastimae-eval cluster --checkpoint mae.pth --ffcv train.beton --k 1000

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from fastimae.evaluate.options.base import Pool, SeveralOptions
 from fastimae.evaluate.options.masks import MaskUnitOptions
+from fastimae.pictures.settings import PictureSettings
 from fastimae.settings import (
     Count,
     Idle,
@@ -22,7 +23,7 @@ MEASURED = 64
 
 
 @dataclasses.dataclass(kw_only=True)
-class ReconstructOptions(MaskUnitOptions, SeveralOptions):
+class ReconstructOptions(PictureSettings, MaskUnitOptions, SeveralOptions):
     """Reconstructions over mixing and masking ratios, by one model or several side by side.
 
     fastimae-eval reconstruct --checkpoint imae.pth --others mae.pth --val val.beton
@@ -50,7 +51,7 @@ class ReconstructOptions(MaskUnitOptions, SeveralOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class AttentionOptions(SeveralOptions):
+class AttentionOptions(PictureSettings, SeveralOptions):
     """Attention maps of the class token, or of a patch, and their width: one model or several.
 
     fastimae-eval attention --checkpoint mae.pth --others imae.pth --val val.beton

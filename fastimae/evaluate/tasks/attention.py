@@ -43,6 +43,7 @@ from fastimae.evaluate.results import Results, open_results
 from fastimae.loaders.errors import DataError
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
+from fastimae.pictures.display import Display
 from fastimae.progress import tracked
 
 PICTURE, WIDTHS = "attention.png", "attention_width.png"
@@ -118,21 +119,23 @@ def _measure_and_draw(options: AttentionOptions, results: Results) -> None:
         channels=first.in_chans, indices=chosen,
     )  # fmt: skip
     overview, widths = results.picture(PICTURE), results.picture(WIDTHS)
+    display = Display(first.mean, first.std, options.show_channels)
     drawn: list[tuple[Tensor, list[View]]] = []
-    measured = 0
+    measured, note = 0, ""
     for pixels, _ in tracked(batches, "attention", "batch"):
-        to_draw = pixels[: options.samples - len(drawn)]
+        to_draw = display(pixels[: options.samples - len(drawn)])
+        note = display.note(pixels.dtype)
         views = []
         for model in observed:
             maps = model.observe(pixels.to(device))
             views.append(model.views(maps))
             if len(observed) == 1:
-                _draw_heads(to_draw, maps, model, results)
+                _draw_heads(to_draw, maps, model, results, note)
         drawn += zip(to_draw, zip(*views, strict=True), strict=False)
         measured += len(pixels)
     if not drawn:
         raise DataError(f"{images.source}: none of {len(chosen)} images can be read")
-    draw_side_by_side(drawn, labels_of(candidates), options.mass, overview)
+    draw_side_by_side(drawn, labels_of(candidates), options.mass, overview, note)
     table = [row for model in observed for row in model.rows()]
     draw_widths(table, options.mass, widths)
     if len(observed) == 1:
@@ -142,9 +145,11 @@ def _measure_and_draw(options: AttentionOptions, results: Results) -> None:
     log.info("%s and %d pictures beside it", path, len(results.pictures))
 
 
-def _draw_heads(images: Tensor, maps: Sequence[Tensor], model: Observed, results: Results) -> None:
+def _draw_heads(
+    images: Tensor, maps: Sequence[Tensor], model: Observed, results: Results, note: str
+) -> None:
     """Draw attention-N.png for each image: all heads of the chosen layers."""
     attention = torch.stack([maps[layer][:, :, model.token, 1:] for layer in model.layers], 1)
     for image, of_image in zip(images, attention.cpu(), strict=False):
         path = results.picture(f"attention-{len(results.pictures) - 2}.png")
-        draw(image, of_image, model.layers, model.model.grid, model.patch, path)
+        draw(image, of_image, model.layers, model.model.grid, model.patch, path, note)

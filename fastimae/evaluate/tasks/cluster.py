@@ -79,7 +79,7 @@ def run(options: ClusterOptions) -> None:
         draw_sizes(numbers["sizes"], results.picture("cluster_sizes.png"))
         draw_images(
             found, rows, images, positions, store.model, results.picture("cluster_images.png"),
-            np.random.default_rng(options.seed),
+            np.random.default_rng(options.seed), options.show_channels,
         )  # fmt: skip
         of_results = results.save({**numbers, "file": str(path)}, origin=origin)
         log.info("cluster: %s; %s, %s", _in_words(numbers), path, of_results)

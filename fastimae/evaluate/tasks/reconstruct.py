@@ -31,6 +31,8 @@ from fastimae.evaluate.pages.tables import all_keys, markdown
 from fastimae.evaluate.results import open_results
 from fastimae.log import log
 from fastimae.objectives.pictures import LEAK_NOTE
+from fastimae.pictures.display import Display
+from fastimae.pictures.plots import joined
 from fastimae.progress import Meter
 
 PRINTED = ("whole", UNMASKED)
@@ -47,7 +49,7 @@ def run(options: ReconstructOptions) -> None:
         check_ratios(subjects, options.mask_ratios)
         images = options.val_or_train_images()
         measured = measure(options, subjects, images)
-        table, note = measured.table(subjects), note_of(subjects)
+        table, note = measured.table(subjects), joined(note_of(subjects), measured.note)
         if len(subjects) == 1:
             drawn = {
                 (each.mask_ratio, each.mix_ratio): made for each, made in measured.drawn.items()
@@ -69,6 +71,8 @@ def measure(
 
     Pictures are measured batch by batch. The images of a ratio do not depend on the other ratios.
     """
+    first = subjects[0].candidate.model
+    display = Display(first.mean, first.std, options.show_channels)
     mixed = any(subject.mixed for subject in subjects)
     passes: dict[int | None, list[Setting]] = {}
     for setting in settings_of(options, subjects):
@@ -79,13 +83,13 @@ def measure(
         log.warning("--mix_ratios has no effect: no model is one of mixtures")
     batches = [
         PairBatches(
-            images, subjects[0].candidate.model, samples=samples, batch_size=options.batch_size,
+            images, first, samples=samples, batch_size=options.batch_size,
             workers=options.worker_count(), seed=options.seed, mixed=mixed,
         )
         for samples in passes
     ]  # fmt: skip
     work = list(zip(batches, passes.values(), strict=True))
-    measured = Measurements(options.pictures)
+    measured = Measurements(options.pictures, display)
     total = sum(len(of_pass) * len(settings) for of_pass, settings in work)
     with Meter(total, "reconstruct", "batch") as meter:
         for of_pass, settings in work:
