@@ -69,14 +69,14 @@ def load_teacher(
     facts = determine_facts(checkpoint, {"num_heads": num_heads}, name)
     adapted = adapt(checkpoint, facts.get("input_size"), student.img_size, student.in_chans)
     checkpoint = adapted.checkpoint
-    of_teacher = {**facts, "input_size": Fact(student.img_size, "flag")}
+    of_student = {"input_size": student.img_size, "mean": student.mean, "std": student.std}
+    of_teacher = {**facts, **{name: Fact(value, "flag") for name, value in of_student.items()}}
     unused = DECODER if student.head_space == "encoder" else _UNUSED_BY_TEACHER
     if why_decoder_misfits(checkpoint, of_teacher, name):
         checkpoint = checkpoint.without(*unused)
         of_teacher.pop("decoder_num_heads", None)
-    overrides = {key: getattr(student, key) for key in ("img_size", "in_chans", "mean", "std")}
     with student.pos_embed.device:
-        teacher = build(model_arguments(checkpoint, of_teacher, name) | overrides, path)
+        teacher = build(model_arguments(checkpoint, of_teacher, name), path)
     teacher.facts = of_teacher
     _check_complete(teacher, checkpoint, unused)
     _load(teacher, checkpoint, allow_partial, unused)
