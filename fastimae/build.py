@@ -131,6 +131,8 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     objective = build_objective(config)
     picture = run.output_dir / PICTURE if world.is_main else None
     batches = DevicePrefetch(loader, world.device)
+    adapted = getattr(objective.student, "adapted", {})  # of --init
+    started_from = {"adapted": adapted} if adapted else {}
     trainer = assemble(
         objective,
         batches,
@@ -141,7 +143,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         output_dir=run.output_dir,
         args=checkpoint_args({**settings, **conversion_settings(settings)}, config.optim, world),
         draw=draw_fixed_images(objective, batches, picture, display_of(config)),
-        run_file=RunFile(run.output_dir, run_settings(settings)),
+        run_file=RunFile(run.output_dir, run_settings(settings), **started_from),
     )
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(

@@ -75,12 +75,15 @@ REFUSED = {
     "auto": ("--resume auto --output_dir {root}/imae", "is an i-MAE, and this run trains a MAE"),
     "no init": ("--init {root}/no.pth", "there is no checkpoint {root}/no.pth"),
     "damaged init": ("--init {root}/bad.pth", "{root}/bad.pth is not a checkpoint"),
-    "init of another size": ("--init {mae} --input_size 64", "{mae} is of another size"),
+    "init of another patch size": (
+        "--init {mae} --model mae_vit_nano_patch16",
+        "{mae} is of another size: patch_embed",
+    ),
     "no teacher": ("--objective imae --teacher {root}/no.pth", "there is no checkpoint"),
     "an i-MAE as teacher": ("--objective imae --teacher {imae}", "--teacher {imae} is an i-MAE"),
-    "a teacher of another size": (
-        "--objective imae --teacher {mae} --input_size 64",
-        "{mae} is of another size",
+    "a teacher of another patch size": (
+        "--objective imae --teacher {mae} --model mae_vit_nano_patch16",
+        "--teacher has a different patch size (8) than --model (16)",
     ),
     "no such model": ("--model mae_vit_bsae_patch8", "did you mean mae_vit_base_patch8?"),
     "sizes that do not fit": ("--num_heads 7", "is not a multiple of num_heads 7"),
@@ -108,6 +111,8 @@ GOOD = {
     "resume": "--resume {mae} --epochs 2",
     "init": "--init {mae}",
     "init of an i-MAE": "--objective imae --init {imae}",
+    "init of another size": "--init {mae} --input_size 64",
+    "a teacher of another size": "--objective imae --teacher {mae} --input_size 64",
     "teacher": "--objective imae --teacher {mae}",
     "resume with a teacher": "--objective imae --teacher {mae} --resume {imae} --epochs 2",
 }

@@ -129,7 +129,9 @@ def check_kind(content: Mapping[str, Any], wanted: str, path: Path, weights_flag
     missing = sorted(STATE - content.keys())
     to_start = f"{weights_flag} {path} starts from its weights"
     if found in _NO_DECODER and wanted not in _NO_DECODER:
-        to_start = f"{weights_flag} {path} --allow_partial starts its encoder from it"
+        # A classifier of the mean has no norm.
+        partial = " --allow_partial" * (found == CLASSIFIER)
+        to_start = f"{weights_flag} {path}{partial} starts its encoder from it"
     hint = {
         LINEAR_PROBE: "give the checkpoint-last.pth of such a run",
         _UNKNOWN: f"if it is a vision transformer, {to_start}",

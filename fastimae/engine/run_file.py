@@ -60,9 +60,12 @@ def versions() -> dict[str, str]:
 class RunFile:
     """Writes the run.yaml of a folder. A file that cannot be written is a warning."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Note the settings, by flag name as plain values, and the time, which is the start's."""
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: Mapping[str, Any], **facts: Any) -> None:
+        """Note the settings, by flag name as plain values, and the time, which is the start's.
+
+        facts: more values for each entry.
+        """
+        self.folder, self.settings, self.facts = folder, settings, facts
         self.created = _now()
         self.starts: list[dict[str, Any]] = []
         """The entries, once the file has one of this process."""
@@ -103,6 +106,7 @@ class RunFile:
         entry = {
             "started": self.created,
             "command": command_line(),
+            **self.facts,
             **facts,
             "host": platform.node(),
             "device": world.device_name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,10 @@ def load_candidates(
     """Load models, frozen, on the device; with their decoders unless `encoder_only`.
 
     of_first: the user's flags for the model in the first file, as `load_model` takes them; other
-    files have to be complete. Raises CheckpointError.
+    files have to be complete, but their models take images of that size, too. Raises
+    CheckpointError.
     """
-    flags = [of_first, *({"hints": NO_FLAGS} for _ in paths[1:])]
+    flags = [of_first, *(of_others(of_first) for _ in paths[1:])]
     models = [
         load_frozen(path, device, encoder_only=encoder_only, **known)
         for path, known in zip(paths, flags, strict=True)
@@ -85,6 +86,11 @@ def load_candidates(
         Candidate(name=name, path=path, model=model, args=dict(model.args))
         for name, path, model in zip(names_of(paths), paths, models, strict=True)
     ]
+
+
+def of_others(of_first: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `load_model` for further models: the same image size, if given."""
+    return {"hints": NO_FLAGS, "img_size": of_first.get("img_size")}
 
 
 def load_frozen(path: Path, device: torch.device, **of_model: Any) -> MaskedAutoencoder:
@@ -109,7 +115,7 @@ def check_same_images(candidates: Sequence[Candidate]) -> None:
                 raise ConfigError(
                     f"--others {other.path} has another {what} ({format_value(one)}) than "
                     f"--checkpoint {first.path} ({format_value(wanted)}): they cannot be shown the "
-                    "same images"
+                    f"same images{'; --input_size sets one' * (what == 'image size')}"
                 )
 
 

@@ -42,6 +42,7 @@ def load_encoder(
     if random_init:
         torch.manual_seed(seed)
         model.reset_parameters()
+        model.adapted = {}
     return model.to(device).eval().requires_grad_(False)
 
 

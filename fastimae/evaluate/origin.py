@@ -33,15 +33,31 @@ def origin_of(path: Path, model: nn.Module) -> dict[str, Any]:
 
     "weights" is the digest; "run", "epoch" and "step" (of a checkpoint within an epoch) are None
     where unknown. They are also None if the file has been replaced since, as by a training that
-    runs at the same time.
+    runs at the same time. "adapted" says what was done to weights for other images, if anything:
+    the digest is then that of the file.
     """
-    digest = weights_digest(model.state_dict())
+    changes = getattr(model, "adapted", {})
+    digest = (changes and _digest_before(path, model)) or weights_digest(model.state_dict())
     try:
         origin = read_origin(path)
     except CheckpointError:  # not a checkpoint of fastimae-train
         origin = {}
     known = origin if origin.get(WEIGHTS) == digest else {}
-    return {WEIGHTS: digest, **{key: known.get(key) for key in ("run", "epoch", "step")}}
+    adapted = {"adapted": dict(changes)} if changes else {}
+    return {WEIGHTS: digest, **{key: known.get(key) for key in ("run", "epoch", "step")}, **adapted}
+
+
+def _digest_before(path: Path, model: nn.Module) -> str:
+    """Return the digest of the file's weights; "" unless the model has all but the adapted ones."""
+    try:
+        weights = model_weights(load_checkpoint(path, mmap=True), path)
+    except CheckpointError:
+        return ""
+    kept = (
+        weights_digest({name: w for name, w in each.items() if name not in model.adapted})
+        for each in (weights, model.state_dict())
+    )
+    return weights_digest(weights) if len(set(kept)) == 1 else ""
 
 
 def read_origin(path: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Results:
 
         numbers: by name, of types that JSON knows. options: those that the numbers were made with,
         if others than the given ones. origin: see `origin_of`. Keys of the file: task, numbers,
-        settings, checkpoint, weights, run, epoch, step, pictures, date (UTC), versions.
+        settings, checkpoint, weights, run, epoch, step, adapted, pictures, date (UTC), versions.
         """
         options = options or self.options
         content = {

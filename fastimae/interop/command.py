@@ -136,6 +136,6 @@ def _describe(model: MaskedAutoencoder, conversion: Conversion) -> str:
     name = name_of(model) or f"an encoder of width {model.pos_embed.shape[-1]}"
     what = describe(conversion.weights)
     if not what and "decoder_pred.weight" not in conversion.weights:
-        what = "an encoder without a decoder (fastimae-train --init needs --allow_partial)"
+        what = "an encoder without a decoder"
     parts = f"{name}, {height}x{width} px", conversion.summary(), what
     return "; ".join(filter(None, parts))

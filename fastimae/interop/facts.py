@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop.image_size import (
     check_size,
+    in_words,
     patches_of,
     size_from_positions,
     size_if_fitting,
@@ -85,6 +86,15 @@ def determine_facts(
     return facts
 
 
+def describes_file(checkpoint: Checkpoint, size: Any) -> bool:
+    """Return whether a size that the user gave says how a file's positions are arranged.
+
+    It does if the file does not say, and they are as many. Else it is a size to adapt them to.
+    """
+    stated = _stated_in_file(checkpoint, "input_size")
+    return stated is None and size_if_fitting(size, checkpoint.shapes) is not None
+
+
 def _divides(checkpoint: Checkpoint, setting: str, fact: Fact) -> bool:
     """Return whether the heads divide their width.
 
@@ -122,7 +132,7 @@ def _describe(setting: str, fact: Fact) -> str:
         kind = "normalised" if fact.value else "raw"
         return f"{kind} pixels as its targets assumed {fact.reason}".rstrip()
     if setting == "input_size":
-        return "images of {} x {} pixels assumed ".format(*fact.value) + fact.reason
+        return f"images of {in_words(fact.value)} pixels assumed {fact.reason}"
     return f"mean and deviation assumed {fact.reason}"
 
 

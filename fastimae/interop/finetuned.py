@@ -30,6 +30,8 @@ def describe(weights: Mapping[str, Tensor]) -> str:
     """Describe what a fine-tuned file holds; "" if it has neither a head nor its norm."""
     if not any(name.startswith(CLASSIFIER) for name in weights):
         return ""
+    if f"{HEAD}0.weight" in weights:
+        return "an encoder with a projector"
     if is_probe(weights):
         return "an encoder with a linear probe after a BatchNorm"
     if not classifies_mean(weights):
@@ -44,8 +46,11 @@ def classifies_mean(names: Mapping[str, object]) -> bool:
 
 
 def is_probe(names: Mapping[str, object]) -> bool:
-    """Return whether the head is that of MAE's linear probing: a BatchNorm, then a Linear."""
-    return f"{HEAD}1.weight" in names
+    """Return whether the head is that of MAE's linear probing: a BatchNorm, then a Linear.
+
+    MoCo v3's projector begins with a Linear.
+    """
+    return f"{HEAD}1.weight" in names and f"{HEAD}0.weight" not in names
 
 
 def add_fc_norm(model: MaskedAutoencoder, *, keep_norm: bool) -> None:

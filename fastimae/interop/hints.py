@@ -37,9 +37,9 @@ class Hints:
         return f"{self.written[setting]} {path}" if setting in self.written else str(path)
 
     def to_resize(self) -> str:
-        """Return how to build a model of another size, if the command has flags for that."""
-        flags = [self.written.get(name, "") for name in ("model", "input_size")]
-        return f": change {' or '.join(flags)}" if all(f.startswith("--") for f in flags) else ""
+        """Return how to build a model of another size, if the command has a flag for that."""
+        flag = self.written.get("model", "")
+        return f": change {flag}" if flag.startswith("--") else ""
 
 
 IN_PYTHON = Hints(

@@ -59,9 +59,7 @@ def square_size(shapes: Shapes) -> Size | None:
 
 def check_size(checkpoint: Checkpoint, value: Any) -> Size:
     """Check the size that the user gave. CheckpointError if it does not match the positions."""
-    size, flag = parse_size(value), checkpoint.hints.to_set("input_size")
-    if size is None:
-        raise CheckpointError(f"{flag} takes a side, or height and width, not {value}")
+    size, flag = checked_size(checkpoint, value), checkpoint.hints.to_set("input_size")
     patch, patches = _patch(checkpoint.shapes), patches_of(checkpoint.shapes)
     if not _fits(size, checkpoint.shapes):
         raise CheckpointError(
@@ -69,6 +67,14 @@ def check_size(checkpoint: Checkpoint, value: Any) -> Size:
             f"{size[0] / patch * (size[1] / patch):.4g} of {patch} x {patch} pixels"
         )
     return size
+
+
+def checked_size(checkpoint: Checkpoint, value: Any) -> Size:
+    """Return height and width from what the user gave. Raises CheckpointError for anything else."""
+    if size := parse_size(value):
+        return size
+    flag = checkpoint.hints.to_set("input_size")
+    raise CheckpointError(f"{flag} takes a side, or height and width, not {value}")
 
 
 def parse_size(value: Any) -> Size | None:
@@ -81,6 +87,11 @@ def parse_size(value: Any) -> Size | None:
 def size_text(size: Size) -> str:
     """Write a size as a flag takes it: one number for a square."""
     return " ".join(map(str, size[:1] if size[0] == size[1] else size))
+
+
+def in_words(size: Size) -> str:
+    """Write a size for people: both sides."""
+    return "{} x {}".format(*size)
 
 
 def unknown_size_error(checkpoint: Checkpoint) -> CheckpointError:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastimae.engine.checkpoint_file import Unfit
 from fastimae.interop import huggingface, imae
 from fastimae.interop.conversion import DECODER, Conversion
-from fastimae.interop.unsupported_parts import fill_biases
+from fastimae.interop.unsupported_parts import fill_biases, unsupported_part
 
 Layout = Literal["mae", "imae", "timm", "huggingface"]
 
@@ -55,7 +55,9 @@ def _require_parts(weights: Mapping[str, Tensor]) -> None:
     """Check, by our names, that all parts exist whose shapes determine the sizes, else Unfit."""
     for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
         if name not in weights:
-            raise Unfit(f"is not a masked autoencoder: it has no {name}")
+            part = unsupported_part(weights)  # as BEiT, which has positions of another kind
+            but = f", but {part}" if part else ""
+            raise Unfit(f"is not a masked autoencoder: it has no {name}{but}")
     if not any(name.startswith("blocks.") for name in weights):
         raise Unfit("is not a masked autoencoder: it has no blocks")
     shape = tuple(weights["patch_embed.proj.weight"].shape)

@@ -9,9 +9,16 @@ from typing import Any
 import torch
 
 from fastimae.engine.checkpoint import CheckpointError, load_weights
+from fastimae.interop.adapt import adapt_with_facts, report_changes
 from fastimae.interop.architecture import model_arguments
 from fastimae.interop.conversion import DECODER
-from fastimae.interop.facts import SETTINGS, Fact, determine_facts, report_assumptions
+from fastimae.interop.facts import (
+    SETTINGS,
+    Fact,
+    describes_file,
+    determine_facts,
+    report_assumptions,
+)
 from fastimae.interop.finetuned import HEAD, add_fc_norm, without_classifier
 from fastimae.interop.hints import IN_PYTHON, Hints
 from fastimae.interop.open_checkpoint import Checkpoint, open_checkpoint, refuse_unsupported_parts
@@ -26,6 +33,7 @@ def load_model(
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
     img_size: int | tuple[int, ...] | None = None,
+    in_chans: int | None = None,
     use_ema: bool = False,
     encoder_only: bool = False,
     allow_partial: bool = False,
@@ -37,13 +45,14 @@ def load_model(
 
     path: a .pth, a .safetensors, or a folder with Hugging Face's config.json. device: where the
     model goes. name: the model's name (`mae_vit_base_patch16`). num_heads, decoder_num_heads:
-    attention heads. img_size: pixels, a side or (height, width), with as many patches as the file
-    has positions. overrides: further arguments of `MaskedAutoencoder`. All of these win over the
-    file, except that heads and size of our own files cannot be changed (CheckpointError). Sizes,
+    attention heads. img_size, in_chans: of the images that the model is to take, in pixels (a side
+    or height and width) and channels; if the file's are others, its weights are adapted, and a line
+    says how: see `adapt`. overrides: further arguments of `MaskedAutoencoder`. All of these win
+    over the file, except that heads of our own files cannot be changed (CheckpointError). Sizes,
     norm_pix_loss, mean and std come from the file as far as it has them. The rest is assumed, and a
     warning says so. The source of each setting is in the model's `facts`: {setting: Fact}; `args`
-    are the file's settings, and `fresh_decoder` is true if the decoder is not the file's. hints:
-    what the warning suggests.
+    are the file's settings, `adapted` is what was done to which weight, and `fresh_decoder` is true
+    if the decoder is not the file's. hints: what the warning suggests.
 
     use_ema: load the averaged weights (EMA) if the file has both. encoder_only: for features, so
     the file need not have a decoder, or one that fits ours; the model's is fresh then. A classifier
@@ -57,10 +66,21 @@ def load_model(
     checkpoint = open_checkpoint(Path(path), use_ema=use_ema, hints=hints)
     if encoder_only:
         checkpoint = without_classifier(checkpoint)
-    model = build_model(
-        checkpoint, name, encoder_only=encoder_only, allow_partial=allow_partial,
-        img_size=img_size, num_heads=num_heads, decoder_num_heads=decoder_num_heads, **overrides,
+    given = {**overrides, "num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
+    of_file = img_size if describes_file(checkpoint, img_size) else None
+    facts = determine_facts(checkpoint, {**given, "input_size": of_file}, name)
+    adapted, facts = adapt_with_facts(checkpoint, facts, img_size, in_chans)
+    if adapted.fresh and not (encoder_only or allow_partial):
+        raise CheckpointError(
+            f"{checkpoint.path} reconstructs images of other channels than {in_chans}"
+            f"{hints.suggest('encoder_only', 'loads it for features')}"
+        )
+    model = _build(
+        adapted.checkpoint, facts, name, encoder_only=encoder_only, allow_partial=allow_partial,
+        overrides=given,
     )  # fmt: skip
+    model.adapted = adapted.changes
+    report_changes(checkpoint, adapted.changes)
     return model.to(device)
 
 
@@ -73,7 +93,26 @@ def build_model(
     img_size: int | tuple[int, ...] | None = None,
     **given: Any,
 ) -> MaskedAutoencoder:
-    """Build the model of an opened checkpoint and load its weights; arguments as `load_model`."""
+    """Build the model of an opened checkpoint and load its weights.
+
+    Arguments as `load_model`, but nothing is adapted: img_size says what the file's is.
+    """
+    facts = determine_facts(checkpoint, {**given, "input_size": img_size}, name)
+    return _build(
+        checkpoint, facts, name, encoder_only=encoder_only, allow_partial=allow_partial,
+        overrides=given,
+    )  # fmt: skip
+
+
+def _build(
+    checkpoint: Checkpoint,
+    facts: Mapping[str, Fact],
+    name: str | None,
+    *,
+    encoder_only: bool,
+    allow_partial: bool,
+    overrides: Mapping[str, Any],
+) -> MaskedAutoencoder:
     path, hints = checkpoint.path, checkpoint.hints
     if not (encoder_only or allow_partial) and "decoder_pred.weight" not in checkpoint.weights:
         raise CheckpointError(
@@ -83,7 +122,6 @@ def build_model(
         )
     if not encoder_only:
         refuse_unsupported_parts(checkpoint, decoder=True)
-    facts = determine_facts(checkpoint, {**given, "input_size": img_size}, name)
     if encoder_only:
         checkpoint = checkpoint.without(HEAD)
         if why := why_decoder_misfits(checkpoint, facts, name):
@@ -92,7 +130,7 @@ def build_model(
     arguments = model_arguments(checkpoint, facts, name)
     if not encoder_only and (why := _unknown_heads(checkpoint, facts)):
         raise CheckpointError(f"{path}: {why}: give {hints.to_set('decoder_num_heads')}")
-    overrides = {key: value for key, value in given.items() if key not in SETTINGS}
+    overrides = {key: value for key, value in overrides.items() if key not in SETTINGS}
     model, weights = build(arguments | overrides, path), checkpoint.weights
     if "fc_norm.weight" in weights:
         add_fc_norm(model, keep_norm="norm.weight" in weights)

@@ -189,4 +189,4 @@ def test_hints_follow_the_options():
     assert hints.to_set("mean") == "fastimae-import --mean"
     assert hints.suggest("allow_partial", "does it") == ""
     assert Hints.of(Options).to_resize() == ""
-    assert hints.to_resize() == ": change --teach_model or --input_size"
+    assert hints.to_resize() == ": change --teach_model"

@@ -68,10 +68,13 @@ def test_a_square_is_assumed_with_a_line_and_changed_by_an_argument(tmp_path, ca
     torch.testing.assert_close(latents(model, images), expected, rtol=0, atol=2e-5)
 
 
-def test_a_size_that_does_not_fit_names_both_numbers(tmp_path):
+def test_a_size_that_does_not_fit_is_another_size(tmp_path, caplog):
     path = save(tmp_path / "wide.pth", vit())
-    with pytest.raises(CheckpointError, match="positions for 16 patches, img_size 16 48 has 12 of"):
-        load_model(path, encoder_only=True, img_size=(16, 48))
+    model = load_model(path, encoder_only=True, img_size=(16, 48))
+    assert model.img_size == (16, 48)
+    (line,) = (line for line in caplog.messages if "resized" in line)
+    assert "for images of 16 x 48 pixels; the file's are for 32 x 32, assumed from its 16" in line
+    assert "fastimae-import --input_size changes that" in line
     with pytest.raises(CheckpointError, match="takes a side, or height and width, not"):
         load_model(path, encoder_only=True, img_size=(1, 2, 3))
 
@@ -91,6 +94,8 @@ def test_trained_positions_need_a_size_unless_they_are_a_square(tmp_path):
         CheckpointError, match=r"for 15 patches, which is not a square, .* img_size"
     ):
         load_model(path, encoder_only=True)
+    with pytest.raises(CheckpointError, match="unknown: give fastimae-import --input_size"):
+        load_model(path, encoder_only=True, img_size=32)
     assert load_model(path, encoder_only=True, img_size=(24, 40)).img_size == (24, 40)
 
 
@@ -121,13 +126,19 @@ def test_timms_hub_folder_states_it(tmp_path, caplog):
     assert "pixels assumed" not in caplog.text
 
 
-def test_a_flag_against_the_file(tmp_path, caplog):
+def test_a_size_against_the_files(tmp_path, caplog, capsys):
     theirs = save(tmp_path / "theirs.pth", vit(), args={"input_size": [16, 64]})
-    load_model(theirs, encoder_only=True, img_size=32)
-    assert "says input_size 16 64: overridden by img_size 32" in caplog.text
+    model = load_model(theirs, encoder_only=True, img_size=32)
+    assert (
+        "pos_embed resized for images of 32 x 32 pixels; the file's are for 16 x 64" in caplog.text
+    )
+    assert not torch.equal(model.pos_embed, vit().pos_embed)
     ours = save(tmp_path / "ours.pth", mae(), args={"num_heads": 4}, fastimae_format=2)
-    with pytest.raises(CheckpointError, match="trained with input_size 16 64, not 32: drop img_s"):
-        load_model(ours, img_size=32)
+    assert torch.equal(load_model(ours, img_size=32).pos_embed, mae(SQUARE).pos_embed)
+    for path in (ours, theirs):  # an import says what the file's size is, and may be told
+        out = [str(path), str(tmp_path / "out.pth"), "--input_size", "32"]
+        assert import_(out) == (2 if path == ours else 0)
+    assert "trained with input_size 16 64, not 32: drop --input_size" in capsys.readouterr().err
 
 
 def test_what_an_import_assumed_is_logged_again(tmp_path, caplog):
@@ -151,7 +162,10 @@ def test_commands_have_the_flag(tmp_path, capsys):
     flags += ["--num_workers", "0", "--output_dir", str(tmp_path / "out")]
     assert evaluate(["tsne", *flags, "--input_size", "16", "64"]) == 0
     assert "pixels assumed" not in capsys.readouterr().err
-    assert evaluate(["tsne", *flags, "--input_size", "16", "48"]) == 2
+    assert evaluate(["tsne", *flags, "--input_size", "16", "48"]) == 0
+    said = capsys.readouterr().err
+    assert "pos_embed resized for images of 16 x 48 pixels; the file's are for 32 x 32" in said
+    assert import_([str(path), str(tmp_path / "x.pth"), "--input_size", "16", "48"]) == 2
     error = capsys.readouterr().err
     assert "positions for 16 patches, --input_size 16 48 has 12" in error
     assert evaluate(["tsne", *flags, "--input_size", "1", "2", "3"]) == 2
@@ -169,26 +183,29 @@ def test_fine_tuning_has_a_flag_of_that_name_for_something_else(tmp_path, capsys
 
 
 @pytest.mark.parametrize("load", [load_init, load_teacher], ids=["init", "teacher"])
-def test_training_refuses_another_arrangement_of_positions(tmp_path, caplog, load):
-    """The number is the same, so the shapes fit."""
+def test_training_follows_the_arrangement_of_positions(tmp_path, caplog, load):
+    """The number is the same, so the shapes fit, but positions of another arrangement are wrong."""
 
     def into(student, path):
-        return load(student, path) if load is load_init else load(path, student)
+        if load is load_teacher:
+            return load(path, student)
+        load(student, path)
+        return student
 
     heads = 1 if load is load_init else 2
     path = save(tmp_path / "mae.pth", mae(WIDE))
-    with pytest.raises(
-        CheckpointError, match="for images of 16 64 pixels, this model for 32: the number"
-    ):
-        into(mae(SQUARE, heads=heads), path)
+    model = into(mae(SQUARE, heads=heads), path)
+    assert torch.equal(model.pos_embed, mae(SQUARE).pos_embed)
+    assert "made for images of 32 x 32 pixels; the file's are for 16 x 64" in caplog.text
+    caplog.clear()
     into(mae(WIDE, heads=heads), path)
-    assert "arrangement" not in caplog.text
+    assert "arrangement" not in caplog.text and "made" not in caplog.text
     open_ = mae(WIDE)
     open_.pos_embed.data.normal_()
     save(path, open_)
     into(mae(WIDE, heads=heads), path)
     assert (
-        "does not state the arrangement of its positions: assumed as this run's, 16 64 pixels"
+        "does not state the arrangement of its positions: assumed as this run's, 16 x 64 pixels"
         in caplog.text
     )
     caplog.clear()

@@ -118,8 +118,8 @@ def test_teachers_that_do_not_fit(saved, tmp_path):
     with pytest.raises(CheckpointError, match="is an i-MAE"):
         load_teacher(path, build(2))
     _, path = saved()
-    with pytest.raises(CheckpointError, match=r"is of another size: .*pos_embed \(1, 17, 128\)"):
-        load_teacher(path, create_model(NAME, img_size=64, heads=2))
+    with pytest.raises(CheckpointError, match=r"of 8 x 8 pixels, which do not fill .* 36 x"):
+        load_teacher(path, create_model("mae_vit_nano_patch4", img_size=36, heads=2))
     _, path = saved(embed_dim=24, num_heads=2)
     with pytest.raises(CheckpointError, match=r"attention heads of its width of .* are unknown"):
         load_teacher(path, build(2))
@@ -156,23 +156,54 @@ def test_init_leaves_encoder_space_heads_fresh(saved):
     assert torch.equal(student.decoder_embed.weight, net.decoder_embed.weight)
 
 
-def test_init_from_an_encoder_needs_allow_partial(saved):
+def test_init_from_an_encoder_starts_a_fresh_decoder(saved, caplog, heard):
     net, path = saved(drop=("decoder", "mask_token"))
     student = build()
-    with pytest.raises(CheckpointError, match=r"missing keys: mask_token.*allow_partial=True"):
-        load_init(student, path)
-    load_init(student, path, allow_partial=True)
+    decoder = {k: v.clone() for k, v in student.state_dict().items() if k.startswith("decoder")}
+    load_init(student, path)
     assert torch.equal(student.cls_token, net.cls_token)
+    assert all(torch.equal(v, student.state_dict()[name]) for name, v in decoder.items())
+    assert "decoder starts fresh: the file has none" in caplog.text
+    assert student.adapted == {"decoder": "fresh: the file has none"}
 
 
-def test_a_fresh_decoder_is_suggested_if_it_helps(saved):
-    """It is not if the encoder has another size, too."""
-    hints = Hints({"allow_partial": "--allow_partial"})
-    _, path = saved(decoder_embed_dim=64)
-    with pytest.raises(CheckpointError, match="--allow_partial starts with a fresh decoder"):
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"decoder_embed_dim": 64}, "mask_token of the file's does not fit"),
+        ({"decoder_depth": 1}, "decoder_blocks.1.norm1.weight of the file's is missing"),
+        ({"decoder_depth": 3}, "decoder_blocks.2.norm1.weight of the file's does not fit"),
+        ({"drop": "decoder_embed.bias"}, "decoder_embed.bias of the file's is missing"),
+        ({"heads": 2}, "decoder_embed.weight of the file's is missing"),
+    ],
+    ids=["width", "less deep", "deeper", "incomplete", "two heads"],
+)
+def test_a_decoder_that_does_not_fit_stays_fresh_as_a_whole(saved, caplog, heard, changed, why):
+    net, path = saved(**{"decoder_depth": 2, **changed})
+    student = build(decoder_depth=2)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    load_init(student, path)
+    for name, value in student.state_dict().items():
+        fresh = name.startswith(("decoder_", "mask_token"))
+        assert torch.equal(value, before[name] if fresh else net.state_dict()[name]), name
+    assert f"decoder starts fresh: {why}" in caplog.text
+
+
+def test_an_encoder_is_complete_or_an_error(saved):
+    """As before: only --allow_partial loads a part of it; other sizes are an error in any case."""
+    hints = Hints({"allow_partial": "--allow_partial", "model": "--model"})
+    for drop in ("blocks.1.norm1.bias", ("blocks.1.norm1.bias", "decoder", "mask_token")):
+        _, path = saved(drop=drop)
+        with pytest.raises(
+            CheckpointError, match=r"missing keys: blocks\.1\.norm1\.bias; .*none; -"
+        ):
+            load_init(build(), path, hints=hints)
+        load_init(build(), path, hints=hints, allow_partial=True)
+    _, path = saved(depth=5)
+    with pytest.raises(CheckpointError, match=r"unexpected keys: blocks\.4\."):
         load_init(build(), path, hints=hints)
-    _, path = saved()
-    for partial in (False, True):
-        with pytest.raises(CheckpointError, match="of another size") as error:
-            load_init(create_model(NAME, img_size=16), path, allow_partial=partial, hints=hints)
-        assert "afresh" not in str(error.value)
+    for changed in ({"name": "mae_vit_nano_patch4"}, {"embed_dim": 192, "num_heads": 3}):
+        _, path = saved(**changed)
+        for partial in (False, True):
+            with pytest.raises(CheckpointError, match=r"of another size: .*: change --model$"):
+                load_init(build(), path, allow_partial=partial, hints=hints)

@@ -11,6 +11,7 @@ from fastimae import cli
 from fastimae.arguments import UsageError, parse_training
 from fastimae.config import ConfigError
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
+from fastimae.engine.run_file import read_run_file
 from fastimae.evaluate.figures.occlusion import mask_token_in
 from fastimae.interop import load_model
 from fastimae.models import create_model
@@ -70,12 +71,11 @@ def test_an_encoder_gives_features_and_no_pictures(run):
     assert cli.export([str(run), str(run.with_name("vit.safetensors")), "--to", "timm"]) == 0
 
 
-def test_a_mae_starts_from_its_encoder_when_told_that_the_decoder_is_fresh(run, tmp_path, capsys):
-    begin = f"--objective mae --init {run}"
-    assert train(tmp_path, begin) == 2
-    assert "missing keys: mask_token, decoder_pos_embed" in (told := capsys.readouterr().err)
-    assert "--allow_partial loads it anyway" in told
-    assert train(tmp_path, f"{begin} --allow_partial --lr 0 --weight_decay 0") == 0
+def test_a_mae_starts_from_its_encoder_and_says_that_the_decoder_is_fresh(run, tmp_path, capsys):
+    assert train(tmp_path, f"--objective mae --init {run} --lr 0 --weight_decay 0") == 0
+    assert "this run's decoder starts fresh: the file has none" in capsys.readouterr().err
+    (entry,) = read_run_file(tmp_path)["starts"]
+    assert entry["adapted"] == {"decoder": "fresh: the file has none"}
     now = load_checkpoint(tmp_path / "checkpoint-last.pth")["model"]
     assert torch.equal(now["cls_token"], load_checkpoint(run)["model"]["cls_token"])
     assert "decoder_pred.weight" in now

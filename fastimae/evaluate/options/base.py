@@ -43,6 +43,9 @@ class EvalOptions(ModelOptions):
 
     checkpoint: Annotated[Path, tyro.conf.arg(aliases=["--finetune"])]
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face."""
+    input_size: tuple[PositiveInt, ...] | None = None
+    """Size to read images at, in pixels: a side, or height and width. Positions follow. None: the
+    file's."""
     ffcv: Path | None = None
     """A .beton file of the images to train a probe on, or to draw."""
     data_path: Path | None = None

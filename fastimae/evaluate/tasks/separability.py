@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastimae.engine.distributed import alone
-from fastimae.evaluate.candidates import NO_FLAGS, Candidate, candidates_of, load_frozen
+from fastimae.evaluate.candidates import Candidate, candidates_of, load_frozen, of_others
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.mixing.comparison import check_enough, pairs_of, rows_of
 from fastimae.evaluate.mixing.mask_units import (
@@ -64,7 +64,7 @@ def run(options: SeparabilityOptions) -> None:
 
 def _measure_and_draw(given: SeparabilityOptions, results: Results) -> None:
     device, options = alone(given.device).device, given.of_protocol()
-    teacher = load_frozen(options.teacher, device, hints=NO_FLAGS)
+    teacher = load_frozen(options.teacher, device, **of_others(options.of_model()))
     candidates = candidates_of(options, device)
     origin = origin_of(options.checkpoint, candidates[0].model)
     space = options.space or candidates[0].model.head_space
