@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import operator
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,20 +121,16 @@ def try_sizes(objective: Objective, plan: Plan) -> None:
 
 
 def described(plan: Plan, flops: dict[Size, int | None]) -> str:
-    """Describe a schedule in a line: the epochs of each size, and their share of the work.
+    """Describe a schedule in a line: where sizes begin, and their share of the work.
 
     flops: of an image, by size; None if unknown.
     """
     starts = [stage.epoch for stage in plan.stages] + [plan.epochs]
-    epochs = [end - start for start, end in itertools.pairwise(starts)]
-    sizes = [size for size, _ in plan.stages]
-    full = flops[sizes[-1]]
-    words = [f"{size_text(size)} px from epoch {epoch}" for size, epoch in plan.stages]
-    if full:
-        costs = [flops[size] / full for size in sizes]
-        words = [
-            f"{text} ({cost:.2f} x the FLOPs)" for text, cost in zip(words, costs, strict=True)
-        ]
-        total = sum(map(operator.mul, costs, epochs)) / plan.epochs
-        words.append(f"{total:.2f} x the FLOPs of {size_text(sizes[-1])} px throughout")
-    return f"{FLAG}: {', '.join(words)}"
+    full, total, words = flops[plan.stages[-1].size], 0.0, []
+    for (size, first), end in zip(plan.stages, starts[1:], strict=True):
+        cost = flops[size] / full if full else 0
+        total += cost * (end - first) / plan.epochs
+        share = f" ({cost:.2f} x the FLOPs)" if full and size != plan.stages[-1].size else ""
+        words.append(f"{size_text(size)} px from epoch {first}{share}")
+    whole = f"; {total:.2f} x the FLOPs of a run at {size_text(size)} px" if full else ""
+    return f"{FLAG}: {', '.join(words)}{whole}"
