@@ -90,7 +90,10 @@ class ShardedReplica(Replica):
     takes_copies = False
 
     def set_image_size(self, size: tuple[int, int]) -> None:
-        self.objective.reshard()  # after pictures, weights are gathered, and rounded to bf16
+        # FSDP2 reads parameters as attributes once, when it first gathers them: before any is
+        # hidden. After pictures they are still gathered, and rounded to bf16.
+        self.objective.unshard()
+        self.objective.reshard()
         super().set_image_size(size)
 
     @contextlib.contextmanager

@@ -95,9 +95,9 @@ def main(folder: Path) -> None:
 def train_each(folder: Path, train: Callable, objective: str) -> None:
     """Train an objective in one process, in two, and sharded in two and then in three.
 
-    C-MAE on images that grow.
+    R-MAE on images that grow.
     """
-    settings = f"{GROWING if objective == 'cmae' else COMMON} {flags_of(objective)}"
+    settings = f"{GROWING if objective == 'rmae' else COMMON} {flags_of(objective)}"
     train(f"{objective}_1", 1, settings=settings)
     train(f"{objective}_2", 2, settings=settings)
     train(f"{objective}_stopped", 2, "--parallel fsdp", signal_one, settings)
