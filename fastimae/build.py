@@ -13,7 +13,9 @@ from fastimae.engine.assemble import assemble, checkpoint_args
 from fastimae.engine.checkpoint import LAST, find_resume, load_checkpoint
 from fastimae.engine.checkpoint_file import CONVERTED_WITH, args_in
 from fastimae.engine.distributed import World
+from fastimae.engine.plan import Plan
 from fastimae.engine.previous_runs import PICTURE
+from fastimae.engine.resolution import try_sizes
 from fastimae.engine.resume import load_models, resume_trainer
 from fastimae.engine.run_file import RunFile
 from fastimae.engine.trainer import Trainer
@@ -113,6 +115,7 @@ def check_models(config: TrainConfig) -> None:
                     open_checkpoint(file)
             return
         objective = build_objective(config, Skeletons(config))
+        try_sizes(objective, Plan.gather(config.optim, config.run))
         if content is not None:
             load_models(objective, content, flatten(config), path, "--init")
 

@@ -15,8 +15,10 @@ from typing import Any, Literal, Self, get_args, get_type_hints
 
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
+from fastimae.engine.resolution import ResolutionSettings
 from fastimae.engine.settings import OptimSettings, SpeedSettings
 from fastimae.loaders.settings import DataSettings, LoaderSettings
+from fastimae.models.names import parse_name
 from fastimae.models.settings import OF_DECODER, ModelSettings
 from fastimae.objectives.choice import ObjectiveConfig, settings_with
 from fastimae.other_names import suggestion
@@ -41,7 +43,7 @@ _SOURCES = ("recipe", "config", "aug", "print_config")
 
 
 @dataclasses.dataclass(kw_only=True)
-class OptimConfig(SpeedSettings, OptimSettings):
+class OptimConfig(ResolutionSettings, SpeedSettings, OptimSettings):
     """How the model is trained."""
 
 
@@ -106,6 +108,8 @@ class TrainConfig:
         for group in self.groups.values():
             group.check()
         RunSettings.gather(self.optim, self.run).check()
+        patch_size = parse_name(self.model.model)["patch_size"]
+        self.optim.check_sizes(self.data.image_size, patch_size, self.optim.epochs)
         if self.objective.needs_partners():
             self.loader().check_partners()
         for name, group in self.groups.items():

@@ -134,6 +134,20 @@ class Loader(abc.ABC):
         self._iteration.stop()
         self._epoch, self._step = epoch, 0
 
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        """Make images of another size, (height, width), from the next batch on.
+
+        The epoch continues where it was. Windows are drawn as before: they are the same for all
+        sizes of one shape (height / width).
+        """
+        self._iteration.stop()
+        if size != self.shape[:2]:
+            self._change_size(size)
+
+    def _change_size(self, size: tuple[int, int]) -> None:
+        """Remake what depends on the size of images. No iteration is going on."""
+        self.shape = (*size, self.shape[2])
+
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's position: plain numbers and strings, safe to load with weights_only.
 

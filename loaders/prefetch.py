@@ -66,6 +66,14 @@ class DevicePrefetch:
         self._iteration.stop()
         self.loader.set_epoch(epoch)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.loader.shape
+
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        self._iteration.stop()
+        self.loader.set_image_size(size)
+
     def state_dict(self) -> dict[str, Any]:
         return self._state or self.loader.state_dict()
 

@@ -16,6 +16,7 @@ from fastimae.engine.peak import peak_rate
 from fastimae.engine.plan import Plan
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.previous_runs import archive_other_runs
+from fastimae.engine.resolution import try_sizes
 from fastimae.engine.run_file import RunFile
 from fastimae.engine.settings import OptimSettings, StepSettings
 from fastimae.engine.trainer import Trainer
@@ -47,6 +48,7 @@ def assemble(
     `build_step`. draw, run_file: see `Trainer`.
     """
     plan = Plan.gather(*run)
+    try_sizes(objective, plan)
     cores = cores_here(world.device, workers)
     speed = full_speed(
         objective, world, resolve_precision(step_settings.precision, world.device), cores

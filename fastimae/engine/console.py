@@ -19,6 +19,7 @@ _WORDS = {
     "data_wait": "waiting {:.0%}",
     "mfu": "MFU {:.0%}",
     "memory_gb": "{:.1f} GB",
+    "input_size": "{} px",
     "bad_samples": "{} broken images",
 }
 _FIRST_IN_BAR = ("img_per_s", "data_wait", "loss")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+from fastimae.engine.resolution import ResolutionSettings
 from fastimae.engine.settings import OptimSettings
 from fastimae.machine import version
 from fastimae.settings import (
@@ -72,7 +73,7 @@ class RunSettings(LoopSettings, OptimSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Plan(RunSettings, Seeded):
+class Plan(ResolutionSettings, RunSettings, Seeded):
     """All settings that a `Trainer` follows."""
 
     vis_freq: Count = 20

@@ -54,19 +54,20 @@ def weights_cast_to(
     """
     copies = copies or {}
     replaced = [
-        (owner._parameters, name, parameter)
+        (held, name, held[name])
         for owner in module.modules()
-        for name, parameter in owner._parameters.items()
-        if parameter is not None and parameter.dtype == torch.float32
+        for name in owner._parameters
+        for held in (owner._parameters, vars(owner))  # `Encoder.set_image_size` hides parameters
+        if held.get(name) is not None and held[name].dtype == torch.float32
     ]
     try:
-        for parameters, name, parameter in replaced:
+        for held, name, parameter in replaced:
             copy = copies.get(parameter)
-            parameters[name] = parameter.to(dtype) if copy is None else copy
+            held[name] = parameter.to(dtype) if copy is None else copy
         yield
     finally:
-        for parameters, name, parameter in replaced:
-            parameters[name] = parameter
+        for held, name, parameter in replaced:
+            held[name] = parameter
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -35,6 +35,10 @@ class Replica:
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         return self.objective(batch)
 
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        """Let the objective take images of another size: see there."""
+        self.objective.set_image_size(size)
+
     def use_copies(self, copies: Mapping[nn.Parameter, Tensor]) -> None:
         """Learn, before the first pass, which copies receive gradients in their masters' place."""
 
@@ -84,6 +88,13 @@ class ShardedReplica(Replica):
 
     averages = True
     takes_copies = False
+
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        # FSDP2 reads parameters as attributes once, when it first gathers them: before any is
+        # hidden. After pictures they are still gathered, and rounded to bf16.
+        self.objective.unshard()
+        self.objective.reshard()
+        super().set_image_size(size)
 
     @contextlib.contextmanager
     def sync_gradients(self, last: bool) -> Iterator[None]:

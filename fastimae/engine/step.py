@@ -89,6 +89,10 @@ class Step:
             self._clear()
         return parts
 
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        """Take batches of images of another size, (height, width), from now on."""
+        self.replica.set_image_size(size)
+
     def scaler_state(self) -> dict[str, Any]:
         """Return the loss scale of fp16; in other formats a new one, which any code can load."""
         return self.scaler.state_dict() or torch.amp.GradScaler("cpu").state_dict()
@@ -200,6 +204,15 @@ class GraphedStep(Step):
         if last:
             self.replica.heartbeat()
         return dict(zip(self.names, parts.unbind(), strict=True))
+
+    def set_image_size(self, size: tuple[int, int]) -> None:
+        """Drop the graphs, which are of one size; new ones are recorded, unless that has failed."""
+        super().set_image_size(size)
+        self.prepared = self.failure is not None
+        self.buffers, self.replays, self.gradients = None, [], []
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _warm_up(self) -> None:
         """Run passes and an update before recording.

@@ -25,6 +25,7 @@ from fastimae.engine.parallel import is_sharded
 from fastimae.engine.plan import Plan
 from fastimae.engine.profile import Profile
 from fastimae.engine.reporting import reporting
+from fastimae.engine.resolution import size_text
 from fastimae.engine.resume import (
     EXTRA,
     check_epochs,
@@ -80,6 +81,8 @@ class Trainer:
         self.updates_per_epoch = len(loader) // plan.accum_iter
         self.throttle = Throttle(world.device)
         self.epoch, self.update = 0, 0
+        self.image_size: tuple[int, int] | None = None
+        """That of --resolution_schedule; None: the loader's."""
         self.asked_to_stop = self.stopped = False
 
     @property
@@ -126,6 +129,7 @@ class Trainer:
         self.objective.train()
         if self.loader.epoch != self.epoch:
             self.loader.set_epoch(self.epoch)
+        self._follow_schedule()
         if isinstance(self.step, GraphedStep) and not self.step.prepared:
             self.step.prepare(self.loader.example())  # before the loader's threads use CUDA
         self.window.restart()
@@ -142,6 +146,20 @@ class Trainer:
                 within = self.update < self.updates_per_epoch  # the log line comes before its save
                 if within and self.plan.save_steps and self.update % self.plan.save_steps == 0:
                     self._save()
+
+    def _follow_schedule(self) -> None:
+        """Let loader, step and MFU have the image size of this epoch."""
+        size = self.plan.size_at(self.epoch)
+        if size == self.image_size:
+            return
+        before = self.objective.train_flops()
+        self.step.set_image_size(size)
+        self.loader.set_image_size(size)
+        self.image_size = size
+        for clock in (self.window, self.epoch_clock):
+            if clock.full_speed:
+                clock.full_speed *= before / self.objective.train_flops()
+        log.info("epoch %d: images of %s pixels from now on", self.epoch + 1, size_text(size))
 
     def _train_step(self, batches: Iterator) -> None:
         """Take an optimizer step on the next accum_iter batches."""
@@ -192,6 +210,7 @@ class Trainer:
             **means,
             "epoch": self.epoch,
             **{name: round(value, 4) for name, value in self._pace(self.epoch_clock).items()},
+            **({"input_size": self.image_size[0]} if self.image_size else {}),
             **self.loader.report(),
         }
         self.reporter.epoch(line, self.epoch_clock.seconds)

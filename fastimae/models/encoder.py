@@ -17,7 +17,8 @@ from fastimae.kernels import Mask, jitter_patchify, mix_patchify
 from fastimae.kernels.checks import are_pixels, check_ids, check_shape, check_size
 from fastimae.kernels.reference import patchify, unpatchify
 from fastimae.models.forward_features import Pool, forward_features
-from fastimae.models.sizes import check_sizes
+from fastimae.models.positions import at_grid
+from fastimae.models.sizes import check_image_size, check_sizes
 from fastimae.models.vit import LAYER_NORM_EPS, Block, PatchEmbed, run_blocks, sincos_positions
 from fastimae.settings import ConfigError
 
@@ -48,10 +49,11 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.made_for = self.img_size
         self.mean, self.std = channel_statistics(in_chans, mean, std)
         check_sizes(self.img_size, patch_size, embed_dim, num_heads)
         self.patch_size, self.in_chans = patch_size, in_chans
-        self.grid = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
+        self.grid = self._grid_of(self.img_size)
 
         self.patch_embed = PatchEmbed(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
@@ -63,6 +65,28 @@ class Encoder(nn.Module):
     def patches(self) -> int:
         """L, the patches of an image."""
         return self.grid[0] * self.grid[1]
+
+    @torch.no_grad()
+    def set_image_size(self, img_size: tuple[int, int]) -> None:
+        """Take images of another size, (height, width) in pixels, from now on, in place.
+
+        Parameters and state dict stay those of the size that the model was made for, `made_for`:
+        optimizers, shards and checkpoints do not depend on this one. Raises ConfigError unless such
+        images consist of patches.
+        """
+        check_image_size(img_size, self.patch_size)
+        self.img_size, self.grid = tuple(img_size), self._grid_of(img_size)
+        made = self._grid_of(self.made_for)
+        for name in ("pos_embed", "decoder_pos_embed"):
+            self.__dict__.pop(name, None)
+            positions = self._parameters.get(name)
+            if positions is not None and self.grid != made:
+                # An attribute hides the parameter of its name from whoever computes with it.
+                whole = getattr(positions, "full_tensor", positions.detach)()  # of shards
+                self.__dict__[name] = at_grid(whole, made, self.grid)
+
+    def _grid_of(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        return img_size[0] // self.patch_size, img_size[1] // self.patch_size
 
     def empty_positions(self, width: int) -> nn.Parameter:
         """Return room for the class token's and all patches' positions, which are not trained."""

@@ -12,14 +12,21 @@ def check_sizes(
 
     img_size: pixels (height, width). prefix: of the arguments' names, in the message.
     """
-    if img_size[0] % patch_size or img_size[1] % patch_size:
-        raise ConfigError(
-            f"--input_size {img_size[0]}x{img_size[1]} is not a multiple of the patch size "
-            f"{patch_size} of the --model"
-        )
+    check_image_size(img_size, patch_size)
     if width % num_heads:
         raise ValueError(
             f"{prefix}embed_dim {width} is not a multiple of {prefix}num_heads {num_heads}"
         )
     if width % 4:
         raise ValueError(f"{prefix}embed_dim {width} is not a multiple of 4")
+
+
+def check_image_size(
+    img_size: tuple[int, int], patch_size: int, flag: str = "--input_size"
+) -> None:
+    """Raise ConfigError, naming the flag, unless images (height, width) consist of patches."""
+    if img_size[0] % patch_size or img_size[1] % patch_size:
+        raise ConfigError(
+            f"{flag} {img_size[0]}x{img_size[1]} is not a multiple of the patch size "
+            f"{patch_size} of the --model"
+        )

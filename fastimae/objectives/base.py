@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastimae import settings
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -126,6 +127,17 @@ class Objective(nn.Module, abc.ABC):
         modules other than the student, which is the optimizer's. Do not write through `.data`:
         torch does not notice it, so that bf16 copies of the weights would keep their old values.
         """
+
+    def set_image_size(self, img_size: tuple[int, int]) -> None:
+        """Take images of another size, (height, width), from now on: --resolution_schedule.
+
+        All encoders do: see `Encoder.set_image_size`. Masks that are drawn for a model's `grid`
+        follow. An objective that keeps anything else of that size changes it here. Raises
+        ValueError for a size that it cannot take.
+        """
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                module.set_image_size(img_size)
 
     def train_flops(self) -> int | None:
         """Return the operations per image, forward and backward; None: MFU is not reported."""

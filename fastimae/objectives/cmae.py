@@ -55,13 +55,11 @@ class CMAE(Objective):
             mask_ratio=settings.second_mask_ratio,
             mask_unit=self.mask_unit,
         )
-        first = patches_seen(student, settings.mask_ratio, self.mask_unit)
-        self.visible = first, self.second.patches_seen(student, first)
+        _ = self.visible  # raises if no such mask can be drawn
         width, heads = student.cls_token.shape[-1], (settings.proj_hidden_dim, settings.proj_dim)
         self.projector, self.predictor = Mlp(width, *heads), Mlp(settings.proj_dim, *heads)
         for head in (self.projector, self.predictor):
             head.apply(init_weights)
-        self.patches = student.grid[0] * student.grid[1]
         masks = settings.encoder_mask_tokens and settings.mask_ratio > 0
         self.mask_token = MaskToken(width) if masks else None
         self.target = copy.deepcopy(nn.ModuleDict(self._averaged())).requires_grad_(False).eval()
@@ -88,6 +86,12 @@ class CMAE(Objective):
         """Return the modules that the target model is an average of."""
         modules = {"student": self.student, "projector": self.projector}
         return modules | ({"mask_token": self.mask_token} if self.mask_token else {})
+
+    @property
+    def visible(self) -> tuple[int, int]:
+        """The patches that each view of an image shows."""
+        first = patches_seen(self.student, self.settings.mask_ratio, self.mask_unit)
+        return first, self.second.patches_seen(self.student, first)
 
     def draw_masks(self, key: Tensor) -> tuple[Mask, Mask]:
         """Draw the masks of both views of each sample, functions of its key, int64 [B]."""
@@ -129,7 +133,7 @@ class CMAE(Objective):
         """
         total = 0
         for seen, trained in zip(self.visible, (True, False), strict=True):
-            tokens = 1 + (self.patches if self.mask_token else seen)
+            tokens = 1 + (self.student.patches if self.mask_token else seen)
             places = {"patch": tokens - 1, "both": tokens}.get(self.settings.tokens, 1)
             heads = (self.projector, self.predictor) if trained else (self.projector,)
             total += encoder_flops(self.student, seen, tokens, backward=trained)

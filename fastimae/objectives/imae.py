@@ -94,7 +94,7 @@ class IMAE(Objective):
         self.branches = tuple(BRANCHES.index(name) for name in self.targets)
         self.teacher_view, self.teacher_precision = teacher_view, teacher_precision
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        self.visible = visible_patches(student.grid, mask_ratio, mask_unit)
+        _ = self.visible  # raises if no such mask can be drawn
         self.ignore_boundary = ignore_boundary
         check_boundary(student, mask_ratio, mask_unit, ignore_boundary)
         self.reciprocal_pairs = reciprocal_pairs
@@ -123,6 +123,11 @@ class IMAE(Objective):
             module=self.teacher, precision=self.teacher_precision, output=self.teacher_latents
         )
         return {"teacher": fixed}
+
+    @property
+    def visible(self) -> int:
+        """K, the patches of a mixture that stay visible."""
+        return visible_patches(self.student.grid, self.mask_ratio, self.mask_unit)
 
     def draw_mask(self, batch: Batch) -> Mask:
         """Draw the mask of each mixture; with `reciprocal_pairs` partners share theirs."""

@@ -51,7 +51,7 @@ class MAE(Objective):
         super().__init__()
         self.student, self.pixels = student, Pixels(student, pixels)
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        self.visible = patches_seen(student, mask_ratio, mask_unit)
+        _ = self.visible  # raises if no such mask can be drawn
         self.ignore_boundary = ignore_boundary
         check_boundary(student, mask_ratio, mask_unit, ignore_boundary)
 
@@ -61,6 +61,11 @@ class MAE(Objective):
         unit = settings.mask_unit(student.patch_size)
         say_masked_share(student, settings)
         return cls(student, mask_unit=unit, pixels=settings, **settings.taken_by(MAE.__init__))
+
+    @property
+    def visible(self) -> int:
+        """K, the patches of an image that stay visible."""
+        return patches_seen(self.student, self.mask_ratio, self.mask_unit)
 
     def draw_mask(self, key: Tensor) -> Mask:
         """Draw the mask of each sample, a function of its key, int64 [B]."""

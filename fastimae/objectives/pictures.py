@@ -34,7 +34,9 @@ LEAK_NOTE = (
 def caption(model: MaskedAutoencoder, mask_ratio: float, note: str) -> str:
     """Return the caption of pictures. note: how to read them."""
     leak = f"\n{LEAK_NOTE}" if model.norm_pix_loss else ""
-    return f"mask ratio {mask_ratio:g}. {note}{leak}"
+    height, width = model.img_size
+    size = f" {height} x {width} pixels." if model.img_size != model.made_for else ""
+    return f"mask ratio {mask_ratio:g}.{size} {note}{leak}"
 
 
 def predicted_images(model: MaskedAutoencoder, pred: Tensor, target: Tensor) -> Tensor:

@@ -63,8 +63,7 @@ class RMAE(Objective):
             kind=second_view, mask_ratio=second_mask_ratio, mask_unit=mask_unit
         )
         self.constraint_weight = constraint_weight
-        visible = visible_patches(student.grid, mask_ratio, mask_unit)
-        self.visible = visible, self.second.patches_seen(student, visible)
+        _ = self.visible  # raises if no such mask can be drawn
 
     @classmethod
     def build(cls, settings: RMAESettings, models: Models) -> RMAE:
@@ -72,6 +71,12 @@ class RMAE(Objective):
         say_masked_shares(student, settings)
         unit = settings.mask_unit(student.patch_size)
         return cls(student, mask_unit=unit, pixels=settings, **settings.taken_by(RMAE.__init__))
+
+    @property
+    def visible(self) -> tuple[int, int]:
+        """The patches that each view of an image shows."""
+        first = visible_patches(self.student.grid, self.mask_ratio, self.mask_unit)
+        return first, self.second.patches_seen(self.student, first)
 
     def draw_mask(self, key: Tensor) -> Mask:
         """Draw the mask of each sample's first view, a function of its key, int64 [B]."""

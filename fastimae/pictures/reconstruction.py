@@ -31,10 +31,10 @@ def draw_fixed_images(
 ) -> Callable[[], Path | None]:
     """Return a function that draws the same images of the loader's data set each time.
 
-    They are read when it is first called. See `save_reconstruction`.
+    They are read when it is first called for images of that size. See `save_reconstruction`.
     """
-    batch = functools.cache(lambda: loader.fixed_batch(2 * ROWS))
-    return lambda: save_reconstruction(objective, path, batch(), display)
+    batch = functools.lru_cache(1)(lambda _: loader.fixed_batch(2 * ROWS))
+    return lambda: save_reconstruction(objective, path, batch(loader.shape), display)
 
 
 def save_reconstruction(

@@ -93,6 +93,11 @@ class DaliLoader(Loader):
     def sample_name(self, index: int) -> str:
         return self.source.name(index)
 
+    def _change_size(self, size: tuple[int, int]) -> None:
+        super()._change_size(size)
+        self.crops = self._pipeline.crops = dataclasses.replace(self.crops, size=size)
+        self._pipeline.rebuild()
+
     def close(self) -> None:
         super().close()
         self._pipeline.close()

@@ -87,18 +87,23 @@ class FFCVLoader(BetonLoader):
         self._known_to_fit = ~reader.is_jpeg
         self._too_large = reader.heights * reader.widths > max_pixels()
         largest = int((reader.heights * reader.widths)[~self._too_large].max(initial=1))
-        self._pipeline = Pipeline(
+        self._make_pipeline = lambda size: Pipeline(
             reader.path,
             reader.image_field,
-            crops.size,
+            size,
             largest,
             sampler.batch_size,
             self.num_workers,
             operations,
             timeout,
         )
+        self._pipeline = self._make_pipeline(crops.size)
         self._flag = "--ffcv_ops" if operations else "--decoder ffcv"
         self._hang = ""
+
+    def _change_size(self, size: tuple[int, int]) -> None:
+        super()._change_size(size)
+        self._pipeline = self._make_pipeline(size)  # the next batch waits for the compiler
 
     def _decode_steps(self, steps: Iterable[BatchPlan]) -> Iterator[DecodedStep]:
         ahead = BATCHES_AHEAD if self.num_workers else 0

@@ -43,11 +43,19 @@ class NativeLoader(BetonLoader):
         self, reader: BetonReader, sampler: Sampler, crops: Crops, **settings: int
     ) -> None:
         super().__init__(reader, sampler, crops, **settings)
-        self._engine = Engine(reader, crops, self.num_workers)
-        self._buffers = BufferPool(
-            (sampler.batch_size, *crops.shape), pin=self.pin, dtype=crops.dtype
-        )
+        self._start_engine()
         self._open = functools.partial(open_sample, reader)
+
+    def _start_engine(self) -> None:
+        self._engine = Engine(self.reader, self.crops, self.num_workers)
+        self._buffers = BufferPool(
+            (self.sampler.batch_size, *self.crops.shape), pin=self.pin, dtype=self.crops.dtype
+        )
+
+    def _change_size(self, size: tuple[int, int]) -> None:
+        super()._change_size(size)
+        self._engine.close()
+        self._start_engine()
 
     def close(self) -> None:
         self._iteration.stop()
@@ -55,8 +63,8 @@ class NativeLoader(BetonLoader):
         super().close()
 
     def stage_times(self) -> dict[str, float]:
-        """Return the seconds of each stage since the start, summed over threads, and "images", the
-        number decoded.
+        """Return the seconds of each stage since the start, or the last change of the image size,
+        summed over threads, and "images", the number decoded.
 
         "read" compares each sample's bytes with their checksum, once; "entropy" is Huffman
         decoding, "pixels" the rest of decoding, "resize" antialiased bicubic resizing.

@@ -60,6 +60,11 @@ class SharedLoader(BetonLoader):
         self._dali = dali(reader, sampler, crops, **dali_settings)
         self.device = self._dali.device
 
+    def _change_size(self, size: tuple[int, int]) -> None:
+        super()._change_size(size)
+        self._first.set_image_size(size)
+        self._dali.set_image_size(size)
+
     def close(self) -> None:
         self._iteration.stop()
         self._first.close()

@@ -37,6 +37,10 @@ class SyntheticLoader(Loader):
         super().__init__(sampler, shape, max_bad_samples=max_bad_samples, pin_mem=pin_mem)
         self._pool = make_pool(sampler.seed, shape)
 
+    def _change_size(self, size: tuple[int, int]) -> None:
+        super()._change_size(size)
+        self._pool = make_pool(self.sampler.seed, self.shape)
+
     def _decode_steps(self, steps: Iterable[BatchPlan]) -> Iterator[DecodedStep]:
         for step in steps:
             # NumPy: three times as fast as indexing the tensor.

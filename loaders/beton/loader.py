@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.images.crops import Crops
@@ -35,6 +37,10 @@ class BetonLoader(Loader):
 
     def sample_name(self, index: int) -> str:
         return f"sample {index} of {self.reader.path}"
+
+    def _change_size(self, size: tuple[int, int]) -> None:
+        super()._change_size(size)
+        self.crops = dataclasses.replace(self.crops, size=size)
 
     def close(self) -> None:
         super().close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,6 +83,10 @@ class ProcessLoader(Loader):
         )
         check_workers(num_workers)
         self.decoder, self.num_workers = decoder, num_workers
+
+    def _change_size(self, size: tuple[int, int]) -> None:
+        super()._change_size(size)
+        self.decoder.crops = dataclasses.replace(self.decoder.crops, size=size)
 
     def _decode_steps(self, steps: Iterable[BatchPlan]) -> Iterator[DecodedStep]:
         batches = batches_from_workers(

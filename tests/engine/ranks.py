@@ -44,6 +44,7 @@ COMMON = (
     "--epochs 2 --warmup_epochs 1 --blr 3e-2 --accum_iter 2 --clip_grad 0.5 --save_steps 1 "
     "--save_freq 9 --dist_timeout 600"
 )
+GROWING = COMMON.replace("patch16", "patch8") + " --resolution_schedule 16@0 32@1"
 SETTINGS = f"{COMMON} {flags_of('imae')}"
 OWN_OBJECTIVE = f"{COMMON} --objective slow_teacher:SlowTeacher --momentum 0.9"
 NEAR = SETTINGS.replace("patch16", "patch8").replace("--epochs 2 --warmup_epochs 1", "--epochs 1")
@@ -92,8 +93,11 @@ def main(folder: Path) -> None:
 
 
 def train_each(folder: Path, train: Callable, objective: str) -> None:
-    """Train an objective in one process, in two, and sharded in two and then in three."""
-    settings = f"{COMMON} {flags_of(objective)}"
+    """Train an objective in one process, in two, and sharded in two and then in three.
+
+    R-MAE on images that grow.
+    """
+    settings = f"{GROWING if objective == 'rmae' else COMMON} {flags_of(objective)}"
     train(f"{objective}_1", 1, settings=settings)
     train(f"{objective}_2", 2, settings=settings)
     train(f"{objective}_stopped", 2, "--parallel fsdp", signal_one, settings)

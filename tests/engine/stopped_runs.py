@@ -35,8 +35,10 @@ PRETRAINING = (
     "--synthetic --synthetic_samples 34 --model mae_vit_nano_patch16 --input_size 32 "
     "--blr 3e-2 --precision fp32"
 )
+GROWING = PRETRAINING.replace("patch16", "patch8") + " --resolution_schedule 16@0 32@1"
 TASKS = {
     **{name: (cli.train, f"{PRETRAINING} {flags_of(name)}") for name in OBJECTIVES},
+    "cmae": (cli.train, f"{GROWING} {flags_of('cmae')}"),
     "linear": (cli.evaluate, "linear --lr 0.1"),
     "finetune": (
         cli.evaluate,
@@ -44,7 +46,10 @@ TASKS = {
     ),
 }
 # How a run ends early, and before which of its eight steps (from 0).
-ENDS = {"kill_2": (signal.SIGKILL, 2), "kill_7": (signal.SIGKILL, 7), "stop_5": (signal.SIGTERM, 5)}
+ENDS = {
+    "kill_2": (signal.SIGKILL, 2), "kill_4": (signal.SIGKILL, 4), "kill_7": (signal.SIGKILL, 7),
+    "stop_5": (signal.SIGTERM, 5),
+}  # fmt: skip
 
 
 def main(folder: Path) -> None:
@@ -68,8 +73,10 @@ def main(folder: Path) -> None:
 
 
 def ends_of(task: str) -> list[str]:
-    """Return all ways to end if the task draws dropped paths and mixed labels, else one."""
-    return list(ENDS) if task == "finetune" else ["kill_7"]
+    """Return the ways to end: several if the task draws dropped paths and mixed labels; between
+    two epochs and within one if images grow; else one."""
+    several = {"finetune": ["kill_2", "kill_7", "stop_5"], "cmae": ["kill_4", "kill_7"]}
+    return several.get(task, ["kill_7"])
 
 
 def train(

@@ -11,11 +11,12 @@ from fastimae.engine.checkpoint import load_checkpoint
 
 pytest.importorskip("timm")
 TIMES = {"img_per_s", "mfu", "data_wait", "memory_gb"}
+ENDS = {"finetune": ("kill_2", "kill_7", "stop_5"), "cmae": ("kill_4", "kill_7")}
 RUNS = [
     (f"{task}_{size}", end)
     for task in (*OBJECTIVES, "linear", "finetune")
     for size in (1, 2)
-    for end in (("kill_2", "kill_7", "stop_5") if task == "finetune" else ("kill_7",))
+    for end in ENDS.get(task, ("kill_7",))
 ]
 
 
