@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastimae.kernels.random_masking import philox
 
-DROP_PATH_STREAM = 8
+DROP_PATH_STREAM = 9
 """Philox stream of dropped paths: see `fastimae.loaders.order.philox.DrawStream`."""
 
 

@@ -86,8 +86,9 @@ def compared(masked: Tensor, whole: Tensor, mask: Mask, pool: CkaPool) -> tuple[
     """Return the rows to compare, of the masked and of the whole image, both [R, D].
 
     masked: tokens [B, n + K, D], or [B, n + L, D] with mask tokens. whole: [B, n + L, D]. pool:
-    "cls": class tokens, of several the mean; "avg": means of all other tokens of the encoder; "common": means of the
-    patches that are visible in both; "tokens": each of these patches by itself, R = B * K.
+    "cls": class tokens, of several the mean; "avg": means of all other tokens of the encoder;
+    "common": means of the patches that are visible in both; "tokens": each of these patches by
+    itself, R = B * K.
     """
     n = whole.shape[1] - mask.ids_restore.shape[1]
     if pool == "cls":
