@@ -255,11 +255,12 @@ def block_outputs(
             yield number, _sum_and_norm(x, change, bias, norm)[1]
 
 
-def sincos_positions(embed_dim: int, grid: tuple[int, int], class_tokens: int = 1) -> Tensor:
+def sincos_positions(embed_dim: int, grid: tuple[int, int], first: int = 1) -> Tensor:
     """Compute fixed 2-D sin-cos positions of class tokens and a grid of patches (MAE, app. A.1).
 
-    embed_dim: a multiple of 4. grid: patches (down, across). Returns fp32 [1, n + L, D]: zeros
-    for each class token, then per patch sin and cos of its column, sin and cos of its row.
+    embed_dim: a multiple of 4. grid: patches (down, across). first: class tokens. Returns fp32
+    [1, first + L, D]: zeros for each class token, then per patch sin and cos of its column, sin and
+    cos of its row.
     """
     quarter = embed_dim // 4
     omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
@@ -270,7 +271,7 @@ def sincos_positions(embed_dim: int, grid: tuple[int, int], class_tokens: int = 
     )
     angles = [axis.flatten()[:, None] * omega for axis in (column, row)]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([torch.zeros(class_tokens, embed_dim), table.float()])[None]
+    return torch.cat([torch.zeros(first, embed_dim), table.float()])[None]
 
 
 def init_weights(module: nn.Module) -> None:

@@ -198,7 +198,7 @@ class CMAE(Objective):
 
 
 def chosen_tokens(
-    latent: Tensor, tokens: Literal["patch", "cls", "average", "both"], class_tokens: int = 1
+    latent: Tensor, tokens: Literal["patch", "cls", "average", "both"], class_tokens: int
 ) -> Tensor:
     """Return the tokens of latents [B, n + L, D] that are contrasted (table 3): [B, T, D].
 

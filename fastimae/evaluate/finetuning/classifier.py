@@ -22,6 +22,7 @@ from fastimae.interop.open_checkpoint import open_checkpoint
 from fastimae.interop.timm import CLASSIFIED, split_class_tokens
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.settings import ModelSettings
 from fastimae.models.vit import LAYER_NORM_EPS
 from fastimae.settings import ConfigError
 
@@ -37,7 +38,7 @@ def build_classifier(
     *,
     global_pool: bool,
     img_size: tuple[int, int] | None = None,
-    drop_path: float = 0.0,
+    drop_path: float = ModelSettings.drop_path,
 ) -> VisionTransformer:
     """Build a classifier from an encoder: float [B, C, H, W] normalised -> [B, classes].
 
