@@ -49,8 +49,8 @@ def gelu(x):
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
-def block(x, state, name, heads):
-    """Apply a transformer block, [N, D] -> [N, D]."""
+def block(x, state, name, heads, paths=(1, 1)):
+    """Apply a transformer block, [N, D] -> [N, D]. paths: factors of what it adds, attention first."""
     width = x.shape[1]
     d = width // heads
     qkv = linear(layer_norm(x, state, f"{name}.norm1"), state, f"{name}.attn.qkv")
@@ -60,39 +60,42 @@ def block(x, state, name, heads):
         scores = q @ k.T / math.sqrt(d)
         weights = torch.exp(scores - scores.max(1, keepdim=True).values)
         outputs.append(weights / weights.sum(1, keepdim=True) @ v)
-    x = x + linear(torch.cat(outputs, 1), state, f"{name}.attn.proj")
+    x = x + paths[0] * linear(torch.cat(outputs, 1), state, f"{name}.attn.proj")
     hidden = gelu(linear(layer_norm(x, state, f"{name}.norm2"), state, f"{name}.mlp.fc1"))
-    return x + linear(hidden, state, f"{name}.mlp.fc2")
+    return x + paths[1] * linear(hidden, state, f"{name}.mlp.fc2")
 
 
 def count(state, prefix):
     return len({name.split(".")[1] for name in state if name.startswith(prefix)})
 
 
-def encode(patches, visible, state, heads):
-    """Encode the patches of a (normalised) image at its visible ids -> [1 + K, D]."""
+def encode(patches, visible, state, heads, paths=None):
+    """Encode the patches of a (normalised) image at its visible ids -> [n + K, D], after n class
+    tokens. paths: two factors for each block, see `block`."""
     kernel = state["patch_embed.proj.weight"]  # [D, C, P, P]
     side, channels = kernel.shape[-1], kernel.shape[1]
-    tokens = [state["cls_token"][0, 0] + state["pos_embed"][0, 0]]
+    n = state["cls_token"].shape[1]
+    tokens = [state["cls_token"][0, c] + state["pos_embed"][0, c] for c in range(n)]
     for i in visible:
         pixels = patches[i].view(side, side, channels).permute(2, 0, 1)
         token = (kernel * pixels).sum((1, 2, 3)) + state["patch_embed.proj.bias"]
-        tokens.append(token + state["pos_embed"][0, 1 + i])
+        tokens.append(token + state["pos_embed"][0, n + i])
     x = torch.stack(tokens)
     for number in range(count(state, "blocks.")):
-        x = block(x, state, f"blocks.{number}", heads)
+        x = block(x, state, f"blocks.{number}", heads, paths[number] if paths else (1, 1))
     return layer_norm(x, state, "norm")
 
 
 def decode(latent, visible, patches, state, heads):
-    """Decode a head's output [1 + K, E] into predictions of all patches, [L, P*P*C]."""
-    rows = [latent[0]]
+    """Decode a head's output [n + K, E] into predictions of all patches, [L, P*P*C]."""
+    n = len(latent) - len(visible)
+    rows = list(latent[:n])
     for i in range(patches):
-        rows.append(latent[1 + visible.index(i)] if i in visible else state["mask_token"][0, 0])
+        rows.append(latent[n + visible.index(i)] if i in visible else state["mask_token"][0, 0])
     x = torch.stack(rows) + state["decoder_pos_embed"][0]
     for number in range(count(state, "decoder_blocks.")):
         x = block(x, state, f"decoder_blocks.{number}", heads)
-    return linear(layer_norm(x, state, "decoder_norm"), state, "decoder_pred")[1:]
+    return linear(layer_norm(x, state, "decoder_norm"), state, "decoder_pred")[n:]
 
 
 def far_values(visible, size, patch, channels, distance):
@@ -132,12 +135,16 @@ def pixel_loss(pred, patches, visible, norm_pix, far=None):
     return sum(losses) / max(kept, 1)
 
 
-def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix):
-    """Return MAE's loss. images: pixels [B, H, W, C]; visible: patch ids for each image."""
+def mae_loss(
+    images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix, paths=None
+):
+    """Return MAE's loss. images: pixels [B, H, W, C]; visible: patch ids for each image; paths: of
+    `encode`, for each image."""
     losses = []
-    for image, ids in zip(images, visible, strict=True):
+    paths = paths or [None] * len(images)
+    for image, ids, of_image in zip(images, visible, paths, strict=True):
         patches = patches_of(normalised(image, mean, std), patch)
-        latent = linear(encode(patches, ids, state, heads), state, "decoder_embed")
+        latent = linear(encode(patches, ids, state, heads, of_image), state, "decoder_embed")
         pred = decode(latent, ids, len(patches), state, decoder_heads)
         losses.append(pixel_loss(pred, patches, ids, norm_pix))
     return sum(losses) / len(losses)

@@ -52,7 +52,7 @@ def model_arguments(
     set_below = ("decoder_num_heads", "input_size")
     sizes |= {setting: fact.value for setting, fact in facts.items() if setting not in set_below}
     sizes |= {"embed_dim": width, "patch_size": patch_size, "in_chans": in_chans}
-    sizes |= {"depth": depth(shapes, "blocks.")}
+    sizes |= {"depth": depth(shapes, "blocks."), "class_tokens": shapes["cls_token"][1]}
     if "blocks.0.mlp.fc1.weight" in shapes:
         sizes["mlp_ratio"] = mlp_ratio(shapes["blocks.0.mlp.fc1.weight"][0], width)
     if decoder := checkpoint.widths.get("decoder_num_heads"):
@@ -103,6 +103,7 @@ def settings_of(model: MaskedAutoencoder, args: Mapping[str, Any]) -> dict[str, 
         "head_space": model.head_space,
         "input_size": list(model.img_size),
         "in_chans": model.in_chans,
+        "class_tokens": model.class_tokens,
         "mean": list(model.mean),
         "std": list(model.std),
         "norm_pix_loss": model.norm_pix_loss,

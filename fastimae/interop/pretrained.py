@@ -109,6 +109,7 @@ def load_init(
     known = known_settings(facts)
     if not student.has_decoder:
         checkpoint = checkpoint.without(*DECODER)
+    _compare_class_tokens(checkpoint, student)
     adapted = adapt(checkpoint, facts.get("input_size"), student.img_size, student.in_chans)
     checkpoint, fresh = _match_heads(adapted.checkpoint, student)
     fresh += adapted.fresh
@@ -173,6 +174,16 @@ def _load(
         size_hint=hints.to_resize(),
         partial_hint=hints.suggest("allow_partial", "loads it anyway"),
     )  # fmt: skip
+
+
+def _compare_class_tokens(checkpoint: Checkpoint, student: MaskedAutoencoder) -> None:
+    theirs = checkpoint.shapes["cls_token"][1]
+    if theirs != student.class_tokens:
+        raise CheckpointError(
+            f"{checkpoint.path} has {theirs} class token{'s' * (theirs > 1)}, this model has "
+            f"{student.class_tokens}: {checkpoint.hints.to_set('class_tokens')} {theirs} makes "
+            "them equal"
+        )
 
 
 def _check_complete(

@@ -24,10 +24,10 @@ def training_flops(model: MaskedAutoencoder, visible: int, branches: int = 1) ->
     The backward pass counts twice the forward pass; the patch embedding needs no gradient of its
     input. visible: unmasked patches of an image. branches: heads whose output is decoded.
     """
-    patches = model.grid[0] * model.grid[1]
-    encoder = encoder_flops(model, visible, 1 + visible, backward=True)
-    head = _linear(1 + visible, *_head(model))
-    decoder = _transformer(1 + patches, model.decoder_blocks)
+    patches, first = model.grid[0] * model.grid[1], model.class_tokens
+    encoder = encoder_flops(model, visible, first + visible, backward=True)
+    head = _linear(first + visible, *_head(model))
+    decoder = _transformer(first + patches, model.decoder_blocks)
     predict = _linear(patches, model.decoder_pred)
     branch = head + decoder + predict
     return encoder + 3 * branches * branch
@@ -35,8 +35,9 @@ def training_flops(model: MaskedAutoencoder, visible: int, branches: int = 1) ->
 
 def latent_flops(model: MaskedAutoencoder, visible: int, space: HeadSpace) -> int:
     """Count the operations of a frozen model with one head, up to its latent in `space`'s width."""
-    head = _linear(1 + visible, *_head(model)) if space == "decoder" else 0
-    return encoder_flops(model, visible, 1 + visible) + head
+    tokens = model.class_tokens + visible
+    head = _linear(tokens, *_head(model)) if space == "decoder" else 0
+    return encoder_flops(model, visible, tokens) + head
 
 
 def encoder_flops(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastimae.models.names import parse_name
-from fastimae.settings import Expert, Free, PositiveInt, Settings
+from fastimae.settings import Expert, Free, PositiveInt, Rate, Settings
 
 HeadSpace = Literal["decoder", "encoder"]
 HEAD_SPACE: HeadSpace = "decoder"
@@ -34,6 +34,10 @@ class ModelSettings(Settings):
     """Blocks of the decoder. None: as the model's name says."""
     decoder_num_heads: Expert[PositiveInt | None] = None
     """Attention heads of the decoder. None: as the model's name says."""
+    class_tokens: Expert[PositiveInt] = 1
+    """Class tokens of encoder and decoder. Pixio: 8."""
+    drop_path: Expert[Rate] = 0.0
+    """Share of samples that skip attention or MLP in the encoder's last block; the first: none."""
     norm_pix_loss: bool = False
     """Normalise target patches: better features, less natural reconstructions."""
     init: Free[Path | None] = None

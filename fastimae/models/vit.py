@@ -18,6 +18,7 @@ from fastimae.kernels.attention import cross_attention
 from fastimae.kernels.late_bias import late_bias
 from fastimae.kernels.rows import masked_rows
 from fastimae.kernels.spread_rows import spread_rows
+from fastimae.models.drop_path import scaled
 
 LAYER_NORM_EPS = 1e-6
 
@@ -109,42 +110,52 @@ class Block(nn.Module):
         self,
         x_BND: Tensor,
         change_BND: Tensor,
-        bias_D: Tensor,
+        bias_D: Tensor | None,
         mask: Mask | None = None,
         spread: Mask | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        paths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Advance the residual stream by one block.
 
         x: the residual stream, [B, N, D]. change: what the previous block adds to it, [B, N, D].
         bias: the late bias in change. Returns the same three of this block; with a mask, only the
         rows of masked patches, [B, M, D]: of the others, only keys and values are computed. With
         `spread`, x and change hold rows [R, D] as `spread_rows` takes them, and the first norm and
-        projection are computed for those only.
+        projection are computed for those only. paths: fp32 [2, B], factors of what attention and
+        MLP add to each sample, see `path_factors`; biases are not late then, and bias is None.
         """
         sums = _sum_and_norm(x_BND, change_BND, bias_D, self.norm1)
-        return self.from_normed(*sums, mask, spread)
+        return self.from_normed(*sums, mask, spread, paths)
 
     def sum_first(
         self,
         x_BND: Tensor,
         change_BND: Tensor,
-        bias_D: Tensor,
+        bias_D: Tensor | None,
         mask: Mask | None = None,
         spread: Mask | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        paths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Replace `forward` with --grad_checkpointing, which keeps only the sum of each block."""
-        return self.from_sum(x_BND + late_bias(change_BND, bias_D), mask, spread)
+        return self.from_sum(_sum(x_BND, change_BND, bias_D), mask, spread, paths)
 
     def from_sum(
-        self, x_BND: Tensor, mask: Mask | None, spread: Mask | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, x_BND: Tensor, mask: Mask | None, spread: Mask | None, paths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Do what `forward` does, given the first sum."""
-        return self.from_normed(x_BND, self.norm1(x_BND), mask, spread)
+        return self.from_normed(x_BND, self.norm1(x_BND), mask, spread, paths)
 
     def from_normed(
-        self, x_BND: Tensor, normed_BND: Tensor, mask: Mask | None, spread: Mask | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        x_BND: Tensor,
+        normed_BND: Tensor,
+        mask: Mask | None,
+        spread: Mask | None,
+        paths: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Do what `forward` does, given the first sum and its norm."""
+        if paths is not None:
+            return self._on_paths(x_BND, normed_BND, paths)
         if spread is not None:
             x_BND = spread_rows(x_BND, spread)
         if mask is None:
@@ -156,13 +167,28 @@ class Block(nn.Module):
         x, normed = _sum_and_norm(x_BND, change, self.attn.proj.bias, self.norm2)
         return x, self.mlp(normed, late=True), _as_activation(self.mlp.fc2.bias)
 
+    def _on_paths(
+        self, x_BND: Tensor, normed_BND: Tensor, paths_2B: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        """Do what `from_normed` does, with factors of what attention and MLP add."""
+        attention_B, mlp_B = paths_2B
+        change = scaled(self.attn(normed_BND), attention_B)
+        x, normed = _sum_and_norm(x_BND, change, None, self.norm2)
+        return x, scaled(self.mlp(normed), mlp_B), None
 
-def _sum_and_norm(x: Tensor, change: Tensor, bias: Tensor, norm: nn.Module) -> tuple[Tensor, ...]:
+
+def _sum_and_norm(
+    x: Tensor, change: Tensor, bias: Tensor | None, norm: nn.Module
+) -> tuple[Tensor, ...]:
     """Return x + change and its norm, which a fine-tuned encoder may have replaced or removed."""
     if type(norm) is nn.LayerNorm:
         return add_norm(x, change, bias, norm.weight, norm.bias, norm.eps)
-    total = x + late_bias(change, bias)
+    total = _sum(x, change, bias)
     return total, norm(total)
+
+
+def _sum(x: Tensor, change: Tensor, bias: Tensor | None) -> Tensor:
+    return x + (change if bias is None else late_bias(change, bias))
 
 
 def _as_activation(bias: Tensor) -> Tensor:
@@ -198,14 +224,20 @@ def run_blocks(
     x_BND: Tensor,
     mask: Mask | None = None,
     spread: Mask | None = None,
+    paths: Tensor | None = None,
 ) -> Tensor:
     """Run all blocks and the norm after them, [B, N, D] -> [B, N, D].
 
     mask: let the last block compute only the rows of masked patches, [B, M, D]. spread: x holds
     rows [R, D] as `spread_rows` takes them, which the first block expands to tokens; with a mask,
-    too, there must be more than one block.
+    too, there must be more than one block. paths: fp32 [blocks, 2, B], see `path_factors`, without
+    mask and spread.
     """
     x, (change, bias) = x_BND, _ZeroChange.apply(x_BND)
+    if paths is not None:
+        for block, paths_2B in zip(blocks, paths, strict=True):
+            x, change, bias = block(x, change, None, paths=paths_2B)
+        return _sum_and_norm(x, change, None, norm)[1]
     for block in blocks:
         first, last = block is blocks[0], block is blocks[-1]
         x, change, bias = block(x, change, bias, mask if last else None, spread if first else None)
@@ -223,11 +255,12 @@ def block_outputs(
             yield number, _sum_and_norm(x, change, bias, norm)[1]
 
 
-def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:
-    """Compute fixed 2-D sin-cos positions of a class token and a grid of patches (MAE, app. A.1).
+def sincos_positions(embed_dim: int, grid: tuple[int, int], first: int = 1) -> Tensor:
+    """Compute fixed 2-D sin-cos positions of class tokens and a grid of patches (MAE, app. A.1).
 
-    embed_dim: a multiple of 4. grid: patches (down, across). Returns fp32 [1, 1 + L, D]: zeros
-    for the class token, then per patch sin and cos of its column, sin and cos of its row.
+    embed_dim: a multiple of 4. grid: patches (down, across). first: class tokens. Returns fp32
+    [1, first + L, D]: zeros for each class token, then per patch sin and cos of its column, sin and
+    cos of its row.
     """
     quarter = embed_dim // 4
     omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
@@ -238,7 +271,7 @@ def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:
     )
     angles = [axis.flatten()[:, None] * omega for axis in (column, row)]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([torch.zeros(1, embed_dim), table.float()])[None]
+    return torch.cat([torch.zeros(first, embed_dim), table.float()])[None]
 
 
 def init_weights(module: nn.Module) -> None:

@@ -151,7 +151,7 @@ class IMAE(Objective):
         batch, mask = self.pixels(batch), mask or self.draw_mask(batch)
         alpha = self.ratio(batch.key, batch.step_key) if alpha is None else alpha
         views = self._views(batch, mask, alpha)
-        heads_nBNE = self._heads(views[0], mask)
+        heads_nBNE = self._heads(views[0], mask, batch.key)
         recon_n = self._reconstruction(batch, mask, heads_nBNE)
         parts = dict(zip((f"recon_{name}" for name in self.targets), recon_n, strict=True))
         loss = recon_n.sum()
@@ -203,7 +203,7 @@ class IMAE(Objective):
             "masked": mask_out(student, mixture, drawn),
         }
         for mask in covering_masks(drawn, self.student.grid, self.mask_unit):
-            heads_nBNE = self._heads(self._views(batch, mask, alpha)[0], mask)
+            heads_nBNE = self._heads(self._views(batch, mask, alpha)[0], mask, batch.key)
             heads_nBNE = heads_nBNE.expand(len(self.branches), -1, -1, -1)
             for branch, head_BNE in zip(self.branches, heads_nBNE, strict=True):
                 pred_BLV = student.decode(head_BNE, mask)
@@ -213,7 +213,7 @@ class IMAE(Objective):
         return pictures
 
     def teacher_latents(self, batch: Batch) -> Tensor:
-        """Return the latents that `forward` distils, [n B, 1 + K, E]."""
+        """Return the latents that `forward` distils, [n B, N, E]."""
         check_paired_batch(self.student, batch)
         batch, mask = self.pixels(batch), self.draw_mask(batch)
         alpha = self.ratio(batch.key, batch.step_key)
@@ -227,12 +227,12 @@ class IMAE(Objective):
             batch.images, mask, partner=batch.partner, alpha=alpha, clean=clean
         )
 
-    def _heads(self, mixed: Tensor, mask: Mask) -> Tensor:
-        """Return the outputs of the heads that have a target, [n, B, 1 + K, E].
+    def _heads(self, mixed: Tensor, mask: Mask, key: Tensor) -> Tensor:
+        """Return the outputs of the heads that have a target, [n, B, N, E].
 
-        Without heads of their own, branches share one latent, [1, B, 1 + K, E].
+        Without heads of their own, branches share one latent, [1, B, N, E].
         """
-        heads_HBNE = self.student.split(self.student.encode(mixed, mask.ids_keep))
+        heads_HBNE = self.student.split(self.student.encode(mixed, mask.ids_keep, key))
         if self.student.heads == 1:
             return heads_HBNE
         return heads_HBNE[self.branches[0] : self.branches[-1] + 1]
@@ -264,7 +264,7 @@ class IMAE(Objective):
         return torch.stack([loss(target, None) for target in targets.chunk(count)])
 
     def _teacher_latents(self, batch: Batch, mask: Mask, views: tuple[Tensor, ...]) -> Tensor:
-        """Return the frozen teacher's latents of the branches' images, [n B, 1 + K, E]."""
+        """Return the frozen teacher's latents of the branches' images, [n B, N, E]."""
         count = len(self.branches)
         if self.teacher_view == "mixed":
             return self._teacher_latent(views[0], mask).repeat(count, 1, 1)

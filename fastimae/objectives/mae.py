@@ -116,5 +116,5 @@ class MAE(Objective):
     def _predict(self, batch: Batch, mask: Mask, masked_only: bool) -> Tensor:
         student = self.student
         patches_BKV = self.pixels.visible_patches(student, batch, mask)
-        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep))
+        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep, batch.key))
         return student.decode(head_BNE, mask, masked_only)

@@ -20,7 +20,7 @@ from fastimae.objectives.batches import check_batch
 from fastimae.objectives.masked_share import say_masked_shares
 from fastimae.objectives.pictures import caption, paste, predicted_images
 from fastimae.objectives.pixels import Pixels
-from fastimae.objectives.second_view import SecondView
+from fastimae.objectives.second_view import SecondView, second_key
 from fastimae.objectives.settings import PixelSettings, RMAESettings, SecondViewKind
 
 if TYPE_CHECKING:
@@ -133,5 +133,6 @@ class RMAE(Objective):
         """Return what the decoder makes of a view, of all patches or of those that rows hides."""
         student = self.student
         patches_BKV = self.pixels.visible_patches(student, batch, mask, view=view)
-        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep))
+        key = second_key(batch.key) if view else batch.key
+        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep, key))
         return student.decode(head_BNE, mask, rows=rows)
