@@ -6,7 +6,7 @@ D = width, h = heads, d = head width, R = rows as `spread_rows` takes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         if spread is not None:
             qkv = spread_rows(qkv, spread)
         out_BND = attention(qkv.unflatten(-1, (3, self.num_heads, -1)), self.qkv.bias)
-        return F.linear(out_BND, self.proj.weight, _last_bias(self.proj, late))
+        return F.linear(out_BND, self.proj.weight, last_bias(self.proj, late))
 
     def forward_rows(self, x_BND: Tensor, rows_BMD: Tensor, *, late: bool = False) -> Tensor:
         """Attend some rows to all tokens, with queries for those rows only: [B, M, D]."""
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         kv_BN2hd = F.linear(x_BND, weight_kv, bias_kv).unflatten(-1, (2, self.num_heads, -1))
         k_BhNd, v_BhNd = kv_BN2hd.permute(2, 0, 3, 1, 4)
         out_BMD = cross_attention(q_BMhd.transpose(1, 2), k_BhNd, v_BhNd)
-        return F.linear(out_BMD, self.proj.weight, _last_bias(self.proj, late))
+        return F.linear(out_BMD, self.proj.weight, last_bias(self.proj, late))
 
 
 class Mlp(nn.Module):
@@ -84,10 +84,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, *, late: bool = False) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2
-        return mlp(x, fc1.weight, fc1.bias, fc2.weight, _last_bias(fc2, late))
+        return mlp(x, fc1.weight, fc1.bias, fc2.weight, last_bias(fc2, late))
 
 
-def _last_bias(layer: nn.Linear, late: bool) -> Tensor:
+def last_bias(layer: nn.Linear, late: bool) -> Tensor:
+    """Return a layer's bias; `late`, without its gradient, which the next op computes."""
     return layer.bias.detach() if late else layer.bias
 
 
@@ -153,6 +154,10 @@ class Block(nn.Module):
             x_BND = masked_rows(x_BND, mask)
             rows = masked_rows(normed_BND, mask)
             change = self.attn.forward_rows(normed_BND, rows, late=True)
+        return self.from_attended(x_BND, change)
+
+    def from_attended(self, x_BND: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what `forward` does, given the sum and what attention adds to it."""
         x, normed = _sum_and_norm(x_BND, change, self.attn.proj.bias, self.norm2)
         return x, self.mlp(normed, late=True), _as_activation(self.mlp.fc2.bias)
 
@@ -193,7 +198,7 @@ class _ZeroChange(torch.autograd.Function):
 
 
 def run_blocks(
-    blocks: nn.ModuleList,
+    blocks: Sequence[Callable[..., tuple[Tensor, Tensor, Tensor]]],
     norm: nn.Module,
     x_BND: Tensor,
     mask: Mask | None = None,
