@@ -240,15 +240,16 @@ class IMAE(Objective):
 
     def _reconstruction(self, batch: Batch, mask: Mask, heads: Tensor) -> Tensor:
         """Return the losses of the branches, fp32 [n]; all heads are decoded as one batch."""
-        rows = draw_predicted(mask, self._mask_key(batch), self.predicted)
-        heads_mask, heads_rows = mask.repeat(len(heads)), rows.repeat(len(heads))
-        pred = self.student.decode(heads.flatten(0, 1), heads_mask, rows=heads_rows)
+        of_all = mask.repeat(len(heads))
+        rows = draw_predicted(of_all, self._mask_key(batch).repeat(len(heads)), self.predicted)
+        pred = self.student.decode(heads.flatten(0, 1), of_all, rows=rows)
+        ids = rows.ids_masked[: len(mask.mask)]  # those of one head, as of the others
         subordinate_B = torch.arange(len(batch.images), device=batch.images.device)
         images = subordinate_B, batch.partner
         target_nB = torch.cat([images[branch] for branch in self.branches])
         return self._per_branch(
             lambda target, n: self.student.reconstruction_loss(
-                pred, batch.images, target, rows.ids_masked,
+                pred, batch.images, target, ids,
                 branches=n, ignore_boundary=self.ignore_boundary,
             ),
             target_nB,
