@@ -1,8 +1,8 @@
 """The decoder of CrossMAE: each mask token attends to the latent, and to nothing else.
 
-B = batch, L = patches of an image, N = tokens of the latent (class tokens and visible patches), M = patches to
-predict, D = encoder width, E = decoder width, T = decoder blocks, F = feature maps of the encoder
-(its input and what each block makes of it), h = heads, d = head width.
+B = batch, L = patches of an image, N = tokens of the latent (class tokens, visible patches),
+M = patches to predict, D = encoder width, E = decoder width, T = decoder blocks, F = feature maps
+of the encoder (its input and what each block makes of it), h = heads, d = head width.
 
 "Rethinking Patch Dependence for Masked Autoencoders" (Fu et al., 2025). As patches do not see each
 other, any of them can be predicted, and no row is computed that nobody asks for.
