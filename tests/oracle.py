@@ -49,7 +49,7 @@ def gelu(x):
 
 
 def block(x, state, name, heads, paths=(1, 1)):
-    """Apply a transformer block, [N, D] -> [N, D]. paths: factors of what it adds, attention first."""
+    """Apply a block, [N, D] -> [N, D]. paths: factors of what it adds, attention first."""
     width = x.shape[1]
     d = width // heads
     qkv = linear(layer_norm(x, state, f"{name}.norm1"), state, f"{name}.attn.qkv")
