@@ -47,7 +47,7 @@ def specification(monkeypatch):
         parts = zip(student.chunk(branches), teacher.chunk(branches), strict=True)
         return torch.stack([reference.latent_l2(*part) for part in parts])
 
-    monkeypatch.setattr(model_module, "mix_patchify", mix_patchify)
+    monkeypatch.setattr("fastimae.models.encoder.mix_patchify", mix_patchify)
     monkeypatch.setattr(model_module, "masked_l2", masked_l2)
     monkeypatch.setattr(model_module, "assemble_tokens", reference.assemble_tokens)
     monkeypatch.setattr(model_module, "SHARED_MASK_TOKENS_FROM", 2)
