@@ -158,13 +158,15 @@ struct TestSample {
   std::vector<uint8_t> bytes;
   int64_t position = 0, size, height, width, trailer = 0, trailer_size = 0;
   uint8_t is_jpeg = 1;
+  int32_t raw_channels = 3, raw_value_bytes = 1;
 
   TestSample(std::vector<uint8_t> file, Size image)
       : bytes(std::move(file)), size(bytes.size()), height(image.height), width(image.width) {}
 
   FastimaeEngine* engine(int out_height, int out_width, int channels) const {
     const FastimaeColumns columns{bytes.data(), 1,        &position, &size,        &height,
-                                  &width,       &is_jpeg, &trailer,  &trailer_size};
+                                  &width,       &is_jpeg, &trailer,  &trailer_size,
+                                  raw_channels, raw_value_bytes};
     FastimaeEngine* made =
         fastimae_engine_new(&columns, out_height, out_width, channels, kMaxPixels, /*threads=*/0);
     if (!made) fail("no engine");
@@ -219,6 +221,34 @@ void run_engine(const std::vector<uint8_t>& file, Control control) {
   fastimae_engine_free(engine);
 }
 
+// The complete engine on raw pixels of any number of channels, of 8 or 16 bits.
+void run_bands(const std::vector<uint8_t>& file, Control control) {
+  const Size image{1 + control.byte() % 90, 1 + control.byte() % 90};
+  TestSample sample(file, image);
+  sample.is_jpeg = 0;
+  sample.raw_channels = 1 + control.byte() % 14;
+  sample.raw_value_bytes = 1 + control.byte() % 2;
+  const size_t pixel = size_t(sample.raw_channels) * sample.raw_value_bytes;
+  sample.bytes.resize(size_t(image.height) * image.width * pixel);
+  sample.bytes.shrink_to_fit();
+  sample.size = static_cast<int64_t>(sample.bytes.size());
+  const Size out{1 + control.byte() % 64, 1 + control.byte() % 64};
+  FastimaeEngine* engine = sample.engine(out.height, out.width, sample.raw_channels);
+  int32_t window[4], status;
+  window[0] = control.below(image.height);
+  window[1] = control.below(image.width);
+  window[2] = 1 + control.byte() % (image.height - window[0]);
+  window[3] = 1 + control.byte() % (image.width - window[1]);
+  const uint8_t flip = control.byte() & 1;
+  const int64_t first = 0;
+  std::vector<uint16_t> pixels((out.height * out.width * pixel + 1) / 2);  // aligned
+  std::vector<char> problem(fastimae_problem_bytes());
+  run(engine, {1, &first, window, &flip, reinterpret_cast<uint8_t*>(pixels.data()), &status,
+               problem.data()});
+  fastimae_engine_free(engine);
+  if (status != 0) fail("raw pixels are refused");
+}
+
 // An engine's result for a sample.
 struct Shown {
   int32_t status;
@@ -258,7 +288,8 @@ void compare_orders(const std::vector<uint8_t>& file, Control control) {
   const int64_t widths[] = {other_image.width, image.width}, none[] = {0, 0};
   const uint8_t jpegs[] = {1, 1};
   const FastimaeColumns columns{bytes.data(), 2, positions, sizes, heights,
-                                widths,       jpegs, none,  none};
+                                widths,       jpegs, none,      none,  3,
+                                1};
   // Windows of the output's size, which resizing leaves unchanged.
   const Size size{1 + control.below(image.height), 1 + control.below(image.width)};
   const int32_t of_other[4] = {0, 0, 1, 1};
@@ -298,10 +329,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // In a separate allocation, so that reading past the end is noticed.
   const std::vector<uint8_t> file(data + kControlBytes, data + size);
   Control control{data};
-  switch (control.byte() % 3) {
+  switch (control.byte() % 4) {
     case 0: compare(file.data(), file.size(), control); break;
     case 1: run_engine(file, control); break;
     case 2: compare_orders(file, control); break;
+    case 3: run_bands(file, control); break;
   }
   return 0;
 }

@@ -40,7 +40,8 @@ struct File {
   FastimaeEngine* engine(int threads) const {
     const FastimaeColumns columns{bytes.data(),       kSamples,          positions.data(),
                                   sizes.data(),       heights.data(),    widths.data(),
-                                  is_jpeg.data(),     no_trailers.data(), no_trailers.data()};
+                                  is_jpeg.data(),     no_trailers.data(), no_trailers.data(),
+                                  3,                  1};
     return fastimae_engine_new(&columns, kSide, kSide, 3, kMaxPixels, threads);
   }
 };

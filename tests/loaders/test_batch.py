@@ -75,10 +75,18 @@ def test_what_does_not_fit_is_named():
     for images, given, said in (
         (IMAGES / 255, {}, "images are float32, not uint8: .* PILToTensor"),
         (IMAGES[0], {}, r"images must be \[B, H, W, C\] or \[B, C, H, W\], not \[32, 16, 3\]"),
-        (IMAGES[..., :2], {}, "no axis of 1 or 3 channels"),
+        (torch.zeros(1, 6, 9, 6).byte(), {}, "either axis of 6 could be the channels"),
         (IMAGES, {"labels": torch.arange(5)}, "labels must be 6 whole numbers"),
         (IMAGES, {"labels": torch.rand(6)}, r"not float32 \[6\]"),
         (IMAGES, {"partner": torch.arange(6)[None]}, "partner must be 6 whole numbers"),
     ):
         with pytest.raises(ValueError, match=said):
             Batch.from_tensors(images, **given)
+
+
+def test_many_channels_and_16_bits_in_either_layout():
+    pixels = torch.randint(65536, (2, 20, 24, 6), dtype=torch.int32).to(torch.uint16)
+    for given in (pixels, pixels.movedim(-1, 1), pixels.numpy()):
+        batch = Batch.from_tensors(given)
+        assert batch.images.dtype == torch.uint16
+        assert np.array_equal(batch.images, pixels)
