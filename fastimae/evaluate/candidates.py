@@ -74,8 +74,7 @@ def load_candidates(
     """Load models, frozen, on the device; with their decoders unless `encoder_only`.
 
     of_first: the user's flags for the model in the first file, as `load_model` takes them; other
-    files have to be complete, but their models take images of that size, too. Raises
-    CheckpointError.
+    files have to be complete, but their models take the same images. Raises CheckpointError.
     """
     flags = [of_first, *(of_others(of_first) for _ in paths[1:])]
     models = [
@@ -89,8 +88,8 @@ def load_candidates(
 
 
 def of_others(of_first: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `load_model` for further models: the same image size, if given."""
-    return {"hints": NO_FLAGS, "img_size": of_first.get("img_size")}
+    """Return the arguments of `load_model` for further models: the same images, if given."""
+    return {"hints": NO_FLAGS, **{name: of_first.get(name) for name in ("img_size", "in_chans")}}
 
 
 def load_frozen(path: Path, device: torch.device, **of_model: Any) -> MaskedAutoencoder:

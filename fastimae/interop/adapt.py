@@ -76,10 +76,10 @@ def adapt(checkpoint: Checkpoint, size: Fact | None, img_size: Size, in_chans: i
     if in_file == in_chans:
         return Adapted(checkpoint.with_weights(weights) if changes else checkpoint, changes)
     weights[FIRST_LAYER], how = first_layer_for(weights[FIRST_LAYER], in_chans)
-    changes[FIRST_LAYER] = f"{how} for {in_chans} channels; the file's is for {in_file}"
+    changes[FIRST_LAYER] = f"{how} for in_chans {in_chans}; the file's is for {in_file}"
     fresh = (PREDICTION,) if f"{PREDICTION}weight" in weights else ()
     if fresh:
-        changes[f"{PREDICTION}weight"] = f"fresh; the file's predicts {in_file} channels"
+        changes[f"{PREDICTION}weight"] = f"fresh; the file's is for in_chans {in_file}"
     return Adapted(checkpoint.with_weights(weights).without(*fresh), changes, fresh)
 
 

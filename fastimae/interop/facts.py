@@ -162,7 +162,7 @@ def _stated_in_file(checkpoint: Checkpoint, setting: str) -> Fact | None:
 def _size_in_file(checkpoint: Checkpoint) -> Fact | None:
     """Return the size by the positions; else by the settings, else by the name, if it fits."""
     shapes, args = checkpoint.shapes, checkpoint.args
-    if size := size_from_positions(checkpoint.original.weights.get("pos_embed"), shapes):
+    if size := size_from_positions(checkpoint.weights.get("pos_embed"), shapes):
         return Fact(size, "file", "by its positions")
     if size := size_if_fitting(args.get("input_size"), shapes):
         return Fact(size, "file")

@@ -90,6 +90,21 @@ def test_tasks_read_images_at_that_size(place, tmp_path, task, capsys):
     )
 
 
+def test_a_model_of_colours_sees_gray(place, tmp_path):
+    asked = ["--checkpoint", str(checkpoint(place)), "--device", "cpu", "--num_workers", "0"]
+    asked += ["--data_path", str(place / "data"), "--output_dir", str(tmp_path), "--in_chans", "1"]
+    assert evaluate(["finetune", *asked, "--epochs", "1", "--batch_size", "12"]) == 0
+    first = load_checkpoint(tmp_path / "checkpoint-0.pth")
+    assert first["model"]["patch_embed.proj.weight"].shape[1] == first["args"]["in_chans"] == 1
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (
+        "summed for in_chans 1; the file's is for 3"
+        in results["adapted"]["patch_embed.proj.weight"]
+    )
+    assert results["settings"]["in_chans"] == 1
+    assert evaluate(["finetune", *asked, "--eval"]) == 2
+
+
 def test_adapted_weights_are_recognised_as_the_files(place, tmp_path):
     """Not those of a file that has been replaced since: that has other blocks."""
     path = tmp_path / "checkpoint-last.pth"

@@ -45,8 +45,9 @@ def build_classifier(
     global_pool: classify the mean of the patches after `fc_norm`, which replaces the encoder's last
     norm and is fresh unless the encoder was fine-tuned with one. Else classify the class token
     after the last norm, which such an encoder lacks. img_size: (height, width); if it differs from
-    the encoder's, positions are interpolated. Positions are trained, too. Raises ValueError if
-    patches do not fill the image, the norm is missing, or there are several class tokens.
+    the encoder's, positions are resized, fixed ones too, as in MAE's code. They are trained. Raises
+    ValueError if patches do not fill the image, the norm is missing, or there are several class
+    tokens.
     """
     img_size, patch = img_size or encoder.img_size, encoder.patch_size
     if img_size[0] % patch or img_size[1] % patch:
@@ -84,6 +85,7 @@ def _load_encoder(model: VisionTransformer, encoder: MaskedAutoencoder) -> None:
     weights = split_class_tokens(weights)
     grid = model.patch_embed.grid_size
     if grid != encoder.grid:
+        log.info("pos_embed resized for images of %d x %d pixels", *model.patch_embed.img_size)
         weights["pos_embed"] = resample_abs_pos_embed(
             weights["pos_embed"],
             new_size=list(grid),
@@ -108,9 +110,11 @@ def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dic
     """Load the encoder in a classifier's file, and all of its weights under timm's names.
 
     The file is ours, or has timm's names, as MAE's has. of_model: the user's flags for it, as
-    `load_model` takes them. Raises CheckpointError, and ConfigError if it is no classifier.
+    `load_model` takes them; nothing is adapted. Raises CheckpointError, and ConfigError if it is no
+    classifier.
     """
     of_file = {"use_ema": of_model.pop("use_ema", False), "hints": of_model.pop("hints")}
+    of_model.pop("in_chans", None)
     checkpoint = open_checkpoint(path, **of_file)
     weights = dict(checkpoint.weights)
     if is_probe(weights):

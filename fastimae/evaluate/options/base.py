@@ -46,6 +46,8 @@ class EvalOptions(ModelOptions):
     input_size: tuple[PositiveInt, ...] | None = None
     """Size to read images at, in pixels: a side, or height and width. Positions follow. None: the
     file's."""
+    in_chans: Expert[PositiveInt | None] = None
+    """Channels to read images with. The first layer follows. None: the file's."""
     ffcv: Path | None = None
     """A .beton file of the images to train a probe on, or to draw."""
     data_path: Path | None = None
@@ -77,6 +79,10 @@ class EvalOptions(ModelOptions):
     """Seed of all random choices."""
     debug: Expert[Free[bool]] = False
     """Show tracebacks, and write them to output_dir/debug.log."""
+
+    def of_model(self) -> dict[str, Any]:
+        """As in `ModelOptions`."""
+        return {**super().of_model(), "in_chans": self.in_chans}
 
     def folder(self, task: str) -> Path:
         """Return the folder for the task's results."""

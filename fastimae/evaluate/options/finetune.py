@@ -165,7 +165,7 @@ class FinetuneOptions(TuningOptions):
         """As in `Settings`."""
         yield from super().idle()
         of_images = ("label_fraction", "label_list", "images", "images_from", "epoch_samples")
-        yield Idle(self.eval, of_images, "with --eval")
+        yield Idle(self.eval, ("in_chans", *of_images), "with --eval")
 
     def folder(self, task: str) -> Path:
         """Return the folder for results; with --eval and no other, that of the --resume file."""
