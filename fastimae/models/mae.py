@@ -19,7 +19,13 @@ from fastimae.kernels.checks import check_mask, check_shape, check_size
 from fastimae.kernels.rows import masked_rows
 from fastimae.models.cross_decoder import CrossBlock, predict_rows, weighted_latents
 from fastimae.models.encoder import TOKEN_STD, Encoder
-from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, DecoderAttention, HeadSpace
+from fastimae.models.settings import (
+    DECODER_ATTENTION,
+    HEAD_SPACE,
+    MASK_RATIO,
+    DecoderAttention,
+    HeadSpace,
+)
 from fastimae.models.sizes import check_sizes
 from fastimae.models.vit import LAYER_NORM_EPS, Block, init_weights, run_blocks, sincos_positions
 from fastimae.settings import RGB, ConfigError
@@ -52,7 +58,7 @@ class MaskedAutoencoder(Encoder):
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
-        decoder_attention: DecoderAttention = "self",
+        decoder_attention: DecoderAttention = DECODER_ATTENTION,
         weighted_feature_maps: bool = False,
         mlp_ratio: float = 4.0,
         norm_pix_loss: bool = False,
