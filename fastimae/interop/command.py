@@ -83,6 +83,12 @@ def _steps(
     two_heads = model.heads == 2
     if options.head and (not two_heads or options.encoder_only or options.to == "timm"):
         raise Unfit("is written without two heads: drop --head, which selects one of an i-MAE's")
+    foreign = options.to in ("huggingface", "mae") and not options.encoder_only
+    if foreign and model.decoder_attention == "cross":
+        raise Unfit(
+            "has a decoder of cross-attention (--decoder_attention cross), which no other code "
+            "knows: export it with --encoder_only"
+        )
     if options.encoder_only and options.to != "timm":
         yield encoder_of
     elif two_heads and (options.head or options.to in ("huggingface", "mae")):

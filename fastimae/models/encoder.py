@@ -148,15 +148,18 @@ class Encoder(nn.Module):
 
     def run(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         """Run the blocks and the norm on their input [B, N, D]. key: see `encode`."""
-        paths = None
-        if self.drops_paths:
-            if key is None:
-                raise ConfigError(
-                    "--drop_path draws from the keys of samples, which this objective does not "
-                    "give the encoder: leave it out, or call encode(..., key=batch.key)"
-                )
-            paths = path_factors(key, self.drop_path, len(self.blocks))
-        return run_blocks(self.blocks, self.norm, x, paths=paths)
+        return run_blocks(self.blocks, self.norm, x, paths=self.draw_paths(key))
+
+    def draw_paths(self, key: Tensor | None) -> Tensor | None:
+        """Return the factors of `path_factors`, or None if all are 1. key: see `encode`."""
+        if not self.drops_paths:
+            return None
+        if key is None:
+            raise ConfigError(
+                "--drop_path draws from the keys of samples, which this objective does not "
+                "give the encoder: leave it out, or call encode(..., key=batch.key)"
+            )
+        return path_factors(key, self.drop_path, len(self.blocks))
 
     def embed(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
         """Embed visible patches [B, K, P*P*C] and add positions: the encoder's input [B, N, D]."""

@@ -17,11 +17,18 @@ from torch import Tensor, nn
 from fastimae.kernels import Mask, assemble_tokens, masked_l2, random_masking
 from fastimae.kernels.checks import check_mask, check_shape, check_size
 from fastimae.kernels.rows import masked_rows
+from fastimae.models.cross_decoder import CrossBlock, predict_rows, weighted_latents
 from fastimae.models.encoder import TOKEN_STD, Encoder
-from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, HeadSpace, ModelSettings
+from fastimae.models.settings import (
+    HEAD_SPACE,
+    MASK_RATIO,
+    DecoderAttention,
+    HeadSpace,
+    ModelSettings,
+)
 from fastimae.models.sizes import check_sizes
 from fastimae.models.vit import LAYER_NORM_EPS, Block, init_weights, run_blocks
-from fastimae.settings import RGB
+from fastimae.settings import RGB, ConfigError
 
 SHARED_MASK_TOKENS_FROM = 0.5
 """Share of masked patches from which the first decoder block computes mask tokens once for all
@@ -51,6 +58,8 @@ class MaskedAutoencoder(Encoder):
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
+        decoder_attention: DecoderAttention = "self",
+        weighted_feature_maps: bool = False,
         mlp_ratio: float = 4.0,
         class_tokens: int = ModelSettings.class_tokens,
         drop_path: float = ModelSettings.drop_path,
@@ -66,6 +75,9 @@ class MaskedAutoencoder(Encoder):
         img_size: pixels, a side or (height, width). patch_size: side of a patch in pixels.
         in_chans: channels of an image. embed_dim, depth, num_heads: width, blocks and attention
         heads of the encoder; decoder_embed_dim, decoder_depth, decoder_num_heads: of the decoder.
+        decoder_attention: "self" for MAE's decoder, in which all tokens attend to each other;
+        "cross" for CrossMAE's, in which mask tokens attend to the latent. weighted_feature_maps:
+        let each block of the latter attend to its own sum of all encoder blocks' outputs.
         mlp_ratio: width of the hidden layer of each MLP, over that of the block. class_tokens: n,
         tokens before the patches', in encoder and decoder; 8 in Pixio. drop_path: stochastic depth
         of the encoder in training, see `path_factors`. norm_pix_loss: compare patches normalised by
@@ -84,6 +96,13 @@ class MaskedAutoencoder(Encoder):
         )  # fmt: skip
         self.norm_pix_loss = norm_pix_loss
         self.heads, self.head_space, self.has_decoder = heads, head_space, decoder
+        self.decoder_attention = decoder_attention
+        self.weighted_feature_maps = weighted_feature_maps
+        if weighted_feature_maps and (heads == 2 or decoder_attention == "self"):
+            raise ConfigError(
+                "--weighted_feature_maps needs --decoder_attention cross and one head: the two "
+                "heads of an i-MAE separate one latent"
+            )
         if decoder:
             check_sizes(self.img_size, patch_size, decoder_embed_dim, decoder_num_heads, "decoder_")
             sizes = decoder_embed_dim, decoder_num_heads, mlp_ratio
@@ -101,9 +120,10 @@ class MaskedAutoencoder(Encoder):
             self.decoder_embed = nn.Linear(embed_dim, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.decoder_pos_embed = self.empty_positions(width)
-        self.decoder_blocks = nn.ModuleList(
-            Block(width, num_heads, mlp_ratio) for _ in range(depth)
-        )
+        if self.weighted_feature_maps:
+            self.decoder_map_weights = nn.Parameter(torch.empty(depth, 1 + len(self.blocks)))
+        kind = CrossBlock if self.decoder_attention == "cross" else Block
+        self.decoder_blocks = nn.ModuleList(kind(width, num_heads, mlp_ratio) for _ in range(depth))
         self.decoder_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.decoder_pred = nn.Linear(width, self.patch_size**2 * self.in_chans)
 
@@ -114,6 +134,9 @@ class MaskedAutoencoder(Encoder):
         if self.has_decoder:
             self.decoder_pos_embed.copy_(self.fixed_positions(self.mask_token.shape[-1]))
             nn.init.normal_(self.mask_token, std=TOKEN_STD)
+            if self.weighted_feature_maps:
+                maps = self.decoder_map_weights.shape[1]
+                nn.init.normal_(self.decoder_map_weights, std=maps**-0.5)
         self.apply(init_weights)
 
     def forward(
@@ -138,16 +161,34 @@ class MaskedAutoencoder(Encoder):
             key = torch.randint(2**62, (len(images),), device=images.device)
         mask = mask or random_masking(key, self.grid, mask_ratio)
         (patches_BKV,) = self.visible_patches(images, mask)
-        (head_BNE,) = self.split(self.encode(patches_BKV, mask.ids_keep, key))
+        (head_BNE,) = self.split(self.encode_for_decoder(patches_BKV, mask.ids_keep, key))
         pred_BLV = self.decode(head_BNE, mask)
         target = torch.arange(len(images), device=images.device)
         pred_BMV = masked_rows(pred_BLV, mask)
         loss = self.reconstruction_loss(pred_BMV, images, target, mask.ids_masked)
         return loss, pred_BLV, mask.mask
 
+    def encode_for_decoder(
+        self, patches: Tensor, ids_keep: Tensor, key: Tensor | None = None
+    ) -> Tensor:
+        """Encode visible patches [B, K, P*P*C] to what `split`, and then `decode`, take.
+
+        That is `encode`, or with weighted feature maps a latent for each of T decoder blocks,
+        [B, T, n + K, D].
+        """
+        if not self.weighted_feature_maps:
+            return self.encode(patches, ids_keep, key)
+        x_BND, paths = self.embed(patches, ids_keep), self.draw_paths(key)
+        return weighted_latents(self.blocks, self.norm, x_BND, self.decoder_map_weights, paths)
+
     def split(self, latent: Tensor) -> Tensor:
-        """Apply each head to latents [B, n + K, D]: [heads, B, n + K, D or E], in `head_space`."""
-        check_shape("latent", latent, "B", f"{self.class_tokens} + K", self.pos_embed.shape[-1])
+        """Apply each head to latents [B, n + K, D]: [heads, B, n + K, D or E], in `head_space`.
+
+        Latents for each decoder block, [B, T, n + K, D], keep that axis.
+        """
+        before = ("B", "T") if latent.ndim == 4 else ("B",)
+        tokens = f"{self.class_tokens} + K"
+        check_shape("latent", latent, *before, tokens, self.pos_embed.shape[-1])
         if self.heads == 1:
             return (latent if self.head_space == "encoder" else self.decoder_embed(latent))[None]
         return torch.stack([self.decoder_embed1(latent), self.decoder_embed2(latent)])
@@ -157,17 +198,23 @@ class MaskedAutoencoder(Encoder):
     ) -> Tensor:
         """Decode a head's output to predicted patches [B, L, P*P*C].
 
+        head: [B, n + K, D or E] of one head, or with weighted feature maps [B, T, n + K, D or E].
         masked_only: return only the masked rows, [B, M, P*P*C]; of the others, the last block
         computes nothing but keys and values. rows: return those that are masked in this other mask.
+        A cross decoder computes nothing for others.
         """
         for each in (mask, rows or mask):
             check_mask(each, len(head), self.patches)
         in_encoder_space = self.head_space == "encoder"
         width = (self.pos_embed if in_encoder_space else self.mask_token).shape[-1]
-        check_shape("head", head, len(head), self.class_tokens + mask.ids_keep.shape[1], width)
+        per_block = (len(self.decoder_blocks),) * self.weighted_feature_maps
+        tokens = self.class_tokens + mask.ids_keep.shape[1]
+        check_shape("head", head, len(head), *per_block, tokens, width)
         if in_encoder_space:
             head = self.decoder_embed(head)
         last = rows or (mask if masked_only else None)
+        if self.decoder_attention == "cross":
+            return self.decoder_pred(predict_rows(self, head, last))
         if self._shares_mask_tokens(mask, last):
             x, spread = self._decoder_rows(head, mask), mask
         else:

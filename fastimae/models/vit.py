@@ -6,7 +6,7 @@ D = width, h = heads, d = head width, R = rows as `spread_rows` takes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         if spread is not None:
             qkv = spread_rows(qkv, spread)
         out_BND = attention(qkv.unflatten(-1, (3, self.num_heads, -1)), self.qkv.bias)
-        return F.linear(out_BND, self.proj.weight, _last_bias(self.proj, late))
+        return F.linear(out_BND, self.proj.weight, last_bias(self.proj, late))
 
     def forward_rows(self, x_BND: Tensor, rows_BMD: Tensor, *, late: bool = False) -> Tensor:
         """Attend some rows to all tokens, with queries for those rows only: [B, M, D]."""
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         kv_BN2hd = F.linear(x_BND, weight_kv, bias_kv).unflatten(-1, (2, self.num_heads, -1))
         k_BhNd, v_BhNd = kv_BN2hd.permute(2, 0, 3, 1, 4)
         out_BMD = cross_attention(q_BMhd.transpose(1, 2), k_BhNd, v_BhNd)
-        return F.linear(out_BMD, self.proj.weight, _last_bias(self.proj, late))
+        return F.linear(out_BMD, self.proj.weight, last_bias(self.proj, late))
 
 
 class Mlp(nn.Module):
@@ -85,10 +85,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, *, late: bool = False) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2
-        return mlp(x, fc1.weight, fc1.bias, fc2.weight, _last_bias(fc2, late))
+        return mlp(x, fc1.weight, fc1.bias, fc2.weight, last_bias(fc2, late))
 
 
-def _last_bias(layer: nn.Linear, late: bool) -> Tensor:
+def last_bias(layer: nn.Linear, late: bool) -> Tensor:
+    """Return a layer's bias; `late`, without its gradient, which the next op computes."""
     return layer.bias.detach() if late else layer.bias
 
 
@@ -164,6 +165,10 @@ class Block(nn.Module):
             x_BND = masked_rows(x_BND, mask)
             rows = masked_rows(normed_BND, mask)
             change = self.attn.forward_rows(normed_BND, rows, late=True)
+        return self.from_attended(x_BND, change)
+
+    def from_attended(self, x_BND: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what `forward` does, given the sum and what attention adds to it."""
         x, normed = _sum_and_norm(x_BND, change, self.attn.proj.bias, self.norm2)
         return x, self.mlp(normed, late=True), _as_activation(self.mlp.fc2.bias)
 
@@ -219,7 +224,7 @@ class _ZeroChange(torch.autograd.Function):
 
 
 def run_blocks(
-    blocks: nn.ModuleList,
+    blocks: Sequence[Callable[..., tuple[Tensor, Tensor, Tensor]]],
     norm: nn.Module,
     x_BND: Tensor,
     mask: Mask | None = None,
@@ -245,12 +250,22 @@ def run_blocks(
 
 
 def block_outputs(
-    blocks: nn.ModuleList, norm: nn.Module, x_BND: Tensor, wanted: Collection[int]
+    blocks: nn.ModuleList,
+    norm: nn.Module,
+    x_BND: Tensor,
+    wanted: Collection[int],
+    paths: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (number, output after `norm`, [B, N, D]) of the wanted blocks, numbered from 0."""
+    """Yield (number, output after `norm`, [B, N, D]) of the wanted blocks, numbered from 0.
+
+    paths: see `run_blocks`.
+    """
     x, (change, bias) = x_BND, _ZeroChange.apply(x_BND)
     for number, block in zip(range(max(wanted, default=-1) + 1), blocks, strict=False):
-        x, change, bias = block(x, change, bias)
+        if paths is None:
+            x, change, bias = block(x, change, bias)
+        else:
+            x, change, bias = block(x, change, None, paths=paths[number])
         if number in wanted:
             yield number, _sum_and_norm(x, change, bias, norm)[1]
 

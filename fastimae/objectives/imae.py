@@ -34,6 +34,7 @@ from fastimae.objectives.pictures import (
     predicted_images,
 )
 from fastimae.objectives.pixels import Pixels
+from fastimae.objectives.predicted import draw_predicted, patches_predicted
 from fastimae.objectives.settings import IMAESettings, JitterSettings
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class IMAE(Objective):
         teacher_precision: Literal["auto", "fp8"] = IMAESettings.teacher_precision,
         mask_ratio: float = IMAESettings.mask_ratio,
         mask_unit: int = 1,
+        predict_ratio: float | None = IMAESettings.predict_ratio,
         ignore_boundary: int = IMAESettings.ignore_boundary,
         reciprocal_pairs: bool = IMAESettings.reciprocal_pairs,
         pixels: JitterSettings | None = None,
@@ -74,9 +76,10 @@ class IMAE(Objective):
         distillation. mix_beta, mix_lambda, mix_per: how mixing ratios are drawn, or their value.
         distill_weight: weight of the distillation loss. targets: images to reconstruct.
         teacher_view: images that the teacher sees. teacher_precision: "fp8" multiplies in 8 bits on
-        GPUs that can. mask_ratio, mask_unit, ignore_boundary: see `MAE`. reciprocal_pairs: each
-        image's partner has it as partner, too; the loader must pair them so. pixels: what changes
-        images before they are mixed; None: nothing. `IMAESettings` says more of each.
+        GPUs that can. mask_ratio, mask_unit, predict_ratio, ignore_boundary: see `MAE`.
+        reciprocal_pairs: each image's partner has it as partner, too; the loader must pair them so.
+        pixels: what changes images before they are mixed; None: nothing. `IMAESettings` says more
+        of each.
         """
         super().__init__()
         if disentangle and student.heads != 2:
@@ -95,6 +98,7 @@ class IMAE(Objective):
         self.teacher_view, self.teacher_precision = teacher_view, teacher_precision
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
         self.visible = visible_patches(student.grid, mask_ratio, mask_unit)
+        self.predicted = patches_predicted(student, self.visible, predict_ratio)
         self.ignore_boundary = ignore_boundary
         check_boundary(student, mask_ratio, mask_unit, ignore_boundary)
         self.reciprocal_pairs = reciprocal_pairs
@@ -126,10 +130,12 @@ class IMAE(Objective):
 
     def draw_mask(self, batch: Batch) -> Mask:
         """Draw the mask of each mixture; with `reciprocal_pairs` partners share theirs."""
-        key = batch.key
-        if self.reciprocal_pairs:
-            key = torch.minimum(key, key[batch.partner])
+        key = self._mask_key(batch)
         return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
+
+    def _mask_key(self, batch: Batch) -> Tensor:
+        key = batch.key
+        return torch.minimum(key, key[batch.partner]) if self.reciprocal_pairs else key
 
     def forward(
         self, batch: Batch, mask: Mask | None = None, alpha: Tensor | None = None
@@ -164,7 +170,7 @@ class IMAE(Objective):
         """Count the operations per mixture, forward and backward: see `fastimae.models.flops`."""
         count = len(self.branches)
         decoded = count if self.student.heads == 2 else 1
-        flops = training_flops(self.student, self.visible, decoded)
+        flops = training_flops(self.student, self.visible, decoded, self.predicted)
         if self.teacher is None:
             return flops
         one_pass = self.reciprocal_pairs or self.teacher_view == "mixed"
@@ -234,14 +240,16 @@ class IMAE(Objective):
 
     def _reconstruction(self, batch: Batch, mask: Mask, heads: Tensor) -> Tensor:
         """Return the losses of the branches, fp32 [n]; all heads are decoded as one batch."""
-        rows = heads.flatten(0, 1), mask.repeat(len(heads))
-        pred = self.student.decode(*rows, masked_only=True)
+        of_all = mask.repeat(len(heads))
+        rows = draw_predicted(of_all, self._mask_key(batch).repeat(len(heads)), self.predicted)
+        pred = self.student.decode(heads.flatten(0, 1), of_all, rows=rows)
+        ids = rows.ids_masked[: len(mask.mask)]  # those of one head, as of the others
         subordinate_B = torch.arange(len(batch.images), device=batch.images.device)
         images = subordinate_B, batch.partner
         target_nB = torch.cat([images[branch] for branch in self.branches])
         return self._per_branch(
             lambda target, n: self.student.reconstruction_loss(
-                pred, batch.images, target, mask.ids_masked,
+                pred, batch.images, target, ids,
                 branches=n, ignore_boundary=self.ignore_boundary,
             ),
             target_nB,

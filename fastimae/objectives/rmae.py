@@ -20,6 +20,7 @@ from fastimae.objectives.batches import check_batch
 from fastimae.objectives.masked_share import say_masked_shares
 from fastimae.objectives.pictures import caption, paste, predicted_images
 from fastimae.objectives.pixels import Pixels
+from fastimae.objectives.predicted import draw_predicted, patches_predicted
 from fastimae.objectives.second_view import SecondView, second_key
 from fastimae.objectives.settings import PixelSettings, RMAESettings, SecondViewKind
 
@@ -45,6 +46,7 @@ class RMAE(Objective):
         mask_unit: int = 1,
         second_view: SecondViewKind = RMAESettings.second_view,
         second_mask_ratio: float = RMAESettings.second_mask_ratio,
+        predict_ratio: float | None = RMAESettings.predict_ratio,
         constraint_weight: float = RMAESettings.constraint_weight,
         pixels: PixelSettings | None = None,
     ) -> None:
@@ -53,8 +55,9 @@ class RMAE(Objective):
         mask_ratio: share of patches that the first view hides. mask_unit: side, in patches, of the
         squares that are masked as a whole. second_view: "complement", what the first view hides
         (equation 6); "independent", another mask, of second_mask_ratio (the dagger of table 1);
-        "full", the whole image (its double dagger). constraint_weight: lambda. pixels: what changes
-        images first; None: nothing. Raises ValueError if no such mask can be drawn.
+        "full", the whole image (its double dagger). predict_ratio: share of patches, of those that
+        the first view hides, that are predicted; None: all. constraint_weight: lambda. pixels: what
+        changes images first; None: nothing. Raises ValueError if no such mask can be drawn.
         """
         super().__init__()
         self.student, self.pixels = student, Pixels(student, pixels)
@@ -64,6 +67,7 @@ class RMAE(Objective):
         )
         self.constraint_weight = constraint_weight
         visible = visible_patches(student.grid, mask_ratio, mask_unit)
+        self.predicted = patches_predicted(student, visible, predict_ratio)
         self.visible = visible, self.second.patches_seen(student, visible)
 
     @classmethod
@@ -87,21 +91,25 @@ class RMAE(Objective):
         check_batch(self.student, batch, mask)
         batch, first = self.pixels(batch), mask or self.draw_mask(batch.key)
         second = self.second.draw_mask(self.student, batch.key, first)
+        rows = draw_predicted(first, batch.key, self.predicted)
         one_BMV, other_BMV = (
-            self._predict(batch, each, view, first) for view, each in enumerate((first, second))
+            self._predict(batch, each, view, rows) for view, each in enumerate((first, second))
         )
-        kept = self.second.shown(first, second)
+        kept = self.second.shown(rows, second)
         target = torch.arange(len(batch.images), device=batch.images.device)
         distance = pair_l2(one_BMV, other_BMV, kept=kept)
         constraint = self.student.reconstruction_loss(
-            other_BMV, batch.images, target, first.ids_masked, kept=kept
+            other_BMV, batch.images, target, rows.ids_masked, kept=kept
         )
         loss = distance + self.constraint_weight * constraint
         return {"loss": loss, "distance": distance, "constraint": constraint}
 
     def train_flops(self) -> int:
         """Count the operations per image, forward and backward: see `fastimae.models.flops`."""
-        return sum(training_flops(self.student, visible) for visible in self.visible)
+        return sum(
+            training_flops(self.student, visible, predicted=self.predicted)
+            for visible in self.visible
+        )
 
     @property
     def picture_note(self) -> str:
@@ -129,5 +137,5 @@ class RMAE(Objective):
         student = self.student
         patches_BKV = self.pixels.visible_patches(student, batch, mask, view=view)
         key = second_key(batch.key) if view else batch.key
-        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep, key))
+        (head_BNE,) = student.split(student.encode_for_decoder(patches_BKV, mask.ids_keep, key))
         return student.decode(head_BNE, mask, rows=rows)

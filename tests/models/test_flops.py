@@ -25,14 +25,15 @@ def model(**overrides):
 
 
 def counted(objective, batch):
-    """Count the operations per image that torch sees, with all rows of the last block."""
+    """Count the operations per image that torch sees, with all rows of MAE's last block."""
     student = objective.student
     decode = student.decode
 
     def every_row(head, mask, masked_only=True, rows=None):
         return gather_rows(decode(head, mask), (rows or mask).ids_masked)
 
-    student.decode = every_row
+    if student.has_decoder and student.decoder_attention == "self":
+        student.decode = every_row
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         objective(batch)["loss"].backward()
     return counter.get_total_flops() / IMAGES
@@ -42,6 +43,26 @@ def counted(objective, batch):
 def test_of_an_image(make_batch, mask):
     objective = MAE(model(mlp_ratio=3.0), **mask)
     assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
+
+
+@pytest.mark.parametrize("predict", [None, 0.25], ids="predict={}".format)
+@pytest.mark.parametrize("weighted", [False, True], ids="weighted={}".format)
+def test_of_a_cross_decoder(make_batch, predict, weighted):
+    student = model(decoder_attention="cross", weighted_feature_maps=weighted, mlp_ratio=3.0)
+    objective = MAE(student, predict_ratio=predict)
+    assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
+
+
+@pytest.mark.parametrize("kind", [IMAE, RMAE])
+def test_of_a_cross_decoder_that_is_used_twice(make_batch, kind):
+    student = model(decoder_attention="cross", heads=2 if kind is IMAE else 1)
+    objective = kind(student, predict_ratio=0.25)
+    assert objective.train_flops() == counted(objective, make_batch(IMAGES, IMAGE, CHANNELS))
+
+
+def test_of_a_share_in_maes_decoder():
+    """What its last block saves is not subtracted, as without a share."""
+    assert MAE(model(), predict_ratio=0.25).train_flops() == MAE(model()).train_flops()
 
 
 @pytest.mark.parametrize("view", ["complement", "independent", "full"])
