@@ -20,6 +20,7 @@ from fastimae.kernels.rows import masked_rows
 from fastimae.models.cross_decoder import CrossBlock, predict_rows, weighted_latents
 from fastimae.models.encoder import TOKEN_STD, Encoder
 from fastimae.models.settings import (
+    DECODER_ATTENTION,
     HEAD_SPACE,
     MASK_RATIO,
     DecoderAttention,
@@ -58,7 +59,7 @@ class MaskedAutoencoder(Encoder):
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
-        decoder_attention: DecoderAttention = "self",
+        decoder_attention: DecoderAttention = DECODER_ATTENTION,
         weighted_feature_maps: bool = False,
         mlp_ratio: float = 4.0,
         class_tokens: int = ModelSettings.class_tokens,

@@ -13,6 +13,7 @@ from fastimae.settings import Expert, Free, Idle, PositiveInt, Rate, Settings
 HeadSpace = Literal["decoder", "encoder"]
 HEAD_SPACE: HeadSpace = "decoder"
 DecoderAttention = Literal["self", "cross"]
+DECODER_ATTENTION: DecoderAttention = "self"
 MASK_RATIO = 0.75
 OF_DECODER = (
     *("decoder_embed_dim", "decoder_depth", "decoder_num_heads", "decoder_attention"),
@@ -39,7 +40,7 @@ class ModelSettings(Settings):
     """Blocks of the decoder. None: as the model's name says."""
     decoder_num_heads: Expert[PositiveInt | None] = None
     """Attention heads of the decoder. None: as the model's name says."""
-    decoder_attention: Expert[DecoderAttention] = "self"
+    decoder_attention: Expert[DecoderAttention] = DECODER_ATTENTION
     """What the decoder's tokens attend to: each other (MAE), or only the latent (CrossMAE)."""
     weighted_feature_maps: Expert[bool] = False
     """Each block of a cross decoder attends to its own sum of all encoder blocks' outputs."""
