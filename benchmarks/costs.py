@@ -21,6 +21,7 @@ from benchmarks.timing import in_rounds
 from benchmarks.train.cases import (
     CASES,
     CROSSMAE,
+    PIXIO,
     SMOKE_CASES,
     TrainCase,
     make_batch,
@@ -41,6 +42,7 @@ NAMES: dict[str, tuple[str, dict[str, object]]] = {
     "CrossMAE": ("mae", CROSSMAE),
     "CrossMAE, weighted feature maps": ("mae", {**CROSSMAE, "sizes": MAPS}),
     "i-MAE with CrossMAE's decoder": ("imae", CROSSMAE),
+    "Pixio, at MAE's image size": ("mae", PIXIO),
     "R-MAE": ("rmae", {}),
     "R-MAE, dagger": ("rmae", {"settings": (("second_view", "independent"),)}),
     "R-MAE, double dagger": ("rmae", {"settings": (("second_view", "full"),)}),

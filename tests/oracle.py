@@ -64,7 +64,7 @@ def attend(query, key, value, heads):
 def block(x, state, name, heads, memory=None, paths=(1, 1)):
     """Apply a transformer block, [N, D] -> [N, D]; with a memory [K, D], attend to that instead.
 
-    paths: factors of what it adds, attention's first.
+    paths: factors of what attention and MLP add.
     """
     width = x.shape[1]
     normed = layer_norm(x, state, f"{name}.norm1")
@@ -73,8 +73,7 @@ def block(x, state, name, heads, memory=None, paths=(1, 1)):
     else:
         query = linear(normed, state, f"{name}.attn.q")
         others = linear(memory, state, f"{name}.attn.kv").split(width, 1)
-    attended = linear(attend(query, *others, heads), state, f"{name}.attn.proj")
-    x = x + paths[0] * attended
+    x = x + paths[0] * linear(attend(query, *others, heads), state, f"{name}.attn.proj")
     hidden = gelu(linear(layer_norm(x, state, f"{name}.norm2"), state, f"{name}.mlp.fc1"))
     return x + paths[1] * linear(hidden, state, f"{name}.mlp.fc2")
 
@@ -83,12 +82,11 @@ def count(state, prefix):
     return len({name.split(".")[1] for name in state if name.startswith(prefix)})
 
 
-def encode(patches, visible, state, heads, paths=None, weights=()):
-    """Encode the patches of a (normalised) image at its visible ids -> [n + K, D], after n class
-    tokens.
+def encode(patches, visible, state, heads, weights=(), paths=None):
+    """Encode the patches of a (normalised) image at its visible ids -> [n + K, D].
 
-    paths: two factors for each block, see `block`. weights: of the input and of each block's
-    output, whose sum is the latent.
+    n class tokens come first. weights: of the input and of each block's output, whose sum is the
+    latent. paths: two factors for each block, see `block`.
     """
     kernel = state["patch_embed.proj.weight"]  # [D, C, P, P]
     side, channels = kernel.shape[-1], kernel.shape[1]
@@ -125,7 +123,7 @@ def decode(latent, visible, patches, state, heads):
 
 def decode_across(latents, state, heads):
     """Decode with cross-attention alone, each block to its latent [1 + K, E]: [L, P*P*C]."""
-    x = state["mask_token"][0] + state["decoder_pos_embed"][0, 1:]
+    x = state["mask_token"][0] + state["decoder_pos_embed"][0, state["cls_token"].shape[1] :]
     for number, latent in enumerate(latents):
         x = block(x, state, f"decoder_blocks.{number}", heads, memory=latent)
     return linear(layer_norm(x, state, "decoder_norm"), state, "decoder_pred")
@@ -177,7 +175,8 @@ def mae_loss(
     paths = paths or [None] * len(images)
     for image, ids, of_image in zip(images, visible, paths, strict=True):
         patches = patches_of(normalised(image, mean, std), patch)
-        latent = linear(encode(patches, ids, state, heads, of_image), state, "decoder_embed")
+        latent = encode(patches, ids, state, heads, paths=of_image)
+        latent = linear(latent, state, "decoder_embed")
         pred = decode(latent, ids, len(patches), state, decoder_heads)
         losses.append(pixel_loss(pred, patches, ids, norm_pix))
     return sum(losses) / len(losses)

@@ -76,6 +76,8 @@ CROSSMAE = {
     "sizes": (("decoder_attention", "cross"), ("decoder_depth", 12)),
 }
 """CrossMAE's decoder, and the share of patches that it predicts (Fu et al., 2025)."""
+PIXIO = {"sizes": (("class_tokens", 8), ("decoder_depth", 32))}
+"""Pixio's class tokens and decoder (Yang et al., 2025)."""
 CASES = {
     case.name: case
     for case in (
@@ -90,6 +92,10 @@ CASES = {
         _case(
             "imae_cross_vit_base_patch16", "imae", "mae_vit_base_patch16", 128, 8, ladder=False,
             **CROSSMAE,
+        ),
+        _case(
+            "pixio_vit_base_patch16", "mae", "mae_vit_base_patch16", 128, 8, img_size=256,
+            ladder=False, settings=(("mask_patch_size", 64),), **PIXIO,
         ),
         _case("imae_cifar10", "imae", "mae_vit_tiny_patch4", 1024, 128, img_size=32),
         _case("mae_vit_large_patch16", "mae", "mae_vit_large_patch16", 128, 8, ladder=False),

@@ -79,16 +79,20 @@ def _attending(block: CrossBlock, memory: Tensor) -> Callable[..., tuple[Tensor,
     return lambda x, change, bias, *_: block(x, change, bias, memory)
 
 
-def weighted_latents(model: MaskedAutoencoder, x_BND: Tensor, key: Tensor | None = None) -> Tensor:
+def weighted_latents(
+    blocks: nn.ModuleList,
+    norm: nn.Module,
+    x_BND: Tensor,
+    weight_TF: Tensor,
+    paths: Tensor | None = None,
+) -> Tensor:
     """Run the encoder's blocks, and return a latent for each decoder block: [B, T, N, D].
 
-    x: their input. key: see `MaskedAutoencoder.encode`. Each latent is the norm of its own weighted
-    sum of feature maps (paper, "inter-block attention"). Ours: the norm, which is the encoder's
-    last one, so that weights (0, ..., 0, 1) give the usual latent.
+    Each is the norm of its own weighted sum of feature maps (paper, "inter-block attention"). Ours:
+    the norm, which is the encoder's last one, so that weights (0, ..., 0, 1) give the usual latent.
+    paths: see `run_blocks`.
     """
-    blocks, every = model.blocks, range(len(model.blocks))
-    outputs = block_outputs(blocks, nn.Identity(), x_BND, every, model.paths(key))
+    outputs = block_outputs(blocks, nn.Identity(), x_BND, range(len(blocks)), paths)
     maps_BFND = torch.stack([x_BND, *(output for _, output in outputs)], dim=1)
-    weight_BTF = model.decoder_map_weights.to(x_BND.dtype).expand(len(x_BND), -1, -1)
-    sums_BTND = torch.bmm(weight_BTF, maps_BFND.flatten(2)).unflatten(2, x_BND.shape[1:])
-    return model.norm(sums_BTND)
+    weight_BTF = weight_TF.to(x_BND.dtype).expand(len(x_BND), -1, -1)
+    return norm(torch.bmm(weight_BTF, maps_BFND.flatten(2)).unflatten(2, x_BND.shape[1:]))

@@ -178,10 +178,10 @@ class Encoder(nn.Module):
 
     def run(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         """Run the blocks and the norm on their input [B, N, D]. key: see `encode`."""
-        return run_blocks(self.blocks, self.norm, x, paths=self.paths(key))
+        return run_blocks(self.blocks, self.norm, x, paths=self.draw_paths(key))
 
-    def paths(self, key: Tensor | None) -> Tensor | None:
-        """Draw each sample's paths through the blocks, see `path_factors`; None: all, undropped."""
+    def draw_paths(self, key: Tensor | None) -> Tensor | None:
+        """Return the factors of `path_factors`, or None if all are 1. key: see `encode`."""
         if not self.drops_paths:
             return None
         if key is None:

@@ -172,11 +172,12 @@ class MaskedAutoencoder(Encoder):
         """Encode visible patches [B, K, P*P*C] to what `split`, and then `decode`, take.
 
         That is `encode`, or with weighted feature maps a latent for each of T decoder blocks,
-        [B, T, n + K, D]. key: see `encode`.
+        [B, T, n + K, D].
         """
         if not self.weighted_feature_maps:
             return self.encode(patches, ids_keep, key)
-        return weighted_latents(self, self.embed(patches, ids_keep), key)
+        x_BND, paths = self.embed(patches, ids_keep), self.draw_paths(key)
+        return weighted_latents(self.blocks, self.norm, x_BND, self.decoder_map_weights, paths)
 
     def split(self, latent: Tensor) -> Tensor:
         """Apply each head to latents [B, n + K, D]: [heads, B, n + K, D or E], in `head_space`.
@@ -184,8 +185,8 @@ class MaskedAutoencoder(Encoder):
         Latents for each decoder block, [B, T, n + K, D], keep that axis.
         """
         before = ("B", "T") if latent.ndim == 4 else ("B",)
-        width = self.pos_embed.shape[-1]
-        check_shape("latent", latent, *before, f"{self.class_tokens} + K", width)
+        tokens = f"{self.class_tokens} + K"
+        check_shape("latent", latent, *before, tokens, self.pos_embed.shape[-1])
         if self.heads == 1:
             return (latent if self.head_space == "encoder" else self.decoder_embed(latent))[None]
         return torch.stack([self.decoder_embed1(latent), self.decoder_embed2(latent)])
@@ -204,8 +205,8 @@ class MaskedAutoencoder(Encoder):
             check_mask(each, len(head), self.patches)
         in_encoder_space = self.head_space == "encoder"
         width = (self.pos_embed if in_encoder_space else self.mask_token).shape[-1]
-        tokens = self.class_tokens + mask.ids_keep.shape[1]
         per_block = (len(self.decoder_blocks),) * self.weighted_feature_maps
+        tokens = self.class_tokens + mask.ids_keep.shape[1]
         check_shape("head", head, len(head), *per_block, tokens, width)
         if in_encoder_space:
             head = self.decoder_embed(head)

@@ -40,14 +40,14 @@ class ModelSettings(Settings):
     """Blocks of the decoder. None: as the model's name says."""
     decoder_num_heads: Expert[PositiveInt | None] = None
     """Attention heads of the decoder. None: as the model's name says."""
-    class_tokens: Expert[PositiveInt] = 1
-    """Class tokens of encoder and decoder. Pixio: 8."""
-    drop_path: Expert[Rate] = 0.0
-    """Share of samples that skip attention or MLP in the encoder's last block; the first: none."""
     decoder_attention: Expert[DecoderAttention] = DECODER_ATTENTION
     """What the decoder's tokens attend to: each other (MAE), or only the latent (CrossMAE)."""
     weighted_feature_maps: Expert[bool] = False
     """Each block of a cross decoder attends to its own sum of all encoder blocks' outputs."""
+    class_tokens: Expert[PositiveInt] = 1
+    """Class tokens of encoder and decoder. Pixio: 8."""
+    drop_path: Expert[Rate] = 0.0
+    """Share of samples that skip attention or MLP in the encoder's last block; the first: none."""
     norm_pix_loss: bool = False
     """Normalise target patches: better features, less natural reconstructions."""
     init: Free[Path | None] = None

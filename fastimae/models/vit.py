@@ -258,7 +258,7 @@ def block_outputs(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (number, output after `norm`, [B, N, D]) of the wanted blocks, numbered from 0.
 
-    paths: as in `run_blocks`.
+    paths: see `run_blocks`.
     """
     x, (change, bias) = x_BND, _ZeroChange.apply(x_BND)
     for number, block in zip(range(max(wanted, default=-1) + 1), blocks, strict=False):

@@ -127,6 +127,6 @@ class MAE(Objective):
         """Return what the decoder makes of all patches, or of those that rows hides."""
         student = self.student
         patches_BKV = self.pixels.visible_patches(student, batch, mask)
-        encoded = student.encode_for_decoder(patches_BKV, mask.ids_keep, batch.key)
-        (head_BNE,) = student.split(encoded)
+        latent = student.encode_for_decoder(patches_BKV, mask.ids_keep, batch.key)
+        (head_BNE,) = student.split(latent)
         return student.decode(head_BNE, mask, rows=rows)

@@ -147,6 +147,5 @@ class RMAE(Objective):
         student = self.student
         patches_BKV = self.pixels.visible_patches(student, batch, mask, view=view)
         key = second_key(batch.key) if view else batch.key
-        encoded = student.encode_for_decoder(patches_BKV, mask.ids_keep, key)
-        (head_BNE,) = student.split(encoded)
+        (head_BNE,) = student.split(student.encode_for_decoder(patches_BKV, mask.ids_keep, key))
         return student.decode(head_BNE, mask, rows=rows)

@@ -35,9 +35,10 @@ def check_gradients(module, state):
             )
 
 
+@pytest.mark.parametrize("decoder", ["self", "cross"])
 @pytest.mark.parametrize("mask_ratio", [0.75, 0.25])  # mask tokens shared, and not
-def test_maes_loss_is_the_oracles(make_batch, mask_ratio):
-    batch, student = make_batch(3, (32, 32)), model()
+def test_maes_loss_is_the_oracles(make_batch, mask_ratio, decoder):
+    batch, student = make_batch(3, (32, 32)), model(decoder_attention=decoder)
     objective = MAE(student, mask_ratio=mask_ratio)
     loss = objective(batch)["loss"]
     loss.backward()

@@ -144,6 +144,17 @@ def test_each_view_has_draws_of_its_own(make_batch):
     assert torch.equal(mixed, batch.key)
 
 
+def test_weighted_feature_maps_are_of_the_paths_that_are_taken(make_batch):
+    """The last map alone is the usual latent."""
+    batch = make_batch(4, (32, 32))
+    maps = student(decoder_attention="cross", weighted_feature_maps=True, decoder_depth=1)
+    usual = student(decoder_attention="cross", decoder_depth=1)
+    maps.decoder_map_weights.data = torch.tensor([[0.0, 0, 0, 1]])
+    usual.load_state_dict(maps.state_dict(), strict=False)
+    one, other = (MAE(model, **MASKING).train()(batch)["loss"] for model in (maps, usual))
+    torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("mask_tokens", [True, False])
 def test_the_target_of_cmae_drops_nothing(make_batch, mask_tokens):
     settings = CMAESettings(
