@@ -20,6 +20,8 @@ from benchmarks.harness import BenchmarkReport, log_progress, number, table, usu
 from benchmarks.timing import in_rounds
 from benchmarks.train.cases import (
     CASES,
+    CROSSMAE,
+    PIXIO,
     SMOKE_CASES,
     TrainCase,
     make_batch,
@@ -33,16 +35,23 @@ from fastimae.objectives import Objective
 from fastimae.streams import closed_early_is_fine
 
 PROG = "python -m benchmarks.costs"
+MAPS = (*CROSSMAE["sizes"], ("weighted_feature_maps", True))
 NAMES: dict[str, tuple[str, dict[str, object]]] = {
     "MAE": ("mae", {}),
     "i-MAE, with a teacher": ("imae", {}),
+    "CrossMAE": ("mae", CROSSMAE),
+    "CrossMAE, weighted feature maps": ("mae", {**CROSSMAE, "sizes": MAPS}),
+    "i-MAE with CrossMAE's decoder": ("imae", CROSSMAE),
+    "Pixio, at MAE's image size": ("mae", PIXIO),
     "R-MAE": ("rmae", {}),
-    "R-MAE, dagger": ("rmae", {"second_view": "independent"}),
-    "R-MAE, double dagger": ("rmae", {"second_view": "full"}),
+    "R-MAE, dagger": ("rmae", {"settings": (("second_view", "independent"),)}),
+    "R-MAE, double dagger": ("rmae", {"settings": (("second_view", "full"),)}),
     "C-MAE": ("cmae", {}),
-    "C-MAE without mask tokens": ("cmae", {"encoder_mask_tokens": False, "second_view": "full"}),
-}
-"""Names of rows, each with an objective and its settings. MAE comes first."""
+    "C-MAE without mask tokens": (
+        "cmae", {"settings": (("encoder_mask_tokens", False), ("second_view", "full"))},
+    ),
+}  # fmt: skip
+"""Names of rows, each with an objective, and what else its `TrainCase` has. MAE comes first."""
 COUNTED = CASES["mae_vit_base_patch16"]
 MEASURED = dataclasses.replace(COUNTED, model="mae_vit_small_patch16")
 SMOKE = SMOKE_CASES["mae_vit_nano_patch8"]
@@ -101,8 +110,8 @@ def measured(case: TrainCase, device: torch.device, rounds: int) -> Iterator[lis
         ]
 
 
-def _with(case: TrainCase, objective: str, settings: Mapping[str, object]) -> TrainCase:
-    return dataclasses.replace(case, objective=objective, settings=tuple(settings.items()))
+def _with(case: TrainCase, objective: str, changes: Mapping[str, object]) -> TrainCase:
+    return dataclasses.replace(case, objective=objective, **changes)
 
 
 def counted(case: TrainCase) -> Row:

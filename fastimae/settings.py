@@ -73,9 +73,10 @@ Count = Annotated[int, NOT_NEGATIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "must be in 0..1, not {}")]
 InnerShare = Annotated[float, Range(lambda value: 0 < value < 1, "must be between 0 and 1, not {}")]
-MaskShare = Annotated[
+Rate = Annotated[
     float, Range(lambda value: 0 <= value < 1, "must be at least 0 and below 1, not {}")
 ]
+MaskShare = Rate
 """The share of patches that are masked, where none may be."""
 PositiveShare = Annotated[
     float, Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1, not {}")

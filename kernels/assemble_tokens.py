@@ -1,8 +1,8 @@
 """The decoder's input: visible tokens in their positions, mask tokens elsewhere, positions added.
 
-B = batch, L = patches of an image, K = visible patches, E = token width. Row 0 of a sample is its
-class token. ids_restore[b, l] = rank of patch l: below K, row 1 + rank of x holds its token; the
-other patches are masked.
+B = batch, L = patches of an image, K = visible patches, C = class tokens, E = token width. The
+first C rows of a sample are its class tokens. ids_restore[b, l] = rank of patch l: below K, row
+C + rank of x holds its token; the other patches are masked.
 """
 
 from __future__ import annotations
@@ -29,27 +29,29 @@ def _forward_kernel(
     batch,
     keep,
     PATCHES: tl.constexpr,
+    FIRST: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out[b, n] = (x[b, 1 + rank] if visible else mask_token) + positions[n].
+    """out[b, n] = (x[b, FIRST + rank] if visible else mask_token) + positions[n].
 
-    x [batch, 1 + keep, WIDTH], mask_token [WIDTH], positions [1 + PATCHES, WIDTH], ids_restore
-    [batch, PATCHES], out [batch, 1 + PATCHES, WIDTH], all contiguous. mask_token and positions
-    are rounded to the dtype of x first. Grid: (row n of ROWS samples, columns); all samples of a
-    program share one position.
+    FIRST: row of the first patch. x [batch, FIRST + keep, WIDTH], mask_token [WIDTH], positions
+    [FIRST + PATCHES, WIDTH], ids_restore [batch, PATCHES], out [batch, FIRST + PATCHES, WIDTH], all
+    contiguous. mask_token and positions are rounded to the dtype of x first. Grid: (row n of ROWS
+    samples, columns); all samples of a program share one position.
     """
     program = tl.program_id(0)
-    row = program % (PATCHES + 1)
-    sample = (program // (PATCHES + 1)).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = program % (PATCHES + FIRST)
+    sample = (program // (PATCHES + FIRST)).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside, wide = sample < batch, column < WIDTH
-    ranked = sample < tl.where(row > 0, batch, 0)  # class tokens have no rank and take -1: row 0
-    rank = tl.load(ids_restore_ptr + sample * PATCHES + row - 1, mask=ranked, other=-1)
+    ranked = sample < tl.where(row >= FIRST, batch, 0)  # class tokens have no rank, but their row
+    patch = row - FIRST
+    rank = tl.load(ids_restore_ptr + sample * PATCHES + patch, mask=ranked, other=patch)
     visible = (rank < keep)[:, None]
     tokens = tl.load(
-        x_ptr + (sample * (keep + 1) + rank + 1)[:, None] * WIDTH + column[None, :],
+        x_ptr + (sample * (keep + FIRST) + FIRST + rank)[:, None] * WIDTH + column[None, :],
         mask=inside[:, None] & visible & wide[None, :],
         other=0.0,
     )
@@ -59,7 +61,7 @@ def _forward_kernel(
     position = position.to(tokens.dtype).to(tl.float32)[None, :]
     out = tl.where(visible, tokens.to(tl.float32), fill) + position
     tl.store(
-        out_ptr + (sample * (PATCHES + 1) + row)[:, None] * WIDTH + column[None, :],
+        out_ptr + (sample * (PATCHES + FIRST) + row)[:, None] * WIDTH + column[None, :],
         out.to(tokens.dtype),
         mask=inside[:, None] & wide[None, :],
     )
@@ -74,16 +76,17 @@ def _backward_kernel(
     rows,
     keep,
     PATCHES: tl.constexpr,
+    FIRST: tl.constexpr,
     WIDTH: tl.constexpr,
     TILES: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """grad_x[b, 1 + rank] = grad[b, n] where visible; partial[program] = sum of masked rows.
+    """grad_x[b, FIRST + rank] = grad[b, n] where visible; partial[program] = sum of masked rows.
 
-    grad [rows = batch * (1 + PATCHES), WIDTH], grad_x [batch * (1 + keep), WIDTH], partial fp32
-    [programs, WIDTH], contiguous. Grid: (TILES * ROWS rows of grad, columns). Each row of grad is
-    read once, and its rank gives its row of grad_x, so no inverse of ids_restore is needed.
+    grad [rows = batch * (FIRST + PATCHES), WIDTH], grad_x [batch * (FIRST + keep), WIDTH], partial
+    fp32 [programs, WIDTH], contiguous. Grid: (TILES * ROWS rows of grad, columns). Each row of grad
+    is read once, and its rank gives its row of grad_x, so no inverse of ids_restore is needed.
     """
     program = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -92,17 +95,17 @@ def _backward_kernel(
     for tile in range(TILES):
         row = (program * TILES + tile) * ROWS + tl.arange(0, ROWS)
         inside = row < rows
-        sample, patch = (row // (PATCHES + 1)).to(tl.int64), row % (PATCHES + 1) - 1
+        sample, patch = (row // (PATCHES + FIRST)).to(tl.int64), row % (PATCHES + FIRST) - FIRST
         rank = tl.load(
-            ids_restore_ptr + sample * PATCHES + patch, mask=inside & (patch >= 0), other=-1
+            ids_restore_ptr + sample * PATCHES + patch, mask=inside & (patch >= 0), other=patch
         )
-        visible = (rank < keep)[:, None]
+        visible, own = (rank < keep)[:, None], sample * (keep + FIRST) + FIRST + rank
         mask = inside[:, None] & wide[None, :]
         grad = tl.load(
             grad_ptr + row.to(tl.int64)[:, None] * WIDTH + column[None, :], mask=mask, other=0.0
         )
         tl.store(
-            grad_x_ptr + (sample * (keep + 1) + rank + 1)[:, None] * WIDTH + column[None, :],
+            grad_x_ptr + own[:, None] * WIDTH + column[None, :],
             grad,
             mask=mask & visible,
         )
@@ -132,7 +135,8 @@ def _assemble_tokens(
     if not on_triton:
         return _forward_torch(x, mask_token, positions, ids_restore)
     out = _empty_out(x, mask_token, positions, ids_restore, on_triton)
-    batch, rows, width = out.shape
+    batch, patches = ids_restore.shape
+    rows, width = out.shape[1:]
     if not batch:
         return out
     settings = row_tiles(width)
@@ -146,8 +150,9 @@ def _assemble_tokens(
         ids_restore_ptr=ids_restore.contiguous(),
         out_ptr=out,
         batch=batch,
-        keep=x.shape[1] - 1,
-        PATCHES=rows - 1,
+        keep=x.shape[1] - (rows - patches),
+        PATCHES=patches,
+        FIRST=rows - patches,
         WIDTH=width,
         **settings,
     )
@@ -158,19 +163,20 @@ def _assemble_tokens(
 def _empty_out(
     x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor, on_triton: bool
 ) -> Tensor:
-    return x.new_empty(len(x), ids_restore.shape[1] + 1, x.shape[2])
+    return x.new_empty(len(x), *positions.shape[1:])
 
 
 @torch.library.custom_op("fastimae::assemble_tokens_backward", mutates_args=())
 def _assemble_tokens_backward(
     grad: Tensor, ids_restore: Tensor, keep: int, on_triton: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of x, [B, 1 + keep, E] in its dtype, and of the mask token, [E] in fp32
+    """Return the gradients of x, [B, C + keep, E] in its dtype, and of the mask token, [E] in fp32
     or better."""
     if not on_triton:
         return _backward_torch(grad, ids_restore, keep)
     grad_x, grad_token = _empty_grads(grad, ids_restore, keep, on_triton)
     batch, rows, width = grad.shape
+    patches = ids_restore.shape[1]
     if not batch:
         return grad_x, grad_token.zero_()
     settings = row_tiles(width)
@@ -186,7 +192,8 @@ def _assemble_tokens_backward(
         partial_ptr=partial,
         rows=batch * rows,
         keep=keep,
-        PATCHES=rows - 1,
+        PATCHES=patches,
+        FIRST=rows - patches,
         WIDTH=width,
         TILES=tiles,
         **settings,
@@ -198,13 +205,15 @@ def _assemble_tokens_backward(
 def _empty_grads(
     grad: Tensor, ids_restore: Tensor, keep: int, on_triton: bool
 ) -> tuple[Tensor, Tensor]:
-    batch, _, width = grad.shape
-    return grad.new_empty(batch, keep + 1, width), grad.new_empty(width, dtype=_sum_dtype(grad))
+    (batch, rows, width), patches = grad.shape, ids_restore.shape[1]
+    grad_x = grad.new_empty(batch, rows - patches + keep, width)
+    return grad_x, grad.new_empty(width, dtype=_sum_dtype(grad))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, mask_token, positions, ids_restore, ctx.on_triton = inputs
-    ctx.keep, ctx.dtypes = x.shape[1] - 1, (mask_token.dtype, positions.dtype)
+    ctx.keep = x.shape[1] - (positions.shape[1] - ids_restore.shape[1])
+    ctx.dtypes = mask_token.dtype, positions.dtype
     ctx.save_for_backward(ids_restore)
 
 
@@ -227,31 +236,34 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 def _forward_torch(x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: Tensor) -> Tensor:
     positions = positions.to(x.dtype)
     out_BNE = (mask_token.to(x.dtype) + positions).repeat(len(x), 1, 1)
-    rows = rows_by_rank(ids_restore)[:, : x.shape[1]].flatten()
+    rows = rows_by_rank(ids_restore, positions.shape[1])[:, : x.shape[1]].flatten()
     tokens = x.flatten(0, 1) + positions[0].index_select(0, rows % positions.shape[1])
     out_BNE.flatten(0, 1).index_copy_(0, rows, tokens)
     return out_BNE
 
 
 def _backward_torch(grad: Tensor, ids_restore: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    batch, _, width = grad.shape
-    flat, rows_BN = grad.flatten(0, 1), rows_by_rank(ids_restore)
-    grad_x = flat.index_select(0, rows_BN[:, : keep + 1].flatten())
-    masked_BM = rows_BN[:, keep + 1 :]
+    batch, rows, width = grad.shape
+    flat, rows_BN = grad.flatten(0, 1), rows_by_rank(ids_restore, rows)
+    seen = rows - ids_restore.shape[1] + keep
+    grad_x = flat.index_select(0, rows_BN[:, :seen].flatten())
+    masked_BM = rows_BN[:, seen:]
     starts = torch.arange(batch, device=grad.device) * masked_BM.shape[1]
     sums_BE = F.embedding_bag(masked_BM.flatten(), flat, starts, mode="sum")  # copies no row
-    return grad_x.view(batch, keep + 1, width), sums_BE.sum(0, dtype=_sum_dtype(grad))
+    return grad_x.view(batch, seen, width), sums_BE.sum(0, dtype=_sum_dtype(grad))
 
 
-def rows_by_rank(ids_restore: Tensor) -> Tensor:
-    """Return the row numbers of the flat output, int64 [B, 1 + L], in order of rank.
+def rows_by_rank(ids_restore: Tensor, rows: int) -> Tensor:
+    """Return the row numbers of the flat output, int64 [B, rows], in order of rank.
 
-    Each sample's class token comes first, then its visible patches, then its masked ones.
+    rows: C + L. Each sample's class tokens come first, then its visible patches, then its masked
+    ones.
     """
     batch, patches = ids_restore.shape
-    row_BL = torch.arange(1, 1 + patches, device=ids_restore.device).expand(batch, -1)
-    rows_BN = row_BL.new_zeros(batch, 1 + patches).scatter_(1, ids_restore.long() + 1, row_BL)
-    return rows_BN + torch.arange(batch, device=rows_BN.device)[:, None] * (1 + patches)
+    row_BN = torch.arange(rows, device=ids_restore.device).expand(batch, -1)
+    first = rows - patches
+    ranked_BN = row_BN.scatter(1, ids_restore.long() + first, row_BN[:, first:])
+    return ranked_BN + torch.arange(batch, device=row_BN.device)[:, None] * rows
 
 
 def assemble_tokens(
@@ -260,11 +272,12 @@ def assemble_tokens(
     """Assemble the decoder's input from visible tokens and mask tokens (MAE, section 3).
 
     Visible tokens go to their positions, the mask token everywhere else; positions are added.
-    x: [B, 1 + K, E], class token first. mask_token: [1, 1, E]. positions: [1, 1 + L, E]. Any
-    float dtype; the latter two are rounded to that of x. ids_restore: integer [B, L], each row a
-    permutation (`Mask.ids_restore`). impl: "triton", "torch", or "auto" for the faster available.
+    x: [B, C + K, E], class tokens first. mask_token: [1, 1, E]. positions: [1, C + L, E], C = 1 in
+    MAE. Any float dtype; the latter two are rounded to that of x. ids_restore: integer [B, L], each
+    row a permutation (`Mask.ids_restore`). impl: "triton", "torch", or "auto" for the faster
+    available.
 
-    Returns [B, 1 + L, E] in the dtype of x. Gradients flow to x, mask_token and positions; sums
+    Returns [B, C + L, E] in the dtype of x. Gradients flow to x, mask_token and positions; sums
     over the batch are at least fp32, and the same in every run.
     Raises ValueError if shapes do not fit together, and if impl="triton" cannot run.
     """

@@ -230,9 +230,9 @@ def check_tokens(x: Tensor, mask_token: Tensor, positions: Tensor, ids_restore: 
     fits = x.ndim == 3 and ids_restore.ndim == 2 and len(x) == len(ids_restore)
     if fits:
         patches, width = ids_restore.shape[1], x.shape[2]
-        fits = 1 <= x.shape[1] <= 1 + patches
+        fits = positions.ndim == 3 and positions.shape[::2] == (1, width)
         fits = fits and mask_token.shape == (1, 1, width)
-        fits = fits and positions.shape == (1, 1 + patches, width)
+        fits = fits and 1 <= positions.shape[1] - patches <= x.shape[1] <= positions.shape[1]
     if not fits:
         shapes = [tuple(part.shape) for part in (x, mask_token, positions, ids_restore)]
         raise ValueError(
@@ -266,10 +266,19 @@ def check_spread(rows: Tensor, ids_keep: Tensor, ids_restore: Tensor) -> None:
     """Raise ValueError unless rows are as `spread_rows` expects them for a mask."""
     check_shape("ids_restore", ids_restore, len(ids_keep), "L")
     (batch, keep), patches = ids_keep.shape, ids_restore.shape[1]
-    check_shape("rows", rows, batch * (1 + keep) + patches, "W")
+    first = class_tokens(len(rows), batch, keep, patches)
+    check_shape("rows", rows, batch * (max(first, 1) + keep) + patches, "W")
     check_float("rows", rows)
     check_ids("ids_restore", ids_restore)
     check_device(rows=rows, ids_restore=ids_restore)
+
+
+def class_tokens(rows: int, batch: int, keep: int, patches: int) -> int:
+    """Return the class tokens of a sample, given the number of rows as `spread_rows` takes them.
+
+    An empty batch does not show it: 1.
+    """
+    return (rows - patches) // batch - keep if batch else 1
 
 
 def check_latents(student: Tensor, teacher: Tensor) -> None:

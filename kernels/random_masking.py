@@ -44,13 +44,13 @@ class Mask(NamedTuple):
         keep = (~masked).sum(1)
         if len(keep) and not torch.equal(keep, keep[:1].expand_as(keep)):
             raise ValueError("every image of a batch must have the same number of masked patches")
-        return _from_bool(masked, int(keep[0]) if len(keep) else 0)
+        return mask_of(masked, int(keep[0]) if len(keep) else 0)
 
     @classmethod
     def of_nothing(cls, images: int, patches: int, device: torch.device | str) -> Mask:
         """Make the mask that hides no patch, without waiting for the device."""
         masked = torch.zeros(images, patches, dtype=torch.bool, device=device)
-        return _from_bool(masked, patches)
+        return mask_of(masked, patches)
 
     def complement(self) -> Mask:
         """Return the mask that hides what this one shows, and shows what it hides."""
@@ -161,15 +161,15 @@ def _random_masking_torch(key: Tensor, down: int, across: int, unit: int, keep: 
     units = (down // unit, across // unit)
     count, keep_units = units[0] * units[1], keep // unit**2
     order_U = torch.arange(count, device=key.device)
-    noise_BU = (_uniform_words(key, count) << 31) | order_U  # unique: ties go to the lower index
+    noise_BU = (uniform_words(key, count) << 31) | order_U  # unique: ties go to the lower index
     least = noise_BU.topk(keep_units, dim=1, largest=False, sorted=False).values
     masked = (noise_BU > least.amax(1, keepdim=True)).view(-1, *units)
     if unit > 1:
         masked = masked.repeat_interleave(unit, 1).repeat_interleave(unit, 2)
-    return _from_bool(masked.flatten(1), keep)
+    return mask_of(masked.flatten(1), keep)
 
 
-def _from_bool(masked: Tensor, keep: int) -> Mask:
+def mask_of(masked: Tensor, keep: int) -> Mask:
     """Make a mask from bool [B, L], True where masked, with `keep` visible patches in every row."""
     patches_L = torch.arange(masked.shape[1], dtype=torch.int32, device=masked.device)
     seen_BL = (~masked).cumsum(1, dtype=torch.int32)
@@ -180,10 +180,10 @@ def _from_bool(masked: Tensor, keep: int) -> Mask:
     return Mask(ids_keep, ids_restore, masked.float(), ids_masked)
 
 
-def _uniform_words(key: Tensor, count: int) -> Tensor:
+def uniform_words(key: Tensor, count: int, stream: int = 0) -> Tensor:
     """Draw int64 [B, count] uniform 32-bit words: lane i % 4 of Philox block i // 4."""
     blocks = torch.arange((count + 3) // 4, device=key.device)
-    return torch.stack(philox(key[:, None], blocks), dim=-1).flatten(1)[:, :count]
+    return torch.stack(philox(key[:, None], blocks, stream), dim=-1).flatten(1)[:, :count]
 
 
 def philox(key: Tensor, counter: Tensor, stream: int = 0) -> tuple[Tensor, ...]:

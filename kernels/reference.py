@@ -29,6 +29,7 @@ from fastimae.kernels.checks import (
     check_shape,
     check_spread,
     check_tokens,
+    class_tokens,
 )
 from fastimae.kernels.random_masking import Mask, philox
 
@@ -134,14 +135,14 @@ def assemble_tokens(
 ) -> Tensor:
     """Put visible tokens in their positions and mask tokens elsewhere, and add the positions.
 
-    x: [B, 1 + K, E] (class token first). mask_token: [1, 1, E]. positions: [1, 1 + L, E].
-    ids_restore: integer [B, L]. Returns [B, 1 + L, E] in the dtype of x.
+    x: [B, n + K, E], n >= 1 class tokens first. mask_token: [1, 1, E]. positions: [1, n + L, E].
+    ids_restore: integer [B, L]. Returns [B, n + L, E] in the dtype of x.
     """
     check_tokens(x, mask_token, positions, ids_restore)
-    masked = ids_restore.shape[1] + 1 - x.shape[1]
-    fill_BME = mask_token.to(x.dtype).expand(len(x), masked, -1)
-    patches_BLE = gather_rows(torch.cat([x[:, 1:], fill_BME], dim=1), ids_restore)
-    return torch.cat([x[:, :1], patches_BLE], dim=1) + positions.to(x.dtype)
+    n = positions.shape[1] - ids_restore.shape[1]
+    fill_BME = mask_token.to(x.dtype).expand(len(x), positions.shape[1] - x.shape[1], -1)
+    patches_BLE = gather_rows(torch.cat([x[:, n:], fill_BME], dim=1), ids_restore)
+    return torch.cat([x[:, :n], patches_BLE], dim=1) + positions.to(x.dtype)
 
 
 def add_norm(
@@ -165,16 +166,17 @@ def add_norm(
 def spread_rows(rows: Tensor, mask: Mask) -> Tensor:
     """Expand rows of visible patches, and of the mask token at each position, to all tokens.
 
-    rows: [B * (1 + K) + L, D], class token and visible patches of each sample in turn, then a row
-    for each patch where it is masked. Returns [B, 1 + L, D] in the dtype of rows.
+    rows: [B * (n + K) + L, D], n >= 1 class tokens and visible patches of each sample in turn, then
+    a row for each patch where it is masked. Returns [B, n + L, D] in the dtype of rows.
     """
     check_spread(rows, mask.ids_keep, mask.ids_restore)
-    batch, keep = mask.ids_keep.shape
-    visible, shared_LD = rows.tensor_split([batch * (1 + keep)])
-    visible_BND = visible.unflatten(0, (batch, 1 + keep))
+    (batch, keep), patches = mask.ids_keep.shape, mask.ids_restore.shape[1]
+    n = class_tokens(len(rows), batch, keep, patches)
+    visible, shared_LD = rows.tensor_split([batch * (n + keep)])
+    visible_BND = visible.unflatten(0, (batch, n + keep))
     masked_BMD = gather_rows(shared_LD[None].expand(batch, -1, -1), mask.ids_masked)
-    patches_BLD = torch.cat([visible_BND[:, 1:], masked_BMD], dim=1)
-    return torch.cat([visible_BND[:, :1], gather_rows(patches_BLD, mask.ids_restore)], dim=1)
+    patches_BLD = torch.cat([visible_BND[:, n:], masked_BMD], dim=1)
+    return torch.cat([visible_BND[:, :n], gather_rows(patches_BLD, mask.ids_restore)], dim=1)
 
 
 def masked_l2(

@@ -48,50 +48,84 @@ def gelu(x):
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
-def block(x, state, name, heads):
-    """Apply a transformer block, [N, D] -> [N, D]."""
-    width = x.shape[1]
-    d = width // heads
-    qkv = linear(layer_norm(x, state, f"{name}.norm1"), state, f"{name}.attn.qkv")
+def attend(query, key, value, heads):
+    """Attend with each head, [M, D], [N, D], [N, D] -> [M, D]."""
+    d = query.shape[1] // heads
     outputs = []
     for h in range(heads):
-        q, k, v = (qkv[:, part * width + h * d :][:, :d] for part in range(3))
+        q, k, v = (each[:, h * d :][:, :d] for each in (query, key, value))
         scores = q @ k.T / math.sqrt(d)
         weights = torch.exp(scores - scores.max(1, keepdim=True).values)
         outputs.append(weights / weights.sum(1, keepdim=True) @ v)
-    x = x + linear(torch.cat(outputs, 1), state, f"{name}.attn.proj")
+    return torch.cat(outputs, 1)
+
+
+def block(x, state, name, heads, memory=None, paths=(1, 1)):
+    """Apply a transformer block, [N, D] -> [N, D]; with a memory [K, D], attend to that instead.
+
+    paths: factors of what attention and MLP add.
+    """
+    width = x.shape[1]
+    normed = layer_norm(x, state, f"{name}.norm1")
+    if memory is None:
+        query, *others = linear(normed, state, f"{name}.attn.qkv").split(width, 1)
+    else:
+        query = linear(normed, state, f"{name}.attn.q")
+        others = linear(memory, state, f"{name}.attn.kv").split(width, 1)
+    x = x + paths[0] * linear(attend(query, *others, heads), state, f"{name}.attn.proj")
     hidden = gelu(linear(layer_norm(x, state, f"{name}.norm2"), state, f"{name}.mlp.fc1"))
-    return x + linear(hidden, state, f"{name}.mlp.fc2")
+    return x + paths[1] * linear(hidden, state, f"{name}.mlp.fc2")
 
 
 def count(state, prefix):
     return len({name.split(".")[1] for name in state if name.startswith(prefix)})
 
 
-def encode(patches, visible, state, heads):
-    """Encode the patches of a (normalised) image at its visible ids -> [1 + K, D]."""
+def encode(patches, visible, state, heads, weights=(), paths=None):
+    """Encode the patches of a (normalised) image at its visible ids -> [n + K, D].
+
+    n class tokens come first. weights: of the input and of each block's output, whose sum is the
+    latent. paths: two factors for each block, see `block`.
+    """
     kernel = state["patch_embed.proj.weight"]  # [D, C, P, P]
     side, channels = kernel.shape[-1], kernel.shape[1]
-    tokens = [state["cls_token"][0, 0] + state["pos_embed"][0, 0]]
+    n = state["cls_token"].shape[1]
+    tokens = [state["cls_token"][0, c] + state["pos_embed"][0, c] for c in range(n)]
     for i in visible:
         pixels = patches[i].view(side, side, channels).permute(2, 0, 1)
         token = (kernel * pixels).sum((1, 2, 3)) + state["patch_embed.proj.bias"]
-        tokens.append(token + state["pos_embed"][0, 1 + i])
+        tokens.append(token + state["pos_embed"][0, n + i])
     x = torch.stack(tokens)
+    maps = [x]
     for number in range(count(state, "blocks.")):
-        x = block(x, state, f"blocks.{number}", heads)
-    return layer_norm(x, state, "norm")
+        factors = paths[number] if paths else (1, 1)
+        maps.append(block(maps[-1], state, f"blocks.{number}", heads, paths=factors))
+    if not weights:
+        return layer_norm(maps[-1], state, "norm")
+    mixed = sum(weight * each for weight, each in zip(weights, maps, strict=True))
+    return layer_norm(mixed, state, "norm")
 
 
 def decode(latent, visible, patches, state, heads):
-    """Decode a head's output [1 + K, E] into predictions of all patches, [L, P*P*C]."""
-    rows = [latent[0]]
+    """Decode a head's output [n + K, E] into predictions of all patches, [L, P*P*C]."""
+    if "decoder_blocks.0.attn.kv.weight" in state:
+        return decode_across([latent] * count(state, "decoder_blocks."), state, heads)
+    n = len(latent) - len(visible)
+    rows = list(latent[:n])
     for i in range(patches):
-        rows.append(latent[1 + visible.index(i)] if i in visible else state["mask_token"][0, 0])
+        rows.append(latent[n + visible.index(i)] if i in visible else state["mask_token"][0, 0])
     x = torch.stack(rows) + state["decoder_pos_embed"][0]
     for number in range(count(state, "decoder_blocks.")):
         x = block(x, state, f"decoder_blocks.{number}", heads)
-    return linear(layer_norm(x, state, "decoder_norm"), state, "decoder_pred")[1:]
+    return linear(layer_norm(x, state, "decoder_norm"), state, "decoder_pred")[n:]
+
+
+def decode_across(latents, state, heads):
+    """Decode with cross-attention alone, each block to its latent [1 + K, E]: [L, P*P*C]."""
+    x = state["mask_token"][0] + state["decoder_pos_embed"][0, state["cls_token"].shape[1] :]
+    for number, latent in enumerate(latents):
+        x = block(x, state, f"decoder_blocks.{number}", heads, memory=latent)
+    return linear(layer_norm(x, state, "decoder_norm"), state, "decoder_pred")
 
 
 def far_values(visible, size, patch, channels, distance):
@@ -131,12 +165,17 @@ def pixel_loss(pred, patches, visible, norm_pix, far=None):
     return sum(losses) / max(kept, 1)
 
 
-def mae_loss(images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix):
-    """Return MAE's loss. images: uint8 [B, H, W, C]; visible: patch ids for each image."""
+def mae_loss(
+    images, visible, state, *, patch, heads, decoder_heads, mean, std, norm_pix, paths=None
+):
+    """Return MAE's loss. images: uint8 [B, H, W, C]; visible: patch ids for each image; paths: of
+    `encode`, for each image."""
     losses = []
-    for image, ids in zip(images, visible, strict=True):
+    paths = paths or [None] * len(images)
+    for image, ids, of_image in zip(images, visible, paths, strict=True):
         patches = patches_of(normalised(image, mean, std), patch)
-        latent = linear(encode(patches, ids, state, heads), state, "decoder_embed")
+        latent = encode(patches, ids, state, heads, paths=of_image)
+        latent = linear(latent, state, "decoder_embed")
         pred = decode(latent, ids, len(patches), state, decoder_heads)
         losses.append(pixel_loss(pred, patches, ids, norm_pix))
     return sum(losses) / len(losses)

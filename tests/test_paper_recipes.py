@@ -281,6 +281,18 @@ def test_cmae_of_the_occlusion_paper():
     assert got == {**mae, **own}
 
 
+def test_crossmae_differs_from_mae_where_its_paper_says_so():
+    """Fu et al., CrossMAE (2025): 12 decoder blocks of cross-attention, inter-block attention, a
+    quarter of the patches predicted at a mask ratio of 0.75; 800 epochs, the rest as in MAE."""
+    got, mae = training("crossmae_vit_base"), training("mae_vit_base")
+    own = {
+        "decoder_attention": "cross", "decoder_depth": 12, "weighted_feature_maps": True,
+        "predict_ratio": 0.25, "recipe": "crossmae_vit_base",
+    }  # fmt: skip
+    assert got == {**mae, **own}
+    assert (batch_of(got, gpus=8), got["mask_ratio"], got["epochs"]) == (4096, 0.75, 800)
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("unit", [8, 16, 32])
 def test_the_grid_of_the_hierarchical_paper(ratio, unit):

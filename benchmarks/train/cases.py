@@ -38,11 +38,13 @@ class TrainCase:
     """Whether images of the made-up batch are each other's partners."""
     settings: tuple[tuple[str, Any], ...] = ()
     """Settings of the objective that are not its defaults, by name."""
+    sizes: tuple[tuple[str, Any], ...] = ()
+    """Arguments of `create_model` that are not the model's own, by name."""
 
     @property
     def has_plain(self) -> bool:
         """Whether the plain pipeline trains it, too."""
-        return self.objective in ("mae", "imae")
+        return self.objective in ("mae", "imae") and not self.sizes
 
     def batch_size(self, device: torch.device) -> int:
         """Return the images (i-MAE: mixtures) per step."""
@@ -69,6 +71,13 @@ def _case(
     )  # fmt: skip
 
 
+CROSSMAE = {
+    "settings": (("predict_ratio", 0.25),),
+    "sizes": (("decoder_attention", "cross"), ("decoder_depth", 12)),
+}
+"""CrossMAE's decoder, and the share of patches that it predicts (Fu et al., 2025)."""
+PIXIO = {"sizes": (("class_tokens", 8), ("decoder_depth", 32))}
+"""Pixio's class tokens and decoder (Yang et al., 2025)."""
 CASES = {
     case.name: case
     for case in (
@@ -76,10 +85,22 @@ CASES = {
         _case("imae_vit_base_patch16", "imae", "mae_vit_base_patch16", 128, 8),
         _case("rmae_vit_base_patch16", "rmae", "mae_vit_base_patch16", 128, 8),
         _case("cmae_vit_base_patch16", "cmae", "mae_vit_base_patch16", 128, 8),
+        _case(
+            "crossmae_vit_base_patch16", "mae", "mae_vit_base_patch16", 256, 16, ladder=False,
+            **CROSSMAE,
+        ),
+        _case(
+            "imae_cross_vit_base_patch16", "imae", "mae_vit_base_patch16", 128, 8, ladder=False,
+            **CROSSMAE,
+        ),
+        _case(
+            "pixio_vit_base_patch16", "mae", "mae_vit_base_patch16", 128, 8, img_size=256,
+            ladder=False, settings=(("mask_patch_size", 64),), **PIXIO,
+        ),
         _case("imae_cifar10", "imae", "mae_vit_tiny_patch4", 1024, 128, img_size=32),
         _case("mae_vit_large_patch16", "mae", "mae_vit_large_patch16", 128, 8, ladder=False),
     )
-}
+}  # fmt: skip
 SMOKE_CASES = {
     case.name: case
     for case in (
@@ -109,9 +130,9 @@ class CaseModels:
     def student(self, **sizes: Any) -> MaskedAutoencoder:
         """Make the model with fresh weights."""
         norm_pix = self.case.objective != "imae"  # as the papers have it
-        sizes = {"img_size": self.case.img_size, "norm_pix_loss": norm_pix} | sizes
+        given = {"norm_pix_loss": norm_pix, **dict(self.case.sizes), **sizes}
         with torch.device(self.device):
-            return create_model(self.case.model, **sizes)
+            return create_model(self.case.model, img_size=self.case.img_size, **given)
 
     def teacher(self, *_: object, **__: object) -> MaskedAutoencoder:
         """Make i-MAE's teacher, of the student's size."""

@@ -68,9 +68,9 @@ def every_row(student: MaskedAutoencoder) -> Callable[..., Tensor]:
     """Make a `decode` that computes all rows before it picks the requested ones."""
     decode = student.decode
 
-    def all_then_some(head: Tensor, mask: Mask, masked_only: bool = False) -> Tensor:
-        rows = decode(head, mask)
-        return masked_rows(rows, mask) if masked_only else rows
+    def all_then_some(head: Tensor, mask: Mask, rows: Mask | None = None) -> Tensor:
+        every = decode(head, mask)
+        return masked_rows(every, rows) if rows else every
 
     return all_then_some
 
@@ -83,7 +83,7 @@ def one_by_one(objective: IMAE) -> dict[str, Callable[..., Tensor]]:
         own = torch.arange(len(batch.images), device=batch.images.device)
         losses = [
             student.reconstruction_loss(
-                student.decode(head, mask, masked_only=True), batch.images, target,
+                student.decode(head, mask, rows=mask), batch.images, target,
                 mask.ids_masked, branches=1,
             )
             for head, target in zip(heads, (own, batch.partner), strict=True)

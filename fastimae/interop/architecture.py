@@ -22,11 +22,14 @@ from fastimae.settings import lacks_heads
 
 # Settings of a run that its checkpoint keeps in another layout: what shaped the weights.
 _TRAINING_SETTINGS = (
-    *("mask_ratio", "mask_patch_size", "epochs", "mix_beta", "mix_lambda", "mix_per"),
+    *("mask_ratio", "mask_patch_size", "predict_ratio", "epochs"),
+    *("mix_beta", "mix_lambda", "mix_per"),
     *("same_class_ratio", "reciprocal_pairs", "targets", "teacher_view", "distill_weight"),
     "disentangle",
     *("crop", "crop_ratio", "value_range", CONVERTED_WITH, CLASSIFIED),
 )
+_OF_CROSS = "decoder_blocks.0.attn.kv.weight"
+"""A weight that a cross decoder has, and MAE's has not."""
 
 
 def model_arguments(
@@ -52,13 +55,15 @@ def model_arguments(
     set_below = ("decoder_num_heads", "input_size")
     sizes |= {setting: fact.value for setting, fact in facts.items() if setting not in set_below}
     sizes |= {"embed_dim": width, "patch_size": patch_size, "in_chans": in_chans}
-    sizes |= {"depth": depth(shapes, "blocks.")}
+    sizes |= {"depth": depth(shapes, "blocks."), "class_tokens": shapes["cls_token"][1]}
     if "blocks.0.mlp.fc1.weight" in shapes:
         sizes["mlp_ratio"] = mlp_ratio(shapes["blocks.0.mlp.fc1.weight"][0], width)
     if decoder := checkpoint.widths.get("decoder_num_heads"):
         sizes["decoder_embed_dim"] = decoder
         sizes["decoder_num_heads"] = facts.get("decoder_num_heads", Fact(1, "assumed")).value
         sizes["decoder_depth"] = depth(shapes, "decoder_blocks.") or 1
+        sizes["decoder_attention"] = "cross" if _OF_CROSS in shapes else "self"
+        sizes["weighted_feature_maps"] = "decoder_map_weights" in shapes
     if imae.HEADS[0] in shapes:
         sizes |= {"heads": 2, "head_space": imae.head_space(shapes)}
     return sizes | {"img_size": facts["input_size"].value}
@@ -96,6 +101,8 @@ def settings_of(model: MaskedAutoencoder, args: Mapping[str, Any]) -> dict[str, 
         settings["decoder_embed_dim"] = decoder.proj.in_features
         settings["decoder_depth"] = len(model.decoder_blocks)
         settings["decoder_num_heads"] = decoder.num_heads
+        settings["decoder_attention"] = model.decoder_attention
+        settings["weighted_feature_maps"] = model.weighted_feature_maps
     return settings | {
         "model": name_of(model),
         "num_heads": model.blocks[0].attn.num_heads,
@@ -103,6 +110,7 @@ def settings_of(model: MaskedAutoencoder, args: Mapping[str, Any]) -> dict[str, 
         "head_space": model.head_space,
         "input_size": list(model.img_size),
         "in_chans": model.in_chans,
+        "class_tokens": model.class_tokens,
         "mean": list(model.mean),
         "std": list(model.std),
         "norm_pix_loss": model.norm_pix_loss,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from fastimae.engine.checkpoint import FORMAT
 from fastimae.engine.checkpoint_file import CLASSES, Unfit
-from fastimae.interop import huggingface, imae, timm
+from fastimae.interop import huggingface, imae, pixio, timm
 from fastimae.interop.architecture import name_of, settings_of
 from fastimae.interop.conversion import CLASSIFIER, Conversion, encoder_of
 from fastimae.interop.finetuned import classifies_mean, describe, is_probe, without_classifier
@@ -82,6 +83,12 @@ def _steps(
     two_heads = model.heads == 2
     if options.head and (not two_heads or options.encoder_only or options.to == "timm"):
         raise Unfit("is written without two heads: drop --head, which selects one of an i-MAE's")
+    foreign = options.to in ("huggingface", "mae") and not options.encoder_only
+    if foreign and model.decoder_attention == "cross":
+        raise Unfit(
+            "has a decoder of cross-attention (--decoder_attention cross), which no other code "
+            "knows: export it with --encoder_only"
+        )
     if options.encoder_only and options.to != "timm":
         yield encoder_of
     elif two_heads and (options.head or options.to in ("huggingface", "mae")):
@@ -103,7 +110,7 @@ def _steps(
     elif options.to == "huggingface":
         if lacks_norm:
             raise Unfit("has fc_norm instead of norm, which ViTMAE does not support: use --to timm")
-        yield huggingface.from_mae
+        yield (pixio if model.class_tokens > 1 else huggingface).from_mae
 
 
 def _write(
@@ -117,9 +124,7 @@ def _write(
         settings[CLASSES] = checkpoint.args[CLASSES]
     about = {"args": settings, "licence": checkpoint.licence}
     if options.to == "huggingface":
-        config = huggingface.config_of(model, settings.get("mask_ratio", MASK_RATIO))
-        has_decoder = "decoder.decoder_pred.weight" in weights
-        config["architectures"] = ["ViTMAEForPreTraining" if has_decoder else "ViTMAEModel"]
+        config = _hub_config(model, settings, weights)
         processor = huggingface.processor_of(model)
         write_hub_folder(options.out, weights, about, config=config, preprocessor_config=processor)
         return
@@ -129,6 +134,17 @@ def _write(
     if bare and options.out.suffix == ".pth" and CLASSES in settings:
         log.warning("%s cannot hold the names of classes: a .safetensors can", options.out)
     write_file(options.out, weights, about, bare=bare)
+
+
+def _hub_config(
+    model: MaskedAutoencoder, settings: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    if model.class_tokens > 1:
+        return pixio.config_of(model)
+    config = huggingface.config_of(model, settings.get("mask_ratio", MASK_RATIO))
+    has_decoder = "decoder.decoder_pred.weight" in weights
+    config["architectures"] = ["ViTMAEForPreTraining" if has_decoder else "ViTMAEModel"]
+    return config
 
 
 def _describe(model: MaskedAutoencoder, conversion: Conversion) -> str:

@@ -55,6 +55,8 @@ _NEWER = {
     r"\.mlp\.fc1\.": ".intermediate.dense.",
     r"\.mlp\.fc2\.": ".output.dense.",
     r"^classifier\.": "head.",  # of ViTForImageClassification, to our name
+    r"\.norm1\.": ".layernorm_before.",  # of Pixio
+    r"\.norm2\.": ".layernorm_after.",
 }
 # What ViTModel and ViTForMaskedImageModeling have beside the same encoder.
 _UNUSED = re.compile(r"(vit\.)?(pooler\.|embeddings\.mask_token$)|decoder\.0\.")
@@ -145,7 +147,7 @@ def processor_of(model: MaskedAutoencoder) -> dict[str, Any]:
     }
 
 
-def is_vit_config(config: Mapping[str, Any]) -> bool:
+def is_config(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json is of a ViTMAE, or of a ViT, whose encoder is the same."""
     return config.get("model_type") in ("vit_mae", "vit")
 

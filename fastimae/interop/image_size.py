@@ -26,8 +26,8 @@ That allows for any number format, and for fine-tuning. Other grids differ by mo
 
 
 def patches_of(shapes: Shapes) -> int:
-    """Return the number of positions beside the class token's."""
-    return shapes["pos_embed"][1] - 1
+    """Return the number of positions beside the class tokens'."""
+    return shapes["pos_embed"][1] - shapes["cls_token"][1]
 
 
 def size_if_fitting(stated: Any, shapes: Shapes) -> Size | None:
@@ -44,7 +44,7 @@ def size_from_positions(positions: Tensor | None, shapes: Shapes) -> Size | None
     patches = patches_of(shapes)
     for rows in (side for side in range(1, patches + 1) if patches % side == 0):
         columns = patches // rows
-        table = sincos_positions(width, (rows, columns))
+        table = sincos_positions(width, (rows, columns), shapes["cls_token"][1])
         if (positions.float() - table).norm() < _MAX_DISTANCE * table.norm():
             return rows * patch, columns * patch
     return None

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from fastimae.engine.checkpoint_file import Unfit
-from fastimae.interop import huggingface, imae
+from fastimae.interop import huggingface, imae, timm
 from fastimae.interop.conversion import DECODER, Conversion
 from fastimae.interop.unsupported_parts import fill_biases
 
@@ -23,7 +23,7 @@ def detect(weights: Mapping[str, Tensor]) -> Layout:
 
     "mae": encoder and decoder; ours and the official full files. "imae": the same with two latent
     heads. "timm": an encoder, with or without a classifier; timm's and the official encoder-only
-    and fine-tuned files. "huggingface": ViTMAEModel, ViTMAEForPreTraining or a ViT.
+    and fine-tuned files. "huggingface": ViTMAEModel, ViTMAEForPreTraining, a ViT or a Pixio.
     Raises Unfit, a ValueError, for anything else.
     """
     if huggingface.is_huggingface(weights):
@@ -40,11 +40,12 @@ def to_mae(weights: Mapping[str, Tensor], *, ours: bool = False) -> Conversion:
     """Convert weights of any layout to ours.
 
     Biases that a model with `qkv_bias=False` lacks are filled with zeros. ours: the weights are
-    from our own file and stay unchanged. Raises Unfit if `detect` does.
+    from our own file and stay unchanged, but for the class tokens of a classifier, which has
+    timm's layout. Raises Unfit if `detect` does.
     """
     layout = detect(weights)
     if ours:
-        return Conversion(weights)
+        return timm.join_class_tokens(weights)
     convert = {"huggingface": huggingface.to_mae, "imae": imae.to_mae}.get(layout, Conversion)
     conversion = convert(weights)
     _require_parts(conversion.weights)

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastimae.engine.checkpoint import CheckpointError, listed, load_checkpoint
 from fastimae.engine.checkpoint_file import Unfit, args_in
 from fastimae.engine.find_weights import ModelWeights, find_weights
-from fastimae.interop import huggingface, timm
+from fastimae.interop import huggingface, pixio, timm
 from fastimae.interop.conversion import Conversion, Shapes, shapes_of
 from fastimae.interop.hints import IN_PYTHON, Hints
 from fastimae.interop.layouts import to_mae
@@ -182,8 +182,9 @@ def _hub_settings(folder: Path) -> dict[str, Any]:
     """Return the settings in the config.json beside the weights."""
     config = _read_json(folder / "config.json")
     try:
-        if huggingface.is_vit_config(config):
-            return huggingface.settings(config, _read_json(folder / "preprocessor_config.json"))
+        for layout in (huggingface, pixio):
+            if layout.is_config(config):
+                return layout.settings(config, _read_json(folder / "preprocessor_config.json"))
         return timm.settings(config)
     except Unfit as error:
         raise error.of(folder) from error

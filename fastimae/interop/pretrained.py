@@ -97,6 +97,7 @@ def load_init(
     known = _known_settings(facts)
     if not student.has_decoder:
         checkpoint = checkpoint.without(*DECODER)
+    _compare_class_tokens(checkpoint, student)
     checkpoint, fresh = _match_heads(checkpoint, student)
     own_shapes = shapes_of(student.state_dict())
     misfits = [k for k, shape in checkpoint.shapes.items() if own_shapes.get(k) != shape]
@@ -171,6 +172,16 @@ def _compare_heads(
         if checkpoint.ours:
             raise CheckpointError(message)
         log.warning(message)
+
+
+def _compare_class_tokens(checkpoint: Checkpoint, student: MaskedAutoencoder) -> None:
+    theirs = checkpoint.shapes["cls_token"][1]
+    if theirs != student.class_tokens:
+        raise CheckpointError(
+            f"{checkpoint.path} has {theirs} class token{'s' * (theirs > 1)}, this model has "
+            f"{student.class_tokens}: {checkpoint.hints.to_set('class_tokens')} {theirs} makes "
+            "them equal"
+        )
 
 
 def _check_complete(

@@ -1,7 +1,8 @@
 """timm's layout (vit_*_patch*_*.mae and plain ones): our encoder's names, config.json.
 
 The official encoder-only and fine-tuned MAE files have it, too. A classifier is `head`, after
-`norm` (class token) or, with `global_pool="avg"`, after `fc_norm`; there is no `norm` then.
+`norm` (class token) or, with `global_pool="avg"`, after `fc_norm`; there is no `norm` then. Of
+several class tokens (Pixio), all but the first are timm's register tokens, which compute the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastimae.engine.checkpoint_file import Unfit
@@ -35,7 +37,23 @@ def from_mae(weights: Mapping[str, Tensor], global_pool: str = "token") -> Conve
             if norm is not None and f"fc_norm.{kind}" not in kept:
                 kept[f"fc_norm.{kind}"] = norm
                 renamed[f"norm.{kind}"] = f"fc_norm.{kind}"
-    return Conversion(kept, renamed, encoder.dropped)
+    return Conversion(split_class_tokens(kept), renamed, encoder.dropped)
+
+
+def split_class_tokens(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make timm's register tokens, `reg_token`, of all class tokens but the first."""
+    first, others = weights["cls_token"].tensor_split([1], dim=1)
+    registers = {"reg_token": others} if others.shape[1] else {}
+    return {**weights, "cls_token": first, **registers}
+
+
+def join_class_tokens(weights: Mapping[str, Tensor]) -> Conversion:
+    """Undo `split_class_tokens`."""
+    if "reg_token" not in weights:
+        return Conversion(weights)
+    joined = dict(weights)
+    joined["cls_token"] = torch.cat([weights["cls_token"], joined.pop("reg_token")], dim=1)
+    return Conversion(joined, {"reg_token": "cls_token"})
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

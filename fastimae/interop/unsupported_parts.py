@@ -17,7 +17,8 @@ from fastimae.interop.conversion import DECODER, Conversion
 
 _BLOCKS = r"(?:decoder_)?blocks\.\d+\."
 _LINEAR_OR_NORM = r"(?:attn\.(?:qkv|proj)|mlp\.fc[12]|norm[12])\.(?:weight|bias)"
-_KNOWN = re.compile(rf"{_BLOCKS}{_LINEAR_OR_NORM}|patch_embed\.proj\.(?:weight|bias)")
+_OF_CROSS = r"decoder_blocks\.\d+\.attn\.(?:q|kv)\.(?:weight|bias)"
+_KNOWN = re.compile(rf"{_BLOCKS}{_LINEAR_OR_NORM}|{_OF_CROSS}|patch_embed\.proj\.(?:weight|bias)")
 # Everything in these modules has an effect, under Hugging Face's names, too.
 _INSIDE = re.compile(rf"{_BLOCKS}|patch_embed\.|vit\.(?:encoder|embeddings)\.")
 _PARTS_INSIDE = {

@@ -1,7 +1,7 @@
 """The encoder of a masked autoencoder: a vision transformer of visible patches.
 
-B = batch, L = patches of an image, K = visible, N = tokens (1 + K), P = patch size, C = channels,
-D = width.
+B = batch, L = patches of an image, K = visible, n = class tokens, N = tokens (n + K), P = patch
+size, C = channels, D = width.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from fastimae.kernels import Mask, jitter_patchify, mix_patchify
 from fastimae.kernels.checks import check_ids, check_shape, check_size
 from fastimae.kernels.reference import patchify, unpatchify
+from fastimae.models.drop_path import path_factors
 from fastimae.models.forward_features import Pool, forward_features
 from fastimae.models.positions import at_grid
 from fastimae.models.sizes import check_image_size, check_sizes
 from fastimae.models.vit import LAYER_NORM_EPS, Block, PatchEmbed, run_blocks, sincos_positions
+from fastimae.settings import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,6 +45,8 @@ class Encoder(nn.Module):
         depth: int,
         num_heads: int,
         mlp_ratio: float,
+        class_tokens: int,
+        drop_path: float,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
     ) -> None:
@@ -51,11 +55,14 @@ class Encoder(nn.Module):
         self.made_for = self.img_size
         self.mean, self.std = channel_statistics(in_chans, mean, std)
         check_sizes(self.img_size, patch_size, embed_dim, num_heads)
+        if class_tokens < 1:
+            raise ValueError(f"class_tokens must be 1 or more, not {class_tokens}")
+        self.class_tokens, self.drop_path = class_tokens, drop_path
         self.patch_size, self.in_chans = patch_size, in_chans
         self.grid = self._grid_of(self.img_size)
 
         self.patch_embed = PatchEmbed(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        self.cls_token = nn.Parameter(torch.empty(1, class_tokens, embed_dim))
         self.pos_embed = self.empty_positions(embed_dim)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
@@ -64,6 +71,14 @@ class Encoder(nn.Module):
     def patches(self) -> int:
         """L, the patches of an image."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def drops_paths(self) -> bool:
+        """Whether samples skip some attentions and MLPs now: see `path_factors`.
+
+        In training alone, of which pictures, without gradients, are no part.
+        """
+        return self.training and self.drop_path > 0 and torch.is_grad_enabled()
 
     @torch.no_grad()
     def set_image_size(self, img_size: tuple[int, int]) -> None:
@@ -88,13 +103,18 @@ class Encoder(nn.Module):
         return img_size[0] // self.patch_size, img_size[1] // self.patch_size
 
     def empty_positions(self, width: int) -> nn.Parameter:
-        """Return room for the class token's and all patches' positions, which are not trained."""
-        return nn.Parameter(torch.empty(1, 1 + self.patches, width), requires_grad=False)
+        """Return room for the class tokens' and all patches' positions, which are not trained."""
+        rows = self.class_tokens + self.patches
+        return nn.Parameter(torch.empty(1, rows, width), requires_grad=False)
+
+    def fixed_positions(self, width: int) -> Tensor:
+        """Return MAE's positions for this image size, fp32 [1, n + L, width]: zeros, then waves."""
+        return sincos_positions(width, self.grid, self.class_tokens)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise every parameter from torch's random generator, except for those of layers."""
-        self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[-1], self.grid))
+        self.pos_embed.copy_(self.fixed_positions(self.pos_embed.shape[-1]))
         nn.init.normal_(self.cls_token, std=TOKEN_STD)
 
     def forward_features(
@@ -108,11 +128,12 @@ class Encoder(nn.Module):
         """Compute features of whole images: no patch is masked.
 
         imgs: uint8 [B, H, W, C], or float [B, C, H, W] normalised. pool: "tokens" for the class
-        token and all patches, [B, 1 + L, D], as timm's `forward_features`; "cls" for the class
-        token, "mean" for the mean of the patches, [B, D]. layers: blocks to return instead of the
-        last one, from 0, or negative from the end (-1 is the last); the result is then a list in
-        that order. norm: apply the encoder's last norm, to each of the layers. A model that was
-        fine-tuned on the mean has `fc_norm` instead, which applies to the mean only.
+        tokens and all patches, [B, n + L, D], as timm's `forward_features`; "cls" for the class
+        token, or the mean of several (Pixio), "mean" for the mean of the patches, [B, D].
+        layers: blocks to return instead of the last one, from 0, or negative from the end (-1 is
+        the last); the result is then a list in that order. norm: apply the encoder's last norm, to
+        each of the layers. A model that was fine-tuned on the mean has `fc_norm` instead, which
+        applies to the mean only.
 
         Gradients reach the weights, and float images. The dtype is that of the weights, or of
         autocast. Raises ValueError for images of another size or layout, for layers that there are
@@ -141,12 +162,28 @@ class Encoder(nn.Module):
             return (jitter_patchify(images, ids, jitter, *pixels, dtype=dtype),)
         return mix_patchify(images, ids, *pixels, dtype=dtype, **mixture)
 
-    def encode(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
-        """Encode visible patches [B, K, P*P*C] to latents [B, 1 + K, D], class token first.
+    def encode(self, patches: Tensor, ids_keep: Tensor, key: Tensor | None = None) -> Tensor:
+        """Encode visible patches [B, K, P*P*C] to latents [B, n + K, D], class tokens first.
 
-        The latents have passed the encoder's last norm.
+        The latents have passed the encoder's last norm. key: int64 [B], from which `drop_path` is
+        drawn in training; ConfigError if it is then missing.
         """
-        return run_blocks(self.blocks, self.norm, self.embed(patches, ids_keep))
+        return self.run(self.embed(patches, ids_keep), key)
+
+    def run(self, x: Tensor, key: Tensor | None = None) -> Tensor:
+        """Run the blocks and the norm on their input [B, N, D]. key: see `encode`."""
+        return run_blocks(self.blocks, self.norm, x, paths=self.draw_paths(key))
+
+    def draw_paths(self, key: Tensor | None) -> Tensor | None:
+        """Return the factors of `path_factors`, or None if all are 1. key: see `encode`."""
+        if not self.drops_paths:
+            return None
+        if key is None:
+            raise ConfigError(
+                "--drop_path draws from the keys of samples, which this objective does not "
+                "give the encoder: leave it out, or call encode(..., key=batch.key)"
+            )
+        return path_factors(key, self.drop_path, len(self.blocks))
 
     def embed(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
         """Embed visible patches [B, K, P*P*C] and add positions: the encoder's input [B, N, D]."""
@@ -154,9 +191,10 @@ class Encoder(nn.Module):
         check_ids("ids_keep", ids_keep)
         check_shape("patches", patches, *ids_keep.shape, self.patch_size**2 * self.in_chans)
         x_BKD = self.patch_embed(patches)
-        x_BKD = x_BKD + F.embedding(ids_keep, self.pos_embed[0, 1:].to(x_BKD.dtype))
-        cls_11D = (self.cls_token + self.pos_embed[:, :1]).to(x_BKD.dtype)
-        return torch.cat([cls_11D.expand(len(x_BKD), -1, -1), x_BKD], dim=1)
+        n = self.class_tokens
+        x_BKD = x_BKD + F.embedding(ids_keep, self.pos_embed[0, n:].to(x_BKD.dtype))
+        cls_1nD = (self.cls_token + self.pos_embed[:, :n]).to(x_BKD.dtype)
+        return torch.cat([cls_1nD.expand(len(x_BKD), -1, -1), x_BKD], dim=1)
 
     def patchify(self, imgs: Tensor) -> Tensor:
         """Cut imgs [B, C, H, W] into [B, L, P*P*C], pixels ordered (row, column, channel)."""

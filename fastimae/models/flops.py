@@ -13,30 +13,49 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from fastimae.models.cross_decoder import CrossBlock
 from fastimae.models.mae import MaskedAutoencoder
 from fastimae.models.settings import HeadSpace
 from fastimae.models.vit import Block, Mlp
 
 
-def training_flops(model: MaskedAutoencoder, visible: int, branches: int = 1) -> int:
+def training_flops(
+    model: MaskedAutoencoder, visible: int, branches: int = 1, predicted: int | None = None
+) -> int:
     """Count the operations of a forward and backward pass for one image.
 
     The backward pass counts twice the forward pass; the patch embedding needs no gradient of its
     input. visible: unmasked patches of an image. branches: heads whose output is decoded.
+    predicted: patches that a cross decoder predicts; None: all that are masked.
     """
-    patches = model.grid[0] * model.grid[1]
-    encoder = encoder_flops(model, visible, 1 + visible, backward=True)
-    head = _linear(1 + visible, *_head(model))
-    decoder = _transformer(1 + patches, model.decoder_blocks)
-    predict = _linear(patches, model.decoder_pred)
-    branch = head + decoder + predict
-    return encoder + 3 * branches * branch
+    encoder = encoder_flops(model, visible, model.class_tokens + visible, backward=True)
+    if predicted is None:
+        predicted = model.patches - visible
+    return encoder + 3 * branches * decoder_flops(model, visible, predicted)
+
+
+def decoder_flops(model: MaskedAutoencoder, visible: int, predicted: int) -> int:
+    """Count the operations of a forward pass from the encoder's output on, for one head.
+
+    predicted: patches that a cross decoder predicts; in MAE's, all tokens need each other.
+    """
+    memory, head = model.class_tokens + visible, _head(model)
+    if model.decoder_attention == "self":
+        decoder = _transformer(model.class_tokens + model.patches, model.decoder_blocks)
+        return _linear(memory, *head) + decoder + _linear(model.patches, model.decoder_pred)
+    decoder = sum(_cross(predicted, memory, block) for block in model.decoder_blocks)
+    decoder += _linear(predicted, model.decoder_pred)
+    if not model.weighted_feature_maps:
+        return decoder + _linear(memory, *head)
+    sums = 2 * memory * model.decoder_map_weights.numel() * model.pos_embed.shape[-1]
+    return decoder + sums + len(model.decoder_blocks) * _linear(memory, *head)
 
 
 def latent_flops(model: MaskedAutoencoder, visible: int, space: HeadSpace) -> int:
     """Count the operations of a frozen model with one head, up to its latent in `space`'s width."""
-    head = _linear(1 + visible, *_head(model)) if space == "decoder" else 0
-    return encoder_flops(model, visible, 1 + visible) + head
+    tokens = model.class_tokens + visible
+    head = _linear(tokens, *_head(model)) if space == "decoder" else 0
+    return encoder_flops(model, visible, tokens) + head
 
 
 def encoder_flops(
@@ -74,6 +93,13 @@ def _transformer(tokens: int, blocks: Iterable[Block]) -> int:
         layers = [layer for layer in block.modules() if isinstance(layer, nn.Linear)]
         total += _linear(tokens, *layers) + 4 * tokens**2 * block.attn.proj.in_features
     return total
+
+
+def _cross(rows: int, memory: int, block: CrossBlock) -> int:
+    """Count a block's projections and MLP, and two products of all rows with all of the memory."""
+    attn, mlp = block.attn, block.mlp
+    of_rows = _linear(rows, attn.q, attn.proj, mlp.fc1, mlp.fc2)
+    return of_rows + _linear(memory, attn.kv) + 4 * rows * memory * attn.proj.in_features
 
 
 def _linear(tokens: int, *layers: nn.Linear) -> int:

@@ -1,6 +1,7 @@
 """What an encoder sees in whole images: its tokens, or one vector per image, of any layers.
 
-B = batch, H, W, C = image rows, columns, channels, L = patches of an image, D = encoder width.
+B = batch, H, W, C = image rows, columns, channels, L = patches of an image, n = class tokens,
+D = encoder width.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def all_visible(model: MaskedAutoencoder, imgs: Tensor) -> Mask:
 
 
 def embed_all(model: MaskedAutoencoder, imgs: Tensor) -> Tensor:
-    """Embed all patches of images, and the class token: [B, 1 + L, D]."""
+    """Embed all patches of images, and the class tokens: [B, n + L, D]."""
     if not isinstance(imgs, Tensor):
         raise TypeError(f"imgs must be a tensor, not {type(imgs).__name__}")
     channels_last = imgs.dtype == torch.uint8
@@ -81,6 +82,11 @@ def pool_tokens(model: MaskedAutoencoder, x_BND: Tensor, pool: Pool, norm: bool 
     if pool == "tokens":
         return x_BND
     if pool == "cls":
-        return x_BND[:, 0]
-    mean_BD = x_BND[:, 1:].mean(1)
+        return class_token_of(x_BND, model.class_tokens)
+    mean_BD = x_BND[:, model.class_tokens :].mean(1)
     return model.fc_norm(mean_BD) if norm and hasattr(model, "fc_norm") else mean_BD
+
+
+def class_token_of(x_BND: Tensor, class_tokens: int) -> Tensor:
+    """Return the class token of each image, or the mean of its class tokens (Pixio), [B, D]."""
+    return x_BND[:, 0] if class_tokens == 1 else x_BND[:, :class_tokens].mean(1)

@@ -1,8 +1,8 @@
 """The masked autoencoder: encoder on visible patches, decoder on all, one or two latent heads.
 
-B = batch, L = patches of an image, K = visible, M = masked, N = tokens (1 + K in the encoder, 1 + L
-in the decoder), R = B * (1 + K) + L rows (see `spread_rows`), P = patch size, C = channels,
-V = P*P*C values of a patch, D = encoder width, E = decoder width.
+B = batch, L = patches of an image, K = visible, M = masked, n = class tokens, N = tokens (n + K in
+the encoder, n + L in the decoder), R = B * (n + K) + L rows (see `spread_rows`), P = patch size,
+C = channels, V = P*P*C values of a patch, D = encoder width, E = decoder width.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from torch import Tensor, nn
 from fastimae.kernels import Mask, assemble_tokens, masked_l2, random_masking
 from fastimae.kernels.checks import check_mask, check_shape, check_size
 from fastimae.kernels.rows import masked_rows
+from fastimae.models.cross_decoder import CrossBlock, predict_rows, weighted_latents
 from fastimae.models.encoder import TOKEN_STD, Encoder
-from fastimae.models.settings import HEAD_SPACE, MASK_RATIO, HeadSpace
+from fastimae.models.settings import (
+    DECODER_ATTENTION,
+    HEAD_SPACE,
+    MASK_RATIO,
+    DecoderAttention,
+    HeadSpace,
+    ModelSettings,
+)
 from fastimae.models.sizes import check_sizes
-from fastimae.models.vit import LAYER_NORM_EPS, Block, init_weights, run_blocks, sincos_positions
-from fastimae.settings import RGB
+from fastimae.models.vit import LAYER_NORM_EPS, Block, init_weights, run_blocks
+from fastimae.settings import RGB, ConfigError
 
 SHARED_MASK_TOKENS_FROM = 0.5
 """Share of masked patches from which the first decoder block computes mask tokens once for all
@@ -51,7 +59,11 @@ class MaskedAutoencoder(Encoder):
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
+        decoder_attention: DecoderAttention = DECODER_ATTENTION,
+        weighted_feature_maps: bool = False,
         mlp_ratio: float = 4.0,
+        class_tokens: int = ModelSettings.class_tokens,
+        drop_path: float = ModelSettings.drop_path,
         norm_pix_loss: bool = False,
         heads: Literal[1, 2] = 1,
         head_space: HeadSpace = HEAD_SPACE,
@@ -64,11 +76,16 @@ class MaskedAutoencoder(Encoder):
         img_size: pixels, a side or (height, width). patch_size: side of a patch in pixels.
         in_chans: channels of an image. embed_dim, depth, num_heads: width, blocks and attention
         heads of the encoder; decoder_embed_dim, decoder_depth, decoder_num_heads: of the decoder.
-        mlp_ratio: width of the hidden layer of each MLP, over that of the block. norm_pix_loss:
-        compare patches normalised by their own mean and deviation (MAE, section 3). heads: 1 for
-        MAE, 2 for the student of i-MAE; head_space: see above. decoder: False makes an encoder
-        alone, which reconstructs nothing. mean, std: per channel, in 0..1, by which uint8 images
-        are normalised; None: ImageNet's for 3 channels, 0.5 otherwise.
+        decoder_attention: "self" for MAE's decoder, in which all tokens attend to each other;
+        "cross" for CrossMAE's, in which mask tokens attend to the latent. weighted_feature_maps:
+        let each block of the latter attend to its own sum of all encoder blocks' outputs.
+        mlp_ratio: width of the hidden layer of each MLP, over that of the block. class_tokens: n,
+        tokens before the patches', in encoder and decoder; 8 in Pixio. drop_path: stochastic depth
+        of the encoder in training, see `path_factors`. norm_pix_loss: compare patches normalised by
+        their own mean and deviation (MAE, section 3). heads: 1 for MAE, 2 for the student of i-MAE;
+        head_space: see above. decoder: False makes an encoder alone, which reconstructs nothing.
+        mean, std: per channel, in 0..1, by which uint8 images are normalised; None: ImageNet's for
+        3 channels, 0.5 otherwise.
 
         The defaults are ViT-L/16 (MAE, appendix A.1). Raises ValueError if sizes do not fit
         together; the message names the argument.
@@ -76,9 +93,17 @@ class MaskedAutoencoder(Encoder):
         super().__init__(
             img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,
             depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, mean=mean, std=std,
+            class_tokens=class_tokens, drop_path=drop_path,
         )  # fmt: skip
         self.norm_pix_loss = norm_pix_loss
         self.heads, self.head_space, self.has_decoder = heads, head_space, decoder
+        self.decoder_attention = decoder_attention
+        self.weighted_feature_maps = weighted_feature_maps
+        if weighted_feature_maps and (heads == 2 or decoder_attention == "self"):
+            raise ConfigError(
+                "--weighted_feature_maps needs --decoder_attention cross and one head: the two "
+                "heads of an i-MAE separate one latent"
+            )
         if decoder:
             check_sizes(self.img_size, patch_size, decoder_embed_dim, decoder_num_heads, "decoder_")
             sizes = decoder_embed_dim, decoder_num_heads, mlp_ratio
@@ -96,9 +121,10 @@ class MaskedAutoencoder(Encoder):
             self.decoder_embed = nn.Linear(embed_dim, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.decoder_pos_embed = self.empty_positions(width)
-        self.decoder_blocks = nn.ModuleList(
-            Block(width, num_heads, mlp_ratio) for _ in range(depth)
-        )
+        if self.weighted_feature_maps:
+            self.decoder_map_weights = nn.Parameter(torch.empty(depth, 1 + len(self.blocks)))
+        kind = CrossBlock if self.decoder_attention == "cross" else Block
+        self.decoder_blocks = nn.ModuleList(kind(width, num_heads, mlp_ratio) for _ in range(depth))
         self.decoder_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.decoder_pred = nn.Linear(width, self.patch_size**2 * self.in_chans)
 
@@ -107,8 +133,11 @@ class MaskedAutoencoder(Encoder):
         """Initialise every parameter from torch's random generator."""
         super().reset_parameters()
         if self.has_decoder:
-            self.decoder_pos_embed.copy_(sincos_positions(self.mask_token.shape[-1], self.grid))
+            self.decoder_pos_embed.copy_(self.fixed_positions(self.mask_token.shape[-1]))
             nn.init.normal_(self.mask_token, std=TOKEN_STD)
+            if self.weighted_feature_maps:
+                maps = self.decoder_map_weights.shape[1]
+                nn.init.normal_(self.decoder_map_weights, std=maps**-0.5)
         self.apply(init_weights)
 
     def forward(
@@ -128,20 +157,39 @@ class MaskedAutoencoder(Encoder):
         channels_last = imgs.dtype == torch.uint8
         check_size("imgs", imgs, self.img_size, self.in_chans, channels_last=channels_last)
         images = imgs if channels_last else imgs.permute(0, 2, 3, 1)
-        if mask is None:
+        key = None
+        if mask is None or self.drops_paths:
             key = torch.randint(2**62, (len(images),), device=images.device)
-            mask = random_masking(key, self.grid, mask_ratio)
+        mask = mask or random_masking(key, self.grid, mask_ratio)
         (patches_BKV,) = self.visible_patches(images, mask)
-        (head_BNE,) = self.split(self.encode(patches_BKV, mask.ids_keep))
+        (head_BNE,) = self.split(self.encode_for_decoder(patches_BKV, mask.ids_keep, key))
         pred_BLV = self.decode(head_BNE, mask)
         target = torch.arange(len(images), device=images.device)
         pred_BMV = masked_rows(pred_BLV, mask)
         loss = self.reconstruction_loss(pred_BMV, images, target, mask.ids_masked)
         return loss, pred_BLV, mask.mask
 
+    def encode_for_decoder(
+        self, patches: Tensor, ids_keep: Tensor, key: Tensor | None = None
+    ) -> Tensor:
+        """Encode visible patches [B, K, P*P*C] to what `split`, and then `decode`, take.
+
+        That is `encode`, or with weighted feature maps a latent for each of T decoder blocks,
+        [B, T, n + K, D].
+        """
+        if not self.weighted_feature_maps:
+            return self.encode(patches, ids_keep, key)
+        x_BND, paths = self.embed(patches, ids_keep), self.draw_paths(key)
+        return weighted_latents(self.blocks, self.norm, x_BND, self.decoder_map_weights, paths)
+
     def split(self, latent: Tensor) -> Tensor:
-        """Apply each head to latents [B, 1 + K, D]: [heads, B, 1 + K, D or E], in `head_space`."""
-        check_shape("latent", latent, "B", "1 + K", self.pos_embed.shape[-1])
+        """Apply each head to latents [B, n + K, D]: [heads, B, n + K, D or E], in `head_space`.
+
+        Latents for each decoder block, [B, T, n + K, D], keep that axis.
+        """
+        before = ("B", "T") if latent.ndim == 4 else ("B",)
+        tokens = f"{self.class_tokens} + K"
+        check_shape("latent", latent, *before, tokens, self.pos_embed.shape[-1])
         if self.heads == 1:
             return (latent if self.head_space == "encoder" else self.decoder_embed(latent))[None]
         return torch.stack([self.decoder_embed1(latent), self.decoder_embed2(latent)])
@@ -151,17 +199,23 @@ class MaskedAutoencoder(Encoder):
     ) -> Tensor:
         """Decode a head's output to predicted patches [B, L, P*P*C].
 
+        head: [B, n + K, D or E] of one head, or with weighted feature maps [B, T, n + K, D or E].
         masked_only: return only the masked rows, [B, M, P*P*C]; of the others, the last block
         computes nothing but keys and values. rows: return those that are masked in this other mask.
+        A cross decoder computes nothing for others.
         """
         for each in (mask, rows or mask):
             check_mask(each, len(head), self.patches)
         in_encoder_space = self.head_space == "encoder"
         width = (self.pos_embed if in_encoder_space else self.mask_token).shape[-1]
-        check_shape("head", head, len(head), 1 + mask.ids_keep.shape[1], width)
+        per_block = (len(self.decoder_blocks),) * self.weighted_feature_maps
+        tokens = self.class_tokens + mask.ids_keep.shape[1]
+        check_shape("head", head, len(head), *per_block, tokens, width)
         if in_encoder_space:
             head = self.decoder_embed(head)
         last = rows or (mask if masked_only else None)
+        if self.decoder_attention == "cross":
+            return self.decoder_pred(predict_rows(self, head, last))
         if self._shares_mask_tokens(mask, last):
             x, spread = self._decoder_rows(head, mask), mask
         else:
@@ -169,8 +223,8 @@ class MaskedAutoencoder(Encoder):
             x, spread = assemble_tokens(*tokens, mask.ids_restore), None
         x = run_blocks(self.decoder_blocks, self.decoder_norm, x, last, spread)
         if last is None:
-            # Drop the class token. Contiguous, as adding a bias to strided rows is an extra pass.
-            x = x[:, 1:].contiguous()
+            # Drop class tokens. Contiguous, as adding a bias to strided rows is an extra pass.
+            x = x[:, self.class_tokens :].contiguous()
         return self.decoder_pred(x)
 
     def _shares_mask_tokens(self, mask: Mask, last: Mask | None) -> bool:
@@ -184,10 +238,11 @@ class MaskedAutoencoder(Encoder):
 
     def _decoder_rows(self, head: Tensor, mask: Mask) -> Tensor:
         """Return the decoder's input, with positions, as rows for `spread_rows`: [R, E]."""
-        positions_NE = self.decoder_pos_embed[0]
-        ids = F.pad(mask.ids_keep + 1, (1, 0))  # class token first
+        positions_NE, n = self.decoder_pos_embed[0], self.class_tokens
+        first_n = torch.arange(n, dtype=mask.ids_keep.dtype, device=head.device)
+        ids = torch.cat([first_n.expand(len(head), -1), mask.ids_keep + n], dim=1)
         visible = head + F.embedding(ids, positions_NE.to(head.dtype))
-        masked_LE = self.mask_token[0] + positions_NE[1:]
+        masked_LE = self.mask_token[0] + positions_NE[n:]
         return torch.cat([visible.flatten(0, 1), masked_LE.to(head.dtype)])
 
     def reconstruction_loss(

@@ -1,6 +1,7 @@
 """Mask tokens at an encoder's input, in the place of masked patches (BEiT's and SimMIM's way).
 
-B = batch, L = patches of an image, K = visible patches, V = values of a patch, D = encoder width.
+B = batch, L = patches of an image, K = visible patches, n = class tokens, V = values of a patch,
+D = encoder width.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from fastimae.kernels import Mask, assemble_tokens
 from fastimae.models.encoder import TOKEN_STD
 from fastimae.models.mae import MaskedAutoencoder
-from fastimae.models.vit import run_blocks
 
 
 class MaskToken(nn.Module):
@@ -28,22 +28,26 @@ class MaskToken(nn.Module):
 
 
 def encode_with_mask_tokens(
-    encoder: MaskedAutoencoder, mask_token: Tensor, patches: Tensor, mask: Mask
+    encoder: MaskedAutoencoder,
+    mask_token: Tensor,
+    patches: Tensor,
+    mask: Mask,
+    key: Tensor | None = None,
 ) -> Tensor:
-    """Encode visible patches [B, K, V] and mask tokens to latents [B, 1 + L, D], class token first.
+    """Encode visible patches [B, K, V] and mask tokens to latents [B, n + L, D].
 
-    mask_token: [1, 1, D], as in `MaskToken`. The latents have passed the encoder's last norm. With
-    a mask that hides nothing they are those of `encoder.encode`.
+    Class tokens come first. mask_token: [1, 1, D], as in `MaskToken`. key: see `Encoder.encode`.
+    The latents have passed the encoder's last norm. With a mask that hides nothing they are those
+    of `encoder.encode`.
     """
-    x_BND = embed_with_mask_tokens(encoder, mask_token, patches, mask)
-    return run_blocks(encoder.blocks, encoder.norm, x_BND)
+    return encoder.run(embed_with_mask_tokens(encoder, mask_token, patches, mask), key)
 
 
 def embed_with_mask_tokens(
     encoder: MaskedAutoencoder, mask_token: Tensor, patches: Tensor, mask: Mask
 ) -> Tensor:
-    """Return the encoder's input [B, 1 + L, D]; every patch has its position. See above."""
+    """Return the encoder's input [B, n + L, D]; every patch has its position. See above."""
     x_BKD = encoder.patch_embed(patches)
-    cls_B1D = encoder.cls_token.to(x_BKD.dtype).expand(len(x_BKD), -1, -1)
-    tokens_BND = torch.cat([cls_B1D, x_BKD], dim=1)
+    cls_BnD = encoder.cls_token.to(x_BKD.dtype).expand(len(x_BKD), -1, -1)
+    tokens_BND = torch.cat([cls_BnD, x_BKD], dim=1)
     return assemble_tokens(tokens_BND, mask_token, encoder.pos_embed, mask.ids_restore)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from fastimae.models.names import parse_name
-from fastimae.settings import Expert, Free, PositiveInt, Settings
+from fastimae.settings import Expert, Free, Idle, PositiveInt, Rate, Settings
 
 HeadSpace = Literal["decoder", "encoder"]
 HEAD_SPACE: HeadSpace = "decoder"
+DecoderAttention = Literal["self", "cross"]
+DECODER_ATTENTION: DecoderAttention = "self"
 MASK_RATIO = 0.75
-OF_DECODER = ("decoder_embed_dim", "decoder_depth", "decoder_num_heads", "norm_pix_loss")
+OF_DECODER = (
+    *("decoder_embed_dim", "decoder_depth", "decoder_num_heads", "decoder_attention"),
+    *("weighted_feature_maps", "norm_pix_loss"),
+)
 """Settings without effect for an encoder alone."""
 
 
@@ -34,6 +40,14 @@ class ModelSettings(Settings):
     """Blocks of the decoder. None: as the model's name says."""
     decoder_num_heads: Expert[PositiveInt | None] = None
     """Attention heads of the decoder. None: as the model's name says."""
+    decoder_attention: Expert[DecoderAttention] = DECODER_ATTENTION
+    """What the decoder's tokens attend to: each other (MAE), or only the latent (CrossMAE)."""
+    weighted_feature_maps: Expert[bool] = False
+    """Each block of a cross decoder attends to its own sum of all encoder blocks' outputs."""
+    class_tokens: Expert[PositiveInt] = 1
+    """Class tokens of encoder and decoder. Pixio: 8."""
+    drop_path: Expert[Rate] = 0.0
+    """Share of samples that skip attention or MLP in the encoder's last block; the first: none."""
     norm_pix_loss: bool = False
     """Normalise target patches: better features, less natural reconstructions."""
     init: Free[Path | None] = None
@@ -45,3 +59,8 @@ class ModelSettings(Settings):
         """Check the name, too: see `Settings`."""
         super().check()
         parse_name(self.model)
+
+    def idle(self) -> Iterator[Idle]:
+        alone = self.decoder_attention == "self"
+        yield Idle(alone, ("weighted_feature_maps",), "without --decoder_attention cross")
+        yield from super().idle()

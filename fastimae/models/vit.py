@@ -6,7 +6,7 @@ D = width, h = heads, d = head width, R = rows as `spread_rows` takes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from fastimae.kernels.attention import cross_attention
 from fastimae.kernels.late_bias import late_bias
 from fastimae.kernels.rows import masked_rows
 from fastimae.kernels.spread_rows import spread_rows
+from fastimae.models.drop_path import scaled
 
 LAYER_NORM_EPS = 1e-6
 
@@ -58,7 +59,7 @@ class Attention(nn.Module):
         if spread is not None:
             qkv = spread_rows(qkv, spread)
         out_BND = attention(qkv.unflatten(-1, (3, self.num_heads, -1)), self.qkv.bias)
-        return F.linear(out_BND, self.proj.weight, _last_bias(self.proj, late))
+        return F.linear(out_BND, self.proj.weight, last_bias(self.proj, late))
 
     def forward_rows(self, x_BND: Tensor, rows_BMD: Tensor, *, late: bool = False) -> Tensor:
         """Attend some rows to all tokens, with queries for those rows only: [B, M, D]."""
@@ -68,7 +69,7 @@ class Attention(nn.Module):
         kv_BN2hd = F.linear(x_BND, weight_kv, bias_kv).unflatten(-1, (2, self.num_heads, -1))
         k_BhNd, v_BhNd = kv_BN2hd.permute(2, 0, 3, 1, 4)
         out_BMD = cross_attention(q_BMhd.transpose(1, 2), k_BhNd, v_BhNd)
-        return F.linear(out_BMD, self.proj.weight, _last_bias(self.proj, late))
+        return F.linear(out_BMD, self.proj.weight, last_bias(self.proj, late))
 
 
 class Mlp(nn.Module):
@@ -84,10 +85,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, *, late: bool = False) -> Tensor:
         fc1, fc2 = self.fc1, self.fc2
-        return mlp(x, fc1.weight, fc1.bias, fc2.weight, _last_bias(fc2, late))
+        return mlp(x, fc1.weight, fc1.bias, fc2.weight, last_bias(fc2, late))
 
 
-def _last_bias(layer: nn.Linear, late: bool) -> Tensor:
+def last_bias(layer: nn.Linear, late: bool) -> Tensor:
+    """Return a layer's bias; `late`, without its gradient, which the next op computes."""
     return layer.bias.detach() if late else layer.bias
 
 
@@ -109,42 +111,52 @@ class Block(nn.Module):
         self,
         x_BND: Tensor,
         change_BND: Tensor,
-        bias_D: Tensor,
+        bias_D: Tensor | None,
         mask: Mask | None = None,
         spread: Mask | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        paths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Advance the residual stream by one block.
 
         x: the residual stream, [B, N, D]. change: what the previous block adds to it, [B, N, D].
         bias: the late bias in change. Returns the same three of this block; with a mask, only the
         rows of masked patches, [B, M, D]: of the others, only keys and values are computed. With
         `spread`, x and change hold rows [R, D] as `spread_rows` takes them, and the first norm and
-        projection are computed for those only.
+        projection are computed for those only. paths: fp32 [2, B], factors of what attention and
+        MLP add to each sample, see `path_factors`; biases are not late then, and bias is None.
         """
         sums = _sum_and_norm(x_BND, change_BND, bias_D, self.norm1)
-        return self.from_normed(*sums, mask, spread)
+        return self.from_normed(*sums, mask, spread, paths)
 
     def sum_first(
         self,
         x_BND: Tensor,
         change_BND: Tensor,
-        bias_D: Tensor,
+        bias_D: Tensor | None,
         mask: Mask | None = None,
         spread: Mask | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        paths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Replace `forward` with --grad_checkpointing, which keeps only the sum of each block."""
-        return self.from_sum(x_BND + late_bias(change_BND, bias_D), mask, spread)
+        return self.from_sum(_sum(x_BND, change_BND, bias_D), mask, spread, paths)
 
     def from_sum(
-        self, x_BND: Tensor, mask: Mask | None, spread: Mask | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, x_BND: Tensor, mask: Mask | None, spread: Mask | None, paths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Do what `forward` does, given the first sum."""
-        return self.from_normed(x_BND, self.norm1(x_BND), mask, spread)
+        return self.from_normed(x_BND, self.norm1(x_BND), mask, spread, paths)
 
     def from_normed(
-        self, x_BND: Tensor, normed_BND: Tensor, mask: Mask | None, spread: Mask | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        x_BND: Tensor,
+        normed_BND: Tensor,
+        mask: Mask | None,
+        spread: Mask | None,
+        paths: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Do what `forward` does, given the first sum and its norm."""
+        if paths is not None:
+            return self._on_paths(x_BND, normed_BND, paths)
         if spread is not None:
             x_BND = spread_rows(x_BND, spread)
         if mask is None:
@@ -153,16 +165,35 @@ class Block(nn.Module):
             x_BND = masked_rows(x_BND, mask)
             rows = masked_rows(normed_BND, mask)
             change = self.attn.forward_rows(normed_BND, rows, late=True)
+        return self.from_attended(x_BND, change)
+
+    def from_attended(self, x_BND: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what `forward` does, given the sum and what attention adds to it."""
         x, normed = _sum_and_norm(x_BND, change, self.attn.proj.bias, self.norm2)
         return x, self.mlp(normed, late=True), _as_activation(self.mlp.fc2.bias)
 
+    def _on_paths(
+        self, x_BND: Tensor, normed_BND: Tensor, paths_2B: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        """Do what `from_normed` does, with factors of what attention and MLP add."""
+        attention_B, mlp_B = paths_2B
+        change = scaled(self.attn(normed_BND), attention_B)
+        x, normed = _sum_and_norm(x_BND, change, None, self.norm2)
+        return x, scaled(self.mlp(normed), mlp_B), None
 
-def _sum_and_norm(x: Tensor, change: Tensor, bias: Tensor, norm: nn.Module) -> tuple[Tensor, ...]:
+
+def _sum_and_norm(
+    x: Tensor, change: Tensor, bias: Tensor | None, norm: nn.Module
+) -> tuple[Tensor, ...]:
     """Return x + change and its norm, which a fine-tuned encoder may have replaced or removed."""
     if type(norm) is nn.LayerNorm:
         return add_norm(x, change, bias, norm.weight, norm.bias, norm.eps)
-    total = x + late_bias(change, bias)
+    total = _sum(x, change, bias)
     return total, norm(total)
+
+
+def _sum(x: Tensor, change: Tensor, bias: Tensor | None) -> Tensor:
+    return x + (change if bias is None else late_bias(change, bias))
 
 
 def _as_activation(bias: Tensor) -> Tensor:
@@ -193,19 +224,25 @@ class _ZeroChange(torch.autograd.Function):
 
 
 def run_blocks(
-    blocks: nn.ModuleList,
+    blocks: Sequence[Callable[..., tuple[Tensor, Tensor, Tensor]]],
     norm: nn.Module,
     x_BND: Tensor,
     mask: Mask | None = None,
     spread: Mask | None = None,
+    paths: Tensor | None = None,
 ) -> Tensor:
     """Run all blocks and the norm after them, [B, N, D] -> [B, N, D].
 
     mask: let the last block compute only the rows of masked patches, [B, M, D]. spread: x holds
     rows [R, D] as `spread_rows` takes them, which the first block expands to tokens; with a mask,
-    too, there must be more than one block.
+    too, there must be more than one block. paths: fp32 [blocks, 2, B], see `path_factors`, without
+    mask and spread.
     """
     x, (change, bias) = x_BND, _ZeroChange.apply(x_BND)
+    if paths is not None:
+        for block, paths_2B in zip(blocks, paths, strict=True):
+            x, change, bias = block(x, change, None, paths=paths_2B)
+        return _sum_and_norm(x, change, None, norm)[1]
     for block in blocks:
         first, last = block is blocks[0], block is blocks[-1]
         x, change, bias = block(x, change, bias, mask if last else None, spread if first else None)
@@ -213,21 +250,32 @@ def run_blocks(
 
 
 def block_outputs(
-    blocks: nn.ModuleList, norm: nn.Module, x_BND: Tensor, wanted: Collection[int]
+    blocks: nn.ModuleList,
+    norm: nn.Module,
+    x_BND: Tensor,
+    wanted: Collection[int],
+    paths: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (number, output after `norm`, [B, N, D]) of the wanted blocks, numbered from 0."""
+    """Yield (number, output after `norm`, [B, N, D]) of the wanted blocks, numbered from 0.
+
+    paths: see `run_blocks`.
+    """
     x, (change, bias) = x_BND, _ZeroChange.apply(x_BND)
     for number, block in zip(range(max(wanted, default=-1) + 1), blocks, strict=False):
-        x, change, bias = block(x, change, bias)
+        if paths is None:
+            x, change, bias = block(x, change, bias)
+        else:
+            x, change, bias = block(x, change, None, paths=paths[number])
         if number in wanted:
             yield number, _sum_and_norm(x, change, bias, norm)[1]
 
 
-def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:
-    """Compute fixed 2-D sin-cos positions of a class token and a grid of patches (MAE, app. A.1).
+def sincos_positions(embed_dim: int, grid: tuple[int, int], first: int = 1) -> Tensor:
+    """Compute fixed 2-D sin-cos positions of class tokens and a grid of patches (MAE, app. A.1).
 
-    embed_dim: a multiple of 4. grid: patches (down, across). Returns fp32 [1, 1 + L, D]: zeros
-    for the class token, then per patch sin and cos of its column, sin and cos of its row.
+    embed_dim: a multiple of 4. grid: patches (down, across). first: class tokens. Returns fp32
+    [1, first + L, D]: zeros for each class token, then per patch sin and cos of its column, sin and
+    cos of its row.
     """
     quarter = embed_dim // 4
     omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
@@ -238,7 +286,7 @@ def sincos_positions(embed_dim: int, grid: tuple[int, int]) -> Tensor:
     )
     angles = [axis.flatten()[:, None] * omega for axis in (column, row)]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([torch.zeros(1, embed_dim), table.float()])[None]
+    return torch.cat([torch.zeros(first, embed_dim), table.float()])[None]
 
 
 def init_weights(module: nn.Module) -> None:

@@ -1,8 +1,8 @@
 """C-MAE: contrast two masked views of an image (Kong & Zhang, 2022, section 3).
 
 B = batch, K = visible patches, L = patches of an image, V = values of a patch, D = encoder width,
-N = tokens of the encoder (1 + L with mask tokens, else 1 + K), T = places that are contrasted,
-P = width of the heads' output.
+n = class tokens, N = tokens of the encoder (n + L with mask tokens, else n + K), T = places that
+are contrasted, P = width of the heads' output.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.flops import encoder_flops, mlp_flops
+from fastimae.models.forward_features import class_token_of
 from fastimae.models.mask_tokens import MaskToken, encode_with_mask_tokens
 from fastimae.models.vit import Mlp, init_weights
 from fastimae.objectives.base import Models, Objective, Teacher
@@ -133,8 +133,9 @@ class CMAE(Objective):
         """
         total = 0
         for seen, trained in zip(self.visible, (True, False), strict=True):
-            tokens = 1 + (self.student.patches if self.mask_token else seen)
-            places = {"patch": tokens - 1, "both": tokens}.get(self.settings.tokens, 1)
+            patches = self.student.patches if self.mask_token else seen
+            tokens = self.student.class_tokens + patches
+            places = {"patch": patches, "both": tokens}.get(self.settings.tokens, 1)
             heads = (self.projector, self.predictor) if trained else (self.projector,)
             total += encoder_flops(self.student, seen, tokens, backward=trained)
             total += sum(mlp_flops(places, head, backward=trained) for head in heads)
@@ -163,11 +164,12 @@ class CMAE(Objective):
         encoder = modules["student"]
         patches_BKV = self.pixels.visible_patches(self.student, batch, mask, view=view)
         if self.mask_token is None:
-            latent_BND = encoder.encode(patches_BKV, mask.ids_keep)
+            latent_BND = encoder.encode(patches_BKV, mask.ids_keep, batch.key)
         else:
             token = modules["mask_token"].weight
-            latent_BND = encode_with_mask_tokens(encoder, token, patches_BKV, mask)
-        return modules["projector"](chosen_tokens(latent_BND, self.settings.tokens))
+            latent_BND = encode_with_mask_tokens(encoder, token, patches_BKV, mask, batch.key)
+        first = encoder.class_tokens
+        return modules["projector"](chosen_tokens(latent_BND, self.settings.tokens, first))
 
     def _info_nce(self, online: Tensor, target: Tensor, ids: Tensor | None) -> Tensor:
         """Return InfoNCE of each online token [B, T]. ids: their places, if not all are there.
@@ -194,15 +196,21 @@ class CMAE(Objective):
             return None
         ids_BT = mask.ids_keep.long()
         if self.settings.tokens == "both":
-            ids_BT = F.pad(ids_BT + 1, (1, 0))  # class token first
+            first = torch.arange(self.student.class_tokens, device=ids_BT.device)
+            ids_BT = torch.cat([first.expand(len(ids_BT), -1), ids_BT + len(first)], dim=1)
         return ids_BT[..., None].expand_as(online)
 
 
-def chosen_tokens(latent: Tensor, tokens: Literal["patch", "cls", "average", "both"]) -> Tensor:
-    """Return the tokens of latents [B, 1 + L, D] that are contrasted (table 3): [B, T, D]."""
+def chosen_tokens(
+    latent: Tensor, tokens: Literal["patch", "cls", "average", "both"], class_tokens: int
+) -> Tensor:
+    """Return the tokens of latents [B, n + L, D] that are contrasted (table 3): [B, T, D].
+
+    Ours: of several class tokens (n > 1), the mean is contrasted as "cls", and each as "both".
+    """
     if tokens == "both":
         return latent
     if tokens == "cls":
-        return latent[:, :1]
-    patches = latent[:, 1:]
+        return class_token_of(latent, class_tokens)[:, None]
+    patches = latent[:, class_tokens:]
     return patches.mean(1, keepdim=True) if tokens == "average" else patches

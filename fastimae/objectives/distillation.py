@@ -16,10 +16,12 @@ def check_teacher(student: MaskedAutoencoder, teacher: MaskedAutoencoder) -> Non
         ("image size", student.img_size, teacher.img_size),
         ("patch size", student.patch_size, teacher.patch_size),
         ("number of channels", student.in_chans, teacher.in_chans),
+        ("number of class tokens", student.class_tokens, teacher.class_tokens),
         (f"{space} width", getattr(student, width).shape[-1], getattr(teacher, width).shape[-1]),
     ):
         if of_student != of_teacher:
             raise ConfigError(
                 f"--teacher has a different {name} ({of_teacher}) than --model ({of_student}): "
-                "use a teacher that fits, or change --model, --input_size or --head_space"
+                "use a teacher that fits, or change --model, --input_size, --class_tokens or "
+                "--head_space"
             )

@@ -34,6 +34,7 @@ from fastimae.objectives.pictures import (
     predicted_images,
 )
 from fastimae.objectives.pixels import Pixels
+from fastimae.objectives.predicted import draw_predicted, patches_predicted
 from fastimae.objectives.settings import IMAESettings, JitterSettings
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class IMAE(Objective):
         teacher_precision: Literal["auto", "fp8"] = IMAESettings.teacher_precision,
         mask_ratio: float = IMAESettings.mask_ratio,
         mask_unit: int = 1,
+        predict_ratio: float | None = IMAESettings.predict_ratio,
         ignore_boundary: int = IMAESettings.ignore_boundary,
         reciprocal_pairs: bool = IMAESettings.reciprocal_pairs,
         pixels: JitterSettings | None = None,
@@ -74,9 +76,10 @@ class IMAE(Objective):
         distillation. mix_beta, mix_lambda, mix_per: how mixing ratios are drawn, or their value.
         distill_weight: weight of the distillation loss. targets: images to reconstruct.
         teacher_view: images that the teacher sees. teacher_precision: "fp8" multiplies in 8 bits on
-        GPUs that can. mask_ratio, mask_unit, ignore_boundary: see `MAE`. reciprocal_pairs: each
-        image's partner has it as partner, too; the loader must pair them so. pixels: what changes
-        images before they are mixed; None: nothing. `IMAESettings` says more of each.
+        GPUs that can. mask_ratio, mask_unit, predict_ratio, ignore_boundary: see `MAE`.
+        reciprocal_pairs: each image's partner has it as partner, too; the loader must pair them so.
+        pixels: what changes images before they are mixed; None: nothing. `IMAESettings` says more
+        of each.
         """
         super().__init__()
         if disentangle and student.heads != 2:
@@ -94,7 +97,8 @@ class IMAE(Objective):
         self.branches = tuple(BRANCHES.index(name) for name in self.targets)
         self.teacher_view, self.teacher_precision = teacher_view, teacher_precision
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        _ = self.visible  # raises if no such mask can be drawn
+        self.predict_ratio = predict_ratio
+        _ = self.predicted  # raises if no such mask can be drawn
         self.ignore_boundary = ignore_boundary
         check_boundary(student, mask_ratio, mask_unit, ignore_boundary)
         self.reciprocal_pairs = reciprocal_pairs
@@ -129,12 +133,19 @@ class IMAE(Objective):
         """K, the patches of a mixture that stay visible."""
         return visible_patches(self.student.grid, self.mask_ratio, self.mask_unit)
 
+    @property
+    def predicted(self) -> int:
+        """The patches of an image that the decoder predicts."""
+        return patches_predicted(self.student, self.visible, self.predict_ratio)
+
     def draw_mask(self, batch: Batch) -> Mask:
         """Draw the mask of each mixture; with `reciprocal_pairs` partners share theirs."""
-        key = batch.key
-        if self.reciprocal_pairs:
-            key = torch.minimum(key, key[batch.partner])
+        key = self._mask_key(batch)
         return random_masking(key, self.student.grid, self.mask_ratio, self.mask_unit)
+
+    def _mask_key(self, batch: Batch) -> Tensor:
+        key = batch.key
+        return torch.minimum(key, key[batch.partner]) if self.reciprocal_pairs else key
 
     def forward(
         self, batch: Batch, mask: Mask | None = None, alpha: Tensor | None = None
@@ -151,7 +162,7 @@ class IMAE(Objective):
         batch, mask = self.pixels(batch), mask or self.draw_mask(batch)
         alpha = self.ratio(batch.key, batch.step_key) if alpha is None else alpha
         views = self._views(batch, mask, alpha)
-        heads_nBNE = self._heads(views[0], mask)
+        heads_nBNE = self._heads(views[0], mask, batch.key)
         recon_n = self._reconstruction(batch, mask, heads_nBNE)
         parts = dict(zip((f"recon_{name}" for name in self.targets), recon_n, strict=True))
         loss = recon_n.sum()
@@ -169,7 +180,7 @@ class IMAE(Objective):
         """Count the operations per mixture, forward and backward: see `fastimae.models.flops`."""
         count = len(self.branches)
         decoded = count if self.student.heads == 2 else 1
-        flops = training_flops(self.student, self.visible, decoded)
+        flops = training_flops(self.student, self.visible, decoded, self.predicted)
         if self.teacher is None:
             return flops
         one_pass = self.reciprocal_pairs or self.teacher_view == "mixed"
@@ -203,7 +214,7 @@ class IMAE(Objective):
             "masked": mask_out(student, mixture, drawn),
         }
         for mask in covering_masks(drawn, self.student.grid, self.mask_unit):
-            heads_nBNE = self._heads(self._views(batch, mask, alpha)[0], mask)
+            heads_nBNE = self._heads(self._views(batch, mask, alpha)[0], mask, batch.key)
             heads_nBNE = heads_nBNE.expand(len(self.branches), -1, -1, -1)
             for branch, head_BNE in zip(self.branches, heads_nBNE, strict=True):
                 pred_BLV = student.decode(head_BNE, mask)
@@ -213,7 +224,7 @@ class IMAE(Objective):
         return pictures
 
     def teacher_latents(self, batch: Batch) -> Tensor:
-        """Return the latents that `forward` distils, [n B, 1 + K, E]."""
+        """Return the latents that `forward` distils, [n B, N, E]."""
         check_paired_batch(self.student, batch)
         batch, mask = self.pixels(batch), self.draw_mask(batch)
         alpha = self.ratio(batch.key, batch.step_key)
@@ -227,26 +238,28 @@ class IMAE(Objective):
             batch.images, mask, partner=batch.partner, alpha=alpha, clean=clean
         )
 
-    def _heads(self, mixed: Tensor, mask: Mask) -> Tensor:
-        """Return the outputs of the heads that have a target, [n, B, 1 + K, E].
+    def _heads(self, mixed: Tensor, mask: Mask, key: Tensor) -> Tensor:
+        """Return the outputs of the heads that have a target, [n, B, N, E].
 
-        Without heads of their own, branches share one latent, [1, B, 1 + K, E].
+        Without heads of their own, branches share one latent, [1, B, N, E].
         """
-        heads_HBNE = self.student.split(self.student.encode(mixed, mask.ids_keep))
+        heads_HBNE = self.student.split(self.student.encode(mixed, mask.ids_keep, key))
         if self.student.heads == 1:
             return heads_HBNE
         return heads_HBNE[self.branches[0] : self.branches[-1] + 1]
 
     def _reconstruction(self, batch: Batch, mask: Mask, heads: Tensor) -> Tensor:
         """Return the losses of the branches, fp32 [n]; all heads are decoded as one batch."""
-        rows = heads.flatten(0, 1), mask.repeat(len(heads))
-        pred = self.student.decode(*rows, masked_only=True)
+        of_all = mask.repeat(len(heads))
+        rows = draw_predicted(of_all, self._mask_key(batch).repeat(len(heads)), self.predicted)
+        pred = self.student.decode(heads.flatten(0, 1), of_all, rows=rows)
+        ids = rows.ids_masked[: len(mask.mask)]  # those of one head, as of the others
         subordinate_B = torch.arange(len(batch.images), device=batch.images.device)
         images = subordinate_B, batch.partner
         target_nB = torch.cat([images[branch] for branch in self.branches])
         return self._per_branch(
             lambda target, n: self.student.reconstruction_loss(
-                pred, batch.images, target, mask.ids_masked,
+                pred, batch.images, target, ids,
                 branches=n, ignore_boundary=self.ignore_boundary,
             ),
             target_nB,
@@ -264,7 +277,7 @@ class IMAE(Objective):
         return torch.stack([loss(target, None) for target in targets.chunk(count)])
 
     def _teacher_latents(self, batch: Batch, mask: Mask, views: tuple[Tensor, ...]) -> Tensor:
-        """Return the frozen teacher's latents of the branches' images, [n B, 1 + K, E]."""
+        """Return the frozen teacher's latents of the branches' images, [n B, N, E]."""
         count = len(self.branches)
         if self.teacher_view == "mixed":
             return self._teacher_latent(views[0], mask).repeat(count, 1, 1)

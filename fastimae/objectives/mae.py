@@ -21,6 +21,7 @@ from fastimae.objectives.masked_share import say_masked_share
 from fastimae.objectives.masks import draw_mask, patches_seen
 from fastimae.objectives.pictures import caption, paste, predicted_images
 from fastimae.objectives.pixels import Pixels
+from fastimae.objectives.predicted import draw_predicted, patches_predicted
 from fastimae.objectives.settings import MAESettings, PixelSettings
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class MAE(Objective):
         *,
         mask_ratio: float = MAESettings.mask_ratio,
         mask_unit: int = 1,
+        predict_ratio: float | None = MAESettings.predict_ratio,
         ignore_boundary: int = MAESettings.ignore_boundary,
         pixels: PixelSettings | None = None,
     ) -> None:
@@ -45,13 +47,15 @@ class MAE(Objective):
 
         mask_ratio: share of patches that are masked; 0: none, and the loss is that of all patches,
         an autoencoder's. mask_unit: side, in patches, of the squares that are masked as a whole.
+        predict_ratio: share of patches that are predicted; None: all that are masked.
         ignore_boundary: see `masked_l2`. pixels: what changes images first; None: nothing. Raises
         ValueError if no such mask can be drawn, or if it would leave no pixel to reconstruct.
         """
         super().__init__()
         self.student, self.pixels = student, Pixels(student, pixels)
         self.mask_ratio, self.mask_unit = mask_ratio, mask_unit
-        _ = self.visible  # raises if no such mask can be drawn
+        self.predict_ratio = predict_ratio
+        _ = self.predicted  # raises if no such mask can be drawn
         self.ignore_boundary = ignore_boundary
         check_boundary(student, mask_ratio, mask_unit, ignore_boundary)
 
@@ -67,6 +71,11 @@ class MAE(Objective):
         """K, the patches of an image that stay visible."""
         return patches_seen(self.student, self.mask_ratio, self.mask_unit)
 
+    @property
+    def predicted(self) -> int:
+        """The patches of an image that the decoder predicts."""
+        return patches_predicted(self.student, self.visible, self.predict_ratio)
+
     def draw_mask(self, key: Tensor) -> Mask:
         """Draw the mask of each sample, a function of its key, int64 [B]."""
         return draw_mask(self.student, key, self.mask_ratio, self.mask_unit)
@@ -79,8 +88,9 @@ class MAE(Objective):
         check_batch(self.student, batch, mask)
         batch, mask = self.pixels(batch), mask or self.draw_mask(batch.key)
         target = torch.arange(len(batch.images), device=batch.images.device)
-        pred_BMV = self._predict(batch, mask, masked_only=self.mask_ratio > 0)
-        ids = mask.ids_masked if self.mask_ratio else mask.ids_keep
+        rows = draw_predicted(mask, batch.key, self.predicted) if self.mask_ratio else None
+        pred_BMV = self._predict(batch, mask, rows)
+        ids = rows.ids_masked if rows else mask.ids_keep
         loss = self.student.reconstruction_loss(
             pred_BMV, batch.images, target, ids, ignore_boundary=self.ignore_boundary
         )
@@ -88,7 +98,7 @@ class MAE(Objective):
 
     def train_flops(self) -> int:
         """Count the operations per image, forward and backward: see `fastimae.models.flops`."""
-        return training_flops(self.student, self.visible)
+        return training_flops(self.student, self.visible, predicted=self.predicted)
 
     @property
     def picture_note(self) -> str:
@@ -103,7 +113,7 @@ class MAE(Objective):
         student = self.student
         check_batch(student, batch)
         batch, mask = self.pixels(batch), self.draw_mask(batch.key)
-        images, pred_BLV = batch.images, self._predict(batch, mask, masked_only=False)
+        images, pred_BLV = batch.images, self._predict(batch, mask)
         predicted = predicted_images(student, pred_BLV, images)
         return {
             "input": images,
@@ -113,8 +123,10 @@ class MAE(Objective):
             ),
         }
 
-    def _predict(self, batch: Batch, mask: Mask, masked_only: bool) -> Tensor:
+    def _predict(self, batch: Batch, mask: Mask, rows: Mask | None = None) -> Tensor:
+        """Return what the decoder makes of all patches, or of those that rows hides."""
         student = self.student
         patches_BKV = self.pixels.visible_patches(student, batch, mask)
-        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep))
-        return student.decode(head_BNE, mask, masked_only)
+        latent = student.encode_for_decoder(patches_BKV, mask.ids_keep, batch.key)
+        (head_BNE,) = student.split(latent)
+        return student.decode(head_BNE, mask, rows=rows)

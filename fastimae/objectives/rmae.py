@@ -20,7 +20,8 @@ from fastimae.objectives.batches import check_batch
 from fastimae.objectives.masked_share import say_masked_shares
 from fastimae.objectives.pictures import caption, paste, predicted_images
 from fastimae.objectives.pixels import Pixels
-from fastimae.objectives.second_view import SecondView
+from fastimae.objectives.predicted import draw_predicted, patches_predicted
+from fastimae.objectives.second_view import SecondView, second_key
 from fastimae.objectives.settings import PixelSettings, RMAESettings, SecondViewKind
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class RMAE(Objective):
         mask_unit: int = 1,
         second_view: SecondViewKind = RMAESettings.second_view,
         second_mask_ratio: float = RMAESettings.second_mask_ratio,
+        predict_ratio: float | None = RMAESettings.predict_ratio,
         constraint_weight: float = RMAESettings.constraint_weight,
         pixels: PixelSettings | None = None,
     ) -> None:
@@ -53,8 +55,9 @@ class RMAE(Objective):
         mask_ratio: share of patches that the first view hides. mask_unit: side, in patches, of the
         squares that are masked as a whole. second_view: "complement", what the first view hides
         (equation 6); "independent", another mask, of second_mask_ratio (the dagger of table 1);
-        "full", the whole image (its double dagger). constraint_weight: lambda. pixels: what changes
-        images first; None: nothing. Raises ValueError if no such mask can be drawn.
+        "full", the whole image (its double dagger). predict_ratio: share of patches, of those that
+        the first view hides, that are predicted; None: all. constraint_weight: lambda. pixels: what
+        changes images first; None: nothing. Raises ValueError if no such mask can be drawn.
         """
         super().__init__()
         self.student, self.pixels = student, Pixels(student, pixels)
@@ -63,7 +66,8 @@ class RMAE(Objective):
             kind=second_view, mask_ratio=second_mask_ratio, mask_unit=mask_unit
         )
         self.constraint_weight = constraint_weight
-        _ = self.visible  # raises if no such mask can be drawn
+        self.predict_ratio = predict_ratio
+        _ = self.predicted  # raises if no such mask can be drawn
 
     @classmethod
     def build(cls, settings: RMAESettings, models: Models) -> RMAE:
@@ -77,6 +81,11 @@ class RMAE(Objective):
         """The patches that each view of an image shows."""
         first = visible_patches(self.student.grid, self.mask_ratio, self.mask_unit)
         return first, self.second.patches_seen(self.student, first)
+
+    @property
+    def predicted(self) -> int:
+        """The patches of an image that the decoder predicts."""
+        return patches_predicted(self.student, self.visible[0], self.predict_ratio)
 
     def draw_mask(self, key: Tensor) -> Mask:
         """Draw the mask of each sample's first view, a function of its key, int64 [B]."""
@@ -92,21 +101,25 @@ class RMAE(Objective):
         check_batch(self.student, batch, mask)
         batch, first = self.pixels(batch), mask or self.draw_mask(batch.key)
         second = self.second.draw_mask(self.student, batch.key, first)
+        rows = draw_predicted(first, batch.key, self.predicted)
         one_BMV, other_BMV = (
-            self._predict(batch, each, view, first) for view, each in enumerate((first, second))
+            self._predict(batch, each, view, rows) for view, each in enumerate((first, second))
         )
-        kept = self.second.shown(first, second)
+        kept = self.second.shown(rows, second)
         target = torch.arange(len(batch.images), device=batch.images.device)
         distance = pair_l2(one_BMV, other_BMV, kept=kept)
         constraint = self.student.reconstruction_loss(
-            other_BMV, batch.images, target, first.ids_masked, kept=kept
+            other_BMV, batch.images, target, rows.ids_masked, kept=kept
         )
         loss = distance + self.constraint_weight * constraint
         return {"loss": loss, "distance": distance, "constraint": constraint}
 
     def train_flops(self) -> int:
         """Count the operations per image, forward and backward: see `fastimae.models.flops`."""
-        return sum(training_flops(self.student, visible) for visible in self.visible)
+        return sum(
+            training_flops(self.student, visible, predicted=self.predicted)
+            for visible in self.visible
+        )
 
     @property
     def picture_note(self) -> str:
@@ -133,5 +146,6 @@ class RMAE(Objective):
         """Return what the decoder makes of a view, of all patches or of those that rows hides."""
         student = self.student
         patches_BKV = self.pixels.visible_patches(student, batch, mask, view=view)
-        (head_BNE,) = student.split(student.encode(patches_BKV, mask.ids_keep))
+        key = second_key(batch.key) if view else batch.key
+        (head_BNE,) = student.split(student.encode_for_decoder(patches_BKV, mask.ids_keep, key))
         return student.decode(head_BNE, mask, rows=rows)

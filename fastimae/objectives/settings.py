@@ -56,6 +56,15 @@ class MaskSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
+class PredictSettings(MaskSettings):
+    """The mask, and how many of the masked patches are predicted."""
+
+    predict_ratio: Expert[InnerShare | None] = None
+    """Share of all patches that is predicted, and enters the loss: random ones of those that are
+    masked, as in CrossMAE (0.25). None: all masked patches."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class JitterSettings(Settings):
     """Changes of colour and sharpness."""
 
@@ -93,12 +102,20 @@ class PixelSettings(GroupSettings, JitterSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class ReconstructionSettings(MaskSettings):
+class ReconstructionSettings(PredictSettings):
     """The mask, and which of the masked pixels count in the loss."""
 
     ignore_boundary: Expert[Count] = 0
     """Masked pixels this near to a visible patch do not count in the loss. The hierarchical paper
     only suggests it (section 3.6)."""
+
+    def check(self) -> None:
+        """Check that what is near to a visible patch is known, too: see `Settings`."""
+        super().check()
+        self.require(
+            not (self.ignore_boundary and self.predict_ratio),
+            "--ignore_boundary needs the loss of all masked patches: drop --predict_ratio",
+        )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -109,7 +126,7 @@ class MAESettings(PixelSettings, ReconstructionSettings):
     """Share of patches that are masked; 0, where an objective can: none."""
 
     def idle(self) -> Iterator[Idle]:
-        of_masks = ("mask_patch_size", "ignore_boundary")
+        of_masks = ("mask_patch_size", "predict_ratio", "ignore_boundary")
         yield Idle(not self.mask_ratio, of_masks, "with --mask_ratio 0")
         yield from super().idle()
 
@@ -130,7 +147,7 @@ class SecondViewSettings(MaskSettings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class RMAESettings(PixelSettings, SecondViewSettings):
+class RMAESettings(PixelSettings, SecondViewSettings, PredictSettings):
     """The two views of R-MAE, and how its terms are balanced."""
 
     constraint_weight: Expert[NotNegative] = 1.0

@@ -59,6 +59,10 @@ class DrawStream(IntEnum):
     """From a sample's key: its blur, in fastimae/objectives/blur.py."""
     SECOND_VIEW = 7
     """From a sample's key: the key of its second view, in fastimae/objectives/second_view.py."""
+    PREDICTED = 8
+    """From a sample's key: its masked patches to predict, in fastimae/objectives/predicted.py."""
+    DROP_PATH = 9
+    """From a sample's key: the paths that it skips, in fastimae/models/drop_path.py."""
 
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -54,3 +54,4 @@ def test_a_report_has_each_objective_against_mae(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| MAE | 58.1 (x 1.00) | 112 | 0 |" in printed
     assert "| i-MAE, with a teacher | 108 (x 1.85) | 112 | 112 |" in printed
+    assert "| CrossMAE | 37.4 (x 0.64) | " in printed

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,20 +13,23 @@ from fastimae.kernels.assemble_tokens import assemble_tokens
 
 MODULE = sys.modules["fastimae.kernels.assemble_tokens"]
 IMPLS = ["torch", "triton"]
-SHAPES = [  # batch, patches, keep, width
+SHAPES = [  # batch, patches, keep, width, class tokens
     (3, 6, 2, 5),
     (9, 5, 1, 128),  # more samples than rows of a tile
     (2, 3, 3, 8),  # nothing is masked
     (2, 4, 0, 8),  # nothing is visible
     (1, 2, 1, 600),  # two blocks of columns, the second ragged
+    (9, 5, 2, 8, 4),
+    (2, 4, 0, 40, 8),  # nothing is visible but class tokens
+    (3, 3, 3, 5, 8),  # nothing is masked
 ]
 ULP = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 2**-7}
 
 
-def inputs(batch, patches, keep, width, dtype=torch.float32):
+def inputs(batch, patches, keep, width, first=1, dtype=torch.float32):
     """Make x in dtype, fp32 mask token and positions that bf16 can hold, and a permutation."""
-    x = torch.randn(batch, 1 + keep, width).to(dtype)
-    token, positions = (torch.randn(1, n, width).bfloat16().float() for n in (1, 1 + patches))
+    x = torch.randn(batch, first + keep, width).to(dtype)
+    token, positions = (torch.randn(1, n, width).bfloat16().float() for n in (1, first + patches))
     return x, token, positions, torch.rand(batch, patches).argsort(1).int()
 
 
@@ -55,28 +59,28 @@ def check(args, grad, impl):
 @pytest.mark.parametrize("dtype", ULP)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_output_and_gradients_are_the_references(shape, dtype, impl):
-    args = inputs(*shape, dtype)
-    check(args, torch.randn(shape[0], 1 + shape[1], shape[3]).to(dtype), impl)
+    args = inputs(*shape, dtype=dtype)
+    check(args, torch.randn(shape[0], args[2].shape[1], shape[3]).to(dtype), impl)
 
 
 @settings(max_examples=15)
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 12), st.integers(1, 40))
-def test_any_shape(batch, patches, keep, width):
-    args = inputs(batch, patches, min(keep, patches), width)
-    check(args, torch.randn(batch, 1 + patches, width), "triton")
+@given(*(st.integers(low, high) for low, high in ((1, 12), (1, 12), (0, 12), (1, 40), (1, 9))))
+def test_any_shape(batch, patches, keep, width, first):
+    args = inputs(batch, patches, min(keep, patches), width, first)
+    check(args, torch.randn(batch, first + patches, width), "triton")
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_mask_token_and_positions_are_rounded_first(impl):
-    x, _, _, ids = inputs(3, 6, 2, 40, torch.float16)
+    x, _, _, ids = inputs(3, 6, 2, 40, dtype=torch.float16)
     args = x, torch.randn(1, 1, 40), torch.randn(1, 7, 40), ids
     assert torch.equal(assemble_tokens(*args, impl=impl), reference.assemble_tokens(*args))
 
 
-@pytest.mark.parametrize("tiles", [2, 3, 100])
-def test_programs_that_sum_several_tiles(tiles, monkeypatch):
+@pytest.mark.parametrize(("tiles", "first"), [(2, 1), (3, 4), (100, 1)])
+def test_programs_that_sum_several_tiles(tiles, first, monkeypatch):
     monkeypatch.setattr(MODULE, "tiles_per_program", lambda _: tiles)
-    check(inputs(7, 6, 2, 12), torch.randn(7, 7, 12), "triton")
+    check(inputs(7, 6, 2, 12, first), torch.randn(7, 6 + first, 12), "triton")
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -108,12 +112,13 @@ def test_infinities_stay_in_their_rows(impl):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_empty_batch(impl):
-    args = inputs(0, 6, 2, 8)
+@pytest.mark.parametrize("first", [1, 8])
+def test_empty_batch(impl, first):
+    args = inputs(0, 6, 2, 8, first)
     out, grad_x, grad_token, grad_positions = gradients(
-        assemble_tokens, args, torch.empty(0, 7, 8), impl=impl
+        assemble_tokens, args, torch.empty(0, 6 + first, 8), impl=impl
     )
-    assert out.shape == (0, 7, 8) and grad_x.shape == (0, 3, 8)
+    assert out.shape == (0, 6 + first, 8) and grad_x.shape == (0, 2 + first, 8)
     assert not grad_token.any() and not grad_positions.any()
 
 
@@ -127,25 +132,27 @@ def test_fixed_positions_have_no_gradient(impl):
 
 
 def test_gradients_in_double():
-    x, token, positions, ids = inputs(2, 3, 1, 2)
+    x, token, positions, ids = inputs(2, 3, 1, 2, 2)
     leaves = [part.double().requires_grad_() for part in (x, token, positions)]
     assert torch.autograd.gradcheck(lambda *parts: assemble_tokens(*parts, ids), leaves)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_registration(impl):
-    x, token, positions, ids = inputs(2, 4, 2, 8)
+@pytest.mark.parametrize("first", [1, 4])
+def test_registration(impl, first):
+    x, token, positions, ids = inputs(2, 4, 2, 8, first)
     leaves = (x.requires_grad_(), token.requires_grad_(), positions.requires_grad_())
     torch.library.opcheck(torch.ops.fastimae.assemble_tokens, (*leaves, ids, impl == "triton"))
-    grad = torch.randn(2, 5, 8)
+    grad = torch.randn(2, 4 + first, 8)
     torch.library.opcheck(
         torch.ops.fastimae.assemble_tokens_backward, (grad, ids, 2, impl == "triton")
     )
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_compiled(impl):
-    args, grad = inputs(2, 4, 2, 8), torch.randn(2, 5, 8)
+@pytest.mark.parametrize("first", [1, 8])
+def test_compiled(impl, first):
+    args, grad = inputs(2, 4, 2, 8, first), torch.randn(2, 4 + first, 8)
     compiled = torch.compile(assemble_tokens, fullgraph=True, backend="aot_eager")
     got = gradients(compiled, args, grad, impl=impl)
     wanted = gradients(assemble_tokens, args, grad, impl=impl)
@@ -158,6 +165,7 @@ def test_compiled(impl):
         lambda x, token, positions, ids: (x[:1], token, positions, ids),
         lambda x, token, positions, ids: (x, token[..., 1:], positions, ids),
         lambda x, token, positions, ids: (x, token, positions[:, 1:], ids),
+        lambda x, token, positions, ids: (x[:, :1], token, F.pad(positions, (0, 0, 1, 0)), ids),
         lambda x, token, positions, ids: (x, token, positions[:, :2], ids[:, :1]),
     ],
 )

@@ -11,21 +11,24 @@ from fastimae.kernels import Mask, reference
 from fastimae.kernels.spread_rows import spread_rows
 
 MODULE = sys.modules["fastimae.kernels.spread_rows"]
-SHAPES = [  # batch, patches, visible, width
+SHAPES = [  # batch, patches, visible, width, class tokens
     (3, 6, 2, 5),
     (9, 5, 1, 128),  # more samples than rows of a tile
     (2, 3, 3, 8),  # nothing is masked
     (2, 4, 0, 8),  # nothing is visible
     (1, 2, 1, 600),  # two blocks of columns, the second ragged
+    (9, 5, 2, 8, 4),
+    (2, 4, 0, 40, 8),  # nothing is visible but class tokens
+    (3, 3, 3, 5, 8),  # nothing is masked
 ]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 impls = pytest.mark.parametrize("impl", ["torch", "triton"])
 
 
-def inputs(batch, patches, keep, width, dtype=torch.float32):
+def inputs(batch, patches, keep, width, first=1, dtype=torch.float32):
     """Make rows and a random mask."""
     masked = torch.rand(batch, patches).argsort(1) >= keep
-    return torch.randn(batch * (1 + keep) + patches, width).to(dtype), Mask.from_bool(masked)
+    return torch.randn(batch * (first + keep) + patches, width).to(dtype), Mask.from_bool(masked)
 
 
 def with_gradient(function, rows, mask, grad, **options):
@@ -39,7 +42,7 @@ def check(rows, mask, grad, impl):
     assert out.dtype == got.dtype == rows.dtype
     assert torch.equal(out, reference.spread_rows(rows, mask))
     _, wanted = with_gradient(reference.spread_rows, rows.double(), mask, grad.double())
-    own = mask.ids_keep.numel() + len(grad)  # visible patches and class tokens
+    own = len(rows) - mask.ids_restore.shape[1]  # visible patches and class tokens
     assert torch.equal(got[:own].double(), wanted[:own])
     torch.testing.assert_close(got[own:], wanted[own:].to(got.dtype))
 
@@ -58,21 +61,22 @@ def test_rows_and_their_gradient_by_hand():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_output_and_gradient_are_the_references(shape, dtype, impl):
-    rows, mask = inputs(*shape, dtype)
-    check(rows, mask, torch.randn(shape[0], 1 + shape[1], shape[3]).to(dtype), impl)
+    rows, mask = inputs(*shape, dtype=dtype)
+    first = shape[4] if len(shape) > 4 else 1
+    check(rows, mask, torch.randn(shape[0], first + shape[1], shape[3]).to(dtype), impl)
 
 
 @settings(max_examples=15)
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 12), st.integers(1, 40))
-def test_any_shape(batch, patches, keep, width):
-    rows, mask = inputs(batch, patches, min(keep, patches), width)
-    check(rows, mask, torch.randn(batch, 1 + patches, width), "triton")
+@given(*(st.integers(low, high) for low, high in ((1, 12), (1, 12), (0, 12), (1, 40), (1, 9))))
+def test_any_shape(batch, patches, keep, width, first):
+    rows, mask = inputs(batch, patches, min(keep, patches), width, first)
+    check(rows, mask, torch.randn(batch, first + patches, width), "triton")
 
 
-@pytest.mark.parametrize("tiles", [2, 3, 100])
-def test_programs_that_sum_several_tiles(tiles, monkeypatch):
+@pytest.mark.parametrize(("tiles", "first"), [(2, 1), (3, 4), (100, 1)])
+def test_programs_that_sum_several_tiles(tiles, first, monkeypatch):
     monkeypatch.setattr(MODULE, "tiles_per_program", lambda _: tiles)
-    check(*inputs(50, 4, 2, 12), torch.randn(50, 5, 12), "triton")
+    check(*inputs(50, 4, 2, 12, first), torch.randn(50, 4 + first, 12), "triton")
 
 
 @impls
@@ -105,22 +109,25 @@ def test_empty_batch(impl):
 
 
 def test_gradient_in_double():
-    rows, mask = inputs(2, 3, 1, 2)
+    rows, mask = inputs(2, 3, 1, 2, 2)
     rows = rows.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda rows: spread_rows(rows, mask), rows)
 
 
 @impls
-def test_registration(impl):
-    rows, mask = inputs(2, 4, 2, 8)
+@pytest.mark.parametrize("first", [1, 4])
+def test_registration(impl, first):
+    rows, mask = inputs(2, 4, 2, 8, first)
     rest = mask.ids_restore, 2, impl == "triton"
     torch.library.opcheck(torch.ops.fastimae.spread_rows, (rows.requires_grad_(), *rest))
-    torch.library.opcheck(torch.ops.fastimae.spread_rows_backward, (torch.randn(2, 5, 8), *rest))
+    grad = torch.randn(2, 4 + first, 8)
+    torch.library.opcheck(torch.ops.fastimae.spread_rows_backward, (grad, *rest))
 
 
 @impls
-def test_compiled(impl):
-    (rows, mask), grad = inputs(2, 4, 2, 8), torch.randn(2, 5, 8)
+@pytest.mark.parametrize("first", [1, 8])
+def test_compiled(impl, first):
+    (rows, mask), grad = inputs(2, 4, 2, 8, first), torch.randn(2, 4 + first, 8)
     compiled = torch.compile(spread_rows, fullgraph=True, backend="aot_eager")
     got = with_gradient(compiled, rows, mask, grad, impl=impl)
     wanted = with_gradient(spread_rows, rows, mask, grad, impl=impl)
@@ -129,8 +136,9 @@ def test_compiled(impl):
 
 def test_rows_of_another_mask_are_refused():
     rows, mask = inputs(2, 4, 2, 8)
-    with pytest.raises(ValueError, match=r"rows must be \[10, W\], not \[9, 8\]"):
-        spread_rows(rows[1:], mask)
+    for wrong in (1, 2):  # another number of rows, and no class token
+        with pytest.raises(ValueError, match=r"rows must be \[10, W\], not "):
+            spread_rows(rows[wrong:], mask)
 
 
 def test_double_precision_has_no_kernel():

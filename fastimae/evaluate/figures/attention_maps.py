@@ -61,13 +61,13 @@ def attention_maps(model: MaskedAutoencoder, images: Tensor) -> list[Tensor]:
     """Compute softmax(q k^T / sqrt(d)) of every block of the encoder, float32 [B, h, N, N] each.
 
     images: uint8 [B, H, W, C]; all patches are visible. Row n is the attention of token n: it sums
-    to 1.
+    to 1. Several class tokens count as one, see `as_one_token`.
     """
     check_bytes("images", images)
     with recorded_qkv(model.blocks) as recorded:
         model.forward_features(images)
     return [
-        attention_of(qkv, block.attn.num_heads)
+        as_one_token(attention_of(qkv, block.attn.num_heads), model.class_tokens)
         for qkv, block in zip(recorded, model.blocks, strict=True)
     ]
 
@@ -95,6 +95,19 @@ def attention_of(qkv: Tensor, heads: int) -> Tensor:
     """Compute attention, float32 [B, h, N, N], of packed queries, keys and values [B, N, 3*h*d]."""
     q_BhNd, k_BhNd, _ = qkv.float().unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     return (q_BhNd @ k_BhNd.transpose(-2, -1) * q_BhNd.shape[-1] ** -0.5).softmax(-1)
+
+
+def as_one_token(attention: Tensor, class_tokens: int) -> Tensor:
+    """Make one of the class tokens that come first in attention [B, h, N, N].
+
+    Ours, for Pixio: it attends as they do on average, and gets the attention that all of them get.
+    """
+    if class_tokens == 1:
+        return attention
+    first, others = attention[:, :, :class_tokens], attention[:, :, class_tokens:]
+    rows = torch.cat([first.mean(2, keepdim=True), others], dim=2)
+    gets = rows[..., :class_tokens].sum(-1, keepdim=True)
+    return torch.cat([gets, rows[..., class_tokens:]], dim=-1)
 
 
 def seen_by(map_BhNN: Tensor, token: int) -> Tensor:

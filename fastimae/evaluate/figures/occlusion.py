@@ -1,7 +1,7 @@
 """What the blocks of an encoder make of whole and of masked images, and how alike that is.
 
 B = images, H, W, C = height, width, channels, L = patches, K = visible patches, N = tokens,
-D = encoder width, R = rows that are compared.
+n = class tokens, D = encoder width, R = rows that are compared.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fastimae.evaluate.options.cka import CkaPool
 from fastimae.kernels import Mask
 from fastimae.kernels.reference import gather_rows
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.forward_features import class_token_of
 from fastimae.models.mask_tokens import embed_with_mask_tokens
 from fastimae.models.vit import block_outputs
 
@@ -53,12 +54,12 @@ def similarities(
 def block_tokens(
     model: MaskedAutoencoder, images: Tensor, mask: Mask, mask_token: Tensor | None = None
 ) -> Iterator[Tensor]:
-    """Yield what each block adds up to, [B, 1 + K, D]: class token and visible patches.
+    """Yield what each block adds up to, [B, n + K, D]: class tokens and visible patches.
 
     That is the residual stream after the block, which all models have alike: the encoder's last
     norm belongs to its last block, and models that are fine-tuned on the mean have none for tokens.
     images: uint8 [B, H, W, C]. Masked patches are dropped, as MAE does; with a mask_token,
-    [1, 1, D], it takes their places: [B, 1 + L, D].
+    [1, 1, D], it takes their places: [B, n + L, D].
     """
     (patches_BKV,) = model.visible_patches(images, mask)
     if mask_token is None:
@@ -84,17 +85,19 @@ def mask_token_in(path: Path, *, averaged: bool = False) -> Tensor | None:
 def compared(masked: Tensor, whole: Tensor, mask: Mask, pool: CkaPool) -> tuple[Tensor, Tensor]:
     """Return the rows to compare, of the masked and of the whole image, both [R, D].
 
-    masked: tokens [B, 1 + K, D], or [B, 1 + L, D] with mask tokens. whole: [B, 1 + L, D]. pool:
-    "cls": class tokens; "avg": means of all other tokens of the encoder; "common": means of the
-    patches that are visible in both; "tokens": each of these patches by itself, R = B * K.
+    masked: tokens [B, n + K, D], or [B, n + L, D] with mask tokens. whole: [B, n + L, D]. pool:
+    "cls": class tokens, of several the mean; "avg": means of all other tokens of the encoder;
+    "common": means of the patches that are visible in both; "tokens": each of these patches by
+    itself, R = B * K.
     """
+    n = whole.shape[1] - mask.ids_restore.shape[1]
     if pool == "cls":
-        return masked[:, 0], whole[:, 0]
+        return class_token_of(masked, n), class_token_of(whole, n)
     if pool == "avg":
-        return masked[:, 1:].mean(1), whole[:, 1:].mean(1)
-    same_BKD = gather_rows(whole[:, 1:], mask.ids_keep)
+        return masked[:, n:].mean(1), whole[:, n:].mean(1)
+    same_BKD = gather_rows(whole[:, n:], mask.ids_keep)
     every = masked.shape[1] == whole.shape[1]
-    seen_BKD = gather_rows(masked[:, 1:], mask.ids_keep) if every else masked[:, 1:]
+    seen_BKD = gather_rows(masked[:, n:], mask.ids_keep) if every else masked[:, n:]
     if pool == "common":
         return seen_BKD.mean(1), same_BKD.mean(1)
     return seen_BKD.flatten(0, 1), same_BKD.flatten(0, 1)

@@ -19,14 +19,16 @@ from fastimae.interop.architecture import mlp_ratio
 from fastimae.interop.finetuned import classifies_mean, describe, is_probe
 from fastimae.interop.load import build_model
 from fastimae.interop.open_checkpoint import open_checkpoint
-from fastimae.interop.timm import CLASSIFIED
+from fastimae.interop.timm import CLASSIFIED, split_class_tokens
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
+from fastimae.models.settings import ModelSettings
 from fastimae.models.vit import LAYER_NORM_EPS
 from fastimae.settings import ConfigError
 
 HEAD_STD = 2e-5
 """MAE's, so that the first logits are almost equal."""
+_EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
 _NOT_ENCODER = ("decoder", "mask_token")
 
 
@@ -36,7 +38,7 @@ def build_classifier(
     *,
     global_pool: bool,
     img_size: tuple[int, int] | None = None,
-    drop_path: float = 0.0,
+    drop_path: float = ModelSettings.drop_path,
 ) -> VisionTransformer:
     """Build a classifier from an encoder: float [B, C, H, W] normalised -> [B, classes].
 
@@ -44,12 +46,17 @@ def build_classifier(
     norm and is fresh unless the encoder was fine-tuned with one. Else classify the class token
     after the last norm, which such an encoder lacks. img_size: (height, width); if it differs from
     the encoder's, positions are interpolated. Positions are trained, too. Raises ValueError if
-    patches do not fill the image, or the norm is missing.
+    patches do not fill the image, the norm is missing, or there are several class tokens.
     """
     img_size, patch = img_size or encoder.img_size, encoder.patch_size
     if img_size[0] % patch or img_size[1] % patch:
         raise ValueError(
             f"--input_size {img_size[0]}x{img_size[1]} is not a multiple of the patch size {patch}"
+        )
+    if encoder.class_tokens > 1 and not global_pool:
+        raise ValueError(
+            f"timm classifies one class token, this model has {encoder.class_tokens}: leave out "
+            "--cls_token and --no_global_pool"
         )
     model = VisionTransformer(
         img_size=img_size,
@@ -57,6 +64,7 @@ def build_classifier(
         in_chans=encoder.in_chans,
         num_classes=classes,
         global_pool="avg" if global_pool else "token",
+        reg_tokens=encoder.class_tokens - 1,
         embed_dim=encoder.pos_embed.shape[-1],
         depth=len(encoder.blocks),
         num_heads=encoder.blocks[0].attn.num_heads,
@@ -73,10 +81,14 @@ def build_classifier(
 def _load_encoder(model: VisionTransformer, encoder: MaskedAutoencoder) -> None:
     """Copy the encoder's weights, and check that only the expected ones stay fresh."""
     weights = {k: v for k, v in encoder.state_dict().items() if not k.startswith(_NOT_ENCODER)}
+    weights = split_class_tokens(weights)
     grid = model.patch_embed.grid_size
     if grid != encoder.grid:
         weights["pos_embed"] = resample_abs_pos_embed(
-            weights["pos_embed"], new_size=list(grid), old_size=list(encoder.grid)
+            weights["pos_embed"],
+            new_size=list(grid),
+            old_size=list(encoder.grid),
+            num_prefix_tokens=encoder.class_tokens,
         )
     fresh = {"head.weight", "head.bias"}
     if model.global_pool == "avg":
@@ -135,7 +147,7 @@ def layer_decay_groups(
     groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in model.named_parameters():
         layer = _layer(name, last)
-        decays = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
+        decays = parameter.ndim > 1 and name not in _EMBEDDINGS
         group = {
             "params": [],
             "weight_decay": weight_decay if decays else 0.0,
@@ -146,7 +158,7 @@ def layer_decay_groups(
 
 
 def _layer(name: str, last: int) -> int:
-    if name.startswith(("cls_token", "pos_embed", "patch_embed.")):
+    if name.startswith((*_EMBEDDINGS, "patch_embed.")):
         return 0
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else last
 

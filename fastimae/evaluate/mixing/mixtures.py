@@ -127,12 +127,17 @@ def mixture_latents(
     The class token comes first. ratio: weight of the image itself; its partner has 1 - ratio. With
     two heads, head 0 is for the image of smaller weight. space: see `latents_in`; None: the heads'.
     """
+    mixed = mixed_patches(model, batch, mask, ratio)
+    return latents_in(model, model.encode(mixed, mask.ids_keep), space or model.head_space).float()
+
+
+def mixed_patches(model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float) -> Tensor:
+    """Return the visible patches of the mixtures, normalised, [B, K, P*P*C]."""
     check_bytes("images", batch.images)
     alpha = torch.full((len(batch.images),), ratio, device=batch.images.device)
-    mixed = model.visible_patches(
+    return model.visible_patches(
         batch.images, mask, partner=batch.partner, alpha=alpha, clean=False
     )[0]
-    return latents_in(model, model.encode(mixed, mask.ids_keep), space or model.head_space).float()
 
 
 @torch.no_grad()

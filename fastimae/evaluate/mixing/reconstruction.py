@@ -10,7 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from fastimae.evaluate.mixing.mixtures import Pairs, clean_latents, mixture_latents
+from fastimae.evaluate.mixing.mixtures import Pairs, mixed_patches
 from fastimae.kernels import Mask
 from fastimae.models import MaskedAutoencoder
 from fastimae.objectives.imae import BRANCHES
@@ -128,8 +128,11 @@ def _show(
 def _heads(
     model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float | None
 ) -> dict[str, Tensor]:
-    """Compute the latents to decode by branch, float32 [B, 1 + K, E]."""
+    """Compute what to decode by branch, float32 [B, 1 + K, E]: see `encode_for_decoder`."""
     if ratio is None:
-        return {"image": clean_latents(model, batch, mask)}
-    names = BRANCHES if model.heads == 2 else (ONE_HEAD,)
-    return dict(zip(names, mixture_latents(model, batch, mask, ratio), strict=True))
+        names, (patches,) = ("image",), model.visible_patches(batch.images, mask)
+    else:
+        names = BRANCHES if model.heads == 2 else (ONE_HEAD,)
+        patches = mixed_patches(model, batch, mask, ratio)
+    heads = model.split(model.encode_for_decoder(patches, mask.ids_keep))
+    return dict(zip(names, heads.float(), strict=True))

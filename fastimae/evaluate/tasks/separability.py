@@ -124,12 +124,16 @@ def collect(
         (number, ratio): Moments(width, width, device=device)
         for number in range(len(candidates)) for ratio in options.mix_ratios
     }  # fmt: skip
-    first = 1 if options.tokens == "patches" else 0  # the class token is token 0
+    models = teacher, *(candidate.model for candidate in candidates)
+    first = {model: model.class_tokens if options.tokens == "patches" else 0 for model in models}
+    if options.tokens == "all" and len({model.class_tokens for model in models}) > 1:
+        raise ConfigError("the models differ in their class tokens: add --tokens patches")
     unit = mask_unit_of(candidates[0], options.mask_patch_size)
     for batch in pairs_of(options, images, teacher, samples):
         mask = batch.mask(teacher, options.mask_ratio, unit)
-        target = clean_latents(teacher, batch, mask, space)[:, first:]
+        target = clean_latents(teacher, batch, mask, space)[:, first[teacher] :]
         for (number, ratio), sums in moments.items():
-            latent = mixture_latents(candidates[number].model, batch, mask, ratio, space)[0]
-            sums.add(latent[:, first:], target)
+            model = candidates[number].model
+            latent = mixture_latents(model, batch, mask, ratio, space)[0]
+            sums.add(latent[:, first[model] :], target)
     return moments

@@ -11,8 +11,10 @@ from fastimae.kernels.random_masking import philox as philox_of_masks
 from fastimae.kernels.reference import MIXING_STREAM
 from fastimae.kernels.reference_colors import JITTER_STREAM
 from fastimae.loaders.order.philox import DrawStream, KeyStream, derive_keys, philox, uniform
+from fastimae.models.drop_path import DROP_PATH_STREAM
 from fastimae.objectives.blur import BLUR_STREAM
 from fastimae.objectives.cutmix import CUTMIX_STREAM
+from fastimae.objectives.predicted import PREDICTED_STREAM
 from fastimae.objectives.second_view import SECOND_VIEW_STREAM
 
 ONES = 0xFFFFFFFF
@@ -91,7 +93,8 @@ def test_streams_epochs_and_seeds_differ():
 
 def test_each_draw_has_the_stream_reserved_for_it():
     of_masks = inspect.signature(philox_of_masks).parameters["stream"].default
-    used = [of_masks, MIXING_STREAM, JITTER_STREAM, CUTMIX_STREAM, BLUR_STREAM, SECOND_VIEW_STREAM]
+    used = [of_masks, MIXING_STREAM, JITTER_STREAM, CUTMIX_STREAM, BLUR_STREAM]
+    used += [SECOND_VIEW_STREAM, PREDICTED_STREAM, DROP_PATH_STREAM]
     assert used == [s for s in DrawStream if s not in (DrawStream.CROP, DrawStream.DECODER)]
 
 
