@@ -72,6 +72,14 @@ class Encoder(nn.Module):
         """L, the patches of an image."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def drops_paths(self) -> bool:
+        """Whether samples skip some attentions and MLPs now: see `path_factors`.
+
+        In training alone, of which pictures, without gradients, are no part.
+        """
+        return self.training and self.drop_path > 0 and torch.is_grad_enabled()
+
     @torch.no_grad()
     def set_image_size(self, img_size: tuple[int, int]) -> None:
         """Take images of another size, (height, width) in pixels, from now on, in place.
@@ -93,14 +101,6 @@ class Encoder(nn.Module):
 
     def _grid_of(self, img_size: tuple[int, int]) -> tuple[int, int]:
         return img_size[0] // self.patch_size, img_size[1] // self.patch_size
-
-    @property
-    def drops_paths(self) -> bool:
-        """Whether samples skip some attentions and MLPs now: see `path_factors`.
-
-        In training alone, of which pictures, without gradients, are no part.
-        """
-        return self.training and self.drop_path > 0 and torch.is_grad_enabled()
 
     def empty_positions(self, width: int) -> nn.Parameter:
         """Return room for the class tokens' and all patches' positions, which are not trained."""

@@ -11,12 +11,19 @@ from fastimae.engine.precision import weights_cast_to
 from fastimae.models.positions import at_grid
 from fastimae.models.vit import sincos_positions
 
+KINDS = {
+    "MAE's": {},
+    "Pixio's": {"class_tokens": 3},
+    "CrossMAE's": {"decoder_attention": "cross", "class_tokens": 2},
+}
 
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(32, 32), (16, 48), (64, 32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_at_another_size_is_the_model_of_that_size(size, dtype):
+def test_a_model_at_another_size_is_the_model_of_that_size(size, dtype, kind):
     """It predicts the same bits, in any format; its state dict and parameters stay as they were."""
-    model = tiny_model(img_size=48)
+    model = tiny_model(img_size=48, **KINDS[kind])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.set_image_size(size)
     assert model.state_dict().keys() == before.keys()
@@ -26,7 +33,7 @@ def test_a_model_at_another_size_is_the_model_of_that_size(size, dtype):
         (size[0] // 8, size[1] // 8),
         (48, 48),
     )
-    own = tiny_model(img_size=size)
+    own = tiny_model(img_size=size, **KINDS[kind])
     positions = ("pos_embed", "decoder_pos_embed")
     weights = {name: value for name, value in before.items() if name not in positions}
     own.load_state_dict(weights, strict=False)
