@@ -278,6 +278,19 @@ def test_training_starts_from_another_size_and_other_channels(
     assert "trained with" not in caplog.text
 
 
+@pytest.mark.parametrize("layout", FILES)
+def test_training_starts_from_encoders_of_others(tmp_path, caplog, layout):
+    """Nothing needs --allow_partial: projectors are dropped, the decoder starts fresh."""
+    net, student = vit(), mae((48, 24), seed=3)
+    fresh = state(student)
+    torch.save(FILES[layout](net), tmp_path / "vit.pth")
+    load_init(student, tmp_path / "vit.pth")
+    expected = {**fresh, **state(net)}
+    expected["pos_embed"] = resample_abs_pos_embed(net.pos_embed, [6, 3], [4, 4])
+    assert all(torch.equal(value, expected[key]) for key, value in student.state_dict().items())
+    assert "this run's decoder starts fresh: the file has none" in caplog.text
+
+
 @pytest.mark.parametrize("space", ["decoder", "encoder"])
 def test_a_teacher_of_another_size_and_other_channels(tmp_path, space):
     """Its latents are those of a MAE made for that size."""
