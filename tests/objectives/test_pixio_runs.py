@@ -31,9 +31,8 @@ def run(data, tmp_path_factory):
 
 
 def train(data, out, *more):
-    return cli.train(
-        [*f"--data_path {data / 'train'} {SETTINGS} --output_dir {out}".split(), *more]
-    )
+    command = f"--data_path {data / 'train'} {SETTINGS} --output_dir {out}"
+    return cli.train([*command.split(), *more])
 
 
 def weights_of(out):
@@ -59,9 +58,12 @@ def test_a_stopped_run_resumes_to_the_same_bits(run, data, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     "task",
-    ["knn --k 3 --pool cls", "finetune --epochs 1 --warmup_epochs 0 --batch_size 6 --mixup 0",
-     "attention --samples 2", "cka --samples 4 --pool cls", "reconstruct --samples 2"],
-)  # fmt: skip
+    [
+        "knn --k 3 --pool cls",
+        "finetune --epochs 1 --warmup_epochs 0 --batch_size 6 --mixup 0",
+        "cka --samples 4 --pool cls --mask_ratios 0.5 0.75",
+    ],
+)
 def test_it_is_evaluated(run, data, tmp_path, task):
     command = f"{task} --checkpoint {run / 'checkpoint-last.pth'} --device cpu --num_workers 0 "
     command += f"--data_path {data} --output_dir {tmp_path}"
