@@ -319,9 +319,23 @@ def test_the_released_run_keeps_its_own_name():
     assert {key: got[key] for key in known} == known
 
 
+@pytest.mark.parametrize(("size", "drop_path"), [("base", 0), ("large", 0), ("huge", 0.4)])
+def test_pixio(size, drop_path):
+    """Yang et al., 2025: 256 pixels, masks of 4 x 4 patches of 16, 8 class tokens, 32 blocks of
+    width 512; batch 8,192, 400 epochs of 1,605 steps."""
+    got = training(f"pixio_vit_{size}")
+    known = {"model": f"mae_vit_{size}_patch16", "mask_patch_size": 4 * 16, "class_tokens": 8,
+             "decoder_embed_dim": 512, "decoder_depth": 32, "drop_path": drop_path,
+             "blr": 2.5e-5, "mask_ratio": 0.75, "epochs": 400}  # fmt: skip
+    assert {key: got[key] for key in known} == known
+    assert tuple(got["input_size"]) == (256,) and batch_of(got, gpus=8) == 8192
+    assert got["epoch_samples"] // 8192 == 1605
+
+
 def test_every_recipe_stands_in_a_test():
     occlusion = {"mae_vit_base_occlusion", "rmae_vit_base", "cmae_vit_base"}
     others = {"hierarchical_vit_base", "imae_vit_base_released"} | occlusion
+    others |= {f"pixio_vit_{size}" for size in ("base", "large", "huge")} | {"crossmae_vit_base"}
     assert set(recipes.RECIPES) == {"mae_vit_base", *TEXT, *others, "demo"}
     maes = {f"mae_vit_{size}" for size in ("base", "large", "huge")} | {"mae_vit_base_occlusion"}
     assert set(finetune_recipes.RECIPES) == {*maes, *COLUMN}
