@@ -71,10 +71,20 @@ class Part:
 
     kept: tuple[str, ...] = ()
     """Prefixes of parameters which the proof does not replace by random ones, as both methods call
-    their modules unchanged."""
+    their modules unchanged. ("",): the method has no use for parameters."""
 
     multiplies: bool = True
     """Both multiply matrices, so TensorFloat-32 and autocast may cause small differences."""
 
     measured: bool = True
     """Whether it must be faster to stay. False for what the others need (the masks)."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return part_called, (self.name,)
+
+
+def part_called(name: str) -> Part:
+    """Return the part of this name in PARTS."""
+    from fastimae.foreign_models.parts import PARTS  # which imports this module
+
+    return next(part for part in PARTS if part.name == name)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from interop import changing_maes as zoo
 from interop.foreign_maes import PATCHES, PaperMAE, PlainAttention, PlainPatches, TimmMAE
-from interop.twins import ATTENTION, assert_alike, twins
+from interop.twins import ATTENTION, assert_alike, tried, twins
 from torch import nn
 
 import fastimae
-from fastimae.foreign_models.replacements import Replacement
+from fastimae.foreign_models.installed import Installed
 
 LOUD = 100.0
 
@@ -138,12 +138,12 @@ LEFT = {
 @pytest.mark.parametrize("case", LEFT)
 def test_what_noise_hides_is_left_alone(case):
     build, part, words = LEFT[case]
-    model = fastimae.accelerate(build())
+    model = tried(build())
     report = model.fastimae_report
     assert words in report.left.get(part, ""), report
     owner = model.get_submodule(part) if part == ATTENTION else model
     name = "forward" if part == ATTENTION else part
-    assert not isinstance(vars(owner).get(name), Replacement), "what is left is not installed"
+    assert not isinstance(vars(owner).get(name), Installed), "what is left is not installed"
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
@@ -159,7 +159,7 @@ def test_losses_agree_on_images_of_any_contrast(kind, contrast, norm_pix_loss, i
 @pytest.mark.parametrize("kind", [OwnTarget, PaperMAE, TimmMAE])
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
 def test_plain_methods_are_replaced(kind, norm_pix_loss):
-    assert not fastimae.accelerate(kind(norm_pix_loss=norm_pix_loss)).fastimae_report.left
+    assert not tried(kind(norm_pix_loss=norm_pix_loss)).fastimae_report.left
 
 
 class DroppingBlock(nn.Module):
@@ -179,7 +179,7 @@ class DroppingMAE(PaperMAE):
 
 
 def test_blocks_may_do_anything():
-    report = fastimae.accelerate(DroppingMAE()).fastimae_report
+    report = tried(DroppingMAE()).fastimae_report
     assert not report.left, report
 
 

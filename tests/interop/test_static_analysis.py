@@ -110,7 +110,7 @@ def test_what_may_change_later_is_left_alone_and_named(case, imgs, restored):
     plain, model = twins(build)
     why = model.fastimae_report.left
     assert part in why and any(word in why[part] for word in words.split("|")), why
-    assert "forward_decoder" in {*why, *model.fastimae_report.replaced}
+    assert "forward_decoder" in {*why, *model.fastimae_report.swapped}
     before = assert_alike(plain, model, imgs)
     with torch.no_grad():
         for one in (plain, model):
