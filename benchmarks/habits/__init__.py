@@ -1,4 +1,4 @@
-"""Small models for each habit of the field, for tests of `fastimae.accelerate` and its benchmark."""
+"""A model class for each habit of the field, for tests and the benchmark of `accelerate`."""
 
 from benchmarks.habits import forks, huggingface, lightly, timm_vits
 from benchmarks.habits.base import SMALL, TINY, Habit, Size

@@ -1,4 +1,4 @@
-"""Hugging Face's ViTMAE and Pixio, and the layers that transformers 4 had, written by us."""
+"""Hugging Face's ViTMAE and Pixio, from transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.habits.base import Habit, Size
-from benchmarks.habits.older_vitmae import OlderViTMAE
 
 
 def vit_mae(size: Size, attention: str = "sdpa", **settings: Any) -> nn.Module:
@@ -69,6 +68,5 @@ HABITS = (
         pretrained,
         "transformers",
     ),
-    Habit("ViTMAE as in transformers 4", OlderViTMAE, pretrained),
     Habit("Hugging Face Pixio, encoder", pixio, pooled, "transformers"),
 )

@@ -37,8 +37,7 @@ def library_preconditions(
     attributes that the methods read. Raises ValueError with the reason if one of the methods is not
     transformers' own, or drops activations, or if a bypassed module has hooks.
     """
-    like = next(module.parameters())
-    found, inner = Preconditions(like.dtype, like.device.type), [*bypassed]
+    found, inner = Preconditions(), [*bypassed]
     found.bypassed.extend((each, type(each)) for each in inner)
     for each, names in ((module, methods), *((each, ("forward",)) for each in inner)):
         for name in names:
@@ -46,7 +45,9 @@ def library_preconditions(
             if home.__module__.partition(".")[0] not in LIBRARIES:
                 raise ValueError(f"{type(each).__name__} has a {name} of its own")
             found.values.append((type(each), name, getattr(type(each), name)))
-        found.values.extend((each, name, getattr(each, name)) for name in _READ if hasattr(each, name))
+        found.values.extend(
+            (each, name, getattr(each, name)) for name in _READ if hasattr(each, name)
+        )
     found.values.extend(
         (owner, name, child)
         for owner in module.modules()

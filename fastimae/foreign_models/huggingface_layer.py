@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae import kernels
+from fastimae.foreign_models.attention_part import noise_like
 from fastimae.foreign_models.huggingface import library_preconditions
 from fastimae.foreign_models.part import Part
 from fastimae.foreign_models.preconditions import Preconditions
 
+_KNOWN = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Identity)
 _NORMS = ("layernorm_before", "layernorm_after")
 _ATTENTION = ("eager", "sdpa")
 """Implementations of transformers that compute all of attention, on every device."""
@@ -55,19 +57,15 @@ def _norms(layer: Any) -> tuple[nn.LayerNorm, nn.LayerNorm]:
 
 
 def _preconditions(layer: Any, method: str) -> Preconditions:
-    attention = _with_heads(layer)
-    config = attention.config
+    config = _with_heads(layer).config
     if config._attn_implementation not in _ATTENTION:
-        raise ValueError(f"uses {config._attn_implementation}")
-    for module in layer.modules():
-        if "Activation" in type(module).__name__ and not _is_gelu(module):
-            raise ValueError(f"its activation is {type(module).__name__}")
+        raise ValueError(f"its attention is {config._attn_implementation}")
     drop_path = getattr(layer, "drop_path", None)
-    return library_preconditions(
-        layer,
-        bypassed=[each for each in layer.modules() if each not in (layer, drop_path)],
-        settings=[(config, "_attn_implementation")],
-    )
+    inner = [module for module in layer.modules() if module not in (layer, drop_path)]
+    for module in inner:
+        if not [*module.children()] and not isinstance(module, _KNOWN) and not _is_gelu(module):
+            raise ValueError(f"its activation is {type(module).__name__}, and ours the exact GELU")
+    return library_preconditions(layer, bypassed=inner, settings=[(config, "_attn_implementation")])
 
 
 def _with_heads(layer: Any) -> Any:
@@ -75,7 +73,9 @@ def _with_heads(layer: Any) -> Any:
 
 
 def _is_gelu(module: Any) -> bool:
-    """Return whether this is the exact GELU."""
+    """Return whether this is torch's or transformers' exact GELU."""
+    if type(module) is nn.GELU:
+        return module.approximate == "none"
     return getattr(module, "act", None) is F.gelu
 
 
@@ -105,6 +105,12 @@ def _drop_path(layer: Any, change: Tensor) -> Tensor:
     return change if drop_path is None else drop_path(change)
 
 
+def _key_bias(layer: Any) -> list[str]:
+    """Return the name of the bias of keys: softmax ignores what is added to all of them."""
+    bias = _linears(layer)[1].bias
+    return [name for name, parameter in layer.named_parameters() if parameter is bias]
+
+
 LAYER = Part(
     name="Hugging Face layer",
     recognise=_recognise,
@@ -112,4 +118,6 @@ LAYER = Part(
     replacement=_replacement,
     preconditions=_preconditions,
     fits=_fits,
+    vanishing=_key_bias,
+    more=noise_like,
 )

@@ -1,6 +1,7 @@
-"""Hugging Face's ViTMAE around its layers: masks and visible patches, decoder input, loss.
+"""Hugging Face's ViTMAE around its layers: masks and visible patches, and the decoder's input.
 
-Masks are drawn as it draws them, so they are the same with the same state of torch's generator.
+Masks are drawn as it draws them, so they are the same with the same state of torch's generator. The
+loss stays its own: it is in the whole model's forward, of which it is too small a share to pay.
 B = batch, C, H, W = channels, rows and columns of images, L = patches, K = visible patches,
 D, E = widths of encoder and decoder.
 """
@@ -18,8 +19,7 @@ from fastimae import kernels
 from fastimae.foreign_models.huggingface import library_preconditions
 from fastimae.foreign_models.part import Part
 from fastimae.foreign_models.preconditions import Preconditions
-from fastimae.kernels import Mask, masked_l2, mix_patchify
-from fastimae.kernels.rows import masked_rows
+from fastimae.kernels import mix_patchify
 
 
 def _has(module: nn.Module, *names: str) -> str | None:
@@ -94,57 +94,13 @@ def _decoder(module: Any, x: Tensor, ids_restore: Tensor, _: Any) -> Any:
         x = layer(x)
         x = x[0] if isinstance(x, tuple) else x
     logits = module.decoder_pred(module.decoder_norm(x))[:, 1:]
-    return _output(module, "ViTMAEDecoderOutput")(logits=logits)
+    return _output_class(module)(logits=logits)
 
 
-def _output(module: nn.Module, name: str) -> Any:
-    """Return the class of an output, which is defined beside the model's."""
+def _output_class(module: nn.Module) -> Any:
+    """Return ViTMAEDecoderOutput, which is defined beside the decoder."""
     homes = (sys.modules[kind.__module__] for kind in type(module).__mro__)
-    return next(getattr(home, name) for home in homes if hasattr(home, name))
-
-
-def _recognise_model(module: nn.Module) -> str | None:
-    return _has(module, "vit", "decoder", "patchify", "unpatchify")
-
-
-def _of_model(module: Any, method: str) -> Preconditions:
-    methods = [name for name in ("forward", "patchify", "forward_loss") if hasattr(module, name)]
-    settings = ("norm_pix_loss", "patch_size", "return_dict")
-    return library_preconditions(
-        module, tuple(methods), settings=[(module.config, name) for name in settings]
-    )
-
-
-def _fits_model(module: Any, pixel_values: Tensor, noise: Any) -> bool:
-    square = pixel_values.ndim == 4 and pixel_values.shape[2] == pixel_values.shape[3]
-    return square and getattr(module.config, "return_dict", True) and not pixel_values.requires_grad
-
-
-def _model(module: Any, pixel_values: Tensor, noise: Tensor | None) -> Any:
-    """Compute loss and predictions; the loss reads masked patches alone, from the images."""
-    outputs = module.vit(pixel_values, noise=noise)
-    mask, ids_restore = outputs.mask, outputs.ids_restore
-    logits = module.decoder(outputs.last_hidden_state, ids_restore).logits
-    ids_shuffle, keep = ids_restore.argsort(dim=1), outputs.last_hidden_state.shape[1] - 1
-    drawn = Mask(ids_shuffle[:, :keep], ids_restore, mask, ids_shuffle[:, keep:])
-    loss = masked_l2(
-        masked_rows(logits, drawn),
-        pixel_values.permute(0, 2, 3, 1),
-        torch.arange(len(logits), device=logits.device),
-        drawn.ids_masked,
-        module.config.patch_size,
-        (),
-        (),
-        bool(module.config.norm_pix_loss),
-    )
-    return _output(module, "ViTMAEForPreTrainingOutput")(
-        loss=loss.to(torch.promote_types(logits.dtype, pixel_values.dtype)),
-        logits=logits,
-        mask=mask,
-        ids_restore=ids_restore,
-        hidden_states=outputs.hidden_states,
-        attentions=outputs.attentions,
-    )
+    return next(home.ViTMAEDecoderOutput for home in homes if hasattr(home, "ViTMAEDecoderOutput"))
 
 
 EMBEDDINGS = Part(
@@ -163,13 +119,4 @@ DECODER = Part(
     preconditions=_of_decoder,
     fits=_fits_decoder,
     kept=("decoder_layers.",),
-)
-MODEL = Part(
-    name="Hugging Face loss",
-    recognise=_recognise_model,
-    arguments=2,
-    replacement=_model,
-    preconditions=_of_model,
-    fits=_fits_model,
-    kept=("vit.", "decoder."),
 )

@@ -134,9 +134,7 @@ def _warn_untried() -> None:
 _warn_untried._dynamo_marked_constant = True
 
 
-def make_site(
-    part: Part, module: nn.Module, name: str, path: str, session: Session
-) -> Site:
+def make_site(part: Part, module: nn.Module, name: str, path: str, session: Session) -> Site:
     """Return a site, not installed yet; parameters beyond the part's need defaults.
 
     Raises TypeError for another signature, or if the method is already replaced in the module

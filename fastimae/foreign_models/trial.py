@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,9 +131,10 @@ def prove_same(site: Site, values: tuple, theirs: Any = None) -> None:
             return theirs() if theirs else site.original(**site.by_name(each))
 
     def both_weights() -> Iterator[dict[str, Tensor]]:
-        yield detached(site.module)
+        yield _without(part.vanishing(site.module), detached(site.module))
         if "" not in part.kept:
-            yield random_parameters(site.module, part.kept)
+            random = random_parameters(site.module, part.kept)
+            yield _without(part.vanishing(site.module), random)
 
     for each in (values, *part.more(site.module, *values)):
         wrt = {name: v for name, v in site.by_name(each).items() if isinstance(v, Tensor)}
@@ -147,6 +148,13 @@ def prove_same(site: Site, values: tuple, theirs: Any = None) -> None:
             multiplies=part.multiplies,
         ):
             raise ValueError(why)
+
+
+def _without(names: Iterable[str], parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let these parameters have no gradient."""
+    for name in names:
+        parameters[f"module.{name}"].requires_grad_(False)
+    return parameters
 
 
 @contextlib.contextmanager

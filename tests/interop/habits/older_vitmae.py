@@ -21,11 +21,14 @@ class OlderSelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.num_attention_heads, self.attention_head_size = heads, width // heads
-        self.dropout_prob = 0.0
+        self.dropout_prob, self.config = 0.0, types.SimpleNamespace(_attn_implementation="eager")
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
 
     def forward(
-        self, hidden_states: Tensor, head_mask: Tensor | None = None, output_attentions: bool = False
+        self,
+        hidden_states: Tensor,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
     ) -> tuple[Tensor, ...]:
         shape = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)
         parts = (layer(hidden_states) for layer in (self.query, self.key, self.value))
@@ -56,7 +59,10 @@ class OlderAttention(nn.Module):
         self.attention, self.output = OlderSelfAttention(width, heads), OlderSelfOutput(width)
 
     def forward(
-        self, hidden_states: Tensor, head_mask: Tensor | None = None, output_attentions: bool = False
+        self,
+        hidden_states: Tensor,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
     ) -> tuple[Tensor, ...]:
         found = self.attention(hidden_states, head_mask, output_attentions)
         return self.output(found[0], hidden_states), *found[1:]
@@ -95,7 +101,10 @@ class OlderLayer(nn.Module):
         self.layernorm_after = nn.LayerNorm(width, eps=1e-12)
 
     def forward(
-        self, hidden_states: Tensor, head_mask: Tensor | None = None, output_attentions: bool = False
+        self,
+        hidden_states: Tensor,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
     ) -> tuple[Tensor, ...]:
         normed = self.layernorm_before(hidden_states)
         found = self.attention(normed, head_mask, output_attentions=output_attentions)
