@@ -1,4 +1,4 @@
-"""`accelerate` and `restore`: FastIMAE's kernels in a foreign model, where they are equal and pay."""
+"""`accelerate`, `restore`: FastIMAE's kernels in other models, where they are equal and pay."""
 
 from __future__ import annotations
 

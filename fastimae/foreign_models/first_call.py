@@ -40,10 +40,7 @@ class FirstCall(Installed):
         if torch.compiler.is_compiling():
             return self.original(*args, **kwargs)
         self.remove()
-        if self.debug:
-            outputs = self._both(args, kwargs)
-        else:
-            outputs = self._timed(args, kwargs)
+        outputs = self._both(args, kwargs) if self.debug else self._timed(args, kwargs)
         log.info("accelerate: what became of %s\n%s", type(self.module).__name__, self.report)
         return outputs
 

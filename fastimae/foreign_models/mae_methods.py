@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastimae import kernels
 from fastimae.foreign_models.installed import Installed
+from fastimae.foreign_models.trial import ONGOING
 from fastimae.kernels import Mask, drop_in, mix_patchify
 from fastimae.kernels.rows import visible_rows
 
@@ -85,8 +86,12 @@ def leaves_some(patches: int, mask_ratio: float) -> bool:
 
 def fits_encoder(self: Any, imgs: Tensor, mask_ratio: float) -> bool:
     """Return whether some patches are masked, and nobody wants the gradient of the images."""
-    site = masking_site(self)
-    if imgs.ndim != 4 or imgs.requires_grad or (site and site.preconditions.change()):
+    masking = _masking(self)
+    if masking is not None and (
+        not isinstance(masking, Installed) or masking.preconditions.change()  # type: ignore[attr-defined]
+    ):
+        return False
+    if imgs.ndim != 4 or imgs.requires_grad:
         return False
     down, across = self.patch_embed.proj.kernel_size
     return leaves_some((imgs.shape[2] // down) * (imgs.shape[3] // across), mask_ratio)
@@ -112,10 +117,14 @@ def fits_decoder(self: Any, x: Tensor, ids_restore: Tensor) -> bool:
 
 def masking_site(self: Any) -> Site | None:
     """Return the site of the module's masking, if it has one."""
-    for name in NAMES["random_masking"]:
-        if isinstance(site := self.__dict__.get(name), Installed):
-            return site  # type: ignore[return-value]
-    return None
+    masking = _masking(self)
+    return masking if isinstance(masking, Installed) else None  # type: ignore[return-value]
+
+
+def _masking(self: Any) -> Any:
+    """Return what hides the class's masking in this module: a site, another function, or None."""
+    hidden = (self.__dict__.get(name) for name in NAMES["random_masking"])
+    return next((each for each in hidden if each is not None), None)
 
 
 def are_left(site: Site | None) -> bool:
@@ -148,6 +157,6 @@ def draw(self: Any, x: Tensor, grid: tuple[int, int], mask_ratio: float) -> Mask
     unit = getattr(self, "_fastimae_unit", 1)
     self._fastimae_mask = drawn = kernels.random_masking(draw_key(x), grid, mask_ratio, unit)
     self._fastimae_mask_version = version(drawn.mask)
-    if hasattr(self, "_fastimae_record"):
+    if hasattr(self, "_fastimae_record") and not ONGOING:
         self._fastimae_record.append(drawn)
     return drawn

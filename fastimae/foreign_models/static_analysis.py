@@ -63,8 +63,8 @@ class Role:
     """How the replacement of a method treats the parts that the method reads.
 
     shared: parts that both use in the same way. containers: lists of modules, each of which both
-    call. bypassed: modules that only the original calls, each with the role of its forward, or a key
-    of `_EXACT`. needed: attributes that only the replacement reads.
+    call. bypassed: modules that only the original calls, each with the role of its forward, or a
+    key of `_EXACT`. needed: attributes that only the replacement reads.
     """
 
     shared: tuple[str, ...] = ()

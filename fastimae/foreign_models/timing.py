@@ -21,7 +21,7 @@ _BUDGET, _ROUNDS, _LEAST_ROUNDS = 0.15, 15, 5
 """Seconds that the rounds of a kind of part should take, on a CPU with fewer samples of the batch
 if need be; at most this many rounds, and at least, which may take longer."""
 _ACTIVATIONS = 64
-"""Bytes that a pass may keep for each byte of its input: samples that would not fit are left out."""
+"""Bytes that a pass may keep for a byte of its input: samples that would not fit are left out."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ from interop.foreign_maes import PATCHES, SIZE, PaperMAE, PlainPatches, TimmMAE
 from interop.twins import assert_alike, differs, louder, setting, setting_all, tried, twins
 from torch import nn
 
-import fastimae
 from fastimae.foreign_models.installed import Installed, installed_in
 from fastimae.foreign_models.mae_proofs import recorded_masks
 
@@ -174,10 +173,24 @@ class LongDecoder(PaperMAE):
         return super().forward_decoder(x, ids_restore).float()
 
 
-def test_another_number_format_under_autocast_is_left_alone():
-    left = tried(LongDecoder()).fastimae_report.left
-    assert "differs under autocast" in left["forward_decoder"]
-    assert "bfloat16" in left["forward_decoder"]
+def test_another_number_format_under_autocast_is_left_alone(imgs):
+    _, model = twins(LongDecoder)
+    assert "forward_decoder" in model.fastimae_report.swapped
+    with torch.autocast("cpu", torch.bfloat16):
+        model(imgs)
+    *_, verdict = model.forward_decoder.verdicts
+    assert "differs in training under autocast" in verdict.why and "bfloat16" in verdict.why
+    assert f"not where it {verdict.why}" in str(model.fastimae_report)
+
+
+def test_evaluation_is_tried_again(imgs):
+    plain, model = twins(zoo.FixedInEvaluation)
+    assert "random_masking" in model.fastimae_report.swapped
+    for one in (plain.eval(), model.eval()):
+        torch.manual_seed(1)
+        one(imgs)
+    *_, verdict = model.random_masking.verdicts
+    assert not verdict.swapped and "ids_restore" in verdict.why
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 32), (3, 16, 64), (3, 64, 64), (1, 32, 32)], ids=str)
@@ -245,12 +258,13 @@ def test_a_change_is_logged_with_the_modules_name(imgs, caplog):
     assert "blocks.1.attn.forward runs the original method" in line
 
 
-def test_accelerated_again_after_a_move(imgs):
-    model = tried(PaperMAE()).bfloat16()
-    replacement = model.blocks[0].attn.forward
-    assert "call it again" in replacement.preconditions.mismatch(imgs.bfloat16())
-    tried(model)
-    assert model.blocks[0].attn.forward.preconditions.mismatch(imgs.bfloat16()) == ""
+def test_another_number_format_is_tried_again(imgs):
+    plain, model = twins(PaperMAE)
+    for one in (plain, model):
+        one.bfloat16()
+    assert_alike(plain, model, imgs.bfloat16(), rtol=0.05, atol=0.05)
+    formats = {verdict.signature[2][0] for verdict in model.blocks[0].attn.forward.verdicts}
+    assert formats == {torch.float32, torch.bfloat16}
 
 
 def test_compiles_into_one_graph(imgs):

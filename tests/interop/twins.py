@@ -6,8 +6,8 @@ import torch
 from interop.foreign_maes import SIZE
 
 import fastimae
-from fastimae.foreign_models.mae_proofs import recorded_masks
 from fastimae.foreign_models.mae_methods import draw_key
+from fastimae.foreign_models.mae_proofs import recorded_masks
 
 ATTENTION = "blocks.0.attn"
 
@@ -18,6 +18,12 @@ def tried(model):
     with torch.random.fork_rng([]):
         step(model, torch.randn(3, 3, SIZE, SIZE))
     return model
+
+
+def is_swapped(module, name="forward"):
+    """Return whether our method takes some calls of the module's."""
+    site = vars(module).get(name)
+    return site is not None and any(verdict.swapped for verdict in site.verdicts)
 
 
 def twins(build):
