@@ -57,9 +57,10 @@ def _norms(layer: Any) -> tuple[nn.LayerNorm, nn.LayerNorm]:
 
 
 def _preconditions(layer: Any, method: str) -> Preconditions:
-    config = _with_heads(layer).config
-    if config._attn_implementation not in _ATTENTION:
-        raise ValueError(f"its attention is {config._attn_implementation}")
+    config = getattr(_with_heads(layer), "config", None)  # older versions have a class for each
+    implementation = getattr(config, "_attn_implementation", "eager")
+    if implementation not in _ATTENTION:
+        raise ValueError(f"its attention is {implementation}")
     drop_path = getattr(layer, "drop_path", None)
     inner = [module for module in layer.modules() if module not in (layer, drop_path)]
     for module in inner:
@@ -87,17 +88,20 @@ def _fits(layer: Any, hidden_states: Tensor) -> bool:
 
 def _replacement(layer: Any, hidden_states: Tensor) -> Any:
     """Compute the layer of hidden_states [B, L, D]."""
-    q, k, v, out, fc1, fc2 = _linears(layer)
-    before, after = _norms(layer)
-    weight = torch.cat((q.weight, k.weight, v.weight))
-    bias = None if q.bias is None else torch.cat((q.bias, k.bias, v.bias))
-    qkv = F.linear(before(hidden_states), weight, bias)
-    heads = _with_heads(layer).num_attention_heads
-    attended = kernels.attention(qkv.unflatten(-1, (3, heads, -1)))
+    *qkv, out, fc1, fc2 = _linears(layer)
+    before, norm = _norms(layer)
+    attended = _attention(before(hidden_states), qkv, _with_heads(layer).num_attention_heads)
     change = _drop_path(layer, F.linear(attended, out.weight, out.bias))
-    x, normed = kernels.add_norm(hidden_states, change, None, after.weight, after.bias, after.eps)
+    x, normed = kernels.add_norm(hidden_states, change, None, norm.weight, norm.bias, norm.eps)
     x = x + _drop_path(layer, kernels.mlp(normed, fc1.weight, fc1.bias, fc2.weight, fc2.bias))
     return (x,) if "output_attentions" in inspect.signature(type(layer).forward).parameters else x
+
+
+def _attention(x: Tensor, qkv: list[nn.Linear], heads: int) -> Tensor:
+    """Attend all tokens of x [B, L, D] to all tokens: [B, L, D]."""
+    weight = torch.cat([each.weight for each in qkv])
+    bias = None if qkv[0].bias is None else torch.cat([each.bias for each in qkv])
+    return kernels.attention(F.linear(x, weight, bias).unflatten(-1, (3, heads, -1)))
 
 
 def _drop_path(layer: Any, change: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ def _has(module: nn.Module, *names: str) -> str | None:
 
 
 def _recognise_embeddings(module: nn.Module) -> str | None:
-    return _has(module, "patch_embeddings", "position_embeddings", "cls_token", "random_masking")
+    names = "patch_embeddings", "position_embeddings", "cls_token", "random_masking"
+    settings = "projection", "image_size", "num_channels", "num_patches"
+    return _has(module, *names) and _has(module.patch_embeddings, *settings)
 
 
 def _of_embeddings(module: Any, method: str) -> Preconditions:

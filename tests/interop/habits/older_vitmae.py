@@ -118,7 +118,8 @@ class OlderPatches(nn.Module):
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.num_patches = size.patches
+        self.num_patches, self.num_channels = size.patches, 3
+        self.image_size = (size.img_size, size.img_size)
         self.projection = nn.Conv2d(3, size.width, size.patch_size, size.patch_size)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
