@@ -153,7 +153,10 @@ class OlderEmbeddings(nn.Module):
         return sequence.gather(1, rows), mask.gather(1, ids_restore), ids_restore
 
     def forward(
-        self, pixel_values: Tensor, noise: Tensor | None = None
+        self,
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = self.patch_embeddings(pixel_values) + self.position_embeddings[:, 1:, :]
         x, mask, ids_restore = self.random_masking(x, noise)
