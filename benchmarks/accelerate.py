@@ -105,9 +105,12 @@ def _train(habit: Habit, model: nn.Module, optimizer: torch.optim.Optimizer, img
 
 
 def _names(model: nn.Module, state: str) -> list[str]:
-    """List the parts in this state, families as one, and why if they are left."""
+    """List the parts in this state, families as one; those that are left by the reason."""
     rows = [row for row in grouped(model.fastimae_report.rows) if row.state == state]
-    return [f"{row.part}: {row.why}" if state == "left" else row.part for row in rows]
+    if state == "swapped":
+        return [row.part for row in rows]
+    reasons = dict.fromkeys(row.why for row in rows)
+    return [f"{why}: {', '.join(r.part for r in rows if r.why == why)}" for why in reasons]
 
 
 def _milliseconds(timings: Mapping[str, Timing]) -> Row:

@@ -40,4 +40,5 @@ BLOCK = Part(
     preconditions=analysed(Role(shared=("norm1", "attn", "mlp"), bypassed={"norm2": "norm"})),
     fits=lambda self, x: x.ndim == 3,
     more=noise_like,
+    devices=("cuda",),
 )

@@ -26,14 +26,14 @@ def find_difference(
     before: Callable[..., Any],
     values: tuple,
     wrt: dict[str, Tensor],
+    weights: dict[str, Tensor],
     *,
-    weights: Iterable[dict[str, Tensor]],
     multiplies: bool = True,
 ) -> str:
     """Compare two functions of the same values and describe the first difference, "" if none.
 
     Both are called in the module's mode and under the autocast of this moment, `after` first, from
-    the same state of the random generators, with each of the `weights` (see `with_parameters`).
+    the same state of the random generators, with the `weights` (see `with_parameters`).
     wrt: the values' tensors, by name; gradients of those that require one are compared, too.
     multiplies: the functions multiply matrices, so TensorFloat-32 may cause small differences.
     The module is left unchanged. Raises Undecided if a value is not finite.
@@ -42,25 +42,23 @@ def find_difference(
     tolerance = None if multiplies else _TOLERANCE.get(_dtype(wrt), 1e-2)
     if torch.is_autocast_enabled(device):
         tolerance = _TOLERANCE_AUTOCAST
-    for parameters in weights:
-        compared, failures = [], []
-        for function in (after, before):
-            try:
-                compared.append(_run(module, function, values, parameters, wrt))
-            except (Unreadable, torch.OutOfMemoryError):
-                raise
-            except Exception as error:  # a foreign method may raise anything; it is left alone
-                failures.append(f"{type(error).__name__}: {error}")
-                compared.append(None)
-        ours, theirs = compared
-        if failures:
-            which = "" if ours is not None or theirs is None else "the replacement "
-            return f"{which}fails on a trial: {failures[-1]}"
-        if not all(x is None or x.isfinite().all() for x in theirs.values()):
-            raise Undecided
-        if differing := list_differences(ours, theirs, tolerance):
-            return f"differs{_circumstances(module, device)}: {differing[0]}"
-    return ""
+    compared, failures = [], []
+    for function in (after, before):
+        try:
+            compared.append(_run(module, function, values, weights, wrt))
+        except (Unreadable, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a foreign method may raise anything; it is left alone
+            failures.append(f"{type(error).__name__}: {error}")
+            compared.append(None)
+    ours, theirs = compared
+    if failures:
+        which = "" if ours is not None or theirs is None else "the replacement "
+        return f"{which}fails on a trial: {failures[-1]}"
+    if not all(x is None or x.isfinite().all() for x in theirs.values()):
+        raise Undecided
+    differing = list_differences(ours, theirs, tolerance)
+    return f"differs{_circumstances(module, device)}: {differing[0]}" if differing else ""
 
 
 def _dtype(wrt: dict[str, Tensor]) -> torch.dtype | None:

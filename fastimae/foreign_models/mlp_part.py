@@ -61,4 +61,5 @@ MLP = Part(
     replacement=mlp,
     preconditions=_preconditions,
     more=noise_like,
+    devices=("cuda",),
 )

@@ -62,12 +62,12 @@ class Part:
     Called each time: microseconds, and no wait for the device."""
 
     prove: Callable[[Site, tuple], None] | None = None
-    """prove(site, values): raise ValueError with the reason unless both agree. None: both are
-    called with `values` and with those of `more`. Needed by methods that draw random numbers."""
+    """prove(site, values): raise ValueError with the reason unless both agree. None:
+    `trial.prove_same`. Needed by methods that draw random numbers."""
 
     more: Callable[..., Iterable[tuple]] = _no_more
-    """more(module, *values): further values on which both must agree, such as images of low
-    contrast."""
+    """more(module, *values): values for the comparison with random parameters, such as noise;
+    none: those of the call."""
 
     kept: tuple[str, ...] = ()
     """Prefixes of parameters which the proof does not replace by random ones, as both methods call
@@ -79,6 +79,10 @@ class Part:
 
     multiplies: bool = True
     """Both multiply matrices, so TensorFloat-32 and autocast may cause small differences."""
+
+    devices: tuple[str, ...] = ("cuda", "cpu")
+    """Kinds of devices on which `replacement` does not just call the same functions of torch. On
+    others it cannot be faster, and is left untried if speed matters."""
 
     measured: bool = True
     """Whether it must be faster to stay. False for what the others need (the masks)."""

@@ -79,7 +79,7 @@ def _row(site: Site, seconds: float | None) -> Row:
     others = dict.fromkeys(v.why for v in site.verdicts if not v.swapped)
     why = "; ".join(f"not where it {each}" if last else each for each in others)
     timing = verdict.timing
-    share = timing.seconds / seconds if timing and seconds else None
+    share = min(timing.seconds / seconds, 1.0) if timing and seconds else None
     speedup = timing.speedup if timing else None
     return Row(site.label, "swapped" if last else "left", why, speedup, share)
 

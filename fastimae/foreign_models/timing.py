@@ -95,9 +95,9 @@ def _quartile_and_median(ratios: list[float]) -> tuple[float, float]:
 def _choose(once: Callable, ours: Callable, theirs: Callable, values: tuple) -> tuple[int, int]:
     """Return the number of samples and of rounds, from a first run of each."""
     x, batch = values[0], len(values[0])
-    samples = min(batch, 8) if not x.is_cuda else _that_fit(x)
+    samples = min(batch, 2) if not x.is_cuda else _that_fit(x)
     args = trial.few(values, samples)
-    for function in (ours, theirs, ours):
+    for function in (ours, theirs):
         seconds = once(function, args)[1]
     affordable = _BUDGET / 2 / max(seconds, 1e-6)
     if not x.is_cuda and samples < batch and affordable > _ROUNDS:
