@@ -43,6 +43,9 @@ SETTINGS = frozenset((
     "patch_size", "img_size", "in_chans", "in_c", "in_channels", "num_patches", "grid_size",
     "num_heads", "head_dim", "dim", "embed_dim", "attn_dim", "decoder_embed_dim", "scale", "gate",
     "fused_attn", "flatten", "output_fmt", "strict_img_size", "dynamic_img_pad", "p",
+    "num_class_tokens", "num_cls_tokens", "n_cls_tokens", "num_prefix_tokens", "num_registers",
+    "num_register_tokens", "mask_unit", "mask_unit_size", "mask_size", "mask_patch_size",
+    "mask_stride", "unit_size", "input_size", "num_channels", "channels",
 ))  # fmt: skip
 """Attributes with plain values that describe the architecture."""
 
