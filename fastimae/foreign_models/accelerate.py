@@ -10,7 +10,7 @@ from fastimae.foreign_models.mae_methods import STATE
 from fastimae.foreign_models.part import Part
 from fastimae.foreign_models.parts import PARTS
 from fastimae.foreign_models.report import Report
-from fastimae.foreign_models.site import make_site
+from fastimae.foreign_models.site import Site, make_site
 from fastimae.foreign_models.trial import Session
 
 
@@ -88,4 +88,11 @@ def _add(report: Report, session: Session, part: Part, module: nn.Module, path: 
         label = path if name == "forward" else f"{path}.{name}".strip(".")
         report.sites.append(make_site(part, module, name, path, session))
     except (TypeError, ValueError) as reason:
-        report.refused[label or part.name] = str(reason)
+        if not any(_stands_for(site, module) for site in report.sites):
+            report.refused[label or part.name] = str(reason)
+
+
+def _stands_for(site: Site, module: nn.Module) -> bool:
+    """Return whether the site's replacement leaves no use for another in the module."""
+    bypassed = any(module is each for each, _ in site.preconditions.bypassed)
+    return bypassed or (module is site.module and site.name == "forward")

@@ -54,7 +54,9 @@ class FirstCall(Installed):
 
     def _both(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Compute both ways, with the same masks and random numbers. Raises AccelerationError."""
-        model, parameters = self.module, dict(self.module.named_parameters())
+        model, sites = self.module, self.report.sites
+        zero = {f"{s.path}.{n}".strip(".") for s in sites for n in s.part.vanishing(s.module)}
+        parameters = {name: p for name, p in model.named_parameters() if name not in zero}
         with torch.random.fork_rng(devices_of(model)):
             self._timed(args, kwargs)  # the trials are in this call
         with torch.random.fork_rng(devices_of(model)), recorded_masks(model) as drawn:

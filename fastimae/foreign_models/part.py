@@ -74,6 +74,10 @@ class Part:
     """Prefixes of parameters which the proof does not replace by random ones, as both methods call
     their modules unchanged. ("",): the method has no use for parameters."""
 
+    vanishing: Callable[[nn.Module], Iterable[str]] = _no_more
+    """vanishing(module): names of parameters whose gradient is zero but for rounding, such as the
+    bias of keys: it is not compared."""
+
     multiplies: bool = True
     """Both multiply matrices, so TensorFloat-32 and autocast may cause small differences."""
 

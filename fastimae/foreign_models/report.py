@@ -61,7 +61,7 @@ class Report:
         return [row.part for row in self.rows if row.state == "waiting"]
 
     def __str__(self) -> str:
-        cells = [("part", "state", "speed", "share", "why"), *map(_cells, _grouped(self.rows))]
+        cells = [("part", "state", "speed", "share", "why"), *map(_cells, grouped(self.rows))]
         widths = [max(len(row[i]) for row in cells) for i in range(4)]
         lines = [
             "  ".join([*(text.ljust(w) for text, w in zip(row, widths, strict=False)), row[4]])
@@ -84,7 +84,7 @@ def _row(site: Site, seconds: float | None) -> Row:
     return Row(site.label, "swapped" if last else "left", why, speedup, share)
 
 
-def _grouped(rows: list[Row]) -> list[Row]:
+def grouped(rows: list[Row]) -> list[Row]:
     """Join rows that differ in numbers of their names alone: blocks.*.attn (12)."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:

@@ -19,6 +19,7 @@ from fastimae.foreign_models.equivalence import (
     Undecided,
     detached,
     devices_of,
+    few,
     find_difference,
     random_parameters,
 )
@@ -107,19 +108,6 @@ def _timing(site: Site, values: tuple, signature: tuple) -> Timing:
     return site.session.times[kind]
 
 
-def few(values: tuple, samples: int) -> tuple:
-    """Return detached arguments, with the first samples of those that have the batch's length."""
-    batch = len(values[0])
-    return tuple(
-        (v[:samples] if v.ndim and len(v) == batch else v).detach().clone().requires_grad_(
-            v.requires_grad
-        )
-        if isinstance(v, Tensor)
-        else v
-        for v in values
-    )  # fmt: skip
-
-
 def prove_same(site: Site, values: tuple, theirs: Any = None) -> None:
     """Check that original and replacement agree: on these values with the module's parameters, and
     on the part's further ones, or else the same, with random parameters.
@@ -134,6 +122,9 @@ def prove_same(site: Site, values: tuple, theirs: Any = None) -> None:
             return theirs() if theirs else site.original(**site.by_name(each))
 
     own, random = detached(site.module), random_parameters(site.module, part.kept)
+    for name in part.vanishing(site.module):
+        own[f"module.{name}"].requires_grad_(False)
+        random[f"module.{name}"].requires_grad_(False)
     further = [*part.more(site.module, *values)] or [values]
     for each, weights in ((values, own), *((more, random) for more in further)):
         wrt = {name: v for name, v in site.by_name(each).items() if isinstance(v, Tensor)}
