@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastimae.foreign_models import trial
 from fastimae.foreign_models.installed import Installed
@@ -45,7 +46,7 @@ class Site(Installed):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         values = self._values(args, kwargs)
-        if values is not None and self.takes(values):
+        if values is not None and _is_plain(values[0]) and self.takes(values):
             return self.part.replacement(self.module, *values)
         return self.original(*args, **kwargs)
 
@@ -118,6 +119,20 @@ class Site(Installed):
             name = f"{self.path}.{self.name}".lstrip(".")
             log.warning("accelerate: %s runs the original method: %s", name, change)
         return not change
+
+
+def _is_plain(x: Any) -> bool:
+    """Return whether x is a tensor that is computed now, once, with gradients at most backward.
+
+    Transforms of torch.func, forward-mode gradients, jit.trace and shapes without values go to the
+    original, as our ops have no rules for some of them.
+    """
+    if not isinstance(x, Tensor) or x.is_meta:
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return not (transformed or forward_ad._current_level >= 0 or torch._C._get_tracing_state())
 
 
 def _kind(value: Any) -> Any:

@@ -65,8 +65,11 @@ def judge(site: Site, values: tuple, signature: tuple) -> Verdict:
         return Verdict(signature, False, f"ours is torch's own on {values[0].device.type}")
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         raise Undecided
-    with _clocked(site.session, values[0]), _apart(site):
-        return _judge(site, values, signature)
+    try:
+        with _clocked(site.session, values[0]), _apart(site):
+            return _judge(site, values, signature)
+    except Exception as error:  # out of memory, for one: the call itself must go on
+        raise Undecided from error
 
 
 @contextlib.contextmanager
@@ -89,7 +92,7 @@ def _judge(site: Site, values: tuple, signature: tuple) -> Verdict:
     except (TypeError, ValueError) as reason:
         return Verdict(signature, False, str(reason))
     except (Undecided, torch.OutOfMemoryError):
-        raise Undecided from None
+        raise
     except Exception as error:  # a foreign module may raise anything; it is left alone
         return Verdict(signature, False, f"a trial fails: {type(error).__name__}: {error}")
     if not (site.session.measure and site.part.measured):

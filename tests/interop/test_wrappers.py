@@ -118,3 +118,35 @@ def test_the_models_own_forward_stays(imgs):
     model(imgs)
     assert model.forward is own and "forward_encoder" in model.fastimae_report.swapped
     assert fastimae.restore(model).forward is own
+
+
+def test_transforms_run_the_original(tokens):
+    """Our ops have no rule for some of them, so nothing is tried or swapped in them."""
+    model, plain = fastimae.accelerate(net(), measure=False), net()
+    loss = lambda one: lambda p: torch.func.functional_call(one, p, (tokens,)).sum()  # noqa: E731
+    for swapped in (0, 3):
+        assert len(model.fastimae_report.swapped) == swapped
+        for one in (model, plain):
+            one.found = [
+                *torch.func.grad(loss(one))(dict(one.named_parameters())).values(),
+                torch.func.vmap(lambda x, one=one: one(x[None])[0])(tokens),
+                torch.func.jvp(one, (tokens,), (tokens,))[1],
+            ]
+        for ours, theirs in zip(model.found, plain.found, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert len(model.fastimae_report.swapped) == swapped
+        model(tokens)
+    assert model.to("meta")(tokens.to("meta")).shape == (3, 7, 4)
+
+
+def test_a_trial_that_cannot_run_does_not_stop_the_call(tokens, monkeypatch):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("fastimae.foreign_models.trial.compare_times", out_of_memory)
+    model = fastimae.accelerate(net())
+    assert torch.equal(model(tokens), net()(tokens))
+    monkeypatch.undo()
+    assert model.fastimae_report.waiting == ["0.attn"]
+    model(tokens)
+    assert not model.fastimae_report.waiting
