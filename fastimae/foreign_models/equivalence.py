@@ -1,4 +1,4 @@
-"""Comparison of two functions of a module: outputs and gradients, on random weights."""
+"""Comparison of two functions of a module: outputs and gradients, with any weights."""
 
 from __future__ import annotations
 

@@ -40,7 +40,13 @@ class FirstCall(Installed):
         if torch.compiler.is_compiling():
             return self.original(*args, **kwargs)
         self.remove()
-        outputs = self._both(args, kwargs) if self.debug else self._timed(args, kwargs)
+        try:
+            outputs = self._both(args, kwargs) if self.debug else self._timed(args, kwargs)
+        except AccelerationError:
+            raise
+        except Exception:  # a call that fails was none
+            self.install()
+            raise
         log.info("accelerate: what became of %s\n%s", type(self.module).__name__, self.report)
         return outputs
 

@@ -39,8 +39,10 @@ class Installed:
 
     def remove(self) -> None:
         """Restore the method of the class."""
-        self.module.__dict__.pop(self.name, None)
-        self.module.__dict__.pop(_REPLICATE, None)
+        own = vars(self.module)
+        own.pop(self.name, None)
+        if not any(isinstance(value, Installed) for value in own.values()):
+            own.pop(_REPLICATE, None)
 
     def replicate(self) -> nn.Module:
         """Return what nn.DataParallel wants: a copy of the module for another device.

@@ -10,6 +10,7 @@ from interop.foreign_maes import PATCHES, SIZE, PaperMAE, PlainPatches, TimmMAE
 from interop.twins import assert_alike, differs, louder, setting, setting_all, tried, twins
 from torch import nn
 
+import fastimae
 from fastimae.foreign_models.installed import Installed, installed_in
 from fastimae.foreign_models.mae_proofs import recorded_masks
 
@@ -225,15 +226,20 @@ def test_copies_keep_checking_their_preconditions(again, imgs):
     assert torch.equal(model(imgs)[1], first), "the hook is the copy's alone"
 
 
-def test_replicas_of_data_parallel_run_the_original(imgs):
-    """On another GPU, a replacement would multiply with the first GPU's weights."""
-    model = tried(PaperMAE())
-    assert not model.fastimae_report.left
+def assert_replicas_are_plain(model):
     for module in model.modules():
         own = {name for name, value in vars(module).items() if isinstance(value, Installed)}
         replica = module._replicate_for_data_parallel()
         assert replica._is_replica and not own & vars(replica).keys()
         assert "_replicate_for_data_parallel" not in vars(replica)
+
+
+def test_replicas_of_data_parallel_run_the_original(imgs):
+    """On another GPU, a replacement would multiply with the first GPU's weights."""
+    model = tried(PaperMAE())
+    assert not model.fastimae_report.left
+    assert_replicas_are_plain(fastimae.accelerate(PaperMAE()))
+    assert_replicas_are_plain(model)
     replica = model.blocks[0].attn._replicate_for_data_parallel()
     for name, child in model.blocks[0].attn.named_children():
         other = copy.deepcopy(child)

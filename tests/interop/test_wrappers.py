@@ -109,6 +109,15 @@ def test_the_table_is_logged_once(imgs, caplog):
     assert str(model.fastimae_report) in table and "blocks.*.attn (2)" in table
 
 
+def test_a_first_call_that_fails_is_none(imgs):
+    model = fastimae.accelerate(PaperMAE(), measure=False)
+    with pytest.raises(RuntimeError):
+        model(imgs[:, :2])
+    assert "forward" in vars(model) and model.fastimae_report.seconds is None
+    model(imgs)
+    assert "forward" not in vars(model) and model.fastimae_report.seconds > 0
+
+
 def test_the_models_own_forward_stays(imgs):
     """Something else replaced it before: it is called, and the table is not logged."""
     model = PaperMAE()
