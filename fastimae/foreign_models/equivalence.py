@@ -84,6 +84,19 @@ def _run(
         return outputs_and_gradients(outputs, parameters | wrt)
 
 
+def few(values: tuple, samples: int) -> tuple:
+    """Return detached arguments, with the first samples of those that have the batch's length."""
+    batch = len(values[0])
+    return tuple(
+        (v[:samples] if v.ndim and len(v) == batch else v).detach().clone().requires_grad_(
+            v.requires_grad
+        )
+        if isinstance(v, Tensor)
+        else v
+        for v in values
+    )  # fmt: skip
+
+
 def with_parameters(
     module: nn.Module, parameters: dict[str, Tensor], function: Callable[[], Any]
 ) -> Any:

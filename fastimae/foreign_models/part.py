@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ class Part:
     """
 
     name: str
-    """What pickled models look it up by: unique in PARTS."""
+    """What pickled models look it up by, in the Python module of `recognise`."""
 
     recognise: Callable[[nn.Module], str | None]
     """Return the name of the method to replace ("forward"), or None for another kind of module.
@@ -88,11 +89,10 @@ class Part:
     """Whether it must be faster to stay. False for what the others need (the masks)."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return part_called, (self.name,)
+        return part_called, (self.recognise.__module__, self.name)
 
 
-def part_called(name: str) -> Part:
-    """Return the part of this name in PARTS."""
-    from fastimae.foreign_models.parts import PARTS  # which imports this module
-
-    return next(part for part in PARTS if part.name == name)
+def part_called(home: str, name: str) -> Part:
+    """Return the part of this name, from the Python module that defines it and its `recognise`."""
+    values = vars(importlib.import_module(home)).values()
+    return next(value for value in values if isinstance(value, Part) and value.name == name)

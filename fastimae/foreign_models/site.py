@@ -76,6 +76,12 @@ class Site(Installed):
         if known or self.trials == _MOST_TRIALS:
             return known[0] if known else None
         self.trials += 1
+        if self.trials == _MOST_TRIALS:
+            log.warning(
+                "accelerate: %s was tried on %d kinds of calls; others run the original",
+                self.label,
+                _MOST_TRIALS,
+            )
         try:
             self.verdicts.append(trial.judge(self, values, signature))
         except Undecided:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastimae.foreign_models import trial
-from fastimae.foreign_models.equivalence import detached, named_tensors, with_parameters
+from fastimae.foreign_models.equivalence import detached, few, named_tensors, with_parameters
 
 if TYPE_CHECKING:
     from fastimae.foreign_models.site import Site
@@ -75,7 +74,7 @@ def _rounds_inside(
 
     def rounds() -> Timing:
         samples, count = _choose(once, ours, theirs, values)
-        args = trial.few(values, samples)
+        args = few(values, samples)
         seconds: tuple[list, list] = [], []
         for at in range(count):
             for which in (at % 2, 1 - at % 2):  # first one, then the other goes first
@@ -96,7 +95,7 @@ def _choose(once: Callable, ours: Callable, theirs: Callable, values: tuple) -> 
     """Return the number of samples and of rounds, from a first run of each."""
     x, batch = values[0], len(values[0])
     samples = min(batch, 2) if not x.is_cuda else _that_fit(x)
-    args = trial.few(values, samples)
+    args = few(values, samples)
     for function in (ours, theirs):
         seconds = once(function, args)[1]
     affordable = _BUDGET / 2 / max(seconds, 1e-6)

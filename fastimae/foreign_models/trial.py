@@ -19,6 +19,7 @@ from fastimae.foreign_models.equivalence import (
     Undecided,
     detached,
     devices_of,
+    few,
     find_difference,
     random_parameters,
 )
@@ -105,19 +106,6 @@ def _timing(site: Site, values: tuple, signature: tuple) -> Timing:
     if kind not in site.session.times:
         site.session.times[kind] = compare_times(site, values)
     return site.session.times[kind]
-
-
-def few(values: tuple, samples: int) -> tuple:
-    """Return detached arguments, with the first samples of those that have the batch's length."""
-    batch = len(values[0])
-    return tuple(
-        (v[:samples] if v.ndim and len(v) == batch else v).detach().clone().requires_grad_(
-            v.requires_grad
-        )
-        if isinstance(v, Tensor)
-        else v
-        for v in values
-    )  # fmt: skip
 
 
 def prove_same(site: Site, values: tuple, theirs: Any = None) -> None:
