@@ -8,7 +8,9 @@ weights, masks and random numbers, says how far loss and gradients are off.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import re
 import sys
 from collections.abc import Mapping
 
@@ -106,7 +108,9 @@ def _train(habit: Habit, model: nn.Module, optimizer: torch.optim.Optimizer, img
 
 def _names(model: nn.Module, state: str) -> list[str]:
     """List the parts in this state, families as one; those that are left by the reason."""
-    rows = [row for row in grouped(model.fastimae_report.rows) if row.state == state]
+    found = [row for row in model.fastimae_report.rows if row.state == state]
+    chances = re.compile(r"\(\w+=[\d.]+\)")  # of DropPath, which differ from block to block
+    rows = grouped([dataclasses.replace(row, why=chances.sub("", row.why)) for row in found])
     if state == "swapped":
         return [row.part for row in rows]
     reasons = dict.fromkeys(row.why for row in rows)

@@ -31,8 +31,8 @@ def vit_mae(size: Size, attention: str = "sdpa", **settings: Any) -> nn.Module:
     return ViTMAEForPreTraining(config)
 
 
-def pixio(size: Size) -> nn.Module:
-    """Make PixioModel, an encoder with several class tokens."""
+def pixio(size: Size, **settings: Any) -> nn.Module:
+    """Make PixioModel, an encoder with several class tokens. settings: of its config."""
     from transformers import PixioConfig, PixioModel
 
     config = PixioConfig(
@@ -44,6 +44,7 @@ def pixio(size: Size) -> nn.Module:
         mlp_ratio=4,
         n_cls_tokens=8,
         attn_implementation="sdpa",
+        **settings,
     )
     return PixioModel(config)
 

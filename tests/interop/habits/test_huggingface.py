@@ -1,6 +1,7 @@
 """Hugging Face's layers: older versions, and all that goes to the original methods."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from interop.habits.older_vitmae import OlderViTMAE
 
 import fastimae
 from benchmarks.habits import TINY, Habit
-from benchmarks.habits.huggingface import pretrained, vit_mae
+from benchmarks.habits.huggingface import pixio, pooled, pretrained, vit_mae
 from benchmarks.habits.twins import both, step
 from fastimae.foreign_models import huggingface
 
@@ -99,6 +100,17 @@ def test_requests_for_what_is_inside_go_to_the_original(asked, imgs):
     assert len(ours[key]) == len(theirs[key]) >= TINY.depth
     for one, other in zip(ours[key], theirs[key], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_stochastic_depth_drops_the_same(imgs):
+    pytest.importorskip("transformers")
+    habit = Habit("Pixio", functools.partial(pixio, drop_path_rate=0.5), pooled)
+    twin = habit.build(TINY)
+    model = fastimae.accelerate(copy.deepcopy(twin), measure=False)
+    step(habit, model, imgs)
+    assert set(model.fastimae_report.swapped) == {"layers.0", "layers.1"}
+    ours, theirs = both(habit, twin, model, imgs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_checkpointing_goes_to_the_original(twins, imgs, no_kernels):
