@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import cifar10, costs, recipes
+from benchmarks import accelerate, cifar10, costs, recipes
 from benchmarks.attention import table as attention_table
 from benchmarks.gemm import products_table
 from benchmarks.harness import ROOT, conditions_line, table
@@ -35,7 +35,8 @@ from fastimae.streams import closed_early_is_fine
 
 RESULTS = Path("benchmarks/results")
 PAGES = (
-    *(Path("README.md"), Path("docs/evaluating.md"), Path("docs/kernels.md")),
+    *(Path("README.md"), Path("docs/accelerate.md")),
+    *(Path("docs/evaluating.md"), Path("docs/kernels.md")),
     *(Path("docs/loading.md"), Path("docs/performance.md"), Path("docs/recipes.md")),
     Path("docs/training.md"),
 )
@@ -172,17 +173,19 @@ TABLES: dict[str, Callable[[Mapping], str]] = {
     "curve line": curve_line,
     "learned": cifar10.markdown,
     "costs": costs.markdown,
+    "accelerate table": accelerate.markdown,
     "conditions": conditions_line,
 }
 """Tables by their name in markers."""
 _BY_CASE = ("results", "ladder")
-_MEASURED = ("results", "ladder", "rows", "curve", "separability", "costs")
+_MEASURED = ("results", "ladder", "rows", "curve", "separability", "costs", "accelerated")
 _BY_KEY: dict[str, Callable[[Mapping], str]] = {
     "ladder": train_tables,
     "originals": loader_table,
     "traffic": kernel_table,
     "separability": cifar10.all_tables,
     "costs": costs.markdown,
+    "accelerated": accelerate.markdown,
     "curve": curve_line,
     "parts": parts_table,
     "square": products_table,

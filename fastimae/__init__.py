@@ -16,6 +16,7 @@ _HOMES = {
     "list_models": "models",
     "load_model": "interop",
     "accelerate": "foreign_models.accelerate",
+    "restore": "foreign_models.accelerate",
 }
 __all__ = [*_HOMES, "interop", "kernels", "loaders", "models", "objectives"]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

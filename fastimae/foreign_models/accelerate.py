@@ -1,137 +1,98 @@
-"""`accelerate`: FastIMAE's kernels in a foreign masked autoencoder, if proven equivalent."""
+"""`accelerate`, `restore`: FastIMAE's kernels in other models, where they are equal and pay."""
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import functools
-import re
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import torch
 from torch import nn
 
-from fastimae.foreign_models.equivalence import devices_of, list_differences, outputs_and_gradients
-from fastimae.foreign_models.prove import (
-    METHODS,
-    prove_attention,
-    recorded_masks,
-    replacements_of,
-    without_replacements,
-)
-from fastimae.foreign_models.replacements import Replacement, looks_like_attention
-from fastimae.log import log
-
-_USUAL_LENGTH = 257
-"""Tokens of a sequence if the model has no positions: 16 x 16 patches and a class token."""
+from fastimae.foreign_models.first_call import FirstCall
+from fastimae.foreign_models.installed import installed_in
+from fastimae.foreign_models.mae_methods import STATE
+from fastimae.foreign_models.part import Part
+from fastimae.foreign_models.parts import PARTS
+from fastimae.foreign_models.report import Report
+from fastimae.foreign_models.site import Site, make_site
+from fastimae.foreign_models.trial import Session
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """The parts that `accelerate` replaced, and those it left alone, each with the reason."""
+def accelerate(model: nn.Module, *, measure: bool = True, debug: bool = False) -> nn.Module:
+    """Put FastIMAE's kernels into the parts of a model where they change nothing and pay.
 
-    replaced: list[str] = dataclasses.field(default_factory=list)
-    left: dict[str, str] = dataclasses.field(default_factory=dict)
+    model: a masked autoencoder, a vision transformer, or anything that contains the kinds of
+    modules in `parts.PARTS`: attention with timm's `qkv`, `proj` and `num_heads`; MLPs with the
+    exact GELU; pre-norm blocks; MAE's methods (random_masking, forward_encoder, forward_decoder,
+    forward_loss, also by the names that forks give them).
 
-    def __str__(self) -> str:
-        lines = [f"replaced {_group_names(self.replaced) or 'nothing'}"]
-        for why in dict.fromkeys(self.left.values()):
-            names = [name for name, reason in self.left.items() if reason == why]
-            lines.append(f"left {_group_names(names)}: {why}")
-        return "\n".join(lines)
+    A part is a candidate only if its method can be analysed and does nothing that may change later
+    (`static_analysis`), and no hook, parametrization or replaced forward is on a module that would
+    no longer be called. Its first eager call is a trial: original and replacement must give the
+    same outputs and gradients (of inputs and parameters) on the inputs of that call, with the
+    model's weights and with random ones, in the mode, number format and autocast of that call:
+    within 1e-8 of the largest value in float64, 1e-4 in float32 (5e-3 on GPUs, for TensorFloat-32),
+    1e-2 in float16, 5e-2 in bfloat16, 0.1 under autocast. Other shapes (batch size apart), formats,
+    modes or plain arguments are tried when they first occur, up to 32 for a part.
 
-
-class AccelerationError(RuntimeError):
-    """The accelerated model differs from the original. The message names what differs."""
-
-
-def accelerate(model: nn.Module, debug: bool = False) -> nn.Module:
-    """Replace parts of a MAE-style module by FastIMAE's kernels, and report which.
-
-    model: has MAE's methods `random_masking(x, mask_ratio)`, `forward_encoder(imgs, mask_ratio)`,
-    `forward_decoder(x, ids_restore)`, `forward_loss(imgs, pred, mask)`, or some of them; imgs are
-    float [B, C, H, W]. Its attention modules have timm's `qkv`, `proj` and `num_heads`. Move it to
-    its device first, and call this again after moving it.
-
-    A part is replaced only if, first, its method can be analysed and does nothing that may change
-    later (the rules are in `foreign_models.static_analysis`), and no hook, parametrization or
-    replaced forward is on a module that would no longer be called; and if, second, it gives the
-    same outputs and gradients on random weights and inputs, in training and evaluation mode and
-    under autocast. Trials call the model's parts, and with them their hooks.
-
-    All that the analysis relied on is checked again in each call. If it has changed (dropout, a
-    hook on one module or on all, another method, class, constant, device or number format), and
-    for calls that a replacement does not support (an attention mask, mask_ratio=0, images of
-    another size or that require a gradient, more tokens than the model has positions), the
-    original method runs; a change is logged once per part. Parameters and their names stay. Masks
-    are as random as before, but not the same ones. The loss has no second derivative.
-
-    A method that branches on a size which the trials do not vary, such as that of the batch
-    (`if len(x) > 64`), is not detected. Replicas of nn.DataParallel run the original methods.
-    `copy.copy(model)` shares replacements, which keep using the first model's modules: use
-    copy.deepcopy.
-
+    measure: also time both, forward and backward, on the batch of that call, and swap only what is
+    at least 1.03 times as fast. This takes some 0.2 s for each kind of part, and processes may
+    decide differently. False: swap everything that is equal, the same in every run and rank.
     debug: the first call of the model is also computed with the original methods, with the same
     masks and random numbers; AccelerationError names the outputs and gradients that differ.
 
-    Returns the same object, with a `Report` as `model.fastimae_report`. Raises TypeError if it has
-    none of the methods.
+    All that the analysis relied on is checked again in each call, in 3 to 11 microseconds per part.
+    If it has changed (dropout, a hook on one module or on all, another method, class or constant),
+    and for calls that a replacement does not support (an attention mask, mask_ratio=0, images that
+    require a gradient), the original method runs; a change is logged once per part. Parameters and
+    their names stay. Masks are as random as before, but not the same ones. The loss has no second
+    derivative. Code that torch.compile traces before the first call is the original's, with a
+    warning. A method that branches on the batch size is not detected. Replicas of nn.DataParallel
+    run the original methods. `copy.copy(model)` shares what is installed: use copy.deepcopy.
+
+    Returns the same object, with a `Report` as `model.fastimae_report`, which is logged after the
+    model's first call. `restore` undoes it. Raises TypeError if nothing in the model is known.
     """
-    for replacement in replacements_of(model):
-        replacement.remove()
-    if not any(callable(getattr(model, name, None)) for name in METHODS):
-        raise TypeError(f"{type(model).__name__} has none of MAE's methods: {', '.join(METHODS)}")
-    report, longest = Report(), _longest_sequence(model)
+    restore(model)
+    session, report = Session(measure), Report()
     for path, module in model.named_modules():
-        if module is not model and looks_like_attention(module):
-            _try(report, path, functools.partial(prove_attention, module, longest, path))
-    for name, prove in METHODS.items():
-        _try(report, name, functools.partial(prove, model))
+        for part in PARTS:
+            _add(report, session, part, module, path)
+    if not report.rows:
+        kinds = ", ".join(part.name for part in PARTS)
+        raise TypeError(f"{type(model).__name__} has no part that is known here: {kinds}")
+    for site in report.sites:
+        site.install()
+    if "forward" not in vars(model):
+        FirstCall(model, "forward", report, session, debug).install()
     model.fastimae_report = report
-    if debug:
-        model.forward = functools.partial(_first_call, model)
-    log.info("accelerate: %s", report)
     return model
 
 
-def _longest_sequence(model: nn.Module) -> int:
-    """Return the largest number of tokens that the model has positions for."""
-    positions = (getattr(model, name, None) for name in ("pos_embed", "decoder_pos_embed"))
-    counts = [p.shape[1] for p in positions if isinstance(p, torch.Tensor) and p.ndim == 3]
-    return max(counts, default=_USUAL_LENGTH)
+def restore(model: nn.Module) -> nn.Module:
+    """Undo `accelerate`: every module has its own methods again, and nothing of ours is left.
+
+    Returns the same object. A model that was not accelerated stays as it is.
+    """
+    for each in installed_in(model):
+        each.remove()
+    for module in model.modules():
+        for name in (*STATE, "fastimae_report"):
+            module.__dict__.pop(name, None)
+    return model
 
 
-def _try(report: Report, name: str, prove: Callable[[], Replacement]) -> None:
-    """Install one replacement; if its trial raises, put the reason into the report."""
+def _add(report: Report, session: Session, part: Part, module: nn.Module, path: str) -> None:
+    """Add the module's method that the part would replace to the report, or why it is left."""
+    label = path
     try:
-        prove().install()
-        report.replaced.append(name)
+        name = part.recognise(module)
+        if name is None or any(s.module is module and s.name == name for s in report.sites):
+            return
+        label = path if name == "forward" else f"{path}.{name}".strip(".")
+        report.sites.append(make_site(part, module, name, path, session))
     except (TypeError, ValueError) as reason:
-        report.left[name] = str(reason)
-    except Exception as error:  # a foreign module may raise anything; it is left alone
-        report.left[name] = f"a trial fails: {type(error).__name__}: {error}"
+        if not any(_stands_for(site, module) for site in report.sites):
+            report.refused[label or part.name] = str(reason)
 
 
-def _group_names(names: Iterable[str]) -> str:
-    """Write blocks.0.attn, blocks.1.attn, ... as one: blocks.*.attn (12)."""
-    families = collections.Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names)
-    return ", ".join(f"{name} ({n})" if n > 1 else name for name, n in families.items())
-
-
-def _first_call(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Replace the model's `forward` for one call: compute both ways and compare."""
-    parameters = dict(model.named_parameters())
-    del model.forward
-    with torch.random.fork_rng(devices_of(model)), recorded_masks(model) as drawn:
-        outputs = model.forward(*args, **kwargs)
-    with without_replacements(model, drawn):  # which meets the same random numbers
-        expected = model.forward(*args, **kwargs)
-    differing = list_differences(
-        outputs_and_gradients(outputs, parameters), outputs_and_gradients(expected, parameters)
-    )
-    if differing:
-        raise AccelerationError(
-            f"accelerate: the first call differs from the original's: {', '.join(differing)}"
-        )
-    return outputs
+def _stands_for(site: Site, module: nn.Module) -> bool:
+    """Return whether the site's replacement leaves no use for another in the module."""
+    bypassed = any(module is each for each, _ in site.preconditions.bypassed)
+    return bypassed or (module is site.module and site.name == "forward")

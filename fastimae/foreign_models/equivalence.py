@@ -1,9 +1,8 @@
-"""Comparison of two functions of a module: outputs and gradients, on random weights."""
+"""Comparison of two functions of a module: outputs and gradients, with any weights."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,62 +14,103 @@ from fastimae.foreign_models.bytecode import Unreadable
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _TOLERANCE_TF32 = 5e-3
 _TOLERANCE_AUTOCAST = 0.1
-_MODES = {"evaluation": (False, False), "training": (True, False), "autocast": (True, True)}
-"""Name of a trial: (in training mode, under autocast to bfloat16)."""
-_BLOCKS = ("blocks.", "decoder_blocks.")
+
+
+class Undecided(Exception):
+    """A call that shows nothing: its values are not finite, or its tensors are not plain ones."""
 
 
 def find_difference(
     module: nn.Module,
-    after: Callable[[], Any],
-    before: Callable[[], Any],
+    after: Callable[..., Any],
+    before: Callable[..., Any],
+    values: tuple,
     wrt: dict[str, Tensor],
+    weights: dict[str, Tensor],
     *,
     multiplies: bool = True,
 ) -> str:
-    """Compare two functions without arguments and describe the first difference, "" if none.
+    """Compare two functions of the same values and describe the first difference, "" if none.
 
-    Both are called in evaluation mode, in training mode and under autocast, `after` first, from the
-    same state of the random generators, while the module's parameters are random: those of a fresh
-    model hide differences. If `before` itself fails under autocast, that trial is skipped.
-    The module is left unchanged. wrt: inputs, by name, whose gradients are compared, too.
+    Both are called in the module's mode and under the autocast of this moment, `after` first, from
+    the same state of the random generators, with the `weights` (see `with_parameters`).
+    wrt: the values' tensors, by name; gradients of those that require one are compared, too.
     multiplies: the functions multiply matrices, so TensorFloat-32 may cause small differences.
+    The module is left unchanged. Raises Undecided if a value is not finite.
     """
-    runner = _FunctionRunner(module)
-    parameters = _random_parameters(module)
-    like = next(module.parameters())
-    for name, (training, autocast) in _MODES.items():
-        compared, failures = [], []
-        with (
-            training_mode(module, training),
-            torch.random.fork_rng(devices_of(module)),
-            torch.enable_grad(),
-        ):
-            for function in (after, before):
-                torch.manual_seed(0)
-                buffers = {f"module.{name}": b.clone() for name, b in module.named_buffers()}
-                try:
-                    with torch.autocast(like.device.type, torch.bfloat16, enabled=autocast):
-                        state = parameters | buffers
-                        outputs = torch.func.functional_call(runner, state, (function,))
-                    compared.append(outputs_and_gradients(outputs, parameters | wrt))
-                except Unreadable:
-                    raise
-                except Exception as error:  # a foreign method may raise anything; it is left alone
-                    failures.append(f"{type(error).__name__}: {error}")
-                    compared.append(None)
-        ours, theirs = compared
-        if theirs is None and autocast:
-            continue
-        if failures:
-            which = "" if ours is not None or theirs is None else "the replacement "
-            return f"{which}fails on a trial: {failures[-1]}"
-        tolerance = (
-            _TOLERANCE_AUTOCAST if autocast else None if multiplies else _TOLERANCE[like.dtype]
+    device = next((x.device.type for x in wrt.values()), "cpu")
+    tolerance = None if multiplies else _TOLERANCE.get(_dtype(wrt), 1e-2)
+    if torch.is_autocast_enabled(device):
+        tolerance = _TOLERANCE_AUTOCAST
+    compared, failures = [], []
+    for function in (after, before):
+        try:
+            compared.append(_run(module, function, values, weights, wrt))
+        except (Unreadable, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a foreign method may raise anything; it is left alone
+            failures.append(f"{type(error).__name__}: {error}")
+            compared.append(None)
+    ours, theirs = compared
+    if failures:
+        which = "" if ours is not None or theirs is None else "the replacement "
+        return f"{which}fails on a trial: {failures[-1]}"
+    if not all(x is None or x.isfinite().all() for x in theirs.values()):
+        raise Undecided
+    differing = list_differences(ours, theirs, tolerance)
+    return f"differs{_circumstances(module, device)}: {differing[0]}" if differing else ""
+
+
+def _dtype(wrt: dict[str, Tensor]) -> torch.dtype | None:
+    return next((x.dtype for x in wrt.values() if x.is_floating_point()), None)
+
+
+def _circumstances(module: nn.Module, device: str) -> str:
+    mode = " in training" if module.training else " in evaluation"
+    return mode + (" under autocast" if torch.is_autocast_enabled(device) else "")
+
+
+def _run(
+    module: nn.Module,
+    function: Callable[..., Any],
+    values: tuple,
+    parameters: dict[str, Tensor],
+    wrt: dict[str, Tensor],
+) -> dict[str, Tensor | None]:
+    """Return outputs and gradients; methods may write into their arguments, which are copies."""
+    with torch.random.fork_rng(devices_of(module)), torch.enable_grad():
+        copies = tuple(v.clone() if isinstance(v, Tensor) else v for v in values)
+        outputs = with_parameters(module, parameters, lambda: function(*copies))
+        return outputs_and_gradients(outputs, parameters | wrt)
+
+
+def few(values: tuple, samples: int) -> tuple:
+    """Return detached arguments, with the first samples of those that have the batch's length."""
+    batch = len(values[0])
+    return tuple(
+        (v[:samples] if v.ndim and len(v) == batch else v).detach().clone().requires_grad_(
+            v.requires_grad
         )
-        if differing := list_differences(ours, theirs, tolerance):
-            return f"differs {'under' if autocast else 'in'} {name}: {differing[0]}"
-    return ""
+        if isinstance(v, Tensor)
+        else v
+        for v in values
+    )  # fmt: skip
+
+
+def with_parameters(
+    module: nn.Module, parameters: dict[str, Tensor], function: Callable[[], Any]
+) -> Any:
+    """Call the function while the module has other parameters, and copies of its buffers."""
+    buffers = {f"module.{name}": b.clone() for name, b in module.named_buffers()}
+    return torch.func.functional_call(_FunctionRunner(module), parameters | buffers, (function,))
+
+
+def detached(module: nn.Module) -> dict[str, Tensor]:
+    """Copy the parameters, without their hooks and gradients, for `with_parameters`."""
+    return {
+        f"module.{name}": p.detach().clone().requires_grad_(p.requires_grad)
+        for name, p in module.named_parameters()
+    }
 
 
 def outputs_and_gradients(outputs: Any, sources: dict[str, Tensor]) -> dict[str, Tensor | None]:
@@ -78,7 +118,7 @@ def outputs_and_gradients(outputs: Any, sources: dict[str, Tensor]) -> dict[str,
 
     sources: tensors, by name, to take gradients of.
     """
-    tensors = dict(_named(outputs))
+    tensors = dict(named_tensors(outputs))
     sources = {name: source for name, source in sources.items() if source.requires_grad}
     roots = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
     if roots and sources:
@@ -123,7 +163,7 @@ def _gap(a: Tensor | None, b: Tensor | None, tolerance: float | None) -> str:
     return "" if distance <= tolerance else f"is off by {distance:.1e} of its largest value"
 
 
-def _named(outputs: Any) -> Iterable[tuple[str, Tensor]]:
+def named_tensors(outputs: Any) -> Iterable[tuple[str, Tensor]]:
     """Return the tensors of an output with their names; a tuple of three is MAE's forward."""
     if isinstance(outputs, Tensor):
         return [("the output", outputs)]
@@ -147,33 +187,22 @@ class _FunctionRunner(nn.Module):
         return function()
 
 
-def _random_parameters(module: nn.Module) -> dict[str, Tensor]:
+def random_parameters(module: nn.Module, kept: tuple[str, ...]) -> dict[str, Tensor]:
     """Draw values that make outputs of the order of 1 and attention far from uniform.
 
-    Blocks keep theirs: both functions call them unchanged.
+    Those of a fresh model hide differences. kept: prefixes of parameters that stay.
     """
-    parameters = {}
+    parameters = detached(module)
     generator = torch.Generator().manual_seed(2)
-    for name, parameter in module.named_parameters():
-        if name.startswith(_BLOCKS):
+    for name, parameter in parameters.items():
+        if name.removeprefix("module.").startswith(kept):
             continue
         values = torch.randn(parameter.shape, generator=generator)
         if parameter.dim() in (2, 4):  # of a Linear or a convolution: scaled by the fan-in
             values *= 1.5 * parameter[0].numel() ** -0.5
-        parameters[f"module.{name}"] = values.to(parameter).requires_grad_(parameter.requires_grad)
+        with torch.no_grad():
+            parameter.copy_(values)
     return parameters
-
-
-@contextlib.contextmanager
-def training_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Put the module into training or evaluation mode; afterwards restore each part's own mode."""
-    modes = {part: part.training for part in module.modules()}
-    module.train(training)
-    try:
-        yield
-    finally:
-        for part, was_training in modes.items():
-            part.training = was_training
 
 
 def devices_of(module: nn.Module) -> list[torch.device]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.modules.module as global_hooks
-from torch import Tensor, nn
+from torch import nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
@@ -80,9 +80,6 @@ def _restore_global(home: str, name: str, value: Any) -> GlobalSnapshot:
 class Preconditions:
     """Everything about a model that was read or assumed when a replacement was proven."""
 
-    dtype: torch.dtype
-    device: str
-    """Number format and kind of device in which original and replacement were compared."""
     bypassed: list[tuple[nn.Module, type]] = dataclasses.field(default_factory=list)
     """Modules that the replacement does not call, each with its class."""
     containers: list[tuple[nn.Module, str]] = dataclasses.field(default_factory=list)
@@ -93,6 +90,8 @@ class Preconditions:
         default_factory=list
     )
     """(owner, name, code) of analysed methods: a module's own, or those that a class defines."""
+    lengths: list[tuple[nn.Module, int]] = dataclasses.field(default_factory=list)
+    """(sequence of modules, how many it has)."""
     globals: list[GlobalSnapshot] = dataclasses.field(default_factory=list)
 
     def change(self) -> str:
@@ -109,6 +108,9 @@ class Preconditions:
                 return f"{name} is a {type(module).__name__}"
             if reason := bypass_problem(module, type(module)):
                 return reason
+        for sequence, length in self.lengths:
+            if len(sequence) != length:
+                return f"a {type(sequence).__name__} has {len(sequence)} modules, not {length}"
         for owner, name, value in self.values:
             if not _same(getattr(owner, name, None), value):
                 return f"{name} has changed"
@@ -126,20 +128,6 @@ class Preconditions:
             if not snapshot.is_unchanged():
                 return f"the global {snapshot.name} has changed"
         return ""
-
-    def mismatch(self, x: Any) -> str:
-        """Describe how the input differs from the proven ones: another device or number format."""
-        if not isinstance(x, Tensor):
-            return "it is called without a tensor"
-        if x.device.type != self.device:
-            return (
-                f"accelerate() was called on {self.device}, not on {x.device.type}: call it again"
-            )
-        if x.dtype == self.dtype:
-            return ""
-        if torch.is_autocast_enabled(self.device):
-            return "" if x.dtype == torch.get_autocast_dtype(self.device) else f"x is {x.dtype}"
-        return f"accelerate() was called with {self.dtype}, not with {x.dtype}: call it again"
 
 
 def bypass_problem(module: nn.Module, kind: type) -> str:

@@ -19,8 +19,10 @@ from __future__ import annotations
 import builtins
 import copy
 import dataclasses
+import functools
 import inspect
 import sys
+from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -41,11 +43,22 @@ SETTINGS = frozenset((
     "patch_size", "img_size", "in_chans", "in_c", "in_channels", "num_patches", "grid_size",
     "num_heads", "head_dim", "dim", "embed_dim", "attn_dim", "decoder_embed_dim", "scale", "gate",
     "fused_attn", "flatten", "output_fmt", "strict_img_size", "dynamic_img_pad", "p",
+    "num_class_tokens", "num_cls_tokens", "n_cls_tokens", "num_prefix_tokens", "num_registers",
+    "num_register_tokens", "mask_unit", "mask_unit_size", "mask_size", "mask_patch_size",
+    "mask_stride", "unit_size", "input_size", "num_channels", "channels",
 ))  # fmt: skip
 """Attributes with plain values that describe the architecture."""
 
-_NO_OPS = (nn.Identity, nn.Dropout)
-_CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
+NO_OPS = (nn.Identity, nn.Dropout)
+"""Modules that do nothing, or nothing without a rate."""
+_RATES = {"Dropout": "p", "DropPath": "drop_prob"}
+_EXACT: dict[str, tuple[type, tuple[str, ...]]] = {
+    "convolution": (nn.Conv2d, ("stride", "padding", "dilation", "groups", "padding_mode")),
+    "linear": (nn.Linear, ()),
+    "gelu": (nn.GELU, ("approximate",)),
+    "norm": (nn.LayerNorm, ("eps", "normalized_shape")),
+}
+"""Role of a module that is bypassed -> its class, and settings of it that must stay."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,48 +66,68 @@ class Role:
     """How the replacement of a method treats the parts that the method reads.
 
     shared: parts that both use in the same way. containers: lists of modules, each of which both
-    call. bypassed: modules that only the original calls, with the role of their forward. needed:
-    attributes that only the replacement reads.
+    call. bypassed: modules that only the original calls, each with the role of its forward, or a
+    key of `_EXACT`. needed: attributes that only the replacement reads.
     """
 
     shared: tuple[str, ...] = ()
     containers: tuple[str, ...] = ()
-    bypassed: dict[str, str] = dataclasses.field(default_factory=dict)
+    bypassed: dict[str, Role | str] = dataclasses.field(default_factory=dict)
     needed: tuple[tuple[str, ...], ...] = ()
 
 
-_DECODER_END = ("decoder_norm", "decoder_pred")
-ROLES = {
-    "random_masking": Role(),
-    "forward_encoder": Role(
-        shared=("random_masking", "cls_token", "pos_embed", "norm"),
-        containers=("blocks",),
-        bypassed={"patch_embed": "patches"},
-    ),
-    "forward_decoder": Role(
-        shared=("decoder_embed", "mask_token", "decoder_pos_embed", *_DECODER_END),
-        containers=("decoder_blocks",),
-    ),
-    "forward_loss": Role(shared=("norm_pix_loss",), needed=(("patch_embed", "patch_size"),)),
-    "forward": Role(shared=("qkv", "proj", "num_heads")),  # of an attention module
-    "patches": Role(bypassed={"proj": "convolution"}),
-}
+PATCHES = Role(bypassed={"proj": "convolution"})
+"""What a patch embedding may do."""
 
 
-def find_preconditions(module: nn.Module, name: str, like: torch.Tensor) -> Preconditions:
+def analysed(role: Role) -> Callable[[nn.Module, str], Preconditions]:
+    """Return the `Part.preconditions` that a method's bytecode gives."""
+    return functools.partial(find_preconditions, role=role)
+
+
+def find_preconditions(module: nn.Module, name: str, role: Role) -> Preconditions:
     """Analyse a method of the module and return what must not change while it is replaced.
 
-    like: a parameter, on the device and in the number format of the trials. Raises ValueError with
-    the reason if the method must not be replaced.
+    Raises ValueError with the reason if the method must not be replaced.
     """
-    preconditions = Preconditions(like.dtype, like.device.type)
-    analysis = _Analysis(preconditions, module, ROLES[name])
+    preconditions = Preconditions()
+    analysis = _Analysis(preconditions, module, role)
     analysis.method(name)
-    for names in analysis.role.needed:
+    for names in role.needed:
         analysis.attribute(names)
     if reason := preconditions.change():
         raise ValueError(reason)
     return preconditions
+
+
+def watch_exact(preconditions: Preconditions, module: nn.Module, role: str) -> None:
+    """Add that a module which is not called stays what it is: of this class, with these settings.
+
+    role: a key of `_EXACT`, or "no-op". Raises Unreadable if it is something else already.
+    """
+    if type(module).__call__ is not nn.Module.__call__:
+        raise Unreadable(f"{type(module).__name__} overrides __call__")
+    preconditions.bypassed.append((module, type(module)))
+    if role == "no-op":
+        if rate := _RATES.get(type(module).__name__):
+            if getattr(module, rate):
+                raise Unreadable(f"differs in training: {module}")
+            preconditions.values.append((module, rate, getattr(module, rate)))
+        return
+    kind, settings = _EXACT[role]
+    fast = getattr(module, "_fast_norm", None)  # timm's LayerNorm, which is torch's without it
+    if type(module) is not kind and not (role == "norm" and _is_timms(module) and fast is False):
+        raise Unreadable(f"{type(module).__name__} is used instead of a {kind.__name__}")
+    watched = *settings, *(() if fast is None else ("_fast_norm",))
+    preconditions.values.extend((module, name, getattr(module, name)) for name in watched)
+
+
+def _is_timms(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("timm.layers.")
+
+
+def _is_no_op(value: Any) -> bool:
+    return type(value) in NO_OPS or (type(value).__name__ == "DropPath" and _is_timms(value))
 
 
 class _Analysis:
@@ -156,14 +189,14 @@ class _Analysis:
             if isinstance(value, property):
                 raise Unreadable(f"reads {path}, which is computed")
             value = getattr(owner, name, None)
-            no_op = type(value) in _NO_OPS and rest in ((), ("p",))
+            no_op = _is_no_op(value) and rest in ((), ("p",))
             setting = name in SETTINGS and is_constant(value, (tuple, list))
             if not (no_op or setting or (isinstance(value, nn.Module) and rest)):
                 break
             kept = value if isinstance(value, nn.Module) else copy.deepcopy(value)
             self.preconditions.values.append((owner, name, kept))
             if no_op:
-                self._check_no_op(value)
+                watch_exact(self.preconditions, value, "no-op")
             if no_op or setting:
                 return
             owner = value
@@ -194,26 +227,15 @@ class _Analysis:
             return True
         return False
 
-    def _bypass(self, module: Any, role: str) -> None:
+    def _bypass(self, module: Any, role: Role | str) -> None:
         """Check a module that the replacement does not call: by its forward, or by its class."""
+        if isinstance(role, str):
+            watch_exact(self.preconditions, module, role)
+            return
         if type(module).__call__ is not nn.Module.__call__:
             raise Unreadable(f"{type(module).__name__} overrides __call__")
         self.preconditions.bypassed.append((module, type(module)))
-        if role != "convolution":
-            _Analysis(self.preconditions, module, ROLES[role]).method("forward")
-        elif type(module) is not nn.Conv2d:
-            raise Unreadable(f"{type(module).__name__} is used instead of a Conv2d")
-        else:
-            settings = ((name, getattr(module, name)) for name in _CONVOLUTION)
-            self.preconditions.values.extend((module, *setting) for setting in settings)
-
-    def _check_no_op(self, module: nn.Module) -> None:
-        """Check that a module does nothing, and will do nothing later."""
-        self.preconditions.bypassed.append((module, type(module)))
-        if isinstance(module, nn.Dropout):
-            if module.p:
-                raise Unreadable(f"differs in training: {module}")
-            self.preconditions.values.append((module, "p", module.p))
+        _Analysis(self.preconditions, module, role).method("forward")
 
     def global_name(self, function: FunctionType, names: tuple[str, ...]) -> None:
         """Check a global, or its attribute: an operation, a constant, or a function to analyse."""

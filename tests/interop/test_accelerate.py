@@ -1,6 +1,7 @@
 """Our kernels in three foreign MAEs: equal losses, predictions and gradients, or left alone."""
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
@@ -13,15 +14,19 @@ from interop.foreign_maes import (
     PlainPatches,
     TimmMAE,
 )
+from interop.twins import is_swapped, tried
 from torch import nn
 
 import fastimae
-from fastimae.foreign_models.accelerate import AccelerationError
-from fastimae.foreign_models.prove import recorded_masks, without_replacements
-from fastimae.foreign_models.replacements import REPLACEMENTS, Replacement
+from fastimae.foreign_models import trial
+from fastimae.foreign_models.first_call import AccelerationError
+from fastimae.foreign_models.mae_proofs import recorded_masks, without_replacements
+from fastimae.foreign_models.site import Site
 
 METHODS = ("random_masking", "forward_encoder", "forward_decoder", "forward_loss")
-ATTENTION = ("blocks.0.attn", "blocks.1.attn", "decoder_blocks.0.attn")
+BLOCKS = ("blocks.0", "blocks.1", "decoder_blocks.0")
+ATTENTION = tuple(f"{block}.attn" for block in BLOCKS)
+PARTS = {*METHODS, *BLOCKS, *ATTENTION, *(f"{block}.mlp" for block in BLOCKS)}
 
 
 def build(kind, **options):
@@ -36,9 +41,7 @@ def both(model, imgs, **options):
         found = [step(model, imgs, **options)]
     assert drawn
     with without_replacements(model, drawn):
-        assert not any(
-            isinstance(v, Replacement) for m in model.modules() for v in vars(m).values()
-        )
+        assert not any(isinstance(v, Site) for m in model.modules() for v in vars(m).values())
         found.append(step(model, imgs, **options))
     return found
 
@@ -63,9 +66,11 @@ def step(model, imgs, **options):
 def test_same_loss_prediction_and_gradients(kind, left, imgs):
     model = build(kind)
     keys = list(model.state_dict())
-    assert fastimae.accelerate(model) is model
+    assert fastimae.accelerate(model, measure=False) is model
+    assert set(model.fastimae_report.waiting) >= PARTS - left - {"forward_loss"}
+    tried(model)
     assert set(model.fastimae_report.left) == left
-    assert set(model.fastimae_report.replaced) == {*METHODS, *ATTENTION} - left
+    assert set(model.fastimae_report.swapped) == PARTS - left
     for ratio in (0.75, 0.5):
         for ours, theirs in zip(*both(model, imgs, mask_ratio=ratio), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -74,22 +79,24 @@ def test_same_loss_prediction_and_gradients(kind, left, imgs):
 
 
 def test_the_report_gives_reasons(imgs):
-    model = fastimae.accelerate(OwnMAE())
-    text = str(model.fastimae_report)
-    assert "replaced blocks.*.attn (2), random_masking, forward_encoder, forward_decoder" in text
-    assert "left decoder_blocks.*.attn: OtherAttention has no Linear called qkv" in text
-    assert "left forward_loss: differs in evaluation: the output is off by" in text
+    model = tried(OwnMAE())
+    lines = [" ".join(line.split()) for line in str(model.fastimae_report).splitlines()]
+    assert lines[0] == "part state speed share why"
+    assert {"blocks.*.attn (2) swapped", "forward_encoder swapped"} <= {*lines}
+    assert "decoder_blocks.0.attn left OtherAttention has no Linear called qkv" in lines
+    loss = next(line for line in lines if line.startswith("forward_loss"))
+    assert loss.startswith("forward_loss left differs in training: the output is off by")
 
 
 def test_patches_that_are_masked_are_not_embedded(imgs):
-    model = fastimae.accelerate(PaperMAE())
+    model = tried(PaperMAE())
     model.patch_embed.forward = None  # a call would raise
     assert model(imgs)[0] > 0
 
 
 def test_other_calls_go_to_the_original(imgs):
     plain = PaperMAE()
-    model = fastimae.accelerate(copy.deepcopy(plain))
+    model = tried(copy.deepcopy(plain))
     torch.manual_seed(3)
     latent, mask, _ = model.forward_encoder(imgs, 0.0)
     torch.manual_seed(3)
@@ -104,7 +111,7 @@ def test_other_calls_go_to_the_original(imgs):
     assert torch.equal(
         model.forward_loss(imgs, pred, uneven), plain.forward_loss(imgs, pred, uneven)
     )
-    own = fastimae.accelerate(OwnMAE()).blocks[0].attn
+    own = tried(OwnMAE()).blocks[0].attn
     x, bias = torch.randn(2, 5, 48), torch.randn(5, 5)
     assert torch.equal(own(x, bias), type(own).forward(own, x, bias))
     assert not torch.allclose(own(x, bias), own(x), atol=1e-3)
@@ -132,21 +139,21 @@ class NormedAttention(PlainAttention):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"attention": LouderAttention}, "differs in evaluation"),
-        ({"attention": NormedAttention}, "differs in evaluation"),
+        ({"attention": LouderAttention}, "differs in training"),
+        ({"attention": NormedAttention}, "differs in training"),
         ({"drop": 0.2}, "differs in training"),
     ],
 )
 def test_attention_that_is_not_plain_is_left_alone(options, why, imgs):
-    model = fastimae.accelerate(PaperMAE(**options))
+    model = tried(PaperMAE(**options))
     assert all(why in model.fastimae_report.left[name] for name in ATTENTION)
-    assert model.blocks[0].attn.__dict__.get("forward") is None
-    assert "forward_encoder" in model.fastimae_report.replaced
+    assert not is_swapped(model.blocks[0].attn)
+    assert "forward_encoder" in model.fastimae_report.swapped
 
 
 @pytest.mark.parametrize("options", [{"qk_norm": True}, {"attn_drop": 0.1}, {"proj_drop": 0.1}])
 def test_timm_attention_with_extra_parts_is_left_alone(options):
-    model = fastimae.accelerate(build(TimmMAE, **options))
+    model = tried(build(TimmMAE, **options))
     assert set(model.fastimae_report.left) >= set(ATTENTION)
 
 
@@ -170,18 +177,18 @@ class FrozenPatches(PlainPatches):
 
 
 def test_methods_that_only_look_alike_are_left_alone(imgs):
-    left = fastimae.accelerate(GridMAE()).fastimae_report.left
+    left = tried(GridMAE()).fastimae_report.left
     assert set(left) == {"random_masking", "forward_encoder", "forward_loss"}
     model = PaperMAE()
     model.patch_embed = FrozenPatches()
-    left = fastimae.accelerate(model).fastimae_report.left
+    left = tried(model).fastimae_report.left
     assert "gradient of patch_embed.proj.weight" in left["forward_encoder"]
-    with pytest.raises(TypeError, match="Linear has none of MAE's methods"):
-        fastimae.accelerate(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="Linear has no part that is known here"):
+        tried(nn.Linear(2, 2))
 
 
 def test_debug_checks_the_first_call(imgs):
-    model = fastimae.accelerate(PaperMAE(), debug=True)
+    model = fastimae.accelerate(PaperMAE(), measure=False, debug=True)
     torch.manual_seed(5)
     first = model(imgs)
     assert "forward" not in model.__dict__
@@ -190,16 +197,19 @@ def test_debug_checks_the_first_call(imgs):
     first[0].backward()  # the check has not consumed the graph
 
 
-def test_debug_names_what_differs(imgs, monkeypatch):
-    model = fastimae.accelerate(PaperMAE(), debug=True)
-    ours, *rest = REPLACEMENTS["forward_loss"]
-    monkeypatch.setitem(REPLACEMENTS, "forward_loss", (lambda *args: 2 * ours(*args), *rest))
+def test_debug_names_what_differs(imgs):
+    """A replacement that is equal in trials alone."""
+    model = fastimae.accelerate(PaperMAE(), measure=False, debug=True)
+    site = model.forward_loss
+    ours = site.part.replacement
+    changed = lambda *args: (1 if trial.ONGOING else 2) * ours(*args)  # noqa: E731
+    site.part = dataclasses.replace(site.part, replacement=changed)
     with pytest.raises(AccelerationError, match=r"original's: loss is off by.*, gradient of"):
         model(imgs)
 
 
 def test_copies_are_independent(imgs):
-    model = fastimae.accelerate(PaperMAE())
+    model = tried(PaperMAE())
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         with torch.no_grad():
             again.decoder_pred.bias.add_(1)
@@ -207,12 +217,12 @@ def test_copies_are_independent(imgs):
         ours = model(imgs)[1]
         torch.manual_seed(1)
         torch.testing.assert_close(again(imgs)[1], ours + 1)
-    assert fastimae.accelerate(model).forward_loss is model.forward_loss
+    assert tried(model).forward_loss is model.forward_loss
 
 
 def test_masks_are_uniform():
     """Each pair of patches is masked together as often as any other."""
-    model, samples = fastimae.accelerate(PaperMAE()), 4000
+    model, samples = tried(PaperMAE()), 4000
     _, mask, _ = model.random_masking(torch.randn(samples, PATCHES, 2), 0.75)
     expected = torch.full((PATCHES, PATCHES), 0.75 * 11 / 15).fill_diagonal_(0.75)
     together = mask.T @ mask / samples

@@ -7,12 +7,12 @@ import pytest
 import torch
 from interop import changing_maes as zoo
 from interop.foreign_maes import PATCHES, SIZE, PaperMAE, PlainPatches, TimmMAE
-from interop.twins import assert_alike, differs, louder, setting, setting_all, twins
+from interop.twins import assert_alike, differs, louder, setting, setting_all, tried, twins
 from torch import nn
 
 import fastimae
-from fastimae.foreign_models.prove import recorded_masks, replacements_of
-from fastimae.foreign_models.replacements import Replacement
+from fastimae.foreign_models.installed import Installed, installed_in
+from fastimae.foreign_models.mae_proofs import recorded_masks
 
 
 class Alien(PlainPatches):
@@ -112,7 +112,7 @@ def test_constants_of_a_module_are_preconditions(
     kind, name, value, part, imgs, monkeypatch, caplog
 ):
     plain, model = twins(kind)
-    assert part in model.fastimae_report.replaced
+    assert part in model.fastimae_report.swapped
     before = assert_alike(plain, model, imgs)
     monkeypatch.setattr(zoo, name, value)
     after = assert_alike(plain, model, imgs)
@@ -174,10 +174,24 @@ class LongDecoder(PaperMAE):
         return super().forward_decoder(x, ids_restore).float()
 
 
-def test_another_number_format_under_autocast_is_left_alone():
-    left = fastimae.accelerate(LongDecoder()).fastimae_report.left
-    assert "differs under autocast" in left["forward_decoder"]
-    assert "bfloat16" in left["forward_decoder"]
+def test_another_number_format_under_autocast_is_left_alone(imgs):
+    _, model = twins(LongDecoder)
+    assert "forward_decoder" in model.fastimae_report.swapped
+    with torch.autocast("cpu", torch.bfloat16):
+        model(imgs)
+    *_, verdict = model.forward_decoder.verdicts
+    assert "differs in training under autocast" in verdict.why and "bfloat16" in verdict.why
+    assert f"not where it {verdict.why}" in str(model.fastimae_report)
+
+
+def test_evaluation_is_tried_again(imgs):
+    plain, model = twins(zoo.FixedInEvaluation)
+    assert "random_masking" in model.fastimae_report.swapped
+    for one in (plain.eval(), model.eval()):
+        torch.manual_seed(1)
+        one(imgs)
+    *_, verdict = model.random_masking.verdicts
+    assert not verdict.swapped and "ids_restore" in verdict.why
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 32), (3, 16, 64), (3, 64, 64), (1, 32, 32)], ids=str)
@@ -212,15 +226,20 @@ def test_copies_keep_checking_their_preconditions(again, imgs):
     assert torch.equal(model(imgs)[1], first), "the hook is the copy's alone"
 
 
-def test_replicas_of_data_parallel_run_the_original(imgs):
-    """On another GPU, a replacement would multiply with the first GPU's weights."""
-    model = fastimae.accelerate(PaperMAE())
-    assert not model.fastimae_report.left
+def assert_replicas_are_plain(model):
     for module in model.modules():
-        own = {name for name, value in vars(module).items() if isinstance(value, Replacement)}
+        own = {name for name, value in vars(module).items() if isinstance(value, Installed)}
         replica = module._replicate_for_data_parallel()
         assert replica._is_replica and not own & vars(replica).keys()
         assert "_replicate_for_data_parallel" not in vars(replica)
+
+
+def test_replicas_of_data_parallel_run_the_original(imgs):
+    """On another GPU, a replacement would multiply with the first GPU's weights."""
+    model = tried(PaperMAE())
+    assert not model.fastimae_report.left
+    assert_replicas_are_plain(fastimae.accelerate(PaperMAE()))
+    assert_replicas_are_plain(model)
     replica = model.blocks[0].attn._replicate_for_data_parallel()
     for name, child in model.blocks[0].attn.named_children():
         other = copy.deepcopy(child)
@@ -232,30 +251,33 @@ def test_replicas_of_data_parallel_run_the_original(imgs):
     assert torch.equal(replica(x), expected) and not torch.allclose(
         model.blocks[0].attn(x), expected
     )
-    for replacement in replacements_of(model):
+    for replacement in installed_in(model):
         replacement.remove()
     assert not any("_replicate_for_data_parallel" in vars(module) for module in model.modules())
 
 
 def test_a_change_is_logged_with_the_modules_name(imgs, caplog):
-    model = fastimae.accelerate(PaperMAE())
+    model = tried(PaperMAE())
     model.blocks[1].attn.attn_drop.p = 0.5
     model(imgs)
     (line,) = (text for text in caplog.messages if "original method" in text)
     assert "blocks.1.attn.forward runs the original method" in line
 
 
-def test_accelerated_again_after_a_move(imgs):
-    model = fastimae.accelerate(PaperMAE()).bfloat16()
-    replacement = model.blocks[0].attn.forward
-    assert "call it again" in replacement.preconditions.mismatch(imgs.bfloat16())
-    fastimae.accelerate(model)
-    assert model.blocks[0].attn.forward.preconditions.mismatch(imgs.bfloat16()) == ""
+def test_another_number_format_is_tried_again(imgs):
+    plain, model = twins(PaperMAE)
+    for one in (plain, model):
+        one.bfloat16()
+    assert_alike(plain, model, imgs.bfloat16(), rtol=0.05, atol=0.05)
+    formats = {verdict.signature[2][0] for verdict in model.blocks[0].attn.forward.verdicts}
+    assert formats == {torch.float32, torch.bfloat16}
 
 
 def test_compiles_into_one_graph(imgs):
     """Preconditions become guards: nothing breaks the graph."""
-    model = fastimae.accelerate(PaperMAE())
+    model = PaperMAE()
+    model.blocks = model.blocks[:1]
+    tried(model)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     _, pred, mask = compiled(imgs)
     assert pred.shape == (3, PATCHES, 192) and mask.sum() == 3 * 0.75 * PATCHES

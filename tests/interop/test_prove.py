@@ -7,11 +7,8 @@ import pytest
 import torch
 from interop import changing_maes as zoo
 from interop.foreign_maes import PATCHES, PaperMAE, PlainAttention, PlainPatches, TimmMAE
-from interop.twins import ATTENTION, assert_alike, twins
+from interop.twins import assert_alike, is_swapped, tried, twins
 from torch import nn
-
-import fastimae
-from fastimae.foreign_models.replacements import Replacement
 
 LOUD = 100.0
 
@@ -128,22 +125,51 @@ LEFT = {
     "cut loss": (CutLoss, "forward_loss", "off by"),
     "loss by its value": (MoreWhereGood, "forward_loss", "values of a tensor"),
     "skipped blocks": (Skipping, "forward_encoder", "random numbers"),
-    "scaled by ratio": (Scaled, "forward_encoder", "off by"),
     "second draw": (TurnedMasks, "random_masking", "random numbers"),
     "clamped weight": (ClampedToken, "forward_decoder", "mask_token.data"),
-    "long sequences": (lambda: zoo.with_attention(LengthScaled), ATTENTION, "off by"),
+    "long sequences": (
+        lambda: zoo.with_attention(LengthScaled),
+        "decoder_blocks.0.attn",
+        "off by",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", LEFT)
 def test_what_noise_hides_is_left_alone(case):
     build, part, words = LEFT[case]
-    model = fastimae.accelerate(build())
+    model = tried(build())
     report = model.fastimae_report
     assert words in report.left.get(part, ""), report
-    owner = model.get_submodule(part) if part == ATTENTION else model
-    name = "forward" if part == ATTENTION else part
-    assert not isinstance(vars(owner).get(name), Replacement), "what is left is not installed"
+    owner = model.get_submodule(part) if "." in part else model
+    name = "forward" if "." in part else part
+    assert not is_swapped(owner, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        (Scaled, "forward_encoder"),
+        (zoo.RoundedMask, "random_masking"),
+        (zoo.MaskOfHighRatios, "random_masking"),
+    ],
+)
+def test_each_mask_ratio_is_tried(kind, part, imgs):
+    """These do at 0.75 what MAE does, and something else at 0.9."""
+    model = tried(kind())
+    assert part in model.fastimae_report.swapped
+    run = lambda model, imgs: list(model(imgs, mask_ratio=0.9))  # noqa: E731
+    plain = kind()
+    plain.load_state_dict(model.state_dict())
+    torch.manual_seed(4)
+    expected = run(plain, imgs)
+    torch.manual_seed(4)
+    found = run(model, imgs)
+    verdicts = [v for v in vars(model)[part].verdicts if 0.9 in v.signature]
+    assert verdicts and not any(v.swapped for v in verdicts)
+    if part == "random_masking":  # else our masks are drawn, other ones
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
@@ -159,7 +185,7 @@ def test_losses_agree_on_images_of_any_contrast(kind, contrast, norm_pix_loss, i
 @pytest.mark.parametrize("kind", [OwnTarget, PaperMAE, TimmMAE])
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
 def test_plain_methods_are_replaced(kind, norm_pix_loss):
-    assert not fastimae.accelerate(kind(norm_pix_loss=norm_pix_loss)).fastimae_report.left
+    assert not tried(kind(norm_pix_loss=norm_pix_loss)).fastimae_report.left
 
 
 class DroppingBlock(nn.Module):
@@ -179,7 +205,7 @@ class DroppingMAE(PaperMAE):
 
 
 def test_blocks_may_do_anything():
-    report = fastimae.accelerate(DroppingMAE()).fastimae_report
+    report = tried(DroppingMAE()).fastimae_report
     assert not report.left, report
 
 
