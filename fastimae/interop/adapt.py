@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastimae.engine.checkpoint import CheckpointError
@@ -23,17 +21,11 @@ from fastimae.interop.image_size import (
 )
 from fastimae.interop.open_checkpoint import Checkpoint
 from fastimae.log import log
-from fastimae.models.vit import sincos_positions
+from fastimae.models.positions import Grid, at_grid
 from fastimae.settings import RGB
-
-Grid = tuple[int, int]
-"""Patches: rows, columns."""
 
 FIRST_LAYER, PREDICTION = "patch_embed.proj.weight", "decoder_pred."
 _POSITIONS = ("pos_embed", "decoder_pos_embed")
-_EXACT = 0.01
-"""Positions are sines and cosines that were never trained if they differ by less, relative to the
-norm: a bfloat16 differs by 0.002."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +62,7 @@ def adapt(checkpoint: Checkpoint, size: Fact | None, img_size: Size, in_chans: i
         for name in _POSITIONS:
             if name not in weights or weights[name].shape[1] != positions:
                 continue  # a decoder of another kind
-            weights[name], how = positions_for(weights[name], *grids)
+            weights[name], how = at_grid(weights[name].float(), *grids)
             changes[name] = f"{how} for images of {in_words(img_size)} pixels; {source}"
     in_file = weights[FIRST_LAYER].shape[1]
     if in_file == in_chans:
@@ -135,22 +127,6 @@ def _grid(checkpoint: Checkpoint, size: Size) -> Grid:
             f"of {in_words(size)}: change {checkpoint.hints.to_set('input_size')}"
         )
     return size[0] // patch, size[1] // patch
-
-
-def positions_for(positions_1ND: Tensor, before: Grid, grid: Grid) -> tuple[Tensor, str]:
-    """Return positions for another grid, fp32, and how: "made" or "resized".
-
-    positions: of tokens that are no patches, which stay as they are, and of the patches.
-    """
-    tokens, width = positions_1ND.shape[1] - before[0] * before[1], positions_1ND.shape[-1]
-    first_1TD, patches_1LD = positions_1ND.float().tensor_split([tokens], 1)
-    for shift in (0, width // 2) if width % 4 == 0 else ():  # MoCo v3 has rows first, not columns
-        same, made = (sincos_positions(width, g)[:, 1:].roll(shift, -1) for g in (before, grid))
-        if (patches_1LD - same).norm() < _EXACT * same.norm():
-            return torch.cat([first_1TD, made], 1), "made"
-    map_1DHW = patches_1LD.mT.unflatten(-1, before)
-    map_1DHW = F.interpolate(map_1DHW, grid, mode="bicubic", antialias=True)
-    return torch.cat([first_1TD, map_1DHW.flatten(2).mT], 1), "resized"
 
 
 def first_layer_for(weight_OCPP: Tensor, in_chans: int) -> tuple[Tensor, str]:

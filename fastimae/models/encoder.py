@@ -97,7 +97,7 @@ class Encoder(nn.Module):
             if positions is not None and self.grid != made:
                 # An attribute hides the parameter of its name from whoever computes with it.
                 whole = getattr(positions, "full_tensor", positions.detach)()  # of shards
-                self.__dict__[name] = at_grid(whole, made, self.grid)
+                self.__dict__[name] = at_grid(whole, made, self.grid)[0]
 
     def _grid_of(self, img_size: tuple[int, int]) -> tuple[int, int]:
         return img_size[0] // self.patch_size, img_size[1] // self.patch_size

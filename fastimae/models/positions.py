@@ -5,47 +5,39 @@ L = patches of an image, N = tokens (class tokens, then L patches), D = width.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastimae.models.vit import sincos_positions
-from fastimae.settings import ConfigError
 
-SINCOS_DISTANCE = 0.1
-"""Positions are MAE's sines and cosines if they differ by less, relative to the norm."""
+Grid = tuple[int, int]
+"""Patches: rows, columns."""
+
+EXACT = 0.01
+"""Positions are sines and cosines that were never trained if they differ by less, relative to the
+norm: a bfloat16 differs by 0.002."""
 
 
-def at_grid(positions: Tensor, made: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return positions [1, N, D], made for patches `made` (down, across), for those of `grid`.
+def at_grid(
+    positions_1ND: Tensor, before: Grid, grid: Grid
+) -> tuple[Tensor, Literal["made", "resized"]]:
+    """Return positions for another grid of patches, and how they came about.
 
     Sines and cosines (MAE, appendix A.1) are made anew, as by a model of that size. Others, which
-    another project's model has learned, are resized as timm does, bicubic and antialiased. Those of
-    class tokens stay. Raises ConfigError if that needs timm, which is not installed.
+    were trained, are resized as timm does, bicubic and antialiased. Those of class tokens stay.
     """
-    classes = positions.shape[1] - made[0] * made[1]
-    own_1LD, width = positions[:, classes:], positions.shape[-1]
-    if positions.is_meta:
-        patches = own_1LD.new_empty(1, grid[0] * grid[1], width)
-    elif _are_sincos(own_1LD, made):
-        patches = sincos_positions(width, grid)[:, 1:].to(own_1LD)
-    else:
-        patches = _resized(own_1LD, made, grid)
-    return torch.cat([positions[:, :classes], patches], dim=1)
-
-
-def _are_sincos(positions: Tensor, grid: tuple[int, int]) -> bool:
-    table = sincos_positions(positions.shape[-1], grid)[:, 1:]
-    return bool((positions.float().cpu() - table).norm() < SINCOS_DISTANCE * table.norm())
-
-
-def _resized(positions: Tensor, made: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    try:
-        from timm.layers import resample_abs_pos_embed
-    except ImportError as error:
-        raise ConfigError(
-            "the model's positions are learned, and timm, which resizes them, is not installed: "
-            "pip install 'fastimae[eval]'"
-        ) from error
-    return resample_abs_pos_embed(
-        positions, new_size=list(grid), old_size=list(made), num_prefix_tokens=0
-    )
+    tokens, width = positions_1ND.shape[1] - before[0] * before[1], positions_1ND.shape[-1]
+    first_1TD, patches_1LD = positions_1ND.tensor_split([tokens], 1)
+    if positions_1ND.is_meta:
+        made_1LD = patches_1LD.new_empty(1, grid[0] * grid[1], width)
+        return torch.cat([first_1TD, made_1LD], 1), "made"
+    for shift in (0, width // 2) if width % 4 == 0 else ():  # MoCo v3 has rows first, not columns
+        same, made = (sincos_positions(width, g, 0).roll(shift, -1) for g in (before, grid))
+        if (patches_1LD.float().cpu() - same).norm() < EXACT * same.norm():
+            return torch.cat([first_1TD, made.to(patches_1LD)], 1), "made"
+    map_1DHW = patches_1LD.float().mT.unflatten(-1, before)
+    map_1DHW = F.interpolate(map_1DHW, grid, mode="bicubic", antialias=True)
+    return torch.cat([first_1TD, map_1DHW.flatten(2).mT.to(patches_1LD)], 1), "resized"

@@ -12,9 +12,10 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 from fastimae.engine.checkpoint import CheckpointError
 from fastimae.interop import huggingface, load_model
-from fastimae.interop.adapt import first_layer_for, positions_for
+from fastimae.interop.adapt import first_layer_for
 from fastimae.interop.pretrained import load_init, load_teacher
 from fastimae.models import create_model
+from fastimae.models.positions import at_grid
 
 NAME, PATCH, WIDTH = "mae_vit_nano_patch8", 8, 128
 SQUARE, WIDE, HIGH = (32, 32), (16, 64), (48, 24)
@@ -206,7 +207,7 @@ def moco_positions(rows, columns):
 
 @pytest.mark.parametrize("grid", [(6, 6), (3, 5)])
 def test_moco_v3s_positions_are_made(grid):
-    made, how = positions_for(moco_positions(4, 4).float(), (4, 4), grid)
+    made, how = at_grid(moco_positions(4, 4).float(), (4, 4), grid)
     assert how == "made"
     torch.testing.assert_close(made.double(), moco_positions(*grid), rtol=0, atol=1e-6)
 

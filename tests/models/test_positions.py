@@ -77,14 +77,15 @@ def test_learned_positions_are_resized_as_timm_does():
     assert torch.equal(model.pos_embed, expected)
     assert torch.equal(model.decoder_pos_embed, sincos_positions(32, (6, 6)))
     several = torch.cat([torch.randn(1, 3, 32), learned[:, 1:]], dim=1)
-    wider = at_grid(several, (4, 4), (6, 6))
+    wider, how = at_grid(several, (4, 4), (6, 6))
+    assert how == "resized"
     assert torch.equal(wider[:, :3], several[:, :3]) and torch.equal(wider[:, 3:], expected[:, 1:])
 
 
 def test_positions_in_bf16_are_made_anew():
     """Rounded to that format, they are those of a teacher that was cast."""
     rounded = sincos_positions(64, (4, 4)).bfloat16()
-    assert torch.equal(at_grid(rounded, (4, 4), (3, 2)), sincos_positions(64, (3, 2)).bfloat16())
+    assert torch.equal(at_grid(rounded, (4, 4), (3, 2))[0], sincos_positions(64, (3, 2)).bfloat16())
 
 
 def test_a_size_that_patches_do_not_divide_is_an_error():
