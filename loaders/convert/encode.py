@@ -23,7 +23,7 @@ from fastimae.loaders.beton.layout import DEFAULT_MODE, DEFAULT_PAGE_SIZE
 from fastimae.loaders.beton.sample import BetonSample
 from fastimae.loaders.beton.trailer import ROW_START, largest_trailer, make_trailer
 from fastimae.loaders.image_location import ImageLocation, SkipImage
-from fastimae.loaders.images.band_files import open_any
+from fastimae.loaders.images.band_files import KEPT_BITS, open_any
 from fastimae.loaders.images.bands import AnyImage, BandImage, check_form
 from fastimae.loaders.images.jpeg import JpegInfo, read_jpeg_info
 from fastimae.loaders.images.jpeg_repair import repair_jpeg
@@ -61,7 +61,7 @@ class EncodeSettings:
     """Larger images are skipped. None: Pillow's limit."""
     value_range: ValueRange | None = None
     """Values of images of more than 8 bits that become 0 and 255. None: see pixels.py."""
-    depth: Literal[8, 16] = 8
+    depth: Literal[8, 16] = KEPT_BITS
     """Bits of a value that are kept of images of 16."""
     in_chans: int | None = None
     """Channels of arrays and TIFFs. None: as many as they have."""

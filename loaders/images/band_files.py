@@ -23,6 +23,8 @@ from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.images.pixels import DEEP_GRAY, gray_bits, is_deep_colour
 
 _NPY, _TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+KEPT_BITS = 8
+"""Bits of a value that are kept unless more are asked for."""
 _WHITE_IS_ZERO = 0
 _ALPHA = (1, 2)
 """Values of ExtraSamples."""
@@ -30,7 +32,7 @@ _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 277, 338
 """TIFF tags."""
 
 
-def open_any(data: bytes, channels: int | None = None, depth: int = 8) -> AnyImage:
+def open_any(data: bytes, channels: int | None = None, depth: int = KEPT_BITS) -> AnyImage:
     """Open an image file's bytes; ordinary ones are decoded later, by Pillow.
 
     channels: the number that is wanted; None: what the file has. depth: 16 keeps all bits of 16-bit
