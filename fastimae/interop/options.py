@@ -82,8 +82,8 @@ class ExportOptions(TranslateOptions):
     out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
     """The file to write: .safetensors or .pth. A folder with --to huggingface."""
     to: Target
-    """Layout to write. timm: the encoder only. huggingface: a folder for from_pretrained,
-    ViTMAE's or, with several class tokens, Pixio's, which has no decoder."""
+    """Layout to write. timm: the encoder only. huggingface: a folder for from_pretrained, ViTMAE's
+    or, with several class tokens, Pixio's, without decoder."""
     head: Head | None = None
     """Head of an i-MAE to keep as decoder_embed. None: both; for huggingface, the dominant."""
     global_pool: Expert[Literal["token", "avg"] | None] = None

@@ -53,8 +53,8 @@ class ConvertOptions(Settings):
     """LOW HIGH: values that become 0 and 255, in images of more than 8 bits. None: scale 16 bits;
     skip float and 32-bit images (unknown range)."""
     depth: Literal[8, 16] = EncodeSettings.depth
-    """16: keep all bits of 16-bit gray and colours (raw). All images must be alike: the first one
-    decides about channels and type, others are skipped."""
+    """16: keep all bits of 16-bit images (raw). The first image decides about channels and type;
+    others that differ are skipped."""
     in_chans: Expert[PositiveInt | None] = None
     """Channels of .npy arrays and TIFFs, if not 3. None: as in the first one."""
     verify: bool = False

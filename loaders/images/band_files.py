@@ -17,7 +17,6 @@ from PIL import Image
 
 from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.images.bands import AnyImage, BandImage, check_dtype, form_of
-from fastimae.loaders.images.given_images import as_image
 from fastimae.loaders.images.limits import TooManyPixels, check_pixels, open_image
 from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.images.pixels import DEEP_GRAY, gray_bits, is_deep_colour
@@ -39,6 +38,8 @@ def open_any(data: bytes, channels: int | None = None, depth: int = KEPT_BITS) -
     gray and colours; else Pillow reduces them to 8. Raises SkipImage, and what Pillow raises.
     """
     if data.startswith(_NPY):
+        from fastimae.loaders.images.given_images import as_image  # which imports torch: seconds
+
         return as_image(_read_npy(data), channels)
     if not data.startswith(_TIFF):
         image = open_image(data)

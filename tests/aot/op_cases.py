@@ -43,7 +43,9 @@ def cases() -> Iterator[AotCase]:
             ("color_jitter", "", _color_jitter, {"images_ptr": 1, "out_ptr": 1}),
             ("jitter_patchify", "", _jitter_patchify, single),
             ("assemble_tokens", "", _assemble_tokens, {}),
+            ("assemble_tokens", "8 class tokens", functools.partial(_assemble_tokens, first=8), {}),
             ("spread_rows", "tokens", _spread_rows, {}),
+            ("spread_rows", "8 class tokens", functools.partial(_spread_rows, first=8), {}),
             ("spread_rows", "qkv", _spread_qkv, {}),
             ("masked_l2", "MAE", _masked_l2, pixels),
             ("masked_l2", "i-MAE", _masked_l2_branches, pixels),
@@ -161,15 +163,15 @@ def _jitter_patchify(model: ModelSizes) -> object:
     )
 
 
-def _assemble_tokens(model: ModelSizes) -> object:
-    x = floats(model, 1 + model.keep, model.decoder_width)
+def _assemble_tokens(model: ModelSizes, first: int = 1) -> object:
+    x = floats(model, first + model.keep, model.decoder_width)
     token = torch.zeros(1, 1, model.decoder_width, requires_grad=True)
-    positions = torch.zeros(1, 1 + model.patches, model.decoder_width)
+    positions = torch.zeros(1, first + model.patches, model.decoder_width)
     return assemble_tokens(x, token, positions, ids(model, model.patches), impl="triton")
 
 
-def _spread_rows(model: ModelSizes, parts: int = 1) -> object:
-    visible = model.batch * (1 + model.keep)
+def _spread_rows(model: ModelSizes, parts: int = 1, first: int = 1) -> object:
+    visible = model.batch * (first + model.keep)
     rows = torch.zeros(
         visible + model.patches, parts * model.decoder_width, dtype=model.dtype, requires_grad=True
     )
