@@ -19,6 +19,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ from benchmarks.harness import BenchmarkReport, out_file, table
 from fastimae.cpus import usable_cores
 from fastimae.flags import OnceParser
 from tests.aot.compiled import compiled_row
-from tests.aot.launches import Launch, distinct
+from tests.aot.launches import distinct
 from tests.aot.models import AotCase
 from tests.aot.op_cases import cases
 from tests.aot.tables import identity, names, problems
@@ -70,21 +71,26 @@ def compile_cases(cases: list[AotCase], archs: list[int]) -> list[dict[str, obje
     """Compile each kernel once per specialisation and architecture; return a row for each."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise SystemExit("tests.aot compiles kernels: unset TRITON_INTERPRET")
-    launches = list(distinct(cases, archs))
-    # Forked: launches hold functions, which cannot be sent to another process, but be inherited.
-    with multiprocessing.get_context("fork").Pool(usable_cores(), _inherit, [launches]) as pool:
-        return pool.map(_row, range(len(launches)), chunksize=1)
+    count = usable_cores()
+    # Forked: cases hold functions, which cannot be sent to another process, but be inherited.
+    with multiprocessing.get_context("fork").Pool(count, _inherit, [cases, archs]) as pool:
+        shares = pool.map(_share, [(number, count) for number in range(count)], chunksize=1)
+    rows = {number: row for share in shares for number, row in share.items()}
+    return [rows[number] for number in sorted(rows)]
 
 
-_launches: list[tuple[AotCase, Launch, int]] = []
+_inherited: list[Any] = []
 
 
-def _inherit(launches: list[tuple[AotCase, Launch, int]]) -> None:
-    _launches[:] = launches
+def _inherit(*given: Any) -> None:
+    _inherited[:] = given
 
 
-def _row(number: int) -> dict[str, object]:
-    return compiled_row(*_launches[number])
+def _share(of: tuple[int, int]) -> dict[int, dict[str, object]]:
+    """Compile one of several equal shares of all launches; return the rows by number."""
+    share, count = of
+    launches = enumerate(distinct(*_inherited))
+    return {n: compiled_row(*launch) for n, launch in launches if n % count == share}
 
 
 if __name__ == "__main__":
