@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 
 # Two test processes on two cores must not compete for threads; tiny models need only one. Runs that
 # are compared bit for bit need the same number, whatever the user has set.
@@ -13,6 +14,7 @@ os.environ["NUMBA_OPT"] = "0"
 
 import numpy as np
 import older_pillow
+import parse_once
 import pytest
 import torch
 from PIL import Image
@@ -25,6 +27,10 @@ from fastimae.loaders.base import Batch
 from fastimae.wording import as_command
 
 torch.set_num_threads(1)
+parse_once.install()
+# Test processes, and those that they start, compile each file once, whatever the user has set.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A shell's background job ignores Ctrl-C, and processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # The time of an example means nothing while processes share the cores.

@@ -97,7 +97,7 @@ def wait_for_step(step, path, process, seconds=90):
     while not path.exists() or step_of(path) <= step:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
+        time.sleep(0.1)  # reading a checkpoint takes time from the run
 
 
 def step_of(path):
@@ -122,9 +122,9 @@ def assert_same_training(a, b):
 
 def test_mae_then_imae_with_it_as_teacher(source, tmp_path, pictures):
     mae, imae = tmp_path / "mae", tmp_path / "imae"
-    assert train(f"{source['ffcv']} {BASE} --epochs 6 --output_dir {mae}") == 0
+    assert train(f"{source['ffcv']} {BASE} --epochs 6 --vis_freq 0 --output_dir {mae}") == 0
     teacher = mae / "checkpoint-last.pth"
-    command = f"{source['ffcv']} {BASE} --epochs 6 --output_dir {imae} {IMAE}"
+    command = f"{source['ffcv']} {BASE} --epochs 6 --vis_freq 6 --output_dir {imae} {IMAE}"
     assert train(f"{command} --teacher {teacher} --same_class_ratio 0.5") == 0
     first, last = log_of(mae)[0], log_of(mae)[-1]
     assert last["train_loss"] < 0.9 * first["train_loss"]
@@ -193,7 +193,7 @@ def in_order(image_folder, tmp_path_factory):
 
 
 def curve_of(source, output_dir):
-    command = f"{source} {BASE} --epochs 8 --vis_freq 0 --save_freq 50 {IMAE}"
+    command = f"{source} {BASE} --epochs 5 --vis_freq 0 --save_freq 50 {IMAE}"
     assert train(f"{command} --output_dir {output_dir}") == 0
     return [line["train_loss"] for line in log_of(output_dir)]
 
@@ -242,16 +242,13 @@ cli.train(sys.argv[1:])
 """Trains, and is killed at a random moment after one of its first saves, even on a slow machine."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "workers"), [("ffcv", 0), ("ffcv", 4), ("dali", 4), ("dataset", 4)]
-)
+@pytest.mark.parametrize(("kind", "workers"), [("ffcv", 4), ("dali", 2), ("dataset", 2)])
 def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, workers):
     if kind == "dali" and "dali-1" not in AVAILABLE:
         pytest.skip("DALI is not installed")
-    command = f"{source[kind]} {BASE} --epochs 5 --num_workers {workers} {IMAE}"
-    command += " --save_freq 50 --vis_freq 0"
+    command = f"{source[kind]} {BASE} --epochs 5 {IMAE} --save_freq 50 --vis_freq 0"
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    saving = f"{command} --save_steps 2 --output_dir {killed}"
+    saving = f"{command} --num_workers {workers} --save_steps 2 --output_dir {killed}"
     program = [sys.executable, "-c", KILLED, *saving.split()]
     said = tmp_path / "said.txt"  # a pipe would stay open as long as a DataLoader's worker lives
     with said.open("w") as file:
@@ -261,7 +258,7 @@ def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, wor
         os.killpg(run.pid, signal.SIGKILL)
     assert step_of(killed / "checkpoint-last.pth") < (4, 0), "too late to prove anything"
     assert train(f"{saving} --resume auto") == 0
-    assert train(f"{command} --output_dir {straight}") == 0
+    assert train(f"{command} --num_workers 0 --output_dir {straight}") == 0
     assert_same_training(straight, killed)
     assert [line["epoch"] for line in log_of(killed)] == list(range(5))
     for a, b in zip(log_of(straight), log_of(killed), strict=True):

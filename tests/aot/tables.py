@@ -7,6 +7,7 @@ version of Triton, so one version's table can be checked where another is instal
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import json
@@ -78,6 +79,7 @@ def _kind(value: object) -> str:
     return str([_kind(one) for one in value]) if isinstance(value, tuple) else str(type(value))
 
 
+@functools.cache
 def _sources(function: Callable[..., None]) -> list[str]:
     """Return the code of a kernel and of our functions that it calls, without comments."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))

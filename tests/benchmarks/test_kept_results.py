@@ -56,7 +56,7 @@ def test_a_killed_benchmark_keeps_its_results(name, jpegs, tmp_path):
         if out.exists() and rows_of(json.loads(out.read_text())):  # whole, whenever it is read
             children = psutil.Process(process.pid).children(recursive=True)
             break
-        time.sleep(0.01)
+        time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     _, complaint = process.communicate()
     assert process.returncode == -signal.SIGKILL, complaint

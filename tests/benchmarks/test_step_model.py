@@ -41,7 +41,7 @@ def counted(make):
 def test_a_block_does_the_operations_of_the_formula(name, rungs):
     """Except attention's; products with epilogues count as slower ones."""
     model = model_of(name)
-    student = make_models(CASES[name])[0]
+    student = make_models(CASES[name], "meta")[0]
     slower = 1 / H100.epilogues if PRODUCTS in rungs else 1
     for stack, blocks in ((model.encoder, student.blocks), (model.decoder, student.decoder_blocks)):
         rows, d = stack.samples * stack.tokens, stack.width

@@ -69,7 +69,7 @@ def run(argv, tmp_path):
 
 
 def test_smoke_run(tmp_path, capsys):
-    status, report = run(["--ladder", "--cases", "imae_vit_nano_patch8"], tmp_path)
+    status, report = run(["--ladder", "--rounds", "2", "--cases", "imae_vit_nano_patch8"], tmp_path)
     assert status == 0 and report["failed"] == {}
     assert {"device", "versions", "commit", "date", "command", "gemm"} <= set(report)
     assert [row["variant"] for row in report["results"]] == list(main_variants(CPU))
@@ -115,7 +115,7 @@ def test_what_the_plain_pipeline_lacks_is_measured_alone(tmp_path, monkeypatch):
 def test_only_some_variants(tmp_path):
     """Without the reference, no row is compared with it."""
     one = ["--cases", "mae_vit_nano_patch8", "--variants", "fastimae"]
-    status, report = run(one, tmp_path)
+    status, report = run([*one, "--rounds", "2"], tmp_path)
     (row,) = report["results"]
     assert status == 0 and row["variant"] == "fastimae" and row["x_reference"] is None
     status, report = run([*one, "reference", "--rounds", "1"], tmp_path)
@@ -129,7 +129,7 @@ def test_a_wrong_loss_fails_the_case_and_the_others_are_kept(tmp_path, monkeypat
         "benchmarks.train.reference_step.mixture_loss",
         lambda *args: torch.tensor(3.0, requires_grad=True) * args[0].cls_token.sum(),
     )
-    status, report = run([], tmp_path)
+    status, report = run(["--rounds", "1"], tmp_path)
     assert status == 1
     assert list(report["failed"]) == ["imae_vit_nano_patch8"]
     assert "AssertionError" in report["failed"]["imae_vit_nano_patch8"]

@@ -173,13 +173,13 @@ def test_each_mask_ratio_is_tried(kind, part, imgs):
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
-@pytest.mark.parametrize("contrast", [1e-4, 1e-2, 1.0, LOUD])
 @pytest.mark.parametrize(
     "kind", [LargerEpsilon, EpsilonOutside, Clipped, OnlyRawIsPlain, OwnTarget]
 )
-def test_losses_agree_on_images_of_any_contrast(kind, contrast, norm_pix_loss, imgs):
+def test_losses_agree_on_images_of_any_contrast(kind, norm_pix_loss, imgs):
     plain, model = twins(functools.partial(kind, norm_pix_loss=norm_pix_loss))
-    assert_alike(plain, model, contrast * imgs, atol=1e-5)
+    for contrast in (1e-4, 1e-2, 1.0, LOUD):
+        assert_alike(plain, model, contrast * imgs, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [OwnTarget, PaperMAE, TimmMAE])
