@@ -36,6 +36,7 @@ from fastimae.objectives.pictures import (
 from fastimae.objectives.pixels import Pixels
 from fastimae.objectives.predicted import draw_predicted, patches_predicted
 from fastimae.objectives.settings import IMAESettings, JitterSettings
+from fastimae.settings import ConfigError
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -86,6 +87,11 @@ class IMAE(Objective):
             raise ValueError("i-MAE needs a student with two heads: create_model(name, heads=2)")
         if not disentangle and student.heads != 1:
             raise ValueError("without disentangle, i-MAE needs a student with one head")
+        if student.weighted_feature_maps:
+            raise ConfigError(
+                "--weighted_feature_maps works with --objective mae and rmae: all that an i-MAE "
+                "reconstructs comes from one latent"
+            )
         self.student, self.pixels = student, Pixels(student, pixels)
         self.ratio = MixRatio(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per)
         self.teacher = teacher
