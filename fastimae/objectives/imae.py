@@ -1,6 +1,6 @@
 """i-MAE: reconstruct two images from their mixture, and match a teacher's latents of each.
 
-B = mixtures, H, W, C = image rows, columns, channels, K = visible patches, N = 1 + K tokens,
+B = mixtures, H, W, C = image rows, columns, channels, K = visible patches, N = K + class tokens,
 L = patches of an image, M = masked patches, V = values of a patch, E = width of a head's output,
 n = branches. Mixture i is s * x[i] + (1 - s) * x[partner[i]] with s <= 0.5: x[i] is subordinate,
 its partner dominant.
