@@ -302,10 +302,11 @@ def crossmae_vit_base() -> Settings:
 
     Command: torchrun --nproc_per_node=8 --no-python fastimae-train --recipe crossmae_vit_base
              --ffcv imagenet.beton --output_dir runs/crossmae
-    Paper: a decoder of cross-attention, 12 blocks; mask 0.75, predicted 0.25, weighted feature
-           maps; 800 epochs, and the rest MAE's.
-    Ours: `blr`, MAE's; the paper changed it, and we do not know to what. That weighted feature maps
-          are its default is our reading.
+    Paper: a decoder of cross-attention that predicts a small subset of the masked patches (its
+           abstract); its own weighted sum of the encoder's feature maps for each decoder block.
+    Ours: taken from notes on the paper, without a table to cite: 12 decoder blocks, mask 0.75,
+          predicted 0.25, 800 epochs, the rest MAE's. Assumed: `blr`, MAE's, where by the notes the
+          paper has another; weighted feature maps by default, and their initialisation.
     Hardware: written for 8 GPUs of 80 GB; effective batch 4096.
     Expected: features like MAE's, with two thirds of its operations. Not run here.
     Hours: not measured yet.
@@ -321,12 +322,14 @@ def pixio_vit_base() -> Settings:
 
     Command: torchrun --nproc_per_node=8 --no-python fastimae-train --recipe pixio_vit_base
              --ffcv images.beton --output_dir runs/pixio
-    Paper: Yang et al., 2025, "In pursuit of pixel supervision": MAE with a decoder of 32 blocks of
-           width 512, masks of 4 x 4 patches and 8 class tokens, whose mean is the image's feature;
-           256 pixels. It trains a ViT-5B; its ViT-B, L and H are distilled from that.
-    Ours: taken from notes on the paper, without a table to cite: `blr`, batch 8192, 400 epochs of
-          1,605 steps, mask 0.75, normalised pixels. Assumed: decay, warm-up and decoder heads,
-          which are MAE's; no drop path below ViT-H; training these models from scratch.
+    Paper: Yang et al., 2025, "In pursuit of pixel supervision": MAE with a deeper decoder, larger
+           mask units and more class tokens. It trains a ViT-5B on two billion images of the web;
+           its ViT-B, L and H are distilled from that.
+    Ours: from lightly's documentation of Pixio: 256 pixels, a decoder of 32 blocks, units of 4 x 4
+          patches, mask 0.75, 8 class tokens, whose mean is the image's feature, normalised pixels.
+          Taken from notes on the paper, without a table to cite: width 512 of the decoder, `blr`,
+          batch 8192, 400 epochs of 1,605 steps. Assumed: decay, warm-up and decoder heads, which
+          are MAE's; no drop path below ViT-H; training these models from scratch.
     Hardware: written for 8 GPUs of 80 GB, as 8 batches of 128 on each.
     Expected: 3.6 times the operations of mae_vit_base, 82 % of them in the decoder. Not run here.
     Hours: not measured yet.

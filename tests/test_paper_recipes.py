@@ -281,9 +281,10 @@ def test_cmae_of_the_occlusion_paper():
     assert got == {**mae, **own}
 
 
-def test_crossmae_differs_from_mae_where_its_paper_says_so():
-    """Fu et al., CrossMAE (2025): 12 decoder blocks of cross-attention, inter-block attention, a
-    quarter of the patches predicted at a mask ratio of 0.75; 800 epochs, the rest as in MAE."""
+def test_crossmae_differs_from_mae_in_its_decoder():
+    """From notes on CrossMAE (Fu et al., 2025), without a table to cite: 12 decoder blocks of
+    cross-attention, inter-block attention, a quarter of the patches predicted at a mask ratio of
+    0.75; 800 epochs, the rest as in MAE."""
     got, mae = training("crossmae_vit_base"), training("mae_vit_base")
     own = {
         "decoder_attention": "cross", "decoder_depth": 12, "weighted_feature_maps": True,
@@ -321,12 +322,14 @@ def test_the_released_run_keeps_its_own_name():
 
 @pytest.mark.parametrize(("size", "drop_path"), [("base", 0), ("large", 0), ("huge", 0.4)])
 def test_pixio(size, drop_path):
-    """Yang et al., 2025: 256 pixels, masks of 4 x 4 patches of 16, 8 class tokens, 32 blocks of
-    width 512; batch 8,192, 400 epochs of 1,605 steps."""
+    """Pixio (Yang et al., 2025). By lightly's documentation: 256 pixels, masks of 4 x 4 patches of
+    16, mask ratio 0.75, 8 class tokens, 32 decoder blocks, normalised pixels. From notes on the
+    paper, without a table to cite: width 512, batch 8,192, 400 epochs of 1,605 steps, blr, drop
+    path."""
     got = training(f"pixio_vit_{size}")
     known = {"model": f"mae_vit_{size}_patch16", "mask_patch_size": 4 * 16, "class_tokens": 8,
              "decoder_embed_dim": 512, "decoder_depth": 32, "drop_path": drop_path,
-             "blr": 2.5e-5, "mask_ratio": 0.75, "epochs": 400}  # fmt: skip
+             "blr": 2.5e-5, "mask_ratio": 0.75, "epochs": 400, "norm_pix_loss": True}  # fmt: skip
     assert {key: got[key] for key in known} == known
     assert tuple(got["input_size"]) == (256,) and batch_of(got, gpus=8) == 8192
     assert got["epoch_samples"] // 8192 == 1605

@@ -96,9 +96,9 @@ def in_words(size: Size) -> str:
 
 def unknown_size_error(checkpoint: Checkpoint) -> CheckpointError:
     """Return the error for a file whose image size is unknown."""
-    patches = patches_of(checkpoint.shapes)
-    square = math.isqrt(patches + 1) ** 2 == patches + 1
-    alone = f"; {patches + 1} positions without a class token's (no_embed_class) are unsupported"
+    patches, positions = patches_of(checkpoint.shapes), checkpoint.shapes["pos_embed"][1]
+    square = math.isqrt(positions) ** 2 == positions
+    alone = f"; {positions} positions without a class token's (no_embed_class) are unsupported"
     return CheckpointError(
         f"{checkpoint.path}: its positions are for {patches} patches, which is not a square, and "
         f"their arrangement is unknown: give {checkpoint.hints.to_set('input_size')}, height and "

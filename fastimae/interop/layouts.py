@@ -46,8 +46,8 @@ def to_mae(weights: Mapping[str, Tensor], *, ours: bool = False) -> Conversion:
     layout = detect(weights)
     if ours:
         return timm.join_class_tokens(weights)
-    convert = {"huggingface": huggingface.to_mae, "imae": imae.to_mae}.get(layout, Conversion)
-    conversion = convert(weights)
+    layouts = {"huggingface": huggingface, "imae": imae, "timm": timm}
+    conversion = layouts[layout].to_mae(weights) if layout in layouts else Conversion(weights)
     _require_parts(conversion.weights)
     return fill_biases(conversion)
 

@@ -79,6 +79,11 @@ def load_teacher(
         teacher = build(model_arguments(checkpoint, of_teacher, name), path)
     teacher.facts = of_teacher
     _check_complete(teacher, checkpoint, unused)
+    if teacher.weighted_feature_maps and student.head_space == "decoder":
+        raise CheckpointError(
+            f"{file} has weighted feature maps: each of its decoder's blocks has a latent of its "
+            f"own{hints.suggest('head_space', 'encoder compares the encoder-wide one')}"
+        )
     _load(teacher, checkpoint, allow_partial, unused)
     report_changes(checkpoint, adapted.changes)
     report_images(checkpoint, adapted.changes, facts, student)

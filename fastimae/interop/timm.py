@@ -2,11 +2,13 @@
 
 The official encoder-only and fine-tuned MAE files have it, too. A classifier is `head`, after
 `norm` (class token) or, with `global_pool="avg"`, after `fc_norm`; there is no `norm` then. Of
-several class tokens (Pixio), all but the first are timm's register tokens, which compute the same.
+several class tokens (Pixio), all but the first are timm's register tokens, which compute the same;
+timm's "token" is the first alone, our class feature the mean of all.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +47,13 @@ def split_class_tokens(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     first, others = weights["cls_token"].tensor_split([1], dim=1)
     registers = {"reg_token": others} if others.shape[1] else {}
     return {**weights, "cls_token": first, **registers}
+
+
+def to_mae(weights: Mapping[str, Tensor]) -> Conversion:
+    """Convert timm's names to ours; with register tokens, say so."""
+    conversion = join_class_tokens(weights)
+    joined = {"cls_token": "its reg_token, too: pool cls is their mean"}
+    return dataclasses.replace(conversion, filled=joined) if conversion.renamed else conversion
 
 
 def join_class_tokens(weights: Mapping[str, Tensor]) -> Conversion:

@@ -1,6 +1,6 @@
 """i-MAE: reconstruct two images from their mixture, and match a teacher's latents of each.
 
-B = mixtures, H, W, C = image rows, columns, channels, K = visible patches, N = 1 + K tokens,
+B = mixtures, H, W, C = image rows, columns, channels, K = visible patches, N = K + class tokens,
 L = patches of an image, M = masked patches, V = values of a patch, E = width of a head's output,
 n = branches. Mixture i is s * x[i] + (1 - s) * x[partner[i]] with s <= 0.5: x[i] is subordinate,
 its partner dominant.
@@ -36,6 +36,7 @@ from fastimae.objectives.pictures import (
 from fastimae.objectives.pixels import Pixels
 from fastimae.objectives.predicted import draw_predicted, patches_predicted
 from fastimae.objectives.settings import IMAESettings, JitterSettings
+from fastimae.settings import ConfigError
 
 if TYPE_CHECKING:
     from fastimae.loaders.base import Batch
@@ -86,6 +87,11 @@ class IMAE(Objective):
             raise ValueError("i-MAE needs a student with two heads: create_model(name, heads=2)")
         if not disentangle and student.heads != 1:
             raise ValueError("without disentangle, i-MAE needs a student with one head")
+        if student.weighted_feature_maps:
+            raise ConfigError(
+                "--weighted_feature_maps works with --objective mae and rmae: all that an i-MAE "
+                "reconstructs comes from one latent"
+            )
         self.student, self.pixels = student, Pixels(student, pixels)
         self.ratio = MixRatio(mix_beta=mix_beta, mix_lambda=mix_lambda, mix_per=mix_per)
         self.teacher = teacher

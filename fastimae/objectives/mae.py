@@ -1,7 +1,7 @@
 """MAE: masked reconstruction of clean images (He et al., 2021).
 
 B = batch, H, W, C = image rows, columns, channels, L = patches of an image, K = visible patches,
-N = 1 + K tokens, M = masked patches, V = values of a patch, E = decoder width.
+N = K + class tokens, M = masked patches, V = values of a patch, E = decoder width.
 """
 
 from __future__ import annotations

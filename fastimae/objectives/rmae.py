@@ -1,7 +1,7 @@
 """R-MAE: MAE as a siamese objective, relaxed (Kong & Zhang, 2022, section 2, equation 8).
 
 B = batch, H, W, C = image rows, columns, channels, K = visible patches of a view, M = patches that
-the first view hides, V = values of a patch, E = decoder width, N = 1 + K tokens.
+the first view hides, V = values of a patch, E = decoder width, N = K + class tokens.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def test_accuracy_of_classes_apart_and_of_noise():
 
 def test_features_come_with_the_class_of_the_image_they_are_for(tmp_path, image_folder):
     options = MixtureprobeOptions(
-        checkpoint=save_run(tmp_path / "imae", tiny_model(heads=2)),
+        checkpoint=save_run(tmp_path / "imae", tiny_model(heads=2, class_tokens=3)),
         others=(save_run(tmp_path / "mae", tiny_model()),),
         data_path=image_folder, mix_ratios=(0.2,), batch_size=8, num_workers=0,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def test_features_come_with_the_class_of_the_image_they_are_for(tmp_path, image_
     everything = first.mask(candidates[0].model, 0, 1)
     heads = mixture_latents(candidates[0].model, first, everything, 0.2)
     for number, branch in enumerate(("subordinate", "dominant")):
-        wanted = heads[number, :, 1:].mean(1)
+        wanted = heads[number, :, 3:].mean(1)
         got = torch.from_numpy(found[0, 0.2, branch].features[:8])
         assert torch.allclose(got, wanted, atol=1e-6)
     mae = [found[1, 0.2, branch].features for branch in ("subordinate", "dominant")]

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from tiny import HEADS, save_run, tiny_model
 
+from fastimae.evaluate.candidates import Candidate
 from fastimae.evaluate.command import options_of
 from fastimae.evaluate.images import open_images
-from fastimae.evaluate.mixing.mixtures import PairBatches
+from fastimae.evaluate.mixing.mixtures import PairBatches, own_space
+from fastimae.evaluate.mixing.spaces import check_space
 from fastimae.evaluate.tasks.separability import SeparabilityOptions, run
 from fastimae.settings import ConfigError
 
@@ -184,3 +186,16 @@ def test_without_space_it_is_that_of_the_first_heads(place, tmp_path):
 def test_every_flag_has_an_effect_or_is_refused(flags, said):
     with pytest.raises(ConfigError, match=said):
         options_of("separability", ["--checkpoint", "a", "--teacher", "b", *flags.split()])
+
+
+def test_weighted_feature_maps_have_no_decoder_space():
+    sums = model(decoder_attention="cross", weighted_feature_maps=True)
+    candidate = Candidate(name="sums", path="sums.pth", model=sums, args={})
+    assert own_space(sums) == "encoder" and own_space(model()) == "decoder"
+    teacher = model()
+    teacher.args = sums.args = {}
+    check_space([candidate], teacher, "encoder")
+    with pytest.raises(ConfigError, match=r"sums.pth has weighted feature maps.*--space encoder"):
+        check_space([candidate], teacher, "decoder")
+    with pytest.raises(ConfigError, match="--teacher has weighted feature maps"):
+        check_space([], sums, "decoder")

@@ -85,19 +85,48 @@ def test_an_import_goes_on_in_training(hub, tmp_path):
         load_init(tiny_model(), folder, allow_partial=True)
 
 
+def timms(**options):
+    return randomised(
+        timm.models.VisionTransformer(
+            img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=HEADS, num_classes=0,
+            reg_tokens=COUNT - 1, norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+            **options,
+        )
+    )  # fmt: skip
+
+
 def test_several_class_tokens_are_timms_registers(tmp_path):
     model = randomised(tiny_model(class_tokens=COUNT))
     path = save_run(tmp_path / "run", model, class_tokens=COUNT)
     export([str(path), str(tmp_path / "timm.pth"), "--to", "timm"])
-    theirs = timm.models.VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=HEADS, num_classes=0,
-        reg_tokens=COUNT - 1, norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
-    )  # fmt: skip
+    theirs = timms()
     theirs.load_state_dict(torch.load(tmp_path / "timm.pth", weights_only=True))
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         wanted = theirs.eval().forward_features(images)
         torch.testing.assert_close(model.forward_features(images), wanted, **CLOSE)
+
+
+@pytest.mark.usefixtures("heard")
+def test_timms_registers_are_class_tokens(tmp_path, caplog):
+    theirs, path, images = timms(), tmp_path / "timm.pth", torch.randn(2, 3, 32, 32)
+    torch.save(theirs.state_dict(), path)
+    read = load_model(path, encoder_only=True, num_heads=HEADS)
+    assert "filled cls_token with its reg_token" in caplog.text
+    student = tiny_model(class_tokens=COUNT)
+    load_init(student, path)
+    arguments = [str(path), str(tmp_path / "ours.pth"), "--num_heads", str(HEADS)]
+    assert import_([*arguments, "--encoder_only"]) == 0
+    with torch.no_grad():
+        wanted = theirs.forward_features(images)
+        for ours in (student, read, load_model(tmp_path / "ours.pth", encoder_only=True)):
+            torch.testing.assert_close(ours.forward_features(images), wanted, **CLOSE)
+
+
+def test_registers_without_positions_are_refused(tmp_path):
+    torch.save(timms(no_embed_class=True).state_dict(), tmp_path / "timm.pth")
+    with pytest.raises(CheckpointError, match="16 positions without a class token's"):
+        load_model(tmp_path / "timm.pth", encoder_only=True, num_heads=HEADS)
 
 
 def test_a_classifier_of_the_patches_is_fine_tuned_and_read_again(tmp_path):

@@ -19,7 +19,6 @@ OTHERS = {
     "LayerScale": {"init_values": 1e-5},
     "norms of queries and keys": {"qk_norm": True},
     "a gated MLP": {"mlp_layer": timm.layers.SwiGLU},
-    "register tokens": {"reg_tokens": 4},
     "a norm before its blocks": {"pre_norm": True},
     "an unknown part": {"scale_mlp_norm": True},
 }
@@ -28,6 +27,7 @@ KEYS = {
     "LayerScale": "blocks.0.gamma_1",
     "separate biases of query and value": "blocks.0.attn.q_bias",
     "a distillation token": "dist_token",
+    "register tokens": "register_tokens",
     "other positions": "rope.bands",
     "an unknown part": "patch_embed.norm.weight",
 }

@@ -1,6 +1,7 @@
 """Mixtures of evaluation images, under masks that are the same for every model.
 
-B = images, H, W, C = height, width, channels, K = visible patches, E = width of a head's output.
+B = images, H, W, C = height, width, channels, K = visible patches, n = class tokens, E = width of a
+head's output.
 """
 
 from __future__ import annotations
@@ -122,13 +123,15 @@ def mixture_latents(
     ratio: float,
     space: HeadSpace | None = None,
 ) -> Tensor:
-    """Compute each head's latents of the mixtures, float32 [heads, B, 1 + K, E].
+    """Compute each head's latents of the mixtures, float32 [heads, B, n + K, E].
 
-    The class token comes first. ratio: weight of the image itself; its partner has 1 - ratio. With
-    two heads, head 0 is for the image of smaller weight. space: see `latents_in`; None: the heads'.
+    Class tokens come first. ratio: weight of the image itself; its partner has 1 - ratio. With
+    two heads, head 0 is for the image of smaller weight. space: see `latents_in`; None: see
+    `own_space`.
     """
     mixed = mixed_patches(model, batch, mask, ratio)
-    return latents_in(model, model.encode(mixed, mask.ids_keep), space or model.head_space).float()
+    space = space or own_space(model)
+    return latents_in(model, model.encode(mixed, mask.ids_keep), space).float()
 
 
 def mixed_patches(model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float) -> Tensor:
@@ -144,14 +147,22 @@ def mixed_patches(model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: flo
 def clean_latents(
     model: MaskedAutoencoder, batch: Pairs, mask: Mask, space: HeadSpace = "decoder"
 ) -> Tensor:
-    """Compute a MAE's latents of each image alone, float32 [B, 1 + K, E]; space: `latents_in`."""
+    """Compute a MAE's latents of each image alone, float32 [B, n + K, E]; space: `latents_in`."""
     check_pixels("images", batch.images)
     (patches,) = model.visible_patches(batch.images, mask)
     return latents_in(model, model.encode(patches, mask.ids_keep), space)[0].float()
 
 
+def own_space(model: MaskedAutoencoder) -> HeadSpace:
+    """Return the space of a model's heads; with weighted feature maps, the encoder's.
+
+    The decoder of the latter has no latent but sums of all blocks' outputs.
+    """
+    return "encoder" if model.weighted_feature_maps else model.head_space
+
+
 def latents_in(model: MaskedAutoencoder, latent: Tensor, space: HeadSpace) -> Tensor:
-    """Map the encoder's output [B, 1 + K, D] to each head's latents, [heads, B, 1 + K, D or E].
+    """Map the encoder's output [B, n + K, D] to each head's latents, [heads, B, 1 + K, D or E].
 
     space: "encoder", of the encoder's width D: for one head the encoder's output itself; "decoder",
     behind `decoder_embed`, of the decoder's width E. Raises ValueError for two heads that map to

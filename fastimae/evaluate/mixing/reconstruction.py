@@ -1,6 +1,7 @@
 """Reconstructions of a batch at one masking ratio and, of mixtures, one mixing ratio.
 
-B = images, H, W, C = height, width, channels, K = visible patches, E = width of a head's output.
+B = images, H, W, C = height, width, channels, K = visible patches, n = class tokens, E = width of a
+head's output.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def _show(
 def _heads(
     model: MaskedAutoencoder, batch: Pairs, mask: Mask, ratio: float | None
 ) -> dict[str, Tensor]:
-    """Compute what to decode by branch, float32 [B, 1 + K, E]: see `encode_for_decoder`."""
+    """Compute what to decode by branch, float32 [B, n + K, E]: see `encode_for_decoder`."""
     if ratio is None:
         names, (patches,) = ("image",), model.visible_patches(batch.images, mask)
     else:

@@ -1,8 +1,8 @@
 """The space in which separability compares latents, and which models have latents in it.
 
 Encoder space: of the encoder's width, before `decoder_embed`. Decoder space: behind it. An i-MAE
-whose heads map to the decoder's width at once has no latents in encoder space; every other model
-has latents in both.
+whose heads map to the decoder's width at once has no latents in encoder space, and a MAE with
+weighted feature maps none in decoder space; every other model has latents in both.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ def check_space(
     """
     if teacher.heads != 1 or lacks_heads(teacher.args):
         raise ConfigError("--teacher must be a plain MAE, not an i-MAE")
+    models = {"--teacher": teacher} | {str(each.path): each.model for each in candidates}
+    weighted = [name for name, model in models.items() if model.weighted_feature_maps]
+    if space == "decoder" and weighted:
+        raise ConfigError(
+            f"{weighted[0]} has weighted feature maps, and no latent in decoder space: use --space "
+            "encoder, or leave the file out"
+        )
     for candidate in candidates:
         if space == "encoder" and not has_encoder_space(candidate.model):
             raise ConfigError(

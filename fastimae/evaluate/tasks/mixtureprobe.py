@@ -109,7 +109,8 @@ def collect(
             unit = mask_unit_of(candidate, options.mask_patch_size)
             mask = batch.mask(candidate.model, options.mask_ratio, unit)
             for ratio in options.mix_ratios:
-                heads = mixture_latents(candidate.model, batch, mask, ratio)[:, :, 1:].mean(2)
+                latents = mixture_latents(candidate.model, batch, mask, ratio)
+                heads = latents[:, :, candidate.model.class_tokens :].mean(2)
                 # A MAE has one head for both branches.
                 for branch, head in zip(BRANCHES, heads.expand(2, -1, -1), strict=True):
                     features.setdefault((number, ratio, branch), []).append(head.cpu().numpy())

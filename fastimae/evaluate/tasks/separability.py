@@ -39,7 +39,7 @@ from fastimae.evaluate.mixing.mask_units import (
     mask_unit_of,
     warn_of_other_units,
 )
-from fastimae.evaluate.mixing.mixtures import clean_latents, mixture_latents
+from fastimae.evaluate.mixing.mixtures import clean_latents, mixture_latents, own_space
 from fastimae.evaluate.mixing.protocols import COLUMNS, PROTOCOLS, caption, in_words
 from fastimae.evaluate.mixing.regression import Moments
 from fastimae.evaluate.mixing.separability_figures import draw
@@ -67,7 +67,7 @@ def _measure_and_draw(given: SeparabilityOptions, results: Results) -> None:
     teacher = load_frozen(options.teacher, device, **of_others(options.of_model()))
     candidates = candidates_of(options, device)
     origin = origin_of(options.checkpoint, candidates[0].model)
-    space = options.space or candidates[0].model.head_space
+    space = options.space or own_space(candidates[0].model)
     check_space(candidates, teacher, space)
     unit = mask_unit_of(candidates[0], options.mask_patch_size)
     target = Candidate(name="teacher", path=options.teacher, model=teacher, args=teacher.args)
