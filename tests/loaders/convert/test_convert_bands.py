@@ -11,11 +11,12 @@ import pytest
 from bands import make_images
 from PIL import Image
 
-from fastimae.loaders import BetonReader, BetonWriter, DataError
+from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader
 from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.convert import run as convert_run
 from fastimae.loaders.convert.options import ConvertOptions
 from fastimae.loaders.convert.run import convert
+from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.images.band_files import open_any
 from fastimae.loaders.images.bands import BandImage
 from fastimae.loaders.images.pixel_form import RGB8, PixelForm
@@ -91,6 +92,38 @@ def test_first_decides_and_others_are_named(run):
     assert "float32 values" in reasons.pop("e.npy")
     assert "damaged .npy" in reasons.pop("f.npy")
     assert not reasons
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "reason"),
+    [
+        ("(40, 40, 6)", 100, "damaged .npy: 100 bytes of values"),
+        ("(400000, 400000, 6)", 100, "damaged .npy: 100 bytes of values"),
+        ("(-4, 20, 6)", 960, r"damaged .npy: .* \[-4, 20, 6\]"),
+        ("(4, 4", 100, "damaged .npy"),
+    ],
+)
+def test_headers_that_lie_are_damage(shape, values, reason):
+    header = f"{{'descr': '<u2', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(99)
+    file = b"\x93NUMPY\x01\x00" + struct.pack("<H", 100) + header + b"\n" + bytes(values)
+    with pytest.raises(SkipImage, match=reason):
+        open_any(file)
+
+
+def test_arrays_are_opened_without_a_copy():
+    pixels = make_images(U16_6, 1)[0]
+    file = io.BytesIO()
+    np.save(file, pixels)
+    opened = open_any(data := file.getvalue()).pixels_HWC
+    assert np.array_equal(opened, pixels)
+    assert np.shares_memory(opened, np.frombuffer(data, np.uint8))
+
+
+def test_a_fourth_channel_of_an_array_is_no_alpha(run):
+    np.save(run.source / "a.npy", make_images(PixelForm(4, RGB8.dtype), 1)[0])
+    for channels in (1, 3):
+        with pytest.raises(DataError, match=f"4 x uint8 pixels, and --in_chans is {channels}"):
+            create_loader(data_path=run.source, in_chans=channels, batch_size=1, num_workers=0)
 
 
 def test_in_chans_decides(run):
