@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import sys
 import zlib
@@ -14,12 +15,14 @@ from PIL import Image
 from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader
 from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.convert import run as convert_run
+from fastimae.loaders.convert import statistics as statistics_of_files
 from fastimae.loaders.convert.options import ConvertOptions
 from fastimae.loaders.convert.run import convert
 from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.images.band_files import open_any
 from fastimae.loaders.images.bands import BandImage
 from fastimae.loaders.images.pixel_form import RGB8, PixelForm
+from fastimae.models.settings import ModelSettings
 
 U16_6, U8_6 = PixelForm(6, np.dtype("u2")), PixelForm(6, np.dtype("u1"))
 
@@ -175,7 +178,9 @@ def test_a_page_limits_the_size(run):
     assert (report.shrunk, report.bad) == ({"--page_size 65536": 2}, [])
 
 
-def test_statistics_are_those_of_all_pixels(run):
+@pytest.mark.parametrize("part", [1 << 22, 100])
+def test_statistics_are_those_of_all_pixels(run, part, monkeypatch):
+    monkeypatch.setattr(statistics_of_files, "_PART_BYTES", part)
     images = make_images(U16_6, 5)
     images = [image // np.arange(1, 7).astype("u2") for image in images]
     save_classes(run.source, images)
@@ -186,6 +191,18 @@ def test_statistics_are_those_of_all_pixels(run):
     manifest = json.loads(run.out.with_name("out.beton.json").read_text())
     assert (manifest["pixels"], manifest["statistics"]["mean"]) == ("6 x uint16", statistics.mean)
     assert "--mean 0.4" in str(statistics)
+
+
+def test_statistics_of_dark_and_constant_channels_are_flags_that_training_takes(run):
+    pixels = np.zeros((40, 50, 6), np.uint16)
+    pixels[..., 1], pixels[::2, :, 1] = 10, 13
+    save_classes(run.source, [pixels])
+    statistics = run().statistics
+    assert statistics.mean[1] == pytest.approx(11.5 / 65535, rel=1e-3)
+    _, mean, std = re.split(r" --\w+ ", str(statistics))
+    mean, std = (tuple(map(float, values.split())) for values in (mean, std))
+    ModelSettings(mean=mean, std=std).check()
+    assert std[:2] == (1, pytest.approx(1.5 / 65535, rel=1e-3))
 
 
 def test_interrupted_conversion_resumes(run, monkeypatch):
