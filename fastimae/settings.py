@@ -81,6 +81,16 @@ MaskShare = Rate
 PositiveShare = Annotated[
     float, Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1, not {}")
 ]
+_OF_FULL_RANGE = "values are divided by 255, or by 65535 if they have 16 bits"
+PixelMean = Annotated[
+    float, Range(lambda value: 0 <= value <= 1, f"must be in 0..1, not {{}}: {_OF_FULL_RANGE}")
+]
+PixelStd = Annotated[
+    float,
+    Range(
+        lambda value: 0 < value <= 1, f"must be above 0, and at most 1, not {{}}: {_OF_FULL_RANGE}"
+    ),
+]
 MixShare = Annotated[
     float, Range(lambda value: 0 < value <= 0.5, "must be above 0 and at most 0.5, not {}")
 ]

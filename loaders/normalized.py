@@ -32,7 +32,11 @@ class NormalizedPairs:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """loader: gives the batches; on the GPU with `DevicePrefetch`, so that uint8 is copied and
-        the GPU normalises. mean, std: of each channel, in 0..1. dtype: of the images."""
+        the GPU normalises. mean, std: of each channel, in 0..1. dtype: of the images.
+
+        Raises ValueError for other numbers or ranges of values."""
+        for name, values in (("mean", mean), ("std", std)):
+            _check_statistics(name, values, loader.shape[2])
         self.loader, self.dtype = loader, dtype
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
         self._begun: int | None = None
@@ -74,3 +78,11 @@ class NormalizedPairs:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_statistics(name: str, values: Sequence[float], channels: int) -> None:
+    if len(values) != channels or not 0 <= min(values) <= max(values) <= 1:
+        raise ValueError(
+            f"{name} is one value in 0..1 for each of {channels} channels, not {[*values]}: values "
+            "are divided by 255, or by 65535 if they have 16 bits"
+        )

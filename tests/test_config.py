@@ -167,6 +167,11 @@ def test_what_a_recipe_sets_without_effect_has_its_default(flags, names):
         ("--cutmix 1 --mix_group 1", "mixed with itself: make --mix_group 2"),
         ("--cutmix -1", "--cutmix must not be negative"),
         ("--blur 2", "--blur must be in 0..1, not 2.0"),
+        (
+            "--mean 123.7 116.3 103.5",
+            "--mean must be in 0..1, not 123.7: values are divided by 255",
+        ),
+        ("--std 0.2 58.4 57.1", "--std must be above 0, and at most 1, not 58.4: values are div"),
         ("--objective imae --cutmix 1", "--cutmix has no effect with --objective imae"),
         ("--objective imae --mask_ratio 0", "--mask_ratio must be between 0 and 1, not 0.0"),
         ("--mask_ratio 0 --ignore_boundary 2", "--ignore_boundary has no effect with --mask_ratio"),

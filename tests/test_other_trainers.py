@@ -102,3 +102,10 @@ def test_an_iteration_that_was_left_early_does_not_end_the_next(folder):
     with NormalizedPairs(create_loader(**settings), MEAN, STD) as pairs:
         next(iter(pairs))
         assert pairs.loader.epoch == 0 and len(list(pairs)) == 3 and pairs.loader.epoch == 1
+
+
+@pytest.mark.parametrize("mean", [[0.5], [123.7, 116.3, 103.5], [-0.1, 0.5, 0.5]])
+def test_statistics_of_other_channels_or_ranges_are_refused(folder, mean):
+    settings = {"data_path": folder, "input_size": (SIZE,), "batch_size": 4, "num_workers": 0}
+    with create_loader(**settings) as loader, pytest.raises(ValueError, match=r"of 3 channels"):
+        NormalizedPairs(loader, mean, STD)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastimae.interop.hints import Hints
-from fastimae.settings import Expert, PositiveInt, Settings
+from fastimae.settings import Expert, PixelMean, PixelStd, PositiveInt, Settings
 
 Head = Literal["subordinate", "dominant"]
 Target = Literal["timm", "huggingface", "mae", "fastimae"]
@@ -30,9 +30,9 @@ class ModelOptions(Settings):
     that fits its positions."""
     norm_pix_loss: Expert[Literal["on", "off"] | None] = None
     """on: trained on normalised targets. None: as the file says, else off."""
-    mean: Expert[tuple[float, ...] | None] = None
+    mean: Expert[tuple[PixelMean, ...] | None] = None
     """Mean of each channel in its training. None: as the file says, else ImageNet's."""
-    std: Expert[tuple[float, ...] | None] = None
+    std: Expert[tuple[PixelStd, ...] | None] = None
     """Standard deviation of each channel, likewise."""
     use_ema: bool = False
     """Take the averaged weights (EMA), if the file has both."""

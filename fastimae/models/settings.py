@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastimae.models.names import parse_name
-from fastimae.settings import Expert, Free, Idle, PositiveInt, Rate, Settings
+from fastimae.settings import Expert, Free, Idle, PixelMean, PixelStd, PositiveInt, Rate, Settings
 
 HeadSpace = Literal["decoder", "encoder"]
 HEAD_SPACE: HeadSpace = "decoder"
@@ -28,9 +28,9 @@ class ModelSettings(Settings):
 
     model: str = "mae_vit_large_patch16"
     """mae_vit_{nano,tiny,small,base,large,huge}_patchN, with N from 2 to 32."""
-    mean: tuple[float, ...] | None = None
+    mean: tuple[PixelMean, ...] | None = None
     """Mean of each channel, in 0..1. None: ImageNet's, or 0.5."""
-    std: tuple[float, ...] | None = None
+    std: tuple[PixelStd, ...] | None = None
     """Standard deviation of each channel. None: ImageNet's, or 0.5."""
     num_heads: Expert[PositiveInt | None] = None
     """Attention heads of the encoder. None: as the model's name says."""

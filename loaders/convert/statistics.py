@@ -7,16 +7,19 @@ n images, P pixels of one, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastimae.loaders.images.pixel_form import PixelForm
 from fastimae.loaders.order.epoch_steps import evenly_spaced
 
 SAMPLED = 64
 """Images that are read."""
+_PART_BYTES = 1 << 22
 
 
 class ChannelStatistics(NamedTuple):
@@ -29,7 +32,8 @@ class ChannelStatistics(NamedTuple):
     """[C]"""
 
     def __str__(self) -> str:
-        mean, std = (" ".join(f"{value:.4f}" for value in values) for values in self[1:])
+        shown = self.mean, [value or 1 for value in self.std]  # of a constant channel: any will do
+        mean, std = (" ".join(f"{value:g}" for value in values) for values in shown)
         return f"for training, estimated from {self.images} images: --mean {mean} --std {std}"
 
 
@@ -41,13 +45,26 @@ def sampled_statistics(path: Path, rows: np.ndarray, form: PixelForm) -> Channel
     pixels, sums_2C = 0, np.zeros((2, form.channels))
     which = evenly_spaced(len(rows), SAMPLED)
     for row in rows[which]:
-        count = int(row["size"]) // form.dtype.itemsize
-        values = np.fromfile(path, form.dtype.newbyteorder("<"), count, offset=int(row["ptr"]))
-        values_PC = values.reshape(-1, form.channels) / np.iinfo(form.dtype).max
-        sums_2C += values_PC.sum(0), (values_PC**2).sum(0)
-        pixels += len(values_PC)
+        for values_PC in _parts(path, row, form):
+            sums_2C += values_PC.sum(0), (values_PC**2).sum(0)
+            pixels += len(values_PC)
     if not pixels:
         return None
     mean_C, square_C = sums_2C / pixels
     std_C = np.sqrt(np.maximum(square_C - mean_C**2, 0))
-    return ChannelStatistics(len(which), mean_C.round(4).tolist(), std_C.round(4).tolist())
+    return ChannelStatistics(len(which), _short(mean_C), _short(std_C))
+
+
+def _parts(path: Path, row: np.ndarray, form: PixelForm) -> Iterator[NDArray[np.float64]]:
+    """Read the pixels of a sample in parts, [P, C] in 0..1: images may be larger than memory."""
+    end = int(row["ptr"]) + int(row["size"])
+    step = max(1, _PART_BYTES // form.nbytes) * form.nbytes
+    for start in range(int(row["ptr"]), end, step):
+        count = min(step, end - start) // form.dtype.itemsize
+        values = np.fromfile(path, form.dtype.newbyteorder("<"), count, offset=start)
+        yield values.reshape(-1, form.channels) / np.iinfo(form.dtype).max
+
+
+def _short(values: NDArray[np.float64]) -> list[float]:
+    """Round to four digits: of 16 bits, data may use a small part."""
+    return [float(f"{value:.4g}") for value in values]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.images.bands import AnyImage, BandImage, check_dtype, form_of
+from fastimae.loaders.images.given_images import as_image
 from fastimae.loaders.images.limits import TooManyPixels, check_pixels, open_image
 from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.images.pixels import DEEP_GRAY, gray_bits, is_deep_colour
@@ -38,9 +40,8 @@ def open_any(data: bytes, channels: int | None = None, depth: int = KEPT_BITS) -
     gray and colours; else Pillow reduces them to 8. Raises SkipImage, and what Pillow raises.
     """
     if data.startswith(_NPY):
-        from fastimae.loaders.images.given_images import as_image  # which imports torch: seconds
-
-        return as_image(_read_npy(data), channels)
+        keep_all = channels in (1, 3)  # a fourth channel of a file is not taken for alpha
+        return as_image(_read_npy(data), None if keep_all else channels)
     if not data.startswith(_TIFF):
         image = open_image(data)
         return image if depth == 8 else _deep(image, data)
@@ -60,13 +61,25 @@ def first_form(open_one: Callable[[Any], AnyImage], which: Iterable[Any]) -> Pix
 
 
 def _read_npy(data: bytes) -> NDArray:
-    try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise SkipImage(f"damaged .npy: {error}") from error
-    native = array.dtype.newbyteorder("=")
+    """Return the array of a .npy file, which shares the memory of `data` if bytes are in order."""
+    shape, is_fortran, dtype = _npy_header(file := io.BytesIO(data))
+    native = dtype.newbyteorder("=")
     check_dtype(native)
-    return array.astype(native, copy=False)
+    found, expected = len(data) - file.tell(), math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or found < expected:
+        raise SkipImage(f"damaged .npy: {found} bytes of values, not {list(shape)} x {native}")
+    values = np.frombuffer(data, dtype, math.prod(shape), file.tell())
+    return values.reshape(shape, order="F" if is_fortran else "C").astype(native, copy=False)
+
+
+def _npy_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return shape, order and type, and leave `file` at the first value."""
+    npy = np.lib.format
+    try:
+        version = npy.read_magic(file)
+        return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+    except Exception as error:  # of numpy and of Python's parser, which reads the header
+        raise SkipImage(f"damaged .npy: {error}") from error
 
 
 def _deep(image: Image.Image, data: bytes) -> AnyImage:

@@ -5,7 +5,7 @@ Values are uint8 or uint16. Which axis is the channels, of [H, W, C] and [C, H, 
 1. If their number is known (--in_chans) and not 1 or 3, the axis of so many values. If it is both
    axes, that is an error.
 2. Otherwise the axis of 3, 1 or 4 values: the last one, or else the first. (Four values of 8 bits
-   are RGB and alpha, which is dropped, unless there is --in_chans 4.)
+   are RGB and alpha, which is dropped, with --in_chans 1 or 3; those of files never are.)
 3. Otherwise the shorter one of the two axes. If they are equal, that is an error.
 
 B images, H height, W width, C channels.
@@ -13,11 +13,11 @@ B images, H height, W width, C channels.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -83,8 +83,9 @@ def channels_last(images: Any, channels: int | None = None) -> Any:
     *_, first, _, last = images.shape
     if _is_last(images, first, last, channels):
         return images
-    module = torch if isinstance(images, torch.Tensor) else np
-    return module.moveaxis(images, -3, -1)
+    if isinstance(images, np.ndarray):
+        return np.moveaxis(images, -3, -1)
+    return images.movedim(-3, -1)
 
 
 def _is_last(images: Any, first: int, last: int, channels: int | None) -> bool:
@@ -111,7 +112,10 @@ def label_of(value: Any) -> int:
 
 def labels_in(values: Any, count: int) -> NDArray[np.int64] | None:
     """Return `count` labels as int64; None if these are not as many whole numbers."""
-    if not isinstance(values, Sequence | np.ndarray | torch.Tensor) or len(values) != count:
+    if (
+        not (isinstance(values, Sequence | np.ndarray) or _is_tensor(values))
+        or len(values) != count
+    ):
         return None
     try:
         labels = np.asarray(values)
@@ -122,14 +126,18 @@ def labels_in(values: Any, count: int) -> NDArray[np.int64] | None:
 
 
 def _array(value: Any) -> NDArray[np.uint8 | np.uint16]:
-    if not isinstance(value, np.ndarray | torch.Tensor):
+    if not (isinstance(value, np.ndarray) or _is_tensor(value)):
         kind = type(value).__name__
         raise NotAnImage(f"a {kind} is not an image: return a PIL image, or uint8 [H, W, C]")
     if str(value.dtype).removeprefix("torch.") not in ("uint8", "uint16"):
         raise NotAnImage(f"{_described(value)} is not uint8: {TO_UINT8}")
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
-    return value
+    return value.detach().cpu().numpy() if _is_tensor(value) else value
+
+
+def _is_tensor(value: Any) -> bool:
+    """Return whether it is torch's, without an import of torch: that takes processes seconds."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _described(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import sys
 import zlib
@@ -11,14 +12,17 @@ import pytest
 from bands import make_images
 from PIL import Image
 
-from fastimae.loaders import BetonReader, BetonWriter, DataError
+from fastimae.loaders import BetonReader, BetonWriter, DataError, create_loader
 from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.convert import run as convert_run
+from fastimae.loaders.convert import statistics as statistics_of_files
 from fastimae.loaders.convert.options import ConvertOptions
 from fastimae.loaders.convert.run import convert
+from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.images.band_files import open_any
 from fastimae.loaders.images.bands import BandImage
 from fastimae.loaders.images.pixel_form import RGB8, PixelForm
+from fastimae.models.settings import ModelSettings
 
 U16_6, U8_6 = PixelForm(6, np.dtype("u2")), PixelForm(6, np.dtype("u1"))
 
@@ -93,6 +97,38 @@ def test_first_decides_and_others_are_named(run):
     assert not reasons
 
 
+@pytest.mark.parametrize(
+    ("shape", "values", "reason"),
+    [
+        ("(40, 40, 6)", 100, "damaged .npy: 100 bytes of values"),
+        ("(400000, 400000, 6)", 100, "damaged .npy: 100 bytes of values"),
+        ("(-4, 20, 6)", 960, r"damaged .npy: .* \[-4, 20, 6\]"),
+        ("(4, 4", 100, "damaged .npy"),
+    ],
+)
+def test_headers_that_lie_are_damage(shape, values, reason):
+    header = f"{{'descr': '<u2', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(99)
+    file = b"\x93NUMPY\x01\x00" + struct.pack("<H", 100) + header + b"\n" + bytes(values)
+    with pytest.raises(SkipImage, match=reason):
+        open_any(file)
+
+
+def test_arrays_are_opened_without_a_copy():
+    pixels = make_images(U16_6, 1)[0]
+    file = io.BytesIO()
+    np.save(file, pixels)
+    opened = open_any(data := file.getvalue()).pixels_HWC
+    assert np.array_equal(opened, pixels)
+    assert np.shares_memory(opened, np.frombuffer(data, np.uint8))
+
+
+def test_a_fourth_channel_of_an_array_is_no_alpha(run):
+    np.save(run.source / "a.npy", make_images(PixelForm(4, RGB8.dtype), 1)[0])
+    for channels in (1, 3):
+        with pytest.raises(DataError, match=f"4 x uint8 pixels, and --in_chans is {channels}"):
+            create_loader(data_path=run.source, in_chans=channels, batch_size=1, num_workers=0)
+
+
 def test_in_chans_decides(run):
     one, two = make_images(U16_6, 2)
     np.save(run.source / "a.npy", one[..., :5])
@@ -142,7 +178,9 @@ def test_a_page_limits_the_size(run):
     assert (report.shrunk, report.bad) == ({"--page_size 65536": 2}, [])
 
 
-def test_statistics_are_those_of_all_pixels(run):
+@pytest.mark.parametrize("part", [1 << 22, 100])
+def test_statistics_are_those_of_all_pixels(run, part, monkeypatch):
+    monkeypatch.setattr(statistics_of_files, "_PART_BYTES", part)
     images = make_images(U16_6, 5)
     images = [image // np.arange(1, 7).astype("u2") for image in images]
     save_classes(run.source, images)
@@ -153,6 +191,18 @@ def test_statistics_are_those_of_all_pixels(run):
     manifest = json.loads(run.out.with_name("out.beton.json").read_text())
     assert (manifest["pixels"], manifest["statistics"]["mean"]) == ("6 x uint16", statistics.mean)
     assert "--mean 0.4" in str(statistics)
+
+
+def test_statistics_of_dark_and_constant_channels_are_flags_that_training_takes(run):
+    pixels = np.zeros((40, 50, 6), np.uint16)
+    pixels[..., 1], pixels[::2, :, 1] = 10, 13
+    save_classes(run.source, [pixels])
+    statistics = run().statistics
+    assert statistics.mean[1] == pytest.approx(11.5 / 65535, rel=1e-3)
+    _, mean, std = re.split(r" --\w+ ", str(statistics))
+    mean, std = (tuple(map(float, values.split())) for values in (mean, std))
+    ModelSettings(mean=mean, std=std).check()
+    assert std[:2] == (1, pytest.approx(1.5 / 65535, rel=1e-3))
 
 
 def test_interrupted_conversion_resumes(run, monkeypatch):
