@@ -61,6 +61,7 @@ MASKING = Part(
     fits=methods.fits_masking,
     prove=proofs.prove_random_masking,
     measured=False,
+    used=methods.masks_are_used,
 )
 ENCODER = Part(
     name="forward_encoder",

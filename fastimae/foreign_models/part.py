@@ -99,6 +99,10 @@ class Part:
     measured: bool = True
     """Whether it must be faster to stay. False for what the others need (the masks)."""
 
+    used: Callable[[nn.Module], bool] = _always
+    """used(module): whether others have use for it, so that it is not reported as left. `fits` must
+    say the same."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         return part_called, (self.recognise.__module__, self.name)
 

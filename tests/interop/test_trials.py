@@ -108,6 +108,20 @@ def test_noise_is_no_gain():
     )
 
 
+def test_masks_that_nothing_needs_are_its_own(imgs):
+    model, plain = fastimae.accelerate(PaperMAE(), measure=False), PaperMAE()
+    model(imgs)
+    for name in ("forward_encoder", "forward_loss"):
+        site = vars(model)[name]
+        site.verdicts = [dataclasses.replace(v, swapped=False) for v in site.verdicts]
+    assert model.fastimae_report.left["random_masking"] == "no other part has use for it"
+    masks = []
+    for one in (model, plain):
+        torch.manual_seed(2)
+        masks.append(one(imgs)[2])
+    assert torch.equal(*masks)
+
+
 def test_blocks_that_both_call_are_not_timed(imgs, monkeypatch):
     model, calls = fastimae.accelerate(PaperMAE()), []
     own = PlainBlock.forward
