@@ -32,12 +32,13 @@ def accelerate(model: nn.Module, *, measure: bool = True, debug: bool = False) -
     modes or plain arguments are tried when they first occur, up to 32 for a part.
 
     measure: also time both, forward and backward, on the batch of that call, and swap only what is
-    at least 1.03 times as fast. This takes some 0.2 s for each kind of part, and processes may
-    decide differently. False: swap everything that is equal, the same in every run and rank.
+    surely 1.03 times as fast. This takes 0.4 s for each kind of part, up to 3 s or so on a busy
+    machine, and processes may decide differently. False: swap everything that is equal, the same in
+    every run and rank.
     debug: the first call of the model is also computed with the original methods, with the same
     masks and random numbers; AccelerationError names the outputs and gradients that differ.
 
-    All that the analysis relied on is checked again in each call, in 3 to 11 microseconds per part.
+    All that the analysis relied on is checked again in each call, in 1 to 20 microseconds per part.
     If it has changed (dropout, a hook on one module or on all, another method, class or constant),
     and for calls that a replacement does not support (an attention mask, mask_ratio=0, images that
     require a gradient), the original method runs; a change is logged once per part. Parameters and

@@ -94,6 +94,11 @@ def _replacement(layer: Any, hidden_states: Tensor) -> Any:
     change = _drop_path(layer, F.linear(attended, out.weight, out.bias))
     x, normed = kernels.add_norm(hidden_states, change, None, norm.weight, norm.bias, norm.eps)
     x = x + _drop_path(layer, kernels.mlp(normed, fc1.weight, fc1.bias, fc2.weight, fc2.bias))
+    return returned(layer, x)
+
+
+def returned(layer: Any, x: Tensor, *further: Any, **named: Any) -> Any:
+    """Return x as the layer returns what it computes: in transformers 4, as a tuple."""
     return (x,) if "output_attentions" in inspect.signature(type(layer).forward).parameters else x
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastimae import kernels
 from fastimae.foreign_models.huggingface import library_preconditions
+from fastimae.foreign_models.huggingface_layer import returned
 from fastimae.foreign_models.part import Part
 from fastimae.foreign_models.preconditions import Preconditions
 from fastimae.kernels import mix_patchify
@@ -121,4 +122,5 @@ DECODER = Part(
     preconditions=_of_decoder,
     fits=_fits_decoder,
     kept=("decoder_layers.",),
+    passed=returned,
 )

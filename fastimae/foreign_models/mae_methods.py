@@ -76,7 +76,14 @@ def forward_decoder(self: Any, x: Tensor, ids_restore: Tensor) -> Tensor:
 
 def fits_masking(self: Any, x: Tensor, mask_ratio: float) -> bool:
     """Return whether some patches are masked: MAE is called with mask_ratio=0 for features."""
-    return x.ndim == 3 and leaves_some(x.shape[1], mask_ratio)
+    return x.ndim == 3 and leaves_some(x.shape[1], mask_ratio) and masks_are_used(self)
+
+
+def masks_are_used(self: Any) -> bool:
+    """Return whether the module's encoder or loss has use for masks of ours, or may have."""
+    names = NAMES["forward_encoder"] + NAMES["forward_loss"]
+    sites = [self.__dict__.get(name) for name in names]
+    return any(isinstance(site, Installed) and not are_left(site) for site in sites)  # type: ignore[arg-type]
 
 
 def leaves_some(patches: int, mask_ratio: float) -> bool:

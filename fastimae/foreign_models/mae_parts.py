@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from torch import nn
@@ -33,9 +34,21 @@ def _recogniser(method: str) -> Callable[[nn.Module], str | None]:
             return None
         if lacking := [name for name in _READ[method] if not hasattr(module, name)]:
             raise TypeError(f"{type(module).__name__} has no {', '.join(lacking)}")
+        for name in _READ[method]:
+            if name.endswith("blocks"):
+                _check_blocks(getattr(module, name))
         return present[0]
 
     return recognise
+
+
+def _check_blocks(blocks: nn.Module) -> None:
+    """Raise TypeError if a block needs more than the tokens, such as those of cross attention."""
+    for block in blocks.children():
+        _, *needed = inspect.signature(block.forward).parameters.values()
+        for each in needed:
+            if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD:
+                raise TypeError(f"{type(block).__name__} takes {each.name}, too: ours has none")
 
 
 MASKING = Part(
@@ -43,10 +56,12 @@ MASKING = Part(
     recognise=_recogniser("random_masking"),
     arguments=2,
     replacement=methods.random_masking,
-    preconditions=analysed(Role()),
+    preconditions=analysed(Role(shared=("mask_ratio",))),
+    attributes=("mask_ratio",),
     fits=methods.fits_masking,
     prove=proofs.prove_random_masking,
     measured=False,
+    used=methods.masks_are_used,
 )
 ENCODER = Part(
     name="forward_encoder",
@@ -55,11 +70,15 @@ ENCODER = Part(
     replacement=methods.forward_encoder,
     preconditions=analysed(
         Role(
-            shared=(*methods.NAMES["random_masking"], "cls_token", "pos_embed", "norm"),
+            shared=(
+                *methods.NAMES["random_masking"],
+                *("cls_token", "pos_embed", "norm", "mask_ratio"),
+            ),
             containers=("blocks",),
             bypassed={"patch_embed": PATCHES},
         )
     ),
+    attributes=("mask_ratio",),
     fits=methods.fits_encoder,
     prove=proofs.prove_encoder,
     kept=("blocks.",),

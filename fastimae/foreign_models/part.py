@@ -23,6 +23,10 @@ def _always(module: nn.Module, *values: Any) -> bool:
     return True
 
 
+def _input(block: nn.Module, x: Any, *further: Any, **named: Any) -> Any:
+    return x
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
     """One kind of module, and what takes the place of one of its methods.
@@ -48,6 +52,9 @@ class Part:
     """How many arguments `replacement` takes. A call that gives any further argument of the method
     another value than its default goes to the original."""
 
+    attributes: tuple[str, ...] = ()
+    """Arguments that are read from the module instead if the method has fewer."""
+
     replacement: Callable[..., Any]
     """replacement(module, *values): what is called instead. It may call the module's own modules;
     those whose weights it reads instead must be in the preconditions (`bypassed`)."""
@@ -72,7 +79,11 @@ class Part:
 
     kept: tuple[str, ...] = ()
     """Prefixes of parameters which the proof does not replace by random ones, as both methods call
-    their modules unchanged. ("",): the method has no use for parameters."""
+    their modules unchanged, and the timing leaves out. ("",): the method has no use for parameters.
+    """
+
+    passed: Callable[..., Any] = _input
+    """passed(block, x): what a block of `kept` returns if x is what it computes."""
 
     vanishing: Callable[[nn.Module], Iterable[str]] = _no_more
     """vanishing(module): names of parameters whose gradient is zero but for rounding, such as the
@@ -87,6 +98,10 @@ class Part:
 
     measured: bool = True
     """Whether it must be faster to stay. False for what the others need (the masks)."""
+
+    used: Callable[[nn.Module], bool] = _always
+    """used(module): whether others have use for it, so that it is not reported as left. `fits` must
+    say the same."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return part_called, (self.recognise.__module__, self.name)

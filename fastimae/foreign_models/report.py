@@ -75,6 +75,8 @@ def _row(site: Site, seconds: float | None) -> Row:
     last = next((v for v in reversed(site.verdicts) if v.swapped), None)
     if not site.verdicts:
         return Row(site.label, "waiting", "for its first call")
+    if last and not site.part.used(site.module):
+        return Row(site.label, "left", "no other part has use for it")
     verdict = last or site.verdicts[-1]
     others = dict.fromkeys(v.why for v in site.verdicts if not v.swapped)
     why = "; ".join(f"not where it {each}" if last else each for each in others)
@@ -88,7 +90,7 @@ def grouped(rows: list[Row]) -> list[Row]:
     """Join rows that differ in numbers of their names alone: blocks.*.attn (12)."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        family = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", row.part)
+        family = re.sub(r"(^|[._])\d+(?=\.|$)", r"\1*", row.part)
         groups.setdefault((family, row.state, row.why), []).append(row)
     return [_joined(family, members) for (family, *_), members in groups.items()]
 

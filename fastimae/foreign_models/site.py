@@ -32,12 +32,14 @@ class Site(Installed):
     """A place where `part` may replace a method.
 
     path: the module's name in the model. parameters: names and defaults of the method's
-    parameters. verdicts: of the signatures tried so far.
+    parameters. attributes: of the module, for arguments that the method does not take. verdicts: of
+    the signatures tried so far.
     """
 
     part: Part
     path: str
     parameters: tuple[tuple[str, Any], ...]
+    attributes: tuple[str, ...]
     preconditions: Preconditions
     session: Session
     verdicts: list[Verdict] = dataclasses.field(default_factory=list)
@@ -95,16 +97,17 @@ class Site(Installed):
 
     def _values(self, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         """Return the arguments that the replacement takes, None if others are given, too."""
-        arity = self.part.arguments
+        arity = self.part.arguments - len(self.attributes)
+        read = tuple([getattr(self.module, name) for name in self.attributes])
         if not kwargs and len(args) == arity:
-            return args
+            return args + read
         given = dict(zip((name for name, _ in self.parameters), args, strict=False)) | kwargs
         values = [given.pop(name, default) for name, default in self.parameters]
         further = zip(values[arity:], self.parameters[arity:], strict=True)
         usual = not given and all(value is default for value, (_, default) in further)
         if not usual or len(args) > len(values) or inspect.Parameter.empty in values[:arity]:
             return None
-        return tuple(values[:arity])
+        return tuple(values[:arity]) + read
 
     def _signature(self, values: tuple) -> tuple:
         """Return what a trial's verdict depends on; the batch size is not part of it."""
@@ -166,7 +169,10 @@ def make_site(part: Part, module: nn.Module, name: str, path: str, session: Sess
     _, *parameters = inspect.signature(getattr(type(module), name)).parameters.values()
     named = [p for p in parameters if p.kind not in _VARIADIC]
     needed = [p for p in named[part.arguments :] if p.default is inspect.Parameter.empty]
-    if len(named) < part.arguments or needed:
+    missing = part.attributes if len(named) == part.arguments - len(part.attributes) else ()
+    if len(named) + len(missing) < part.arguments or needed:
         raise TypeError(f"takes ({', '.join(map(str, parameters))})")
+    if lacking := [each for each in missing if not hasattr(module, each)]:
+        raise TypeError(f"takes no {lacking[0]}, and {type(module).__name__} has none")
     known = tuple((p.name, p.default) for p in named)
-    return Site(module, name, part, path, known, part.preconditions(module, name), session)
+    return Site(module, name, part, path, known, missing, part.preconditions(module, name), session)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ONGOING: list[bool] = []
 """Not empty during a trial: sites within it run their originals."""
 MARGIN = 1.03
-"""How many times as fast as the original a replacement must be."""
+"""How many times as fast as the original a replacement must surely be."""
 _UNSURE = "not reliably faster here"
 _SAMPLES = 2
 """Samples of the call's batch on which outputs and gradients are compared."""
@@ -98,7 +98,7 @@ def _judge(site: Site, values: tuple, signature: tuple) -> Verdict:
     if not (site.session.measure and site.part.measured):
         return Verdict(signature, True)
     timing = _timing(site, values, signature)
-    why = "no faster here" if timing.speedup < MARGIN else "" if timing.surely > 1 else _UNSURE
+    why = "no faster here" if timing.speedup < MARGIN else "" if timing.surely > MARGIN else _UNSURE
     return Verdict(signature, not why, why, timing)
 
 

@@ -113,6 +113,36 @@ class MoreInputs(PaperMAE):
         return self.forward_loss(imgs, pred, mask), pred, mask
 
 
+class OwnRatio(PaperMAE):
+    """The mask ratio is an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.mask_ratio = 0.75
+
+    def random_masking(self, x):
+        b, length, width = x.shape
+        keep = int(length * (1 - self.mask_ratio))
+        ids_shuffle = torch.rand(b, length, device=x.device).argsort(1)
+        ids_restore = ids_shuffle.argsort(1)
+        rows = ids_shuffle[:, :keep, None].expand(-1, -1, width)
+        return x.gather(1, rows), (ids_restore >= keep).float(), ids_restore
+
+    def forward_encoder(self, imgs):
+        x = self.patch_embed(imgs) + self.pos_embed[:, 1:]
+        x, mask, ids_restore = self.random_masking(x)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        x = torch.cat([first, x], 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x), mask, ids_restore
+
+    def forward(self, imgs):
+        latent, mask, ids_restore = self.forward_encoder(imgs)
+        pred = self.forward_decoder(latent, ids_restore)
+        return self.forward_loss(imgs, pred, mask), pred, mask
+
+
 class CrossDecoder(PaperMAE):
     """Decodes queries that look at the encoder's tokens, as CrossMAE does."""
 
@@ -159,6 +189,17 @@ def test_squares_of_patches(imgs):
     assert (mask.mean(-1) % 1 > 0).any(), "the original, as its setting has changed"
 
 
+def test_a_mask_ratio_of_the_model(imgs):
+    plain, model = twins(OwnRatio)
+    assert not model.fastimae_report.left, model.fastimae_report
+    assert_alike(plain, model, imgs)
+    for ratio, removed in ((0.5, 8), (0.0, 0)):
+        plain.mask_ratio = model.mask_ratio = ratio
+        if removed:
+            assert_alike(plain, model, imgs)
+        assert (model.forward_encoder(imgs)[1].sum(1) == removed).all()
+
+
 def test_more_inputs():
     plain = MoreInputs()
     imgs = torch.randn(3, MoreInputs.channels, SIZE, SIZE)
@@ -181,6 +222,18 @@ def test_a_decoder_of_cross_attention_is_left(imgs):
     assert report.left["forward_decoder"] == "reads self.cross, which may change what it does"
     assert {"forward_encoder", "forward_loss", ATTENTION} <= {*report.swapped}
     assert_alike(plain, model, imgs)
+
+
+class CrossBlock(PlainBlock):
+    def forward(self, x, memory):
+        return super().forward(x + memory.mean(1, keepdim=True))
+
+
+def test_blocks_that_need_more_are_the_reason():
+    model = PaperMAE()
+    model.decoder_blocks = nn.ModuleList([CrossBlock(DECODER, 2)])
+    left = fastimae.accelerate(model, measure=False).fastimae_report.left
+    assert left["forward_decoder"] == "CrossBlock takes memory, too: ours has none"
 
 
 class Nested(nn.Module):

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import fastimae
 from fastimae.foreign_models.attention_part import ATTENTION
 from fastimae.foreign_models.installed import installed_in
+from fastimae.foreign_models.timing import compare_times, surely_exceeded
 
 
 class Blocks(nn.Module):
@@ -96,6 +97,39 @@ def test_what_is_slower_is_left_alone(tokens, slow, monkeypatch):
         site.part = slower(1e-3)
     model(tokens)
     assert all(is_swapped(block.attn) for block in model.encoder)
+
+
+def test_noise_is_no_gain():
+    """97.5 % sure is 9 of 9, 8 of 9 or 15 of 20 rounds; five rounds are too few to be sure."""
+    assert surely_exceeded([2.0] * 5) == 0
+    assert surely_exceeded([0.5, *[1.1] * 8]) == 1.1 and surely_exceeded([0.5] * 2 + [9.0] * 7) < 1
+    assert (
+        surely_exceeded([0.5] * 5 + [1.1] * 15) == 1.1 and surely_exceeded([0.5] * 6 + [9] * 14) < 1
+    )
+
+
+def test_masks_that_nothing_needs_are_its_own(imgs):
+    model, plain = fastimae.accelerate(PaperMAE(), measure=False), PaperMAE()
+    model(imgs)
+    for name in ("forward_encoder", "forward_loss"):
+        site = vars(model)[name]
+        site.verdicts = [dataclasses.replace(v, swapped=False) for v in site.verdicts]
+    assert model.fastimae_report.left["random_masking"] == "no other part has use for it"
+    masks = []
+    for one in (model, plain):
+        torch.manual_seed(2)
+        masks.append(one(imgs)[2])
+    assert torch.equal(*masks)
+
+
+def test_blocks_that_both_call_are_not_timed(imgs, monkeypatch):
+    model, calls = fastimae.accelerate(PaperMAE()), []
+    own = PlainBlock.forward
+    monkeypatch.setattr(PlainBlock, "forward", lambda *args: [calls.append(1), own(*args)][1])
+    model.blocks[0].forward = lambda x: [calls.append(2), own(model.blocks[0], x)][1]
+    with torch.no_grad():
+        compare_times(model.forward_encoder, (imgs, 0.75))
+        assert not calls and model(imgs)[0] > 0 and 2 in calls
 
 
 def test_a_trial_leaves_no_trace(tokens):

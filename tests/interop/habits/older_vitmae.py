@@ -164,6 +164,12 @@ class OlderEmbeddings(nn.Module):
         return torch.cat((first.expand(len(x), -1, -1), x), dim=1), mask, ids_restore
 
 
+class ViTMAEDecoderOutput(dict):
+    """What the decoder returns, under the library's name."""
+
+    logits = property(lambda self: self["logits"])
+
+
 class OlderDecoder(nn.Module):
     """Mask tokens, positions, layers, predictions."""
 
@@ -181,7 +187,9 @@ class OlderDecoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(width, eps=1e-12)
         self.decoder_pred = nn.Linear(width, 3 * size.patch_size**2)
 
-    def forward(self, hidden_states: Tensor, ids_restore: Tensor) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, ids_restore: Tensor, output_attentions: bool = False
+    ) -> ViTMAEDecoderOutput:
         x = self.decoder_embed(hidden_states)
         missing = ids_restore.shape[1] + 1 - x.shape[1]
         rows = torch.cat([x[:, 1:, :], self.mask_token.repeat(len(x), missing, 1)], dim=1)
@@ -189,7 +197,7 @@ class OlderDecoder(nn.Module):
         x = torch.cat([x[:, :1, :], rows], dim=1) + self.decoder_pos_embed
         for layer in self.decoder_layers:
             x = layer(x)[0]
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:, :]
+        return ViTMAEDecoderOutput(logits=self.decoder_pred(self.decoder_norm(x))[:, 1:, :])
 
 
 class OlderViTMAE(nn.Module):
@@ -219,6 +227,6 @@ class OlderViTMAE(nn.Module):
         x, mask, ids_restore = self.embeddings(pixel_values, noise)
         for layer in self.layer:
             x = layer(x)[0]
-        logits = self.decoder(self.layernorm(x), ids_restore)
+        logits = self.decoder(self.layernorm(x), ids_restore).logits
         loss = self.forward_loss(pixel_values, logits, mask)
         return types.SimpleNamespace(loss=loss, logits=logits, mask=mask)

@@ -18,7 +18,9 @@ def test_the_code_runs():
     names = {"model": PaperMAE(TINY), "images": torch.randn(2, 3, TINY.img_size, TINY.img_size)}
     first, second = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     exec(first, names)
-    assert "random_masking" in names["model"].fastimae_report.swapped
+    assert {"random_masking", "forward_encoder"} <= {
+        row.part for row in names["model"].fastimae_report.rows
+    }
     exec(second, names)
     assert not hasattr(names["model"], "fastimae_report")
 

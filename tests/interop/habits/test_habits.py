@@ -61,6 +61,10 @@ def test_a_habit_gives_the_same_and_leaves_nothing(name):
         ("Hugging Face Pixio, encoder", {"layers.0", "layers.1"}),
         ("timm ViT, class token", {f"blocks.{i}{part}" for i in (0, 1)
                                    for part in ("", ".attn", ".mlp")}),
+        ("MAE, four class tokens", {
+            *("random_masking", "forward_encoder", "forward_decoder", "forward_loss"),
+            *(f"{block}{part}" for block in ("blocks.0", "blocks.1", "decoder_blocks.0")
+              for part in ("", ".attn", ".mlp"))}),
     ],
 )  # fmt: skip
 def test_every_part_is_named(name, swapped):

@@ -62,11 +62,19 @@ def test_the_layers_of_transformers_4_are_recognised_by_their_structure(imgs, mo
     twin = OlderViTMAE(TINY)
     model = fastimae.accelerate(copy.deepcopy(twin), measure=False)
     step(HABIT, model, imgs)
-    assert {"embeddings", "layer.0", "layer.1", "decoder.decoder_layers.0"} == set(
+    assert {"embeddings", "layer.0", "layer.1", "decoder", "decoder.decoder_layers.0"} == set(
         model.fastimae_report.swapped
     )
     ours, theirs = both(HABIT, twin, model, imgs)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_speed_is_measured_without_the_layers(imgs, monkeypatch):
+    monkeypatch.setattr(huggingface, "LIBRARIES", (*huggingface.LIBRARIES, "interop"))
+    model = fastimae.accelerate(OlderViTMAE(TINY))
+    step(HABIT, model, imgs)
+    speeds = {row.part: row.speedup for row in model.fastimae_report.rows}
+    assert speeds["decoder"] and speeds["embeddings"], model.fastimae_report
 
 
 def test_layers_of_other_packages_are_left(imgs):
