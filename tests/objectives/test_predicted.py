@@ -205,3 +205,9 @@ def test_pictures_show_every_patch(make_batch, name):
         objective = OBJECTIVES[name].load()(student, predict_ratio=ratio)
         pictures.append(objective.reconstruct(batch))
     assert all(torch.equal(pictures[0][title], pictures[1][title]) for title in pictures[0])
+
+
+def test_an_imae_without_heads_has_no_weighted_feature_maps():
+    student = model(decoder_attention="cross", weighted_feature_maps=True)
+    with pytest.raises(ConfigError, match="--weighted_feature_maps works with --objective mae and"):
+        IMAE(student, disentangle=False)
