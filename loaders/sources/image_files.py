@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import ImageLocation, Source
 from fastimae.loaders.images.band_files import first_form, open_any
 from fastimae.loaders.images.bands import AnyImage
+from fastimae.loaders.images.decode import reason_for
 from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.order.identity import identity_of
 from fastimae.loaders.sources.find import find_for_loader
@@ -52,11 +54,22 @@ class ImageFiles:
 
     @functools.cached_property
     def form(self) -> PixelForm:
-        """That of the first image that can be read."""
+        """That of the first image that can be read. Raises DataError if none can, for --in_chans
+        that only a file can explain."""
         which = range(len(self.files))
         found = first_form(self.open, which)
         found = found or first_form(lambda index: open_any(self.read(index)), which)
+        if found is None and self.channels not in (None, 1, RGB8.channels):
+            self._refuse()
         return found or RGB8
+
+    def _refuse(self) -> NoReturn:
+        try:
+            self.open(0)
+            reason = "it has changed"
+        except Exception as error:  # as many kinds as there are decoders
+            reason = reason_for(error)
+        raise DataError(f"no image can be read: {self.path(0)}: {reason}")
 
     def close(self) -> None:
         """Do nothing: no file is held open."""

@@ -1,5 +1,7 @@
 """Loaders of images with many channels or 16 bits: every decoder has the same batches."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,13 @@ def test_damaged_samples_are_replaced(decoder, tmp_path):
 def test_in_chans_that_no_file_has(tmp_path):
     with pytest.raises(DataError, match="--in_chans is 7: give --in_chans 5"):
         loader_of("folder-0", make_images(U16_5, 2), U16_5, tmp_path, in_chans=7)
+
+
+def test_a_folder_that_cannot_be_read_says_why(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(20))
+    with pytest.raises(DataError, match=r"a\.tif: tifffile is needed .*'fastimae\[bands\]'"):
+        create_loader(data_path=tmp_path, **{**SETTINGS, "in_chans": 5})
 
 
 @pytest.mark.parametrize("back_end", ["pillow-0", "folder-0", "dataset-0"])
