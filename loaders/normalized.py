@@ -6,7 +6,7 @@ Dimensions: B images in a batch, H height, W width, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ class NormalizedPairs:
 
     Use it instead of a DataLoader. An iteration is an epoch, and the next iteration is the next
     epoch, with other crops in another order. `sampler.set_epoch(epoch)`, as torch's
-    DistributedSampler has it, chooses one; so does `set_epoch`.
+    DistributedSampler has it, chooses one; so does `set_epoch`. With `state_dict`, which Lightning
+    saves and loads, a run resumes within an epoch.
     """
 
     def __init__(
@@ -50,10 +51,31 @@ class NormalizedPairs:
         """Return the number of batches of an epoch, the same on every rank."""
         return len(self.loader)
 
+    @property
+    def batch_size(self) -> int:
+        """B, the images of this rank in a batch."""
+        return self.loader.sampler.batch_size
+
+    @property
+    def dataset(self) -> range:
+        """As many numbers as there are samples in an epoch of all ranks, for trainers that ask."""
+        return range(self.loader.sampler.drawn)
+
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`."""
-        self.loader.set_epoch(epoch)
-        self._begun = None
+        """Go to the start of `epoch`, or stay where `load_state_dict` went in that epoch."""
+        if epoch != self.loader.epoch or self._begun is not None:
+            self.loader.set_epoch(epoch)
+            self._begun = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, after the batches given out: see `Loader.state_dict`."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration be the rest of that epoch, or the next one if it was finished."""
+        self.loader.load_state_dict(state)
+        finished = self.loader.state_dict()["step"] == len(self)
+        self._begun = self.loader.epoch if finished else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images, `dtype` [B, C, H, W], and labels, int64 [B], -1 without labels."""

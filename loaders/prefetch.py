@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastimae.loaders.base import Batch, Loader
 from fastimae.loaders.iteration import CurrentIteration
+from fastimae.loaders.order.sampler import Sampler
 
 Event = Any
 Stream = Any
@@ -65,6 +66,10 @@ class DevicePrefetch:
     def set_epoch(self, epoch: int) -> None:
         self._iteration.stop()
         self.loader.set_epoch(epoch)
+
+    @property
+    def sampler(self) -> Sampler:
+        return self.loader.sampler
 
     @property
     def shape(self) -> tuple[int, int, int]:

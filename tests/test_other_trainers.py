@@ -13,7 +13,7 @@ from interop.foreign_maes import SIZE, PaperMAE
 from PIL import Image
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
-from fastimae.loaders import NormalizedPairs, create_loader
+from fastimae.loaders import DevicePrefetch, NormalizedPairs, create_loader
 
 TRAINERS = Path(__file__).parent / "trainers"
 PAGE = Path(__file__).parent.parent / "docs/other_trainers.md"
@@ -109,3 +109,44 @@ def test_statistics_of_other_channels_or_ranges_are_refused(folder, mean):
     settings = {"data_path": folder, "input_size": (SIZE,), "batch_size": 4, "num_workers": 0}
     with create_loader(**settings) as loader, pytest.raises(ValueError, match=r"of 3 channels"):
         NormalizedPairs(loader, mean, STD)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 5])
+def test_pairs_resume_within_an_epoch(folder, taken):
+    """The trainer may set the epoch that it resumes in; attributes are a DataLoader's."""
+
+    def pairs():
+        settings = {"data_path": folder, "input_size": (SIZE,), "batch_size": 4, "num_workers": 0}
+        return NormalizedPairs(DevicePrefetch(create_loader(**settings), "cpu"), MEAN, STD)
+
+    with pairs() as loader:
+        assert (loader.batch_size, len(loader.dataset)) == (4, 12)
+        states, whole = [loader.state_dict()], []
+        for _ in range(2):
+            for images, _ in loader:
+                states.append(loader.state_dict())
+                whole.append(images)
+    with pairs() as loader:
+        for with_epoch in (True, False):
+            list(loader)
+            loader.load_state_dict(states[taken])
+            if with_epoch:
+                loader.sampler.set_epoch(taken // 3)
+            rest = [images for images, _ in loader]
+            wanted = whole[taken : 3 * (taken // 3 + 1)]
+            assert len(rest) == len(wanted) and all(map(torch.equal, rest, wanted))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pairs_of_bands_have_the_range_of_their_type(dtype, tmp_path):
+    white = np.iinfo(dtype).max
+    for number in range(4):
+        np.save(tmp_path / f"{number}.npy", np.full((SIZE, SIZE, 2), [0, white], dtype))
+    settings = {"data_path": tmp_path, "input_size": (SIZE,), "batch_size": 4, "num_workers": 0}
+    loader = create_loader(**settings, in_chans=2)
+    with pytest.raises(ValueError, match="std is one value in 0..1 for each of 2 channels"):
+        NormalizedPairs(loader, (0.5, 0.5), (0.5,))
+    with NormalizedPairs(loader, (0.5, 0.5), (0.5, 0.25)) as pairs:
+        images, labels = next(iter(pairs))
+    assert torch.equal(images, torch.tensor([-1.0, 2.0]).view(2, 1, 1).expand(4, 2, SIZE, SIZE))
+    assert labels.tolist() == [-1] * 4

@@ -39,7 +39,7 @@ class ResolutionSettings(Settings):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the schedule, () without one. Raises ConfigError for another syntax."""
-        return tuple(map(_parsed, self.resolution_schedule))
+        return tuple(map(_parsed, " ".join(self.resolution_schedule).split()))
 
     def size_at(self, epoch: int) -> Size | None:
         """Return the image size of an epoch; None without a schedule: it never changes."""
@@ -59,6 +59,11 @@ class ResolutionSettings(Settings):
             self.require(
                 before.epoch < after.epoch,
                 f"{FLAG}: epoch {after.epoch} does not come after {before.epoch}",
+            )
+            self.require(
+                before.size != after.size,
+                f"{FLAG}: epoch {after.epoch} changes nothing, it keeps "
+                f"{size_text(after.size)} pixels: drop it",
             )
 
     def check_sizes(self, image_size: Size, patch_size: int, epochs: int) -> None:

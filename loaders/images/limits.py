@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import logging
 import math
 import re
 import warnings
@@ -28,6 +29,8 @@ ValueRange = tuple[float, float]
 _range: ValueRange | None = None
 
 Image.init()  # registers the formats
+# A TIFF with too many channels for Pillow is read with tifffile: no line on each is due.
+logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())
 # An explicit list, because Pillow would start Ghostscript for an EPS file, whatever its name.
 _WANTED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)

@@ -154,6 +154,7 @@ def test_a_size_that_masks_do_not_fit_is_an_error_at_the_start():
         ("224@0", "needs two sizes or more: drop it"),
         ("160@1 224@5", "begins at epoch 1: begin with SIZE@0"),
         ("160@0 192@5 224@5", "epoch 5 does not come after 5"),
+        ("160@0 224@5 224x224@7", "epoch 7 changes nothing, it keeps 224 pixels: drop it"),
         ("160@0 192@5", "ends with 192 pixels, and --input_size is 224: they must be the same"),
         ("160@0 224@9", "224 pixels from epoch 9 on would never be trained, as the last of "
                         "--epochs 9 is 8"),
@@ -166,6 +167,14 @@ def test_an_impossible_schedule_is_an_error(schedule, words):
     with pytest.raises(ConfigError) as error:
         parse_training("fastimae-train", command.split())
     assert words in str(error.value)
+
+
+def test_a_schedule_may_be_one_text():
+    """As it is quoted in a shell, or written in YAML."""
+    quoted, listed = (
+        plan_of(resolution_schedule=text) for text in ((" ".join(SCHEDULE),), SCHEDULE)
+    )
+    assert quoted.stages == listed.stages and len(listed.stages) == 3
 
 
 def test_oblong_images_have_a_schedule(tmp_path, monkeypatch):
