@@ -144,7 +144,7 @@ def test_pairs_of_bands_have_the_range_of_their_type(dtype, tmp_path):
         np.save(tmp_path / f"{number}.npy", np.full((SIZE, SIZE, 2), [0, white], dtype))
     settings = {"data_path": tmp_path, "input_size": (SIZE,), "batch_size": 4, "num_workers": 0}
     loader = create_loader(**settings, in_chans=2)
-    with pytest.raises(ValueError, match="std is one value in 0..1 for each of 2 channels"):
+    with pytest.raises(ValueError, match=r"std is one value in 0\.\.1 for each of 2 channels"):
         NormalizedPairs(loader, (0.5, 0.5), (0.5,))
     with NormalizedPairs(loader, (0.5, 0.5), (0.5, 0.25)) as pairs:
         images, labels = next(iter(pairs))
