@@ -60,7 +60,7 @@ def test_equal_pixels_of_8_and_16_bits_have_the_same_losses_and_gradients(name, 
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES.keys() - NO_SUM.keys())
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in NO_SUM])
 def test_two_halves_of_a_batch_of_16_bits_add_up(name, batch):
     """So any number of ranks and micro-batches gives the same loss."""
     objective, batch = objective_of(name), with_noise(batch)
