@@ -1,9 +1,11 @@
 # `make` alone prints the targets. Variables: PYTHON=python3.12 (another interpreter for setup),
-# DATA=... (images for the demo, a .beton for bench), ARGS="-k beton" (passed to pytest).
+# DATA=... (images for the demo, a .beton for bench), ARGS="-k beton" (passed to pytest), ARCH=90
+# (for aot: one architecture).
 
 PYTHON ?= python3
 DATA ?=
 ARGS ?=
+ARCH ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -56,7 +58,7 @@ notebooks: $(READY) ## run the notebooks of docs/ on a run of the demo, keep the
 	$(BIN)/python tests/notebooks.py
 
 aot: $(READY) ## compile every Triton kernel for sm_80, sm_90 and sm_100; no GPU needed
-	$(BIN)/python -m tests.aot
+	$(BIN)/python -m tests.aot $(if $(ARCH),--arch $(ARCH))
 
 clean: ## remove the environment, caches and the output of demo and bench
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist demo_output *.egg-info

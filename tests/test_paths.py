@@ -23,7 +23,7 @@ NO_PATHS = {
     *("device", "recipe", "objective", "model", "teach_model", "dist_url", "aa"),
     *("label_field", "image_field", "class_names", "wandb"),
     *("train_flags", "launcher"),  # words of commands
-    *("set", "only"),
+    *("set", "only", "resolution_schedule"),
 }
 """Text settings in which nothing is expanded."""
 

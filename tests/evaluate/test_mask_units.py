@@ -64,7 +64,7 @@ def test_masks_are_unions_of_the_squares_of_the_training(images, trained_with):
     batch = next(iter(PairBatches(open_images(images), one.model, **settings)))
     seen = []
     encode = one.model.encode
-    one.model.encode = lambda patches, ids_keep: seen.append(ids_keep) or encode(patches, ids_keep)
+    one.model.encode = lambda patches, ids, *key: seen.append(ids) or encode(patches, ids, *key)
     result = reconstruct(one.model, batch, 0.7, unit=unit)
     assert len(seen) == 2  # 12 of 16 squares, and then the other 4 among 12
     for ids_keep in seen:
@@ -176,7 +176,7 @@ def test_pictures_of_training_show_its_masks_only(make_batch):
     student = tiny_model(heads=2, img_size=32, patch_size=4)
     seen = []
     encode = student.encode
-    student.encode = lambda patches, ids_keep: seen.append(ids_keep) or encode(patches, ids_keep)
+    student.encode = lambda patches, ids, *key: seen.append(ids) or encode(patches, ids, *key)
     IMAE(student, mask_ratio=0.7, mask_unit=2).reconstruct(make_batch(4, (32, 32)))
     assert len(seen) == 2
     for ids_keep in seen:

@@ -23,7 +23,7 @@ from fastimae.models import MaskedAutoencoder
 class Identity(MaskedAutoencoder):
     """A model whose latents are the patches it sees, and whose predictions of these are exact."""
 
-    def encode(self, patches, ids_keep):
+    def encode(self, patches, ids_keep, key=None):
         return torch.cat([torch.zeros_like(patches[:, :1]), patches], dim=1)
 
     def split(self, latent):
