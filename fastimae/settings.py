@@ -81,14 +81,15 @@ MaskShare = Rate
 PositiveShare = Annotated[
     float, Range(lambda value: 0 < value <= 1, "must be above 0 and at most 1, not {}")
 ]
-_OF_FULL_RANGE = "values are divided by 255, or by 65535 if they have 16 bits"
+OF_FULL_RANGE = "values are divided by 255, or by 65535 if they have 16 bits"
+"""Why --mean and --std are in 0..1, for errors."""
 PixelMean = Annotated[
-    float, Range(lambda value: 0 <= value <= 1, f"must be in 0..1, not {{}}: {_OF_FULL_RANGE}")
+    float, Range(lambda value: 0 <= value <= 1, f"must be in 0..1, not {{}}: {OF_FULL_RANGE}")
 ]
 PixelStd = Annotated[
     float,
     Range(
-        lambda value: 0 < value <= 1, f"must be above 0, and at most 1, not {{}}: {_OF_FULL_RANGE}"
+        lambda value: 0 < value <= 1, f"must be above 0, and at most 1, not {{}}: {OF_FULL_RANGE}"
     ),
 ]
 MixShare = Annotated[

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastimae.loaders.base import Loader
 from fastimae.loaders.prefetch import DevicePrefetch
+from fastimae.settings import OF_FULL_RANGE
 
 
 class NormalizedPairs:
@@ -105,6 +106,6 @@ class NormalizedPairs:
 def _check_statistics(name: str, values: Sequence[float], channels: int) -> None:
     if len(values) != channels or not 0 <= min(values) <= max(values) <= 1:
         raise ValueError(
-            f"{name} is one value in 0..1 for each of {channels} channels, not {[*values]}: values "
-            "are divided by 255, or by 65535 if they have 16 bits"
+            f"{name} is one value in 0..1 for each of {channels} channels, not {[*values]}: "
+            f"{OF_FULL_RANGE}"
         )

@@ -15,11 +15,7 @@ def vit_mae(size: Size, attention: str = "sdpa", **settings: Any) -> nn.Module:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     config = ViTMAEConfig(
-        image_size=size.img_size,
-        patch_size=size.patch_size,
-        hidden_size=size.width,
-        num_hidden_layers=size.depth,
-        num_attention_heads=size.heads,
+        **_encoder(size),
         intermediate_size=4 * size.width,
         decoder_hidden_size=size.decoder_width,
         decoder_num_hidden_layers=size.decoder_depth,
@@ -36,17 +32,24 @@ def pixio(size: Size, **settings: Any) -> nn.Module:
     from transformers import PixioConfig, PixioModel
 
     config = PixioConfig(
-        image_size=size.img_size,
-        patch_size=size.patch_size,
-        hidden_size=size.width,
-        num_hidden_layers=size.depth,
-        num_attention_heads=size.heads,
+        **_encoder(size),
         mlp_ratio=4,
         n_cls_tokens=8,
         attn_implementation="sdpa",
         **settings,
     )
     return PixioModel(config)
+
+
+def _encoder(size: Size) -> dict[str, int]:
+    """Return what configs of transformers call the sizes of an encoder."""
+    return {
+        "image_size": size.img_size,
+        "patch_size": size.patch_size,
+        "hidden_size": size.width,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.heads,
+    }
 
 
 def pretrained(model: nn.Module, imgs: Tensor) -> tuple[Tensor, ...]:

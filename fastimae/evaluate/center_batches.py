@@ -16,10 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from fastimae.evaluate.images import Images
-from fastimae.loaders.images.bands import AnyImage, BandImage
+from fastimae.loaders.images.bands import AnyImage, BandImage, resized
 from fastimae.loaders.images.decode import reason_for
 from fastimae.loaders.images.pixels import MODES, eight_bits
-from fastimae.loaders.images.resize import resize
 from fastimae.loaders.workers.read_ahead import start_ahead, thread_pool
 from fastimae.log import log
 
@@ -100,21 +99,16 @@ def center_view(
     if isinstance(image, Image.Image) and image.mode != MODES[channels]:
         image = eight_bits(image, MODES[channels])
     if whole and image.size != (width, height):
-        image = _resized(image, (width, height))
+        image = resized(image, (width, height))
     if image.size != (width, height):
         share = CROP_SHARE if max(size) <= 224 else 1.0
         cover = max(int(height / share) / image.height, int(width / share) / image.width)
-        resized = (
+        covering = (
             max(height, int(image.height * cover + 1e-6)),
             max(width, int(image.width * cover + 1e-6)),
         )
-        image = _resized(image, resized[::-1])
+        image = resized(image, covering[::-1])
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         image = image.crop((left, top, left + width, top + height))
     pixels = image.pixels_HWC if isinstance(image, BandImage) else np.asarray(image)
     return pixels.reshape(*size, channels)
-
-
-def _resized(image: AnyImage, size: tuple[int, int]) -> AnyImage:
-    """Return the image in another size, (width, height)."""
-    return image.resize(size) if isinstance(image, BandImage) else resize(image, size)

@@ -24,13 +24,12 @@ from fastimae.loaders.beton.sample import BetonSample
 from fastimae.loaders.beton.trailer import ROW_START, largest_trailer, make_trailer
 from fastimae.loaders.image_location import ImageLocation, SkipImage
 from fastimae.loaders.images.band_files import KEPT_BITS, open_any
-from fastimae.loaders.images.bands import AnyImage, BandImage, check_form
+from fastimae.loaders.images.bands import AnyImage, BandImage, check_form, resized
 from fastimae.loaders.images.jpeg import JpegInfo, read_jpeg_info
 from fastimae.loaders.images.jpeg_repair import repair_jpeg
 from fastimae.loaders.images.limits import ValueRange, limited_to, open_image
 from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.images.pixels import check_deep_colour, depth_of, eight_bits
-from fastimae.loaders.images.resize import resize
 
 PASSED_THROUGH = "passed through"
 REPAIRED = ", mended"
@@ -226,8 +225,7 @@ def _shrink(image: AnyImage, max_side: int) -> AnyImage:
     if scale >= 1:
         return image
     width, height = (max(1, round(side * scale)) for side in image.size)
-    size = width, height
-    return image.resize(size) if isinstance(image, BandImage) else resize(image, size)
+    return resized(image, (width, height))
 
 
 def _to_bytes(image: AnyImage, settings: EncodeSettings) -> bytes:

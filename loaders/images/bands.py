@@ -81,6 +81,11 @@ class BandImage:
 AnyImage = Image.Image | BandImage
 
 
+def resized(image: AnyImage, size: tuple[int, int]) -> AnyImage:
+    """Return an image of any form in another size, (width, height), by the filter of all images."""
+    return image.resize(size) if isinstance(image, BandImage) else resize(image, size)
+
+
 def form_of(image: AnyImage) -> PixelForm:
     """Return the form that an image is used in: RGB8 for a PIL image."""
     return image.form if isinstance(image, BandImage) else RGB8
