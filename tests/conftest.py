@@ -23,11 +23,13 @@ from PIL import Image
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from fastimae.engine import peak
 from fastimae.loaders.base import Batch
 from fastimae.wording import as_command
 
 torch.set_num_threads(1)
 parse_once.install()
+peak.CPU_SPAN = 0.0  # hundreds of runs need not measure the machine well
 # Test processes, and those that they start, compile each file once, whatever the user has set.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
