@@ -2,7 +2,7 @@
 
     stopped_runs.py FOLDER
 
-Each kind of training runs with one process and with two. FOLDER/report.json has the exit statuses
+Each kind of training runs with one process or with two. FOLDER/report.json has the exit statuses
 of each run's processes for each start; FOLDER/NAME is its output_dir.
 """
 
@@ -18,6 +18,7 @@ import torch.distributed.fsdp
 import toy_images
 from built_in import OBJECTIVES, flags_of
 from forked import launch
+from runs_to_stop import RUNS
 
 from fastimae import build, cli
 from fastimae.engine.trainer import Trainer
@@ -60,23 +61,15 @@ def main(folder: Path) -> None:
     for part, count in (("train", 11), ("val", 2)):
         toy_images.save_colours(folder / "data" / part, count)
     report = {}
-    for task in TASKS:
-        for size in (1, 2):
-            name = f"{task}_{size}"
-            report[f"{name}_whole"] = [train(folder, task, size, "whole")]
-            for end in ends_of(task):
-                report[f"{name}_{end}"] = [
-                    train(folder, task, size, end, ends_early(*ENDS[end])),
-                    train(folder, task, size, end),
-                ]
+    for task, size, ends in RUNS:
+        name = f"{task}_{size}"
+        report[f"{name}_whole"] = [train(folder, task, size, "whole")]
+        for end in ends:
+            report[f"{name}_{end}"] = [
+                train(folder, task, size, end, ends_early(*ENDS[end])),
+                train(folder, task, size, end),
+            ]
     (folder / "report.json").write_text(json.dumps(report))
-
-
-def ends_of(task: str) -> list[str]:
-    """Return the ways to end: several if the task draws dropped paths and mixed labels; between
-    two epochs and within one if images grow; else one."""
-    several = {"finetune": ["kill_2", "kill_7", "stop_5"], "cmae": ["kill_4", "kill_7"]}
-    return several.get(task, ["kill_7"])
 
 
 def train(

@@ -6,18 +6,12 @@ import signal
 import pytest
 import torch
 from built_in import OBJECTIVES
+from runs_to_stop import RUNS
 
 from fastimae.engine.checkpoint import load_checkpoint
 
 pytest.importorskip("timm")
 TIMES = {"img_per_s", "mfu", "data_wait", "memory_gb"}
-ENDS = {"finetune": ("kill_2", "kill_7", "stop_5"), "cmae": ("kill_4", "kill_7")}
-RUNS = [
-    (f"{task}_{size}", end)
-    for task in (*OBJECTIVES, "linear", "finetune")
-    for size in (1, 2)
-    for end in ENDS.get(task, ("kill_7",))
-]
 
 
 def leaves(content, name=""):
@@ -34,7 +28,9 @@ def same(a, b):
     return torch.equal(a, b) if torch.is_tensor(a) and torch.is_tensor(b) else a == b
 
 
-@pytest.mark.parametrize(("name", "end"), RUNS)
+@pytest.mark.parametrize(
+    ("name", "end"), [(f"{task}_{size}", end) for task, size, ends in RUNS for end in ends]
+)
 def test_it_ends_with_the_same_bits_and_numbers(stopped_runs, name, end):
     ended, resumed = stopped_runs.report[f"{name}_{end}"]
     output = stopped_runs.output(f"{name}_{end}", 0)
@@ -58,3 +54,7 @@ def test_it_ends_with_the_same_bits_and_numbers(stopped_runs, name, end):
     if (whole / "results.json").exists():
         numbers = [json.loads((f / "results.json").read_text())["numbers"] for f in (whole, other)]
         assert numbers[0] == numbers[1]
+
+
+def test_each_objective_and_task_is_stopped():
+    assert {task for task, _, _ in RUNS} == {*OBJECTIVES, "linear", "finetune"}

@@ -29,7 +29,7 @@ def can_run(sanitizer: str, tmp_path: Path) -> bool:
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("make")), reason="no g++ and make")
 @pytest.mark.parametrize(
     ("target", "sanitizer", "seconds"),
-    [("fuzz", "address,undefined", 10), ("threads", "thread", 5)],
+    [("fuzz", "address,undefined", 4), ("threads", "thread", 2)],
 )
 def test_nothing_is_found(target, sanitizer, seconds, tmp_path):
     if not can_run(sanitizer, tmp_path):
