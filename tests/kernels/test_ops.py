@@ -149,7 +149,7 @@ class Copies(TorchDispatchMode):
 )
 def test_torch_implementations_copy_nothing_to_the_gpu():
     """Copying a list would make the host wait in every step, and cannot be captured."""
-    taps = resize_taps(32, (8, 8))
+    taps = resize_taps(8, (8, 8))
     with FakeTensorMode(), Copies() as copies:
         images = torch.empty(2, 32, 32, 3, dtype=torch.uint8, device="cuda")
         key, alpha = torch.empty(2, dtype=torch.int64, device="cuda"), torch.empty(2, device="cuda")
