@@ -28,6 +28,7 @@ from fastimae.log import log
 
 if TYPE_CHECKING:
     from fastimae.loaders.order.sampler import BatchPlan, Sampler
+    from fastimae.loaders.resident import ResidentEpoch
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -90,6 +91,11 @@ class Loader(abc.ABC):
     def sample_name(self, index: int) -> str:
         """Return the name of sample `index` in messages."""
         return f"sample {index}"
+
+    @property
+    def resident(self) -> ResidentEpoch | None:
+        """What makes the batches without the host, if the samples are on the device; else None."""
+        return None
 
     @property
     def epoch(self) -> int:

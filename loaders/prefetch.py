@@ -14,6 +14,7 @@ from torch import Tensor
 from fastimae.loaders.base import Batch, Loader
 from fastimae.loaders.iteration import CurrentIteration
 from fastimae.loaders.order.sampler import Sampler
+from fastimae.loaders.resident import ResidentEpoch
 
 Event = Any
 Stream = Any
@@ -74,6 +75,10 @@ class DevicePrefetch:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.loader.shape
+
+    @property
+    def resident(self) -> ResidentEpoch | None:
+        return self.loader.resident
 
     def set_image_size(self, size: tuple[int, int]) -> None:
         self._iteration.stop()
