@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from torch import Tensor
 from fastimae.loaders.base import Batch, Loader
 from fastimae.loaders.iteration import CurrentIteration
 from fastimae.loaders.order.sampler import Sampler
-from fastimae.loaders.resident import ResidentEpoch
+
+if TYPE_CHECKING:
+    from fastimae.loaders.resident import ResidentEpoch
 
 Event = Any
 Stream = Any

@@ -21,11 +21,12 @@ class DeviceImages:
     """M samples on a device."""
 
     def __init__(
-        self, store: PixelStore, samples: NDArray[np.int64], bad: Failures, crops: Crops
+        self, store: PixelStore, bad: Failures, samples: NDArray[np.int64], crops: Crops
     ) -> None:
-        """store: the images. samples: int64 [M], their positions in the data set. bad: sample ->
-        why it could not be decoded. crops: to make."""
-        self.store, self.bad, self.device = store, bad, store.pixels.device
+        """store, bad: see `fill_store`. samples: int64 [M], the positions in the data set of the
+        images in the store. crops: to make of them."""
+        self.store, self.samples, self.bad = store, samples, bad
+        self.device = store.pixels.device
         row_N = np.full(samples.max() + 1, -1)
         row_N[samples] = np.arange(len(samples))
         self._row_N = torch.from_numpy(row_N).to(self.device)

@@ -8,9 +8,9 @@ M = samples that are used, n = some of one size; h, w = rows, columns of an imag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,8 +26,17 @@ from fastimae.progress import Meter
 
 CHUNK_BYTES = 4 << 20
 """Most bytes that are decoded at once by a thread, unless one image has more."""
-Decoder = Callable[[Crops], DecodeRows]
-"""Makes what decodes rows with other crops: `Loader.decoder`."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What a loader offers whose samples can be kept on a device."""
+
+    def sizes(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return heights and widths of samples, int64 [M]; 1 x 1 where a sample is broken."""
+
+    def rows_decoder(self, crops: Crops) -> DecodeRows:
+        """Return a function that decodes with these crops, in any thread."""
 
 
 class Sizes(NamedTuple):
@@ -40,15 +49,24 @@ class Sizes(NamedTuple):
     widths: NDArray[np.int64]
     """[M]"""
 
+    @classmethod
+    def final(cls, samples: NDArray[np.int64], size: tuple[int, int]) -> Sizes:
+        """Return those of samples that are kept as crops of one size."""
+        return cls(samples, *(np.full(len(samples), side) for side in size))
+
     def values(self, channels: int) -> NDArray[np.int64]:
         """Return the number of values of each image, [M]."""
         return self.heights * self.widths * channels
 
+    def bytes(self, crops: Crops) -> int:
+        """Return what all pixels take."""
+        return int(self.values(crops.channels).sum()) * crops.dtype.itemsize
+
 
 def fill_store(
+    source: Source,
     sizes: Sizes,
     crops: Crops,
-    decoder: Decoder,
     device: torch.device,
     *,
     num_workers: int,
@@ -66,7 +84,7 @@ def fill_store(
     dtype = torch_dtype(crops.dtype)
     pixels_P = torch.empty(int(values_M.sum()), dtype=dtype, device=device)
     bad: Failures = {}
-    decode = partial(_decode, sizes, crops, decoder, pin=device.type == "cuda")
+    decode = partial(_decode, source, sizes, crops, pin=device.type == "cuda")
     name = f"images to {device}"
     with thread_pool(num_workers) as pool, Meter(len(order), name, "img", quiet=quiet) as meter:
         start = partial(pool.submit, decode)
@@ -85,7 +103,7 @@ def fill_store(
 
 
 def _decode(
-    sizes: Sizes, crops: Crops, decoder: Decoder, rows: NDArray[np.int64], *, pin: bool
+    source: Source, sizes: Sizes, crops: Crops, rows: NDArray[np.int64], *, pin: bool
 ) -> tuple[NDArray[np.int64], Tensor, Failures]:
     """Decode rows of one size. Returns them, their pixels [n, h, w, C], and what failed."""
     size = int(sizes.heights[rows[0]]), int(sizes.widths[rows[0]])
@@ -93,7 +111,8 @@ def _decode(
     shape, dtype = (len(rows), *whole.shape), torch_dtype(crops.dtype)
     pixels = torch.empty(shape, dtype=dtype, pin_memory=pin)
     index = sizes.samples[rows]
-    return rows, pixels, decoder(whole)(index, np.zeros_like(index), pixels.numpy())
+    failures = source.rows_decoder(whole)(index, np.zeros_like(index), pixels.numpy())
+    return rows, pixels, failures
 
 
 def _chunks(order: NDArray[np.int64], sizes: Sizes, crops: Crops) -> Iterator[NDArray[np.int64]]:
