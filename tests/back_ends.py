@@ -16,7 +16,7 @@ DALI = [
 ]
 DECODING = [
     *(pytest.param(name, marks=_BUILT) for name in ("native-0", "native-3")),
-    *("pillow-0", "pillow-3", "folder-0", "folder-2", "dataset-0", "dataset-2"),
+    *("pillow-0", "pillow-3", "folder-0", "folder-2", "dataset-0", "dataset-2", "device-2"),
     *DALI,
 ]
 ALL = [*DECODING, "synthetic-0"]
