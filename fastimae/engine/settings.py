@@ -23,7 +23,7 @@ from fastimae.settings import (
 if TYPE_CHECKING:
     from fastimae.engine.distributed import World
 
-ADAMW = "adamw"
+ADAMW, APEX_ADAM, MUON = "adamw", "apex_adam", "muon"
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 """What --precision takes."""
 
@@ -103,8 +103,9 @@ class SpeedSettings(StepSettings):
 
     parallel: Free[Literal["ddp", "fsdp"]] = StepSettings.parallel
     """ddp: GPUs share only the batch. fsdp: also weights and optimizer state, to fit more."""
-    opt: Expert[Literal["adamw", "apex_adam"]] = ADAMW
-    """adamw: torch's fused AdamW. apex_adam: FusedAdam of NVIDIA apex, if that is installed."""
+    opt: Expert[Literal["adamw", "apex_adam", "muon"]] = ADAMW
+    """apex_adam: FusedAdam of NVIDIA apex. muon: Muon for matrices of blocks, AdamW for the rest,
+    both with AdamW's --lr and --weight_decay (match_rms_adamw)."""
     update: Expert[Free[Literal["auto", "torch"]]] = StepSettings.update
     """auto: our AdamW, one pass over weights and their bf16 copies. torch: torch's AdamW."""
     cuda_graph: Expert[Free[Literal["auto", "on", "off"]]] = "auto"
@@ -121,8 +122,9 @@ class SpeedSettings(StepSettings):
     def check(self) -> None:
         super().check()
         self.require(
-            self.parallel == "ddp" or self.opt == "adamw",
-            "--parallel fsdp needs --opt adamw: apex takes no sharded parameters",
+            self.parallel == "ddp" or self.opt == ADAMW,
+            "--parallel fsdp needs --opt adamw: apex takes no sharded parameters, and Muon needs "
+            "whole matrices",
         )
 
     def idle(self) -> Iterator[Idle]:
