@@ -60,7 +60,7 @@ def test_any_number_of_processes_gives_the_same_weights(ranks, objective, name):
 
 
 def test_what_an_objective_owns_is_sharded_saved_and_resumed(ranks):
-    """A predictor, a teacher that moves, a buffer and an average of the weights: sharded, stopped and
+    """A predictor, a teacher that moves, a buffer and the student's average: sharded, stopped and
     resumed, compared with DDP."""
     for name in ("own_ddp", "own_stopped", "own_fsdp"):
         assert ranks.report[name]["codes"] == [0, 0], ranks.output(name, 0)
