@@ -126,7 +126,7 @@ def _lasting(step: GraphedStep) -> tuple[Tensor, ...]:
         if step.replica.sums_gradients
         else []
     )
-    averages = step.average.changing() if step.average else []
+    averages = [*step.average.of.values(), step.average.updates] if step.average else []
     return (*own, *moments, *copies, *gradients, *sums, *averages)
 
 

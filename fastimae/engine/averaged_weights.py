@@ -73,9 +73,16 @@ class AveragedWeights:
         """Return what checkpoints hold, by key. Waits for the device."""
         return {EMA: self.state_dict(), EMA_UPDATES: int(self.updates)}
 
-    def changing(self) -> list[Tensor]:
-        """Return the tensors that an update changes."""
-        return [*self.of.values(), self.updates]
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Undo the block's updates at its end; a copy of the average is in memory until then."""
+        changing = [*self.of.values(), self.updates]
+        copies = [tensor.clone() for tensor in changing]
+        try:
+            yield
+        finally:
+            for tensor, before in zip(changing, copies, strict=True):
+                tensor.copy_(before)
 
     @torch.no_grad()
     def load(self, content: Mapping[str, Any]) -> None:

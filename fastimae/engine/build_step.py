@@ -53,6 +53,8 @@ def build_step(
             precision,
             in_buckets=uses_buckets(settings, precision),
         )
+    decay = settings.model_ema
+    average = AveragedWeights(objective.student, decay) if decay else None
     lr, one_pass = run.peak_lr(world), wants_one_pass(settings, precision)
     if optimizer is None:
         made = build_optimizer(
@@ -60,7 +62,6 @@ def build_step(
         )
     else:
         made = optimizer(lr, adamw(one_pass))
-    decay = settings.model_ema
     return (GraphedStep if graph else Step)(
         objective,
         made,
@@ -69,7 +70,7 @@ def build_step(
         accum_iter=run.accum_iter,
         clip_grad=run.clip_grad,
         replica=replica,
-        average=AveragedWeights(objective.student, decay) if decay else None,
+        average=average,
     )
 
 

@@ -22,7 +22,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 _EPS = 1e-7
 _RMS = 0.2
 """Root mean square of an update at a rate of 1, like that of AdamW's."""
-_PACKED = {"qkv.weight": 3, "kv.weight": 2}
+_PACKED = {"qkv": 3, "kv": 2}
 """How many matrices the layers of these names pack: Jordan applies Muon to each by itself."""
 
 
@@ -41,17 +41,15 @@ class MuonAdamW(OnePassAdamW):
         super()._move([group for group in groups if "matrices" not in group], scale)
         for group in groups:
             if "matrices" in group:
-                members: dict[torch.Size, list[nn.Parameter]] = {}
-                for parameter in group["params"]:
-                    if self._gradient(parameter) is not None:
-                        members.setdefault(parameter.shape, []).append(parameter)
-                for of_a_shape in members.values():
-                    self._move_matrices(of_a_shape, group, scale)
+                with_gradients = [p for p in group["params"] if self._gradient(p) is not None]
+                for shape in dict.fromkeys(p.shape for p in with_gradients):
+                    members = [p for p in with_gradients if p.shape == shape]
+                    self._move_matrices(members, group, scale)
 
     def _move_matrices(
         self, members: list[nn.Parameter], group: dict[str, Any], scale: Tensor | None
     ) -> None:
-        """Update a group's parameters of one shape, and their copies."""
+        """Update a group's parameters of one shape, with few launches, and their copies."""
         states = [self._momentum(parameter) for parameter in members]
         momenta = [state["momentum_buffer"] for state in states]
         torch._foreach_add_([state["step"] for state in states], 1)
@@ -79,10 +77,10 @@ class MuonAdamW(OnePassAdamW):
 
 
 def orthogonalised(matrices_NAB: Tensor) -> Tensor:
-    """Return matrices [N, A, B] with all singular values near 1, between 0.7 and 1.2.
+    """Return matrices [N, A, B] with each singular value moved to somewhere near 1.
 
-    By five steps of the Newton-Schulz iteration with Jordan's coefficients, in bf16; in fp32 where
-    bf16 is slow.
+    By five steps of a Newton-Schulz iteration with Jordan's coefficients, computed and returned in
+    bf16, or in fp32 where bf16 is slow. Zeros stay zeros.
     """
     x = matrices_NAB.to(DTYPES[resolve_precision("auto", matrices_NAB.device)])
     x = x.mT if (tall := x.shape[1] > x.shape[2]) else x
@@ -103,8 +101,8 @@ def muon_groups(module: nn.Module, weight_decay: float) -> Iterator[dict[str, An
     for block in blocks(module):
         for name, parameter in block.named_parameters():
             if parameter.requires_grad and parameter.ndim == 2:
-                packed = (n for end, n in _PACKED.items() if f".{name}".endswith(f".{end}"))
-                found.setdefault(next(packed, 1), []).append(parameter)
+                layer = name.rpartition(".")[0].rpartition(".")[2]
+                found.setdefault(_PACKED.get(layer, 1), []).append(parameter)
     if not found:
         raise ValueError("--opt muon trains the matrices of transformer blocks: there are none")
     for matrices, parameters in sorted(found.items()):

@@ -168,8 +168,7 @@ class GraphedStep(Step):
         fields = [field.name for field in dataclasses.fields(batch)]
         cloned = {name: getattr(batch, name).clone() for name in fields}
         self.buffers = dataclasses.replace(batch, **cloned)
-        averages = self.average.changing() if self.average else ()
-        with dry_run(self.objective, self.optimizer, self.device, also=averages):
+        with dry_run(self.objective, self.optimizer, self.device):
             self._warm_up()
         if self.copies:
             self.copies.refresh()  # now, so that no graph records it
@@ -228,7 +227,8 @@ class GraphedStep(Step):
             self._add_gradients()
         self.replica.average()
         torch._foreach_zero_(self._gradients())
-        self._apply_gradients()
+        with self.average.kept() if self.average else contextlib.nullcontext():
+            self._apply_gradients()
         if self.accum_iter == 1:
             self._clear()
 
