@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fastimae.engine.averaged_weights import AveragedWeights
 from fastimae.engine.blocks import compile_blocks, recompute_blocks
 from fastimae.engine.distributed import World
 from fastimae.engine.fp8 import quantise_and_compare
@@ -14,7 +15,7 @@ from fastimae.engine.nan_check import check_modules
 from fastimae.engine.optim import MakeAdamW, adamw, build_optimizer
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.precision import precision_context, resolve_precision
-from fastimae.engine.settings import ADAMW, OptimSettings, StepSettings
+from fastimae.engine.settings import ADAMW, APEX_ADAM, OptimSettings, StepSettings
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.log import log
 from fastimae.settings import ConfigError
@@ -52,6 +53,8 @@ def build_step(
             precision,
             in_buckets=uses_buckets(settings, precision),
         )
+    decay = settings.model_ema
+    average = AveragedWeights(objective.student, decay) if decay else None
     lr, one_pass = run.peak_lr(world), wants_one_pass(settings, precision)
     if optimizer is None:
         made = build_optimizer(
@@ -67,6 +70,7 @@ def build_step(
         accum_iter=run.accum_iter,
         clip_grad=run.clip_grad,
         replica=replica,
+        average=average,
     )
 
 
@@ -100,7 +104,7 @@ def wants_graph(settings: StepSettings, world: World, precision: str) -> bool:
         "one process, or --parallel ddp --update auto in bf16": world.size > 1
         and not uses_buckets(settings, precision),
         "--precision bf16 or fp32": precision == "fp16",
-        "--opt adamw": settings.opt != "adamw",
+        "--opt adamw or muon": settings.opt == APEX_ADAM,
     }
     missing = [need for need, unmet in obstacles.items() if unmet]
     if settings.cuda_graph == "on" and missing:
@@ -109,8 +113,8 @@ def wants_graph(settings: StepSettings, world: World, precision: str) -> bool:
 
 
 def uses_buckets(settings: StepSettings, precision: str) -> bool:
-    """Return whether processes average gradients in our `Buckets`, which our AdamW reads."""
-    ours = settings.opt == ADAMW and settings.update == "auto"
+    """Return whether processes average gradients in our `Buckets`, which our updates read."""
+    ours = settings.opt != APEX_ADAM and settings.update == "auto"
     return ours and settings.parallel == "ddp" and precision == "bf16"
 
 

@@ -46,7 +46,7 @@ COMMON = (
 )
 GROWING = COMMON.replace("patch16", "patch8") + " --resolution_schedule 16@0 32@1"
 SETTINGS = f"{COMMON} {flags_of('imae')}"
-OWN_OBJECTIVE = f"{COMMON} --objective slow_teacher:SlowTeacher --momentum 0.9"
+OWN_OBJECTIVE = f"{COMMON} --objective slow_teacher:SlowTeacher --momentum 0.9 --model_ema 0.9"
 NEAR = SETTINGS.replace("patch16", "patch8").replace("--epochs 2 --warmup_epochs 1", "--epochs 1")
 NEAR += " --warmup_epochs 0 --ignore_boundary 3"
 FINE_TUNING = (

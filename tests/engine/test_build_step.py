@@ -37,6 +37,7 @@ def config(flags=""):
         ("", World(0, 1, CPU), "bf16", False),
         ("--nan_check", World(0, 1, GPU), "bf16", False),
         ("--opt apex_adam", World(0, 1, GPU), "bf16", False),
+        ("--opt muon", World(0, 2, GPU), "bf16", True),
         ("--cuda_graph off", World(0, 1, GPU), "bf16", False),
         ("--cuda_graph on", World(0, 1, GPU), "fp32", True),
     ],
@@ -51,6 +52,7 @@ def test_when_the_step_is_recorded(flags, world, precision, expected):
         ("--precision bf16", True),
         ("--precision fp32", False),
         ("--precision bf16 --update torch", False),
+        ("--precision bf16 --opt muon", True),
     ],
 )
 def test_processes_average_in_buckets_what_one_pass_updates(flags, expected, monkeypatch):

@@ -60,8 +60,8 @@ def test_any_number_of_processes_gives_the_same_weights(ranks, objective, name):
 
 
 def test_what_an_objective_owns_is_sharded_saved_and_resumed(ranks):
-    """A predictor, a teacher that moves and a buffer: sharded, stopped and resumed, compared with
-    DDP."""
+    """A predictor, a teacher that moves, a buffer and the student's average: sharded, stopped and
+    resumed, compared with DDP."""
     for name in ("own_ddp", "own_stopped", "own_fsdp"):
         assert ranks.report[name]["codes"] == [0, 0], ranks.output(name, 0)
     ddp, stopped, fsdp = (
@@ -70,9 +70,10 @@ def test_what_an_objective_owns_is_sharded_saved_and_resumed(ranks):
     )
     losses = [[line["train_slow"] for line in ranks.log(name)] for name in ("own_ddp", "own_fsdp")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    for part in ("model", "objective"):
+    for part in ("model", "objective", "model_ema"):
         for key, value in ddp[part].items():
             torch.testing.assert_close(fsdp[part][key], value, rtol=1e-3, atol=1e-4, msg=key)
+    assert ddp["model_ema_updates"] == fsdp["model_ema_updates"] == ddp["objective"]["updates"]
     assert ddp["objective"]["updates"] == 6 > stopped["objective"]["updates"] > 3
     teacher = "teacher.blocks.0.attn.qkv.weight"
     between = [state["objective"][teacher] for state in (stopped, fsdp)]

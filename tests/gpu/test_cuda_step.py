@@ -6,6 +6,7 @@ import pytest
 import torch
 from slow_teacher import SlowTeacher
 
+from fastimae.engine.averaged_weights import AveragedWeights
 from fastimae.engine.blocks import compile_blocks
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.step import GraphedStep, Step
@@ -33,11 +34,11 @@ def build(kind):
     return objective
 
 
-def make_step(objective, kind, accum_iter=2):
-    optimizer = build_optimizer(objective, 1e-3, 0.05, for_graph=kind is GraphedStep)
+def make_step(objective, kind, accum_iter=2, opt="adamw", average=None):
+    optimizer = build_optimizer(objective, 1e-3, 0.05, opt=opt, for_graph=kind is GraphedStep)
     return kind(
         objective, optimizer, precision="bf16", device=torch.device("cuda"),
-        accum_iter=accum_iter, clip_grad=0.5,
+        accum_iter=accum_iter, clip_grad=0.5, average=average,
     )  # fmt: skip
 
 
@@ -126,6 +127,23 @@ def test_compiled_blocks_train_alike(batches):
     expected = losses(make_step(plain, Step), batches)
     got = losses(make_step(compiled, GraphedStep), batches)
     torch.testing.assert_close(got, expected, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("opt", ["adamw", "muon"])
+def test_muon_and_the_average_are_recorded(opt, batches, request):
+    first = build("mae")
+    second = copy.deepcopy(first)
+    plain, recorded = (
+        make_step(objective, kind, opt=opt, average=AveragedWeights(objective.student, 0.6))
+        for objective, kind in ((first, Step), (second, GraphedStep))
+    )
+    torch.testing.assert_close(losses(recorded, batches), losses(plain, batches), rtol=2e-3, atol=0)
+    assert recorded.failure is None and len(recorded.replays) == 2
+    assert recorded.average.updates == plain.average.updates == STEPS
+    for name, expected in plain.average.of.items():
+        torch.testing.assert_close(recorded.average.of[name], expected, rtol=2e-2, atol=2e-3)
+    request.getfixturevalue("no_sync")
+    recorded(batches[:2], 1e-3)
 
 
 def test_the_host_is_two_steps_ahead_at_most():
