@@ -89,6 +89,8 @@ class AdamWUpdate:
 
     def __init__(self, *, impl: Impl = "auto") -> None:
         self.impl = impl
+        self.recorded_updates = 1
+        """How many updates are captured in CUDA graphs, at most, before one is made without."""
         self._tables: dict[tuple, _Table] = {}
 
     def __call__(
@@ -102,10 +104,10 @@ class AdamWUpdate:
         """Update `tensors` and increment each `step`.
 
         scale: fp32 scalar on their device that gradients are multiplied by, as for clipping.
-        Never waits for a device. Can be captured in a CUDA graph if it was called with tensors of
-        these sizes since the previous capture. A replay uses the addresses from the capture, so the
-        tensors and this object must live as long as the graph. Raises ValueError for impl="triton"
-        where that cannot run, and RuntimeError where the call cannot be captured.
+        Never waits for a device. Can be captured in CUDA graphs `recorded_updates` times if it was
+        called with tensors of these sizes before. A replay uses the addresses from the capture, so
+        the tensors and this object must live as long as the graph. Raises ValueError for
+        impl="triton" where that cannot run, and RuntimeError where the call cannot be captured.
         """
         if not tensors:
             return
@@ -131,8 +133,8 @@ class AdamWUpdate:
             launch(
                 _kernel,
                 (len(table.chunks),),
-                addresses_ptr=table.current_addresses(members),
-                factors_ptr=_factors(members, table.decay, betas),
+                addresses_ptr=table.current_addresses(members, self.recorded_updates),
+                factors_ptr=_factors(members, table, betas),
                 chunks_ptr=table.chunks,
                 scale_ptr=scale,
                 tensors=len(members),
@@ -153,46 +155,59 @@ class _Table:
         first = torch.arange(len(number)) - (blocks.cumsum(0) - blocks)[number]
         chunks = torch.stack([number, first, (sizes // unit)[number]], 1)
         self.chunks = chunks.to(torch.int32).to(device)
-        decay = [one.weight_decay for one in tensors]
-        self.decay = torch.tensor(decay, dtype=torch.float64).to(device)
+        decay = [-one.weight_decay for one in tensors]
+        self.minus_decay = torch.tensor(decay, dtype=torch.float64).to(device)
+        self.betas: dict[tuple[float, float], Tensor] = {}
+        """Both betas -> fp64 [2, 1] on the device."""
         self.addresses = torch.zeros(5, len(tensors), dtype=torch.int64, device=device)
-        self.spare: Tensor | None = None
-        """Pinned memory for the next capture, as none can be allocated during one."""
+        self.spare: list[Tensor] = []
+        """Pinned memory for the next captures, as none can be allocated during one."""
         self.captured: list[Tensor] = []
         """Pinned memory of the captured graphs, which their replays read again."""
 
-    def current_addresses(self, members: Sequence[ParameterTensors]) -> Tensor:
-        """Copy the current addresses of the tensors to the device."""
+    def current_addresses(self, members: Sequence[ParameterTensors], captures: int) -> Tensor:
+        """Copy the current addresses of the tensors to the device. captures: that may follow."""
         named = [(x.master, x.exp_avg, x.exp_avg_sq, x.gradient, x.copy) for x in members]
         rows = [[0 if x is None else x.data_ptr() for x in row] for row in zip(*named, strict=True)]
         addresses = torch.tensor(rows)  # pageable memory, which the driver has copied on return
         if self.addresses.is_cuda and torch.cuda.is_current_stream_capturing():
-            if self.spare is None:
+            if not self.spare:
                 raise RuntimeError("adamw: call it once before each CUDA graph capture")
-            self.captured.append(self.spare.copy_(addresses))
-            addresses, self.spare = self.spare, None
-        elif self.addresses.is_cuda and self.spare is None:
-            self.spare = torch.empty_like(addresses, pin_memory=True)
+            addresses = self.spare.pop().copy_(addresses)
+            self.captured.append(addresses)
+        elif self.addresses.is_cuda:
+            missing = range(len(self.spare), captures)
+            self.spare += [torch.empty_like(addresses, pin_memory=True) for _ in missing]
         self.addresses.copy_(addresses, non_blocking=True)
         return self.addresses
 
 
 def _factors(
-    members: Sequence[ParameterTensors], decay: Tensor, betas: tuple[float, float]
+    members: Sequence[ParameterTensors], table: _Table, betas: tuple[float, float]
 ) -> Tensor:
-    """Return the kernel's factors, fp32 [3, T].
+    """Return the kernel's factors, fp32 [3, T], computed in fp64.
 
     They are the share of a master that weight decay leaves, the learning rate over the first bias
-    correction, and 1 over the square root of the second one.
+    correction, and 1 over the square root of the second one. A step launches these operations
+    again, so they are few: 0-dim and fp32 inputs become fp64 inside them, and results fp32.
     """
-    step = torch.stack([one.step for one in members]).double()
+    steps = torch.stack([one.step for one in members])
     lr = [one.lr for one in members]
-    if torch.is_tensor(lr[0]):
+    if not torch.is_tensor(lr[0]):  # torch.tensor(..., device=...) would wait for the device
+        lr = torch.tensor(lr).to(steps.device, non_blocking=True)
+    elif all(one is lr[0] for one in lr):
+        lr = lr[0]
+    else:
         lr = torch.stack(lr)
-    else:  # torch.tensor(..., device=...) would wait for the device
-        lr = torch.tensor(lr).to(step.device, non_blocking=True)
-    lr, (first, second) = lr.double(), (1 - beta**step for beta in betas)
-    return torch.stack([1 - lr * decay, lr / first, second.rsqrt()]).float()
+    if betas not in table.betas:
+        columns = torch.tensor(betas, dtype=torch.float64)[:, None]
+        table.betas[betas] = columns.to(steps.device)
+    first, second = 1 - table.betas[betas] ** steps
+    factors = steps.new_empty(3, len(members))
+    torch.add(lr * table.minus_decay, 1, out=factors[0])
+    torch.div(lr, first, out=factors[1])
+    torch.rsqrt(second, out=factors[2])
+    return factors
 
 
 def _update_in_torch(
