@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         output_dir=run.output_dir,
         args=checkpoint_args({**settings, **conversion_settings(settings)}, config.optim, world),
         draw=draw_fixed_images(objective, batches, picture, display_of(config)),
+        probe=build_probe(config, world, objective),
         run_file=RunFile(run.output_dir, run_settings(settings), **started_from),
     )
     parameters = sum(p.numel() for p in objective.student.parameters())
@@ -156,6 +158,30 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         trainer.updates_per_epoch,
     )  # fmt: skip
     return trainer
+
+
+def build_probe(
+    config: TrainConfig, world: World, objective: Objective
+) -> Callable[[int], dict[str, float]] | None:
+    """Return what probes the student after epochs; None without --probe_freq, and in all processes
+    but the first, which wait for it. Raises ConfigError or DataError, in all, for its images."""
+    if not config.run.probe_freq:
+        return None
+    from fastimae.evaluate.online.probe import MAX_BATCH, OnlineProbe
+    from fastimae.evaluate.online.training import open_probe_images, probe_after_epochs
+
+    probe = OnlineProbe(
+        *open_probe_images(config.data, config.run.val),
+        channels=config.data.in_chans,
+        batch_size=min(config.optim.batch_size, MAX_BATCH),
+        workers=config.data.worker_count(),
+        seed=config.run.seed,
+        precision=config.optim.precision,
+    )
+    probe.check(config.data.image_size)
+    encoders = [("", objective.student)]
+    after = probe_after_epochs(probe, lambda: encoders, config.run, config.optim.epochs)
+    return after if world.is_main else None
 
 
 def display_of(config: TrainConfig) -> Display:
