@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fastimae.engine.averaged_weights import AveragedWeights
 from fastimae.engine.blocks import compile_blocks, recompute_blocks
 from fastimae.engine.distributed import World
 from fastimae.engine.fp8 import quantise_and_compare
@@ -59,6 +60,7 @@ def build_step(
         )
     else:
         made = optimizer(lr, adamw(one_pass))
+    decay = settings.model_ema
     return (GraphedStep if graph else Step)(
         objective,
         made,
@@ -67,6 +69,7 @@ def build_step(
         accum_iter=run.accum_iter,
         clip_grad=run.clip_grad,
         replica=replica,
+        average=AveragedWeights(objective.student, decay) if decay else None,
     )
 
 

@@ -12,6 +12,7 @@ from fastimae.settings import (
     Expert,
     Free,
     Idle,
+    InnerShare,
     NotNegative,
     PositiveFloat,
     PositiveInt,
@@ -87,6 +88,7 @@ class StepSettings(Settings):
     opt: ClassVar[str] = ADAMW
     update: ClassVar[str] = "auto"
     cuda_graph: ClassVar[str] = "off"
+    model_ema: ClassVar[float | None] = None
 
     def check(self) -> None:
         super().check()
@@ -107,6 +109,8 @@ class SpeedSettings(StepSettings):
     """auto: our AdamW, one pass over weights and their bf16 copies. torch: torch's AdamW."""
     cuda_graph: Expert[Free[Literal["auto", "on", "off"]]] = "auto"
     """Record the step as CUDA graphs and replay them; auto: in bf16, and on one GPU in fp32."""
+    model_ema: Expert[InnerShare | None] = StepSettings.model_ema
+    """Decay of an average of the weights (EMA), such as 0.9999; --use_ema reads it. None: none."""
     kernels: Expert[Free[Literal["auto", "torch"]]] = "auto"
     """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
     attention: Expert[Free[Literal["auto", "triton", "sdpa"] | None]] = None
