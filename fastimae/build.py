@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -147,9 +149,9 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         output_dir=run.output_dir,
         args=checkpoint_args({**settings, **conversion_settings(settings)}, config.optim, world),
         draw=draw_fixed_images(objective, batches, picture, display_of(config)),
-        probe=build_probe(config, world, objective),
         run_file=RunFile(run.output_dir, run_settings(settings), **started_from),
     )
+    trainer.probe = build_probe(config, trainer)
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(
         "%s, %.1f M parameters, on %s in %s; effective batch %d, lr %.3g, %d steps an epoch",
@@ -160,11 +162,12 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
     return trainer
 
 
-def build_probe(
-    config: TrainConfig, world: World, objective: Objective
-) -> Callable[[int], dict[str, float]] | None:
-    """Return what probes the student after epochs; None without --probe_freq, and in all processes
-    but the first, which wait for it. Raises ConfigError or DataError, in all, for its images."""
+def build_probe(config: TrainConfig, trainer: Trainer) -> Callable[[int], dict[str, float]] | None:
+    """Return what probes the student and its average after epochs; None without --probe_freq, and
+    in all processes but the first, for which they wait.
+
+    Raises ConfigError or DataError, in all processes, for images that cannot be used.
+    """
     if not config.run.probe_freq:
         return None
     from fastimae.evaluate.online.probe import MAX_BATCH, OnlineProbe
@@ -179,9 +182,11 @@ def build_probe(
         precision=config.optim.precision,
     )
     probe.check(config.data.image_size)
-    encoders = [("", objective.student)]
-    after = probe_after_epochs(probe, lambda: encoders, config.run, config.optim.epochs)
-    return after if world.is_main else None
+    encoders = {"": functools.partial(contextlib.nullcontext, trainer.objective.student)}
+    if trainer.step.average:
+        encoders["ema_"] = trainer.step.average.in_place
+    after = probe_after_epochs(probe, encoders, config.run, config.optim.epochs)
+    return after if trainer.world.is_main else None
 
 
 def display_of(config: TrainConfig) -> Display:

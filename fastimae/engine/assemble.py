@@ -39,14 +39,13 @@ def assemble(
     args: dict[str, Any],
     optimizer: MakeOptimizer | None = None,
     draw: Callable[[], Path | None] | None = None,
-    probe: Callable[[int], dict[str, float]] | None = None,
     run_file: RunFile | None = None,
 ) -> Trainer:
     """Build the trainer of a new run. Raises ValueError, naming the flag, for impossible settings.
 
     loader: yields batches on the device, see `fastimae.loaders.DevicePrefetch`. run: the settings
     that make up the `Plan`. workers: of the loader. args: see `checkpoint_args`. optimizer: see
-    `build_step`. draw, probe, run_file: see `Trainer`.
+    `build_step`. draw, run_file: see `Trainer`.
     """
     plan = Plan.gather(*run)
     try_sizes(objective, plan)
@@ -56,8 +55,8 @@ def assemble(
     )
     step = build_step(objective, step_settings, plan, world, loader, optimizer)
     trainer = Trainer(
-        step, loader, plan, world, output_dir, args=args, draw=draw, probe=probe, cores=cores,
-        full_speed=speed, run_file=run_file,
+        step, loader, plan, world, output_dir, args=args, draw=draw, cores=cores, full_speed=speed,
+        run_file=run_file,
     )  # fmt: skip
     trainer.epoch = plan.start_epoch
     if plan.warmup_epochs >= plan.epochs:

@@ -1,5 +1,7 @@
 """Probes while training: what they measure, when, and that training does not notice."""
 
+import contextlib
+import functools
 import json
 import random
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import tiny_model
-from toy_images import save_splits
+from toy_images import save_gray, save_splits
 
 from fastimae import cli
 from fastimae.engine.checkpoint import load_checkpoint
@@ -20,10 +22,13 @@ from fastimae.evaluate.online.probe import OnlineProbe
 from fastimae.evaluate.online.training import probe_after_epochs
 from fastimae.evaluate.pages.curves import curves
 from fastimae.loaders.errors import DataError
+from fastimae.models import create_model
+from fastimae.pictures import reconstruction
 
 RUN = (
     "--num_workers 0 --device cpu --precision fp32 --model mae_vit_nano_patch16 --input_size 32 "
-    "--batch_size 8 --lr 1e-2 --warmup_epochs 0 --vis_freq 0 --epochs 3 --objective mae"
+    "--batch_size 8 --lr 1e-2 --warmup_epochs 0 --vis_freq 0 --epochs 3 --objective mae "
+    "--model_ema 0.9"
 )
 EVAL = "--num_workers 0 --device cpu --precision fp32 --batch_size 8"
 
@@ -35,7 +40,7 @@ def save_faint(root, per_class, seed):
         (root / f"class_{channel}").mkdir(parents=True)
         for number in range(per_class):
             pixels = rng.integers(0, 240, (32, 32, 3), dtype=np.uint8)
-            pixels[..., channel] += 3
+            pixels[..., channel] += 12
             Image.fromarray(pixels).save(root / f"class_{channel}" / f"{number}.png")
 
 
@@ -49,7 +54,9 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(data):
     """Return the folders of a run with probes and of one without."""
-    train(data, "plain"), train(data, "probed", "--probe_freq 2", "--val", data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction, "draw_grid", save_gray)
+        train(data, "plain"), train(data, "probed", "--probe_freq 2", "--val", data)
     return data / "probed", data / "plain"
 
 
@@ -62,20 +69,35 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
 
 
+def random_states():
+    """Return the states of all global generators."""
+    legacy = np.random.get_state()[1]  # noqa: NPY002
+    return random.getstate(), legacy.tolist(), torch.get_rng_state().tolist()
+
+
 def images_of(data):
     return open_images(data / "train"), open_images(data / "val")
 
 
 def test_training_is_the_same_with_and_without(runs):
     one, other = (load_checkpoint(run / "checkpoint-last.pth") for run in runs)
-    for part in ("model", "optimizer", "loader", "metrics"):
+    for part in ("model", "model_ema", "optimizer"):
         torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+    assert one["metrics"] == other["metrics"]
     losses = [[line["train_loss"] for line in lines_of(run)] for run in runs]
     assert losses[0] == losses[1]
 
 
 def test_log_has_them_after_every_n_epochs_and_the_last(runs):
-    names = {"probe_linear_acc1", "probe_knn_acc1", "probe_rankme", "probe_seconds"}
+    measures = (
+        "linear_acc1",
+        "knn_acc1",
+        "rankme",
+        "ema_linear_acc1",
+        "ema_knn_acc1",
+        "ema_rankme",
+    )
+    names = {"probe_seconds", *(f"probe_{name}" for name in measures)}
     probed, plain = map(lines_of, runs)
     assert [names <= line.keys() for line in probed] == [True, False, True]
     assert not any(name.startswith("probe") for line in plain for name in line)
@@ -94,7 +116,18 @@ def test_values_are_those_of_fastimae_eval(runs, data):
     line = lines_of(runs[0])[-1]
     assert line["probe_knn_acc1"] == pytest.approx(numbers["acc1"], abs=1e-4)
     assert line["probe_rankme"] == pytest.approx(numbers["rankme"], abs=1e-3)
-    assert 0 < line["probe_knn_acc1"] < 100 and 1.5 < line["probe_rankme"] < 36
+    assert 0 < line["probe_knn_acc1"] < 100 and 1 < line["probe_rankme"] < 36
+
+
+def test_the_average_of_a_run_is_probed(runs, data):
+    content = load_checkpoint(runs[0] / "checkpoint-last.pth")
+    model = create_model("mae_vit_nano_patch16", img_size=32)
+    line = lines_of(runs[0])[-1]
+    for part, prefix in (("model_ema", "probe_ema_"), ("model", "probe_")):
+        model.load_state_dict(content[part])
+        values = OnlineProbe(*images_of(data), batch_size=8, precision="fp32")(model)
+        assert {name: line[prefix + name] for name in values} == pytest.approx(values, abs=1e-3)
+    assert line["probe_ema_rankme"] != line["probe_rankme"]
 
 
 def test_nothing_is_drawn_and_no_mode_or_gradient_is_left(data):
@@ -102,24 +135,23 @@ def test_nothing_is_drawn_and_no_mode_or_gradient_is_left(data):
     model.norm.eval()  # as a user may have it
     modes = [part.training for part in model.modules()]
     probe = OnlineProbe(*images_of(data), batch_size=8)
-    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    states = random_states()
     first = probe(model)
-    assert torch.equal(states[0], torch.get_rng_state())
-    assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+    assert random_states() == states
     assert [part.training for part in model.modules()] == modes
-    assert all(p.grad is None and p.requires_grad for p in model.parameters() if p is not None) or (
-        model.pos_embed.grad is None
-    )
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.cls_token.requires_grad
     assert probe(model) == first
 
 
 def test_an_average_of_weights_is_probed_under_its_own_name(data):
     probe = OnlineProbe(*images_of(data), batch_size=8)
     torch.manual_seed(0)
-    models = [("", tiny_model()), ("ema_", tiny_model())]
-    after = probe_after_epochs(probe, lambda: models, ProbeSettings(probe_freq=1, val=data), 5)
+    models = {"": tiny_model(), "ema_": tiny_model()}
+    within = {name: functools.partial(contextlib.nullcontext, m) for name, m in models.items()}
+    after = probe_after_epochs(probe, within, ProbeSettings(probe_freq=1, val=data), 5)
     values = after(3)
-    for prefix, model in models:
+    for prefix, model in models.items():
         for name, value in probe(model).items():
             assert values[f"probe_{prefix}{name}"] == pytest.approx(value, abs=1e-4)
     assert values["probe_rankme"] != values["probe_ema_rankme"]
@@ -130,7 +162,7 @@ def test_a_probe_that_fails_is_a_warning(caplog):
         raise torch.OutOfMemoryError("2 GiB are missing")
 
     settings = ProbeSettings(probe_freq=2, val="val")
-    after = probe_after_epochs(no_memory, lambda: [("", None)], settings, 4)
+    after = probe_after_epochs(no_memory, {"": contextlib.nullcontext}, settings, 4)
     assert after(1) == {} and not caplog.records
     assert after(2).keys() == {"probe_seconds"}
     assert "probe after epoch 3 failed, and training goes on: 2 GiB are missing" in caplog.text
@@ -178,7 +210,7 @@ def test_images_that_cannot_be_read_are_an_error_before_training(tmp_path):
     [
         ("--data_path DATA --probe_freq 1", "--probe_freq needs images to test on: give them as"),
         ("--data_path DATA --val DATA", "--val has no effect without --probe_freq"),
-        ("--synthetic --probe_freq 1 --val DATA", "learns from the images of --ffcv or --data_path"),
+        ("--synthetic --probe_freq 1 --val DATA", "learns from images of --ffcv or --data_path"),
         ("--data_path DATA --probe_freq 1 --val DATA/none", "none"),
         ("--data_path DATA --probe_freq 1 --val FLAT", "without labels, which --probe_freq needs"),
         ("--data_path FLAT --probe_freq 1 --val DATA", "without labels, which --probe_freq needs"),

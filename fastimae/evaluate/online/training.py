@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.settings import ConfigError, plain_settings
 from fastimae.trained import value_range_for
 
-Encoders = Callable[[], Iterable[tuple[str, MaskedAutoencoder]]]
-"""Returns encoders to probe, each with the prefix of its values' names: "" for the model itself."""
+Encoders = Mapping[str, Callable[[], AbstractContextManager[MaskedAutoencoder]]]
+"""Encoders to probe, each within a context, by the prefix of its values: "" for the model itself,
+"ema_" for an average, whose weights are the model's within its context."""
 
 
 def open_probe_images(data: DataSettings, val: Path) -> tuple[Images, Images]:
@@ -34,7 +36,9 @@ def open_probe_images(data: DataSettings, val: Path) -> tuple[Images, Images]:
     """
     source = data.ffcv or data.data_path
     if source is None:
-        raise ConfigError("--probe_freq learns from the images of --ffcv or --data_path: drop it")
+        raise ConfigError(
+            "--probe_freq learns from images of --ffcv or --data_path: give one, or drop it"
+        )
     check_is(val, BETON, FOLDER, flag="--val", flags={BETON: "--ffcv", FOLDER: "--data_path"})
     split = val / "val"
     val = split if split.is_dir() else val
@@ -66,9 +70,10 @@ def probe_after_epochs(
         if not settings.is_due(epoch, epochs):
             return {}
         started, values = time.perf_counter(), {}
-        for prefix, encoder in encoders():
-            for name, value in _measured(probe, encoder, epoch).items():
-                values[f"probe_{prefix}{name}"] = round(value, 4)
+        for prefix, within in encoders.items():
+            with within() as encoder:  # an error here is not one of the probe
+                measured = _measured(probe, encoder, epoch)
+            values |= {f"probe_{prefix}{name}": round(x, 4) for name, x in measured.items()}
         return {**values, "probe_seconds": round(time.perf_counter() - started, 2)}
 
     return after

@@ -37,6 +37,9 @@ _TITLES = {
     "test_loss": "Test loss",
     "test_acc1": "Top-1 accuracy",
     "test_acc5": "Top-5 accuracy",
+    "probe_linear_acc1": "Linear probe while training",
+    "probe_knn_acc1": "Nearest neighbours while training",
+    "probe_rankme": "RankMe while training",
 }
 """Of charts of a single number."""
 
