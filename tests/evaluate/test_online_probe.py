@@ -211,7 +211,8 @@ def test_images_that_cannot_be_read_are_an_error_before_training(tmp_path):
         ("--data_path DATA --probe_freq 1", "--probe_freq needs images to test on: give them as"),
         ("--data_path DATA --val DATA", "--val has no effect without --probe_freq"),
         ("--synthetic --probe_freq 1 --val DATA", "learns from images of --ffcv or --data_path"),
-        ("--data_path DATA --probe_freq 1 --val DATA/none", "none"),
+        ("--data_path DATA --probe_freq 1 --val DATA/none", "DATA/none: there is no such"),
+        ("--data_path DATA --probe_freq 1 --val TRAIN", "images to test on as --val FILE.beton"),
         ("--data_path DATA --probe_freq 1 --val FLAT", "without labels, which --probe_freq needs"),
         ("--data_path FLAT --probe_freq 1 --val DATA", "without labels, which --probe_freq needs"),
         ("--data_path DATA --probe_freq 1 --val DATA --parallel fsdp", "--parallel fsdp"),
@@ -219,7 +220,9 @@ def test_images_that_cannot_be_read_are_an_error_before_training(tmp_path):
 )  # fmt: skip
 def test_what_cannot_work_is_an_error_before_training(flags, words, data, tmp_path, capfd):
     flat = data / "val" / "class_0"
-    flags = flags.replace("DATA", str(data)).replace("FLAT", str(flat))
+    (tmp_path / "only" / "train").mkdir(parents=True)
+    for name, path in {"DATA": data, "FLAT": flat, "TRAIN": tmp_path / "only"}.items():
+        flags, words = flags.replace(name, str(path)), words.replace(name, str(path))
     assert cli.train([*RUN.split(), *flags.split(), "--output_dir", str(tmp_path / "run")]) == 2
     *_, last = capfd.readouterr().err.strip().splitlines()
     assert last.startswith("fastimae-train: error: ") and words in last

@@ -14,6 +14,7 @@ from fastimae.engine.probe_settings import ProbeSettings
 from fastimae.evaluate.images import Images, open_images
 from fastimae.evaluate.labels.class_names import check_labelled
 from fastimae.evaluate.online.probe import OnlineProbe
+from fastimae.evaluate.options.base import held_out
 from fastimae.evaluate.options.field_flags import fields_for
 from fastimae.loaders.images.limits import set_value_range
 from fastimae.loaders.settings import DataSettings
@@ -40,8 +41,7 @@ def open_probe_images(data: DataSettings, val: Path) -> tuple[Images, Images]:
             "--probe_freq learns from images of --ffcv or --data_path: give one, or drop it"
         )
     check_is(val, BETON, FOLDER, flag="--val", flags={BETON: "--ffcv", FOLDER: "--data_path"})
-    split = val / "val"
-    val = split if split.is_dir() else val
+    val = held_out(val)
     set_value_range(value_range_for(None, plain_settings(data), val))
     return _open(data, source, val), _open(data, val, source)
 
