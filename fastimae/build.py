@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +151,7 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         draw=draw_fixed_images(objective, batches, picture, display_of(config)),
         run_file=RunFile(run.output_dir, run_settings(settings), **started_from),
     )
+    trainer.probe = build_probe(config, trainer)
     parameters = sum(p.numel() for p in objective.student.parameters())
     log.info(
         "%s, %.1f M parameters, on %s in %s; effective batch %d, lr %.3g, %d steps an epoch",
@@ -156,6 +160,33 @@ def build_trainer(config: TrainConfig, world: World, loader: Loader) -> Trainer:
         trainer.updates_per_epoch,
     )  # fmt: skip
     return trainer
+
+
+def build_probe(config: TrainConfig, trainer: Trainer) -> Callable[[int], dict[str, float]] | None:
+    """Return what probes the student and its average after epochs; None without --probe_freq, and
+    in all processes but the first, for which they wait.
+
+    Raises ConfigError or DataError, in all processes, for images that cannot be used.
+    """
+    if not config.run.probe_freq:
+        return None
+    from fastimae.evaluate.online.probe import MAX_BATCH, OnlineProbe
+    from fastimae.evaluate.online.training import open_probe_images, probe_after_epochs
+
+    probe = OnlineProbe(
+        *open_probe_images(config.data, config.run.val),
+        channels=config.data.in_chans,
+        batch_size=min(config.optim.batch_size, MAX_BATCH),
+        workers=config.data.worker_count(),
+        seed=config.run.seed,
+        precision=config.optim.precision,
+    )
+    probe.check(config.data.image_size)
+    encoders = {"": functools.partial(contextlib.nullcontext, trainer.objective.student)}
+    if trainer.step.average:
+        encoders["ema_"] = trainer.step.average.in_place
+    after = probe_after_epochs(probe, encoders, config.run, config.optim.epochs)
+    return after if trainer.world.is_main else None
 
 
 def display_of(config: TrainConfig) -> Display:

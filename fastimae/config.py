@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args, get_type_hints
 
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
+from fastimae.engine.probe_settings import ProbeSettings
 from fastimae.engine.resolution import ResolutionSettings
 from fastimae.engine.settings import OptimSettings, SpeedSettings
 from fastimae.loaders.settings import DataSettings, LoaderSettings
@@ -68,7 +69,9 @@ class OutputSettings(Settings):
 
 
 @dataclasses.dataclass(kw_only=True)
-class RunConfig(Seeded, LaunchSettings, LoopSettings, PictureSettings, OutputSettings):
+class RunConfig(
+    Seeded, LaunchSettings, LoopSettings, ProbeSettings, PictureSettings, OutputSettings
+):
     """Where it runs, and what it saves."""
 
     vis_freq: Free[Count] = Plan.vis_freq
@@ -112,6 +115,10 @@ class TrainConfig:
         self.optim.check_sizes(self.data.image_size, patch_size, self.optim.epochs)
         if self.objective.needs_partners():
             self.loader().check_partners()
+        self.run.require(
+            not self.run.probe_freq or self.optim.parallel != "fsdp",
+            "--probe_freq needs the whole encoder in one process: drop it, or --parallel fsdp",
+        )
         for name, group in self.groups.items():
             check_idle(group, places, self._idle_in(name))
 

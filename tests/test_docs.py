@@ -1,5 +1,6 @@
 """The code in README and docs/ runs and does what the text says; so do commands that launch."""
 
+import ast
 import re
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from toy_images import save_colours
 
 import fastimae
 from fastimae.arguments import parse_training
@@ -133,7 +135,7 @@ def test_readmes_code_computes_features(small_imagenet):
 
 def test_losses_from_python(small_imagenet):
     names = {"imgs": torch.randn(2, 3, 224, 224)}
-    (block,) = blocks("training.md")
+    *_, block = blocks("training.md")
     exec(small_batches(block).replace("vit_base", "vit_nano"), names)
     target = names["model"].patchify(names["imgs"])
     mean, deviation = target.mean(-1, keepdim=True), target.std(-1, keepdim=True)
@@ -144,6 +146,18 @@ def test_losses_from_python(small_imagenet):
     assert parts["loss"].item() == pytest.approx(
         sum(part.item() for name, part in parts.items() if name != "loss")
     )
+
+
+def test_a_probe_in_a_loop_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        save_colours(tmp_path / split, 4)
+        convert(ConvertOptions(src=split, out=Path(f"{split}.beton")))
+    names = {"model": fastimae.create_model("mae_vit_nano_patch8", img_size=32)}
+    block, _ = blocks("training.md")
+    exec(block, names)
+    shown = ast.literal_eval(capsys.readouterr().out.strip().splitlines()[-1])
+    assert shown.keys() == {"linear_acc1", "knn_acc1", "rankme"} and shown["linear_acc1"] == 100
 
 
 def commands(name):

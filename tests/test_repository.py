@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "other_names": set(),
     "flags": {"paths"},
     "build": {
-        *("config", "models", "objectives", "kernels", "loaders", "engine", "interop"),
+        *("config", "evaluate", "models", "objectives", "kernels", "loaders", "engine", "interop"),
         *("pictures", "trained"),
     },
     "recipes": set(),

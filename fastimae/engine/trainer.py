@@ -51,6 +51,7 @@ class Trainer:
     args: plain settings to save in checkpoints.
     draw: called when a picture is due, in all processes if the objective is sharded; returns the
         file that it has drawn to, if any.
+    probe: called with each epoch that is over; returns values for its line, {} if no probe is due.
     run_file: writes the folder's run.yaml; by default with `args` as its settings.
     cores: CPU cores for computing and loading.
     full_speed: images per second at which all devices would run at their peak, for `mfu`.
@@ -66,6 +67,7 @@ class Trainer:
         *,
         args: dict[str, Any] | None = None,
         draw: Callable[[], Path | None] | None = None,
+        probe: Callable[[int], dict[str, float]] | None = None,
         cores: Cores = SHARED,
         full_speed: float | None = None,
         run_file: RunFile | None = None,
@@ -75,7 +77,7 @@ class Trainer:
         self.step, self.objective, self.optimizer = step, step.objective, step.optimizer
         self.loader, self.plan, self.world = loader, plan, world
         self.output_dir, self.log_dir = output_dir, plan.log_dir or output_dir
-        self.args, self.draw, self.cores = args or {}, draw, cores
+        self.args, self.draw, self.probe, self.cores = args or {}, draw, probe, cores
         self.run_file = run_file or RunFile(output_dir, self.args)
         self.profile = Profile(output_dir, world.rank) if plan.profile else None
         self.meter = LossMeter(world, output_dir)
@@ -218,6 +220,7 @@ class Trainer:
             **{name: round(value, 4) for name, value in self._pace(self.epoch_clock).items()},
             **({"input_size": self.image_size[0]} if self.image_size else {}),
             **self.loader.report(),
+            **(self.probe(self.epoch) if self.probe else {}),
         }
         self.reporter.epoch(line, self.epoch_clock.seconds)
         last = self.epoch + 1 == self.plan.epochs

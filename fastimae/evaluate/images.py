@@ -156,8 +156,8 @@ class Images(Dataset[tuple[Image.Image, int]]):
         """Raise DataError unless a model of so many channels can be shown these images."""
         if channels != self.form.channels and not (self.form == RGB8 and channels in MODES):
             raise DataError(
-                f"{self.source} has images of {self.form} pixels, and the model of --checkpoint "
-                f"takes {channels} channels"
+                f"{self.source} has images of {self.form} pixels, and the model takes "
+                f"{channels} channels"
             )
 
 

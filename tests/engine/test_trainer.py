@@ -1,5 +1,6 @@
 """The training loop: accumulation, clipping, stopping, resuming, and its files."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -165,6 +166,35 @@ def test_pictures_are_drawn_when_due_and_at_the_end(tmp_path):
         run.draw = lambda run=run, drawn=drawn: drawn.append(run.epoch)
         run.run()
         assert drawn == epochs
+
+
+def test_a_probe_is_neither_lost_nor_doubled_by_a_resume(tmp_path):
+    """Asked to stop in a probe, a run saves later; killed in one, it trains that epoch again."""
+    probed, last = [], tmp_path / "checkpoint-last.pth"
+
+    def probe(epoch):
+        probed.append(epoch)
+        if probed == [0, 1]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if probed == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return {"probe_x": 10.0 * epoch}
+
+    for outcome in (False, None, True):
+        run = trainer(tmp_path, epochs=4, n=8)
+        run.probe = probe
+        if last.exists():
+            run.load_state_dict(load_checkpoint(last), last)
+        with pytest.raises(KeyboardInterrupt) if outcome is None else contextlib.nullcontext():
+            assert run.run() is outcome
+    assert probed == [0, 1, 2, 2, 3]
+    lines = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert [(line["epoch"], line["probe_x"]) for line in lines] == [
+        (0, 0),
+        (1, 10),
+        (2, 20),
+        (3, 30),
+    ]
 
 
 def test_a_run_may_start_at_a_later_epoch(tmp_path):

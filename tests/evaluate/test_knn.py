@@ -9,7 +9,7 @@ from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
 from fastimae.evaluate.labels.accuracy import accuracy
-from fastimae.evaluate.tasks.knn import knn_accuracy
+from fastimae.evaluate.labels.neighbours import knn_accuracy
 
 metrics = pytest.importorskip("sklearn.metrics")
 neighbors = pytest.importorskip("sklearn.neighbors")
@@ -36,7 +36,7 @@ def test_accuracy_is_scikit_learns():
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_votes_are_scikit_learns(temperature, monkeypatch):
-    monkeypatch.setattr("fastimae.evaluate.tasks.knn.ROWS_AT_ONCE", 64)
+    monkeypatch.setattr("fastimae.evaluate.labels.neighbours.ROWS_AT_ONCE", 64)
     (train, labels), (val, true) = clusters(300), clusters(150, seed=1)
     ks = (1, 7, 40, 300)
     ours = knn_accuracy(

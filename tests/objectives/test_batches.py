@@ -10,9 +10,9 @@ from fastimae.evaluate.features import features, latents
 from fastimae.evaluate.figures.attention_maps import attention_maps
 from fastimae.evaluate.labels.accuracy import hits
 from fastimae.evaluate.labels.classification import ClassBatch
+from fastimae.evaluate.labels.neighbours import knn_accuracy
 from fastimae.evaluate.mixing.mixtures import Pairs, clean_latents, mixture_latents
 from fastimae.evaluate.mixing.regression import Moments
-from fastimae.evaluate.tasks.knn import knn_accuracy
 from fastimae.kernels import Mask, random_masking
 from fastimae.objectives import IMAE, MAE
 from fastimae.objectives.pictures import mask_out, mix_images, paste, predicted_images

@@ -81,11 +81,13 @@ def _imagenets(images: Images, classes: int) -> list[str]:
     return names
 
 
-def check_labelled(images: Images) -> None:
-    """Raise DataError unless all images have labels."""
+def check_labelled(images: Images, needed_by: str = "this task") -> None:
+    """Raise DataError unless all images have labels. needed_by: for the error."""
     if (images.labels < 0).any():
         advice = f"; {images.advice}" if images.advice else ""
-        raise DataError(f"{images.source} has images without labels, which this task needs{advice}")
+        raise DataError(
+            f"{images.source} has images without labels, which {needed_by} needs{advice}"
+        )
 
 
 def check_two_classes(images: Images) -> None:

@@ -31,6 +31,20 @@ Pool = Literal["cls", "avg"]
 """The feature of an image: the class token's latent, or the mean of its patches'."""
 
 
+def held_out(val: Path | None) -> Path:
+    """Return --val, or the val/ in it; never a train/.
+
+    Raises ConfigError if there is neither, and DataError if --val does not exist.
+    """
+    if val and (val / "val").is_dir():
+        return val / "val"
+    if val is None or (val / "train").is_dir():
+        raise ConfigError("give the images to test on as --val FILE.beton or --val FOLDER")
+    if not val.exists():
+        raise DataError(f"--val {val}: there is no such file or folder")
+    return val
+
+
 @dataclasses.dataclass(kw_only=True)
 class EvalOptions(ModelOptions):
     """Options of every task: the model, the images, the output folder."""
@@ -160,15 +174,8 @@ class EvalOptions(ModelOptions):
         Raises ConfigError if neither is given, and DataError if --val does not exist.
         """
         self._check_kinds()
-        given = self.val or self.data_path
-        split = given / "val" if given else None
-        if split and split.is_dir():
-            return split
-        if self.val is None or (self.val / "train").is_dir():
-            raise ConfigError("give the images to test on as --val FILE.beton or --val FOLDER")
-        if not self.val.exists():
-            raise DataError(f"--val {self.val}: there is no such file or folder")
-        return self.val
+        split = self.data_path / "val" if self.val is None and self.data_path else None
+        return split if split and split.is_dir() else held_out(self.val)
 
     def val_or_train_images(self) -> Images:
         """Open the images of --val if given, else those of --ffcv or --data_path.

@@ -21,6 +21,7 @@ class Axis(NamedTuple):
 ACCURACY = Axis("Accuracy", "accuracy (%)")
 LOSS = Axis("Loss", "loss")
 PARTS = Axis("Loss, its parts", "loss")
+RANK = Axis("RankMe", "effective rank of features")
 _FIRST = (ACCURACY, LOSS, PARTS)
 _UNPLOTTED = ("epoch", "bad_samples")
 _AXES = {
@@ -29,12 +30,16 @@ _AXES = {
     "mfu": Axis("MFU, the share of the device's peak", "share of the peak"),
     "data_wait": Axis("Waiting for data", "share of the time"),
     "memory_gb": Axis("Memory", "GB"),
+    "probe_seconds": Axis("Time of a probe", "seconds"),
 }
 _TITLES = {
     "train_loss": "Training loss",
     "test_loss": "Test loss",
     "test_acc1": "Top-1 accuracy",
     "test_acc5": "Top-5 accuracy",
+    "probe_linear_acc1": "Linear probe while training",
+    "probe_knn_acc1": "Nearest neighbours while training",
+    "probe_rankme": "RankMe while training",
 }
 """Of charts of a single number."""
 
@@ -73,6 +78,8 @@ def axis_of(name: str) -> Axis:
     """Return the axis of the chart that shows a number of the log."""
     if "acc" in name:
         return ACCURACY
+    if name.endswith("rankme"):
+        return RANK
     if name != "train_lr" and name.startswith(("train_", "val_", "test_")):
         return LOSS if "loss" in name else PARTS
     return _AXES.get(name, Axis(_in_words(name).capitalize(), "value"))
@@ -105,4 +112,4 @@ def _plotted(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _in_words(name: str) -> str:
-    return name.removeprefix("train_").replace("_", " ")
+    return name.removeprefix("train_").removeprefix("probe_").replace("_", " ")

@@ -1,0 +1,1 @@
+"""Probes of an encoder while it is trained: what `fastimae-train --probe_freq` measures."""
