@@ -28,6 +28,7 @@ from benchmarks.kernels.tables import kernel_table
 from benchmarks.loaders.chart import chart_line, charts
 from benchmarks.loaders.tables import loader_table
 from benchmarks.mlp import table as mlp_table
+from benchmarks.small_data import tables as small_data
 from benchmarks.step_model import tables as step_model
 from benchmarks.train.tables import curve_line, fed_table, ladders, train_table, train_tables
 from fastimae.flags import OnceParser
@@ -174,11 +175,15 @@ TABLES: dict[str, Callable[[Mapping], str]] = {
     "learned": cifar10.markdown,
     "costs": costs.markdown,
     "accelerate table": accelerate.markdown,
+    "small data": small_data.markdown,
     "conditions": conditions_line,
 }
 """Tables by their name in markers."""
 _BY_CASE = ("results", "ladder")
-_MEASURED = ("results", "ladder", "rows", "curve", "separability", "costs", "accelerated")
+_MEASURED = (
+    *("results", "ladder", "rows", "curve", "separability"),
+    *("costs", "accelerated", "small_data"),
+)
 _BY_KEY: dict[str, Callable[[Mapping], str]] = {
     "ladder": train_tables,
     "originals": loader_table,
@@ -186,6 +191,7 @@ _BY_KEY: dict[str, Callable[[Mapping], str]] = {
     "separability": cifar10.all_tables,
     "costs": costs.markdown,
     "accelerated": accelerate.markdown,
+    "small_data": small_data.markdown,
     "curve": curve_line,
     "parts": parts_table,
     "square": products_table,
