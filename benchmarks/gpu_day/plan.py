@@ -3,7 +3,7 @@
 1: is it right, how fast is it, where does the time go. 2: larger batches, one optimisation after
 another, real images. 3: DALI beside our own loaders. 4: small data, whose images stay on the GPU.
 The stages of a run add up to less than SECONDS. Left for a longer day: `benchmarks.gemm`, since
-run 1 times the MLP's products and profiles all others, and torchvision's loader, which needs no GPU.
+run 1 times the MLP's products and profiles all others; torchvision's loader, which needs no GPU.
 """
 
 from __future__ import annotations
