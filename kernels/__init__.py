@@ -9,6 +9,8 @@ from fastimae.kernels.add_norm import add_norm
 from fastimae.kernels.assemble_tokens import assemble_tokens
 from fastimae.kernels.attention import attention
 from fastimae.kernels.color_jitter import color_jitter, jitter_factors
+from fastimae.kernels.crop_resize import crop_resize
+from fastimae.kernels.draw_windows import draw_windows
 from fastimae.kernels.jitter_patchify import jitter_patchify
 from fastimae.kernels.latent_l2 import latent_l2
 from fastimae.kernels.masked_l2 import masked_l2
@@ -16,9 +18,13 @@ from fastimae.kernels.mix_patchify import mix_patchify
 from fastimae.kernels.mixing_ratio import mixing_ratio
 from fastimae.kernels.mlp import mlp
 from fastimae.kernels.pair_l2 import pair_l2
+from fastimae.kernels.pixel_store import PixelStore
 from fastimae.kernels.random_masking import Mask, random_masking
+from fastimae.kernels.resize_taps import ResizeTaps, resize_taps
 
 __all__ = [
+    "draw_windows",
+    "crop_resize",
     "random_masking",
     "mixing_ratio",
     "mix_patchify",
@@ -33,5 +39,8 @@ __all__ = [
     "attention",
     "mlp",
     "Mask",
+    "PixelStore",
+    "ResizeTaps",
+    "resize_taps",
     "set_default_impl",
 ]

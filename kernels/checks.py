@@ -144,6 +144,25 @@ def check_key(key: Tensor) -> None:
     check_dtype("key", key, torch.int64)
 
 
+def check_windows(
+    key: Tensor,
+    height: Tensor,
+    width: Tensor,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> None:
+    """Raise ValueError unless `draw_windows` can draw from these."""
+    check_key(key)
+    for name, lengths in (("height", height), ("width", width)):
+        check_shape(name, lengths, len(key))
+        check_dtype(name, lengths, torch.int32)
+    check_device(key=key, height=height, width=width)
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"draw_windows: scale {scale} must satisfy 0 < low <= high <= 1")
+    if not 0 < ratio[0] <= ratio[1] < float("inf"):
+        raise ValueError(f"draw_windows: ratio {ratio} must satisfy 0 < low <= high, both finite")
+
+
 def check_mask(mask: Sequence[Tensor], batch: int, patches: int) -> None:
     """Raise ValueError unless a `Mask` is for `batch` images of `patches` patches."""
     ids_keep, ids_restore, drawn, ids_masked = mask

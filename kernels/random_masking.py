@@ -192,8 +192,13 @@ def philox(key: Tensor, counter: Tensor, stream: int = 0) -> tuple[Tensor, ...]:
     key: int64, all 64 bits used. counter: int64 in [0, 2^32), broadcast with key. Returns four
     int64 tensors with words in [0, 2^32), bit-equal to Triton's `randint4x` for stream 0.
     """
-    words = [counter, torch.zeros_like(counter), torch.zeros_like(counter)]
-    words.append(torch.full_like(counter, stream))
+    zero = torch.zeros_like(counter)
+    return philox_at(key, counter, zero, zero, torch.full_like(counter, stream))
+
+
+def philox_at(key: Tensor, *counter: Tensor) -> tuple[Tensor, ...]:
+    """Compute Philox4x32-10 at a counter of four words, int64 in [0, 2^32) each; see `philox`."""
+    words = list(counter)
     keys = [key & _WORD, (key >> 32) & _WORD]
     for _ in range(10):
         product_0, product_1 = words[0] * _MULTIPLIERS[0], words[2] * _MULTIPLIERS[1]

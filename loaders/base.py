@@ -28,6 +28,7 @@ from fastimae.log import log
 
 if TYPE_CHECKING:
     from fastimae.loaders.order.sampler import BatchPlan, Sampler
+    from fastimae.loaders.resident import ResidentEpoch
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -90,6 +91,11 @@ class Loader(abc.ABC):
     def sample_name(self, index: int) -> str:
         """Return the name of sample `index` in messages."""
         return f"sample {index}"
+
+    @property
+    def resident(self) -> ResidentEpoch | None:
+        """What makes the batches without the host, if the samples are on the device; else None."""
+        return None
 
     @property
     def epoch(self) -> int:
@@ -198,7 +204,7 @@ class Loader(abc.ABC):
         plans = _StepPlans(self.sampler, self._epoch, numbers)
         with contextlib.closing(self._decode_steps(plans)) as decoded_steps:
             for number, plan, decoded in zip(numbers, plans, decoded_steps, strict=True):
-                self._count_bad(decoded)
+                self._count_bad(decoded.index, decoded.bad)
                 self._step = number + 1
                 yield self._batch(plan, decoded)
 
@@ -219,10 +225,10 @@ class Loader(abc.ABC):
                 setattr(batch, field.name, tensor if tensor.is_cuda else tensor.pin_memory())
         return batch
 
-    def _count_bad(self, decoded: DecodedStep) -> None:
+    def _count_bad(self, used: NDArray[np.int64], bad: dict[int, str]) -> None:
         """Log and count new bad samples. Raises `DataError` if there are too many, or a whole
-        batch is bad."""
-        for index, reason in decoded.bad.items():
+        batch is bad. used: int64 [B], the samples of a batch; bad: those replaced."""
+        for index, reason in bad.items():
             if index not in self.bad:
                 self.bad[index] = reason
                 log.warning(
@@ -231,9 +237,8 @@ class Loader(abc.ABC):
         if len(self.bad) > self.max_bad_samples:
             limit = f"--max_bad_samples is {self.max_bad_samples}"
             raise DataError(f"{len(self.bad)} bad samples, {limit}: {self._listed(self.bad)}")
-        if set(decoded.index.tolist()) <= decoded.bad.keys():
-            count, listed = len(decoded.bad), self._listed(decoded.bad)
-            raise DataError(f"all {count} samples of a batch are bad: {listed}")
+        if set(used.tolist()) <= bad.keys():
+            raise DataError(f"all {len(bad)} samples of a batch are bad: {self._listed(bad)}")
 
     def _listed(self, bad: dict[int, str]) -> str:
         return "; ".join(f"{self.sample_name(index)} ({reason})" for index, reason in bad.items())

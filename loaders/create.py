@@ -16,6 +16,7 @@ from fastimae.loaders.base import Loader
 from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.create_checks import (
+    check_cache,
     check_pseudo_labels,
     check_source,
     check_user_code,
@@ -74,8 +75,8 @@ def create_loader(
         of other channels than 1 or 3, or of 16 bits, is an array [H, W, C]. Its random numbers are
         seeded by the sample.
     rank, world_size: this process's rank among those that share each epoch, and their number.
-    device: where DALI decodes; if it is CUDA, the batches' images are there. All other back ends
-        make CPU tensors.
+    device: where DALI decodes and `cache="device"` keeps the images; if it is CUDA, the batches'
+        images are there. Otherwise batches are CPU tensors.
     tell: log on rank 0 what the data is and how it will be cropped.
 
     With `pseudo_labels`, a file of fastimae-eval cluster, batches have its labels instead of the
@@ -93,6 +94,7 @@ def create_loader(
     check_idle(settings)
     check_source(settings)
     check_user_code(settings, labels, transform)
+    check_cache(settings, transform)
     check_pseudo_labels(settings)
     crops = Crops(
         size=settings.image_size, channels=settings.in_chans, ratio=settings.crop_ratio,
@@ -130,8 +132,24 @@ def create_loader(
             names = () if settings.pseudo_labels else data.class_names
             log_choice(sampler.labels, sampler.chosen, settings, names)
         loader = make_loader(data, sampler, crops, num_workers=settings.worker_count(), **common)
+        on_error.callback(loader.close)
+        loader = _on_device(loader, crops, settings, device, tell=tell and rank == 0)
         on_error.pop_all()
     return loader
+
+
+def _on_device(
+    loader: Loader, crops: Crops, settings: LoaderSettings, device: torch.device | str, tell: bool
+) -> Loader:
+    """Return what keeps the loader's images on the device, if they are to be there."""
+    import torch
+
+    device = torch.device(device)
+    if settings.cache != "device" and (settings.cache != "auto" or device.type != "cuda"):
+        return loader
+    from fastimae.loaders.backends.device import on_device
+
+    return on_device(loader, crops, settings, device, tell=tell)
 
 
 class _UserCode(NamedTuple):

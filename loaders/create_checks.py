@@ -63,6 +63,24 @@ def check_user_code(settings: SourceSettings, labels: Any, transform: Any) -> No
         )
 
 
+def check_cache(settings: SourceSettings, transform: Any) -> None:
+    """Raise DataError for --cache device unless our own decoders make all pixels."""
+    others = {
+        "a transform": transform is not None,
+        "--synthetic": settings.synthetic,
+        "--dataset": settings.dataset is not None,
+        "--dali": settings.dali is not None,
+        "--dali_share": settings.dali_share,
+        "--decoder ffcv": settings.decoder == "ffcv",
+    }
+    for maker in (name for name, given in others.items() if given):
+        if settings.cache == "device":
+            raise DataError(
+                f"--cache device keeps images that FastIMAE decodes itself, and {maker} makes the "
+                "pixels here: leave out one of them"
+            )
+
+
 def fitted(crops: Crops, form: PixelForm, source: Any) -> Crops:
     """Return the crops of images of this form. Raises DataError if --in_chans is another number."""
     if form == RGB8 and crops.of_ordinary:  # gray is made from RGB
@@ -76,8 +94,8 @@ def fitted(crops: Crops, form: PixelForm, source: Any) -> Crops:
 
 
 def _check_no_beton(settings: SourceSettings) -> None:
-    if settings.cache != "none":
-        raise DataError(f"--cache {settings.cache} keeps a .beton file in memory: give --ffcv FILE")
+    if settings.cache == "ram":
+        raise DataError("--cache ram keeps a .beton file in memory: give --ffcv FILE")
     for name in ("label_field", "image_field"):
         if (field := getattr(settings, name)) is not None:
             raise DataError(f"--{name} {field} is for a .beton file: give --ffcv FILE.beton")

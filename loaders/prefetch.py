@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from fastimae.loaders.base import Batch, Loader
 from fastimae.loaders.iteration import CurrentIteration
 from fastimae.loaders.order.sampler import Sampler
+
+if TYPE_CHECKING:
+    from fastimae.loaders.resident import ResidentEpoch
 
 Event = Any
 Stream = Any
@@ -74,6 +77,10 @@ class DevicePrefetch:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.loader.shape
+
+    @property
+    def resident(self) -> ResidentEpoch | None:
+        return self.loader.resident
 
     def set_image_size(self, size: tuple[int, int]) -> None:
         self._iteration.stop()

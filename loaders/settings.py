@@ -28,6 +28,8 @@ from fastimae.settings import (
     height_and_width,
 )
 
+DEVICE_SHARE = 1 / 4
+"""Largest share of a GPU's memory that --cache auto fills with images."""
 SomeShare = Annotated[
     float, Range(lambda value: 0 <= value < 1, "must be 0 or more, and below 1, not {}")
 ]
@@ -46,8 +48,9 @@ class SourceSettings(Settings):
     ffcv_ops: Expert[FileNames | None] = None
     """file.py:function or module:function that returns operations of the ffcv library, for
     --decoder ffcv."""
-    cache: Literal["none", "ram"] = "none"
-    """ram: read the whole .beton first and keep it in memory, once for all ranks of a machine."""
+    cache: Free[Literal["auto", "none", "ram", "device"]] = "auto"
+    """device: decode once and keep all on the GPU, auto: if it takes a quarter of its memory or
+    less (--ffcv, --data_path); ram: keep the .beton in memory, once for all ranks of a machine."""
     label_field: Expert[str | None] = None
     """Label field of the .beton; "none": ignore labels. None: found by its name or type."""
     image_field: Expert[str | None] = None
@@ -87,7 +90,8 @@ class SourceSettings(Settings):
         yield Idle(not self.synthetic, ("synthetic_samples",), "without --synthetic")
         yield Idle(not self.ffcv, ("decoder", "dali_share"), "without --ffcv")
         yield Idle(self.decoder != "ffcv", ("ffcv_ops",), "without --decoder ffcv")
-        yield Idle(not self.ffcv and not self.dali, ("cache",), "without --ffcv or --dali")
+        in_ram = self.cache == "ram" and not self.ffcv and not self.dali
+        yield Idle(in_ram, ("cache",), "without --ffcv or --dali")
         no_dali = not self.dali and not self.dali_share
         yield Idle(no_dali, ("hw_decoder_load",), "without --dali or --dali_share")
 

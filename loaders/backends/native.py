@@ -8,6 +8,7 @@ Dimensions: B images in a batch, n of them in a call, H height, W width, C chann
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections import deque
@@ -23,7 +24,13 @@ from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.loader import BetonLoader
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.images.crops import Crops
-from fastimae.loaders.images.decode import Failures, Pixels, decode_replacements, decode_rows
+from fastimae.loaders.images.decode import (
+    DecodeRows,
+    Failures,
+    Pixels,
+    decode_replacements,
+    decode_rows,
+)
 from fastimae.loaders.native_library import UNSUPPORTED
 from fastimae.loaders.order.sampler import BatchPlan, Sampler
 from fastimae.loaders.workers.buffers import BufferPool
@@ -62,6 +69,10 @@ class NativeLoader(BetonLoader):
         self._engine.close()  # it reads from the file that the next line closes
         super().close()
 
+    def rows_decoder(self, crops: Crops) -> DecodeRows:
+        """See `Source` of device/store.py; the calling thread decodes."""
+        return functools.partial(self._decode_as, crops)
+
     def stage_times(self) -> dict[str, float]:
         """Return the seconds of each stage since the start, or the last change of the image size,
         summed over threads, and "images", the number decoded.
@@ -93,7 +104,7 @@ class NativeLoader(BetonLoader):
     def _finish(self, in_flight: deque[_SubmittedStep]) -> DecodedStep:
         submitted = in_flight[0]
         index, key, out = submitted.step.index, submitted.step.key, submitted.images.numpy()
-        failures = self._wait(submitted.job, index, key, out)
+        failures = self._wait(submitted.job, self.crops, index, key, out)
         del in_flight[0]
         decoded, replaced, pixels = decode_replacements(
             self._decode, self.crops, index, key, failures
@@ -103,11 +114,20 @@ class NativeLoader(BetonLoader):
         return DecodedStep(images=submitted.images, index=decoded, bad=bad)
 
     def _submit(self, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels) -> Job:
-        heights, widths = self.reader.heights[index], self.reader.widths[index]
-        return self._engine.submit(index, *self.crops.draw(key, heights, widths), out)
+        return self._engine.submit(index, *self._draw(self.crops, index, key), out)
+
+    def _draw(
+        self, crops: Crops, index: NDArray[np.int64], key: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return crops.draw(key, self.reader.heights[index], self.reader.widths[index])
 
     def _wait(
-        self, job: Job, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels
+        self,
+        job: Job,
+        crops: Crops,
+        index: NDArray[np.int64],
+        key: NDArray[np.int64],
+        out: Pixels,
     ) -> Failures:
         """Wait for a job, and let Pillow decode what the engine does not support."""
         problems = job.wait()
@@ -115,10 +135,8 @@ class NativeLoader(BetonLoader):
         failures = {row: problem for row, (_, problem) in problems.items()}
         unsupported = [row for row, (status, _) in problems.items() if status == UNSUPPORTED]
         if unsupported:
-            pixels = self.crops.empty(len(unsupported))
-            failed = decode_rows(
-                self._open, self.crops, index[unsupported], key[unsupported], pixels
-            )
+            pixels = crops.empty(len(unsupported))
+            failed = decode_rows(self._open, crops, index[unsupported], key[unsupported], pixels)
             for i, row in enumerate(unsupported):
                 out[row] = pixels[i]
                 del failures[row]
@@ -128,7 +146,15 @@ class NativeLoader(BetonLoader):
 
     def _decode(self, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels) -> Failures:
         """Decode rows into `out`, [n, H, W, C], and wait for them."""
-        return self._wait(self._submit(index, key, out), index, key, out)
+        return self._wait(self._submit(index, key, out), self.crops, index, key, out)
+
+    def _decode_as(
+        self, crops: Crops, index: NDArray[np.int64], key: NDArray[np.int64], out: Pixels
+    ) -> Failures:
+        """Decode rows with other crops, in this thread."""
+        with contextlib.closing(Engine(self.reader, crops, threads=0)) as engine:
+            job = engine.submit(index, *self._draw(crops, index, key), out)
+            return self._wait(job, crops, index, key, out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

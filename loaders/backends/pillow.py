@@ -18,7 +18,7 @@ from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.loader import BetonLoader
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.images.crops import Crops
-from fastimae.loaders.images.decode import Failures, decode_rows, replace_failures
+from fastimae.loaders.images.decode import DecodeRows, Failures, decode_rows, replace_failures
 from fastimae.loaders.order.sampler import BatchPlan, Sampler
 from fastimae.loaders.workers.buffers import torch_dtype
 from fastimae.loaders.workers.read_ahead import start_ahead, thread_pool
@@ -39,6 +39,10 @@ class PillowLoader(BetonLoader):
     ) -> None:
         super().__init__(reader, sampler, crops, **settings)
         self._open = functools.partial(open_sample, reader)
+
+    def rows_decoder(self, crops: Crops) -> DecodeRows:
+        """See `Source` of device/store.py."""
+        return functools.partial(decode_rows, self._open, crops)
 
     def _decode_steps(self, steps: Iterable[BatchPlan]) -> Iterator[DecodedStep]:
         ahead = BATCHES_AHEAD if self.num_workers else 0

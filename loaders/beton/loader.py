@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.images.crops import Crops
@@ -37,6 +40,10 @@ class BetonLoader(Loader):
 
     def sample_name(self, index: int) -> str:
         return f"sample {index} of {self.reader.path}"
+
+    def sizes(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return heights and widths of samples: see `Source` of device/store.py."""
+        return self.reader.heights[samples], self.reader.widths[samples]
 
     def _change_size(self, size: tuple[int, int]) -> None:
         super()._change_size(size)

@@ -38,7 +38,7 @@ class BetonReader:
 
     Args:
         path: the file.
-        cache: "ram" reads the file into memory, where it stays until `close`.
+        cache: "ram" reads the file into memory, where it stays until `close`; others do nothing.
         quiet: show no progress.
         label_field, image_field: names of the fields to read, see fields.py.
 
@@ -75,7 +75,7 @@ class BetonReader:
     def __init__(
         self,
         path: str | Path,
-        cache: Literal["none", "ram"] = SourceSettings.cache,
+        cache: Literal["auto", "none", "ram", "device"] = SourceSettings.cache,
         *,
         quiet: bool = False,
         label_field: str | None = None,

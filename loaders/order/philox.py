@@ -70,8 +70,8 @@ _KEY_STEPS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _CHUNK = 1 << 14
-_COPY_SHIFT = 8  # copies are counted above the streams, in the same counter word
-COPIES = 1 << 32 - _COPY_SHIFT
+COPY_SHIFT = 8  # copies are counted above the streams, in the same counter word
+COPIES = 1 << 32 - COPY_SHIFT
 """Number of copies that a sample can have in an epoch."""
 
 
@@ -103,7 +103,7 @@ def derive_keys(
     Returns int64 of the same shape: words 0 (low half) and 1 (high half) of a Philox block.
     """
     numbers = np.asarray(numbers, dtype=np.uint64)
-    streams = stream + (np.broadcast_to(copies, numbers.shape).reshape(-1) << _COPY_SHIFT)
+    streams = stream + (np.broadcast_to(copies, numbers.shape).reshape(-1) << COPY_SHIFT)
     keys = np.empty(numbers.shape, dtype=np.uint64)
     flat_numbers, flat_keys = numbers.reshape(-1), keys.reshape(-1)
     # In chunks that stay in the processor's cache: nine times faster for a million numbers.

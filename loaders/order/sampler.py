@@ -3,7 +3,7 @@
 Everything is a function of (seed, epoch, sample or step), so any step of any rank can be computed
 on its own: runs resume anywhere, and do not depend on the number of ranks or workers.
 
-B = rows of a rank's batch, N = samples of the data set.
+B = rows of a rank's batch, N = samples of the data set, S = micro steps.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Sampler:
         # For each row of a batch: its position in the batch's part of the order, and its copy.
         row, block = np.arange(batch_size), self.group * repeated_aug
         self._position = row // block * self.group + row % self.group
-        self._copy = row // self.group % repeated_aug
-        self._partner = (
+        self.copy = row // self.group % repeated_aug
+        self.partner = (
             reciprocal(batch_size)
             if self.in_pairs
             else cycle(batch_size, self.group, copies=repeated_aug)
@@ -130,19 +130,36 @@ class Sampler:
 
     def step(self, epoch: int, number: int) -> BatchPlan:
         """Return micro step `number` of this rank, in [0, len)."""
-        start = (number * self.world_size + self.rank) * self.batch_size // self.repeated_aug
-        position, plan = start + self._position, self.plan(epoch)
-        index, copy = plan.order[position], self._copy
-        partner = self._partner
+        steps = self.steps(epoch, np.array([number]))
+        return BatchPlan(**{name: rows[0] for name, rows in vars(steps).items()})
+
+    def steps(self, epoch: int, numbers: NDArray[np.int64]) -> BatchPlan:
+        """Return micro steps `numbers`, int64 [S], of this rank: all fields have [S, ...]."""
+        position, plan = self.positions(numbers), self.plan(epoch)
+        index, copy = plan.order[position], self.copy
+        partner = np.broadcast_to(self.partner, index.shape)
         if plan.a_pass < self.drawn:
             copy = position // plan.a_pass * self.repeated_aug + copy
-            partner = without_self(index, partner, self.group)
+            first = np.arange(len(numbers))[:, None] * self.batch_size
+            partner = without_self(index.ravel(), (partner + first).ravel(), self.group)
+            partner = partner.reshape(index.shape) - first
+        update = numbers[:, None] // self.accum_iter
         return BatchPlan(
             index=index,
             key=derive_keys(self.seed, index, epoch, KeyStream.SAMPLE, copy),
             partner=partner,
-            step_key=derive_keys(self.seed, [number // self.accum_iter], epoch, KeyStream.STEP),
+            step_key=derive_keys(self.seed, update, epoch, KeyStream.STEP),
         )
+
+    def positions(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions in an epoch's order of this rank's rows in some steps, [S, B]."""
+        start = (numbers * self.world_size + self.rank) * self.batch_size // self.repeated_aug
+        return start[:, None] + self._position
+
+    @property
+    def has_free_order(self) -> bool:
+        """Whether an epoch is one pass in the order of the samples' keys, whatever the labels."""
+        return self.same_class_ratio is None and self.drawn <= len(self.chosen)
 
     def fixed_samples(self, count: int) -> BatchPlan:
         """Return a plan of `count` of the samples used, or all, at equal distances.
@@ -189,7 +206,7 @@ class Sampler:
         if (labels < 0).any():
             return None
         labels = labels.reshape(-1, self.group)
-        copies = self._partner[: self.group * self.repeated_aug].reshape(-1, self.group)
+        copies = self.partner[: self.group * self.repeated_aug].reshape(-1, self.group)
         return float(np.mean([np.mean(labels == labels[:, row % self.group]) for row in copies]))
 
     def _report(self, epoch: int, plan: EpochPlan, reason: str) -> None:
