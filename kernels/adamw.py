@@ -89,6 +89,8 @@ class AdamWUpdate:
 
     def __init__(self, *, impl: Impl = "auto") -> None:
         self.impl = impl
+        self.recorded_updates = 1
+        """How many updates are captured in CUDA graphs, at most, before one is made without."""
         self._tables: dict[tuple, _Table] = {}
 
     def __call__(
@@ -102,10 +104,10 @@ class AdamWUpdate:
         """Update `tensors` and increment each `step`.
 
         scale: fp32 scalar on their device that gradients are multiplied by, as for clipping.
-        Never waits for a device. Can be captured in a CUDA graph if it was called with tensors of
-        these sizes since the previous capture. A replay uses the addresses from the capture, so the
-        tensors and this object must live as long as the graph. Raises ValueError for impl="triton"
-        where that cannot run, and RuntimeError where the call cannot be captured.
+        Never waits for a device. Can be captured in CUDA graphs `recorded_updates` times if it was
+        called with tensors of these sizes before. A replay uses the addresses from the capture, so
+        the tensors and this object must live as long as the graph. Raises ValueError for
+        impl="triton" where that cannot run, and RuntimeError where the call cannot be captured.
         """
         if not tensors:
             return
@@ -131,7 +133,7 @@ class AdamWUpdate:
             launch(
                 _kernel,
                 (len(table.chunks),),
-                addresses_ptr=table.current_addresses(members),
+                addresses_ptr=table.current_addresses(members, self.recorded_updates),
                 factors_ptr=_factors(members, table.decay, betas),
                 chunks_ptr=table.chunks,
                 scale_ptr=scale,
@@ -156,23 +158,24 @@ class _Table:
         decay = [one.weight_decay for one in tensors]
         self.decay = torch.tensor(decay, dtype=torch.float64).to(device)
         self.addresses = torch.zeros(5, len(tensors), dtype=torch.int64, device=device)
-        self.spare: Tensor | None = None
-        """Pinned memory for the next capture, as none can be allocated during one."""
+        self.spare: list[Tensor] = []
+        """Pinned memory for the next captures, as none can be allocated during one."""
         self.captured: list[Tensor] = []
         """Pinned memory of the captured graphs, which their replays read again."""
 
-    def current_addresses(self, members: Sequence[ParameterTensors]) -> Tensor:
-        """Copy the current addresses of the tensors to the device."""
+    def current_addresses(self, members: Sequence[ParameterTensors], captures: int) -> Tensor:
+        """Copy the current addresses of the tensors to the device. captures: that may follow."""
         named = [(x.master, x.exp_avg, x.exp_avg_sq, x.gradient, x.copy) for x in members]
         rows = [[0 if x is None else x.data_ptr() for x in row] for row in zip(*named, strict=True)]
         addresses = torch.tensor(rows)  # pageable memory, which the driver has copied on return
         if self.addresses.is_cuda and torch.cuda.is_current_stream_capturing():
-            if self.spare is None:
+            if not self.spare:
                 raise RuntimeError("adamw: call it once before each CUDA graph capture")
-            self.captured.append(self.spare.copy_(addresses))
-            addresses, self.spare = self.spare, None
-        elif self.addresses.is_cuda and self.spare is None:
-            self.spare = torch.empty_like(addresses, pin_memory=True)
+            addresses = self.spare.pop().copy_(addresses)
+            self.captured.append(addresses)
+        elif self.addresses.is_cuda:
+            missing = range(len(self.spare), captures)
+            self.spare += [torch.empty_like(addresses, pin_memory=True) for _ in missing]
         self.addresses.copy_(addresses, non_blocking=True)
         return self.addresses
 

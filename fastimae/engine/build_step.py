@@ -14,6 +14,7 @@ from fastimae.engine.nan_check import check_modules
 from fastimae.engine.optim import MakeAdamW, adamw, build_optimizer
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.precision import precision_context, resolve_precision
+from fastimae.engine.resident_step import ResidentStep
 from fastimae.engine.settings import ADAMW, OptimSettings, StepSettings
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.log import log
@@ -59,7 +60,8 @@ def build_step(
         )
     else:
         made = optimizer(lr, adamw(one_pass))
-    return (GraphedStep if graph else Step)(
+    kind = ResidentStep if getattr(loader, "resident", None) else GraphedStep
+    return (kind if graph else Step)(
         objective,
         made,
         precision=precision,

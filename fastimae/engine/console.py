@@ -49,13 +49,13 @@ class Console:
         self.due, self.left = Due(), TimeLeft(total, done)
         self.bar = Bar(total, done, self._epoch(), self._bar_values, quiet=quiet)
 
-    def advance(self) -> None:
-        """Count an optimizer step."""
-        self.done += 1
+    def advance(self, steps: int = 1) -> None:
+        """Count optimizer steps; the first one comes alone."""
+        self.done += steps
         if self.done == self.first:  # it also compiles: its time says nothing about the others
             self.left = TimeLeft(self.total, self.done)
         self.bar.set_name(self._epoch())
-        self.bar.update()
+        self.bar.update(steps)
 
     def show(self, values: Values) -> None:
         """Show the losses and speed of the last steps: on the bar, or in a line if one is due."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,21 @@ class NonFiniteLoss(Exception):
     """A loss is NaN or infinite. The message names the file with the batch's samples."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The losses of some micro-steps, one after the other."""
+
+    values: Tensor
+    """fp32 [micro-steps, parts], on the device."""
+    epoch: int
+    step: int
+    """The step of the first one."""
+    accum_iter: int
+    """Micro-steps of a step, if these are of several."""
+    samples: Callable[[int], Tensor]
+    """Returns the samples, int64 [B], of a row of `values`."""
+
+
 class LossMeter:
     """Collects the parts of each micro-step's loss on the device; reads them only on demand."""
 
@@ -30,14 +46,25 @@ class LossMeter:
         self.names: list[str] = []
         self.sums: list[float] = []
         self.count = 0
-        self._pending: list[Tensor] = []
-        self._samples: list[tuple[int, int, Tensor]] = []
+        self._pending: list[Block] = []
 
     def add(self, parts: dict[str, Tensor], epoch: int, step: int, index: Tensor) -> None:
         """Add a micro-step: parts of its loss, scalars on the device; its samples, int64 [B]."""
-        self.names = list(parts)
-        self._pending.append(torch.stack([part.detach().float() for part in parts.values()]))
-        self._samples.append((epoch, step, index))
+        values = torch.stack([part.detach() for part in parts.values()])
+        self.add_steps(list(parts), values[None], epoch, step, 1, lambda _: index)
+
+    def add_steps(
+        self,
+        names: list[str],
+        values: Tensor,
+        epoch: int,
+        step: int,
+        accum_iter: int,
+        samples: Callable[[int], Tensor],
+    ) -> None:
+        """Add micro-steps from the first one of `step` on: see `Block`."""
+        self.names = names
+        self._pending.append(Block(values.float(), epoch, step, accum_iter, samples))
 
     def read(self) -> dict[str, float]:
         """Wait for the losses added since the last call; return means over steps and processes.
@@ -46,14 +73,14 @@ class LossMeter:
         """
         if not self._pending:
             return {}
-        values = torch.stack(self._pending)
+        values = torch.cat([block.values for block in self._pending])
         self._stop_if_not_finite(values.cpu())
         means = self.world.mean(values.double()).cpu()
         for row in means.tolist():  # one by one: sums must not depend on how often they are read
             before = self.sums or [0.0] * len(self.names)
             self.sums = [a + b for a, b in zip(before, row, strict=True)]
         self.count += len(values)
-        self._pending, self._samples = [], []
+        self._pending = []
         return dict(zip(self.names, means.mean(0).tolist(), strict=True))
 
     def epoch_means(self) -> dict[str, float]:
@@ -85,9 +112,8 @@ class LossMeter:
         first = int((~finite).float().argmax())
         path = self.output_dir / f"nonfinite-rank{self.world.rank}.json"
         if not finite.all():
-            epoch, step, index = self._samples[first]
             parts = {n: str(v) for n, v in zip(self.names, values[first].tolist(), strict=True)}
-            report = {"epoch": epoch, "step": step, "parts": parts, "samples": index.tolist()}
+            report = {**self._origin(first), "parts": parts}
             with best_effort(path):
                 write_text(path, json.dumps(report) + "\n")
         if self.world.any(not finite.all()):
@@ -95,6 +121,16 @@ class LossMeter:
                 f"the loss is not finite: its samples are in {path}; try --precision bf16 or "
                 "fp32, --clip_grad 1, or a smaller --blr (checkpoints are from before it)"
             )
+
+    def _origin(self, row: int) -> dict[str, Any]:
+        """Return the epoch, step and samples of a row of everything pending."""
+        for block in self._pending:
+            if row < len(block.values):
+                step = block.step + row // block.accum_iter
+                samples = block.samples(row).tolist()
+                return {"epoch": block.epoch, "step": step, "samples": samples}
+            row -= len(block.values)
+        raise IndexError(row)
 
 
 class Clock:

@@ -17,8 +17,9 @@ class OnePassAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW`, with the same state and settings, updated by `fastimae.kernels.adamw`.
 
     copies: if set, they hold gradients, and are written with the masters. max_norm: if set, the
-    largest norm of all gradients together, as in `torch.nn.utils.clip_grad_norm_`. Raises
-    ValueError for torch's amsgrad and maximize, which the kernel lacks.
+    largest norm of all gradients together, as in `torch.nn.utils.clip_grad_norm_`.
+    recorded_updates: see `AdamWUpdate`. Raises ValueError for torch's amsgrad and maximize, which
+    the kernel lacks.
     """
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
@@ -27,6 +28,14 @@ class OnePassAdamW(torch.optim.AdamW):
         self.copies: WeightCopies | None = None
         self.max_norm: float | None = None
         self._update = AdamWUpdate()
+
+    @property
+    def recorded_updates(self) -> int:
+        return self._update.recorded_updates
+
+    @recorded_updates.setter
+    def recorded_updates(self, count: int) -> None:
+        self._update.recorded_updates = count
 
     def __getstate__(self) -> dict[str, Any]:
         """Add our attributes, which torch's method leaves out, for `copy.deepcopy`."""

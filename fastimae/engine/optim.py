@@ -53,13 +53,19 @@ def adamw(one_pass: bool) -> MakeAdamW:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate; groups with an "lr_scale" (layer decay) take that share of it."""
+    """Set the learning rate, of which each group takes its `lr_scale`."""
+    filled = set()
     for group in optimizer.param_groups:
-        scaled = lr * group.get("lr_scale", 1.0)
-        if torch.is_tensor(group["lr"]):
-            group["lr"].fill_(scaled)
-        else:
+        scaled = lr * lr_scale(group)
+        if not torch.is_tensor(group["lr"]):
             group["lr"] = scaled
+        elif id(group["lr"]) not in filled:  # groups may share a tensor: one launch
+            filled.add(id(group["lr"].fill_(scaled)))
+
+
+def lr_scale(group: dict[str, Any]) -> float:
+    """Return the share of the learning rate that a group takes, for layer decay."""
+    return group.get("lr_scale", 1.0)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

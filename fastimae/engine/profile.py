@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -23,9 +24,13 @@ class Profile:
         self.steps = 0
         self.profiler: profile | None = None
 
-    def step(self) -> None:
-        """Call after each step."""
-        self.steps += 1
+    def steps_left(self) -> int:
+        """Return how many steps to take at most before the next call of `step`."""
+        return next((n - self.steps for n in (FIRST - 1, LAST) if n > self.steps), sys.maxsize)
+
+    def step(self, count: int = 1) -> None:
+        """Call after steps: `count` of them, at most `steps_left`."""
+        self.steps += count
         if self.steps == FIRST - 1:
             activities = [ProfilerActivity.CPU]
             if torch.cuda.is_available():

@@ -151,6 +151,8 @@ class GraphedStep(Step):
         self.gradients: list[Tensor] = []
         """Those in the graphs' memory, kept alive as long as the graphs."""
         self.failure: RuntimeError | None = None
+        self.draws = False
+        """Whether a pass draws numbers from torch's generators, known after `warm_up`."""
 
     def prepare(self, batch: Batch) -> None:
         """Record the step, unless that has been done. Has no effect on training.
@@ -164,29 +166,42 @@ class GraphedStep(Step):
         fields = [field.name for field in dataclasses.fields(batch)]
         cloned = {name: getattr(batch, name).clone() for name in fields}
         self.buffers = dataclasses.replace(batch, **cloned)
-        with dry_run(self.objective, self.optimizer, self.device):
-            self._warm_up()
-        if self.copies:
-            self.copies.refresh()  # now, so that no graph records it
-        self.prepared = True
+        self.warm_up(lambda: self.buffers)
         works = (
             [self._complete_step] if self.accum_iter == 1 else [self._add_gradients, self._update]
         )
+        self.replays = self.record_all(works)
+
+    def warm_up(self, next_batch: Callable[[], Batch]) -> None:
+        """Run passes and an update before recording, which change nothing. next_batch: where they,
+        and what is recorded, have their batches from."""
+        self.next_batch = next_batch
+        with dry_run(self.objective, self.optimizer, self.device):
+            before = draws_so_far(self.device)
+            self._warm_up()
+            self.draws = draws_so_far(self.device) != before
+        if self.copies:
+            self.copies.refresh()  # now, so that no graph records it
+
+    def record_all(self, works: Sequence[Work]) -> list[Work]:
+        """Record each of `works` after `warm_up`; return [] if that fails in any process."""
+        self.prepared, replays = True, []
         try:
             for work in works:
-                self.replays.append(self.record(work))
+                replays.append(self.record(work))
             self.gradients = self._gradients()
         except RuntimeError as error:
             self.failure = error
         if self.replica.any(self.failure is not None):
             self.failure = self.failure or RuntimeError("another process could not record it")
-            self.buffers, self.replays = None, []
+            self.buffers, replays = None, []
         self._clear()
         if self.failure:
             log.warning("training continues without CUDA graphs: %s", describe_chain(self.failure))
             drop_tracebacks(self.failure)
             gc.collect()
             torch.cuda.empty_cache()
+        return replays
 
     def advance(self, batch: Batch, lr: float, *, last: bool) -> Parts:
         self.prepare(batch)
@@ -244,7 +259,7 @@ class GraphedStep(Step):
             return self._parts()
 
     def _parts(self) -> Tensor:
-        parts = self._forward_backward(self.buffers)
+        parts = self._forward_backward(self.next_batch())
         self.names = list(parts)
         return torch.stack(list(parts.values()))
 
@@ -265,3 +280,11 @@ def seed_draws(device: torch.device, *key: int) -> None:
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.manual_seed(number)
+
+
+def draws_so_far(device: torch.device) -> list[int]:
+    """Return a value that changes when torch's generators, on the CPU and on `device`, draw."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))  # kept on the host: nothing waits
+    return [number for state in states for number in state.tolist()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastimae.engine.checkpoint import (
 )
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
+from fastimae.engine.feed import Feed, open_feed
 from fastimae.engine.memory import peak_memory
 from fastimae.engine.metrics import Clock, LossMeter
 from fastimae.engine.optim import load_optimizer, optimizer_state
@@ -36,7 +37,7 @@ from fastimae.engine.run_file import RunFile
 from fastimae.engine.sharded import save_sharded
 from fastimae.engine.signals import stop_signals
 from fastimae.engine.statistics import load_statistics, statistics_of_all
-from fastimae.engine.step import GraphedStep, Step, seed_draws
+from fastimae.engine.step import Step
 from fastimae.engine.throttle import Throttle
 from fastimae.log import log
 
@@ -130,14 +131,11 @@ class Trainer:
         if self.loader.epoch != self.epoch:
             self.loader.set_epoch(self.epoch)
         self._follow_schedule()
-        if isinstance(self.step, GraphedStep) and not self.step.prepared:
-            self.step.prepare(self.loader.example())  # before the loader's threads use CUDA
-        self.window.restart()
-        self.epoch_clock.restart()
-        with contextlib.closing(iter(self.loader)) as batches:
-            timed = self.epoch_clock.timed(self.window.timed(self.cores.batches(batches)))
+        with open_feed(self) as feed:
+            self.window.restart()
+            self.epoch_clock.restart()
             while self.update < self.updates_per_epoch and not self.stopped:
-                self._train_step(timed)
+                self._train_steps(feed)
                 if self._losses_are_due():
                     self._read_losses()
                 else:
@@ -161,23 +159,30 @@ class Trainer:
                 clock.full_speed *= before / self.objective.train_flops()
         log.info("epoch %d: images of %s pixels from now on", self.epoch + 1, size_text(size))
 
-    def _train_step(self, batches: Iterator) -> None:
-        """Take an optimizer step on the next accum_iter batches."""
-        count = self.plan.accum_iter
-        self.lr = self.plan.lr_at(self.point, self.world)
-        for micro in range(count):
-            self.batch = next(batches)
-            key = self.epoch, self.update, micro, self.world.rank
-            seed_draws(self.world.device, self.plan.seed, *key)
-            parts = self.step.advance(self.batch, self.lr, last=micro == count - 1)
-            self.meter.add(parts, self.epoch, self.update, self.batch.index)
-            for clock in (self.window, self.epoch_clock):
-                clock.images += len(self.batch) * self.world.size
+    def _train_steps(self, feed: Feed) -> None:
+        """Take optimizer steps until the host has something to do, at most what a feed can."""
+        count = self._steps_to_take(feed.longest)
+        first, each = self.epoch, self.updates_per_epoch
+        points = [first + update / each for update in range(self.update, self.update + count)]
+        rates = [self.plan.lr_at(point, self.world) for point in points]
+        images = feed.take(rates) * self.world.size
+        for clock in (self.window, self.epoch_clock):
+            clock.images += images
+        self.lr = rates[-1]
         self.throttle.wait()
-        self.update += 1
-        self.reporter.console.advance()
+        self.update += count
+        self.reporter.console.advance(count)
         if self.profile:
-            self.profile.step()
+            self.profile.step(count)
+
+    def _steps_to_take(self, longest: int) -> int:
+        """Return how many steps there are until losses are read, a checkpoint is saved, the epoch
+        ends, or the profiler starts or stops."""
+        if self.first_step:
+            return 1
+        every = [n for n in (self.plan.log_steps, self.plan.save_steps) if n]
+        left = [n - self.update % n for n in (*every, self.updates_per_epoch)]
+        return min(longest, *left, *([self.profile.steps_left()] if self.profile else []))
 
     def _losses_are_due(self) -> bool:
         """Return whether to read the losses: after the first step, every log_steps, and at the end
