@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.attention import __main__ as attention
+from benchmarks.cifar10.__main__ import CifarOptions
 from benchmarks.gpu_day import plan
 from benchmarks.gpu_day.plan import DaySettings, stages
 from benchmarks.harness import ROOT
@@ -62,6 +63,7 @@ def test_commands_are_understood(run, smoke, monkeypatch):
         "benchmarks.train": TrainBenchOptions,
         "benchmarks.train.curve": curve.CurveOptions,
         "benchmarks.loaders": LoaderBenchOptions,
+        "benchmarks.cifar10": CifarOptions,
     }
     parsers = {
         "benchmarks.attention": lambda: sweep_parser(attention.OP),
@@ -69,7 +71,6 @@ def test_commands_are_understood(run, smoke, monkeypatch):
         "benchmarks.kernels": kernels.parser,
         "benchmarks.step_model": step_model.parser,
         "benchmarks.small_data": small_data.parser,
-        "benchmarks.cifar10": None,
         "benchmarks.gpu_day.machine": None,
     }
     for stage in stages(run, settings(smoke=smoke, device=device)):
