@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import gc
 import os
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from benchmarks.small_data.tables import markdown
 from benchmarks.small_data.turns import Turn, in_turns, loading, training
 from benchmarks.small_data.ways import WAYS, Job, Opened
 from benchmarks.train.cases import CASES, SMOKE_CASES, TrainCase, make_objective
+from benchmarks.train.measure import free_memory, peak_memory
 from fastimae.cpus import worker_count
 from fastimae.flags import path_argument
 from fastimae.streams import closed_early_is_fine
@@ -97,31 +97,39 @@ def images(options: argparse.Namespace, scratch: Path) -> tuple[Path, Path]:
 
 def measured(job: Job, case: TrainCase, rounds: int, seconds: float) -> Iterator[list[Row]]:
     """Yield a row for each way, updated after each round: first of loaders alone, then of steps."""
-    size, device = job.batch_size, job.device
+    device, size = job.device, job.batch_size
     with contextlib.ExitStack() as stack:
-        opened: dict[str, Opened] = {}
-        alone: dict[str, Turn] = {}
-        rows: dict[str, Row] = {}
-        for name, way in WAYS.items():
-            log_progress(f"{name}: opens")
-            with memory_growth(device) as memory:
-                opened[name] = stack.enter_context(way(job))
-                alone[name] = loading(opened[name], size, device)
-                alone[name].use(next(alone[name].items))
-            rows[name] = {"way": name, "kept_bytes": opened[name].kept_bytes, **memory}
+        rows: list[Row] = []
+        alone, fed = [], []
+        opened = [open_way(stack, name, job, rows, alone) for name in WAYS]
         for _ in in_turns(alone, device, rounds, seconds):
-            for name, turn in alone.items():
-                rows[name] |= {"crops_per_s": turn.speed, "crops_per_s_rounds": turn.speeds}
-            yield list(rows.values())
-        fed: dict[str, Turn] = {}
-        for name, one in opened.items():
-            log_progress(f"{name}: builds its step")
-            fed[name] = training(one, make_objective(case), size, device)
+            for row, turn in zip(rows, alone, strict=True):
+                row |= {"crops_per_s": turn.speed, "crops_per_s_rounds": turn.speeds}
+            yield rows
+        for row, one in zip(rows, opened, strict=True):
+            log_progress(f"{row['way']}: builds its step")
+            with peak_memory(device) as watch:
+                fed.append(turn := training(one, make_objective(case), size, device))
+                row["step_gb"] = watch(lambda turn=turn: turn.use(next(turn.items)))
         for _ in in_turns(fed, device, rounds, seconds):
-            for name, turn in fed.items():
-                rows[name] |= {"img_per_s": turn.speed, "img_per_s_rounds": turn.speeds}
-                rows[name] |= {"data_wait": turn.waited, "steps_at_once": turn.images // size}
-            yield list(rows.values())
+            for row, turn in zip(rows, fed, strict=True):
+                row |= {"img_per_s": turn.speed, "img_per_s_rounds": turn.speeds}
+                row |= {"data_wait": turn.waited, "steps_at_once": turn.images // size}
+            yield rows
+
+
+def open_way(
+    stack: contextlib.ExitStack, name: str, job: Job, rows: list[Row], alone: list[Turn]
+) -> Opened:
+    """Open a loader until `stack` ends; add its row, with its memory, and its work alone."""
+    log_progress(f"{name}: opens")
+    with memory_growth(job.device) as memory:
+        opened = stack.enter_context(WAYS[name](job))
+        turn = loading(opened, job.batch_size, job.device)
+        turn.use(next(turn.items))
+    rows.append({"way": name, "kept_bytes": opened.kept_bytes, **memory})
+    alone.append(turn)
+    return opened
 
 
 @contextlib.contextmanager
@@ -130,7 +138,7 @@ def memory_growth(device: torch.device) -> Iterator[Row]:
 
     The host's with all worker processes, once queues are full; and a GPU's at its peak.
     """
-    gc.collect()
+    free_memory(device)
     found: Row = {}
     before = memory_bytes(os.getpid())
     if device.type == "cuda":
@@ -138,6 +146,7 @@ def memory_growth(device: torch.device) -> Iterator[Row]:
         on_gpu = torch.cuda.memory_allocated(device)
     yield found
     settle(os.getpid())
+    free_memory(device)  # what was only needed to fill the device
     found["host_bytes"] = memory_bytes(os.getpid()) - before
     if device.type == "cuda":
         found["gpu_bytes"] = torch.cuda.max_memory_allocated(device) - on_gpu

@@ -27,6 +27,7 @@ def _shown(row: Mapping) -> dict[str, str]:
         "steps at once": number(row.get("steps_at_once"), "d"),
         "loader alone, img/s": number(row.get("crops_per_s")),
         "images kept, MB": number(row["kept_bytes"] / 1e6) if row["kept_bytes"] else "",
-        "host memory, MB": number(row["host_bytes"] / 1e6),
-        "GPU memory, MB": number(row["gpu_bytes"] / 1e6) if "gpu_bytes" in row else "",
+        "loader: host, MB": number(row["host_bytes"] / 1e6),
+        "GPU, MB": number(row["gpu_bytes"] / 1e6) if "gpu_bytes" in row else "",
+        "step, GB": number(row.get("step_gb")),
     }

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ def take(step: Step, batch: object) -> None:
 
 
 def in_turns(
-    turns: Mapping[str, Turn], device: torch.device, rounds: int, seconds: float
+    turns: Sequence[Turn], device: torch.device, rounds: int, seconds: float
 ) -> Iterator[None]:
     """Time all, one after the other, `rounds` times. Yields after each round.
 
@@ -112,7 +112,7 @@ def in_turns(
     """
     least = 3 if device.type == "cuda" else 1  # a GPU compiles and records
     for _ in range(rounds):
-        for turn in turns.values():
+        for turn in turns:
             settle(os.getpid())
             spent, waited, count = throughput(
                 turn.use, turn.items, device, seconds, skip=QUEUED, least=least

@@ -72,7 +72,7 @@ def test_a_report_has_all_ways_with_their_memory(job, tmp_path, capsys):
 def test_a_run_that_was_killed_between_loaders_and_steps_has_a_table():
     row = {"way": "our engine", "kept_bytes": 0, "host_bytes": 2e6, "crops_per_s": 1234.0}
     facts = {"data": "f", "case": "c", "model": "m", "batch_size": 8, "num_workers": 2}
-    assert "| our engine |  |  |  | 1234 |  | 2 |  |" in markdown({**facts, "small_data": [row]})
+    assert "| our engine |  |  |  | 1234 |  | 2 |  |  |" in markdown({**facts, "small_data": [row]})
     assert "nothing measured" in markdown({**facts, "small_data": []})
 
 
@@ -85,12 +85,10 @@ def test_turns_are_interleaved_and_count_images(monkeypatch):
 
     monkeypatch.setattr(turns, "throughput", throughput)
     monkeypatch.setattr(turns, "settle", lambda _: None)
-    both = {
-        name: Turn(items=name, use=None, images=images) for name, images in (("a", 64), ("b", 640))
-    }
+    both = [Turn(items="a", use=None, images=64), Turn(items="b", use=None, images=640)]
     assert sum(1 for _ in in_turns(both, CPU, 3, 1.0)) == 3
     assert order == ["a", "b"] * 3
-    assert both["a"].speeds == [320.0] * 3 and both["b"].speed == 3200 and both["a"].waited == 0.25
+    assert both[0].speeds == [320.0] * 3 and both[1].speed == 3200 and both[0].waited == 0.25
 
 
 class Counting:
