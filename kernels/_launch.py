@@ -108,12 +108,15 @@ def use_triton(
     return False
 
 
-def launch(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
-    """Launch a kernel on the GPU of its tensors, which need not be the current one."""
+def launch(kernel: Any, grid: tuple[int, ...], *, fuse: bool = True, **arguments: Any) -> None:
+    """Launch a kernel on the GPU of its tensors, which need not be the current one.
+
+    fuse: whether a product and a sum may be rounded once; False where bits have to be the CPU's.
+    """
     device = next(x.device for x in arguments.values() if isinstance(x, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         # The default differs between versions of Triton, which then warns about it.
-        kernel[grid](**arguments, enable_fp_fusion=True)
+        kernel[grid](**arguments, enable_fp_fusion=fuse)
 
 
 @functools.cache

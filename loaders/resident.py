@@ -44,17 +44,15 @@ class ResidentEpoch:
         # One row a step, so that one operation reads all of it.
         self._steps_SW = torch.zeros(len(sampler), words, dtype=torch.int64, device=device)
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
+        self._drawn: tuple[int, tuple[int, ...]] | None = None
         self._bad: dict[int, tuple[NDArray[np.int64], Failures]] = {}
 
     def begin(self, epoch: int, step: int) -> None:
         """Go to micro step `step` of `epoch`. The host waits for the device only if samples are
         bad, and draws the order only if it depends on labels or has several passes."""
-        index_SB, key_SB, partner_SB, step_key_S1 = self._plan.steps(epoch)
-        index_SB = self._without_bad(index_SB)
-        row_SB, *sides = self.loader.images.place(index_SB)
-        sizes_SB = torch.cat(sides, 1).view(torch.int64)
-        fields = index_SB, row_SB, self._labels_N[index_SB], key_SB, partner_SB, sizes_SB
-        torch.cat([*fields, step_key_S1], 1, out=self._steps_SW)
+        if self._drawn != (epoch, self.loader.shape):
+            self._draw(epoch)
+            self._drawn = epoch, self.loader.shape
         self._number.fill_(step)
         self.loader.go_to(epoch, step)
 
@@ -78,6 +76,15 @@ class ResidentEpoch:
         """Tell the loader that `count` more batches were handed out: for `state_dict`, and to count
         bad samples. Raises `DataError` as iterating does."""
         self.loader.handed_out(count, self._bad)
+
+    def _draw(self, epoch: int) -> None:
+        """Put the plan of an epoch where batches read it."""
+        index_SB, key_SB, partner_SB, step_key_S1 = self._plan.steps(epoch)
+        index_SB = self._without_bad(index_SB)
+        row_SB, *sides = self.loader.images.place(index_SB)
+        sizes_SB = torch.cat(sides, 1).view(torch.int64)
+        fields = index_SB, row_SB, self._labels_N[index_SB], key_SB, partner_SB, sizes_SB
+        torch.cat([*fields, step_key_S1], 1, out=self._steps_SW)
 
     def _without_bad(self, index_SB: Tensor) -> Tensor:
         """Replace bad samples in all steps, and remember which step has which."""

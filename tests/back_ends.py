@@ -16,14 +16,14 @@ DALI = [
 ]
 DECODING = [
     *(pytest.param(name, marks=_BUILT) for name in ("native-0", "native-3")),
-    *("pillow-0", "pillow-3", "folder-0", "folder-2", "dataset-0", "dataset-2"),
+    *("pillow-0", "pillow-3", "folder-0", "folder-2", "dataset-0", "dataset-2", "device-2"),
     *DALI,
 ]
 ALL = [*DECODING, "synthetic-0"]
 
 AVAILABLE = [
     *(["native-2"] if native_library.load() else []),
-    *("pillow-2", "folder-1", "dataset-1", "synthetic-0"),
+    *("pillow-2", "folder-1", "dataset-1", "device-0", "synthetic-0"),
     *(["dali-1", "dalishare-1"] if "nvidia-dali" in INSTALLED else []),
     *(["ffcv-1"] if "ffcv" in INSTALLED else []),
 ]

@@ -88,7 +88,7 @@ MAY_IMPORT = {
     "pictures": {"best_effort", "folders", "kernels"},
     "trained": {"engine", "interop", "loaders"},
     "kernels": set(),
-    "loaders": {"cpus", "folders", "locks", "progress", "user_code"},
+    "loaders": {"cpus", "folders", "kernels", "locks", "progress", "user_code"},
 }
 # Which wings of loaders/ may import which others; all may import the files beside them: errors,
 # settings, the protocol. The .beton reader names the kind of a wrong file with what_is.py, which in
@@ -99,8 +99,9 @@ WINGS_MAY_IMPORT = {
     "sources": {"beton", "images", "order"},
     "beton": {"images", "order", "sources"},
     "workers": {"images"},
+    "device": {"beton", "images", "order", "workers"},
     "convert": {"beton", "images", "order", "sources", "workers"},
-    "backends": {"beton", "images", "order", "sources", "workers"},
+    "backends": {"beton", "device", "images", "order", "sources", "workers"},
 }
 # Types of a batch may be named in annotations, at no cost at run time.
 MAY_NAME_TYPES_OF = {
@@ -209,7 +210,7 @@ def test_one_file_decides_between_bars_and_lines():
         ("engine", "import fastimae.loaders.base"),
         ("kernels", "import numpy"),
         ("kernels", "def f():\n    import scipy"),
-        ("loaders", "from fastimae.kernels import random_masking"),
+        ("loaders", "from fastimae.models import create_model"),
         ("loaders", "import torchvision"),
         ("models", "from . import vit"),
         ("objectives", "from fastimae.loaders import Batch"),

@@ -74,9 +74,7 @@ class DeviceLoader(Loader):
         self.set_epoch(epoch)
         self._step = step
 
-    def handed_out(
-        self, count: int, bad: Mapping[int, tuple[NDArray[np.int64], Failures]]
-    ) -> None:
+    def handed_out(self, count: int, bad: Mapping[int, tuple[NDArray[np.int64], Failures]]) -> None:
         """Count `count` more micro steps as yielded. bad: what `DeviceImages.good` returned of
         those with bad samples. Raises `DataError` as iterating does."""
         for number in range(self._step, self._step + count):

@@ -66,9 +66,7 @@ def memory(device: torch.device) -> tuple[int, int]:
         return sys.maxsize, sys.maxsize
 
 
-def _measured(
-    source: Source, samples: NDArray[np.int64], crops: Crops, num_workers: int
-) -> Sizes:
+def _measured(source: Source, samples: NDArray[np.int64], crops: Crops, num_workers: int) -> Sizes:
     """Return the sizes of images, or of crops if these are of whole images."""
     if not crops.random:
         return Sizes.final(samples, crops.size)

@@ -85,6 +85,7 @@ class Data:
             "pillow": {"ffcv": self.beton, "decoder": "pillow"},
             "native": {"ffcv": self.beton, "decoder": "native"},
             "ffcv": {"ffcv": self.beton, "decoder": "ffcv"},
+            "device": {"ffcv": self.beton, "cache": "device"},
             "dali": {"dali": self.beton},
             "dalifolder": {"dali": self.folder},
             "dalishare": {"ffcv": self.beton, "dali_share": 0.4},
