@@ -134,7 +134,7 @@ class AdamWUpdate:
                 _kernel,
                 (len(table.chunks),),
                 addresses_ptr=table.current_addresses(members, self.recorded_updates),
-                factors_ptr=_factors(members, table.decay, betas),
+                factors_ptr=_factors(members, table, betas),
                 chunks_ptr=table.chunks,
                 scale_ptr=scale,
                 tensors=len(members),
@@ -155,8 +155,10 @@ class _Table:
         first = torch.arange(len(number)) - (blocks.cumsum(0) - blocks)[number]
         chunks = torch.stack([number, first, (sizes // unit)[number]], 1)
         self.chunks = chunks.to(torch.int32).to(device)
-        decay = [one.weight_decay for one in tensors]
-        self.decay = torch.tensor(decay, dtype=torch.float64).to(device)
+        decay = [-one.weight_decay for one in tensors]
+        self.minus_decay = torch.tensor(decay, dtype=torch.float64).to(device)
+        self.betas: dict[tuple[float, float], Tensor] = {}
+        """Both betas -> fp64 [2, 1] on the device."""
         self.addresses = torch.zeros(5, len(tensors), dtype=torch.int64, device=device)
         self.spare: list[Tensor] = []
         """Pinned memory for the next captures, as none can be allocated during one."""
@@ -181,21 +183,31 @@ class _Table:
 
 
 def _factors(
-    members: Sequence[ParameterTensors], decay: Tensor, betas: tuple[float, float]
+    members: Sequence[ParameterTensors], table: _Table, betas: tuple[float, float]
 ) -> Tensor:
-    """Return the kernel's factors, fp32 [3, T].
+    """Return the kernel's factors, fp32 [3, T], computed in fp64.
 
     They are the share of a master that weight decay leaves, the learning rate over the first bias
-    correction, and 1 over the square root of the second one.
+    correction, and 1 over the square root of the second one. A step launches these operations
+    again, so they are few: 0-dim and fp32 inputs become fp64 inside them, and results fp32.
     """
-    step = torch.stack([one.step for one in members]).double()
+    steps = torch.stack([one.step for one in members])
     lr = [one.lr for one in members]
-    if torch.is_tensor(lr[0]):
+    if not torch.is_tensor(lr[0]):  # torch.tensor(..., device=...) would wait for the device
+        lr = torch.tensor(lr).to(steps.device, non_blocking=True)
+    elif all(one is lr[0] for one in lr):
+        lr = lr[0]
+    else:
         lr = torch.stack(lr)
-    else:  # torch.tensor(..., device=...) would wait for the device
-        lr = torch.tensor(lr).to(step.device, non_blocking=True)
-    lr, (first, second) = lr.double(), (1 - beta**step for beta in betas)
-    return torch.stack([1 - lr * decay, lr / first, second.rsqrt()]).float()
+    if betas not in table.betas:
+        columns = torch.tensor(betas, dtype=torch.float64)[:, None]
+        table.betas[betas] = columns.to(steps.device)
+    first, second = 1 - table.betas[betas] ** steps
+    factors = steps.new_empty(3, len(members))
+    torch.add(lr * table.minus_decay, 1, out=factors[0])
+    torch.div(lr, first, out=factors[1])
+    torch.rsqrt(second, out=factors[2])
+    return factors
 
 
 def _update_in_torch(

@@ -43,6 +43,8 @@ class Resident:
 class ResidentLoader(DevicePrefetch):
     """Offers a CPU loader's epochs as resident ones, too."""
 
+    resident = None
+
     def __init__(self, loader, device="cpu"):
         super().__init__(loader, device)
         self.resident = Resident(loader)

@@ -13,6 +13,9 @@ from torch import Tensor
 _failed: list[torch.cuda.CUDAGraph] = []
 """Kept alive: torch 2.11 still asks a graph whose capture failed which pinned memory it owns."""
 _recorded: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+_shared: list[torch.cuda.MemPool] = []
+"""The memory of all graphs that are being recorded inside `sharing_memory`, once one is."""
+_share = False
 
 
 def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Tensor | None]:
@@ -23,7 +26,10 @@ def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Ten
     the current stream, torch's allocator and its random numbers are as before.
     """
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    pool = torch.cuda.MemPool()  # our own: it counts its users, see `_release`
+    pool = _shared[0] if _shared else torch.cuda.MemPool()  # our own: it counts its users
+    if _share and not _shared:
+        _shared.append(pool)
+    users = pool.use_count()
     try:
         with (
             _undisturbed(),
@@ -32,7 +38,7 @@ def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Ten
             result = function()
     except BaseException:
         torch.cuda.set_stream(stream)  # torch does not reset it if ending the capture fails
-        _release(graph, pool)
+        _release(graph, pool, users)
         raise
     _recorded.add(graph)
 
@@ -41,6 +47,22 @@ def record_cuda_graph(function: Callable[[], Tensor | None]) -> Callable[[], Ten
         return result
 
     return replay
+
+
+@contextlib.contextmanager
+def sharing_memory() -> Iterator[None]:
+    """Let the graphs recorded in the block use the same memory, as much as the largest one needs.
+
+    Each may then overwrite what another one has computed, but not its result; nor may two run at
+    the same time.
+    """
+    global _share
+    _share = True
+    try:
+        yield
+    finally:
+        _share = False
+        _shared.clear()
 
 
 def forget_graphs() -> None:
@@ -91,16 +113,17 @@ def _undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def _release(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool) -> None:
+def _release(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool, users: int) -> None:
     """Undo what a failed capture leaves behind, which depends on torch's version and the failure.
 
-    While torch believes that a pool is recorded to, it can neither free memory nor wait for events.
+    users: of the pool before it. While torch believes that a pool is recorded to, it can neither
+    free memory nor wait for events.
     """
     device = torch.cuda.current_device()
     graph.reset()
     with contextlib.suppress(RuntimeError):  # torch has done so itself
         torch._C._cuda_endAllocateToPool(device, pool.id)
-    if pool.use_count() > 1:  # a user other than `pool`
+    if pool.use_count() > users:
         torch._C._cuda_releasePool(device, pool.id)
     _failed.append(graph)
     generator = torch.cuda.default_generators[device]  # it may believe that it is recorded

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastimae.engine.graph import sharing_memory
 from fastimae.engine.one_pass_adamw import OnePassAdamW
 from fastimae.engine.optim import lr_scale, set_lr
 from fastimae.engine.step import GraphedStep, Work
@@ -68,7 +69,8 @@ class ResidentStep(GraphedStep):
             return False
         resident.begin(epoch, 0)
         self.next_batch = resident.batch
-        replays = self.record_all([functools.partial(self._steps, count) for count in sizes])
+        with sharing_memory():  # a step of a large model may need most of the GPU's
+            replays = self.record_all([functools.partial(self._steps, count) for count in sizes])
         self.whole = dict(zip(sizes, replays, strict=False))
         return bool(self.whole)
 

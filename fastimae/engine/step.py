@@ -60,6 +60,8 @@ class Step:
         self.precision, self.device = precision, device
         self.accum_iter, self.clip_grad = accum_iter, clip_grad
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._share: Tensor | None = None
+        """What a batch's loss is multiplied by, a scalar on the device."""
         self.copies: WeightCopies | None = None
         if isinstance(optimizer, OnePassAdamW):
             optimizer.max_norm = clip_grad
@@ -105,10 +107,19 @@ class Step:
     def _forward_backward(self, batch: Batch) -> Parts:
         with self._precision_context():
             parts = self.replica(batch)
-            self.scaler.scale(parts["loss"] / self.accum_iter).backward()
+            self._backward(parts["loss"])
         if self.copies and self.accum_iter > 1 and not self.replica.sums_gradients:
             self.copies.collect()
         return {name: part.detach() for name, part in parts.items()}
+
+    def _backward(self, loss: Tensor) -> None:
+        """Add the gradients of a batch's share of the loss."""
+        if self.scaler.is_enabled():
+            self.scaler.scale(loss / self.accum_iter).backward()
+            return
+        if self._share is None or self._share.dtype != loss.dtype:
+            self._share = torch.ones_like(loss) / self.accum_iter
+        loss.backward(self._share)  # the share itself would be three launches
 
     def _precision_context(self) -> contextlib.AbstractContextManager:
         if self.copies:

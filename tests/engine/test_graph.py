@@ -11,7 +11,7 @@ from fake_graphs import VERSIONS, Gpu, failure
 from fastimae.engine import distributed
 from fastimae.engine import graph as module
 from fastimae.engine.distributed import World
-from fastimae.engine.graph import describe_chain, record_cuda_graph
+from fastimae.engine.graph import describe_chain, record_cuda_graph, sharing_memory
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"torch-{version[0]}.{version[1]}")
@@ -57,6 +57,33 @@ def test_another_threads_allocations_do_no_harm(gpu):
     gpu.empty_cache()
     gpu.random.draw()
     assert any(gpu.holders.values())  # the graph's memory stays allocated for replays
+    del replay
+    assert nothing_is_left(gpu)
+
+
+def test_graphs_share_memory_only_where_they_may(gpu):
+    """It lasts as long as one of them."""
+    with sharing_memory():
+        one, two = record_cuda_graph(gpu.launch), record_cuda_graph(gpu.launch)
+    alone = record_cuda_graph(gpu.launch)
+    assert sorted(gpu.holders.values()) == [1, 2]
+    del one, alone
+    assert sorted(gpu.holders.values()) == [0, 1]
+    del two
+    assert nothing_is_left(gpu)
+
+
+def test_a_failure_leaves_the_shared_memory_to_earlier_graphs(gpu):
+    def work():
+        gpu.synchronize()
+
+    with sharing_memory():
+        replay = record_cuda_graph(gpu.launch)
+        failure(work)
+    module._failed.clear()
+    gc.collect()
+    assert list(gpu.holders.values()) == [1] and not gpu.recorded_to
+    replay()
     del replay
     assert nothing_is_left(gpu)
 

@@ -12,6 +12,7 @@ from tape import record_on_tape
 from tiny import tiny_model
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from toy_images import save_colours
 from toy_trainer import CPU
 
 from fastimae.engine import resident_step
@@ -76,18 +77,19 @@ def step_of(objective, plan, kind, precision="fp32"):
     )  # fmt: skip
 
 
-def make(path, resident, *, objective=mae, samples=44, precision="fp32", tape=False, **plan):
-    """Return the trainer of a small run; 11 batches an epoch."""
+def make(path, resident, *, objective=mae, loader=None, precision="fp32", tape=False, **plan):
+    """Return the trainer of a small run; 11 batches an epoch by itself."""
     path.mkdir(exist_ok=True)
     plan = Plan(**{"epochs": 2, "log_steps": 7, "lr": 1e-2, "warmup_epochs": 1, **plan})
-    loader = create_loader(**SYNTHETIC, synthetic_samples=samples)
     step = step_of(objective(), plan, ResidentStep if resident else Step, precision)
     if resident:
         step.record = functools.partial(record_on_tape, step) if tape else lambda work: work
         taken = step.taken = []
         take = step.take
         step.take = lambda rates: taken.append(len(rates)) or take(rates)
-    loader = (ResidentLoader if resident else DevicePrefetch)(loader, "cpu")
+    if loader is None:
+        loader = create_loader(**SYNTHETIC, synthetic_samples=44)
+        loader = (ResidentLoader if resident else DevicePrefetch)(loader, "cpu")
     return Trainer(step, loader, plan, CPU, path)
 
 
@@ -119,6 +121,20 @@ def test_a_run_without_the_host_is_the_ordinary_run(objective, plan, tmp_path):
     assert ordinary.run() and resident.run()
     assert_equal(resident, ordinary)
     assert max(resident.step.taken) > 1 and resident.step.failure is None
+
+
+def test_a_run_with_the_samples_on_the_device_is_one_that_decodes_them(tmp_path):
+    """With the real loader: random crops, flips, and an epoch of 7 steps."""
+    save_colours(tmp_path / "data", per_class=10)
+    data = {"data_path": tmp_path / "data", "input_size": (32,), "batch_size": 4, "num_workers": 0}
+    runs = []
+    for cache in ("none", "device"):
+        loader = DevicePrefetch(create_loader(**data, cache=cache, tell=False), "cpu")
+        run = make(tmp_path / cache, cache == "device", loader=loader, log_steps=4)
+        assert run.run()
+        runs.append(run)
+    assert_equal(*runs)
+    assert runs[1].step.taken == [1, 3, 3, 4, 3]
 
 
 def test_steps_are_taken_until_the_host_has_something_to_do(tmp_path):
@@ -216,10 +232,10 @@ def test_groups_take_their_share_of_the_learning_rate(make_batch):
     assert shown == pytest.approx([0.3 * 5e-3, 5e-3])
 
 
-@pytest.mark.parametrize(("resident", "kind"), [(None, GraphedStep), (object(), ResidentStep)])
-def test_a_step_is_made_for_its_loader(resident, kind, monkeypatch):
+def test_a_step_is_made_for_its_loader(monkeypatch):
     monkeypatch.setattr("fastimae.engine.build_step.wants_graph", lambda *_: True)
     monkeypatch.setattr("fastimae.engine.build_step.build_optimizer", lambda *_, **__: None)
     loader = create_loader(**SYNTHETIC, synthetic_samples=16)
-    loader.resident = resident
-    assert type(build_step(mae(), StepSettings(), Plan(), CPU, loader)) is kind
+    for wrap, kind in ((DevicePrefetch, GraphedStep), (ResidentLoader, ResidentStep)):
+        step = build_step(mae(), StepSettings(), Plan(), CPU, wrap(loader, "cpu"))
+        assert type(step) is kind
