@@ -1,4 +1,4 @@
-"""Images that stay on the GPU: its batches are our engine's, drawn and recorded without the host."""
+"""Images that stay on the GPU: batches are our engine's, drawn and recorded without the host."""
 
 import dataclasses
 
