@@ -17,7 +17,7 @@ PEERS = "pip install 'fastimae[peers]'"
 class SimpleJpeg(TorchvisionTensor):
     """simplejpeg has no resize: torchvision's of tensors is the fastest with Pillow's filter.
 
-    Its settings are the defaults. `fastdct` and `fastupsample` save 3 % for other pixels, and
+    Its settings are the defaults. `fastdct` and `fastupsample` save a few percent for other pixels, and
     `min_height` needs to know the window before it is drawn.
     """
 
@@ -36,7 +36,10 @@ class SimpleJpeg(TorchvisionTensor):
 
 
 class TorchCodec(TorchvisionTensor):
-    """torchcodec, which torchvision's documentation names as the successor of its decoders."""
+    """torchcodec, which torchvision's documentation names as the successor of its decoders.
+
+    Images need none of FFmpeg's libraries.
+    """
 
     label = "DataLoader, torchcodec, resize of tensors"
     what = "ImageFolder, torchcodec's decode_jpeg, resize of tensors, uint8, worker processes"
@@ -44,8 +47,7 @@ class TorchCodec(TorchvisionTensor):
     @classmethod
     def prepare(cls) -> None:
         super().prepare()
-        # It reads videos, too: without FFmpeg's libraries it may fail to load.
-        need("torchcodec.decoders", "torchcodec", f"{PEERS}; apt-get install ffmpeg")
+        need("torchcodec.decoders", "torchcodec", PEERS)
 
     def open_image(self) -> Callable[[str], Tensor]:
         from torchcodec.decoders import decode_jpeg
