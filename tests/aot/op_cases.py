@@ -38,9 +38,11 @@ def cases() -> Iterator[AotCase]:
         # What decides which pixels count: a patch a thread, and a table.
         small = {"ids_ptr": 4, "visible_ptr": 2, "kept_ptr": 4}
         # A pixel and a weight at a time: each output has its own.
-        crops = {"pixels_ptr": model.pixels.itemsize, "down_weights_ptr": 4}
+        weights = ("down_weights_ptr", "across_weights_ptr")
+        crops = {"pixels_ptr": 1, "out_ptr": 4, **dict.fromkeys(weights, 4)}
+        windows = dict.fromkeys(("height_ptr", "width_ptr", "window_ptr"), 4)
         for op, variant, call, narrow in (
-            ("draw_windows", "", _draw_windows, {}),
+            ("draw_windows", "", _draw_windows, windows),
             ("crop_resize", "", _crop_resize, crops),
             ("random_masking", "", _random_masking, ranks),
             ("mixing_ratio", "i-MAE", _mixing_ratio, {"quantiles_ptr": 4}),
@@ -68,7 +70,7 @@ def cases() -> Iterator[AotCase]:
             yield AotCase(op, name, functools.partial(call, model), narrow)
         yield from block_cases(model)
     for model in BANDS:
-        pixels = {"images_ptr": model.aligned, "pixels_ptr": model.pixels.itemsize}
+        pixels = {"images_ptr": model.aligned, "pixels_ptr": 2}
         for op, call in (
             ("mix_patchify", _patchify), ("masked_l2", _masked_l2), ("crop_resize", _crop_resize),
         ):  # fmt: skip
