@@ -17,7 +17,7 @@ PEERS = "pip install 'fastimae[peers]'"
 class SimpleJpeg(TorchvisionTensor):
     """simplejpeg has no resize: torchvision's of tensors is the fastest with Pillow's filter.
 
-    Its settings are the defaults: `fastdct` and `fastupsample` save a few percent, for other pixels,
+    Its settings are the defaults: `fastdct` and `fastupsample` save a few percent for other pixels,
     and `min_height` needs to know the window before it is drawn.
     """
 
