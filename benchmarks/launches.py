@@ -2,9 +2,8 @@
 
 Steps of tiny models are bound by launches, on a GPU a few microseconds each. Counted, not measured:
 an operation of torch that writes memory is one launch, one over lists (`_foreach_`, `stack`) as
-many as the lists need, and each launch of our Triton kernels is one; these run in Triton's
-interpreter. Views and allocations are none. A column is a step in bf16 with one batch; "recorded"
-are the launches inside a CUDA graph, which cost the least.
+many as the lists need, and each launch of our Triton kernels is one. Views and allocations are
+none. Values do not matter, so that only kernels that draw are run, in Triton's interpreter.
 
 Not known here: what torch.compile fuses in the blocks (so a GPU launches less), whether a matrix
 product or a sum takes a second kernel, and where a GPU's table prefers SDPA or torch's MLP to our
@@ -20,6 +19,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -37,8 +38,9 @@ from fastimae.engine.distributed import ALONE
 from fastimae.engine.metrics import LossMeter
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.resident_step import ResidentStep
-from fastimae.engine.step import GraphedStep, Step
+from fastimae.engine.step import GraphedStep
 from fastimae.kernels import _launch, set_default_impl
+from fastimae.loaders import Batch, create_loader
 from fastimae.streams import closed_early_is_fine
 
 PROG = "python -m benchmarks.launches"
@@ -123,14 +125,15 @@ def launches_of(op: Any, args: Any, result: object) -> int:
 
 
 @contextlib.contextmanager
-def counted(step: Step) -> Iterator[Launches]:
-    """Count the launches of the block, which takes a step."""
+def counting(step: GraphedStep) -> Iterator[Launches]:
+    """Make the counter of a step, which also sees our kernels during the block."""
     counter, real = Launches(), _launch.launch
 
     def launch(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
         counter.add(kernel.fn.__name__)
-        with counter.within(IGNORED):  # the interpreter's own operations
-            real(kernel, grid, **arguments)
+        if "key_ptr" in arguments:  # it draws what others gather by
+            with counter.within(IGNORED):  # the interpreter's own operations
+                real(kernel, grid, **arguments)
 
     kernels = [each for name, each in sys.modules.items() if name.startswith("fastimae.kernels.")]
     with contextlib.ExitStack() as patches:
@@ -147,7 +150,7 @@ def counted(step: Step) -> Iterator[Launches]:
             if op._namespace == "fastimae":
                 bodies = {device: counter.seen(body) for device, body in op._backend_fns.items()}
                 patches.enter_context(mock.patch.dict(op._backend_fns, bodies))
-        patches.enter_context(counter)
+        patches.enter_context(mock.patch.object(_launch, "_default", "triton"))
         yield counter
 
 
@@ -158,10 +161,8 @@ def make_step(case: TrainCase, kind: type[GraphedStep], accum_iter: int) -> Grap
     rate = torch.tensor(1e-3)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    step = kind(
-        objective, optimizer, precision="bf16", device=ALONE.device, accum_iter=accum_iter,
-        clip_grad=None,
-    )  # fmt: skip
+    precision = {"precision": "bf16", "device": ALONE.device}
+    step = kind(objective, optimizer, **precision, accum_iter=accum_iter)
     step.record = lambda work: work
     return step
 
@@ -170,55 +171,69 @@ def ordinary(case: TrainCase, accum_iter: int = 1) -> Launches:
     """Count a step whose batches are copied from the host, as a `Trainer` takes it."""
     step, meter = make_step(case, GraphedStep, accum_iter), LossMeter(ALONE, Path())
     batches = [make_batch(case, case.batch_cpu) for _ in range(accum_iter)]
-    step.prepare(batches[0])
-    with counted(step) as counter:
-        for micro, batch in enumerate(batches):
-            with counter.within("batch"):  # its copies to the device
-                copies = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch)}
-            copied = dataclasses.replace(batch, **copies)
-            parts = step.advance(copied, 1e-3, last=micro == accum_iter - 1)
-            meter.add(parts, 0, 0, copied.index)
+    with counting(step) as counter:
+        step.prepare(batches[0])
+        counter.counts.clear()
+        with counter:
+            for micro, batch in enumerate(batches):
+                with counter.within("batch"):  # its copies to the device
+                    copied = dataclasses.replace(batch, **cloned(batch))
+                parts = step.advance(copied, 1e-3, last=micro == accum_iter - 1)
+                meter.add(parts, 0, 0, copied.index)
     return counter
 
 
-def resident(case: TrainCase, loader: Any, accum_iter: int = 1) -> Launches:
-    """Count a step whose batches the device makes; bookkeeping is that of a graph of one step."""
+def resident(case: TrainCase, accum_iter: int = 1) -> Launches:
+    """Count a step whose batches the device makes, alone in its graph: in a graph of many, they
+    share its bookkeeping."""
     step = make_step(case, ResidentStep, accum_iter)
-    assert step.prepare_whole(loader.resident, 0, 1), "the objective draws"
-    loader.resident.begin(0, 0)
-    with counted(step) as counter, counter.method(step, "next_batch", "batch"):
-        step.take([1e-3])
+    with tempfile.TemporaryDirectory() as folder, counting(step) as counter:
+        for number in range(case.batch_cpu * accum_iter):
+            image = Image.new("RGB", (case.img_size, case.img_size), (number, 0, 0))
+            image.save(f"{folder}/{number}.png")
+        loader = create_loader(
+            data_path=folder, cache="device", batch_size=case.batch_cpu, accum_iter=accum_iter,
+            input_size=(case.img_size,), num_workers=0, tell=False,
+        )  # fmt: skip
+        assert step.prepare_whole(loader.resident, 0, 1), "the objective draws"
+        loader.resident.begin(0, 0)
+        counter.counts.clear()
+        with counter.method(step, "next_batch", "batch"), counter:
+            step.take([1e-3])
     return counter
 
 
-def kernels_everywhere() -> Any:
-    """Return a context in which ops run their Triton kernels, on the CPU too."""
-    set_default_impl("auto", attention="triton", mlp="triton")
-    return mock.patch.object(_launch, "_default", "triton")
+def cloned(batch: Batch) -> dict[str, Tensor]:
+    """Copy the fields of a batch."""
+    return {each.name: getattr(batch, each.name).clone() for each in dataclasses.fields(batch)}
 
 
 @closed_early_is_fine()
 def main(argv: list[str] | None = None) -> int:
-    """Count, and print a table and the most frequent launches of each part."""
+    """Count both kinds of steps, and print a table."""
     parser = usual_parser(PROG, __doc__)
     parser.add_argument("--accum_iter", type=int, default=1, help="batches of a step")
     options = parser.parse_args(argv)
-    if not _launch.interpreted():  # which must be known before kernels are imported
+    if not _launch.interpreted():  # kernels must know it when they are imported
         words = [sys.executable, "-m", "benchmarks.launches", *(argv or sys.argv[1:])]
-        return subprocess.run(words, env=os.environ | {"TRITON_INTERPRET": "1"}).returncode
+        environment = os.environ | {"TRITON_INTERPRET": "1"}
+        return subprocess.run(words, env=environment, check=False).returncode
     case = SMOKE if options.smoke else CASE
-    report = BenchmarkReport(ALONE.device, PROG, argv, options.out)
-    with kernels_everywhere():
-        counters = {"ordinary": ordinary(case, options.accum_iter)}
-    rows = [
-        {"step": name, **{part: one.of(part) for part in PARTS}} for name, one in counters.items()
-    ]
-    report["results"] = rows
+    set_default_impl("auto", attention="triton", mlp="triton")
+    counters = {each.__name__: each(case, options.accum_iter) for each in (ordinary, resident)}
+    report = BenchmarkReport(ALONE.device, PROG, argv, options.out, results=rows_of(counters))
     report.finish()
-    print(table(rows))
-    for (part, name), count in counters["ordinary"].counts.most_common():
-        print(part, name, count)
+    print(table(report["results"]))
     return 0
+
+
+def rows_of(counters: dict[str, Launches]) -> list[dict[str, object]]:
+    """Return the table's rows: a step's launches by part, and their sum."""
+    rows = []
+    for name, counter in counters.items():
+        parts = {part: counter.of(part) for part in PARTS}
+        rows.append({"step": name, **parts, "all": sum(parts.values())})
+    return rows
 
 
 if __name__ == "__main__":

@@ -98,16 +98,18 @@ class ResidentStep(GraphedStep):
         super().set_image_size(size)
 
     def _steps(self, count: int) -> Tensor:
-        """Take `count` steps, to be recorded."""
-        rows = []
+        """Take `count` steps, to be recorded. Their losses become one tensor in one launch."""
+        losses: list[Tensor] = []
         for number in range(count):
             for micro in range(self.accum_iter):
                 with self.replica.sync_gradients(last=micro == self.accum_iter - 1):
-                    rows.append(self._parts())
+                    parts = self._forward_backward(self.next_batch())
+                losses += parts.values()
             with self._rates_of(number):
                 self._apply_gradients()
             self._clear()
-        return torch.stack(rows)
+        self.names = list(parts)
+        return torch.stack(losses).view(-1, len(parts))
 
     @contextlib.contextmanager
     def _rates_of(self, number: int) -> Iterator[None]:

@@ -67,13 +67,15 @@ class WeightCopies:
     @torch.no_grad()
     def collect(self) -> None:
         """Add the copies' gradients to their masters', in fp32."""
-        for master, copy in self.of.items():
-            if copy.grad is None:
-                continue
+        pairs = [(master, copy.grad) for master, copy in self.of.items() if copy.grad is not None]
+        first = [pair for pair in pairs if pair[0].grad is None]
+        for master, gradient in pairs:
             if master.grad is None:
-                master.grad = copy.grad.to(master.dtype)
+                master.grad = torch.empty_like(gradient, dtype=master.dtype)
             else:
-                master.grad += copy.grad
+                master.grad += gradient
+        if first:  # a few launches on a GPU, not one for each
+            torch._foreach_copy_([master.grad for master, _ in first], [x for _, x in first])
         self.clear()
 
     def clear(self) -> None:
