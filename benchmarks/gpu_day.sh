@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The GPU day: all that matters, measured in a few minutes on a GPU; see docs/gpu.md.
-# `bash benchmarks/gpu_day.sh 1|2|3 --out DIR`
+# `bash benchmarks/gpu_day.sh 1|2|3|4 --out DIR`
 #
 # Installs what `python -m benchmarks.gpu_kit` gathered (in .gpu, or FASTIMAE_KIT) on a machine
 # without a network, then runs the parts of the run. Needs no git, no C++ compiler and no

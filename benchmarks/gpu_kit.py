@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu_day.kit import BETON, CIFAR, COMMIT, write_commit
+from benchmarks.gpu_day.kit import BETON, CIFAR, CIFAR_VAL, COMMIT, write_commit
 from benchmarks.harness import ROOT
 from benchmarks.pictures import COUNT
 from fastimae.arguments import UsageError, command
@@ -27,9 +27,9 @@ from fastimae.streams import closed_early_is_fine
 PROG = "python -m benchmarks.gpu_kit"
 WHEELS = ("tyro", "docstring-parser", "typeguard")
 """Packages that FastIMAE needs and PyTorch's images lack; all are pure Python."""
-CIFAR_COUNT = 2000
+CIFAR_COUNT, CIFAR_VAL_COUNT = 10_000, 2000
 LARGEST_SIDE, PAGE = 500, 1 << 20
-SIZE_GOAL = 20e6
+SIZE_GOAL = 64 << 20
 """Most bytes, without DALI: the kit is copied with the repository."""
 
 
@@ -47,7 +47,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--python", default="3.12", help="version on the machine with the GPU")
     parser.add_argument("--wheels", type=Path, help="take wheels from this folder, not from PyPI")
     parser.add_argument("--images", type=Path, help=f"folder of images; {COUNT} of them are packed")
-    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as folders, for the loss curve")
+    parser.add_argument(
+        "--cifar", type=Path, help="CIFAR-10's training images as folders, for small data"
+    )
+    parser.add_argument("--cifar_val", type=Path, help="its test images, for run 4's tables")
+    parser.add_argument(
+        "--cifar_images", type=int, default=CIFAR_COUNT, help="training images to pack; all: 50000"
+    )
     parser.add_argument("--dali", type=Path, nargs="*", default=(), help="DALI, packed, for run 3")
     options = parser.parse_args(argv)
     if odd := [pack for pack in options.dali if pack.suffix not in (".whl", ".xz")]:
@@ -58,7 +64,9 @@ def main(argv: Sequence[str]) -> int:
     if options.images:
         to_beton(options.images, options.out / BETON, COUNT, reencode=True)
     if options.cifar:
-        to_beton(options.cifar, options.out / CIFAR, CIFAR_COUNT)
+        to_beton(options.cifar, options.out / CIFAR, options.cifar_images)
+    if options.cifar_val:
+        to_beton(options.cifar_val, options.out / CIFAR_VAL, CIFAR_VAL_COUNT)
     for pack in options.dali:
         wheel = pack.suffix == ".whl"
         copy(pack, options.out / ("wheels" if wheel else "dali"))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # A rehearsal of the GPU day, without a GPU: `bash benchmarks/gpu_rehearsal.sh [VENV] [RUN ...]`.
 #
-# Runs 1 and 2 of benchmarks/gpu_day.sh, and 3 if DALI is given, on a small scale, on the CPU, as on
+# Runs 1, 2 and 4 of benchmarks/gpu_day.sh, and 3 if DALI is given, on a small scale, on the CPU, as on
 # the GPU machine: from an archive of HEAD, without git, FastIMAE installed, or tyro, and with its
 # versions of PyTorch and triton. VENV is made if it is missing (5 GB), with a numpy before 2.4:
 # from 2.4 on, triton 3.6's interpreter fails if a loop ends at a tensor. KIT_FLAGS are passed to
-# gpu_kit (--images DIR --cifar DIR --dali FILES). Results are in build/rehearsed. Exits with 1 if a
+# gpu_kit (--images DIR --cifar DIR --cifar_val DIR --dali FILES). Results are in build/rehearsed. Exits with 1 if a
 # part failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ venv=$(realpath -m "${1:-build/rehearsal}")
 shift || true
 runs=("$@")
 if [ ${#runs[@]} -eq 0 ]; then
-    runs=(1 2)
+    runs=(1 2 4)
     [[ ${KIT_FLAGS:-} != *--dali* ]] || runs+=(3)
 fi
 scratch=$(mktemp -d)

@@ -20,14 +20,16 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import accelerate, cifar10, costs, recipes
+from benchmarks import accelerate, costs, learned, recipes
 from benchmarks.attention import table as attention_table
+from benchmarks.cifar10 import tables as cifar10
 from benchmarks.gemm import products_table
 from benchmarks.harness import ROOT, conditions_line, table
 from benchmarks.kernels.tables import kernel_table
 from benchmarks.loaders.chart import chart_line, charts
 from benchmarks.loaders.tables import loader_table
 from benchmarks.mlp import table as mlp_table
+from benchmarks.small_data import tables as small_data
 from benchmarks.step_model import tables as step_model
 from benchmarks.train.tables import curve_line, fed_table, ladders, train_table, train_tables
 from fastimae.flags import OnceParser
@@ -171,21 +173,28 @@ TABLES: dict[str, Callable[[Mapping], str]] = {
     "kernel table": kernel_table,
     "aot line": aot_line,
     "curve line": curve_line,
-    "learned": cifar10.markdown,
+    "cifar tables": cifar10.markdown,
+    "learned": learned.markdown,
     "costs": costs.markdown,
     "accelerate table": accelerate.markdown,
+    "small data": small_data.markdown,
     "conditions": conditions_line,
 }
 """Tables by their name in markers."""
 _BY_CASE = ("results", "ladder")
-_MEASURED = ("results", "ladder", "rows", "curve", "separability", "costs", "accelerated")
+_MEASURED = (
+    "results", "ladder", "rows", "curve", "cells", "separability", "costs", "accelerated",
+    "small_data",
+)  # fmt: skip
 _BY_KEY: dict[str, Callable[[Mapping], str]] = {
     "ladder": train_tables,
     "originals": loader_table,
     "traffic": kernel_table,
-    "separability": cifar10.all_tables,
+    "cells": cifar10.markdown,
+    "separability": learned.all_tables,
     "costs": costs.markdown,
     "accelerated": accelerate.markdown,
+    "small_data": small_data.markdown,
     "curve": curve_line,
     "parts": parts_table,
     "square": products_table,

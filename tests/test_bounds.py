@@ -8,7 +8,7 @@ from fastimae import doctor
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_FOR_USERS = ("all", "dev", "docs")
+NOT_FOR_USERS = ("all", "dev", "docs", "peers")
 
 
 def declared():

@@ -1,4 +1,4 @@
-"""Runs the parts of a GPU day, and keeps results: `python -m benchmarks.gpu_day 1|2|3 --out DIR`.
+"""Runs the parts of a GPU day, and keeps results: `python -m benchmarks.gpu_day 1|2|3|4 --out DIR`.
 
 `benchmarks/gpu_day.sh` calls it after installing what the machine lacks. Exits with 1 if a part
 failed; a speed is never a failure.
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_day.kit import find_images, measured_commit
-from benchmarks.gpu_day.plan import SECONDS, START, DaySettings, Stage, stages
+from benchmarks.gpu_day.plan import RUNS, SECONDS, START, DaySettings, Stage, stages
 from benchmarks.gpu_day.processes import run_parts
 from benchmarks.gpu_day.summary import brief, markdown
 from benchmarks.harness import ROOT, BenchmarkReport, log_progress, write_whole
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OnceParser(prog=PROG, description=__doc__)
-    parser.add_argument("run", type=int, choices=(1, 2, 3), help="which run: see plan.py")
+    parser.add_argument("run", type=int, choices=tuple(RUNS), help="which run: see plan.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="limit for all parts; the last are cut"

@@ -12,7 +12,8 @@ from benchmarks.pictures import made_up_beton
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.errors import DataError
 
-COMMIT, BETON, CIFAR = "commit", "images.beton", "cifar.beton"
+COMMIT, BETON = "commit", "images.beton"
+CIFAR, CIFAR_VAL = "cifar.beton", "cifar_val.beton"
 """Files of a kit; the first has the commit and a hash of its sources."""
 _FOLDERS = ("fastimae", "kernels", "loaders", "benchmarks", "tests")
 _KINDS = (".py", ".sh", ".cc", ".h", ".json")
@@ -50,19 +51,22 @@ def digest(root: Path = ROOT) -> str:
 
 
 def find_images(kit: Path, folder: Path) -> dict[str, Path | None]:
-    """Return fields of `DaySettings`: a .beton, its JPEGs as folders of classes, and CIFAR-10.
+    """Return fields of `DaySettings`: a .beton, its JPEGs as folders of classes, and CIFAR-10's
+    images for training and for validation.
 
     kit: as `benchmarks.gpu_kit` made it; if it has no images, made-up ones are used, with a message
     and a name that say so. folder: for what is written.
     """
-    beton, cifar, images = kit / BETON, kit / CIFAR, folder / "images"
+    beton, images = kit / BETON, folder / "images"
+    cifar = {name: kit / file for name, file in (("cifar", CIFAR), ("cifar_val", CIFAR_VAL))}
     try:
         unpack(beton, images)
     except DataError as error:
         print(f"using made-up pictures instead of images: {error}", file=sys.stderr)
         beton = made_up_beton(folder)
         unpack(beton, images)
-    return {"beton": beton, "images": images, "cifar": cifar if cifar.exists() else None}
+    there = {name: file if file.exists() else None for name, file in cifar.items()}
+    return {"beton": beton, "images": images, **there}
 
 
 def unpack(beton: Path, folder: Path) -> None:

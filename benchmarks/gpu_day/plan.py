@@ -1,9 +1,9 @@
-"""The parts of each of the three runs, most valuable first, and how long they may take.
+"""The parts of each of the four runs, most valuable first, and how long they may take.
 
 1: is it right, how fast is it, where does the time go. 2: larger batches, one optimisation after
-another, real images. 3: DALI beside our own loaders. The stages of a run add up to less than
-SECONDS. Left for a longer day: `benchmarks.gemm`, since run 1 times the MLP's products and profiles
-all others, and torchvision's loader, which needs no GPU.
+another, real images. 3: DALI beside our own loaders. 4: small data, whose images stay on the GPU.
+The stages of a run add up to less than SECONDS. Left for a longer day: `benchmarks.gemm`, since
+run 1 times the MLP's products and profiles all others; torchvision's loader, which needs no GPU.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LARGE_BATCHES = {
 }
 """Batches that fit on a GPU of 80 GB: nearer to its peak than those of the main table."""
 NANO = ("--model", "mae_vit_nano_patch8", "--input_size", 32)
+TINY = ("--model", "mae_vit_tiny_patch4", "--input_size", 32)
 TRAIN = (sys.executable, "-c", "from fastimae.cli import train; raise SystemExit(train())")
 
 
@@ -63,6 +64,7 @@ class DaySettings:
     images: Path = Path("images")
     """The same images, as folders of classes."""
     cifar: Path | None = None
+    cifar_val: Path | None = None
 
     @property
     def where(self) -> tuple[str, ...]:
@@ -99,8 +101,8 @@ class DaySettings:
 
 
 def stages(run: int, settings: DaySettings) -> list[Stage]:
-    """Return the stages of run 1, 2 or 3."""
-    return {1: _first, 2: _second, 3: _third}[run](settings)
+    """Return the stages of run 1, 2, 3 or 4."""
+    return RUNS[run](settings)
 
 
 def _first(s: DaySettings) -> list[Stage]:
@@ -143,6 +145,22 @@ def _third(s: DaySettings) -> list[Stage]:
         Stage(50, (s.training("dali", "--dali", s.beton, *_tiny(s)),)),
         Stage(50, (s.training("share", "--ffcv", s.beton, "--dali_share", 0.3, *_tiny(s)),)),
     ]
+
+
+def _fourth(s: DaySettings) -> list[Stage]:
+    few = [f"tests/gpu/test_cuda_{name}.py" for name in ("crops", "small_data", "graph", "step")]
+    warm_up = _without_file(_small_data(s, 1, "warm_up.json"))
+    learning = [Stage(75, (_cifar_tables(s),))] if s.cifar and s.cifar_val else []
+    return [
+        Stage(20, (_machine(s),)),
+        Stage(80, (s.pytest(*few), warm_up)),
+        Stage(70, (_small_data(s, 3, "gpu_small_data.json"),)),
+        Stage(40, (_resident(s),)),
+        *learning,
+    ]
+
+
+RUNS = {1: _first, 2: _second, 3: _third, 4: _fourth}
 
 
 def _machine(s: DaySettings) -> Part:
@@ -210,6 +228,30 @@ def _curve(s: DaySettings) -> Part:
     cifar = () if s.cifar is None else ("--cifar", s.cifar)
     short = ("--steps", 30, "--batch_size", 16) if s.smoke else ()
     return s.measured("benchmarks.train.curve", *s.where, *cifar, *short, out="gpu_curve.json")
+
+
+def _small_data(s: DaySettings, rounds: int, out: str) -> Part:
+    data = ("--data", s.cifar or s.beton, *(("--folder", s.images) if s.cifar is None else ()))
+    flags = (*s.where, *data, "--rounds", rounds, "--seconds", 1)
+    return s.measured("benchmarks.small_data", *flags, out=out)
+
+
+def _resident(s: DaySettings) -> Part:
+    """Make a part that trains on images that stay on the GPU, and shows what the GPU does."""
+    model = (*NANO, "--batch_size", 16) if s.smoke else (*TINY, "--batch_size", 128)
+    return s.training(
+        "resident", "--ffcv", s.cifar or s.beton, "--cache", "device", *model, "--epochs", 4,
+        "--warmup_epochs", 1, "--profile", file="resident/profile-rank0.txt",
+    )  # fmt: skip
+
+
+def _cifar_tables(s: DaySettings) -> Part:
+    """Make a part of i-MAE's first table: how many epochs a minute, and whether it can go on."""
+    data = ("--ffcv", s.cifar, "--val", s.cifar_val, "--runs", s.folder / "cifar10")
+    small = ("--", *NANO, "--images", 64, "--batch_size", 16) if s.smoke else ()
+    flags = ("--out", s.folder / "gpu_cifar10.json", "--tables", 1, "--minutes", 1, *data, *small)
+    command = (sys.executable, "-m", "benchmarks.cifar10", *map(str, flags))
+    return Part(name="cifar10", command=command, file="gpu_cifar10.json")
 
 
 def _without_file(part: Part) -> Part:

@@ -10,6 +10,9 @@ BARS = {
     "ffcv_library": "FFCV",
     "dali_linear": "DALI on the CPU, cheaper filter",
     "dali": "DALI on the CPU",
+    "spdl": "SPDL",
+    "simplejpeg": "DataLoader with simplejpeg",
+    "torchcodec": "DataLoader with torchcodec",
     "torchvision_tensor": "torchvision, resize of tensors",
     "torchvision": "torchvision with Pillow",
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ class Torchvision(LoaderUnderTest):
     what = "ImageFolder, PIL, uint8, worker processes"
     exact = True
     whole_batches = True
+    api: ClassVar[str] = "torchvision.transforms"
 
     @classmethod
     def prepare(cls) -> None:
@@ -56,10 +59,13 @@ class Torchvision(LoaderUnderTest):
 
         return default_loader
 
+    def transforms(self, name: str = "") -> ModuleType:
+        """Return the module of transforms in use, or one inside it."""
+        return importlib.import_module(f"{self.api}{name}")
+
     def transform(self) -> Callable[[Any], Tensor]:
         """Return the transform from an image to a tensor."""
-        from torchvision import transforms
-
+        transforms = self.transforms()
         return transforms.Compose(
             [
                 transforms.RandomResizedCrop(
@@ -83,10 +89,8 @@ class Torchvision(LoaderUnderTest):
 
     def pixels(self, batches: Iterator[Any]) -> Iterator[Pixels]:
         """Call the functions that the transforms call, for our windows."""
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms.functional import hflip, resized_crop
-
-        job, images = self.job, self.job.images
+        job, images, functional = self.job, self.job.images, self.transforms(".functional")
+        bicubic = functional.InterpolationMode.BICUBIC
         with BetonReader(images.beton) as reader:
             for step in self.known_steps:
                 heights, widths = reader.heights[step.index], reader.widths[step.index]
@@ -94,10 +98,10 @@ class Torchvision(LoaderUnderTest):
                 decoded = []
                 for row, index in enumerate(step.index.tolist()):
                     image = self.open_image()(str(images.path(index)))
-                    image = resized_crop(
-                        image, *windows[row].tolist(), job.crops.size, InterpolationMode.BICUBIC
-                    )
-                    decoded.append(self.as_uint8(hflip(image) if flips[row] else image))
+                    window = windows[row].tolist()
+                    image = functional.resized_crop(image, *window, job.crops.size, bicubic)
+                    flipped = functional.hflip(image) if flips[row] else image
+                    decoded.append(self.as_uint8(flipped))
                 yield Pixels(images=np.stack(decoded), index=step.index, key=step.key)
 
     def as_uint8(self, image: Any) -> np.ndarray:
@@ -125,6 +129,7 @@ class TorchvisionTensor(Torchvision):
     label = "DataLoader, decode_jpeg, resize of tensors"
     what = "ImageFolder, decode_jpeg, resize of tensors, uint8, worker processes"
     exact = False
+    api = "torchvision.transforms.v2"  # the first version resizes as floats
 
     def open_image(self) -> Callable[[str], Tensor]:
         return _decode

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.loaders.base import LoaderUnderTest, LoadJob, Missing
 from benchmarks.loaders.difference import Difference, difference
-from benchmarks.loaders.usage import cpu_seconds, family, memory_bytes
+from benchmarks.loaders.usage import cpu_seconds, family, memory_bytes, settle
 from fastimae.engine.throughput import throughput
 from fastimae.loaders.errors import DataError
 
@@ -27,7 +27,6 @@ QUEUED_PER_WORKER = 2
 """Batches that a DataLoader keeps ready per worker; no other loader keeps more."""
 START_SECONDS = 300
 """Limit for importing and compiling; some libraries hang where they fail."""
-_QUIET_SECONDS = 0.05
 _PATIENCE = 3.0
 
 
@@ -111,10 +110,7 @@ class LoaderProcess:
 
     def settle(self) -> None:
         """Wait until it has filled its queues and is idle."""
-        end, before = time.monotonic() + _PATIENCE, -1.0
-        while (now := cpu_seconds(self.pid)) != before and time.monotonic() < end:
-            before = now
-            time.sleep(_QUIET_SECONDS)
+        settle(self.pid)
 
     def close(self) -> None:
         """End the process and its children. May be called twice."""

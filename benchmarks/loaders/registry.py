@@ -12,12 +12,14 @@ from benchmarks.loaders.dali import (
     NativeAndDali,
 )
 from benchmarks.loaders.fastimae_loaders import FFCV, JpegFiles, Native, NativeOnDevice, Pillow
+from benchmarks.loaders.other_decoders import SimpleJpeg, TorchCodec
 from benchmarks.loaders.other_libraries import (
     FFCVLibrary,
     Torchvision,
     TorchvisionFloat,
     TorchvisionTensor,
 )
+from benchmarks.loaders.spdl import Spdl
 
 LOADERS: dict[str, type[LoaderUnderTest]] = {
     "native": Native,
@@ -35,8 +37,11 @@ LOADERS: dict[str, type[LoaderUnderTest]] = {
     "torchvision": Torchvision,
     "torchvision_float32": TorchvisionFloat,
     "torchvision_tensor": TorchvisionTensor,
+    "simplejpeg": SimpleJpeg,
+    "torchcodec": TorchCodec,
+    "spdl": Spdl,
 }
 IN_BETON = tuple(LOADERS)
 NEED_CUDA = ("native_cuda", "dali_mixed", "dali_mixed_hw0", "dali_mixed_hw1", "native_and_dali")
-ON_ORIGINALS = ("native", "folder", "torchvision", "dali")
-OVER_THREADS = ("native", "ffcv", "torchvision", "dali")
+ON_ORIGINALS = ("native", "folder", "torchvision", "dali", "torchcodec", "spdl")
+OVER_THREADS = ("native", "ffcv", "torchvision", "dali", "spdl")

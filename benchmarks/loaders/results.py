@@ -16,7 +16,10 @@ from fastimae.cpus import usable_cores
 from fastimae.loaders import native_library
 from fastimae.machine import cpu_flags, cpu_model
 
-DISTRIBUTIONS = ("ffcv", "numba", "opencv-python", "nvidia-dali-cuda130")
+DISTRIBUTIONS = (
+    *("ffcv", "numba", "opencv-python", "nvidia-dali-cuda130"),
+    *("simplejpeg", "torchcodec", "spdl"),
+)
 SUBJECT = "native"
 TARGET_WORKERS = 2
 """Threads that the targets were set for, on two cores."""

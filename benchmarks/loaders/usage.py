@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
+_QUIET_SECONDS, _PATIENCE = 0.05, 3.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _OWN_MEMORY = re.compile(r"^Pss_(?:Anon|Shmem): +(\d+) kB$", re.MULTILINE)
 
@@ -27,6 +29,14 @@ def cpu_seconds(pid: int) -> float:
         fields = _read(Path(f"/proc/{member}/stat")).rpartition(")")[2].split()
         ticks += sum(map(int, fields[11:15]))
     return ticks / _TICKS
+
+
+def settle(pid: int) -> None:
+    """Wait until the family is idle, such as a loader that has filled its queues; at most 3 s."""
+    end, before = time.monotonic() + _PATIENCE, -1.0
+    while (now := cpu_seconds(pid)) != before and time.monotonic() < end:
+        before = now
+        time.sleep(_QUIET_SECONDS)
 
 
 def memory_bytes(pid: int) -> int:

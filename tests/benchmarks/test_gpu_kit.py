@@ -36,8 +36,8 @@ def test_the_size_limit_leaves_dali_out(tmp_path):
     lines = gpu_kit.sizes_of(tmp_path).splitlines()
     assert lines[0].split() == ["60.00", "MB", "dali"] and "63.50 MB" in lines[-1]
     assert "more than" not in lines[-1]
-    (tmp_path / "large").write_bytes(bytes(20_000_000))
-    assert "more than the 20 it should be" in gpu_kit.sizes_of(tmp_path)
+    (tmp_path / "large").write_bytes(bytes(64_000_000))
+    assert "more than the 67 it should be" in gpu_kit.sizes_of(tmp_path)
 
 
 def test_an_image_folder_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
@@ -76,6 +76,7 @@ def test_made_up_pictures_replace_missing_images(tmp_path, capsys):
     found = kits.find_images(tmp_path / "no kit", tmp_path)
     assert "using made-up pictures" in capsys.readouterr().err
     assert found["beton"].name == "made_up_pictures.beton" and found["cifar"] is None
+    assert found["cifar_val"] is None
     drawn = {file.read_bytes() for file in (tmp_path / "pictures").rglob("*.jpg")}
     unpacked = [file.read_bytes() for file in found["images"].rglob("*.jpg")]
     assert set(unpacked) == drawn and len(unpacked) == pictures.COUNT

@@ -5,23 +5,26 @@ from pathlib import Path
 import pytest
 
 from benchmarks.attention import __main__ as attention
+from benchmarks.cifar10.__main__ import CifarOptions
 from benchmarks.gpu_day import plan
 from benchmarks.gpu_day.plan import DaySettings, stages
 from benchmarks.harness import ROOT
 from benchmarks.kernels import __main__ as kernels
 from benchmarks.loaders.__main__ import LoaderBenchOptions
 from benchmarks.mlp import __main__ as mlp
+from benchmarks.small_data import __main__ as small_data
 from benchmarks.step_model import __main__ as step_model
 from benchmarks.sweeps import sweep_parser
 from benchmarks.train import curve
 from benchmarks.train.__main__ import TrainBenchOptions
 from fastimae.arguments import parse, parse_training
 
-RUNS = (1, 2, 3)
+RUNS = (1, 2, 3, 4)
 
 
 def settings(**changes):
-    given = {"folder": Path("build/gpu_day"), "beton": Path("f.beton"), "cifar": Path("c.beton")}
+    given = {"folder": Path("build/gpu_day"), "beton": Path("f.beton")}
+    given |= {"cifar": Path("c.beton"), "cifar_val": Path("v.beton")}
     return DaySettings(**{**given, **changes})
 
 
@@ -43,6 +46,7 @@ def test_a_run_fits_its_time_and_leaves_few_files(run, smoke):
         (1, "machine tests warm_up_mae warm_up_imae attention mlp train kernels profile"),
         (2, "tests run warm_up train_large ladder step_model fed curve"),
         (3, "machine tests loaders_dali dali share"),
+        (4, "machine tests warm_up small_data resident cifar10"),
     ],
 )
 def test_the_most_valuable_parts_come_first(run, order):
@@ -59,12 +63,14 @@ def test_commands_are_understood(run, smoke, monkeypatch):
         "benchmarks.train": TrainBenchOptions,
         "benchmarks.train.curve": curve.CurveOptions,
         "benchmarks.loaders": LoaderBenchOptions,
+        "benchmarks.cifar10": CifarOptions,
     }
     parsers = {
         "benchmarks.attention": lambda: sweep_parser(attention.OP),
         "benchmarks.mlp": lambda: sweep_parser(mlp.OP),
         "benchmarks.kernels": kernels.parser,
         "benchmarks.step_model": step_model.parser,
+        "benchmarks.small_data": small_data.parser,
         "benchmarks.gpu_day.machine": None,
     }
     for stage in stages(run, settings(smoke=smoke, device=device)):

@@ -80,18 +80,33 @@ def run_once(run: StudyRun) -> bool:
 
     Raises ConfigError if the command fails, and the errors of `state`.
     """
-    if state(run) == "done":
+    if not begin(run):
         log.info("%s: already done, in %s", run.name, run.folder)
         return True
+    log.info("%s: %s", run.name, shlex.join(run.words))
+    check_status(run, call(run.words))
+    return run.done()
+
+
+def begin(run: StudyRun) -> bool:
+    """Make the folder of a run, with its command in it. Returns False if the run is done.
+
+    Raises the errors of `state`.
+    """
+    if state(run) == "done":
+        return False
     run.folder.mkdir(parents=True, exist_ok=True)
     write_text(run.folder / NOTE, json.dumps(run.words) + "\n")
-    log.info("%s: %s", run.name, shlex.join(run.words))
-    if (code := call(run.words)) and code not in _STOPPED:
+    return True
+
+
+def check_status(run: StudyRun, status: int) -> None:
+    """Raise ConfigError if a run ended with this exit status by itself, and not well."""
+    if status and status not in _STOPPED:
         raise ConfigError(
-            f"{run.name} failed with exit status {code}; see its messages above. The same command "
-            "resumes from there"
+            f"{run.name} failed with exit status {status}; see its messages above. The same "
+            "command resumes from there"
         )
-    return run.done()
 
 
 def call(words: Sequence[str]) -> int:
