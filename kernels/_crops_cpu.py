@@ -8,6 +8,8 @@ of the transposed image.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -26,20 +28,21 @@ def crop_on_cpu(
     window = window.long()
     copied = (window[:, 2:] == window.new_tensor(taps.size)).all(1)
     vertical = is_vertical_first(window, taps.size)
+    ways = ((), copied), ((0, 1), vertical), ((1, 0), ~copied & ~vertical)
     crops, rows_n = [store.pixels.new_empty((0, *taps.size, store.channels))], [index[:0]]
-    for order, chosen in (((), copied), ((0, 1), vertical), ((1, 0), ~copied & ~vertical)):
-        for rows in _blocks(chosen.nonzero()[:, 0], window, store.channels):
+    for (order, chosen), mirrored in itertools.product(ways, (False, True)):
+        for rows in _blocks(chosen & (flip == mirrored), window, store.channels):
             x_nhwC = _windows(store, index[rows], window[rows])
             for axis in order:
                 x_nhwC = _filtered(x_nhwC, taps[axis], window[rows, 2 + axis], axis)
-            x_nHWC = as_pixels(x_nhwC, store.pixels.dtype)
-            crops.append(torch.where(flip[rows, None, None, None], x_nHWC.flip(2), x_nHWC))
+            crops.append(as_pixels(x_nhwC.flip(2) if mirrored else x_nhwC, store.pixels.dtype))
             rows_n.append(rows)
     return torch.cat(crops).index_select(0, torch.cat(rows_n).argsort())
 
 
-def _blocks(rows: Tensor, window: Tensor, channels: int) -> tuple[Tensor, ...]:
-    """Split rows into those of a block each."""
+def _blocks(chosen: Tensor, window: Tensor, channels: int) -> tuple[Tensor, ...]:
+    """Return the rows that are chosen, those of a block each."""
+    rows = chosen.nonzero()[:, 0]
     if not len(rows):
         return ()
     high, wide = window[rows, 2:].amax(0).tolist()
