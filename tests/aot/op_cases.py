@@ -43,6 +43,7 @@ def cases() -> Iterator[AotCase]:
         windows = dict.fromkeys(("height_ptr", "width_ptr", "window_ptr"), 4)
         for op, variant, call, narrow in (
             ("draw_windows", "", _draw_windows, windows),
+            ("draw_windows", "whole images", _draw_whole, windows),
             ("crop_resize", "", _crop_resize, crops),
             ("random_masking", "", _random_masking, ranks),
             ("mixing_ratio", "i-MAE", _mixing_ratio, {"quantiles_ptr": 4}),
@@ -115,10 +116,14 @@ def _statistics(model: ModelSizes) -> tuple[tuple[float, ...], tuple[float, ...]
     return channel_statistics(model.channels, None, None)
 
 
-def _draw_windows(model: ModelSizes) -> object:
+def _draw_windows(model: ModelSizes, random: bool = True) -> object:
     key = torch.zeros(model.batch, dtype=torch.int64)
-    sides = key.int()
-    return draw_windows(key, sides, sides, scale=(0.2, 1), ratio=(0.75, 4 / 3), impl="triton")
+    sides, bounds = key.int(), {"scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3)}
+    return draw_windows(key, sides, sides, **bounds, random=random, impl="triton")
+
+
+def _draw_whole(model: ModelSizes) -> object:
+    return _draw_windows(model, random=False)
 
 
 @functools.cache
