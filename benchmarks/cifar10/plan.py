@@ -100,7 +100,7 @@ def measured(asked: Asked, until: float, take: Take) -> tuple[dict[str, Pace], i
             paces[job.kind] = seen.pace
             log_progress(f"{job.kind}: {seen.pace.fixed:.1f} s, {seen.pace.epoch:.3g} s per epoch")
     updates = updates_per_epoch(jobs[0].run.folder)
-    shutil.rmtree(asked.runs)
+    shutil.rmtree(asked.runs, ignore_errors=True)
     return paces, updates
 
 
