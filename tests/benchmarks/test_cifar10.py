@@ -214,6 +214,12 @@ def test_a_time_is_chosen_for_and_then_it_is_enough(asked, machine):
     assert set(machine.epochs().values()) == {plan.epochs} and plan.train["save_steps"] == 0
 
 
+def test_the_slowest_kind_decides_how_often_state_is_kept(asked, machine):
+    machine.paces["imae with a teacher"] = Pace(2.0, 25.0)
+    plan = make_plan(asked, 70, machine.now + 2000, machine.take)
+    assert plan.epochs == 70 and plan.train["save_steps"] == UPDATES * 5 // 25
+
+
 def test_calls_go_on_and_all_have_equal_epochs(machine):
     plan = Plan(epochs=60, paces=dict(PACES))
     _, took = machine.go_on(plan, 60)  # for the teacher only
@@ -242,8 +248,7 @@ def test_a_faster_machine_trains_all_further(machine):
     _, took = machine.go_on(plan, 120)
     found = [machine.epochs()[name] for name in MODELS[1:]]
     assert max(found) - min(found) <= 2 and took <= 123
-    useful = sum(found) * 3 / 3 + 2 * len(found)
-    assert useful > 40  # at the pace that it was told, it would be a third
+    assert sum(found) + 2 * len(found) > 60  # seconds; without a second round it is half
 
 
 def test_a_slower_machine_still_ends_in_time(machine):
