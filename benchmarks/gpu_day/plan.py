@@ -148,7 +148,7 @@ def _third(s: DaySettings) -> list[Stage]:
 
 
 def _fourth(s: DaySettings) -> list[Stage]:
-    few = [f"tests/gpu/test_cuda_{name}.py" for name in ("crops", "small_data", "graph", "step")]
+    few = [f"tests/gpu/test_cuda_{name}.py" for name in ("crops", "cache", "resident_step", "step")]
     warm_up = _without_file(_small_data(s, 1, "warm_up.json"))
     learning = [Stage(75, (_cifar_tables(s),))] if s.cifar and s.cifar_val else []
     return [
