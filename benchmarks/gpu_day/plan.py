@@ -248,7 +248,7 @@ def _resident(s: DaySettings) -> Part:
 def _cifar_tables(s: DaySettings) -> Part:
     """Make a part of i-MAE's first table: how many epochs a minute, and whether it can go on."""
     data = ("--ffcv", s.cifar, "--val", s.cifar_val, "--runs", s.folder / "cifar10")
-    small = ("--", *NANO, "--images", 64, "--batch_size", 16) if s.smoke else ()
+    small = ("--", *NANO, "--images", 64, "--batch_size", 16, "--accum_iter", 1) if s.smoke else ()
     flags = ("--out", s.folder / "gpu_cifar10.json", "--tables", 1, "--minutes", 1, *data, *small)
     command = (sys.executable, "-m", "benchmarks.cifar10", *map(str, flags))
     return Part(name="cifar10", command=command, file="gpu_cifar10.json")
