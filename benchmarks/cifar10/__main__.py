@@ -61,7 +61,7 @@ class CifarOptions(Settings):
     tables: tuple[Literal[1, 2, 3, 4], ...] = (1, 2, 3, 4)
     """Tables to make."""
     set: tuple[str, ...] = ()
-    """Changes of the studies, as of `fastimae-eval study`."""
+    """Changes of the studies that have such a part: --set evaluations.finetune.precision=fp32."""
     out: Path | None = None
     """JSON file for the tables; a page is written beside it."""
     debug: bool = False

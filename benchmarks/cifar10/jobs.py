@@ -11,11 +11,12 @@ from fastimae.arguments import peek
 from fastimae.evaluate.command import TASKS, options_of
 from fastimae.evaluate.options.study import StudyOptions
 from fastimae.evaluate.studies.commands import Commands
-from fastimae.evaluate.studies.file import read_study
+from fastimae.evaluate.studies.file import Study, read_study
 from fastimae.evaluate.studies.flag_words import words_of
 from fastimae.evaluate.studies.runs import StudyRun
 from fastimae.evaluate.studies.shipped import find_study
 from fastimae.recipes import RECIPES
+from fastimae.settings import ConfigError
 
 STUDIES = {
     1: "imae_table1_cifar10",
@@ -66,11 +67,18 @@ def commands_of(asked: Asked, epochs: int, train: Mapping[str, Any]) -> dict[str
         train = {"epochs": epochs, "warmup_epochs": warm_up, **train}
     more = {name: value for name, value in train.items() if f"--{name}" not in asked.flags}
     flags = (*words_of(more), *asked.flags)
-    found = {}
-    for name in dict.fromkeys(STUDIES[table] for table in asked.tables):
-        changes = [*_shorter(_commands(asked, name, flags, ()), epochs), *asked.set]
-        found[name] = _commands(asked, name, flags, changes)
-    return found
+    names = dict.fromkeys(STUDIES[table] for table in asked.tables)
+    full = {name: _commands(asked, name, flags, ()) for name in names}
+    for change in asked.set:
+        if not any(_is_of(commands.study, change) for commands in full.values()):
+            raise ConfigError(f"--set {change}: none of the tables has that part")
+    return {
+        name: _commands(asked, name, flags, [
+            *_shorter(commands, epochs),
+            *[change for change in asked.set if _is_of(commands.study, change)],
+        ])
+        for name, commands in full.items()
+    }  # fmt: skip
 
 
 def jobs_of(studies: Mapping[str, Commands]) -> list[Job]:
@@ -85,6 +93,12 @@ def _commands(asked: Asked, name: str, flags: Sequence[str], changes: Sequence[s
         output_dir=asked.runs,
     )  # fmt: skip
     return Commands(read_study(find_study(name), options.set), options)
+
+
+def _is_of(study: Study, change: str) -> bool:
+    """Return whether a study has the model or the evaluation that a change is of."""
+    part, name, *_ = [*change.partition("=")[0].split("."), ""]
+    return part not in ("models", "evaluations") or name in getattr(study, part)
 
 
 def _shorter(commands: Commands, epochs: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -80,13 +81,9 @@ def common_level(distances: Sequence[Distance], seconds: float) -> float:
 
 
 def started_in(distances: Sequence[Distance], seconds: float) -> int:
-    """Return how many of these, at least one, can start without spending half the time on it."""
-    fixed = 0.0
-    for count, each in enumerate(distances):
-        fixed += each.pace.fixed
-        if fixed > seconds / 2:
-            return max(count, 1)
-    return len(distances)
+    """Return how many of these, the first ones, start within half of the time."""
+    starts = itertools.accumulate(each.pace.fixed for each in distances)
+    return sum(start <= seconds / 2 for start in starts)
 
 
 def reserve(evaluations: float, training: float, seconds: float) -> float:

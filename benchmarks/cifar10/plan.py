@@ -15,6 +15,7 @@ from benchmarks.cifar10.pace import FULL, Pace, choose_epochs, steps_between_sav
 from benchmarks.cifar10.processes import Stop, Watched
 from benchmarks.cifar10.progress import updates_per_epoch
 from benchmarks.harness import log_progress
+from fastimae.evaluate.command import TASKS
 from fastimae.folders import write_text
 from fastimae.settings import ConfigError
 
@@ -100,7 +101,7 @@ def measured(asked: Asked, until: float, take: Take) -> tuple[dict[str, Pace], i
             paces[job.kind] = seen.pace
             log_progress(f"{job.kind}: {seen.pace.fixed:.1f} s, {seen.pace.epoch:.3g} s per epoch")
     updates = updates_per_epoch(jobs[0].run.folder)
-    shutil.rmtree(asked.runs)
+    shutil.rmtree(asked.runs, ignore_errors=True)
     return paces, updates
 
 
@@ -115,7 +116,7 @@ def _measured_by(job: Job, until: float) -> Stop:
 
 def _saving(epochs: int, paces: Mapping[str, Pace], updates: int) -> dict[str, int]:
     """Return settings that keep state every few seconds, and no other files."""
-    epoch = max(pace.epoch for kind, pace in paces.items() if "mae" in kind.split())
+    epoch = max(pace.epoch for kind, pace in paces.items() if kind not in TASKS)
     return {
         "save_steps": steps_between_saves(updates, epoch, KEPT_SECONDS),
         "save_freq": epochs, "checkpoint_hist": 1, "vis_freq": 0,

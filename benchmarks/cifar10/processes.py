@@ -21,7 +21,12 @@ from fastimae.evaluate.studies.runs import begin, check_status
 
 POLL, GRACE = 0.05, 10.0
 """Seconds between looks at a log, and seconds that a command has to save and stop."""
-_PRELOADED = ("fastimae.cli", "fastimae.build", "fastimae.evaluate.tasks.msem")
+_PRELOADED = (
+    "fastimae.cli",
+    "fastimae.build",
+    *(f"fastimae.evaluate.tasks.{task}" for task in ("msem", "linear", "separability")),
+)
+"""None of them may use CUDA when imported, or no fork can."""
 _FUNCTIONS = {"fastimae-train": "train", "fastimae-eval": "evaluate"}
 """Those of `fastimae.cli`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -26,27 +27,30 @@ class Turns:
         self.teachers = {name for job in jobs if job.trains for name in job.run.needs}
 
     def run(self) -> None:
-        """Train, evaluate in time that was kept for it, and train in what is left."""
+        """Train, evaluate in the time that was kept for it, and do the same in what is left."""
         evaluations = [job for job in self.evaluations() if self._within_reach(job)]
         of_evaluations = sum(self.paces[job.kind].seconds(job.epochs) for job in evaluations)
         of_training = sum(self._distance(job).seconds(job.epochs) for job in self.waiting())
         self.train(self.until - reserve(of_evaluations, of_training, self._left(self.until)))
         self.evaluate()
-        self.train(self.until)
+        self.train(self.until, some=False)
+        self.evaluate()
 
-    def train(self, until: float) -> None:
+    def train(self, until: float, *, some: bool = True) -> None:
         """Bring all trainings to the same epochs, as many as there is time for.
 
-        Teachers come first, and to their end: others learn from their last weights.
+        Teachers come first, and to their end: others learn from their last weights. If a round
+        leaves time, because the machine is faster than it was, there is another one for all.
+        some: if there is no time for all of them, let those go on that have the fewest epochs.
         """
         for teachers in (True, False):
-            waiting = [job for job in self.waiting() if (job.run.name in self.teachers) == teachers]
-            waiting.sort(key=lambda job: self._distance(job).trained)
-            if waiting:
-                del waiting[started_in([*map(self._distance, waiting)], self._left(until)) :]
-            while waiting and all(self._done(name) for name in waiting[0].run.needs):
-                level = common_level([*map(self._distance, waiting)], self._left(until))
-                self._slice(waiting.pop(0), level, until)
+            partly = some
+            while ready := self._ready(teachers):
+                count = started_in([*map(self._distance, ready)], self._left(until))
+                if not count or (count < len(ready) and not partly):
+                    break
+                self._round(ready[:count], until)
+                partly = False
 
     def evaluate(self) -> None:
         """Evaluate finished models, whose numbers stay, then others, if there is time for all."""
@@ -72,14 +76,22 @@ class Turns:
             and not (job.run.done() and self._has_models(job) and is_current(job))
         ]  # fmt: skip
 
+    def _round(self, jobs: list[Job], until: float) -> None:
+        """Train each job once, to a common level: if it took longer than it should, lower ones."""
+        level = math.inf
+        while jobs:
+            level = min(level, common_level([*map(self._distance, jobs)], self._left(until)))
+            self._slice(jobs.pop(0), level, until)
+
     def _slice(self, job: Job, level: float, until: float) -> None:
-        """Train a job to a level of epochs, or for the time that this should take."""
+        """Train a job to a level of epochs; unless it is a teacher, for as long as that should
+        take."""
         distance = self._distance(job)
-        seconds = min(self._left(until), LATE * distance.seconds(level))
-        whole = int(level) - int(distance.trained)
-        if level <= distance.trained or seconds <= distance.pace.fixed:
-            return
-        self._take(job, lambda seen: seen.seconds > seconds or 0 < whole <= len(seen.times))
+        late = math.inf if job.run.name in self.teachers else LATE
+        seconds = min(self._left(until), late * distance.seconds(level))
+        whole = int(level) - int(distance.trained) if level < job.epochs else math.inf
+        if level > distance.trained and seconds > distance.pace.fixed:
+            self._take(job, lambda seen: seen.seconds > seconds or 0 < whole <= len(seen.times))
 
     def _take(self, job: Job, stop: Stop) -> Watched:
         seen = self.take(job, stop)
@@ -88,6 +100,14 @@ class Turns:
         if job.trains and len(seen.times) > 2:
             self.paces[job.kind] = Pace(self.paces[job.kind].fixed, seen.pace.epoch)
         return seen
+
+    def _ready(self, teachers: bool) -> list[Job]:
+        """Return the trainings that can go on, of teachers or others: the least trained first."""
+        ready = [
+            job for job in self.waiting()
+            if (job.run.name in self.teachers) == teachers and all(map(self._done, job.run.needs))
+        ]  # fmt: skip
+        return sorted(ready, key=lambda job: self._distance(job).trained)
 
     def _distance(self, job: Job) -> Distance:
         return Distance(epochs_trained(job.run.folder), job.epochs, self.paces[job.kind])

@@ -148,9 +148,9 @@ def _third(s: DaySettings) -> list[Stage]:
 
 
 def _fourth(s: DaySettings) -> list[Stage]:
-    few = [f"tests/gpu/test_cuda_{name}.py" for name in ("crops", "small_data", "graph", "step")]
+    few = [f"tests/gpu/test_cuda_{name}.py" for name in ("crops", "cache", "resident_step", "step")]
     warm_up = _without_file(_small_data(s, 1, "warm_up.json"))
-    learning = [Stage(75, (_cifar_tables(s),))] if s.cifar and s.cifar_val else []
+    learning = [Stage(105, (_cifar_tables(s),))] if s.cifar and s.cifar_val else []
     return [
         Stage(20, (_machine(s),)),
         Stage(80, (s.pytest(*few), warm_up)),
@@ -248,8 +248,8 @@ def _resident(s: DaySettings) -> Part:
 def _cifar_tables(s: DaySettings) -> Part:
     """Make a part of i-MAE's first table: how many epochs a minute, and whether it can go on."""
     data = ("--ffcv", s.cifar, "--val", s.cifar_val, "--runs", s.folder / "cifar10")
-    small = ("--", *NANO, "--images", 64, "--batch_size", 16) if s.smoke else ()
-    flags = ("--out", s.folder / "gpu_cifar10.json", "--tables", 1, "--minutes", 1, *data, *small)
+    small = ("--", *NANO, "--images", 64, "--batch_size", 16, "--accum_iter", 1) if s.smoke else ()
+    flags = ("--out", s.folder / "gpu_cifar10.json", "--tables", 1, "--minutes", 1.6, *data, *small)
     command = (sys.executable, "-m", "benchmarks.cifar10", *map(str, flags))
     return Part(name="cifar10", command=command, file="gpu_cifar10.json")
 

@@ -1,12 +1,16 @@
 """i-MAE's tables on CIFAR-10: times are divided, runs go on, tables say what numbers are of."""
 
 import json
+import multiprocessing
 import shlex
+import signal
+import sys
+import time
 import types
+from pathlib import Path
 
 import pytest
-import torch
-from tiny import NAME, tiny_model
+from toy_images import save_colours
 
 pytest.importorskip("sklearn")
 pytest.importorskip("timm")
@@ -14,7 +18,7 @@ pytest.importorskip("timm")
 from benchmarks.cifar10 import __main__ as cifar10
 from benchmarks.cifar10 import plan as plans
 from benchmarks.cifar10 import processes, turns
-from benchmarks.cifar10.jobs import Asked, commands_of, jobs_of
+from benchmarks.cifar10.jobs import Asked, Job, commands_of, jobs_of
 from benchmarks.cifar10.pace import (
     FULL,
     Distance,
@@ -28,11 +32,12 @@ from benchmarks.cifar10.pace import (
     steps_between_saves,
 )
 from benchmarks.cifar10.plan import Plan, make_plan, read_plan
-from benchmarks.cifar10.processes import Watched
-from benchmarks.cifar10.progress import epochs_trained, forget, is_current
+from benchmarks.cifar10.processes import Watched, run_for_some_time
+from benchmarks.cifar10.progress import epochs_of_result, epochs_trained, forget, is_current
+from benchmarks.cifar10.tables import markdown, results
 from benchmarks.cifar10.turns import Turns
-from fastimae.engine.checkpoint import LAST, save_checkpoint
-from fastimae.evaluate.origin import read_origin
+from fastimae import cli
+from fastimae.evaluate.studies.runs import StudyRun
 from fastimae.settings import ConfigError
 
 UPDATES = 10
@@ -68,7 +73,7 @@ def test_all_get_to_the_same_epochs():
     assert level == pytest.approx(20.0) and level < far.trained
     assert common_level([behind, ahead], 1e6) == 100
     assert common_level([behind], 0.5) == pytest.approx(0.0, abs=1e-6)
-    assert started_in([behind] * 4, 4.0) == 2 and started_in([behind] * 4, 0.1) == 1
+    assert started_in([behind] * 4, 4.0) == 2 and started_in([behind] * 4, 0.1) == 0
     assert started_in([behind] * 4, 100) == 4
 
 
@@ -112,52 +117,81 @@ def test_in_full_they_are_the_studies_and_shorter_all_is_shorter(asked):
     short[0].run.check()
 
 
+def test_changes_are_of_the_studies_that_have_the_part(asked):
+    wider = asked._replace(set=["evaluations.linear.epochs=7", "models.no_heads.mask_ratio=0.5"])
+    jobs = {job.run.name: job.run.command for job in jobs_of(commands_of(wider, FULL, {}))}
+    assert jobs["imae-1/linear"][-2:] == ["--epochs", "7"]
+    assert "--mask_ratio" in jobs["no_heads"] and "no_heads/linear" not in jobs
+    with pytest.raises(ConfigError, match=r"--set evaluations.knn.k=5: none of the tables"):
+        commands_of(asked._replace(set=["evaluations.knn.k=5"]), FULL, {})
+
+
 class Machine:
-    """A clock, and runs that take the time of `PACES` and leave what commands leave."""
+    """A clock, and four models whose runs take the time of `PACES`."""
 
     def __init__(self, monkeypatch):
-        self.now, self.log, self.paces = 1000.0, [], dict(PACES)
+        self.now, self.order, self.paces = 1000.0, [], dict(PACES)
+        self.steps, self.weights = {}, {}
+        """Of each training; and of the weights that each finished evaluation is of."""
         clock = types.SimpleNamespace(monotonic=lambda: self.now)
         for module in (plans, turns):
             monkeypatch.setattr(module, "time", clock)
             monkeypatch.setattr(module, "log_progress", lambda line: None)
+        monkeypatch.setattr(turns, "epochs_trained", lambda f: self.steps.get(f.name, 0) / UPDATES)
+        monkeypatch.setattr(turns, "is_current", self.is_current)
+        monkeypatch.setattr(turns, "forget", lambda job: self.weights.pop(job.run.name))
+        monkeypatch.setattr(plans, "updates_per_epoch", lambda folder: UPDATES)
+        monkeypatch.setattr(Plan, "jobs", lambda plan, asked: self.jobs(plan.epochs))
+
+    def is_current(self, job):
+        steps = self.steps[job.run.checkpoint.name]
+        return self.weights.get(job.run.name, steps) == steps
+
+    def jobs(self, epochs):
+        kinds = {"baseline": "mae", "no_heads": "imae", "imae-0": "imae with a teacher",
+                 "imae-1": "imae with a teacher"}  # fmt: skip
+        tasks = {"msem": 100, "linear": 200, "separability": 0}
+        found = []
+        for name, kind in kinds.items():
+            needs = ("baseline",) if "teacher" in kind else ()
+            done = lambda n=name: self.steps.get(n) == epochs * UPDATES  # noqa: E731
+            run = StudyRun(name=name, folder=Path(name), command=(), done=done, needs=needs)
+            found.append(Job(run, kind, epochs))
+            for task, full in tasks.items():
+                run = StudyRun(
+                    name=f"{name}/{task}", folder=Path(name, task), command=(),
+                    needs=(name, "baseline"), checkpoint=Path(name),
+                    done=lambda n=f"{name}/{task}": n in self.weights,
+                )  # fmt: skip
+                found.append(Job(run, task, scaled(full, epochs)))
+        return found
 
     def take(self, job, stop):
-        processes.begin(job.run)
-        pace, times, begin = self.paces[job.kind], [], self.now
-        done = round(epochs_trained(job.run.folder) * UPDATES) if job.trains else 0
+        name, pace, times, begin = job.run.name, self.paces[job.kind], [], self.now
+        done, end = self.steps.get(name, 0) if job.trains else 0, job.epochs * UPDATES
         self.now += pace.fixed
-        for step in range(done, job.epochs * UPDATES):
-            if stop(Watched(self.now - begin, times)):
-                break
+        while done < end and not stop(Watched(self.now - begin, times)):
             self.now += pace.epoch / UPDATES
-            done = step + 1
-            if done % UPDATES == 0:
-                times.append(self.now - begin)
-        if job.trains and done:
-            self._save(job, done)
-        elif done == job.epochs * UPDATES:
-            self._results(job)
-        self.log.append((job.run.name, done / UPDATES))
+            done += 1
+            times += [self.now - begin] if done % UPDATES == 0 else []
+        if job.trains:
+            self.steps[name] = done
+        elif done == end:
+            self.weights[name] = self.steps[job.run.checkpoint.name]
+        self.order.append(name)
         return Watched(self.now - begin, times)
 
-    def _save(self, job, done):
-        whole = done % UPDATES == 0
-        epoch, step = ((done - UPDATES) // UPDATES, UPDATES) if whole else divmod(done, UPDATES)
-        torch.manual_seed(done)
-        loader = {"samples": 64, "stride": 2, "accum_iter": 3, "finished": whole}
-        content = {"model": tiny_model().state_dict(), "epoch": epoch, "step": step,
-                   "loader": loader, "args": {"model": NAME, "epochs": job.epochs}}  # fmt: skip
-        save_checkpoint(job.run.folder / LAST, content)
-        lines = [json.dumps({"epoch": n}) + "\n" for n in range(done // UPDATES)]
-        (job.run.folder / "log.txt").write_text("".join(lines))
+    def go_on(self, plan, seconds):
+        """Call it once; return the jobs, and the seconds it took."""
+        jobs, begin = self.jobs(plan.epochs), self.now
+        Turns(jobs, plan, begin + seconds, self.take).run()
+        return jobs, self.now - begin
 
-    def _results(self, job):
-        numbers = {"acc1": self.now, "cross_entropy": 1.0, "table": [
-            {"mse_before": 1.0, "mse_after": 0.5, "mse_after_held_out": 0.6}]}  # fmt: skip
-        origin = read_origin(job.run.checkpoint)
-        content = {"task": job.kind, "numbers": numbers, **origin}
-        (job.run.folder / "results.json").write_text(json.dumps(content))
+    def epochs(self):
+        return {name: self.steps.get(name, 0) / UPDATES for name in MODELS}
+
+
+MODELS = ("baseline", "no_heads", "imae-0", "imae-1")
 
 
 @pytest.fixture
@@ -165,76 +199,62 @@ def machine(monkeypatch):
     return Machine(monkeypatch)
 
 
-def go_on(machine, asked, plan, seconds):
-    """Call it once; return the jobs, and the seconds it took."""
-    jobs, begin = plan.jobs(asked), machine.now
-    Turns(jobs, plan, begin + seconds, machine.take).run()
-    return jobs, machine.now - begin
-
-
-def trained_in(jobs):
-    return {job.run.name: epochs_trained(job.run.folder) for job in jobs if job.trains}
-
-
 def test_a_time_is_chosen_for_and_then_it_is_enough(asked, machine):
-    until = machine.now + 3000
-    plan = make_plan(asked, None, until, machine.take)
-    names = [name for name, _ in machine.log]
-    assert names == ["baseline", "baseline/finetune", "baseline/linear", "imae-0",
-                     "baseline/separability", "no_heads"]  # fmt: skip
+    begin = machine.now
+    plan = make_plan(asked, None, begin + 2000, machine.take)
+    assert machine.order == ["baseline", *(f"baseline/{task}" for task in
+                             ("msem", "linear", "separability")), "no_heads", "imae-0"]  # fmt: skip
     assert {kind: tuple(pace) for kind, pace in plan.paces.items()} == {
         kind: pytest.approx(tuple(pace)) for kind, pace in PACES.items()
     }
-    assert not (asked.runs / "pace").exists()
-    jobs, _ = go_on(machine, asked, plan, until - machine.now)
-    assert all(job.run.done() and (job.trains or is_current(job)) for job in jobs)
-    assert 0.8 * until < machine.now < until
-    assert set(trained_in(jobs).values()) == {plan.epochs} and plan.train["save_steps"] == 0
+    machine.steps, machine.weights = {}, {}
+    jobs, _ = machine.go_on(plan, begin + 2000 - machine.now)
+    assert all(job.run.done() and (job.trains or machine.is_current(job)) for job in jobs)
+    assert 1600 < machine.now - begin < 2000
+    assert set(machine.epochs().values()) == {plan.epochs} and plan.train["save_steps"] == 0
 
 
-def test_calls_go_on_and_all_have_equal_epochs(asked, machine):
+def test_the_slowest_kind_decides_how_often_state_is_kept(asked, machine):
+    machine.paces["imae with a teacher"] = Pace(2.0, 25.0)
+    plan = make_plan(asked, 70, machine.now + 2000, machine.take)
+    assert plan.epochs == 70 and plan.train["save_steps"] == UPDATES * 5 // 25
+
+
+def test_calls_go_on_and_all_have_equal_epochs(machine):
     plan = Plan(epochs=60, paces=dict(PACES))
-    jobs, took = go_on(machine, asked, plan, 60)  # for the teacher only
-    found = trained_in(jobs)
+    _, took = machine.go_on(plan, 60)  # for the teacher only
+    found = machine.epochs()
     assert 30 < found.pop("baseline") < 60 and set(found.values()) == {0.0}
-    assert took <= 63 and (asked.runs / "baseline/eval-linear/results.json").exists()
-    for count in range(3):
-        jobs, took = go_on(machine, asked, plan, 200)
-        found = trained_in(jobs)
-        assert found.pop("baseline") == 60 and took <= 203
-        assert max(found.values()) - min(found.values()) <= 2, count
+    assert took <= 63 and "baseline/linear" in machine.weights
+    for _ in range(3):
+        jobs, took = machine.go_on(plan, 120)
+        found = machine.epochs()
+        assert found.pop("baseline") == 60 and took <= 123
+        assert max(found.values()) - min(found.values()) <= 2
     assert 10 < min(found.values()) < 60
-    order = [name for name, _ in machine.log]
-    last_of_teacher = len(order) - order[::-1].index("baseline")
-    assert "imae-0" not in order[:last_of_teacher]
+    last_of_teacher = len(machine.order) - machine.order[::-1].index("baseline")
+    assert "imae-0" not in machine.order[: machine.order.index("baseline", 1)]
+    assert last_of_teacher > 1
     while not all(job.run.done() for job in jobs):
-        go_on(machine, asked, plan, 200)
-    assert all(is_current(job) for job in jobs if not job.trains)
-    assert go_on(machine, asked, plan, 200)[1] == 0
+        machine.go_on(plan, 120)
+    assert all(machine.is_current(job) for job in jobs if not job.trains)
+    assert machine.go_on(plan, 120)[1] == 0
 
 
-def test_numbers_of_earlier_weights_are_named_and_replaced(asked, machine):
+def test_a_faster_machine_trains_all_further(machine):
+    machine.paces |= {kind: Pace(a, b / 3) for kind, (a, b) in PACES.items() if "mae" in kind}
     plan = Plan(epochs=60, paces=dict(PACES))
-    jobs, _ = go_on(machine, asked, plan, 60)
-    studies = commands_of(asked, plan.epochs, plan.train)
-    training, linear = jobs[0], next(job for job in jobs if job.kind == "linear")
-    before = cifar10.results(studies, jobs, 60)["cells"][0]
-    assert before["model"] == "baseline" and before["linear"] < before["epochs"]
-    assert before["imae-0"] if "imae-0" in before else True
-    assert linear.run.done() and not is_current(linear)
-    go_on(machine, asked, plan, 200)
-    after = cifar10.results(studies, jobs, 60)["cells"][0]
-    assert after["linear"] == after["epochs"] == epochs_trained(training.run.folder) == 60
-    assert is_current(linear)
-    forget(linear)
-    assert not linear.run.folder.exists()
+    machine.steps["baseline"] = 60 * UPDATES
+    _, took = machine.go_on(plan, 120)
+    found = [machine.epochs()[name] for name in MODELS[1:]]
+    assert max(found) - min(found) <= 2 and took <= 123
+    assert sum(found) + 2 * len(found) > 60  # seconds; without a second round it is half
 
 
-def test_a_slower_machine_still_ends_in_time(asked, machine):
+def test_a_slower_machine_still_ends_in_time(machine):
     plan = Plan(epochs=60, paces=dict(PACES))
     machine.paces |= {kind: Pace(2 * a, 3 * b) for kind, (a, b) in PACES.items() if "mae" in kind}
-    _, took = go_on(machine, asked, plan, 100)
-    assert took <= 110
+    assert machine.go_on(plan, 100)[1] <= 110
     assert plan.paces["mae"].epoch == pytest.approx(3.0)  # learned from the run
 
 
@@ -243,33 +263,110 @@ def test_the_plan_is_kept_and_its_epochs_are_the_folders(asked, machine):
     assert read_plan(asked.runs, None) is None
     plan.keep(asked.runs)
     assert read_plan(asked.runs, None) == plan == read_plan(asked.runs, 60)
-    with pytest.raises(ConfigError, match="--epochs 50: the runs in .* have 60"):
+    with pytest.raises(ConfigError, match=r"--epochs 50: the runs in .* have 60"):
         read_plan(asked.runs, 50)
     machine.paces["imae"] = Pace(2.0, 900.0)
     with pytest.raises(ConfigError, match=r"--minutes: .*\(imae\)"):
-        make_plan(asked, None, machine.now + 100, machine.take)
+        make_plan(asked, None, machine.now + 200, machine.take)
 
 
-def test_the_command_prints_tables_and_what_is_missing(asked, machine, monkeypatch, capsys):
+def test_progress_is_read_from_what_the_commands_leave(tmp_path):
+    """A real training and a real probe, and the tables of a folder in which all else is missing."""
+    data = [save_colours(tmp_path / name, 4, seed=len(name)) for name in ("train", "val")]
+    betons = [folder.with_suffix(".beton") for folder in data]
+    for folder, beton in zip(data, betons, strict=True):
+        assert cli.convert([str(folder), str(beton)]) == 0
+    flags = shlex.split(
+        "--model mae_vit_nano_patch16 --batch_size 2 --accum_iter 2 --precision fp32"
+    )
+    asked = Asked(*betons, tmp_path / "runs", (1,), flags, ["evaluations.linear.batch_size=8"])
+    studies = commands_of(asked, 2, {"save_steps": 1})
+    training, _, linear, *_ = jobs = jobs_of(studies)
+    run_in_process(training)
+    assert epochs_trained(training.run.folder) == 2 and training.run.done()
+    run_in_process(linear)
+    assert is_current(linear)
+    assert epochs_of_result(linear.run.folder, training.run.folder) == 2
+    report = results(studies, jobs, 2)
+    assert report["cells"][0] == {
+        "model": "baseline", "epochs": 2, "planned": 2, "finetune": None, "linear": 2,
+    }  # fmt: skip
+    assert report["cells"][1]["epochs"] == 0
+    (study,) = report["studies"].values()
+    first = study["table"][0]
+    assert first["linear"] is not None and first["linear, paper"] == 72.47
+    page = markdown(report)
+    assert "| model | epochs | planned | finetune | linear |\n" in page
+    assert "| baseline | 2 | 2 | - | 2 |" in page and "where the paper has 2,000" in page
+    (linear.run.folder / "results.json").write_text(json.dumps({
+        "task": "linear", "weights": "others", "epoch": 0, "step": 1, "numbers": {"acc1": 50.0},
+    }))  # fmt: skip
+    assert not is_current(linear)
+    assert results(studies, jobs, 2)["cells"][0]["linear"] == pytest.approx(1 / 3)
+    forget(linear)
+    assert not linear.run.folder.exists() and is_current(linear)
+
+
+def run_in_process(job):
+    program, *arguments = job.run.command
+    assert processes.begin(job.run)
+    assert getattr(cli, processes._FUNCTIONS[program])(arguments) == 0
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Be a job, in a fork of this process, whose command is to be put in place of `train`."""
+    monkeypatch.setattr(processes, "_context", lambda: multiprocessing.get_context("fork"))
+    run = StudyRun(
+        name="baseline", folder=tmp_path, command=("fastimae-train", "--x"), done=lambda: False
+    )
+    return Job(run, "mae", 9)
+
+
+def test_a_command_is_stopped_at_an_epoch_and_may_save(job, monkeypatch):
+    def train(arguments):
+        assert arguments == ("--x",)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit((job.run.folder / "saved").touch()))
+        for _ in range(1000):
+            with (job.run.folder / "log.txt").open("a") as log:
+                log.write("{}\n")
+            time.sleep(0.05)
+
+    monkeypatch.setattr(cli, "train", train)
+    for count in (1, 2):
+        seen = run_for_some_time(job, lambda seen: len(seen.times) >= 3)
+        lines = (job.run.folder / "log.txt").read_text().splitlines()
+        assert 3 * count <= len(lines) < 20 * count and (job.run.folder / "saved").exists()
+        assert sorted(seen.times) == seen.times and seen.times[-1] <= seen.seconds < 10
+
+
+def test_a_command_that_fails_is_an_error(job, monkeypatch):
+    monkeypatch.setattr(cli, "train", lambda arguments: 2)
+    with pytest.raises(ConfigError, match="baseline failed with exit status 2"):
+        run_for_some_time(job, lambda seen: False)
+
+
+def test_the_command_goes_on_until_all_is_done(asked, machine, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("benchmarks.harness.conditions", lambda *_: {"commit": "x"})
-    monkeypatch.setattr("benchmarks.cifar10.tables.markdown", str)
     monkeypatch.setattr(cifar10, "time", types.SimpleNamespace(monotonic=lambda: machine.now))
     monkeypatch.setattr(cifar10, "run_for_some_time", machine.take)
-    out = asked.runs.parent / "out.json"
+    monkeypatch.setattr(cifar10, "warm_up", lambda: None)
+    monkeypatch.setattr(cifar10, "jobs_of", lambda studies: machine.jobs(40))
+    asked_for = []
+    monkeypatch.setattr(cifar10, "commands_of", lambda *parts: asked_for.append(parts) or {})
+    out, flags = tmp_path / "out.json", ["--", "--batch_size", "64"]
     command = shlex.split(
-        f"--ffcv {asked.ffcv} --val {asked.val} --runs {asked.runs} --out {out} --tables 1 "
-        "--epochs 40 --minutes 8 -- --batch_size 64"
+        f"--ffcv {asked.ffcv} --val {asked.val} --runs {asked.runs} --out {out} --epochs 40 "
+        "--minutes 3"
     )
-    assert cifar10.main(command) == 1
+    plan = Plan(epochs=40, train={"vis_freq": 0}, paces=dict(PACES))
+    plan.keep(asked.runs)
+    assert cifar10.main([*command, *flags]) == 1
+    assert asked_for == [(asked._replace(tables=(1, 2, 3, 4)), 40, {"vis_freq": 0})]
     report = json.loads(out.read_text())
     assert report["complete"] and report["epochs"] == 40
-    assert [row["model"] for row in report["cells"]][:2] == ["baseline", "imae-0"]
-    (study,) = report["studies"].values()
-    assert study["table"][0]["finetune, paper"] == 90.78
-    page = capsys.readouterr().out
-    assert "| model | epochs | planned | finetune | linear |" in page
-    assert "where the paper has 2,000" in page and "batch_size 64" in page
-    while cifar10.main(command):
-        pass
-    lines = capsys.readouterr().out.splitlines()
-    assert "| imae-1 | 40 | 40 | 40 | 40 |" in lines
+    assert "the same command goes on" in capsys.readouterr().err
+    calls = 1
+    while cifar10.main([*command, *flags]):
+        calls += 1
+    assert calls < 10 and set(machine.epochs().values()) == {40}
