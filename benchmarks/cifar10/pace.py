@@ -86,6 +86,14 @@ def started_in(distances: Sequence[Distance], seconds: float) -> int:
     return sum(start <= seconds / 2 for start in starts)
 
 
+def highest_level(distances: Sequence[Distance], count: int) -> float:
+    """Return the epochs that the first `count` may get to while the others stay where they are:
+    to theirs, if these are ahead by an epoch or more."""
+    first = distances[0].trained
+    ahead = (each.trained for each in distances[count:] if each.trained >= first + 1)
+    return min(ahead, default=math.inf)
+
+
 def reserve(evaluations: float, training: float, seconds: float) -> float:
     """Return the seconds to keep for evaluations, of the seconds that there are.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.cifar10.jobs import Job
 from fastimae.engine.checkpoint import LAST, load_checkpoint
@@ -14,10 +15,23 @@ from fastimae.evaluate.origin import BEGUN, read_origin
 from fastimae.evaluate.result_files import RESULTS, read_results
 
 
+class Progress(NamedTuple):
+    """How far a pre-training is."""
+
+    epochs: float = 0.0
+    """With the part of the current one."""
+    updates: int = 0
+    """Optimizer steps per epoch."""
+
+
 def epochs_trained(folder: Path) -> float:
-    """Return the epochs of a pre-training that its checkpoint has, with the part of the current."""
-    content = _checkpoint(folder)
-    return _point(content, updates_per_epoch(folder)) if content else 0.0
+    """Return the epochs that the checkpoint of a pre-training has, with the part of the current."""
+    return _progress(folder).epochs
+
+
+def updates_per_epoch(folder: Path) -> int:
+    """Return the optimizer steps per epoch of a run that has a checkpoint."""
+    return _progress(folder).updates
 
 
 def epochs_of_result(folder: Path, model: Path) -> float | None:
@@ -30,15 +44,10 @@ def epochs_of_result(folder: Path, model: Path) -> float | None:
     return _point(read_results(folder), updates_per_epoch(model))
 
 
-def updates_per_epoch(folder: Path) -> int:
-    """Return the optimizer steps per epoch of a run that has a checkpoint."""
-    loader = _checkpoint(folder)["loader"]
-    return loader["samples"] // (loader["stride"] * loader["accum_iter"])
-
-
 def is_current(job: Job) -> bool:
     """Return whether what an evaluation has, if anything, is of the weights as they are now."""
-    now = read_origin(job.run.checkpoint)[WEIGHTS]
+    model = job.run.checkpoint
+    now = _read_origin(model, model.stat().st_mtime_ns)[WEIGHTS]
     if job.run.done():
         return read_results(job.run.folder)[WEIGHTS] == now
     begun = job.run.folder / LAST
@@ -51,9 +60,22 @@ def forget(job: Job) -> None:
     shutil.rmtree(job.run.folder.parent / "eval-features", ignore_errors=True)
 
 
-def _checkpoint(folder: Path) -> dict[str, Any]:
+def _progress(folder: Path) -> Progress:
     path = folder / LAST
-    return load_checkpoint(path, mmap=True) if path.is_file() else {}
+    return _read_progress(path, path.stat().st_mtime_ns) if path.is_file() else Progress()
+
+
+@functools.lru_cache
+def _read_progress(path: Path, written: int) -> Progress:
+    content = load_checkpoint(path, mmap=True)
+    loader = content["loader"]
+    updates = loader["samples"] // (loader["stride"] * loader["accum_iter"])
+    return Progress(_point(content, updates), updates)
+
+
+@functools.lru_cache
+def _read_origin(path: Path, written: int) -> Mapping[str, Any]:
+    return read_origin(path)
 
 
 def _point(origin: Mapping[str, Any], updates: int) -> float:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.cifar10.jobs import Job
-from benchmarks.cifar10.pace import Distance, Pace, common_level, reserve, started_in
+from benchmarks.cifar10.pace import Distance, Pace, common_level, highest_level, reserve, started_in
 from benchmarks.cifar10.plan import Plan, Take
 from benchmarks.cifar10.processes import Stop, Watched
 from benchmarks.cifar10.progress import epochs_trained, forget, is_current
@@ -46,10 +46,11 @@ class Turns:
         for teachers in (True, False):
             partly = some
             while ready := self._ready(teachers):
-                count = started_in([*map(self._distance, ready)], self._left(until))
+                distances = [*map(self._distance, ready)]
+                count = started_in(distances, self._left(until))
                 if not count or (count < len(ready) and not partly):
                     break
-                self._round(ready[:count], until)
+                self._round(ready[:count], highest_level(distances, count), until)
                 partly = False
 
     def evaluate(self) -> None:
@@ -66,7 +67,7 @@ class Turns:
 
     def waiting(self) -> list[Job]:
         """Return the trainings that are not at their end."""
-        return [job for job in self.jobs if job.trains and not job.run.done()]
+        return [job for job in self.jobs if job.trains and not self._done(job.run.name)]
 
     def evaluations(self) -> list[Job]:
         """Return the evaluations that are missing, or of weights that are no longer the last."""
@@ -76,9 +77,8 @@ class Turns:
             and not (job.run.done() and self._has_models(job) and is_current(job))
         ]  # fmt: skip
 
-    def _round(self, jobs: list[Job], until: float) -> None:
-        """Train each job once, to a common level: if it took longer than it should, lower ones."""
-        level = math.inf
+    def _round(self, jobs: list[Job], level: float, until: float) -> None:
+        """Train each job once, to a common level: a lower one if those before took too long."""
         while jobs:
             level = min(level, common_level([*map(self._distance, jobs)], self._left(until)))
             self._slice(jobs.pop(0), level, until)
@@ -116,7 +116,9 @@ class Turns:
         return until - time.monotonic()
 
     def _done(self, name: str) -> bool:
-        return self.by_name[name].run.done()
+        """Return whether a pre-training is at its end. Its `done` reads the file each time."""
+        job = self.by_name[name]
+        return epochs_trained(job.run.folder) >= job.epochs
 
     def _is_final(self, job: Job) -> bool:
         return all(map(self._done, job.run.needs))

@@ -1,6 +1,7 @@
 """i-MAE's tables on CIFAR-10: times are divided, runs go on, tables say what numbers are of."""
 
 import json
+import math
 import multiprocessing
 import shlex
 import signal
@@ -9,6 +10,7 @@ import time
 import types
 from pathlib import Path
 
+import psutil
 import pytest
 from toy_images import save_colours
 
@@ -25,6 +27,7 @@ from benchmarks.cifar10.pace import (
     Pace,
     choose_epochs,
     common_level,
+    highest_level,
     pace_of,
     reserve,
     scaled,
@@ -75,6 +78,9 @@ def test_all_get_to_the_same_epochs():
     assert common_level([behind], 0.5) == pytest.approx(0.0, abs=1e-6)
     assert started_in([behind] * 4, 4.0) == 2 and started_in([behind] * 4, 0.1) == 0
     assert started_in([behind] * 4, 100) == 4
+    assert highest_level([behind, ahead, far], 1) == 10.0
+    assert highest_level([behind, behind, far], 1) == 50.0
+    assert highest_level([behind, behind], 1) == math.inf == highest_level([behind, far], 2)
 
 
 def test_evaluations_have_what_training_leaves_or_a_third():
@@ -251,6 +257,16 @@ def test_a_faster_machine_trains_all_further(machine):
     assert sum(found) + 2 * len(found) > 60  # seconds; without a second round it is half
 
 
+def test_those_that_are_behind_only_catch_up_if_there_is_no_time_for_all(machine):
+    plan = Plan(epochs=60, paces=dict(PACES))
+    machine.steps = dict.fromkeys(MODELS, 20 * UPDATES) | {"baseline": 60 * UPDATES}
+    machine.steps["imae-1"] = 17 * UPDATES
+    machine.weights = {job.run.name: machine.steps[job.run.checkpoint.name]
+                       for job in machine.jobs(60) if not job.trains}  # fmt: skip
+    machine.go_on(plan, 11)
+    assert machine.epochs()["imae-1"] <= 20 == machine.epochs()["no_heads"]
+
+
 def test_a_slower_machine_still_ends_in_time(machine):
     plan = Plan(epochs=60, paces=dict(PACES))
     machine.paces |= {kind: Pace(2 * a, 3 * b) for kind, (a, b) in PACES.items() if "mae" in kind}
@@ -348,7 +364,9 @@ def test_a_command_that_fails_is_an_error(job, monkeypatch):
 
 def test_the_command_goes_on_until_all_is_done(asked, machine, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("benchmarks.harness.conditions", lambda *_: {"commit": "x"})
-    monkeypatch.setattr(cifar10, "time", types.SimpleNamespace(monotonic=lambda: machine.now))
+    begun = psutil.Process().create_time()
+    clock = types.SimpleNamespace(monotonic=lambda: machine.now, time=lambda: begun)
+    monkeypatch.setattr(cifar10, "time", clock)
     monkeypatch.setattr(cifar10, "run_for_some_time", machine.take)
     monkeypatch.setattr(cifar10, "warm_up", lambda: None)
     monkeypatch.setattr(cifar10, "jobs_of", lambda studies: machine.jobs(40))
