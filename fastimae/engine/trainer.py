@@ -9,13 +9,7 @@ from typing import Any
 
 import torch
 
-from fastimae.engine.checkpoint import (
-    FORMAT,
-    LAST,
-    CheckpointError,
-    numbered_checkpoints,
-    save_checkpoint,
-)
+from fastimae.engine.checkpoint import FORMAT, LAST, CheckpointError
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.feed import Feed, open_feed
@@ -34,11 +28,11 @@ from fastimae.engine.resume import (
     loader_state,
 )
 from fastimae.engine.run_file import RunFile
-from fastimae.engine.sharded import save_sharded
 from fastimae.engine.signals import stop_signals
-from fastimae.engine.statistics import load_statistics, statistics_of_all
+from fastimae.engine.statistics import load_statistics
 from fastimae.engine.step import Step
 from fastimae.engine.throttle import Throttle
+from fastimae.engine.write_checkpoints import write_checkpoints
 from fastimae.log import log
 
 
@@ -240,23 +234,7 @@ class Trainer:
         last: of the run, so that a failure is an error; otherwise it is a warning.
         """
         self._read_losses()
-        path = self.output_dir / LAST
-        more = statistics_of_all(self.objective, self.world)
-        try:
-            if is_sharded(self.objective):
-                save_sharded(path, self.state_dict() | more, self.world, also)
-            elif self.world.is_main:
-                save_checkpoint(path, self.state_dict() | more, also)
-        except CheckpointError as error:
-            if last:
-                raise
-            log.warning("%s; the run continues, and saves again later", error)
-            return
-        if also and self.world.is_main and self.plan.checkpoint_hist:
-            # After a resume from an earlier epoch there may be files of later ones, which stay.
-            kept = numbered_checkpoints(self.output_dir)
-            for old in kept[: kept.index(also) + 1][: -self.plan.checkpoint_hist]:
-                old.unlink()
+        write_checkpoints(self, also, last=last)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain data and tensors."""
