@@ -35,7 +35,7 @@ def crop_on_cpu(
             x_nHWC = as_pixels(x_nhwC, store.pixels.dtype)
             crops.append(torch.where(flip[rows, None, None, None], x_nHWC.flip(2), x_nHWC))
             rows_n.append(rows)
-    return torch.cat(crops)[torch.cat(rows_n).argsort()]
+    return torch.cat(crops).index_select(0, torch.cat(rows_n).argsort())
 
 
 def _blocks(rows: Tensor, window: Tensor, channels: int) -> tuple[Tensor, ...]:
@@ -47,29 +47,37 @@ def _blocks(rows: Tensor, window: Tensor, channels: int) -> tuple[Tensor, ...]:
 
 
 def _windows(store: PixelStore, index: Tensor, window: Tensor) -> Tensor:
-    """Return windows [n, h, w, C], the smaller ones filled up with their last row and column."""
+    """Return windows [n, h, w, C]; the smaller ones are filled up with whatever follows them."""
     top, left, high, wide = window.unbind(1)
-    row = torch.arange(int(high.max())).minimum(high[:, None] - 1) + top[:, None]
-    column = torch.arange(int(wide.max())).minimum(wide[:, None] - 1) + left[:, None]
-    width = store.width[index].long()
-    row = store.start[index, None] + row * (width * store.channels)[:, None]
-    column = column[..., None] * store.channels + torch.arange(store.channels)
-    return store.pixels[row[..., None, None] + column[:, None]]
+    high_n1, stride_n = high[:, None], store.width[index].long() * store.channels
+    row_nh = torch.arange(int(high.max())).minimum(high_n1 - 1) + top[:, None]
+    place_nh = (store.start[index] + left * store.channels)[:, None] + row_nh * stride_n[:, None]
+    values = int(wide.max()) * store.channels
+    last = len(store.pixels) - values
+    every = store.pixels.as_strided((last + 1, values), (1, 1))
+    x_nhK = every.index_select(0, place_nh.flatten().clamp(max=last)).view(*row_nh.shape, values)
+    for image, row in (place_nh > last).nonzero().tolist():  # would be read beyond the store's end
+        x_nhK[image, row] = x_nhK[image, row].roll(last - int(place_nh[image, row]))
+    return x_nhK.unflatten(2, (-1, store.channels))
 
 
 def _filtered(x: Tensor, taps: AxisTaps, length: Tensor, axis: int) -> Tensor:
-    """Return x [n, h, w, C], filtered along its rows (axis 0) or columns, of length [n], rounded."""
+    """Return x [n, h, w, C], filtered along its axis (0: rows), of length [n], and rounded."""
     x = x.transpose(1, 1 + axis).contiguous()
+    output = torch.arange(taps.first.shape[1])
+    tap_T1 = torch.arange(int(taps.count[length].max()))[:, None]
+    tap_nT1 = tap_T1.where(tap_T1 < taps.count[length][:, None, None], -1)
+    weight_nTO = taps.weights[
+        taps.start[length][:, None, None] + tap_nT1.relu() * len(output) + output
+    ]
+    weight_nTO *= tap_nT1 >= 0
     row_nO = taps.first[length] + torch.arange(len(x))[:, None] * x.shape[1]
-    count_n, start_n = taps.count[length], taps.start[length]
-    rows = x.flatten(0, 1).flatten(1)
-    total = torch.zeros(row_nO.numel(), rows.shape[1], dtype=taps.weights.dtype)
-    output = torch.arange(row_nO.shape[1])
-    for tap in range(int(count_n.max())):
-        exists_n1 = (tap < count_n)[:, None]
-        weight_nO = taps.weights[(start_n[:, None] + tap * len(output)) * exists_n1 + output]
-        weight_nO = weight_nO.where(exists_n1, 0)
-        values = rows[(row_nO + tap * exists_n1).flatten()].to(total.dtype)
-        total += values.mul_(weight_nO.view(-1, 1))
-    x = rounded(total).view(*row_nO.shape, *x.shape[2:])
+    rows_nTO = row_nO[:, None] + tap_nT1.relu()
+    x_rK = x.view(-1, x.shape[2:].numel())
+    total = torch.zeros(row_nO.numel(), x_rK.shape[1], dtype=taps.weights.dtype)
+    for row_nO, weight_nO in zip(rows_nTO.unbind(1), weight_nTO.unbind(1), strict=True):
+        values = x_rK.index_select(0, row_nO.flatten()).to(total.dtype)
+        total += values.mul_(weight_nO.reshape(-1, 1))
+    total = rounded(total)
+    x = (total if total.is_floating_point() else total.byte()).view(*row_nO.shape, *x.shape[2:])
     return x.transpose(1, 1 + axis)

@@ -122,10 +122,10 @@ def is_vertical_first(window: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def rounded(total: Tensor) -> Tensor:
-    """Round the sums of a pass: int32 or int64 to 0..255, fp64 to fp32 (kept as fp64)."""
+    """Round the sums of a pass: integers in place, to 0..255, fp64 to fp32 (kept as fp64)."""
     if total.is_floating_point():
         return total.float().double()
-    return (total + (1 << WEIGHT_BITS - 1) >> WEIGHT_BITS).clamp(0, 255)
+    return total.add_(1 << WEIGHT_BITS - 1).bitwise_right_shift_(WEIGHT_BITS).clamp_(0, 255)
 
 
 def as_pixels(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -23,7 +23,7 @@ ALL = [*DECODING, "synthetic-0"]
 
 AVAILABLE = [
     *(["native-2"] if native_library.load() else []),
-    *("pillow-2", "folder-1", "dataset-1", "device-0", "synthetic-0"),
+    *("pillow-2", "folder-1", "dataset-1", "synthetic-0"),
     *(["dali-1", "dalishare-1"] if "nvidia-dali" in INSTALLED else []),
     *(["ffcv-1"] if "ffcv" in INSTALLED else []),
 ]

@@ -129,8 +129,8 @@ def on_device(
         return loader
     if tell:
         log.info(
-            "--cache %s: %d images are decoded once and kept on %s, in %.3g GB",
-            settings.cache, len(sizes.samples), device, sizes.bytes(crops) / 1e9,
+            "--cache %s: %d images are decoded once and kept on %s, in %.0f MB",
+            settings.cache, len(sizes.samples), device, np.ceil(sizes.bytes(crops) / 1e6),
         )  # fmt: skip
     return DeviceLoader(
         loader, sizes, crops, device,

@@ -11,13 +11,17 @@ from torch import Tensor
 from fastimae.kernels.adamw import AdamWUpdate, ParameterTensors
 from fastimae.kernels.assemble_tokens import assemble_tokens
 from fastimae.kernels.color_jitter import color_jitter, jitter_factors
+from fastimae.kernels.crop_resize import crop_resize
+from fastimae.kernels.draw_windows import draw_windows
 from fastimae.kernels.jitter_patchify import jitter_patchify
 from fastimae.kernels.latent_l2 import latent_l2
 from fastimae.kernels.masked_l2 import masked_l2
 from fastimae.kernels.mix_patchify import mix_patchify
 from fastimae.kernels.mixing_ratio import LEVELS, mixing_ratio
 from fastimae.kernels.pair_l2 import pair_l2
+from fastimae.kernels.pixel_store import PixelStore
 from fastimae.kernels.random_masking import Mask, random_masking
+from fastimae.kernels.resize_taps import ResizeTaps, resize_taps
 from fastimae.kernels.spread_rows import spread_rows
 from fastimae.models.encoder import channel_statistics
 from tests.aot.block_cases import block_cases, settings_cases
@@ -33,7 +37,13 @@ def cases() -> Iterator[AotCase]:
         single = {"images_ptr": 1, "out_ptr": model.dtype.itemsize}
         # What decides which pixels count: a patch a thread, and a table.
         small = {"ids_ptr": 4, "visible_ptr": 2, "kept_ptr": 4}
+        # A pixel and a weight at a time: each output has its own.
+        weights = ("down_weights_ptr", "across_weights_ptr")
+        crops = {"pixels_ptr": 1, "out_ptr": 4, **dict.fromkeys(weights, 4)}
+        windows = dict.fromkeys(("height_ptr", "width_ptr", "window_ptr"), 4)
         for op, variant, call, narrow in (
+            ("draw_windows", "", _draw_windows, windows),
+            ("crop_resize", "", _crop_resize, crops),
             ("random_masking", "", _random_masking, ranks),
             ("mixing_ratio", "i-MAE", _mixing_ratio, {"quantiles_ptr": 4}),
             ("mixing_ratio", "i-MAE, per sample", _mixing_ratio_each, {"quantiles_ptr": 4}),
@@ -60,8 +70,10 @@ def cases() -> Iterator[AotCase]:
             yield AotCase(op, name, functools.partial(call, model), narrow)
         yield from block_cases(model)
     for model in BANDS:
-        for op, call in (("mix_patchify", _patchify), ("masked_l2", _masked_l2)):
-            pixels = {"images_ptr": model.aligned}
+        pixels = {"images_ptr": model.aligned, "pixels_ptr": 2}
+        for op, call in (
+            ("mix_patchify", _patchify), ("masked_l2", _masked_l2), ("crop_resize", _crop_resize),
+        ):  # fmt: skip
             yield AotCase(op, model.name, functools.partial(call, model), pixels)
     yield from settings_cases()
     yield from _updates()
@@ -101,6 +113,28 @@ def _images(model: ModelSizes) -> Tensor:
 
 def _statistics(model: ModelSizes) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return channel_statistics(model.channels, None, None)
+
+
+def _draw_windows(model: ModelSizes) -> object:
+    key = torch.zeros(model.batch, dtype=torch.int64)
+    sides = key.int()
+    return draw_windows(key, sides, sides, scale=(0.2, 1), ratio=(0.75, 4 / 3), impl="triton")
+
+
+@functools.cache
+def _crop_taps(side: int, dtype: torch.dtype) -> ResizeTaps:
+    return resize_taps(2 * side, (side, side), dtype=dtype)
+
+
+def _crop_resize(model: ModelSizes) -> Tensor:
+    """Crop images of twice the side."""
+    store = PixelStore.of(
+        [torch.zeros(2 * model.side, 2 * model.side, model.channels, dtype=model.pixels)]
+    )
+    index = torch.zeros(model.batch, dtype=torch.int64)
+    window, flip = torch.zeros(model.batch, 4, dtype=torch.int32), index.bool()
+    taps = _crop_taps(model.side, model.pixels)
+    return crop_resize(store, index, window, flip, taps, impl="triton")
 
 
 def _random_masking(model: ModelSizes) -> object:
