@@ -129,7 +129,7 @@ class Trainer:
             self.window.restart()
             self.epoch_clock.restart()
             while self.update < self.updates_per_epoch and not self.stopped:
-                self._train_steps(feed)
+                self._train_step(feed)
                 if self._losses_are_due():
                     self._read_losses()
                 else:
@@ -153,8 +153,8 @@ class Trainer:
                 clock.full_speed *= before / self.objective.train_flops()
         log.info("epoch %d: images of %s pixels from now on", self.epoch + 1, size_text(size))
 
-    def _train_steps(self, feed: Feed) -> None:
-        """Take optimizer steps until the host has something to do, at most what a feed can."""
+    def _train_step(self, feed: Feed) -> None:
+        """Take an optimizer step, or as many as a feed can until the host has something to do."""
         count = self._steps_to_take(feed.longest)
         first, each = self.epoch, self.updates_per_epoch
         points = [first + update / each for update in range(self.update, self.update + count)]
