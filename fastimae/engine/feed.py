@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fastimae.engine.draws import seed_draws
 from fastimae.engine.resident_step import STEPS_PER_GRAPH, ResidentStep
-from fastimae.engine.step import GraphedStep, seed_draws
+from fastimae.engine.step import GraphedStep
 
 if TYPE_CHECKING:
     from fastimae.engine.trainer import Trainer

@@ -8,11 +8,14 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from fastimae.engine.averaged_weights import AveragedWeights
+=======
+from fastimae.engine.draws import draws_so_far
+>>>>>>> steps
 from fastimae.engine.dry_run import dry_run
 from fastimae.engine.graph import describe_chain, drop_tracebacks, record_cuda_graph
 from fastimae.engine.memory import keep_freed_memory
@@ -283,24 +286,3 @@ class GraphedStep(Step):
         self.replica.average()
         self._apply_gradients()
         torch._foreach_zero_(self._gradients())
-
-
-def seed_draws(device: torch.device, *key: int) -> None:
-    """Seed torch's generators, on the CPU and on `device`, with a function of `key`.
-
-    With the step as the key, draws do not depend on earlier ones: dropped paths need no state in
-    checkpoints, and ranks draw differently. Nothing waits for the device. Recorded CUDA graphs use
-    the seed, too.
-    """
-    number = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    torch.default_generator.manual_seed(number)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(number)
-
-
-def draws_so_far(device: torch.device) -> list[int]:
-    """Return a value that changes when torch's generators, on the CPU and on `device`, draw."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))  # kept on the host: nothing waits
-    return [number for state in states for number in state.tolist()]

@@ -7,8 +7,8 @@ from collections import deque
 import torch
 
 AHEAD = 2
-"""In steps. With fewer, the GPU would wait for the host; with more, batches pile up in memory, and
-waiting for data does not show in the measured `data_wait`."""
+"""In steps, or in graphs of several. With fewer, the GPU would wait for the host; with more,
+batches pile up in memory, and waiting for data does not show in the measured `data_wait`."""
 
 
 class Throttle:

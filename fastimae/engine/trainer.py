@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+<<<<<<< HEAD
 from fastimae.engine.averaged_weights import resume_average
 from fastimae.engine.checkpoint import (
     FORMAT,
@@ -17,6 +18,9 @@ from fastimae.engine.checkpoint import (
     numbered_checkpoints,
     save_checkpoint,
 )
+=======
+from fastimae.engine.checkpoint import FORMAT, LAST, CheckpointError
+>>>>>>> steps
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.feed import Feed, open_feed
@@ -35,11 +39,11 @@ from fastimae.engine.resume import (
     loader_state,
 )
 from fastimae.engine.run_file import RunFile
-from fastimae.engine.sharded import save_sharded
 from fastimae.engine.signals import stop_signals
-from fastimae.engine.statistics import load_statistics, statistics_of_all
+from fastimae.engine.statistics import load_statistics
 from fastimae.engine.step import Step
 from fastimae.engine.throttle import Throttle
+from fastimae.engine.write_checkpoints import write_checkpoints
 from fastimae.log import log
 
 
@@ -138,7 +142,7 @@ class Trainer:
             self.window.restart()
             self.epoch_clock.restart()
             while self.update < self.updates_per_epoch and not self.stopped:
-                self._train_steps(feed)
+                self._train_step(feed)
                 if self._losses_are_due():
                     self._read_losses()
                 else:
@@ -162,8 +166,8 @@ class Trainer:
                 clock.full_speed *= before / self.objective.train_flops()
         log.info("epoch %d: images of %s pixels from now on", self.epoch + 1, size_text(size))
 
-    def _train_steps(self, feed: Feed) -> None:
-        """Take optimizer steps until the host has something to do, at most what a feed can."""
+    def _train_step(self, feed: Feed) -> None:
+        """Take an optimizer step, or as many as a feed can until the host has something to do."""
         count = self._steps_to_take(feed.longest)
         first, each = self.epoch, self.updates_per_epoch
         points = [first + update / each for update in range(self.update, self.update + count)]
@@ -244,23 +248,7 @@ class Trainer:
         last: of the run, so that a failure is an error; otherwise it is a warning.
         """
         self._read_losses()
-        path = self.output_dir / LAST
-        more = statistics_of_all(self.objective, self.world)
-        try:
-            if is_sharded(self.objective):
-                save_sharded(path, self.state_dict() | more, self.world, also)
-            elif self.world.is_main:
-                save_checkpoint(path, self.state_dict() | more, also)
-        except CheckpointError as error:
-            if last:
-                raise
-            log.warning("%s; the run continues, and saves again later", error)
-            return
-        if also and self.world.is_main and self.plan.checkpoint_hist:
-            # After a resume from an earlier epoch there may be files of later ones, which stay.
-            kept = numbered_checkpoints(self.output_dir)
-            for old in kept[: kept.index(also) + 1][: -self.plan.checkpoint_hist]:
-                old.unlink()
+        write_checkpoints(self, also, last=last)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain data and tensors."""

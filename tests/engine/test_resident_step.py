@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+import torch.distributed as dist
 from resident_loader import ResidentLoader
 from tape import record_on_tape
 from tiny import tiny_model
@@ -16,6 +17,7 @@ from toy_images import save_colours
 from toy_trainer import CPU
 
 from fastimae.engine import resident_step
+from fastimae.engine.bucket_replica import BucketReplica
 from fastimae.engine.build_step import build_step
 from fastimae.engine.checkpoint import LAST, load_checkpoint
 from fastimae.engine.metrics import NonFiniteLoss
@@ -65,7 +67,7 @@ def imae():
     return IMAE(model(heads=2), model(), mask_ratio=0.5)
 
 
-def step_of(objective, plan, kind, precision="fp32"):
+def step_of(objective, plan, kind, precision="fp32", replica=None):
     """Return a step as on CUDA, where the learning rate is a tensor."""
     optimizer = build_optimizer(objective, 1e-2, 0.05)
     rate = torch.tensor(1e-2)
@@ -74,7 +76,16 @@ def step_of(objective, plan, kind, precision="fp32"):
     return kind(
         objective, optimizer, precision=precision, device=CPU.device,
         accum_iter=plan.accum_iter, clip_grad=plan.clip_grad,
+        replica=replica and replica(objective, CPU),
     )  # fmt: skip
+
+
+def epoch_of(batches):
+    """Return a resident epoch of these batches."""
+    source = ResidentLoader(create_loader(**SYNTHETIC, synthetic_samples=16)).resident
+    source._keep(batches)
+    source.epoch = 0, source.loader.shape
+    return source
 
 
 def make(path, resident, *, objective=mae, loader=None, precision="fp32", tape=False, **plan):
@@ -220,9 +231,7 @@ def test_groups_take_their_share_of_the_learning_rate(make_batch):
     for batch, rate in zip(batches, rates, strict=True):
         plain([batch], rate)
     whole.record = lambda work: work
-    source = ResidentLoader(create_loader(**SYNTHETIC, synthetic_samples=16)).resident
-    source._keep(batches)
-    source.epoch = 0, source.loader.shape
+    source = epoch_of(batches)
     assert whole.prepare_whole(source, 0, len(rates))
     source.begin(0, 0)
     whole.take(rates)
@@ -230,6 +239,30 @@ def test_groups_take_their_share_of_the_learning_rate(make_batch):
         assert torch.equal(one, other)
     shown = [group["lr"].item() for group in whole.optimizer.param_groups]
     assert shown == pytest.approx([0.3 * 5e-3, 5e-3])
+
+
+@pytest.mark.parametrize("accum_iter", [1, 2])
+def test_gradients_in_buckets_are_averaged_within_the_graph(accum_iter, make_batch):
+    """With gloo, in a group of one process; reductions are recorded as NCCL's are."""
+    batches = [make_batch(4) for _ in range(3 * accum_iter)]
+    rates = [1e-3, 3e-3, 2e-3]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        plain, whole = (
+            step_of(mae(), Plan(accum_iter=accum_iter), kind, "bf16", BucketReplica)
+            for kind in (Step, ResidentStep)
+        )
+        for number, rate in enumerate(rates):
+            plain(batches[number * accum_iter : (number + 1) * accum_iter], rate)
+        whole.record = functools.partial(record_on_tape, whole)
+        source = epoch_of([*batches, *batches])  # recording on a tape computes, too
+        assert whole.prepare_whole(source, 0, len(rates)) and whole.failure is None
+        source.begin(0, 0)
+        whole.take(rates)
+    finally:
+        dist.destroy_process_group()
+    for one, other in zip(plain.objective.parameters(), whole.objective.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_step_is_made_for_its_loader(monkeypatch):

@@ -226,7 +226,7 @@ def test_no_checkpoint_is_ahead_of_the_log(tmp_path, monkeypatch):
         lines = len(log.read_text().splitlines()) if log.exists() else 0
         saves.append((content["epoch"], content["step"], lines))
 
-    monkeypatch.setattr("fastimae.engine.trainer.save_checkpoint", note)
+    monkeypatch.setattr("fastimae.engine.write_checkpoints.save_checkpoint", note)
     trainer(tmp_path, epochs=2, save_steps=3).run()
     assert saves == [(0, 3, 0), (0, 6, 1), (1, 3, 1), (1, 6, 2)]
 

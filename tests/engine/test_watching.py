@@ -14,12 +14,17 @@ from fastimae.engine.nan_check import check_modules
 from fastimae.engine.profile import FIRST, LAST, Profile
 
 
-def test_a_profile_holds_steps_20_to_30(tmp_path):
-    profile = Profile(tmp_path, rank=0)
-    for step in range(1, LAST + 5):
-        with torch.profiler.record_function(f"step {step}"):
-            torch.ones(4) + 1
-        profile.step()
+@pytest.mark.parametrize("longest", [1, 7])
+def test_a_profile_holds_steps_20_to_30(longest, tmp_path):
+    """Also if several are taken at once."""
+    profile, step = Profile(tmp_path, rank=0), 0
+    while step < LAST + 5:
+        count = min(longest, profile.steps_left())
+        for _ in range(count):
+            step += 1
+            with torch.profiler.record_function(f"step {step}"):
+                torch.ones(4) + 1
+        profile.step(count)
     profile.close()
     with gzip.open(tmp_path / "profile-rank0.json.gz") as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from fake_graphs import failure
 
+from fastimae.engine.draws import seed_draws
 from fastimae.engine.graph import describe_chain, record_cuda_graph
-from fastimae.engine.step import seed_draws
 
 pytestmark = [
     pytest.mark.gpu,
