@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from fastimae.engine.averaged_weights import AveragedWeights
-=======
 from fastimae.engine.draws import draws_so_far
->>>>>>> steps
 from fastimae.engine.dry_run import dry_run
 from fastimae.engine.graph import describe_chain, drop_tracebacks, record_cuda_graph
 from fastimae.engine.memory import keep_freed_memory

@@ -9,18 +9,8 @@ from typing import Any
 
 import torch
 
-<<<<<<< HEAD
 from fastimae.engine.averaged_weights import resume_average
-from fastimae.engine.checkpoint import (
-    FORMAT,
-    LAST,
-    CheckpointError,
-    numbered_checkpoints,
-    save_checkpoint,
-)
-=======
 from fastimae.engine.checkpoint import FORMAT, LAST, CheckpointError
->>>>>>> steps
 from fastimae.engine.cores import SHARED, Cores
 from fastimae.engine.distributed import World
 from fastimae.engine.feed import Feed, open_feed
