@@ -126,7 +126,8 @@ def _lasting(step: GraphedStep) -> tuple[Tensor, ...]:
         if step.replica.sums_gradients
         else []
     )
-    return (*own, *moments, *copies, *gradients, *sums)
+    averages = step.average.changing() if step.average else []
+    return (*own, *moments, *copies, *gradients, *sums, *averages)
 
 
 def _put(again: object, result: object) -> None:

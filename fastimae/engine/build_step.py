@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fastimae.engine.averaged_weights import AveragedWeights
 from fastimae.engine.blocks import compile_blocks, recompute_blocks
 from fastimae.engine.distributed import World
 from fastimae.engine.fp8 import quantise_and_compare
@@ -14,7 +15,7 @@ from fastimae.engine.nan_check import check_modules
 from fastimae.engine.optim import MakeAdamW, adamw, build_optimizer
 from fastimae.engine.parallel import parallelise
 from fastimae.engine.precision import precision_context, resolve_precision
-from fastimae.engine.settings import ADAMW, OptimSettings, StepSettings
+from fastimae.engine.settings import ADAMW, APEX_ADAM, OptimSettings, StepSettings
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.log import log
 from fastimae.settings import ConfigError
@@ -59,6 +60,7 @@ def build_step(
         )
     else:
         made = optimizer(lr, adamw(one_pass))
+    decay = settings.model_ema
     return (GraphedStep if graph else Step)(
         objective,
         made,
@@ -67,6 +69,7 @@ def build_step(
         accum_iter=run.accum_iter,
         clip_grad=run.clip_grad,
         replica=replica,
+        average=AveragedWeights(objective.student, decay) if decay else None,
     )
 
 
@@ -100,7 +103,7 @@ def wants_graph(settings: StepSettings, world: World, precision: str) -> bool:
         "one process, or --parallel ddp --update auto in bf16": world.size > 1
         and not uses_buckets(settings, precision),
         "--precision bf16 or fp32": precision == "fp16",
-        "--opt adamw": settings.opt != "adamw",
+        "--opt adamw or muon": settings.opt == APEX_ADAM,
     }
     missing = [need for need, unmet in obstacles.items() if unmet]
     if settings.cuda_graph == "on" and missing:
@@ -109,8 +112,8 @@ def wants_graph(settings: StepSettings, world: World, precision: str) -> bool:
 
 
 def uses_buckets(settings: StepSettings, precision: str) -> bool:
-    """Return whether processes average gradients in our `Buckets`, which our AdamW reads."""
-    ours = settings.opt == ADAMW and settings.update == "auto"
+    """Return whether processes average gradients in our `Buckets`, which our updates read."""
+    ours = settings.opt != APEX_ADAM and settings.update == "auto"
     return ours and settings.parallel == "ddp" and precision == "bf16"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from fastimae.objectives.base import Objective
@@ -15,22 +16,25 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def dry_run(
-    objective: Objective, optimizer: torch.optim.Optimizer, device: torch.device
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    also: Sequence[Tensor] = (),
 ) -> Iterator[None]:
     """Let forward and backward passes, and updates along zero gradients, change nothing.
 
     The caller clears the gradients. Moments that did not exist yet exist afterwards, as zeros, like
     before a first step. Neither the student nor existing moments are copied; during the block, the
-    moments of one more optimizer are in memory.
+    moments of one more optimizer are in memory. also: further tensors to restore, by a copy.
     """
     gpu = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpu), _kept_state(objective), _own_moments(optimizer):
+    with torch.random.fork_rng(gpu), _kept_state(objective, also), _own_moments(optimizer):
         yield
 
 
 @contextlib.contextmanager
-def _kept_state(objective: Objective) -> Iterator[None]:
-    """Restore the buffers, which passes change, and the parameters that `after_update` moves."""
+def _kept_state(objective: Objective, also: Sequence[Tensor]) -> Iterator[None]:
+    """Restore the buffers, which passes change, and what updates move: parameters, and `also`."""
     saved = [
         (owner._buffers, name, buffer, buffer.clone())
         for owner in objective.modules()
@@ -39,15 +43,16 @@ def _kept_state(objective: Objective) -> Iterator[None]:
     ]
     fixed = [teacher.module for teacher in objective.teachers().values() if not teacher.moves]
     unmoved = {p for module in (objective.student, *fixed) for p in module.parameters()}
-    moving = [(p, p.detach().clone()) for p in objective.parameters() if p not in unmoved]
+    moving = [*(p for p in objective.parameters() if p not in unmoved), *also]
+    copies = [tensor.detach().clone() for tensor in moving]
     try:
         yield
     finally:
         with torch.no_grad():
             for buffers, name, buffer, before in saved:
                 buffers[name] = buffer.copy_(before)
-            for parameter, before in moving:
-                parameter.copy_(before)
+            for tensor, before in zip(moving, copies, strict=True):
+                tensor.copy_(before)
 
 
 @contextlib.contextmanager

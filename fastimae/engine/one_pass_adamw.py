@@ -47,24 +47,31 @@ class OnePassAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self) -> None:
         """Update the parameters that have gradients, without waiting for a device."""
-        tensors: dict[tuple, list[ParameterTensors]] = {}
-        for group in self.param_groups:
-            settings = tuple(group["betas"]), group["eps"]
-            tensors.setdefault(settings, []).extend(self._tensors(group))
+        parameters = [p for group in self.param_groups for p in group["params"]]
         scale = None
-        gradients = [each.gradient for members in tensors.values() for each in members]
-        if self.max_norm is not None and gradients:
-            scale = clip_scale(gradients, self.max_norm)
-        for (betas, eps), members in tensors.items():
-            self._update(members, scale, betas=betas, eps=eps)
+        if self.max_norm is not None:
+            gradients = [g for p in parameters if (g := self._gradient(p)) is not None]
+            scale = clip_scale(gradients, self.max_norm) if gradients else None
+        self._move(self.param_groups, scale)
         if self.copies is not None:
             self.copies.written()
+
+    def _move(self, groups: list[dict[str, Any]], scale: Tensor | None) -> None:
+        """Update the groups' parameters and copies. scale: of gradients, see `AdamWUpdate`."""
+        tensors: dict[tuple, list[ParameterTensors]] = {}
+        for group in groups:
+            settings = tuple(group["betas"]), group["eps"]
+            tensors.setdefault(settings, []).extend(self._tensors(group))
+        for (betas, eps), members in tensors.items():
+            self._update(members, scale, betas=betas, eps=eps)
+
+    def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        return parameter.grad if self.copies is None else self.copies.gradient(parameter)
 
     def _tensors(self, group: dict[str, Any]) -> Iterator[ParameterTensors]:
         copies = self.copies
         for parameter in group["params"]:
-            gradient = parameter.grad if copies is None else copies.gradient(parameter)
-            if gradient is not None:
+            if (gradient := self._gradient(parameter)) is not None:
                 state = self._moments(parameter)
                 yield ParameterTensors(
                     parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"],

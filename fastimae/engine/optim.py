@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from fastimae.engine.muon import MuonAdamW, muon_groups
 from fastimae.engine.one_pass_adamw import OnePassAdamW
-from fastimae.engine.settings import ADAMW
+from fastimae.engine.settings import ADAMW, APEX_ADAM, MUON
 from fastimae.engine.sharded import shard_state_like
 
 BETAS = (0.9, 0.95)
@@ -23,28 +24,33 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     *,
-    opt: Literal["adamw", "apex_adam"] = ADAMW,
+    opt: str = ADAMW,
     one_pass: bool = True,
     for_graph: bool = False,
 ) -> torch.optim.Optimizer:
-    """Build AdamW over the trainable parameters; 1-d parameters (biases, norms) do not decay.
+    """Build --opt over the trainable parameters; 1-d parameters (biases, norms) do not decay.
 
     Groups and their parameters are in the order of timm's `param_groups_weight_decay`, so that
     MAE's code can resume from a checkpoint's "optimizer".
 
-    opt: AdamW, or FusedAdam of NVIDIA apex. one_pass: update by our kernel, not by torch's AdamW.
-    for_graph: for recording as a CUDA graph; the rate of each group is then a tensor. Raises
-    ValueError if apex is missing or not NVIDIA's.
+    opt: AdamW, FusedAdam of NVIDIA apex, or Muon, whose matrices are in further groups. one_pass:
+    update by our kernel, not by torch's AdamW. for_graph: for recording as a CUDA graph; the rate
+    of each group is then a tensor. Raises ValueError if apex is missing or not NVIDIA's, or if Muon
+    has no matrices.
     """
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    matrices = list(muon_groups(module, weight_decay)) if opt == MUON else []
+    of_muon = {id(p) for group in matrices for p in group["params"]}
+    trainable = [p for p in module.parameters() if p.requires_grad and id(p) not in of_muon]
     groups = [
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        *matrices,
     ]
-    if opt == "apex_adam":
+    if opt == APEX_ADAM:
         return _apex_adam()(groups, lr=lr, betas=BETAS, adam_w_mode=True)
     rate = torch.tensor(lr, device=trainable[0].device) if for_graph else lr
-    return adamw(one_pass)(groups, lr=rate, betas=BETAS, capturable=for_graph)
+    make = MuonAdamW if opt == MUON else adamw(one_pass)
+    return make(groups, lr=rate, betas=BETAS, capturable=for_graph)
 
 
 def adamw(one_pass: bool) -> MakeAdamW:

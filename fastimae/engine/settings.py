@@ -12,6 +12,7 @@ from fastimae.settings import (
     Expert,
     Free,
     Idle,
+    InnerShare,
     NotNegative,
     PositiveFloat,
     PositiveInt,
@@ -22,7 +23,7 @@ from fastimae.settings import (
 if TYPE_CHECKING:
     from fastimae.engine.distributed import World
 
-ADAMW = "adamw"
+ADAMW, APEX_ADAM, MUON = "adamw", "apex_adam", "muon"
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 """What --precision takes."""
 
@@ -87,6 +88,7 @@ class StepSettings(Settings):
     opt: ClassVar[str] = ADAMW
     update: ClassVar[str] = "auto"
     cuda_graph: ClassVar[str] = "off"
+    model_ema: ClassVar[float | None] = None
 
     def check(self) -> None:
         super().check()
@@ -101,12 +103,15 @@ class SpeedSettings(StepSettings):
 
     parallel: Free[Literal["ddp", "fsdp"]] = StepSettings.parallel
     """ddp: GPUs share only the batch. fsdp: also weights and optimizer state, to fit more."""
-    opt: Expert[Literal["adamw", "apex_adam"]] = ADAMW
-    """adamw: torch's fused AdamW. apex_adam: FusedAdam of NVIDIA apex, if that is installed."""
+    opt: Expert[Literal["adamw", "apex_adam", "muon"]] = ADAMW
+    """apex_adam: FusedAdam of NVIDIA apex. muon: Muon for matrices of blocks, AdamW for the rest,
+    both with AdamW's --lr and --weight_decay (match_rms_adamw)."""
     update: Expert[Free[Literal["auto", "torch"]]] = StepSettings.update
     """auto: our AdamW, one pass over weights and their bf16 copies. torch: torch's AdamW."""
     cuda_graph: Expert[Free[Literal["auto", "on", "off"]]] = "auto"
     """Record the step as CUDA graphs and replay them; auto: in bf16, and on one GPU in fp32."""
+    model_ema: Expert[InnerShare | None] = StepSettings.model_ema
+    """Decay of an average of the weights (EMA), such as 0.9999; --use_ema reads it. None: none."""
     kernels: Expert[Free[Literal["auto", "torch"]]] = "auto"
     """auto: our Triton kernels on a GPU. torch: plain torch there too, to compare the two."""
     attention: Expert[Free[Literal["auto", "triton", "sdpa"] | None]] = None
@@ -117,8 +122,9 @@ class SpeedSettings(StepSettings):
     def check(self) -> None:
         super().check()
         self.require(
-            self.parallel == "ddp" or self.opt == "adamw",
-            "--parallel fsdp needs --opt adamw: apex takes no sharded parameters",
+            self.parallel == "ddp" or self.opt == ADAMW,
+            "--parallel fsdp needs --opt adamw: apex takes no sharded parameters, and Muon needs "
+            "whole matrices",
         )
 
     def idle(self) -> Iterator[Idle]:

@@ -64,8 +64,8 @@ def save_sharded(
 def split(content: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     """Split plain data into all but its sharded tensors, and this process's rows of these."""
     if _is_sharded(content):
-        local = content.to_local().detach().to("cpu", copy=True)
-        return {_ROWS: name, "shape": list(content.shape)}, {name: local}
+        own = local(content).detach().to("cpu", copy=True)
+        return {_ROWS: name, "shape": list(content.shape)}, {name: own}
     if not isinstance(content, dict):
         return content, {}
     rest, rows = {}, {}
@@ -100,9 +100,14 @@ def forget_shards(folder: Path, but: str = "") -> None:
             shutil.rmtree(stale, ignore_errors=True)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's rows of a sharded tensor, in their memory; of others, all of it."""
+    return tensor.to_local() if _is_sharded(tensor) else tensor
+
+
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Shard a tensor if `like` is sharded: return this process's rows of it, else the tensor."""
-    if not _is_sharded(like):
+    if not _is_sharded(like) or _is_sharded(tensor):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastimae.engine.averaged_weights import AveragedWeights
 from fastimae.engine.dry_run import dry_run
 from fastimae.engine.graph import describe_chain, drop_tracebacks, record_cuda_graph
 from fastimae.engine.memory import keep_freed_memory
@@ -39,7 +40,7 @@ class Step:
     """One optimizer step: the gradients of accum_iter batches, then the update.
 
     The objective is on the device, which the step never waits for. replica: see `parallelise`; None
-    trains in one process. precision: see `precision_context`.
+    trains in one process. precision: see `precision_context`. average: of the student's weights.
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class Step:
         accum_iter: int = StepSize.accum_iter,
         clip_grad: float | None = None,
         replica: Replica | None = None,
+        average: AveragedWeights | None = None,
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
         self.objective, self.optimizer = objective, optimizer
         self.replica = Replica(objective) if replica is None else replica
         self.precision, self.device = precision, device
-        self.accum_iter, self.clip_grad = accum_iter, clip_grad
+        self.accum_iter, self.clip_grad, self.average = accum_iter, clip_grad, average
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.copies: WeightCopies | None = None
         if isinstance(optimizer, OnePassAdamW):
@@ -123,6 +125,8 @@ class Step:
         self.scaler.update()
         with torch.no_grad():
             self.objective.after_update()
+        if self.average:
+            self.average.update()
         if self.copies:
             self.copies.refresh()  # recorded, too: replays do not change versions
 
@@ -164,7 +168,8 @@ class GraphedStep(Step):
         fields = [field.name for field in dataclasses.fields(batch)]
         cloned = {name: getattr(batch, name).clone() for name in fields}
         self.buffers = dataclasses.replace(batch, **cloned)
-        with dry_run(self.objective, self.optimizer, self.device):
+        averages = self.average.changing() if self.average else ()
+        with dry_run(self.objective, self.optimizer, self.device, also=averages):
             self._warm_up()
         if self.copies:
             self.copies.refresh()  # now, so that no graph records it

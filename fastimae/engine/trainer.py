@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastimae.engine.averaged_weights import resume_average
 from fastimae.engine.checkpoint import (
     FORMAT,
     LAST,
@@ -259,6 +260,7 @@ class Trainer:
         return {
             "model": self.objective.student.state_dict(),
             **({EXTRA: extra} if extra else {}),
+            **(self.step.average.state() if self.step.average else {}),
             "optimizer": optimizer_state(self.optimizer),
             "scaler": self.step.scaler_state(),
             "epoch": self.epoch,
@@ -278,6 +280,7 @@ class Trainer:
         content does not fit.
         """
         load_models(self.objective, state, self.args, path, weights_flag)
+        resume_average(self.step.average, state)
         load_statistics(self.objective, state, self.world)
         try:
             load_optimizer(self.optimizer, state["optimizer"])
