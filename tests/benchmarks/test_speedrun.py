@@ -132,7 +132,7 @@ def test_the_committed_entries_and_ledger_are_as_the_rules_want_them(capsys):
 
 
 def test_a_run_trains_judges_and_writes_a_record(tmp_path, monkeypatch, capsys):
-    """All of it in this process, on 600 small images, with an objective from the entry's own folder."""
+    """All of it in this process, on 600 small images, with an objective of its own."""
     folder = make_entry(
         tmp_path / "mine", objective="own.py:Own", epochs=1, epoch_samples=16, batch_size=16
     )
