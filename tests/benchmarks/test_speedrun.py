@@ -127,6 +127,13 @@ def test_a_run_that_breaks_a_rule_is_named(tmp_path, of_run, why):
     assert line.startswith("seed 0: ") and why in line
 
 
+def test_the_page_states_the_rules_that_are_checked():
+    words = " ".join(ledger.PAGE.read_text().split())
+    assert " ".join(f"--{name} {value}" for name, value in rules.JUDGE.items()) in words
+    assert f"{rules.LARGEST_ENCODER:,} trained parameters" in words
+    assert f"seeds {', '.join(map(str, rules.SEEDS[:-1]))} and {rules.SEEDS[-1]}" in words
+
+
 def test_the_committed_entries_and_ledger_are_as_the_rules_want_them(capsys):
     assert speedrun.main(["check"]) == 0, capsys.readouterr().out
 
