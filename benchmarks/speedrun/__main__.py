@@ -61,6 +61,8 @@ def run(options: argparse.Namespace) -> int:
     entry, track = read_entry(ENTRIES / options.entry), TRACKS[options.track]
     if track.device == "cpu":
         use_cores()
+    elif not torch.cuda.is_available():
+        raise ConfigError(f"--track {options.track} needs a GPU, and torch finds none")
     out = entry.record_file(options.track)
     files = ["--ffcv", options.ffcv.name, "--val", options.val.name]
     seeds = ["--seeds", *map(str, options.seeds)]

@@ -139,15 +139,17 @@ def test_the_committed_entries_and_ledger_are_as_the_rules_want_them(capsys):
 
 
 def test_a_run_trains_judges_and_writes_a_record(tmp_path, monkeypatch, capsys):
-    """All of it in this process, on 600 small images, with an objective of its own."""
+    """All of it in this process, on 30 small images, with an objective of its own."""
     folder = make_entry(
         tmp_path / "mine", objective="own.py:Own", epochs=1, epoch_samples=16, batch_size=16
     )
     (folder / "own.py").write_text("from fastimae.objectives.mae import MAE as Own\n")
     images = tmp_path / "images.beton"
-    assert cli.convert([str(save_colours(tmp_path / "colours", 200)), str(images)]) == 0
+    assert cli.convert([str(save_colours(tmp_path / "colours", 10)), str(images)]) == 0
     monkeypatch.setattr(speedrun, "ENTRIES", tmp_path)
-    monkeypatch.setattr(run, "JUDGE", rules.JUDGE | {"epochs": 1, "warmup_epochs": 0})
+    monkeypatch.setattr(
+        run, "JUDGE", rules.JUDGE | {"epochs": 1, "warmup_epochs": 0, "batch_size": 16}
+    )
     monkeypatch.setattr(speedrun, "use_cores", lambda: None)
     labels = []
 
@@ -164,13 +166,20 @@ def test_a_run_trains_judges_and_writes_a_record(tmp_path, monkeypatch, capsys):
     made = entry.record("cpu")
     assert str(tmp_path) not in json.dumps(made) and "/" not in made["command"]
     (one,) = made["runs"]
-    assert one["seed"] == 1 and one["seconds"] > 0 and one["train_images"] == 600
+    assert one["seed"] == 1 and one["seconds"] > 0 and one["train_images"] == 30
     assert one["encoder_parameters"] == rules.encoder_parameters(
         rules.create_model(SETTINGS["model"], img_size=32)
     )
     wrong = list(ledger.problems(entry, "cpu"))
     assert len(wrong) == 2, wrong  # another judge, and too few images
     assert Path(entry.log_file("cpu", 1)).read_text().count("\n") == 1
+
+
+def test_the_gpu_track_needs_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["run", "published", "--ffcv", "a.beton", "--val", "b.beton", "--track", "gpu"]
+    assert speedrun.main(words) == 1
+    assert "--track gpu needs a GPU" in capsys.readouterr().err
 
 
 def test_a_child_finds_this_checkout_and_no_old_caches(tmp_path):
