@@ -1,0 +1,1 @@
+"""A speedrun: how fast can a tiny ViT learn CIFAR-10 without labels? The rules: README.md."""

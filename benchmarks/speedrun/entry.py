@@ -1,0 +1,84 @@
+"""An entry of the speedrun: a folder with entry.yaml, and its records by track."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.speedrun.rules import broken_by
+from fastimae.arguments import parse_training
+from fastimae.config import flatten
+from fastimae.config_file import read_yaml
+from fastimae.engine.run_file import to_yaml
+from fastimae.folders import write_text
+from fastimae.settings import ConfigError
+
+ENTRIES = Path(__file__).parent / "entries"
+FILE = "entry.yaml"
+_KEYS = {"title", "by", "settings"}
+
+
+class Entry(NamedTuple):
+    """What is trained: settings of fastimae-train, and an objective of its own if it likes."""
+
+    folder: Path
+    title: str
+    by: str
+    settings: dict[str, Any]
+    """By flag name, as in a file for --config."""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.name
+
+    def write_config(self, file: Path) -> Path:
+        """Write the settings for --config."""
+        write_text(file, to_yaml(self.settings))
+        return file
+
+    def record_file(self, track: str) -> Path:
+        """Return the file of its record on a track."""
+        return self.folder / f"results_{track}.json"
+
+    def log_file(self, track: str, seed: int) -> Path:
+        """Return the file of a run's losses, epoch by epoch."""
+        return self.folder / f"log_{track}_seed{seed}.txt"
+
+    def record(self, track: str) -> dict[str, Any] | None:
+        """Read its record on a track, if it has one."""
+        file = self.record_file(track)
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def digests(self) -> dict[str, str]:
+        """Return SHA-256 of the files that decide what is trained, by name."""
+        files = [self.folder / FILE, *sorted(self.folder.glob("*.py"))]
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def read_entry(folder: Path) -> Entry:
+    """Read an entry's folder, and check its settings against the rules. Raises ConfigError."""
+    folder = folder.resolve()
+    content = read_yaml(folder / FILE, f"{folder.name}/{FILE}")
+    if content.keys() != _KEYS or not isinstance(content["settings"], dict):
+        raise ConfigError(f"{content.source}: expected title, by and settings, which are a mapping")
+    entry = Entry(folder, content["title"], content["by"], content["settings"])
+    if broken := list(broken_by(entry.settings, all_settings(entry))):
+        raise ConfigError(f"{content.source}: {'; '.join(broken)}")
+    return entry
+
+
+def all_settings(entry: Entry) -> dict[str, Any]:
+    """Return all settings that follow from an entry's, by flag name. Raises ConfigError."""
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(entry.folder):
+        config = entry.write_config(Path(place) / FILE)
+        return flatten(parse_training("fastimae-train", ["--config", str(config)]))
+
+
+def all_entries() -> list[Entry]:
+    """Read all entries, by name. Raises ConfigError."""
+    return [read_entry(file.parent) for file in sorted(ENTRIES.glob(f"*/{FILE}"))]
