@@ -45,7 +45,7 @@ REFUSED = {
     **dict.fromkeys(("data_path", "dali", "dataset", "synthetic", "ffcv_ops"), _OTHER_DATA),
     **dict.fromkeys(
         ("ffcv", "label_field", "image_field", "output_dir", "log_dir", "device", "seed", "resume",
-         "start_epoch", "config", "save_freq", "wandb"),
+         "start_epoch", "config", "save_freq", "wandb", "val", "probe_freq"),
         _BY_THE_RUN,
     ),
 }  # fmt: skip
