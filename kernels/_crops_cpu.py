@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastimae.kernels.pixel_store import PixelStore
-from fastimae.kernels.reference_crops import as_pixels, is_vertical_first, rounded
+from fastimae.kernels.reference_crops import as_pixels, is_vertical_first, rounded, window_taps
 from fastimae.kernels.resize_taps import AxisTaps, ResizeTaps
 
 _BLOCK = 1 << 17
@@ -64,20 +64,14 @@ def _windows(store: PixelStore, index: Tensor, window: Tensor) -> Tensor:
 def _filtered(x: Tensor, taps: AxisTaps, length: Tensor, axis: int) -> Tensor:
     """Return x [n, h, w, C], filtered along its axis (0: rows), of length [n], and rounded."""
     x = x.transpose(1, 1 + axis).contiguous()
-    output = torch.arange(taps.first.shape[1])
-    tap_T1 = torch.arange(int(taps.count[length].max()))[:, None]
-    tap_nT1 = tap_T1.where(tap_T1 < taps.count[length][:, None, None], -1)
-    weight_nTO = taps.weights[
-        taps.start[length][:, None, None] + tap_nT1.relu() * len(output) + output
-    ]
-    weight_nTO *= tap_nT1 >= 0
-    row_nO = taps.first[length] + torch.arange(len(x))[:, None] * x.shape[1]
-    rows_nTO = row_nO[:, None] + tap_nT1.relu()
     x_rK = x.view(-1, x.shape[2:].numel())
-    total = torch.zeros(row_nO.numel(), x_rK.shape[1], dtype=taps.weights.dtype)
-    for row_nO, weight_nO in zip(rows_nTO.unbind(1), weight_nTO.unbind(1), strict=True):
+    row_nTO, weight_nTO = window_taps(taps, length, int(taps.count[length].max()))
+    row_nTO += torch.arange(len(x))[:, None, None] * x.shape[1]
+    total = torch.zeros(row_nTO[:, 0].numel(), x_rK.shape[1], dtype=taps.weights.dtype)
+    for row_nO, weight_nO in zip(row_nTO.unbind(1), weight_nTO.unbind(1), strict=True):
         values = x_rK.index_select(0, row_nO.flatten()).to(total.dtype)
         total += values.mul_(weight_nO.reshape(-1, 1))
-    total = rounded(total)
-    x = (total if total.is_floating_point() else total.byte()).view(*row_nO.shape, *x.shape[2:])
-    return x.transpose(1, 1 + axis)
+    between = rounded(total)
+    if not between.is_floating_point():
+        between = between.byte()  # the next pass copies rows: a quarter of the memory
+    return between.view(*row_nO.shape, *x.shape[2:]).transpose(1, 1 + axis)

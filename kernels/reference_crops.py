@@ -34,14 +34,13 @@ def draw_windows(
 ) -> tuple[Tensor, Tensor]:
     """Draw a window, int32 [B, 4], and a flip, bool [B], for images of height and width [B]."""
     check_windows(key, height, width, scale, ratio)
-    words, high, wide = uniform_words(key, 24, CROP_STREAM), height.long(), width.long()
+    words, high, wide = uniform_words(key, 2 * TRIES + 3, CROP_STREAM), height.long(), width.long()
     flip = (words[:, 2 * TRIES + 2] < 1 << 31) & hflip
     if not random:
         none = torch.zeros_like(high)
         return torch.stack([none, none, high, wide], 1).int(), flip
-    tall, broad = _first_fit(
-        words[:, : 2 * TRIES].unflatten(1, (TRIES, 2)), high, wide, scale, ratio
-    )
+    tries = words[:, : 2 * TRIES].unflatten(1, (TRIES, 2))
+    tall, broad = _first_fit(tries, high, wide, scale, ratio)
     fallback, central = tall == 0, _central(high, wide, ratio)
     tall, broad = central[0].where(fallback, tall), central[1].where(fallback, broad)
     free = torch.stack([high - tall, wide - broad], 1)
@@ -73,9 +72,8 @@ def _first_fit(
 def _central(high: Tensor, wide: Tensor, ratio: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Return the sizes, int64 [B], of the largest windows whose width / height is in `ratio`."""
     shape = wide.double() / high
-    least, most = (
-        torch.full_like(shape, bound) for bound in ratio
-    )  # a GPU multiplies by 1 / float
+    # Tensors: to divide by a float, torch multiplies by 1 / float on a GPU.
+    least, most = (torch.full_like(shape, bound) for bound in ratio)
     tall = torch.where(shape < least, (wide / least).round(), high.double())
     broad = torch.where(shape > most, (high * most).round(), wide.double())
     return tall.long().clamp(min=1), broad.long().clamp(min=1)
@@ -91,8 +89,9 @@ def crop_resize(
     """
     check_crops(store, index, window, flip, taps)
     top, left, high, wide = window.long().unbind(1)
-    row, row_weight = _inputs(taps.down, top, high, torch.zeros_like(flip))
-    column, column_weight = _inputs(taps.across, left, wide, flip)
+    row, row_weight = window_taps(taps.down, high, taps.down.most)
+    column, column_weight = window_taps(taps.across, wide, taps.across.most)
+    row, column = row + top[:, None, None], column + left[:, None, None]
     row_weight, column_weight = row_weight[:, :, :, None, None], column_weight[:, :, None, :, None]
     start, width = (part[index][:, None, None, None] for part in (store.start, store.width))
     channel = torch.arange(store.channels, device=index.device)
@@ -112,7 +111,9 @@ def crop_resize(
 
     vertical_first = is_vertical_first(window, taps.size)[:, None, None, None]
     rows_first, columns_first = along(over_rows, column_weight), along(over_columns, row_weight)
-    return as_pixels(torch.where(vertical_first, rows_first, columns_first), store.pixels.dtype)
+    crops = torch.where(vertical_first, rows_first, columns_first)
+    crops = torch.where(flip[:, None, None, None], crops.flip(2), crops)
+    return as_pixels(crops, store.pixels.dtype)
 
 
 def is_vertical_first(window: Tensor, size: tuple[int, int]) -> Tensor:
@@ -122,7 +123,7 @@ def is_vertical_first(window: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def rounded(total: Tensor) -> Tensor:
-    """Round the sums of a pass: integers in place, to 0..255, fp64 to fp32 (kept as fp64)."""
+    """Round the sums of a pass: int32 in place, to 0..255, fp64 to fp32 (kept as fp64)."""
     if total.is_floating_point():
         return total.float().double()
     return total.add_(1 << WEIGHT_BITS - 1).bitwise_right_shift_(WEIGHT_BITS).clamp_(0, 255)
@@ -135,18 +136,15 @@ def as_pixels(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype)
 
 
-def _inputs(axis: AxisTaps, first: Tensor, length: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
-    """Return positions and weights, [B, T, O], of the taps of windows, as many as most have.
+def window_taps(axis: AxisTaps, length: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Return positions and weights, [B, T, O], of the taps of windows of length [B].
 
-    Those beyond a window's own number weigh 0. flip: in the order of a mirrored crop.
+    most: T; those beyond a window's own number weigh 0.
     """
     outputs = axis.first.shape[1]
-    output = torch.arange(outputs, device=length.device).expand(len(length), 1, outputs)
-    output = torch.where(flip[:, None, None], outputs - 1 - output, output)
-    tap = torch.arange(axis.most, device=length.device)[:, None]
-    exists = tap < axis.count[length][:, None, None]
-    tap = tap.where(exists, 0)
-    weight = axis.weights[axis.start[length][:, None, None] + tap * outputs + output]
-    position = axis.first[length][:, None].expand_as(output).gather(2, output)
-    kind = torch.float64 if weight.is_floating_point() else torch.int64
-    return first[:, None, None] + position + tap, weight.where(exists, 0).to(kind)
+    tap_T1 = torch.arange(most, device=length.device)[:, None]
+    exists_BT1 = tap_T1 < axis.count[length][:, None, None]
+    tap_BT1 = tap_T1.where(exists_BT1, 0)
+    place_BT1 = axis.start[length][:, None, None] + tap_BT1 * outputs
+    weight_BTO = axis.weights[place_BT1 + torch.arange(outputs, device=length.device)]
+    return axis.first[length][:, None] + tap_BT1, weight_BTO.where(exists_BT1, 0)

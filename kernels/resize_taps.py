@@ -16,7 +16,7 @@ from fastimae.kernels.checks import DtypeError
 
 WEIGHT_BITS = 22
 """A weight of 1 is 1 << WEIGHT_BITS for uint8. Sums stay in int32: 255 times the absolute weights
-of an output, which add up to 1.25 at most, and a half."""
+of an output, which add up to less than 1.3, and a half."""
 _SUPPORT = 2.0
 
 
@@ -60,7 +60,7 @@ def resize_taps(
 
     dtype: of the pixels, uint8 or uint16. Operations and their order are Pillow's, in fp64.
     An axis takes 4 O bytes for each length and tap, which are 4 max(n / O, 1) + 1 taps or fewer:
-    60 kB for windows up to 32 and 32 outputs, 3 MB for 500 and 224, and from there on about 8 L^2
+    20 kB for windows up to 32 and 32 outputs, 3 MB for 500 and 224, and from there on about 8 L^2
     bytes (128 MB for 4,000); twice as much for uint16. Axes of the same length share their taps.
     Raises ValueError for lengths below 1 and DtypeError for another dtype.
     """

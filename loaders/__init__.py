@@ -7,9 +7,9 @@
                 batch.images  # uint8 [256, 224, 224, 3]
 
 The folders follow the data: `sources` finds images, `convert` packs them into the `.beton` format
-of `beton`, `order` plans each step, `images` decodes and crops them, and `backends` turns plans into
-batches, with the threads and processes of `workers`. `device` keeps all images of a small data set
-on a GPU. `base.py` is the contract of all loaders, `create.py` picks one.
+of `beton`, `order` plans each step, `images` decodes and crops them, and `backends` turns plans
+into batches, with the threads and processes of `workers`. `device` keeps all images of a small data
+set on a GPU. `base.py` is the contract of all loaders, `create.py` picks one.
 
 All back ends take order, crops and flips from `order/sampler.py` and `images/crops.py`, so they
 differ only in how their decoders compute pixels.

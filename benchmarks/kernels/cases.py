@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels.block_cases import add_norm, attention, mlp
+from benchmarks.kernels.crop_cases import crop_resize, draw_windows
 from benchmarks.kernels.shapes import BF16, FLOAT, INT, U8, KernelCase, ModelShape, leaf
 from fastimae import kernels
 from fastimae.kernels import reference, reference_colors
@@ -24,8 +25,9 @@ STATISTICS = (IMAGENET_MEAN, IMAGENET_STD)
 def cases(shape: ModelShape) -> list[KernelCase]:
     """List the cases of all ops at a shape; ops that only i-MAE needs have two branches."""
     make = (
-        random_masking, mixing_ratio, patchify, mix_patchify, jitter_factors, color_jitter,
-        jitter_patchify, assemble_tokens, masked_l2, masked_l2_inner, latent_l2, pair_l2,
+        draw_windows, crop_resize, random_masking, mixing_ratio, patchify, mix_patchify,
+        jitter_factors, color_jitter, jitter_patchify, assemble_tokens, masked_l2,
+        masked_l2_inner, latent_l2, pair_l2,
     )  # fmt: skip
     encoder = attention(shape, "encoder", shape.keep + 1, shape.heads, shape.width)
     decoder = attention(

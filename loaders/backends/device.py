@@ -121,10 +121,11 @@ def on_device(
     """
     if not isinstance(loader, Source):
         return loader
-    workers = settings.worker_count()
+    workers, sampler = settings.worker_count(), loader.sampler
     sizes = room_for(
-        loader, loader.sampler.chosen, crops, device, settings.cache, num_workers=workers
-    )
+        loader, sampler.chosen, crops, device, settings.cache,
+        num_workers=workers, alone=sampler.world_size == 1,
+    )  # fmt: skip
     if sizes is None:
         return loader
     if tell:

@@ -30,27 +30,29 @@ def room_for(
     cache: str,
     *,
     num_workers: int,
+    alone: bool = True,
 ) -> Sizes | None:
     """Return the sizes in which samples, int64 [M], are kept on a device; None if they are not.
 
     cache: --cache. "auto" keeps them if they take at most `DEVICE_SHARE` of the device's memory and
     fit into what is free. It leaves a data set alone in which a few images tell that it is larger.
-    Raises `DataError` if "device" has no room.
+    alone: whether there is one rank; several have to decide alike, whatever is free on each.
+    Raises `DataError` if they have to be kept, and there is no room.
     """
     free, total = memory(device)
-    room = min(free, int(total * DEVICE_SHARE)) if cache == "auto" else free
+    share = int(total * DEVICE_SHARE)
     if cache == "auto" and crops.random:
         some = samples[evenly_spaced(len(samples), _SAMPLED)]
-        if Sizes(some, *source.sizes(some)).bytes(crops) * len(samples) > 2 * room * len(some):
+        if Sizes(some, *source.sizes(some)).bytes(crops) * len(samples) > 2 * share * len(some):
             return None
     sizes = _measured(source, samples, crops, num_workers)
     needed = sizes.bytes(crops)
-    if needed <= room:
-        return sizes
-    if cache == "auto":
+    if cache == "auto" and (needed > share or (needed > free and alone)):
         return None
+    if needed <= free:
+        return sizes
     raise DataError(
-        f"--cache device: {len(samples)} decoded images take {needed / 1e9:.3g} GB, and {device} "
+        f"--cache {cache}: {len(samples)} decoded images take {needed / 1e9:.3g} GB, and {device} "
         f"has {free / 1e9:.3g} of {total / 1e9:.3g} GB free: choose --cache none, fewer images "
         "(--images), or a smaller file (fastimae-convert --max_resolution)"
     )

@@ -87,8 +87,8 @@ def fill_store(
     decode = partial(_decode, source, sizes, crops, pin=device.type == "cuda")
     name = f"images to {device}"
     with thread_pool(num_workers) as pool, Meter(len(order), name, "img", quiet=quiet) as meter:
-        start = partial(pool.submit, decode)
-        for done in start_ahead(start, _chunks(order, sizes, crops), 2 * num_workers):
+        submit = partial(pool.submit, decode)
+        for done in start_ahead(submit, _chunks(order, sizes, crops), 2 * num_workers):
             rows, pixels, failures = done.result()
             first = int(start_M[rows[0]])
             into = pixels_P[first : first + pixels.numel()]

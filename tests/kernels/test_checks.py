@@ -6,11 +6,22 @@ import pytest
 import torch
 
 from fastimae import kernels
-from fastimae.kernels import Mask, drop_in, random_masking, reference, reference_colors
+from fastimae.kernels import (
+    Mask,
+    PixelStore,
+    drop_in,
+    random_masking,
+    reference,
+    reference_colors,
+    reference_crops,
+    resize_taps,
+)
 from fastimae.kernels.rows import masked_rows, visible_rows
 
 STATISTICS = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
 LONG, INT, BYTE, DEEP = torch.int64, torch.int32, torch.uint8, torch.uint16
+SIDES = torch.full((2,), 6, dtype=INT)
+STORE = PixelStore.of([torch.zeros(6, 6, 3, dtype=BYTE)] * 2)
 
 
 def arguments(op):
@@ -50,13 +61,24 @@ def arguments(op):
             **images, "ids_keep": torch.zeros(2, 2, dtype=INT), "factors": torch.ones(2, 6),
         },
         "random_masking": {"key": torch.arange(2), "grid": (2, 3), "mask_ratio": 0.5},
+        "draw_windows": {
+            "key": torch.arange(2), "height": SIDES, "width": SIDES, "scale": (0.2, 1.0),
+            "ratio": (0.75, 1.5),
+        },
+        "crop_resize": {
+            "store": STORE, "index": torch.arange(2), "window": torch.ones(2, 4, dtype=INT),
+            "flip": torch.ones(2, dtype=torch.bool), "taps": resize_taps(6, (2, 2)),
+        },
     }[op]  # fmt: skip
+
+
+SPECIFICATIONS = (reference, reference_colors, reference_crops)
 
 
 def ways(op):
     """Return the op in torch, and its specification where that is a function."""
     found = [lambda **kwargs: getattr(kernels, op)(**kwargs, impl="torch")]
-    specified = [getattr(file, op) for file in (reference, reference_colors) if hasattr(file, op)]
+    specified = [getattr(file, op) for file in SPECIFICATIONS if hasattr(file, op)]
     return [*found, *specified]
 
 
@@ -135,6 +157,31 @@ WRONG = [
     ("random_masking", {"key": zeros(2)}, "key must be int64, not float32"),
     ("random_masking", {"key": zeros(2, 1, dtype=LONG)}, "key must be [B], not [2, 1]"),
     ("random_masking", {"unit": 0}, "a mask unit of 0 patches"),
+    ("draw_windows", {"key": zeros(2, dtype=INT)}, "key must be int64, not int32"),
+    ("draw_windows", {"height": zeros(3, dtype=INT)}, "height must be [2], not [3]"),
+    ("draw_windows", {"width": zeros(2, dtype=LONG)}, "width must be int32, not int64"),
+    ("draw_windows", {"scale": (0.5, 1.5)}, "scale (0.5, 1.5) must satisfy 0 < low <= high <= 1"),
+    ("draw_windows", {"ratio": (2, 1)}, "ratio (2, 1) must satisfy 0 < low <= high, both finite"),
+    ("crop_resize", {"index": zeros(2, dtype=INT)}, "index must be int64, not int32"),
+    ("crop_resize", {"window": zeros(2, 3, dtype=INT)}, "window must be [2, 4], not [2, 3]"),
+    ("crop_resize", {"flip": zeros(2)}, "flip must be bool, not float32"),
+    (
+        "crop_resize",
+        {"store": STORE._replace(pixels=zeros(216))},
+        "store.pixels must be uint8, values 0 to 255 or uint16, values 0 to 65535, not",
+    ),
+    ("crop_resize", {"store": STORE._replace(start=zeros(2))}, "store.start must be int64, not"),
+    (
+        "crop_resize",
+        {"store": STORE._replace(width=zeros(3, dtype=INT))},
+        "store.width must be [2], not [3]",
+    ),
+    ("crop_resize", {"store": STORE._replace(channels=0)}, "channels must be at least 1, not 0"),
+    (
+        "crop_resize",
+        {"taps": resize_taps(6, (2, 2), dtype=DEEP)},
+        "taps.down.weights of torch.uint8 pixels must be int32, not float64",
+    ),
 ]
 
 
@@ -149,7 +196,7 @@ def test_what_does_not_fit_is_refused_alike(op, change, words):
 
 OPS = (
     "mix_patchify", "masked_l2", "assemble_tokens", "add_norm", "latent_l2", "mlp", "mixing_ratio",
-    "attention", "color_jitter", "jitter_patchify", "pair_l2",
+    "attention", "color_jitter", "jitter_patchify", "pair_l2", "draw_windows", "crop_resize",
 )  # fmt: skip
 
 
@@ -168,7 +215,7 @@ def test_tensors_of_two_devices_are_refused(op):
 def test_every_public_op_is_covered():
     """A new op needs cases in this file."""
     public = {name for name in kernels.__all__ if inspect.isfunction(getattr(kernels, name))}
-    assert public - {"set_default_impl"} == {case[0] for case in WRONG}
+    assert public - {"set_default_impl", "resize_taps"} == {case[0] for case in WRONG}
 
 
 def test_an_empty_batch_is_valid():

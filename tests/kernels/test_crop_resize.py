@@ -149,19 +149,20 @@ def test_empty_batch(impl):
     assert crop_resize(*args, impl=impl).shape == (0, 2, 3, 3)
 
 
-def test_registration():
+@BOTH
+def test_registration(impl):
     images = pictures([(6, 5), (4, 8)])
-    pixels, start, _, width, channels = PixelStore.of(images)
     axes = [list(axis[:-1]) for axis in resize_taps(8, (4, 3))]
-    args = pixels, start, width, channels, *some_crops(images, 3), *axes
+    args = *PixelStore.of(images), *some_crops(images, 3), *axes, impl == "triton"
     torch.library.opcheck(torch.ops.fastimae.crop_resize, args)
 
 
-def test_compiled():
+@BOTH
+def test_compiled(impl):
     compiled = torch.compile(crop_resize, fullgraph=True, backend="aot_eager")
     images = pictures([(6, 5), (4, 8)])
     args = PixelStore.of(images), *some_crops(images, 3), resize_taps(8, (4, 3))
-    assert torch.equal(compiled(*args, impl="triton"), reference_crops.crop_resize(*args))
+    assert torch.equal(compiled(*args, impl=impl), reference_crops.crop_resize(*args))
 
 
 @pytest.mark.parametrize("wrong", [{"longest": 0}, {"size": (0, 4)}, {"dtype": torch.float32}])

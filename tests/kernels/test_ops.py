@@ -8,9 +8,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastimae.kernels import (
+    PixelStore,
     assemble_tokens,
     attention,
     color_jitter,
+    crop_resize,
+    draw_windows,
     jitter_factors,
     jitter_patchify,
     latent_l2,
@@ -18,7 +21,9 @@ from fastimae.kernels import (
     mix_patchify,
     random_masking,
     reference,
+    resize_taps,
 )
+from fastimae.kernels.resize_taps import AxisTaps, ResizeTaps
 from fastimae.machine import release
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -144,6 +149,7 @@ class Copies(TorchDispatchMode):
 )
 def test_torch_implementations_copy_nothing_to_the_gpu():
     """Copying a list would make the host wait in every step, and cannot be captured."""
+    taps = resize_taps(8, (8, 8))
     with FakeTensorMode(), Copies() as copies:
         images = torch.empty(2, 32, 32, 3, dtype=torch.uint8, device="cuda")
         key, alpha = torch.empty(2, dtype=torch.int64, device="cuda"), torch.empty(2, device="cuda")
@@ -153,6 +159,15 @@ def test_torch_implementations_copy_nothing_to_the_gpu():
         factors = jitter_factors(key, 0.4, impl="torch")
         color_jitter(images, factors, impl="torch")
         jitter_patchify(images, mask.ids_keep, factors, 8, MEAN, STD, impl="torch")
+        sides = torch.empty(2, dtype=torch.int32, device="cuda")
+        window = draw_windows(key, sides, sides, scale=(0.2, 1), ratio=(0.75, 1.5), impl="torch")
+        store = PixelStore(images.flatten(), key, sides, sides, 3)
+        axes = [
+            [torch.empty(part.shape, dtype=part.dtype, device="cuda") for part in axis[:-1]]
+            for axis in taps
+        ]
+        fake_taps = ResizeTaps(*(AxisTaps(*axis, most=taps.down.most) for axis in axes))
+        crop_resize(store, key, *window, fake_taps, impl="torch")
         pred = torch.empty(2, 12, 192, device="cuda")
         for ignored in (0, 2):
             args = pred, images, key, mask.ids_masked, 8, MEAN, STD, True

@@ -12,6 +12,7 @@ from fastimae.loaders.backends.device import DeviceLoader
 from fastimae.loaders.device import room, store
 from fastimae.loaders.device.plan import derive_keys
 from fastimae.loaders.order import philox
+from fastimae.settings import free_settings
 
 NOT_AN_IMAGE = b"\0" * 500
 GRID = {
@@ -166,16 +167,22 @@ def test_auto_keeps_what_fits_in_a_share_of_the_gpu(data, monkeypatch):
         sizes, crops = loader.sizes(loader.sampler.chosen), loader.crops
         needed = int((sizes[0] * sizes[1]).sum()) * 3
 
-        def is_kept(free, total, cache="auto"):
+        def is_kept(free, total, cache="auto", **ranks):
             monkeypatch.setattr(room, "memory", lambda device: (free, total))
-            device, few = torch.device("cuda"), loader.sampler.chosen
-            return room.room_for(loader, few, crops, device, cache, num_workers=0) is not None
+            rest = loader.sampler.chosen, crops, torch.device("cuda"), cache
+            return room.room_for(loader, *rest, num_workers=0, **ranks) is not None
 
         assert is_kept(needed, 4 * needed) and is_kept(needed, needed, "device")
         assert not is_kept(needed, 4 * needed - 4) and not is_kept(needed - 1, 4 * needed)
         assert not is_kept(needed // 10, needed)
         with pytest.raises(DataError, match=r"--cache device: 42 .* take .* GB, .* free"):
             is_kept(needed - 1, 4 * needed, "device")
+        with pytest.raises(DataError, match="--cache auto: "):  # other ranks may have room
+            is_kept(needed - 1, 4 * needed, alone=False)
+
+
+def test_a_resumed_run_may_change_it():
+    assert "cache" in free_settings()
 
 
 @pytest.mark.parametrize(
