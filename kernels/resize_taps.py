@@ -59,9 +59,7 @@ def resize_taps(
     """Compute the taps that resize windows of up to `longest` positions a side to size (H, W).
 
     dtype: of the pixels, uint8 or uint16. Operations and their order are Pillow's, in fp64.
-    An axis takes 4 O bytes for each length and tap, which are 4 max(n / O, 1) + 1 taps or fewer:
-    20 kB for windows up to 32 and 32 outputs, 3 MB for 500 and 224, and from there on about 8 L^2
-    bytes (128 MB for 4,000); twice as much for uint16. Axes of the same length share their taps.
+    For their memory, see `taps_bytes`: axes of the same length share them.
     Raises ValueError for lengths below 1 and DtypeError for another dtype.
     """
     if longest < 1 or min(size) < 1:
@@ -70,6 +68,21 @@ def resize_taps(
         raise DtypeError(f"resize_taps: dtype must be torch.uint8 or torch.uint16, not {dtype}")
     axes = {out: _axis_taps(longest, out, device, dtype) for out in set(size)}
     return ResizeTaps(axes[size[0]], axes[size[1]])
+
+
+def taps_bytes(longest: int, size: tuple[int, int], dtype: torch.dtype = torch.uint8) -> int:
+    """Return how many bytes `resize_taps` takes at most.
+
+    20 kB for windows up to 32 and 32 outputs, 3 MB for 500 and 224, and from there on about 8 L^2
+    (128 MB for 4,000); twice as much for uint16.
+    """
+    length = torch.arange(longest + 1, dtype=torch.float64)
+    total = 0
+    for out in set(size):
+        taps = (4 * (length / out).clamp(min=1) + 1).floor().minimum(length)
+        weights = out * int(taps.sum())
+        total += weights * (4 if dtype == torch.uint8 else 8) + len(length) * (4 * out + 12)
+    return total
 
 
 def _axis_taps(longest: int, out: int, device: torch.device | str, dtype: torch.dtype) -> AxisTaps:
@@ -111,10 +124,7 @@ def _exact_taps(length: int, out: int) -> tuple[Tensor, Tensor]:
     position_TO = first_O + torch.arange(taps)[:, None]
     weight_TO = _cubic((position_TO - center_O + 0.5) * (1.0 / width))
     weight_TO = weight_TO.where((position_TO >= low_O) & (position_TO < high_O), 0.0)
-    total_O = torch.zeros(out, dtype=torch.float64)
-    for weight_O in weight_TO:  # one after the other: the order counts
-        total_O += weight_O
-    return first_O, weight_TO / total_O
+    return first_O, weight_TO / weight_TO.cumsum(0)[-1]  # one after the other: the order counts
 
 
 def _cubic(at: Tensor) -> Tensor:

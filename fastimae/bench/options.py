@@ -29,11 +29,11 @@ SAMPLES = 100_000
 class BenchOptions(Settings):
     """Measure how fast this machine loads and trains, and name the bottleneck.
 
-    Three measurements: the loader alone; the training step alone, on synthetic images; and both
-    together, as in a run. The slower of the first two is the bottleneck, and the flags that would
-    help are named. Then other values of --num_workers and --batch_size are tried, and the best are
-    suggested for fastimae-train. Takes about a minute on a CPU, and up to five on a GPU, where each
-    batch size is compiled first. Use an otherwise idle machine.
+    Three measurements: the loader alone, as with --cache none; the training step alone, on
+    synthetic images; and both together. The slower of the first two is the bottleneck, and the
+    flags that would help are named. Then other values of --num_workers and --batch_size are tried,
+    and the best are suggested for fastimae-train. Takes about a minute on a CPU, and up to five on
+    a GPU, where each batch size is compiled first. Use an otherwise idle machine.
 
         fastimae-bench imagenet.beton
         fastimae-bench cifar10.beton --objective imae --model mae_vit_tiny_patch4 --input_size 32
@@ -112,7 +112,8 @@ def data_settings(
     none = data is None and dataset is None
     synthetic = {"synthetic": True, "synthetic_samples": SAMPLES} if none else {}
     label_field = None if data is None else NO_LABELS
-    fields = {"label_field": label_field, "image_field": image_field}
+    # Decoders are what is measured, also of data that a run would keep on the GPU.
+    fields = {"label_field": label_field, "image_field": image_field, "cache": "none"}
     return {"ffcv": data, "dataset": dataset, **fields, **synthetic}
 
 

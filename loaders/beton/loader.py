@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastimae.loaders.base import Loader
 from fastimae.loaders.beton.reader import BetonReader
 from fastimae.loaders.images.crops import Crops
+from fastimae.loaders.images.limits import max_pixels
 from fastimae.loaders.order.sampler import Sampler
 
 
@@ -43,7 +44,9 @@ class BetonLoader(Loader):
 
     def sizes(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return heights and widths of samples: see `Source` of device/store.py."""
-        return self.reader.heights[samples], self.reader.widths[samples]
+        heights, widths = self.reader.heights[samples], self.reader.widths[samples]
+        broken = heights * widths > max_pixels()  # decoders refuse them
+        return np.where(broken, 1, heights), np.where(broken, 1, widths)
 
     def _change_size(self, size: tuple[int, int]) -> None:
         super()._change_size(size)

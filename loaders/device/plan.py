@@ -23,7 +23,7 @@ class DevicePlan:
         numbers = np.arange(len(sampler))
         self.sampler, self.device = sampler, device
         self._chosen, self._position, self._update, self._copy, self._partner = (
-            torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            self.upload(array)
             for array in (
                 sampler.chosen,
                 sampler.positions(numbers),
@@ -50,7 +50,7 @@ class DevicePlan:
 
     def upload(self, array: np.ndarray) -> Tensor:
         """Copy an array to the device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return torch.tensor(array, device=self.device)
 
     def _keys(
         self, numbers: Tensor, epoch: int, stream: KeyStream, copies: Tensor | int = 0

@@ -43,7 +43,8 @@ def room_for(
     share = int(total * DEVICE_SHARE)
     if cache == "auto" and crops.random:
         some = samples[evenly_spaced(len(samples), _SAMPLED)]
-        if Sizes(some, *source.sizes(some)).bytes(crops) * len(samples) > 2 * share * len(some):
+        pixels = Sizes(some, *source.sizes(some)).pixel_bytes(crops)
+        if pixels * len(samples) > 2 * share * len(some):
             return None
     sizes = _measured(source, samples, crops, num_workers)
     needed = sizes.bytes(crops)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastimae.kernels import PixelStore
+from fastimae.kernels.resize_taps import taps_bytes
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.images.decode import DecodeRows, Failures
 from fastimae.loaders.workers.buffers import torch_dtype
@@ -58,9 +59,19 @@ class Sizes(NamedTuple):
         """Return the number of values of each image, [M]."""
         return self.heights * self.widths * channels
 
-    def bytes(self, crops: Crops) -> int:
+    @property
+    def longest(self) -> int:
+        """The longest side."""
+        return int(max(self.heights.max(), self.widths.max()))
+
+    def pixel_bytes(self, crops: Crops) -> int:
         """Return what all pixels take."""
         return int(self.values(crops.channels).sum()) * crops.dtype.itemsize
+
+    def bytes(self, crops: Crops) -> int:
+        """Return what all pixels take, and the filters for windows in the longest image."""
+        taps = taps_bytes(self.longest, crops.size, torch_dtype(crops.dtype))
+        return self.pixel_bytes(crops) + taps
 
 
 def fill_store(

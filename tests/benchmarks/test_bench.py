@@ -367,6 +367,7 @@ def test_settings_are_those_of_a_training_run(tmp_path):
     options = BenchOptions(data=tmp_path / "f.beton", batch_size=48, precision="fp32")
     config = settings(options, CPU)
     assert config.data.ffcv == options.data and config.optim.batch_size == 48
+    assert config.data.cache == "none"  # decoders are measured, of small data, too
     assert config.data.num_workers == usable_cores() and config.optim.precision == "fp32"
     without = changed(config, **data_settings(None))
     assert without.data.synthetic and without.data.ffcv is None

@@ -14,6 +14,7 @@ from fastimae.kernels import (
     reference_crops,
     resize_taps,
 )
+from fastimae.kernels.resize_taps import taps_bytes
 from fastimae.loaders.images.bands import BandImage
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.images.decode import crop_and_resize
@@ -163,6 +164,14 @@ def test_compiled(impl):
     images = pictures([(6, 5), (4, 8)])
     args = PixelStore.of(images), *some_crops(images, 3), resize_taps(8, (4, 3))
     assert torch.equal(compiled(*args, impl=impl), reference_crops.crop_resize(*args))
+
+
+@DTYPES
+@pytest.mark.parametrize(("longest", "size"), [(1, (1, 1)), (60, (1, 7)), (90, (40, 32))])
+def test_memory_of_taps_is_known_before(dtype, longest, size):
+    axes = {id(axis): axis for axis in resize_taps(longest, size, dtype=dtype)}.values()
+    taken = sum(part.nbytes for axis in axes for part in axis[:-1])
+    assert taken <= taps_bytes(longest, size, dtype) <= 1.1 * taken
 
 
 @pytest.mark.parametrize("wrong", [{"longest": 0}, {"size": (0, 4)}, {"dtype": torch.float32}])

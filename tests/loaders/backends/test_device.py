@@ -1,13 +1,23 @@
 """`cache="device"`: the batches are those of the loader that decodes each epoch, bit for bit."""
 
+import io
 import logging
 
 import numpy as np
 import pytest
 import torch
 from bands import FORMS, make_images, write_beton
+from PIL import Image
 
-from fastimae.loaders import Batch, DataError, DevicePrefetch, NormalizedPairs, create_loader
+from fastimae.kernels.resize_taps import taps_bytes
+from fastimae.loaders import (
+    Batch,
+    BetonWriter,
+    DataError,
+    DevicePrefetch,
+    NormalizedPairs,
+    create_loader,
+)
 from fastimae.loaders.backends.device import DeviceLoader
 from fastimae.loaders.device import room, store
 from fastimae.loaders.device.plan import derive_keys
@@ -165,7 +175,8 @@ def test_auto_keeps_what_fits_in_a_share_of_the_gpu(data, monkeypatch):
     with data.loader("pillow-0") as loader:
         assert not isinstance(loader, DeviceLoader)
         sizes, crops = loader.sizes(loader.sampler.chosen), loader.crops
-        needed = int((sizes[0] * sizes[1]).sum()) * 3
+        taps = taps_bytes(int(np.max(sizes)), crops.size)
+        needed = int((sizes[0] * sizes[1]).sum()) * 3 + taps
 
         def is_kept(free, total, cache="auto", **ranks):
             monkeypatch.setattr(room, "memory", lambda device: (free, total))
@@ -179,6 +190,27 @@ def test_auto_keeps_what_fits_in_a_share_of_the_gpu(data, monkeypatch):
             is_kept(needed - 1, 4 * needed, "device")
         with pytest.raises(DataError, match="--cache auto: "):  # other ranks may have room
             is_kept(needed - 1, 4 * needed, alone=False)
+
+
+def test_a_sample_with_an_absurd_size_takes_no_room(data, tmp_path):
+    """Its pixels, and filters for windows in it, would be gigabytes."""
+    path = tmp_path / "absurd.beton"
+    with BetonWriter(path) as writer:
+        for payload in data.payloads[:8]:
+            width, height = Image.open(io.BytesIO(payload)).size
+            writer.append(payload, height=height, width=width)
+        writer.append(data.payloads[8], height=15_000, width=15_000)
+    settings = {"ffcv": path, "batch_size": 9, "input_size": 8}
+    with create_loader(**settings) as each, create_loader(**settings, cache="device") as once:
+        assert once.images.store.pixels.numel() < 1 << 20
+        assert data.same(resident_batches(once, 0), list(each))
+        assert list(once.bad) == [8] and "over --max_pixels" in once.bad[8]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_epoch_of_one_step(data):
+    with data.loader("native-0", images=8) as each, data.loader("device-0", images=8) as once:
+        assert data.same(resident_batches(once, 0), list(each))
 
 
 def test_a_resumed_run_may_change_it():
