@@ -99,7 +99,6 @@ class Trainer:
         if self.finished:
             return True
         self.first_step = True
-        self.save_timer.restart()
         self.cores.pin()
         closing = contextlib.closing(self.profile) if self.profile else contextlib.nullcontext()
         with (
@@ -141,8 +140,11 @@ class Trainer:
                 else:
                     self.reporter.console.show_between(self._rates)
                 self.stopped = self.world.should_stop(self.asked_to_stop)
-                within = self.update < self.updates_per_epoch  # the log line comes before its save
-                if within and not self.stopped and self._save_is_due(read):
+                later = self.stopped or self.update == self.updates_per_epoch  # after the log line
+                every = self.plan.save_steps
+                due = every and self.update % every == 0
+                # When losses have been read, asking the others if it is time delays no step.
+                if not later and (due or (read and self.save_timer.is_due(within=True))):
                     self._save()
 
     def _follow_schedule(self) -> None:
@@ -190,14 +192,6 @@ class Trainer:
         first, self.first_step = self.first_step, False
         last = self.update == self.updates_per_epoch
         return first or last or self.update % self.plan.log_steps == 0
-
-    def _save_is_due(self, read: bool) -> bool:
-        """Return whether to save within an epoch. read: losses have just been read, so that asking
-        the other processes delays no step."""
-        every = self.plan.save_steps
-        return bool(every and self.update % every == 0) or (
-            read and self.save_timer.is_due(within=True)
-        )
 
     def _read_losses(self) -> None:
         """Read the losses since the last call, and show them with the speed since then."""
