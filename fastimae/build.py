@@ -38,7 +38,7 @@ from fastimae.objectives.choice import OBJECTIVES
 from fastimae.objectives.settings import IMAESettings
 from fastimae.pictures.display import Display
 from fastimae.pictures.reconstruction import draw_fixed_images
-from fastimae.settings import config_errors
+from fastimae.settings import ConfigError, config_errors
 from fastimae.trained import conversion_settings
 
 # The flags that messages about --init, and about --teacher, name.
@@ -166,10 +166,12 @@ def build_probe(config: TrainConfig, trainer: Trainer) -> Callable[[int], dict[s
     """Return what probes the student and its average after epochs; None without --probe_freq, and
     in all processes but the first, for which they wait.
 
-    Raises ConfigError or DataError, in all processes, for images that cannot be used.
+    Raises ConfigError or DataError, in all processes, for images and students that cannot be used.
     """
     if not config.run.probe_freq:
         return None
+    if not isinstance(trainer.objective.student, MaskedAutoencoder):
+        raise ConfigError("--probe_freq probes a MaskedAutoencoder, which your student is not")
     from fastimae.evaluate.online.probe import MAX_BATCH, OnlineProbe
     from fastimae.evaluate.online.training import open_probe_images, probe_after_epochs
 

@@ -103,12 +103,6 @@ def reserve(evaluations: float, training: float, seconds: float) -> float:
     return min(evaluations, max(seconds - training, seconds / 3))
 
 
-def steps_between_saves(steps: int, epoch: float, seconds: float) -> int:
-    """Return --save_steps for a save every so many `seconds` of an epoch that takes `epoch`; 0 if
-    the save at its end is enough."""
-    return 0 if epoch <= seconds else max(1, math.floor(steps * seconds / epoch))
-
-
 def _largest(fits: Callable[[int], bool]) -> int:
     """Return the largest number of 1 to FULL that fits, 1 if none does; those below one fit too."""
     low, high = 1, FULL

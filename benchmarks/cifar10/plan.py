@@ -6,16 +6,14 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cifar10.jobs import Asked, Job, commands_of, jobs_of
-from benchmarks.cifar10.pace import FULL, Pace, choose_epochs, steps_between_saves
+from benchmarks.cifar10.pace import FULL, Pace, choose_epochs
 from benchmarks.cifar10.processes import Stop, Watched
-from benchmarks.cifar10.progress import updates_per_epoch
 from benchmarks.harness import log_progress
-from fastimae.evaluate.command import TASKS
 from fastimae.folders import write_text
 from fastimae.settings import ConfigError
 
@@ -24,7 +22,7 @@ FILE, MEASURED = "plan.json", "pace"
 MEASURED_EPOCHS, MEASURED_SECONDS = 40, 4.0
 """Runs to measure are of this length, with 2 epochs of fine-tuning; those that pre-train are
 stopped after so many seconds of two epochs or more."""
-KEPT_SECONDS = 5.0
+KEPT_SECONDS = 5
 """State is kept about as often."""
 USED = 0.9
 """Share of the time that the epochs are chosen for."""
@@ -76,21 +74,20 @@ def make_plan(asked: Asked, epochs: int | None, until: float, take: Take) -> Pla
     than half of the time.
     """
     begin = time.monotonic()
-    paces, updates = measured(asked, (begin + until) / 2, take)
+    paces = measured(asked, (begin + until) / 2, take)
     left = until - time.monotonic()
     full = [(job.epochs, paces[job.kind]) for job in Plan(epochs=FULL).jobs(asked)]
     epochs = epochs or choose_epochs(full, left * USED)
     log_progress(f"measured in {time.monotonic() - begin:.0f} s; {epochs} epochs of pre-training")
-    return Plan(epochs=epochs, train=_saving(epochs, paces, updates), paces=paces)
+    return Plan(epochs=epochs, train=_saving(epochs), paces=paces)
 
 
-def measured(asked: Asked, until: float, take: Take) -> tuple[dict[str, Pace], int]:
-    """Run the first job of each kind for a short time; return paces, and steps per epoch."""
+def measured(asked: Asked, until: float, take: Take) -> dict[str, Pace]:
+    """Run the first job of each kind for a short time; return paces."""
     asked = asked._replace(runs=asked.runs / MEASURED)
     shutil.rmtree(asked.runs, ignore_errors=True)
     paces: dict[str, Pace] = {}
-    jobs = Plan(epochs=MEASURED_EPOCHS, train={"vis_freq": 0}).jobs(asked)
-    for job in jobs:
+    for job in Plan(epochs=MEASURED_EPOCHS, train=_saving(MEASURED_EPOCHS)).jobs(asked):
         if job.kind not in paces:
             seen = take(job, _measured_by(job, until))
             if time.monotonic() > until or (job.epochs and len(seen.times) < 2):
@@ -100,9 +97,8 @@ def measured(asked: Asked, until: float, take: Take) -> tuple[dict[str, Pace], i
                 )
             paces[job.kind] = seen.pace
             log_progress(f"{job.kind}: {seen.pace.fixed:.1f} s, {seen.pace.epoch:.3g} s per epoch")
-    updates = updates_per_epoch(jobs[0].run.folder)
     shutil.rmtree(asked.runs, ignore_errors=True)
-    return paces, updates
+    return paces
 
 
 def _measured_by(job: Job, until: float) -> Stop:
@@ -114,10 +110,8 @@ def _measured_by(job: Job, until: float) -> Stop:
     return stop
 
 
-def _saving(epochs: int, paces: Mapping[str, Pace], updates: int) -> dict[str, int]:
+def _saving(epochs: int) -> dict[str, int]:
     """Return settings that keep state every few seconds, and no other files."""
-    epoch = max(pace.epoch for kind, pace in paces.items() if kind not in TASKS)
     return {
-        "save_steps": steps_between_saves(updates, epoch, KEPT_SECONDS),
-        "save_freq": epochs, "checkpoint_hist": 1, "vis_freq": 0,
+        "save_seconds": KEPT_SECONDS, "save_freq": epochs, "checkpoint_hist": 1, "vis_freq": 0,
     }  # fmt: skip

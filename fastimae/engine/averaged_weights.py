@@ -67,7 +67,10 @@ class AveragedWeights:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the module's `state_dict` with averages for the trained weights."""
-        return self.module.state_dict() | self.of
+        names = {weight: name for name, weight in self._weights.items()}
+        every = self.module.named_parameters(remove_duplicate=False)  # tied ones, too
+        averages = {name: self.of[names[weight]] for name, weight in every if weight in names}
+        return self.module.state_dict() | averages
 
     def state(self) -> dict[str, Any]:
         """Return what checkpoints hold, by key. Waits for the device."""

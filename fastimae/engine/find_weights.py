@@ -20,7 +20,7 @@ from fastimae.engine.checkpoint_file import Unfit
 # How MAE names the weights of its decoder.
 DECODER = ("decoder_", "mask_token")
 # Entries of a file that are searched first, in this order.
-_ENTRIES = ("model", "state_dict", "model_state_dict", "module", "student")
+_ENTRIES = ("model", "state_dict", "model_state_dict", "module", "student", "model_ema")
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 _AVERAGED = {"ema", "average", "averaged", "avg", "swa", "shadow", "teacher", "momentum", "target"}
 # Counters of BatchNorm and of thop's profile: they have no effect on outputs.

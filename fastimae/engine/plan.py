@@ -16,6 +16,7 @@ from fastimae.settings import (
     FileNames,
     Free,
     Idle,
+    NotNegative,
     PositiveInt,
     Seeded,
     Settings,
@@ -39,6 +40,9 @@ class LoopSettings(Settings):
     """How many of the newest checkpoint-N.pth files to keep. None: all."""
     save_steps: Free[Count] = 0
     """Steps between saves of checkpoint-last.pth within an epoch; 0: only after each epoch."""
+    save_seconds: Expert[Free[NotNegative]] = 0.0
+    """Seconds between saves of checkpoint-last.pth, over short epochs and within long ones; 0: one
+    after each epoch."""
     log_steps: Expert[Free[PositiveInt]] = 20
     """Steps between readings of the loss (each one waits for the GPU)."""
     preempt_signal: Expert[Free[Literal["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"]]] = "SIGUSR1"

@@ -29,6 +29,7 @@ from fastimae.engine.resume import (
     loader_state,
 )
 from fastimae.engine.run_file import RunFile
+from fastimae.engine.save_timer import SaveTimer
 from fastimae.engine.signals import stop_signals
 from fastimae.engine.statistics import load_statistics
 from fastimae.engine.step import Step
@@ -78,6 +79,7 @@ class Trainer:
         self.window, self.epoch_clock = Clock(full_speed), Clock(full_speed)
         self.updates_per_epoch = len(loader) // plan.accum_iter
         self.throttle = Throttle(world.device)
+        self.save_timer = SaveTimer(plan.save_seconds, world)
         self.epoch, self.update = 0, 0
         self.image_size: tuple[int, int] | None = None
         """That of --resolution_schedule; None: the loader's."""
@@ -133,13 +135,16 @@ class Trainer:
             self.epoch_clock.restart()
             while self.update < self.updates_per_epoch and not self.stopped:
                 self._train_step(feed)
-                if self._losses_are_due():
+                if read := self._losses_are_due():
                     self._read_losses()
                 else:
                     self.reporter.console.show_between(self._rates)
                 self.stopped = self.world.should_stop(self.asked_to_stop)
-                within = self.update < self.updates_per_epoch  # the log line comes before its save
-                if within and self.plan.save_steps and self.update % self.plan.save_steps == 0:
+                later = self.stopped or self.update == self.updates_per_epoch  # after the log line
+                every = self.plan.save_steps
+                due = every and self.update % every == 0
+                # When losses have been read, asking the others if it is time delays no step.
+                if not later and (due or (read and self.save_timer.is_due(within=True))):
                     self._save()
 
     def _follow_schedule(self) -> None:
@@ -220,7 +225,8 @@ class Trainer:
         last = self.epoch + 1 == self.plan.epochs
         keep = last or self.epoch % self.plan.save_freq == 0
         numbered = self.output_dir / f"checkpoint-{self.epoch}.pth"
-        self._save(numbered if keep else None, last=last or self.stopped)
+        if keep or self.stopped or self.save_timer.is_due(within=False):
+            self._save(numbered if keep else None, last=last or self.stopped)
         picture_due = self.plan.vis_freq and self.epoch % self.plan.vis_freq == 0
         drawing = self.world.is_main or is_sharded(self.objective)
         if self.draw and drawing and (last or picture_due):
@@ -239,6 +245,7 @@ class Trainer:
         """
         self._read_losses()
         write_checkpoints(self, also, last=last)
+        self.save_timer.restart()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain data and tensors."""

@@ -32,7 +32,6 @@ from benchmarks.cifar10.pace import (
     reserve,
     scaled,
     started_in,
-    steps_between_saves,
 )
 from benchmarks.cifar10.plan import Plan, make_plan, read_plan
 from benchmarks.cifar10.processes import Watched, run_for_some_time
@@ -88,12 +87,6 @@ def test_evaluations_have_what_training_leaves_or_a_third():
     assert reserve(50, 400, 90) == 30 and reserve(5, 400, 90) == 5
 
 
-def test_state_is_kept_every_few_seconds():
-    assert steps_between_saves(12, epoch=1.0, seconds=5.0) == 0  # each epoch is saved anyway
-    assert steps_between_saves(12, epoch=60.0, seconds=5.0) == 1
-    assert steps_between_saves(120, epoch=60.0, seconds=5.0) == 10
-
-
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     for name in ("a.beton", "b.beton"):
@@ -146,7 +139,6 @@ class Machine:
         monkeypatch.setattr(turns, "epochs_trained", lambda f: self.steps.get(f.name, 0) / UPDATES)
         monkeypatch.setattr(turns, "is_current", self.is_current)
         monkeypatch.setattr(turns, "forget", lambda job: self.weights.pop(job.run.name))
-        monkeypatch.setattr(plans, "updates_per_epoch", lambda folder: UPDATES)
         monkeypatch.setattr(Plan, "jobs", lambda plan, asked: self.jobs(plan.epochs))
 
     def is_current(self, job):
@@ -217,13 +209,7 @@ def test_a_time_is_chosen_for_and_then_it_is_enough(asked, machine):
     jobs, _ = machine.go_on(plan, begin + 2000 - machine.now)
     assert all(job.run.done() and (job.trains or machine.is_current(job)) for job in jobs)
     assert 1600 < machine.now - begin < 2000
-    assert set(machine.epochs().values()) == {plan.epochs} and plan.train["save_steps"] == 0
-
-
-def test_the_slowest_kind_decides_how_often_state_is_kept(asked, machine):
-    machine.paces["imae with a teacher"] = Pace(2.0, 25.0)
-    plan = make_plan(asked, 70, machine.now + 2000, machine.take)
-    assert plan.epochs == 70 and plan.train["save_steps"] == UPDATES * 5 // 25
+    assert set(machine.epochs().values()) == {plan.epochs} and plan.train["save_seconds"] == 5
 
 
 def test_calls_go_on_and_all_have_equal_epochs(machine):

@@ -12,6 +12,7 @@ from toy_trainer import CPU, Samples, trainer
 from fastimae import cli
 from fastimae.engine.averaged_weights import EMA, EMA_UPDATES, AveragedWeights
 from fastimae.engine.checkpoint import LAST, load_checkpoint, save_checkpoint
+from fastimae.engine.find_weights import find_weights
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.interop import load_model
@@ -190,6 +191,24 @@ def test_files_give_the_trained_weights_unless_asked(tmp_path, caplog, heard):
         assert cli.export([str(path), str(out), "--to", "fastimae", *flags]) == 0
         assert predict_alike(load_model(out), expected)
         assert EMA not in load_checkpoint(out)
+
+
+def test_a_weight_with_two_names_is_averaged_under_both():
+    module = nn.ModuleDict({"one": nn.Linear(2, 2), "two": nn.Linear(2, 2)})
+    module["two"].weight = module["one"].weight
+    average = AveragedWeights(module, DECAY)
+    average.of["one.weight"] += 1
+    saved = average.state_dict()
+    assert saved.keys() == module.state_dict().keys()
+    assert torch.equal(saved["two.weight"], module["one"].weight + 1)
+
+
+def test_the_average_of_the_run_comes_before_that_of_an_objective():
+    """C-MAE's target, which is one of its training."""
+    weights = {name: {"patch_embed.proj.weight": torch.ones(1)} for name in ("model", EMA)}
+    target = {"target.student.patch_embed.proj.weight": torch.zeros(1)}
+    found = find_weights({"objective": target, **weights}, averaged=True)
+    assert found.location.entry == EMA and len(found.others) == 2
 
 
 def test_the_decay_is_within_0_and_1(capsys):

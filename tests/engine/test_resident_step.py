@@ -17,6 +17,7 @@ from toy_images import save_colours
 from toy_trainer import CPU
 
 from fastimae.engine import resident_step
+from fastimae.engine.averaged_weights import EMA, AveragedWeights
 from fastimae.engine.bucket_replica import BucketReplica
 from fastimae.engine.build_step import build_step
 from fastimae.engine.checkpoint import LAST, load_checkpoint
@@ -24,7 +25,7 @@ from fastimae.engine.metrics import NonFiniteLoss
 from fastimae.engine.optim import build_optimizer
 from fastimae.engine.plan import Plan
 from fastimae.engine.resident_step import ResidentStep
-from fastimae.engine.settings import StepSettings
+from fastimae.engine.settings import ADAMW, MUON, StepSettings
 from fastimae.engine.step import GraphedStep, Step
 from fastimae.engine.trainer import Trainer
 from fastimae.loaders import DevicePrefetch, create_loader
@@ -67,9 +68,9 @@ def imae():
     return IMAE(model(heads=2), model(), mask_ratio=0.5)
 
 
-def step_of(objective, plan, kind, precision="fp32", replica=None):
-    """Return a step as on CUDA, where the learning rate is a tensor."""
-    optimizer = build_optimizer(objective, 1e-2, 0.05)
+def step_of(objective, plan, kind, precision="fp32", replica=None, opt=ADAMW):
+    """Return a step as on CUDA, where the learning rate is a tensor; with an average."""
+    optimizer = build_optimizer(objective, 1e-2, 0.05, opt=opt)
     rate = torch.tensor(1e-2)
     for group in optimizer.param_groups:
         group |= {"lr": rate, "fused": False}
@@ -77,6 +78,7 @@ def step_of(objective, plan, kind, precision="fp32", replica=None):
         objective, optimizer, precision=precision, device=CPU.device,
         accum_iter=plan.accum_iter, clip_grad=plan.clip_grad,
         replica=replica and replica(objective, CPU),
+        average=AveragedWeights(objective.student, 0.9),
     )  # fmt: skip
 
 
@@ -88,11 +90,13 @@ def epoch_of(batches):
     return source
 
 
-def make(path, resident, *, objective=mae, loader=None, precision="fp32", tape=False, **plan):
+def make(
+    path, resident, *, objective=mae, loader=None, precision="fp32", opt=ADAMW, tape=False, **plan
+):
     """Return the trainer of a small run; 11 batches an epoch by itself."""
     path.mkdir(exist_ok=True)
     plan = Plan(**{"epochs": 2, "log_steps": 7, "lr": 1e-2, "warmup_epochs": 1, **plan})
-    step = step_of(objective(), plan, ResidentStep if resident else Step, precision)
+    step = step_of(objective(), plan, ResidentStep if resident else Step, precision, opt=opt)
     if resident:
         step.record = functools.partial(record_on_tape, step) if tape else lambda work: work
         taken = step.taken = []
@@ -109,7 +113,7 @@ def left_by(run):
     lines = [json.loads(line) for line in (run.output_dir / "log.txt").read_text().splitlines()]
     log = [{n: v for n, v in line.items() if n.startswith("train_")} for line in lines]
     last = load_checkpoint(run.output_dir / LAST)
-    return [log, *(last[name] for name in ("model", "optimizer", "loader", "metrics"))]
+    return [log, *(last[name] for name in ("model", EMA, "optimizer", "loader", "metrics"))]
 
 
 def assert_equal(run, other):
@@ -120,9 +124,8 @@ def assert_equal(run, other):
 @pytest.mark.parametrize(
     ("objective", "plan"),
     [
-        (mae, {}),
         (mae, {"accum_iter": 2, "clip_grad": 0.5, "precision": "bf16"}),
-        (imae, {"precision": "bf16", "save_steps": 3}),
+        (imae, {"precision": "bf16", "save_steps": 3, "opt": MUON}),
         (mae, {"resolution_schedule": ("16@0", "32@1")}),
     ],
 )

@@ -227,3 +227,22 @@ def test_what_cannot_work_is_an_error_before_training(flags, words, data, tmp_pa
     *_, last = capfd.readouterr().err.strip().splitlines()
     assert last.startswith("fastimae-train: error: ") and words in last
     assert not (tmp_path / "run").exists()
+
+
+def test_a_student_of_your_own_must_be_one_that_has_features(data, tmp_path, capfd):
+    own = tmp_path / "linear.py"
+    own.write_text(
+        "import torch\n"
+        "from fastimae.objectives import Objective\n"
+        "class Own(Objective):\n"
+        "    @classmethod\n"
+        "    def build(cls, settings, models):\n"
+        "        own = cls()\n"
+        "        own.student = torch.nn.Linear(3, 2)\n"
+        "        return own\n"
+        "    def forward(self, batch): ...\n"
+    )
+    run = RUN.replace("--objective mae", f"--objective {own}:Own").split()
+    flags = ["--probe_freq", "1", "--val", str(data), "--data_path", str(data)]
+    assert cli.train([*run, *flags, "--output_dir", str(tmp_path / "run")]) == 2
+    assert "which your student is not" in capfd.readouterr().err
