@@ -8,7 +8,6 @@ benchmarks/speedrun/entries.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from benchmarks.speedrun.rules import SEEDS, TRACKS
 from benchmarks.speedrun.run import Data, run_entry, use_cores
 from fastimae.flags import OnceParser
 from fastimae.folders import write_text
+from fastimae.loaders.errors import DataError
 from fastimae.settings import ConfigError
 from fastimae.streams import closed_early_is_fine
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         return options.do(options)
-    except (ConfigError, subprocess.CalledProcessError) as error:
+    except (ConfigError, DataError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
 
