@@ -28,6 +28,7 @@ from benchmarks.harness import BenchmarkReport, log_progress, page
 from fastimae.arguments import command, parse
 from fastimae.engine.output_folders import claim_folders
 from fastimae.engine.signals import sigterm_as_ctrl_c
+from fastimae.evaluate.studies.runs import check_same
 from fastimae.settings import PositiveFloat, PositiveInt, Settings
 from fastimae.streams import closed_early_is_fine
 
@@ -89,6 +90,8 @@ def main(argv: Sequence[str]) -> int:
         plan = _plan(asked, options, until)
         studies = commands_of(asked, plan.epochs, plan.train)
         jobs = jobs_of(studies)
+        for job in jobs:  # finished ones, too: the tables have the flags of this call
+            check_same(job.run)
 
         def take(job: Job, stop: Stop) -> Watched:
             seen = run_for_some_time(job, stop)

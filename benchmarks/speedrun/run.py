@@ -41,16 +41,14 @@ class Data(NamedTuple):
     val: Path
 
     def check(self) -> None:
-        """Raise ConfigError if they have other numbers of images, DataError if they are no files."""
-        for flag, file, allowed in (
+        """Raise ConfigError for other numbers of images, DataError for what is no .beton."""
+        for flag, file, counts in (
             ("--ffcv", self.train, (TRAIN_IMAGES,)), ("--val", self.val, VAL_IMAGES),
         ):  # fmt: skip
             with BetonReader(file) as images:
-                if len(images) not in allowed:
-                    numbers = " or ".join(f"{count:,}" for count in allowed)
-                    raise ConfigError(
-                        f"{flag} {file}: {len(images):,} images, instead of {numbers}"
-                    )
+                if len(images) not in counts:
+                    wanted = " or ".join(map(str, counts))
+                    raise ConfigError(f"{flag} {file}: {len(images)} images, and not {wanted}")
 
 
 def run_entry(
@@ -114,11 +112,9 @@ def command(function: str, arguments: Sequence[str], folder: Path, env: Mapping[
     Raises ConfigError if it fails.
     """
     code = f"import sys; from fastimae.cli import {function}; sys.exit({function}())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=folder, env=env, check=False
-    )
-    if done.returncode:
-        raise ConfigError(f"exit status {done.returncode} of {function}; its messages are above")
+    words = [sys.executable, "-c", code, *arguments]
+    if status := subprocess.run(words, cwd=folder, env=env, check=False).returncode:
+        raise ConfigError(f"exit status {status} of {function}; its messages are above")
 
 
 def environment(caches: Path) -> dict[str, str]:

@@ -34,13 +34,13 @@ from benchmarks.cifar10.pace import (
     started_in,
     steps_between_saves,
 )
-from benchmarks.cifar10.plan import Plan, make_plan, measured, read_plan
+from benchmarks.cifar10.plan import Plan, make_plan, read_plan
 from benchmarks.cifar10.processes import Watched, run_for_some_time
 from benchmarks.cifar10.progress import epochs_of_result, epochs_trained, forget, is_current
 from benchmarks.cifar10.tables import markdown, results
 from benchmarks.cifar10.turns import Turns
 from fastimae import cli
-from fastimae.evaluate.studies.runs import StudyRun
+from fastimae.evaluate.studies.runs import StudyRun, check_same
 from fastimae.settings import ConfigError
 
 UPDATES = 10
@@ -302,12 +302,6 @@ def test_a_machine_that_is_too_slow_to_be_measured(kind, less, asked, machine):
         make_plan(asked, None, machine.now + 200, machine.take)
 
 
-def test_flags_are_checked_before_the_machine_is_measured(asked):
-    """A mixing group that does not divide the batch is an error of i-MAE, which comes later."""
-    with pytest.raises(ConfigError, match="--batch_size 50 is not a multiple of --mix_group"):
-        measured(asked._replace(flags=("--batch_size", "50")), math.inf, lambda *_: pytest.fail())
-
-
 def test_progress_is_read_from_what_the_commands_leave(tmp_path):
     """A real training and a real probe, and the tables of a folder in which all else is missing."""
     data = [save_colours(tmp_path / name, 4, seed=len(name)) for name in ("train", "val")]
@@ -341,6 +335,9 @@ def test_progress_is_read_from_what_the_commands_leave(tmp_path):
     }))  # fmt: skip
     assert not is_current(linear)
     assert results(studies, jobs, 2)["cells"][0]["linear"] == pytest.approx(1 / 3)
+    check_same(linear.run)
+    with pytest.raises(ConfigError, match="eval-linear belongs to another command"):
+        check_same(linear.run._replace(command=(*linear.run.command, "--seed", "1")))
     forget(linear)
     assert not linear.run.folder.exists() and is_current(linear)
 
