@@ -174,7 +174,7 @@ def test_a_run_trains_judges_and_writes_a_record(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "command", in_process)
     data = ["--ffcv", str(images), "--val", str(images)]
     words = ["run", "mine", *data, "--seeds", "1"]
-    assert speedrun.main(words) == 1
+    assert speedrun.main(words) == 2
     assert "--ffcv" in (error := capsys.readouterr().err) and "30 images, and not 50000" in error
     monkeypatch.setattr(run, "TRAIN_IMAGES", 30)
     monkeypatch.setattr(run, "VAL_IMAGES", (30,))
@@ -196,7 +196,7 @@ def test_a_run_trains_judges_and_writes_a_record(tmp_path, monkeypatch, capsys):
 def test_the_gpu_track_needs_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = ["run", "published", "--ffcv", "a.beton", "--val", "b.beton", "--track", "gpu"]
-    assert speedrun.main(words) == 1
+    assert speedrun.main(words) == 2
     assert "--track gpu needs a GPU" in capsys.readouterr().err
 
 
