@@ -5,7 +5,6 @@ Runs the shipped studies, which are the paper's protocol, in one folder.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import sys
@@ -20,20 +19,21 @@ import tyro
 
 from benchmarks.cifar10.jobs import Asked, Job, commands_of, jobs_of
 from benchmarks.cifar10.pace import FULL
-from benchmarks.cifar10.plan import Plan, make_plan, read_plan
-from benchmarks.cifar10.processes import run_for_some_time, warm_up
+from benchmarks.cifar10.plan import Plan, Take, make_plan, read_plan
+from benchmarks.cifar10.processes import GRACE, Stop, Watched, run_for_some_time, warm_up
 from benchmarks.cifar10.progress import forget, is_current
 from benchmarks.cifar10.tables import markdown, results
 from benchmarks.cifar10.turns import Turns
-from benchmarks.harness import BenchmarkReport, log_progress
+from benchmarks.harness import BenchmarkReport, log_progress, page
 from fastimae.arguments import command, parse
 from fastimae.engine.output_folders import claim_folders
 from fastimae.engine.signals import sigterm_as_ctrl_c
+from fastimae.evaluate.studies.runs import check_same
 from fastimae.settings import PositiveFloat, PositiveInt, Settings
 from fastimae.streams import closed_early_is_fine
 
 PROG = "python -m benchmarks.cifar10"
-END_SECONDS = 6.0
+END_SECONDS = GRACE + 1
 """Of --minutes, for a command to save and stop, and for the tables."""
 
 
@@ -72,7 +72,7 @@ class CifarOptions(Settings):
 @command(PROG)
 @closed_early_is_fine()
 def main(argv: Sequence[str]) -> int:
-    """Return 0 if all runs are at their end, else 1."""
+    """Return 0 also if the time ended first: the report is "complete" once all runs are done."""
     begin = time.monotonic() - (time.time() - psutil.Process().create_time())  # imports count
     options = parse(PROG, CifarOptions, argv)
     options.check()
@@ -81,25 +81,43 @@ def main(argv: Sequence[str]) -> int:
         options.set,
     )  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    report = BenchmarkReport(device, PROG, argv, options.out, page=markdown)
+    report = BenchmarkReport(
+        device, PROG, argv, options.out, page=lambda made: page(made, markdown(made))
+    )
     until = begin + 60 * options.minutes - END_SECONDS if options.minutes else math.inf
     with claim_folders(options.runs), sigterm_as_ctrl_c():
         warm_up()
         plan = _plan(asked, options, until)
         studies = commands_of(asked, plan.epochs, plan.train)
         jobs = jobs_of(studies)
-        with contextlib.suppress(KeyboardInterrupt):  # what there is stands in the tables
+        for job in jobs:  # finished ones, too: the tables have the flags of this call
+            check_same(job.run)
+
+        def take(job: Job, stop: Stop) -> Watched:
+            seen = run_for_some_time(job, stop)
+            report.update(results(studies, jobs, plan.epochs))
+            report.keep()
+            return seen
+
+        try:
             if options.minutes:
-                _in_time(jobs, plan, until, options.runs)
+                _in_time(jobs, plan, until, options.runs, take)
             else:
-                _to_the_end(jobs)
-        report |= results(studies, jobs, plan.epochs)
-    report.finish()
-    print(markdown(report))
-    done = all(job.run.done() for job in jobs)
-    if not done:
-        log_progress("not all runs are at their end: the same command goes on")
-    return int(not done)
+                _to_the_end(jobs, take)
+        finally:  # what there is stands in the tables, after Ctrl-C and errors, too
+            report |= results(studies, jobs, plan.epochs)
+            _finish(report, jobs)
+    return 0
+
+
+def _finish(report: BenchmarkReport, jobs: Sequence[Job]) -> None:
+    """Print the tables, and keep them; say whether there is more to do."""
+    done = sum(job.run.done() for job in jobs)
+    report["complete"] = done == len(jobs)
+    report.keep()
+    print(markdown(report), flush=True)
+    more = "" if report["complete"] else ": run the same command to go on"
+    log_progress(f"{done} of {len(jobs)} runs are at their end{more}")
 
 
 def _plan(asked: Asked, options: CifarOptions, until: float) -> Plan:
@@ -110,15 +128,15 @@ def _plan(asked: Asked, options: CifarOptions, until: float) -> Plan:
     return plan or Plan(epochs=options.epochs or FULL)
 
 
-def _in_time(jobs: Sequence[Job], plan: Plan, until: float, folder: Path) -> None:
+def _in_time(jobs: Sequence[Job], plan: Plan, until: float, folder: Path, take: Take) -> None:
     """Run what fits into the time until `until`, of time.monotonic."""
     try:
-        Turns(jobs, plan, until, run_for_some_time).run()
+        Turns(jobs, plan, until, take).run()
     finally:
         plan.keep(folder)
 
 
-def _to_the_end(jobs: Sequence[Job]) -> None:
+def _to_the_end(jobs: Sequence[Job], take: Take) -> None:
     """Run all to the end, after checking all commands: the last one starts days later."""
     for job in jobs:
         if not job.run.done():
@@ -126,7 +144,7 @@ def _to_the_end(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not job.trains and not is_current(job):
             forget(job)
-        run_for_some_time(job, lambda _: False)
+        take(job, lambda _: False)
         if not job.run.done():  # a signal has stopped it
             return
 

@@ -91,14 +91,22 @@ def measured(asked: Asked, until: float, take: Take) -> dict[str, Pace]:
         if job.kind not in paces:
             seen = take(job, _measured_by(job, until))
             if time.monotonic() > until or (job.epochs and len(seen.times) < 2):
-                raise ConfigError(
-                    f"--minutes: half of them is too short to measure this machine ({job.kind}): "
-                    "more minutes, or a smaller model, as -- --model NAME"
-                )
+                raise ConfigError(_too_short(job))
             paces[job.kind] = seen.pace
             log_progress(f"{job.kind}: {seen.pace.fixed:.1f} s, {seen.pace.epoch:.3g} s per epoch")
     shutil.rmtree(asked.runs, ignore_errors=True)
     return paces
+
+
+def _too_short(job: Job) -> str:
+    fewer = (
+        "-- --images 5000" if job.trains
+        else f"--set evaluations.{job.run.name.partition('/')[2]}.label_fraction=0.1"
+    )  # fmt: skip
+    return (
+        f"--minutes: half of them ended before two epochs of {job.kind} were timed here: "
+        f"more minutes, a smaller model, as -- --model NAME, or fewer images, as {fewer}"
+    )
 
 
 def _measured_by(job: Job, until: float) -> Stop:

@@ -19,7 +19,7 @@ from fastimae.engine.launcher import without_ranks
 from fastimae.evaluate.pages.evaluations import LOG
 from fastimae.evaluate.studies.runs import begin, check_status
 
-POLL, GRACE = 0.05, 10.0
+POLL, GRACE = 0.05, 5.0
 """Seconds between looks at a log, and seconds that a command has to save and stop."""
 _PRELOADED = (
     "fastimae.cli",

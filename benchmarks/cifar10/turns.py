@@ -12,6 +12,7 @@ from benchmarks.cifar10.plan import Plan, Take
 from benchmarks.cifar10.processes import Stop, Watched
 from benchmarks.cifar10.progress import epochs_trained, forget, is_current
 from benchmarks.harness import log_progress
+from fastimae.settings import ConfigError
 
 LATE = 1.2
 """A slice of training is stopped when it takes so many times what it should."""
@@ -25,9 +26,14 @@ class Turns:
         self.jobs, self.paces, self.until, self.take = jobs, plan.paces, until, take
         self.by_name = {job.run.name: job for job in jobs}
         self.teachers = {name for job in jobs if job.trains for name in job.run.needs}
+        self.taken = 0
+        """Runs that were begun or went on."""
 
     def run(self) -> None:
-        """Train, evaluate in the time that was kept for it, and do the same in what is left."""
+        """Train, evaluate in the time that was kept for it, and do the same in what is left.
+
+        Raises ConfigError if there is no time for anything: the same command would not go on.
+        """
         evaluations = [job for job in self.evaluations() if self._within_reach(job)]
         of_evaluations = sum(self.paces[job.kind].seconds(job.epochs) for job in evaluations)
         of_training = sum(self._distance(job).seconds(job.epochs) for job in self.waiting())
@@ -35,6 +41,12 @@ class Turns:
         self.evaluate()
         self.train(self.until, some=False)
         self.evaluate()
+        if not self.taken and (left := [*self.waiting(), *self.evaluations()]):
+            least = min(self.paces[job.kind].fixed for job in left)
+            raise ConfigError(
+                "--minutes: too short for any run, of which the quickest takes "
+                f"{least:.0f} s to start and to end: more minutes"
+            )
 
     def train(self, until: float, *, some: bool = True) -> None:
         """Bring all trainings to the same epochs, as many as there is time for.
@@ -94,6 +106,7 @@ class Turns:
             self._take(job, lambda seen: seen.seconds > seconds or 0 < whole <= len(seen.times))
 
     def _take(self, job: Job, stop: Stop) -> Watched:
+        self.taken += 1
         seen = self.take(job, stop)
         trained = f", {epochs_trained(job.run.folder):.4g} of {job.epochs}" if job.trains else ""
         log_progress(f"{job.run.name}: {seen.seconds:.0f} s{trained}")

@@ -8,8 +8,8 @@ benchmarks/speedrun/entries.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from benchmarks.speedrun.entry import ENTRIES, all_entries, read_entry
 from benchmarks.speedrun.ledger import PAGE, page_with, problems
 from benchmarks.speedrun.rules import SEEDS, TRACKS
 from benchmarks.speedrun.run import Data, run_entry, use_cores
+from fastimae.arguments import command
 from fastimae.flags import OnceParser
 from fastimae.folders import write_text
 from fastimae.settings import ConfigError
@@ -27,15 +28,12 @@ from fastimae.streams import closed_early_is_fine
 PROG = "python -m benchmarks.speedrun"
 
 
+@command(PROG)
 @closed_early_is_fine()
-def main(argv: list[str] | None = None) -> int:
-    """Do what is asked. Exit status 1 for an entry that breaks a rule, or a run that fails."""
+def main(argv: Sequence[str]) -> int:
+    """Do what is asked. Exit status 1 for what `check` finds, 2 for errors."""
     options = parser().parse_args(argv)
-    try:
-        return options.do(options)
-    except (ConfigError, subprocess.CalledProcessError) as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 1
+    return options.do(options)
 
 
 def parser() -> argparse.ArgumentParser:

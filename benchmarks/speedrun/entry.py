@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,9 @@ from fastimae.settings import ConfigError
 
 ENTRIES = Path(__file__).parent / "entries"
 FILE = "entry.yaml"
-_KEYS = {"title", "by", "settings"}
+_KEYS = {"title": str, "by": str, "settings": dict}
+_FILES = re.compile(r"entry\.yaml|\w+\.py|__pycache__|results_\w+\.json|log_\w+\.txt")
+"""Names of what an entry's folder may hold."""
 
 
 class Entry(NamedTuple):
@@ -64,10 +67,18 @@ def read_entry(folder: Path) -> Entry:
     """Read an entry's folder, and check its settings against the rules. Raises ConfigError."""
     folder = folder.resolve()
     content = read_yaml(folder / FILE, f"{folder.name}/{FILE}")
-    if content.keys() != _KEYS or not isinstance(content["settings"], dict):
-        raise ConfigError(f"{content.source}: expected title, by and settings, which are a mapping")
+    if content.keys() != _KEYS.keys() or not all(
+        isinstance(content[key], kind) for key, kind in _KEYS.items()
+    ):
+        raise ConfigError(
+            f"{content.source}: expected title and by, which are texts, and settings, a mapping"
+        )
     entry = Entry(folder, content["title"], content["by"], content["settings"])
-    if broken := list(broken_by(entry.settings, all_settings(entry))):
+    broken = [
+        f"{file.name}: an entry has no such file"
+        for file in sorted(folder.iterdir()) if not _FILES.fullmatch(file.name)
+    ]  # fmt: skip
+    if broken := broken or list(broken_by(entry.settings, all_settings(entry))):
         raise ConfigError(f"{content.source}: {'; '.join(broken)}")
     return entry
 
@@ -76,7 +87,11 @@ def all_settings(entry: Entry) -> dict[str, Any]:
     """Return all settings that follow from an entry's, by flag name. Raises ConfigError."""
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(entry.folder):
         config = entry.write_config(Path(place) / FILE)
-        return flatten(parse_training("fastimae-train", ["--config", str(config)]))
+        try:
+            return flatten(parse_training("fastimae-train", ["--config", str(config)]))
+        except ConfigError as error:  # it names that file, and the line there
+            why = re.sub(rf"^config {re.escape(str(config))}(, line \d+)?: ", "", str(error))
+            raise ConfigError(f"{entry.name}/{FILE}: {why}") from error
 
 
 def all_entries() -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ _LABELS = "it needs labels"
 _WEIGHTS = "training begins with fresh weights"
 REFUSED = {
     **dict.fromkeys(("init", "teacher", "teacher_path", "allow_partial"), _WEIGHTS),
-    **dict.fromkeys(("same_class_ratio", "same_prob", "pseudo_labels"), _LABELS),
+    **dict.fromkeys(("same_class_ratio", "same_prob", "pseudo_labels", "images_from"), _LABELS),
     **dict.fromkeys(("data_path", "dali", "dataset", "synthetic", "ffcv_ops"), _OTHER_DATA),
     **dict.fromkeys(
         ("ffcv", "label_field", "image_field", "output_dir", "log_dir", "device", "seed", "resume",
@@ -59,6 +60,9 @@ def broken_by(given: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator
     """
     for name in sorted({name.replace("-", "_") for name in given} & REFUSED.keys()):
         yield f"{name}: {REFUSED[name]}"
+    objective = str(given.get("objective", ""))
+    if ":" in objective and not re.fullmatch(r"\w+\.py:\w+", objective):
+        yield f"objective {objective}: its file is in the entry's folder, as file.py:Class"
     if set(settings["input_size"]) != {32}:
         yield f"input_size {settings['input_size']}: training ends with 32 pixels"
     model = create_model(settings["model"], img_size=32, decoder=False)

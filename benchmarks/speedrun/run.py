@@ -18,10 +18,19 @@ import torch
 from benchmarks.conditions import ROOT
 from benchmarks.harness import BenchmarkReport, log_progress, write_whole
 from benchmarks.speedrun.entry import Entry
-from benchmarks.speedrun.rules import CORES, JUDGE, Track, encoder_parameters, too_large
+from benchmarks.speedrun.rules import (
+    CORES,
+    JUDGE,
+    TRAIN_IMAGES,
+    VAL_IMAGES,
+    Track,
+    encoder_parameters,
+    too_large,
+)
 from fastimae.engine.checkpoint import LAST
 from fastimae.engine.launcher import without_ranks
 from fastimae.interop import load_model
+from fastimae.loaders.beton.reader import BetonReader
 from fastimae.settings import ConfigError
 
 
@@ -31,11 +40,22 @@ class Data(NamedTuple):
     train: Path
     val: Path
 
+    def check(self) -> None:
+        """Raise ConfigError for other numbers of images, DataError for what is no .beton."""
+        for flag, file, counts in (
+            ("--ffcv", self.train, (TRAIN_IMAGES,)), ("--val", self.val, VAL_IMAGES),
+        ):  # fmt: skip
+            with BetonReader(file) as images:
+                if len(images) not in counts:
+                    wanted = " or ".join(map(str, counts))
+                    raise ConfigError(f"{flag} {file}: {len(images)} images, and not {wanted}")
+
 
 def run_entry(
     entry: Entry, track: Track, data: Data, seeds: Sequence[int], report: BenchmarkReport
 ) -> None:
     """Train and judge with each seed; the record and the logs are kept after each of them."""
+    data.check()
     report |= {"entry": entry.name, "files": entry.digests(), "judge": JUDGE, "runs": []}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as place:
@@ -56,7 +76,7 @@ def run_entry(
 def train(entry: Entry, track: Track, data: Data, seed: int, folder: Path) -> float:
     """Train in a process of its own, and return its seconds, from its start to its end.
 
-    Raises CalledProcessError if it fails.
+    Raises ConfigError if it fails.
     """
     config = entry.write_config(folder.with_suffix(".yaml"))
     arguments = ["--config", str(config), "--ffcv", str(data.train.resolve())]
@@ -70,7 +90,7 @@ def train(entry: Entry, track: Track, data: Data, seed: int, folder: Path) -> fl
 def judge(folder: Path, track: Track, data: Data, output: Path) -> dict[str, Any]:
     """Probe the encoder that a run has trained. Returns what the record has of it.
 
-    Raises CalledProcessError if that fails, and ConfigError for too large an encoder.
+    Raises ConfigError if that fails, and for too large an encoder.
     """
     checkpoint = folder / LAST
     parameters = encoder_parameters(load_model(checkpoint, encoder_only=True))
@@ -89,10 +109,12 @@ def judge(folder: Path, track: Track, data: Data, output: Path) -> dict[str, Any
 def command(function: str, arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> None:
     """Run a function of `fastimae.cli` in a process of its own, in a folder.
 
-    Raises CalledProcessError.
+    Raises ConfigError if it fails.
     """
     code = f"import sys; from fastimae.cli import {function}; sys.exit({function}())"
-    subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, env=env, check=True)
+    words = [sys.executable, "-c", code, *arguments]
+    if status := subprocess.run(words, cwd=folder, env=env, check=False).returncode:
+        raise ConfigError(f"exit status {status} of {function}; its messages are above")
 
 
 def environment(caches: Path) -> dict[str, str]:

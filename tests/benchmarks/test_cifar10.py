@@ -39,11 +39,12 @@ from benchmarks.cifar10.progress import epochs_of_result, epochs_trained, forget
 from benchmarks.cifar10.tables import markdown, results
 from benchmarks.cifar10.turns import Turns
 from fastimae import cli
-from fastimae.evaluate.studies.runs import StudyRun
+from fastimae.evaluate.studies.runs import StudyRun, check_same
 from fastimae.settings import ConfigError
 
 UPDATES = 10
 """Optimizer steps of an epoch."""
+CONDITIONS = {"device": "a CPU", "date": "2026-11-29", "commit": "x", "versions": {}, "command": ""}
 PACES = {
     "mae": Pace(2.0, 1.0), "imae": Pace(2.0, 2.0), "imae with a teacher": Pace(2.0, 3.0),
     "msem": Pace(2.0, 4.0), "linear": Pace(2.0, 0.1), "separability": Pace(3.0, 0.0),
@@ -130,6 +131,8 @@ class Machine:
 
     def __init__(self, monkeypatch):
         self.now, self.order, self.paces = 1000.0, [], dict(PACES)
+        self.asked = []
+        """What commands were asked for."""
         self.steps, self.weights = {}, {}
         """Of each training; and of the weights that each finished evaluation is of."""
         clock = types.SimpleNamespace(monotonic=lambda: self.now)
@@ -260,6 +263,13 @@ def test_a_slower_machine_still_ends_in_time(machine):
     assert plan.paces["mae"].epoch == pytest.approx(3.0)  # learned from the run
 
 
+def test_a_call_that_can_do_nothing_is_an_error(machine):
+    """Else whoever repeats it waits forever."""
+    plan = Plan(epochs=60, paces=dict(PACES))
+    with pytest.raises(ConfigError, match=r"--minutes: too short .* takes 2 s to start"):
+        machine.go_on(plan, 1)
+
+
 def test_the_plan_is_kept_and_its_epochs_are_the_folders(asked, machine):
     plan = Plan(epochs=60, train={"vis_freq": 0}, paces=dict(PACES))
     assert read_plan(asked.runs, None) is None
@@ -267,8 +277,14 @@ def test_the_plan_is_kept_and_its_epochs_are_the_folders(asked, machine):
     assert read_plan(asked.runs, None) == plan == read_plan(asked.runs, 60)
     with pytest.raises(ConfigError, match=r"--epochs 50: the runs in .* have 60"):
         read_plan(asked.runs, 50)
-    machine.paces["imae"] = Pace(2.0, 900.0)
-    with pytest.raises(ConfigError, match=r"--minutes: .*\(imae\)"):
+
+
+@pytest.mark.parametrize(
+    ("kind", "less"), [("imae", "-- --images"), ("msem", "--set evaluations.msem.label_fraction")]
+)
+def test_a_machine_that_is_too_slow_to_be_measured(kind, less, asked, machine):
+    machine.paces[kind] = Pace(2.0, 900.0)
+    with pytest.raises(ConfigError, match=f"--minutes: .* two epochs of {kind} .* {less}"):
         make_plan(asked, None, machine.now + 200, machine.take)
 
 
@@ -305,6 +321,9 @@ def test_progress_is_read_from_what_the_commands_leave(tmp_path):
     }))  # fmt: skip
     assert not is_current(linear)
     assert results(studies, jobs, 2)["cells"][0]["linear"] == pytest.approx(1 / 3)
+    check_same(linear.run)
+    with pytest.raises(ConfigError, match="eval-linear belongs to another command"):
+        check_same(linear.run._replace(command=(*linear.run.command, "--seed", "1")))
     forget(linear)
     assert not linear.run.folder.exists() and is_current(linear)
 
@@ -342,35 +361,75 @@ def test_a_command_is_stopped_at_an_epoch_and_may_save(job, monkeypatch):
         assert sorted(seen.times) == seen.times and seen.times[-1] <= seen.seconds < 10
 
 
+def test_a_command_that_does_not_stop_is_killed(job, monkeypatch):
+    def train(arguments):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (job.run.folder / "hangs").touch()
+        time.sleep(600)
+
+    monkeypatch.setattr(cli, "train", train)
+    monkeypatch.setattr(processes, "GRACE", 0.1)
+    seen = run_for_some_time(job, lambda _: (job.run.folder / "hangs").exists())
+    assert seen.seconds < 10 and not seen.times
+
+
 def test_a_command_that_fails_is_an_error(job, monkeypatch):
     monkeypatch.setattr(cli, "train", lambda arguments: 2)
     with pytest.raises(ConfigError, match="baseline failed with exit status 2"):
         run_for_some_time(job, lambda seen: False)
 
 
-def test_the_command_goes_on_until_all_is_done(asked, machine, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("benchmarks.harness.conditions", lambda *_: {"commit": "x"})
+@pytest.fixture
+def command(asked, machine, monkeypatch, tmp_path):
+    """Return a function (take) -> exit status and report of a call of three minutes."""
+    monkeypatch.setattr("benchmarks.harness.conditions", lambda *_: CONDITIONS)
     begun = psutil.Process().create_time()
     clock = types.SimpleNamespace(monotonic=lambda: machine.now, time=lambda: begun)
     monkeypatch.setattr(cifar10, "time", clock)
-    monkeypatch.setattr(cifar10, "run_for_some_time", machine.take)
     monkeypatch.setattr(cifar10, "warm_up", lambda: None)
     monkeypatch.setattr(cifar10, "jobs_of", lambda studies: machine.jobs(40))
-    asked_for = []
-    monkeypatch.setattr(cifar10, "commands_of", lambda *parts: asked_for.append(parts) or {})
-    out, flags = tmp_path / "out.json", ["--", "--batch_size", "64"]
-    command = shlex.split(
-        f"--ffcv {asked.ffcv} --val {asked.val} --runs {asked.runs} --out {out} --epochs 40 "
-        "--minutes 3"
-    )
-    plan = Plan(epochs=40, train={"vis_freq": 0}, paces=dict(PACES))
-    plan.keep(asked.runs)
-    assert cifar10.main([*command, *flags]) == 1
-    assert asked_for == [(asked._replace(tables=(1, 2, 3, 4)), 40, {"vis_freq": 0})]
-    report = json.loads(out.read_text())
-    assert report["complete"] and report["epochs"] == 40
-    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(cifar10, "commands_of", lambda *parts: machine.asked.append(parts) or {})
+    Plan(epochs=40, train={"vis_freq": 0}, paces=dict(PACES)).keep(asked.runs)
+    out = tmp_path / "out.json"
+    words = f"--ffcv {asked.ffcv} --val {asked.val} --runs {asked.runs} --out {out} --minutes 3"
+
+    def call(take, *more):
+        monkeypatch.setattr(cifar10, "run_for_some_time", take)
+        status = cifar10.main([*shlex.split(words), *more, "--", "--batch_size", "64"])
+        return status, json.loads(out.read_text())
+
+    return call
+
+
+def test_the_command_goes_on_until_all_is_done(asked, machine, command, capsys):
+    status, report = command(machine.take, "--epochs", "40")
+    assert machine.asked == [(asked._replace(tables=(1, 2, 3, 4)), 40, {"vis_freq": 0})]
+    assert (status, report["complete"], report["epochs"]) == (0, False, 40)
+    assert capsys.readouterr().err.endswith(": run the same command to go on\n")
     calls = 1
-    while cifar10.main([*command, *flags]):
+    while not report["complete"]:
+        status, report = command(machine.take)
         calls += 1
-    assert calls < 10 and set(machine.epochs().values()) == {40}
+    assert status == 0 and calls < 10 and set(machine.epochs().values()) == {40}
+    assert capsys.readouterr().err.endswith("16 of 16 runs are at their end\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt, 130), (ConfigError("linear failed"), 2)]
+)
+def test_what_there_is_is_kept_however_a_call_ends(
+    error, status, machine, command, tmp_path, capsys
+):
+    """After each run, Ctrl-C, and a run that fails."""
+    kept = []
+
+    def take(job, stop):
+        kept.append((tmp_path / "out.json").exists())
+        if len(kept) == 3:
+            raise error
+        return machine.take(job, stop)
+
+    assert command(take)[0] == status
+    assert kept == [False, True, True]
+    printed = capsys.readouterr()
+    assert "of 16 runs are at their end: run" in printed.err and "| baseline |" in printed.out

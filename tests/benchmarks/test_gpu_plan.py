@@ -1,5 +1,6 @@
 """The plan of the GPU day: it fits its time, and every command in it is valid."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_commands_are_understood(run, smoke, monkeypatch):
     for stage in stages(run, settings(smoke=smoke, device=device)):
         for part in stage.parts:
             _, how, module, *flags = part.command
+            assert how == "-c" or find_spec(module), f"{part.name}: there is no {module}"
             if how == "-c":
                 config = parse_training(part.name, flags)
                 assert config.run.output_dir == Path("build/gpu_day") / part.name

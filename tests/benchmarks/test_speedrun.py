@@ -35,6 +35,8 @@ def make_entry(folder, **settings):
         ({"objective": "imae", "same_class_ratio": 1, "pseudo_labels": "l.pt"}, "pseudo_labels"),
         ({"data_path": "photos"}, "data_path: images are CIFAR-10's"),
         ({"seed": 3}, "seed: the run sets it"),
+        ({"images": 10, "images_from": "one_per_class"}, "images_from: it needs labels"),
+        ({"epoch": 3}, "there is no setting called epoch"),
         ({"model": "mae_vit_small_patch4"}, "has 21,"),
         ({"input_size": [64]}, "training ends with 32 pixels"),
     ],
@@ -43,6 +45,17 @@ def test_what_breaks_a_rule_is_refused_and_named(tmp_path, settings, why):
     folder = make_entry(tmp_path / "mine", **settings)
     with pytest.raises(ConfigError, match=f"mine/entry.yaml: .*{why}"):
         entries.read_entry(folder)
+
+
+def test_what_is_run_is_in_the_folder(tmp_path):
+    """Its digests are in the record: an objective elsewhere would have none, nor would data."""
+    mine = make_entry(tmp_path / "mine", objective="../other.py:Own")
+    (tmp_path / "other.py").write_text("from fastimae.objectives.mae import MAE as Own\n")
+    with pytest.raises(ConfigError, match=r"objective \.\./other\.py:Own: its file is in"):
+        entries.read_entry(mine)
+    (make_entry(mine) / "labels.npy").touch()
+    with pytest.raises(ConfigError, match=r"labels\.npy: an entry has no such file"):
+        entries.read_entry(mine)
 
 
 def test_every_vit_tiny_is_allowed_and_nothing_larger(tmp_path):
@@ -160,7 +173,12 @@ def test_a_run_trains_judges_and_writes_a_record(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(run, "command", in_process)
     data = ["--ffcv", str(images), "--val", str(images)]
-    assert speedrun.main(["run", "mine", *data, "--seeds", "1"]) == 0
+    words = ["run", "mine", *data, "--seeds", "1"]
+    assert speedrun.main(words) == 2
+    assert "--ffcv" in (error := capsys.readouterr().err) and "30 images, and not 50000" in error
+    monkeypatch.setattr(run, "TRAIN_IMAGES", 30)
+    monkeypatch.setattr(run, "VAL_IMAGES", (30,))
+    assert speedrun.main(words) == 0
     assert labels == [True, False]  # training has none, the judge does
     entry = entries.read_entry(folder)
     made = entry.record("cpu")
@@ -178,7 +196,7 @@ def test_a_run_trains_judges_and_writes_a_record(tmp_path, monkeypatch, capsys):
 def test_the_gpu_track_needs_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = ["run", "published", "--ffcv", "a.beton", "--val", "b.beton", "--track", "gpu"]
-    assert speedrun.main(words) == 1
+    assert speedrun.main(words) == 2
     assert "--track gpu needs a GPU" in capsys.readouterr().err
 
 

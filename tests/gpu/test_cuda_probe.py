@@ -6,7 +6,6 @@ import pytest
 import torch
 from toy_images import save_splits
 
-from fastimae import cli
 from fastimae.engine.checkpoint import load_checkpoint
 
 pytestmark = [
@@ -21,6 +20,8 @@ RUN = (
 
 
 def test_training_is_the_same_with_and_without(tmp_path):
+    from fastimae import cli
+
     save_splits(tmp_path, 16)
     command = [*RUN.split(), "--data_path", str(tmp_path), "--output_dir"]
     probes = ["--probe_freq", "1", "--val", str(tmp_path)]

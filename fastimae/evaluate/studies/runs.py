@@ -66,13 +66,23 @@ def state(run: StudyRun) -> Literal["done", "begun", "missing"]:
     """
     if not _has_begun(run.folder):
         return "missing"
-    note = run.folder / NOTE
-    _check_same(run, json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ())
+    check_same(run)
     if not run.done():
         return "begun"
     if run.checkpoint:
         check_result_is_of(run.checkpoint, read_results(run.folder), run.folder)
     return "done"
+
+
+def check_same(run: StudyRun) -> None:
+    """Raise ConfigError if the folder of a run holds something of another command."""
+    note = run.folder / NOTE
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ()
+    if _has_begun(run.folder) and _significant(before) != _significant(run.words):
+        raise ConfigError(
+            f"{run.folder} belongs to another command: use another --output_dir, or remove that "
+            f"folder ({shlex.join(before) or 'its command is not known'})"
+        )
 
 
 def run_once(run: StudyRun) -> bool:
@@ -140,14 +150,6 @@ def _passing_on_sigterm(process: subprocess.Popen) -> Iterator[None]:
 def _has_begun(folder: Path) -> bool:
     """Return whether there is something to keep: a result, or a checkpoint to resume."""
     return (folder / RESULTS).is_file() or any(folder.glob("checkpoint-*.pth"))
-
-
-def _check_same(run: StudyRun, before: Sequence[str]) -> None:
-    if _significant(before) != _significant(run.words):
-        raise ConfigError(
-            f"{run.folder} belongs to another command: use another --output_dir, or remove that "
-            f"folder ({shlex.join(before) or 'its command is not known'})"
-        )
 
 
 def _significant(command: Sequence[str]) -> list[str]:
