@@ -33,9 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         return options.do(options)
-    except (ConfigError, subprocess.CalledProcessError) as error:
+    except ConfigError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
-        return 1
+    except subprocess.CalledProcessError:  # which has said why
+        print(f"{PROG}: a run failed, and is not recorded", file=sys.stderr)
+    return 1
 
 
 def parser() -> argparse.ArgumentParser:

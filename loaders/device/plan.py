@@ -22,15 +22,15 @@ class DevicePlan:
     def __init__(self, sampler: Sampler, device: torch.device) -> None:
         numbers = np.arange(len(sampler))
         self.sampler, self.device = sampler, device
-        self._chosen, self._position, self._update, self._copy, self._partner = (
-            torch.from_numpy(np.ascontiguousarray(array)).to(device)
-            for array in (
+        self._chosen, self._position, self._update, self._copy, self._partner = map(
+            self.upload,
+            (
                 sampler.chosen,
                 sampler.positions(numbers),
                 numbers[:, None] // sampler.accum_iter,
                 sampler.copy,
                 np.broadcast_to(sampler.partner, (len(numbers), sampler.batch_size)),
-            )
+            ),
         )
 
     def steps(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -49,8 +49,8 @@ class DevicePlan:
         return index, key, self._partner, self._keys(self._update, epoch, KeyStream.STEP)
 
     def upload(self, array: np.ndarray) -> Tensor:
-        """Copy an array to the device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        """Copy an array to the device; torch warns of one that is read-only, as broadcast ones."""
+        return torch.from_numpy(np.require(array, requirements="CW")).to(self.device)
 
     def _keys(
         self, numbers: Tensor, epoch: int, stream: KeyStream, copies: Tensor | int = 0
