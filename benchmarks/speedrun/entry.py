@@ -66,6 +66,8 @@ class Entry(NamedTuple):
 def read_entry(folder: Path) -> Entry:
     """Read an entry's folder, and check its settings against the rules. Raises ConfigError."""
     folder = folder.resolve()
+    if not (folder / FILE).exists():
+        raise ConfigError(f"no entry {folder.name}: there is no {FILE} in {folder}")
     content = read_yaml(folder / FILE, f"{folder.name}/{FILE}")
     if content.keys() != _KEYS.keys() or not all(
         isinstance(content[key], kind) for key, kind in _KEYS.items()

@@ -77,6 +77,19 @@ def test_tables_hold_each_runs_own_numbers(runs):
     ]
 
 
+def test_probes_while_training_are_the_last_ones_and_seen_at_once(runs, tmp_path, capsys):
+    """Whatever epochs they are of: here not of the log's last line."""
+    for folder, accs in zip(runs, ((30.5, 41.5), (32.0, 40.25)), strict=True):
+        probes = [{"probe_knn_acc1": acc, "probe_seconds": 2.0} for acc in accs]
+        lines = [{"epoch": n, **values} for n, values in enumerate([*probes, {"train_loss": 0.5}])]
+        (folder / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text, _ = compare(runs, tmp_path / "out")
+    assert re.search(r"^Probes\n\n.*\nprobe_knn_acc1 +41.5 +40.25$", capsys.readouterr().out, re.M)
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert content["probes"] == [{"": "probe_knn_acc1", "first": 41.5, "second": 40.25}]
+    assert text.index("Nearest neighbours while training") < text.index("more curve")
+
+
 def test_settings_that_differ_and_settings_that_are_the_same():
     settings = [{"a": 1, "b": 2, "device": "x"}, {"a": 1, "b": 3, "c": [4]}]
     rows = [{"": "b", "m": 2, "n": 3}, {"": "c", "m": None, "n": [4]}]

@@ -19,9 +19,10 @@ from fastimae.evaluate.images import open_images
 from fastimae.evaluate.online import crops
 from fastimae.evaluate.online.crops import CenterCrops
 from fastimae.evaluate.online.probe import OnlineProbe
-from fastimae.evaluate.online.training import probe_after_epochs
+from fastimae.evaluate.online.training import open_probe_images, probe_after_epochs
 from fastimae.evaluate.pages.curves import curves
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.settings import DataSettings
 from fastimae.models import create_model
 from fastimae.pictures import reconstruction
 
@@ -155,6 +156,13 @@ def test_an_average_of_weights_is_probed_under_its_own_name(data):
         for name, value in probe(model).items():
             assert values[f"probe_{prefix}{name}"] == pytest.approx(value, abs=1e-4)
     assert values["probe_rankme"] != values["probe_ema_rankme"]
+
+
+def test_only_the_test_images_are_described(data, caplog):
+    """Those to learn from have been, by the loader of the training."""
+    caplog.set_level("INFO")
+    open_probe_images(DataSettings(data_path=data / "train"), data)
+    assert [message.split(":")[0] for message in caplog.messages] == [str(data / "val")]
 
 
 def test_a_probe_that_fails_is_a_warning(caplog):

@@ -19,7 +19,7 @@ from fastimae.evaluate.options.field_flags import fields_for
 from fastimae.loaders.images.limits import set_value_range
 from fastimae.loaders.settings import DataSettings
 from fastimae.loaders.sources.what_is import BETON, FOLDER, check_is, is_beton
-from fastimae.log import log
+from fastimae.log import log, quietly
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import ConfigError, plain_settings
 from fastimae.trained import value_range_for
@@ -43,7 +43,9 @@ def open_probe_images(data: DataSettings, val: Path) -> tuple[Images, Images]:
     check_is(val, BETON, FOLDER, flag="--val", flags={BETON: "--ffcv", FOLDER: "--data_path"})
     val = held_out(val)
     set_value_range(value_range_for(None, plain_settings(data), val))
-    return _open(data, source, val), _open(data, val, source)
+    with quietly():  # the training's loader has described them
+        train = _open(data, source, val)
+    return train, _open(data, val, source)
 
 
 def _open(data: DataSettings, source: Path, other: Path) -> Images:

@@ -33,6 +33,7 @@ def tables_of(records: Sequence[RunRecord]) -> dict[str, list[Row]]:
     return {
         "settings": differing([record.settings for record in records], names),
         "losses": aligned([record.last_losses for record in records], names),
+        "probes": aligned([record.last_probes for record in records], names),
         "numbers": aligned(numbers, names),
         "details": aligned(details, names),
         "notes": aligned([notes(record) for record in records], names),

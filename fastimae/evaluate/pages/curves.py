@@ -40,6 +40,9 @@ _TITLES = {
     "probe_linear_acc1": "Linear probe while training",
     "probe_knn_acc1": "Nearest neighbours while training",
     "probe_rankme": "RankMe while training",
+    "probe_ema_linear_acc1": "Linear probe while training, of the average",
+    "probe_ema_knn_acc1": "Nearest neighbours while training, of the average",
+    "probe_ema_rankme": "RankMe while training, of the average",
 }
 """Of charts of a single number."""
 

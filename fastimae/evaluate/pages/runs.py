@@ -41,11 +41,12 @@ class RunRecord:
     @property
     def last_losses(self) -> dict[str, float]:
         """The losses in the log's last line, by name."""
-        return {
-            name: value
-            for name, value in (self.log[-1] if self.log else {}).items()
-            if name.startswith(("train_", "val_")) and name != "train_lr" and is_number(value)
-        }
+        return _numbers(self.log[-1:], ("train_", "val_"), but="train_lr")
+
+    @property
+    def last_probes(self) -> dict[str, float]:
+        """What the last probe while training measured, by name."""
+        return _numbers(self.log, ("probe_",), but="probe_seconds")
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
@@ -97,6 +98,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     settings = args_in(_read_newest(folder))
     return {name: value for name, value in settings.items() if name != CLASSES}
+
+
+def _numbers(
+    lines: Sequence[dict[str, Any]], prefixes: tuple[str, ...], *, but: str
+) -> dict[str, float]:
+    """Return the newest number of each name with such a prefix, except `but`."""
+    return {
+        name: value
+        for line in lines
+        for name, value in line.items()
+        if name.startswith(prefixes) and name != but and is_number(value)
+    }
 
 
 def _read_newest(folder: Path) -> dict[str, Any]:

@@ -23,11 +23,12 @@ ACCURACIES = "Accuracies (top-1, %)"
 LEGEND = "The best of those measured alike, on the same images with the same settings."
 NOT_ALIKE = "Losses of different objectives or targets cannot be compared."
 _DEFINE_THE_LOSS = ("objective", "norm_pix_loss", "targets", "teacher", "distill_weight")
-MAIN_OF_TRAINING, MAIN_OF_CLASSIFIERS = ("train_loss", "val_loss"), ("test_acc1",)
+MAIN_OF_TRAINING = ("train_loss", "val_loss", "probe_linear_acc1", "probe_knn_acc1")
+MAIN_OF_CLASSIFIERS = ("test_acc1",)
 """Numbers of logs whose curves are seen at once; the others are folded away."""
 LONGEST_TITLE = 3
 """Runs that a page's title names."""
-_PRINTED = ("settings", "losses", "numbers")
+_PRINTED = ("settings", "losses", "probes", "numbers")
 
 
 def run(options: CompareOptions) -> None:
@@ -93,7 +94,7 @@ def page(records: Sequence[RunRecord], best: Accuracies, tables: dict[str, list[
             notes=[NOT_ALIKE] if charts and losses_differ else [],
             charts=charts,
             more_charts=more_charts,
-            tables={"Last losses": tables["losses"]},
+            tables={"Last losses": tables["losses"], "Last probes": tables["probes"]},
         ),
         Section(title="Pictures", picture_rows=picture_rows(records)),
         Section(

@@ -80,7 +80,7 @@ def headline(record: RunRecord) -> dict[str, Any]:
             if key in item.numbers:
                 epoch = f", {item.match.epoch}" if item.match.epoch else ""
                 values[f"{title_of(item)}: {UNITS[key]}{epoch}"] = item.numbers[key]
-    for name, value in record.last_losses.items():
+    for name, value in (record.last_losses | record.last_probes).items():
         values[f"{name.replace('_', ' ')}, last"] = value
     if record.log and "img_per_s" in record.log[-1]:
         values["images per second"] = round(record.log[-1]["img_per_s"])

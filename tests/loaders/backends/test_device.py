@@ -69,6 +69,18 @@ def test_batches_are_those_of_the_loader_that_decodes(data, settings):
         assert once.state_dict() == each.state_dict() and once.report() == each.report()
 
 
+@pytest.mark.parametrize("epoch_samples", [8, 90])
+def test_a_user_sees_no_warning_of_torch(data, epoch_samples, recwarn):
+    """As of a read-only array, which a broadcast one is that numpy did not have to copy."""
+    torch.set_warn_always(True)
+    try:
+        with data.loader("device-0", epoch_samples=epoch_samples) as loader:
+            loader.resident.begin(0, 0)
+    finally:
+        torch.set_warn_always(False)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("back_end", ["folder-1", "native-2"])
 @pytest.mark.parametrize("crop", ["random", "none"])
 def test_every_decoder_fills_the_device(data, back_end, crop, monkeypatch):
