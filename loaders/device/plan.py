@@ -30,7 +30,7 @@ class DevicePlan:
                 numbers[:, None] // sampler.accum_iter,
                 sampler.copy,
                 np.broadcast_to(sampler.partner, (len(numbers), sampler.batch_size)),
-            ),
+            )
         )
 
     def steps(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
