@@ -42,7 +42,9 @@ class ResizeTaps(NamedTuple):
     """The taps of both axes; the same object twice for square crops."""
 
     down: AxisTaps
+    """From the rows of a window to those of a crop."""
     across: AxisTaps
+    """From its columns."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,7 +60,8 @@ def resize_taps(
 ) -> ResizeTaps:
     """Compute the taps that resize windows of up to `longest` positions a side to size (H, W).
 
-    dtype: of the pixels, uint8 or uint16. Operations and their order are Pillow's, in fp64.
+    device: of the taps. dtype: of the pixels, uint8 or uint16. Operations and their order are
+    Pillow's, in fp64.
     For their memory, see `taps_bytes`: axes of the same length share them.
     Raises ValueError for lengths below 1 and DtypeError for another dtype.
     """

@@ -16,7 +16,7 @@ PUBLIC = {
     for package in PACKAGES
     for name in importlib.import_module(package).__all__
 }
-FIELDS = ("Batch", "LoaderSettings", "Mask")
+FIELDS = ("Batch", "LoaderSettings", "Mask", "PixelStore", "ResizeTaps")
 """Each field is explained below it."""
 
 

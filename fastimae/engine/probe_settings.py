@@ -15,7 +15,7 @@ class ProbeSettings(Settings):
 
     probe_freq: Expert[Free[Count]] = 0
     """Epochs between probes of the encoder: linear, kNN and RankMe (docs/training.md); 0: none."""
-    val: Expert[Free[Path | None]] = None
+    val: Expert[Path | None] = None
     """The .beton file or folder of labelled images that probes are tested on; the folder's val/ if
     it has one."""
 
