@@ -82,8 +82,8 @@ def open_feed(trainer: Trainer) -> Iterator[Feed]:
     The device makes the batches if it can, the loader has them there, and the step is recorded.
     """
     step, loader = trainer.step, trainer.loader
-    resident = getattr(loader, "resident", None)
-    if resident and isinstance(step, ResidentStep):
+    # Asked for only where it is used: a loader that has it puts the epoch's plan on the device.
+    if isinstance(step, ResidentStep) and (resident := getattr(loader, "resident", None)):
         longest = min(trainer.plan.log_steps, trainer.updates_per_epoch)
         if step.prepare_whole(resident, trainer.epoch, longest):
             yield ResidentFeed(trainer, step, resident)
