@@ -73,9 +73,7 @@ class DenseOptions(StepSettings, TrainedOptions):
         if self.checkpoint is None and not self.eval:
             raise ConfigError("give the pre-trained model as --checkpoint FILE")
         if self.checkpoint is None and not self.output_dir and not self._named:
-            raise ConfigError(
-                "--eval: name the model as --resume FILE, or its folder as --output_dir"
-            )
+            raise ConfigError("--eval: name the model as --resume FILE or --output_dir DIR")
 
     def idle(self) -> Iterator[Idle]:
         """As in `Settings`."""

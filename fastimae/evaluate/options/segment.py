@@ -11,7 +11,6 @@ from fastimae.evaluate.options.dense import DenseOptions
 from fastimae.settings import (
     ConfigError,
     Expert,
-    Free,
     Idle,
     NotNegative,
     PositiveFloat,

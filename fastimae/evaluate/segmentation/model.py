@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastimae.evaluate.dense.backbone import DenseEncoder
-from fastimae.evaluate.dense.windows import global_blocks_of
 from fastimae.evaluate.segmentation.heads import LinearHead, PyramidHead
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import ConfigError
@@ -26,7 +25,7 @@ class Segmenter(nn.Module):
     """A dense encoder and a head on its maps; a frozen encoder stays in evaluation mode."""
 
     def __init__(self, encoder: DenseEncoder, head: nn.Module, *, frozen: bool) -> None:
-        """encoder: gives the head's maps. frozen: its weights do not change."""
+        """Join them. encoder: gives the head's maps. frozen: its weights do not change."""
         super().__init__()
         self.encoder, self.head, self.frozen = encoder, head, frozen
         if frozen:
@@ -87,10 +86,8 @@ def layers_of(head: str, layers: Sequence[int] | None, depth: int) -> list[int]:
     ConfigError for other numbers of blocks than it takes.
     """
     if layers is None:
-        if head == "linear":
-            return [-1]
-        quarters = global_blocks_of(depth)
-        return [quarters[max(0, len(quarters) - LEVELS + level)] for level in range(LEVELS)]
+        quarters = [max(depth * level // LEVELS, 1) - 1 for level in range(1, LEVELS + 1)]
+        return [-1] if head == "linear" else quarters
     if head != "linear" and len(layers) != LEVELS:
         raise ConfigError(f"--layers: --head {head} takes {LEVELS} blocks, not {len(layers)}")
     if wrong := [layer for layer in layers if not -depth <= layer < depth]:
