@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,6 +22,10 @@ CROP = 512
 """The field's side of crops, in pixels."""
 FROZEN_BLR, TUNING_BLR = 1.6e-2, 1.6e-3
 """Rates 1e-3 and 1e-4 for the field's batch of 16."""
+OF_TRAINING = ("frozen", "head", "layers", "head_dim")
+"""Settings that a model is trained with, which --eval takes from its file."""
+OF_TEST = ("input_size", "short_side", "stride")
+"""Settings of the test, which --eval takes from the file unless they are given."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -54,14 +58,18 @@ class SegmentOptions(DenseOptions):
     input_size: tuple[PositiveInt, ...] | None = None
     """Pixels of training crops and test windows: a side, or height and width. Positions follow.
     None: 512; with --eval, as in training."""
+    short_side: PositiveInt | None = None
+    """Pixels that images' shorter side is resized to: for tests, and before --min_scale and
+    --max_scale. None: that of --input_size."""
     min_scale: PositiveFloat = 0.5
-    """Smallest random size of a training image: its shorter side, as a share of --input_size's."""
+    """Smallest random factor on the size of training images."""
     max_scale: PositiveFloat = 2.0
-    """Largest such size."""
-    color_jitter: NotNegative = 0.0
-    """Strength of random brightness, contrast, saturation and hue. 0: off."""
+    """Largest such factor."""
+    color_distort: bool = True
+    """Change brightness, contrast, saturation and hue of training images at random."""
     stride: PositiveInt | None = None
-    """Pixels between test windows. None: two thirds of --input_size."""
+    """Pixels between test windows. None: two thirds of --input_size; with --eval, as in
+    training."""
     blr: NotNegative | None = None
     """Base learning rate, for an effective batch of 256. None: 0.016 for a frozen encoder, else
     0.0016, which are 1e-3 and 1e-4 for a batch of 16."""
@@ -75,11 +83,6 @@ class SegmentOptions(DenseOptions):
             self.min_scale <= self.max_scale,
             f"--min_scale {self.min_scale:g} is above --max_scale {self.max_scale:g}",
         )
-        self.require(
-            self.stride is None or self.eval or self.stride <= min(self.crop),
-            f"--stride {self.stride} leaves gaps between windows of {min(self.crop)} pixels "
-            "(--input_size): make it smaller",
-        )
 
     def idle(self) -> Iterator[Idle]:
         """As in `Settings`."""
@@ -87,29 +90,40 @@ class SegmentOptions(DenseOptions):
         of_encoder = ("layer_decay", "drop_path", "grad_checkpointing")
         yield Idle(self.frozen, of_encoder, "with a frozen encoder (--no_frozen trains it)")
         yield Idle(self._head == "linear", ("head_dim",), "with --head linear")
-        of_training = ("frozen", "head", "layers", "min_scale", "max_scale", "color_jitter", "blr")
+        of_training = (*OF_TRAINING, "color_distort", "min_scale", "max_scale", "blr")
         yield Idle(self.eval, of_training, "with --eval")
 
     @property
     def _head(self) -> str:
         return self.head or ("linear" if self.frozen else "fpn")
 
-    @property
-    def crop(self) -> tuple[int, int]:
-        """(height, width) of training crops and test windows, in pixels."""
-        return height_and_width(self.input_size or CROP)
+    def settled(self, patch_size: int) -> Self:
+        """Return a copy in which what is None is decided, as far as training or tests need it.
 
-    def settled(self, **known: Any) -> Self:
-        """Return a copy in which --input_size, --head, --blr and --stride are decided.
-
-        known: settings of the model to test, which override these.
+        patch_size: of the model. Crops of 512 pixels that it does not divide become larger.
         """
-        made = dataclasses.replace(self, **known)
-        blr = FROZEN_BLR if made.frozen else TUNING_BLR
-        return dataclasses.replace(
-            made,
-            input_size=made.crop,
-            head=made._head,
-            blr=blr if made.blr is None else made.blr,
-            stride=made.stride or max(1, min(made.crop) * 2 // 3),
+        size = self.input_size or (-(-CROP // patch_size) * patch_size,)
+        blr = FROZEN_BLR if self.frozen else TUNING_BLR
+        made = dataclasses.replace(
+            self,
+            input_size=height_and_width(size),
+            head=self._head,
+            blr=blr if self.blr is None else self.blr,
+            short_side=self.short_side or min(size),
+            stride=self.stride or max(1, min(size) * 2 // 3),
         )
+        if made.stride > min(size):
+            raise ConfigError(
+                f"--stride {made.stride} leaves gaps between windows of {min(size)} pixels "
+                "(--input_size): make it smaller"
+            )
+        return made
+
+    def as_trained(self, before: Mapping[str, Any]) -> Self:
+        """Return a copy with the settings of the model to test, except for those of the test.
+
+        before: the settings in its file.
+        """
+        given = {name: getattr(self, name) for name in OF_TEST if getattr(self, name) is not None}
+        names = {*OF_TRAINING, *OF_TEST} & before.keys()
+        return dataclasses.replace(self, **{name: before[name] for name in names} | given)
