@@ -127,7 +127,7 @@ def check_kind(content: Mapping[str, Any], wanted: str, path: Path, weights_flag
 
     wanted: see `kind_of`. weights_flag: the flag that starts a run from mere weights.
     """
-    found = kind_of(model_weights(content, path), args_in(content))
+    found = kind_of(weights_in(content, path), args_in(content))
     missing = sorted(STATE - content.keys())
     to_start = f"{weights_flag} {path} starts from its weights"
     if found in _NO_DECODER and wanted not in _NO_DECODER:
@@ -147,10 +147,20 @@ def check_kind(content: Mapping[str, Any], wanted: str, path: Path, weights_flag
         )
 
 
+def weights_in(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return all weights of the model in a checkpoint of ours, heads on an encoder included.
+
+    content: of `path`. Of another program's file, those of its transformer: see `find_weights`.
+    Raises CheckpointError if there are none.
+    """
+    own = "fastimae_format" in content and isinstance(content.get("model"), dict)
+    return dict(content["model"]) if own else model_weights(content, path)
+
+
 def _check_same_names(
     content: Mapping[str, Any], ours: Mapping[str, Tensor], args: Mapping[str, Any], path: Path
 ) -> None:
-    weights = model_weights(content, path)
+    weights = weights_in(content, path)
     if different := sorted(ours.keys() ^ weights.keys()):
         raise CheckpointError(
             f"--resume {path} is {kind_of(weights)} with other parts than this run's "

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, model_weights
+from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.checkpoint_file import args_in
-from fastimae.engine.resume import kind_of
+from fastimae.engine.resume import kind_of, weights_in
 from fastimae.interop.architecture import depth, mlp_ratio
 from fastimae.models import MaskedAutoencoder
 
@@ -24,7 +24,7 @@ def open_saved(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     naming --resume, for other files.
     """
     content = load_checkpoint(path, mmap=True)
-    weights, settings = model_weights(content, path), args_in(content)
+    weights, settings = weights_in(content, path), args_in(content)
     found = kind_of(weights, settings)
     if found != kind:
         raise CheckpointError(f"--resume {path} is {found}, and --eval tests {kind}")

@@ -22,7 +22,7 @@ CROP = 512
 """The field's side of crops, in pixels."""
 FROZEN_BLR, TUNING_BLR = 1.6e-2, 1.6e-3
 """Rates 1e-3 and 1e-4 for the field's batch of 16."""
-OF_TRAINING = ("frozen", "head", "layers", "head_dim")
+OF_TRAINING = frozenset(("frozen", "head", "layers", "head_dim"))
 """Settings that a model is trained with, which --eval takes from its file."""
 OF_TEST = ("input_size", "short_side", "stride")
 """Settings of the test, which --eval takes from the file unless they are given."""
@@ -90,7 +90,7 @@ class SegmentOptions(DenseOptions):
         of_encoder = ("layer_decay", "drop_path", "grad_checkpointing")
         yield Idle(self.frozen, of_encoder, "with a frozen encoder (--no_frozen trains it)")
         yield Idle(self._head == "linear", ("head_dim",), "with --head linear")
-        of_training = (*OF_TRAINING, "color_distort", "min_scale", "max_scale", "blr")
+        of_training = (*sorted(OF_TRAINING), "color_distort", "min_scale", "max_scale", "blr")
         yield Idle(self.eval, of_training, "with --eval")
 
     @property
