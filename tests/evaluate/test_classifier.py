@@ -10,7 +10,8 @@ from fastimae.evaluate.labels.classification import ClassBatch, Classification
 from fastimae.models import create_model
 
 pytest.importorskip("timm")
-from fastimae.evaluate.finetuning.classifier import build_classifier, layer_decay_groups
+from fastimae.evaluate.dense.layer_decay import encoder_groups
+from fastimae.evaluate.finetuning.classifier import build_classifier
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_positions_are_ours_and_are_interpolated_to_another_size(encoder):
 @pytest.mark.parametrize("pool", [True, False])
 def test_layers_decay_as_the_formula_says(encoder, pool):
     student = build_classifier(encoder, 5, global_pool=pool)
-    groups = layer_decay_groups(student, weight_decay=0.05, layer_decay=0.5)
+    groups = encoder_groups(student, weight_decay=0.05, layer_decay=0.5)
     found = {id(p): (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert sum(len(group["params"]) for group in groups) == len(found)
     # Four blocks: 0.5 ** 5 before them, then 0.5 ** (4, 3, 2, 1), and 1 after them.

@@ -20,8 +20,9 @@ from fastimae.engine.optim import MakeAdamW
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.resume import CLASSIFIER
 from fastimae.evaluate.center_batches import CenterBatches
+from fastimae.evaluate.dense.layer_decay import encoder_groups
 from fastimae.evaluate.finetuning.augmented_loader import AugmentedLoader
-from fastimae.evaluate.finetuning.classifier import build_classifier, layer_decay_groups
+from fastimae.evaluate.finetuning.classifier import build_classifier
 from fastimae.evaluate.finetuning.transforms import build_mixup, training_transform
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import class_count, match_training
@@ -110,7 +111,7 @@ def make_optimizer(
     adamw: MakeAdamW,
 ) -> torch.optim.Optimizer:
     """Return an AdamW with the layer decay and weight decay of the options; adamw makes it."""
-    groups = layer_decay_groups(student, options.weight_decay, options.layer_decay)
+    groups = encoder_groups(student, options.weight_decay, options.layer_decay)
     return adamw(groups, lr=lr)
 
 
