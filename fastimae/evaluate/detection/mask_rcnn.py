@@ -42,13 +42,13 @@ _BEFORE_NMS = 2
 class MaskRCNN(nn.Module):
     """Finds the boxes, classes and masks of objects in images."""
 
-    def __init__(self, backbone: DenseEncoder, classes: int, settings: DetectorSettings) -> None:
-        """backbone: gives one map. classes: of objects, without the background. settings: of the
+    def __init__(self, encoder: DenseEncoder, classes: int, settings: DetectorSettings) -> None:
+        """encoder: gives one map. classes: of objects, without the background. settings: of the
         heads; their `anchor_sizes` must be given."""
         super().__init__()
         channels = settings.head_channels
-        self.backbone = backbone
-        self.pyramid = Pyramid(backbone.width, backbone.patch_size, channels)
+        self.encoder = encoder
+        self.pyramid = Pyramid(encoder.width, encoder.patch_size, channels)
         self.rpn = _proposals(settings, channels)
         self.roi_heads = _region_heads(settings, channels, classes + 1)
 
@@ -74,7 +74,7 @@ class MaskRCNN(nn.Module):
         if self.training:
             for sampler in (self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler):
                 sampler.keys = key.tolist()
-        (map_BDHW,) = self.backbone(images, key)
+        (map_BDHW,) = self.encoder(images, key)
         maps = self.pyramid(map_BDHW)
         whole = [tuple(images.shape[-2:])] * len(images)
         listed = ImageList(images, whole if sizes is None else list(sizes))
