@@ -187,7 +187,7 @@ def _cut(box: NDArray[np.float64], left: int, top: int, size: Size) -> NDArray[n
 
 
 def _part(view: View, outline: Outline, box: NDArray[np.float64], size: Size) -> Part | None:
-    """Return the pixels of an object that a view shows, without empty edges; None if there are none.
+    """Return the pixels of an object that a view shows, cut to them; None if there are none.
 
     box: of the object in the view. size: of the image.
     """

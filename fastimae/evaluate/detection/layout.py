@@ -82,6 +82,15 @@ def files_in(folder: Path, names: Sequence[str]) -> list[bool]:
     for name in names:
         parent, file = os.path.split(folder / name)
         if parent not in listed:
-            listed[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
+            listed[parent] = _listing(parent)
         found.append(file in listed[parent])
     return found
+
+
+def _listing(folder: str) -> set[str]:
+    """Return the names in a folder; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()

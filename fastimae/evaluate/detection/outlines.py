@@ -138,10 +138,18 @@ def fill_polygons(polygons: Sequence[NDArray[np.float64]], size: Size) -> NDArra
     """Return the pixels in any of the polygons, bool [H, W], as COCO's own library draws them."""
     if not polygons:
         return np.zeros(size, bool)
-    runs = library.frPyObjects([polygon.tolist() for polygon in polygons], *size)
-    return library.decode(library.merge(runs)).astype(bool)
+    return library.decode(_runs_of_polygons(polygons, size)).astype(bool)
 
 
-def compress(pixels_HW: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return COCO's compressed runs of a mask: {"size": [H, W], "counts": bytes}."""
-    return library.encode(np.asfortranarray(pixels_HW, np.uint8))
+def compressed(outline: Outline, size: Size) -> dict[str, Any]:
+    """Return COCO's compressed runs of an outline: {"size": [H, W], "counts": bytes}.
+
+    size: (H, W) of the image.
+    """
+    if outline.polygons:
+        return _runs_of_polygons(outline.polygons, size)
+    return library.encode(np.asfortranarray(fill(outline, size), np.uint8))
+
+
+def _runs_of_polygons(polygons: Sequence[NDArray[np.float64]], size: Size) -> dict[str, Any]:
+    return library.merge(library.frPyObjects([polygon.tolist() for polygon in polygons], *size))

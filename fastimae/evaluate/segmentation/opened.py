@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fastimae.engine.checkpoint import load_weights
 from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.resume import SEGMENTER

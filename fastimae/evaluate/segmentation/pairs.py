@@ -71,9 +71,10 @@ def _listed(place: Place) -> dict[str, str]:
 
     Raises DataError for names without an image.
     """
-    lines = place.listed.read_text(encoding="utf-8-sig").split("\n")
-    names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     known = _by_name(place.images)
+    lines = place.listed.read_text(encoding="utf-8-sig").split("\n")
+    names = [line.strip() for line in lines if line.strip()]
+    names = [name if name in known else Path(name.split()[0]).stem for name in names]
     if missing := [name for name in names if name not in known]:
         raise DataError(
             f"{place.listed}: {len(missing)} of {len(names)} images are not in {place.images} "

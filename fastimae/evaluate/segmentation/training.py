@@ -28,8 +28,8 @@ from fastimae.evaluate.segmentation.scenes import Scenes
 from fastimae.evaluate.segmentation.testing import NAMES, Tester
 from fastimae.evaluate.segmentation.transforms import SegmentTransform
 from fastimae.evaluate.training.checks import check_apart, check_resume
-from fastimae.evaluate.training.sample_loader import SampleLoader, stacked
 from fastimae.evaluate.training.run import train_with_labels
+from fastimae.evaluate.training.sample_loader import SampleLoader, stacked
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import height_and_width, plain_settings
