@@ -5,7 +5,7 @@ N = detections of an image, H, W = height, width of the image as it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +75,13 @@ class Found(NamedTuple):
             for row, counts in zip(rows, self.runs, strict=True):
                 row["segmentation"] = {"size": list(self.size), "counts": counts}
         return rows
+
+    def masks(self, rows: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the masks of some of the detections, bool [N, H, W]. rows: their numbers."""
+        masks = np.zeros((len(rows), *self.size), bool)
+        for mask, row in zip(masks, rows, strict=True):
+            mask[:] = library.decode({"size": list(self.size), "counts": self.runs[row]})
+        return masks
 
 
 def _compressed(masks_NHW: Tensor) -> list[bytes]:

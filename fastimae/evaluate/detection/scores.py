@@ -84,7 +84,8 @@ class CocoScores:
         if self.world.is_main:
             self._precision = {kind: self._compare(masks=kind == _MASKS) for kind in kinds}
             for row, kind in zip(values, kinds, strict=True):
-                row[:] = torch.tensor([self._score(name, kind) for name in _AREAS])
+                scores = [self._score(name, kind) for name in _AREAS]
+                row[:] = torch.tensor(scores, dtype=torch.float64)
         values = self.world.all(values.to(self.world.device))[0].tolist()
         return {
             f"{name}{kind}": value
