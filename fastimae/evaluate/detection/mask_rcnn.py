@@ -42,15 +42,22 @@ _BEFORE_NMS = 2
 class MaskRCNN(nn.Module):
     """Finds the boxes, classes and masks of objects in images."""
 
-    def __init__(self, encoder: DenseEncoder, classes: int, settings: DetectorSettings) -> None:
+    def __init__(
+        self,
+        encoder: DenseEncoder,
+        classes: int,
+        settings: DetectorSettings,
+        *,
+        masks: bool = True,
+    ) -> None:
         """encoder: gives one map. classes: of objects, without the background. settings: of the
-        heads; their `anchor_sizes` must be given."""
+        heads; their `anchor_sizes` must be given. masks: whether to find masks, or boxes alone."""
         super().__init__()
         channels = settings.head_channels
         self.encoder = encoder
         self.pyramid = Pyramid(encoder.width, encoder.patch_size, channels)
         self.rpn = _proposals(settings, channels)
-        self.roi_heads = _region_heads(settings, channels, classes + 1)
+        self.roi_heads = _region_heads(settings, channels, classes + 1, masks)
 
     def forward(
         self,
@@ -69,7 +76,8 @@ class MaskRCNN(nn.Module):
 
         Losses are fp32 scalars: loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg
         and loss_mask. What is found has boxes, labels and scores, best first, and masks, float
-        [N, 1, M, M] of probabilities over the boxes. Boxes are fp32 also under autocast.
+        [N, 1, M, M] of probabilities over the boxes; without masks, neither these nor loss_mask.
+        Boxes are fp32 also under autocast.
         """
         if self.training:
             for sampler in (self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler):
@@ -101,8 +109,15 @@ def _proposals(settings: DetectorSettings, channels: int) -> Proposals:
     return rpn
 
 
-def _region_heads(settings: DetectorSettings, channels: int, classes: int) -> RoIHeads:
-    """Return the heads for boxes and masks; classes: with the background."""
+def _region_heads(
+    settings: DetectorSettings, channels: int, classes: int, masks: bool
+) -> RoIHeads:
+    """Return the heads for boxes and, if wanted, masks; classes: with the background."""
+    of_masks = {
+        "mask_roi_pool": region_pool(MASK_SIDE),
+        "mask_head": mask_head(channels),
+        "mask_predictor": MaskPredictor(channels, classes),
+    }
     heads = RoIHeads(
         region_pool(BOX_SIDE),
         box_head(channels),
@@ -115,9 +130,7 @@ def _region_heads(settings: DetectorSettings, channels: int, classes: int) -> Ro
         settings.score_threshold,
         _BOX_NMS,
         settings.detections,
-        region_pool(MASK_SIDE),
-        mask_head(channels),
-        MaskPredictor(channels, classes),
+        **(of_masks if masks else {}),
     )
     heads.fg_bg_sampler = KeyedSampler(settings.roi_batch, _BOX_POSITIVE, _BOX_STREAM)
     return heads

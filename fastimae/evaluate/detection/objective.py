@@ -1,17 +1,17 @@
 """The losses of Mask R-CNN as an objective of the engine's trainer.
 
-B = batch, N = objects of an image, S = side of the images.
+B = batch, C = channels, S = side of the images.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastimae.engine.precision import DTYPES
 from fastimae.evaluate.detection.mask_rcnn import MaskRCNN
+from fastimae.evaluate.detection.targets import unpack_target
+from fastimae.evaluate.training.batches import LabelledBatch
 from fastimae.objectives.base import Objective
 
 PARTS = {
@@ -40,15 +40,17 @@ class Detection(Objective):
         super().__init__()
         self.student, self.precision = student, precision
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
+    def forward(self, batch: LabelledBatch) -> dict[str, Tensor]:
         """Return {"loss", "rpn_class", "rpn_box", "box_class", "box", "mask"}, fp32 scalars.
 
-        batch: a `LabelledBatch` whose targets are those of `MaskRCNN`, with packed masks, and whose
-        key decides which anchors and regions are looked at. Unlike other objectives, this one waits
-        for the device: the number of proposals is not known before.
+        batch: inputs float [B, C, S, S] normalised; targets of `collate_targets`; a key, which
+        decides what anchors and regions are looked at. Without masks, there is no "mask". Unlike
+        other objectives, this one waits for the device: the number of proposals is not known.
         """
+        size = batch.inputs.shape[-2:]
+        targets = [unpack_target(target, size) for target in batch.targets]
         with autocast(batch.inputs.device, self.precision):
-            losses = self.student(batch.inputs, batch.targets, batch.key)
+            losses = self.student(batch.inputs, targets, batch.key)
         parts = {PARTS[name]: loss for name, loss in losses.items()}
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 

@@ -27,8 +27,8 @@ class Detections(NamedTuple):
     """float32 [N]"""
     labels: Tensor
     """int64 [N], from 1."""
-    masks: Tensor
-    """bool [N, H, W]"""
+    masks: Tensor | None
+    """bool [N, H, W]; None if only boxes are detected."""
 
 
 def in_original_size(
@@ -36,13 +36,13 @@ def in_original_size(
 ) -> Detections:
     """Return detections in pixels of the original image.
 
-    found: of one image, as `MaskRCNN` returns them: boxes, scores, labels, and masks, float
-    [N, 1, M, M] of probabilities. scale: (x, y), by which the image was multiplied. size: (height,
+    found: of one image, as `MaskRCNN` returns them: boxes, scores, labels, and perhaps
+    masks, float [N, 1, M, M] of probabilities. scale: (x, y), by which the image was multiplied. size: (height,
     width) of the original.
     """
     factor = found["boxes"].new_tensor([*scale, *scale])
     boxes = clip_boxes_to_image(found["boxes"] / factor, size)
-    masks = paste(found["masks"][:, 0], boxes, size)
+    masks = paste(found["masks"][:, 0], boxes, size) if "masks" in found else None
     return Detections(boxes, found["scores"], found["labels"], masks)
 
 

@@ -7,8 +7,7 @@ import dataclasses
 from fastimae.settings import Expert, PositiveFloat, PositiveInt, Settings, Share
 
 ANCHOR_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
-"""Mask R-CNN's, for COCO's images at 1,024 pixels."""
-ANCHORS_FOR = 1024
+"""Mask R-CNN's: eight times the stride."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -16,8 +15,7 @@ class DetectorSettings(Settings):
     """How objects are proposed, classified and drawn."""
 
     anchor_sizes: tuple[PositiveFloat, ...] | None = None
-    """Sides of anchors in pixels, for strides 4, 8, 16, 32 and 64. None: 32 64 128 256 512 at
-    --input_size 1024, in proportion at others."""
+    """Sides of anchors in pixels, for strides 4, 8, 16, 32 and 64. None: 32 64 128 256 512."""
     score_threshold: Share = 0.05
     """Detections with a lower score are dropped."""
     detections: PositiveInt = 100
@@ -40,7 +38,6 @@ class DetectorSettings(Settings):
             f"--anchor_sizes: give {wanted} sizes, for strides 4, 8, 16, 32 and 64",
         )
 
-    def settle_anchors(self, input_size: int) -> None:
-        """Fill in anchor_sizes for images of input_size pixels, unless they are given."""
-        if self.anchor_sizes is None:
-            self.anchor_sizes = tuple(size * input_size / ANCHORS_FOR for size in ANCHOR_SIZES)
+    def settle_anchors(self) -> None:
+        """Fill in anchor_sizes, unless they are given."""
+        self.anchor_sizes = self.anchor_sizes or ANCHOR_SIZES
