@@ -28,8 +28,8 @@ ASPECT_RATIOS = (0.5, 1.0, 2.0)
 """Height / width of anchors."""
 BOX_SIDE, MASK_SIDE = 7, 14
 """Of the regions that the box and the mask head look at; masks have twice the side."""
-HIDDEN = 1024
-"""Width of the box head's fully connected layer."""
+_HIDDEN = 4
+"""Width of the box head's fully connected layer, in channels: 1,024 for 256."""
 _KEY_BITS = (1 << 63) - 1
 
 
@@ -120,15 +120,18 @@ class ProposalHead(RPNHead):
 class BoxPredictor(FastRCNNPredictor):
     """Class and box of a region, in fp32."""
 
-    def __init__(self, classes: int) -> None:
-        """classes: K, with the background. Weights begin small, as in Fast R-CNN."""
-        super().__init__(HIDDEN, classes)
+    def __init__(self, channels: int, classes: int) -> None:
+        """channels: C, of the head. classes: K, with the background.
+
+        Weights begin small, as in Fast R-CNN.
+        """
+        super().__init__(_HIDDEN * channels, classes)
         for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits [R, K] and boxes [R, 4 K]; x: float [R, HIDDEN]."""
+        """Return logits [R, K] and boxes [R, 4 K]; x: float [R, 4 C]."""
         logits, boxes = super().forward(x)
         return logits.float(), boxes.float()
 
@@ -150,7 +153,7 @@ class MaskPredictor(MaskRCNNPredictor):
 def box_head(channels: int) -> nn.Module:
     """Return ViTDet's box head: four convolutions of `channels` with LayerNorm, one layer."""
     shape = (channels, BOX_SIDE, BOX_SIDE)
-    return FastRCNNConvFCHead(shape, [channels] * 4, [HIDDEN], norm_layer=ChannelNorm)
+    return FastRCNNConvFCHead(shape, [channels] * 4, [_HIDDEN * channels], norm_layer=ChannelNorm)
 
 
 def mask_head(channels: int) -> nn.Module:

@@ -121,7 +121,7 @@ def _region_heads(
     heads = RoIHeads(
         region_pool(BOX_SIDE),
         box_head(channels),
-        BoxPredictor(classes),
+        BoxPredictor(channels, classes),
         _BOX_FOREGROUND,
         _BOX_FOREGROUND,
         settings.roi_batch,
