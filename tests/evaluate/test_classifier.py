@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fastimae.evaluate.features import features, latents
-from fastimae.evaluate.labels.classification import ClassBatch, Classification
+from fastimae.evaluate.labels.classification import Classification
+from fastimae.evaluate.training.batches import LabelledBatch
 from fastimae.models import create_model
 
 pytest.importorskip("timm")
@@ -88,7 +89,7 @@ def test_the_objective_takes_weights_of_another_format(encoder):
     torch.nn.init.normal_(student.head.weight)
     objective = Classification(student)
     inputs, targets = torch.randn(6, 3, 32, 32), torch.arange(6) % 5
-    batch = ClassBatch(inputs=inputs, targets=targets, index=torch.arange(6))
+    batch = LabelledBatch(inputs=inputs, targets=targets, index=torch.arange(6))
     expected = objective(batch)["loss"]
     soft = torch.nn.functional.one_hot(batch.targets, 5).float()
     mixed = objective(dataclasses.replace(batch, targets=soft))["loss"]

@@ -71,7 +71,7 @@ class Tester:
         with Meter(len(share), "test", "image", quiet=quiet or not self.world.is_main) as meter:
             for scene in self._read(share):
                 if scene is not None:
-                    mask_1HW = torch.from_numpy(scene.mask)[None].to(self.world.device)
+                    mask_1HW = torch.tensor(scene.mask, device=self.world.device)[None]
                     counted.update(self.predict(scene), mask_1HW.long())
                 meter.update()
         self.scores = counted.compute(self.world)
