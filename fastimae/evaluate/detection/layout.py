@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastimae.loaders.errors import DataError
+from fastimae.log import log
 
 Split = Literal["train", "val"]
 NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation")}
@@ -51,11 +52,16 @@ def find_annotations(root: Path, split: Split, given: Path | None = None) -> Pat
 def find_images(root: Path, split: Split, annotations: Path, names: Sequence[str]) -> Path:
     """Return the folder in which the images are that an annotation file names.
 
-    names: of the images, as in the file. Raises DataError if none of the first ones is anywhere.
+    names: of the images, as in the file. Raises DataError if the first ones are nowhere.
     """
     tried = list(dict.fromkeys(_folders(root, split, annotations)))
+    some = names[:_TRIED]
     for folder in tried:
-        if any((folder / name).is_file() for name in names[:_TRIED]):
+        if any((folder / name).is_file() for name in some):
+            return folder
+    for folder in _other_folders(root):
+        if all((folder / name).is_file() for name in some):
+            log.info("%s: the images are in %s", annotations, folder)
             return folder
     places = ", ".join(str(folder) for folder in tried if folder.is_dir())
     raise DataError(
@@ -64,12 +70,18 @@ def find_images(root: Path, split: Split, annotations: Path, names: Sequence[str
 
 
 def _folders(root: Path, split: Split, annotations: Path) -> Iterator[Path]:
-    """Yield the folders in which the images may be, COCO's own first."""
+    """Yield the folders in which the images should be, COCO's own first."""
     stem = annotations.name.removeprefix("instances_").removesuffix(".json")
     for name in (stem, *NAMES[split]):
         yield root / name
         yield root / "images" / name
     yield from (annotations.parent, annotations.parent / "images", root / "images", root)
+
+
+def _other_folders(root: Path) -> Iterator[Path]:
+    """Yield all folders: annotations of a part of train may be used for validation."""
+    for parent in (root, root / "images"):
+        yield from sorted(path for path in parent.glob("*") if path.is_dir())
 
 
 def files_in(folder: Path, names: Sequence[str]) -> list[bool]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fastimae.evaluate.detection.coco import Annotations, CocoScenes
 from fastimae.evaluate.detection.found import Found
-from fastimae.loaders.image_location import SkipImage
+from fastimae.loaders.image_location import SkipImage, printable
 from fastimae.pictures.plots import COLORS, plain_style, plt, save_figure
 
 LEAST_SCORE = 0.5
@@ -26,8 +26,11 @@ _CELL_INCHES = 3.2
 _OPACITY = 0.4
 _HALF_PIXEL = 0.5
 """matplotlib's first pixel reaches from -0.5 to 0.5."""
-_NEAR = 0.7
-"""Titles of boxes that begin behind this share of the width end where the box does."""
+_MIDDLE, _TOP = 0.5, 0.08
+"""Titles of boxes that begin right of the middle end where the box does; near the top they are
+inside of it."""
+_CHARACTERS = 24
+"""Of a class that are drawn: so that no title is wider than half of an image."""
 _CROWD = " (crowd)"
 _LINES = {"AP50": ("IoU 0.5, boxes", COLORS[0], "-"), "AP75": ("IoU 0.75, boxes", COLORS[1], "-"),
           "AP50_mask": ("IoU 0.5, masks", COLORS[0], "--"),
@@ -97,7 +100,7 @@ def draw_curves(recalls_R: Sequence[float], curves: Mapping[str, Any], path: Pat
 
 def _of_annotations(annotations: Annotations, scenes: CocoScenes) -> Drawn:
     crowd = [_CROWD * bool(each) for each in annotations.crowd]
-    names = [scenes.classes[label - 1] for label in annotations.labels]
+    names = [_name(scenes, label) for label in annotations.labels]
     return Drawn(
         boxes=annotations.boxes,
         labels=annotations.labels,
@@ -114,11 +117,14 @@ def _of_detections(found: Found | None, scenes: CocoScenes, least_score: float) 
     return Drawn(
         boxes=found.boxes[shown],
         labels=found.labels[shown],
-        titles=[
-            f"{scenes.classes[found.labels[row] - 1]} {found.scores[row]:.2f}" for row in shown
-        ],
+        titles=[f"{_name(scenes, found.labels[row])} {found.scores[row]:.2f}" for row in shown],
         masks=found.masks(shown) if found.runs else None,
     )
+
+
+def _name(scenes: CocoScenes, label: int) -> str:
+    name = printable(scenes.classes[label - 1])
+    return name if len(name) <= _CHARACTERS else f"{name[: _CHARACTERS - 1]}…"
 
 
 def _draw_rows(rows: Sequence[tuple[Image.Image, Drawn, Drawn]], path: Path, note: str) -> None:
@@ -150,7 +156,7 @@ def _draw(axis: Axes, image: Image.Image, drawn: Drawn) -> None:
         color = _color(label)
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False,
                                  color=color, linewidth=1.4))  # fmt: skip
-        at_right, at_top = left > _NEAR * image.width, top < (1 - _NEAR) / 4 * image.height
+        at_right, at_top = left > _MIDDLE * image.width, top < _TOP * image.height
         axis.text(
             right if at_right else left, top, title, fontsize=6, color="white", clip_on=True,
             ha="right" if at_right else "left", va="top" if at_top else "bottom",
