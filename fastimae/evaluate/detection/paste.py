@@ -60,20 +60,24 @@ def paste(masks_NMM: Tensor, boxes_N4: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _sampled(masks_NMM: Tensor, boxes_N4: Tensor, size: tuple[int, int]) -> Tensor:
     """Return float [N, H, W]: probabilities at the pixels of the image, 0 outside of the boxes."""
-    x_NW = _positions(boxes_N4[:, 0], boxes_N4[:, 2], size[1])
-    y_NH = _positions(boxes_N4[:, 1], boxes_N4[:, 3], size[0])
+    x_NW, in_NW = _positions(boxes_N4[:, 0], boxes_N4[:, 2], size[1])
+    y_NH, in_NH = _positions(boxes_N4[:, 1], boxes_N4[:, 3], size[0])
     grid_NHW2 = torch.stack(
         [x_NW[:, None].expand(-1, size[0], -1), y_NH[..., None].expand(-1, -1, size[1])], dim=-1
     )
-    sampled = F.grid_sample(masks_NMM[:, None], grid_NHW2, align_corners=False)
-    return sampled[:, 0]
+    sampled_N1HW = F.grid_sample(
+        masks_NMM[:, None], grid_NHW2, padding_mode="border", align_corners=False
+    )
+    return sampled_N1HW[:, 0] * (in_NH[..., None] & in_NW[:, None])
 
 
-def _positions(first_N: Tensor, last_N: Tensor, count: int) -> Tensor:
-    """Return [N, count]: where in a box, from -1 to 1, the pixels of a row or column are.
+def _positions(first_N: Tensor, last_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return where in a box, from -1 to 1, the pixels of a row or column are, and which are inside.
 
-    Pixel i is at i, as in the targets that torchvision's loss samples from true masks.
+    Both are [N, count]. Pixel i is at i, as in the targets that torchvision's loss samples from
+    true masks; it is inside if its centre is, at i + 0.5 in the coordinates of boxes.
     """
-    pixels = torch.arange(count, device=first_N.device, dtype=first_N.dtype)
-    sides = (last_N - first_N).clamp(min=1e-6)
-    return 2 * (pixels[None] - first_N[:, None]) / sides[:, None] - 1
+    pixels_1C = torch.arange(count, device=first_N.device, dtype=first_N.dtype)[None]
+    first_N1, last_N1 = first_N[:, None], last_N[:, None]
+    inside = (pixels_1C + 0.5 >= first_N1) & (pixels_1C + 0.5 <= last_N1)
+    return 2 * (pixels_1C - first_N1) / (last_N1 - first_N1).clamp(min=1e-6) - 1, inside
