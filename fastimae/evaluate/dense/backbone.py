@@ -19,6 +19,7 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.models.drop_path import path_factors
 from fastimae.models.forward_features import block_numbers
 from fastimae.models.positions import Grid, resized
+from fastimae.models.settings import ModelSettings
 from fastimae.models.sizes import check_image_size, global_blocks_of
 from fastimae.models.vit import block_outputs
 
@@ -39,7 +40,7 @@ class DenseEncoder(nn.Module):
         layers: Sequence[int] = (-1,),
         window: int | None = None,
         global_blocks: Sequence[int] | None = None,
-        drop_path: float = 0.0,
+        drop_path: float = ModelSettings.drop_path,
         norm: bool = True,
     ) -> None:
         """Copy the encoder; all of the copy is trainable, until `requires_grad_(False)`.
@@ -60,6 +61,8 @@ class DenseEncoder(nn.Module):
         """
         super().__init__()
         check_image_size(img_size, encoder.patch_size)
+        if not layers:
+            raise ValueError("layers must name at least one block")
         self.layers = block_numbers(layers, len(encoder.blocks))
         self.depth, self.window, self.drop_path = max(self.layers) + 1, window, drop_path
         self.patch_size, self.in_chans = encoder.patch_size, encoder.in_chans
