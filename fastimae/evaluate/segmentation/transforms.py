@@ -86,7 +86,7 @@ class SegmentTransform:
             top = int(rng.integers(scaled[0] - height + 1))
             left = int(rng.integers(scaled[1] - width + 1))
             part = nearest(mask, scaled, (top, left, height, width))
-            if largest_share(part) < self.most:
+            if largest_share(part) <= self.most:
                 break
         return (top, left, height, width), part
 
@@ -159,8 +159,8 @@ def nearest(
 
 def _sources(start: int, count: int, before: int, after: int) -> NDArray[np.int64]:
     """Return the pixel of `before` that each of `count` pixels from `start` of `after` is."""
-    centers = (np.arange(start, start + count) + 0.5) * before / after
-    return centers.astype(np.int64).clip(max=before - 1)
+    twice = 2 * np.arange(start, start + count) + 1  # centers of pixels, exact in whole numbers
+    return twice * before // (2 * after)
 
 
 def largest_share(mask: NDArray[np.uint8]) -> float:
