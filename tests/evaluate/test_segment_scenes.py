@@ -326,6 +326,24 @@ def test_the_digest_follows_contents_and_not_the_place(tmp_path):
     assert open_scenes(tmp_path / "a", "train").digest != first.digest
 
 
+def test_the_digest_follows_the_sizes_of_all_files(tmp_path):
+    """The contents of 16 scenes count, so of most large data sets only names and sizes."""
+    for number in range(40):
+        one_pair(tmp_path, VALUES, name=f"{number:02d}")
+    before = open_scenes(tmp_path, "train").digest
+    save_mask(np.eye(2, 4, dtype=np.uint8), tmp_path / "train/masks/01.png", palette=True)
+    assert open_scenes(tmp_path, "train").digest != before
+
+
+def test_neither_0_nor_255_counts_in_ade20k(tmp_path):
+    write_segmentation(tmp_path, "ade20k", train=1, val=1)
+    values = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64) % 151
+    values[0] = 255
+    save_mask(values, tmp_path / "ADEChallengeData2016/annotations/training/train_000.png")
+    expected = np.where((values == 0) | (values == 255), 255, values.astype(int) - 1)
+    np.testing.assert_array_equal(open_scenes(tmp_path, "train").read(0)[1], expected)
+
+
 def test_masks_are_counted_once_for_both_splits(tmp_path, monkeypatch):
     read = []
     original = scenes_file.read_values
