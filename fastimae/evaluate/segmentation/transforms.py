@@ -62,9 +62,7 @@ class SegmentTransform:
         to the nearest pixel. A scaled image that is smaller than the view is padded below and on
         the right, with 0 (the mean) and 255 (`IGNORE`).
         """
-        rng = np.random.Generator(
-            np.random.Philox(np.random.SeedSequence((self.seed, epoch, index)))
-        )
+        rng = generator(self.seed, epoch, index)
         factor = rng.uniform(*self.scale) * self.short_side / min(image.size)
         scaled = scaled_size(mask.shape, factor)
         window, part = self._window(rng, mask, scaled)
