@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("torchmetrics")
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fastimae.engine.distributed import ALONE, World
