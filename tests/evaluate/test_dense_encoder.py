@@ -10,8 +10,9 @@ from tiny import tiny_model
 from fastimae.engine.blocks import blocks, compile_blocks, recompute_blocks
 from fastimae.evaluate.dense.backbone import DenseEncoder
 from fastimae.evaluate.dense.layer_decay import encoder_groups
-from fastimae.evaluate.dense.windows import from_windows, global_blocks_of, to_windows
+from fastimae.evaluate.dense.windows import from_windows, to_windows
 from fastimae.interop.finetuned import add_fc_norm
+from fastimae.models.sizes import global_blocks_of
 
 CLOSE = {"rtol": 0, "atol": 2e-6}
 DEPTH, HEADS = 3, 4

@@ -64,11 +64,6 @@ class GridAttention(Attention):
         return from_windows(windows_SND, self.window, grid)
 
 
-def global_blocks_of(depth: int) -> list[int]:
-    """Return ViTDet's blocks of global attention: the last of each quarter, 2, 5, 8, 11 of 12."""
-    return sorted({depth * quarter // 4 - 1 for quarter in range(1, 5)} - {-1})
-
-
 def window_blocks(blocks: Collection[Block], window: int, global_blocks: Collection[int]) -> None:
     """Let blocks take a grid [B, H, W, D] and attend within windows, in place.
 
