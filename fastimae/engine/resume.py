@@ -59,16 +59,17 @@ EXTRA = "objective"
 """Key of a checkpoint: the state of an objective apart from its student, if there is any."""
 
 LINEAR_PROBE, CLASSIFIER = "a linear probe", "a classifier"
-SEGMENTER = "a segmentation model"
+SEGMENTER, DETECTOR = "a segmentation model", "a detector"
 _UNKNOWN, _ENCODER = "a model of another kind", "an encoder alone"
 _IMAE, _MAE = "an i-MAE", "a MAE"
-_NO_DECODER = (CLASSIFIER, _ENCODER, SEGMENTER)
+_NO_DECODER = (CLASSIFIER, _ENCODER, SEGMENTER, DETECTOR)
 # Kinds of models by a name in their state dict; the first match counts.
 _KINDS = (
     ("decoder_embed1.weight", _IMAE),
     ("mask_token", _MAE),
     ("head.weight", CLASSIFIER),
     ("head.classify.weight", SEGMENTER),
+    ("rpn.head.cls_logits.weight", DETECTOR),
     ("0.running_mean", LINEAR_PROBE),
     ("cls_token", _ENCODER),
 )

@@ -17,9 +17,10 @@ from fastimae.arguments import UsageError, parse, peek, recipe_called
 from fastimae.config import parsed_settings
 from fastimae.config_file import FileSettings, config_file
 from fastimae.engine.launcher import is_surplus_process
-from fastimae.evaluate.options import finetune_recipes, linear, segment_recipes
+from fastimae.evaluate.options import detect_recipes, finetune_recipes, linear, segment_recipes
 from fastimae.evaluate.options.cka import CkaOptions
 from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
+from fastimae.evaluate.options.detect import DetectOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
     ReconstructOptions,
@@ -98,6 +99,13 @@ TASKS = {
         "semantic segmentation, with a frozen encoder or by fine-tuning",
         several=True,
         recipes=segment_recipes.RECIPES,
+        file=BEST,
+    ),
+    "detect": Task(
+        DetectOptions,
+        "objects' boxes and masks, by Mask R-CNN on the encoder (COCO)",
+        several=True,
+        recipes=detect_recipes.RECIPES,
         file=BEST,
     ),
     "cka": Task(CkaOptions, "similarity of masked and whole images, by layer (CKA)"),
