@@ -19,6 +19,7 @@ from fastimae.models import MaskedAutoencoder
 from fastimae.models.drop_path import path_factors
 from fastimae.models.forward_features import block_numbers
 from fastimae.models.positions import Grid, resized
+from fastimae.models.settings import ModelSettings
 from fastimae.models.sizes import check_image_size, global_blocks_of
 from fastimae.models.vit import block_outputs
 
@@ -39,7 +40,7 @@ class DenseEncoder(nn.Module):
         layers: Sequence[int] = (-1,),
         window: int | None = None,
         global_blocks: Sequence[int] | None = None,
-        drop_path: float = 0.0,
+        drop_path: float = ModelSettings.drop_path,
         norm: bool = True,
     ) -> None:
         """Copy the encoder; all of the copy is trainable, until `requires_grad_(False)`.

@@ -52,8 +52,8 @@ class CroppedFeatures(AugmentedLoader):
         """Compute features, float32 [B, D], of images, pixels [B, C, H, W]."""
         store = self.store
         parts = pixels.permute(0, 2, 3, 1).contiguous().split(store.batch_size)
-        rows = [features(store.model, part, store.pool, store.precision) for part in parts]
-        return torch.cat(rows)
+        how = store.pool, store.precision, store.layer
+        return torch.cat([features(store.model, part, *how) for part in parts])
 
 
 def crop_transform(crops: Crops, form: PixelForm = RGB8) -> Callable:

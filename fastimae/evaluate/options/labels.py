@@ -77,6 +77,9 @@ class ProbeOptions(EncoderOptions):
     pool: Pool | None = None
     """Latent of the class token (cls), or mean of the patches' (avg). None: cls, as in MAE, but avg
     for a model fine-tuned on the mean."""
+    layer: int | None = None
+    """Block whose output is probed, from 0; -1 is the last. The encoder's last norm follows. None:
+    the last."""
     precision: Precision = StepSettings.precision
     """Precision of the encoder; what follows it is in fp32. auto: as in pre-training, bf16 where
     that is faster."""

@@ -22,7 +22,10 @@ class Segmentation(Objective):
         self.student = student
 
     def forward(self, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Return {"loss": fp32 scalar}: the mean over pixels that are not `IGNORE`, 0 without any.
+        """Return {"loss": fp32 scalar}, a sum over pixels that are not `IGNORE`, per pixel of all.
+
+        So each pixel that counts weighs the same, in any micro-batch and on any rank, and a batch
+        without any has a loss of 0. It is MMSegmentation's usual mean.
 
         batch: inputs float [B, C, H, W] normalised, targets integer [B, H, W].
         """
@@ -30,4 +33,4 @@ class Segmentation(Objective):
         total = F.cross_entropy(
             logits_BKHW, batch.targets.long(), ignore_index=IGNORE, reduction="sum"
         )
-        return {"loss": total / (batch.targets != IGNORE).sum().clamp(min=1)}
+        return {"loss": total / batch.targets.numel()}

@@ -55,7 +55,7 @@ def find_pairs(place: Place) -> Pairs:
 def _by_name(folder: Path) -> dict[str, str]:
     """Return the paths of the image files in a folder, by name without extension."""
     found: dict[str, str] = {}
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for file in filter(is_image_name, sorted(files)):
             path = Path(where) / file

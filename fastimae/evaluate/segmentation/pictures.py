@@ -22,6 +22,8 @@ COLUMNS = ("image", "truth", "prediction", "errors (red)")
 WRONG = (230, 30, 30)
 """The colour of pixels that are predicted wrong, among the errors."""
 _CELL_INCHES = 1.8
+_TALLEST = 1.5
+"""Height by width of a row's pictures, at most."""
 _LINE_INCHES = 0.16
 """The height of a class in a legend or chart."""
 _IN_LEGEND = 24
@@ -60,10 +62,9 @@ def draw_scenes(
     classes: the name of each. path: of the PNG file. note: text below. Where the truth does not
     count, truth and errors have the colour of `IGNORE`.
     """
-    height = _CELL_INCHES * max(scene.image.shape[0] / scene.image.shape[1] for scene in scenes)
     shown = _most_seen(scenes, classes)
     lines = math.ceil(len(shown) / len(COLUMNS))
-    heights = [height] * len(scenes) + [lines * _LINE_INCHES]
+    heights = [*map(_height, scenes), lines * _LINE_INCHES]
     figure = plt.figure(
         layout="constrained", figsize=(_CELL_INCHES * len(COLUMNS) + 0.3, sum(heights) + 0.6)
     )
@@ -74,11 +75,16 @@ def draw_scenes(
             axis.imshow(picture, interpolation="antialiased")
             axis.set(xticks=[], yticks=[], title=COLUMNS[column] if row == 0 else "")
             axis.spines[:].set_visible(False)
-        figure.axes[-len(COLUMNS)].set_ylabel(_end_of(scene.name, height), fontsize=7)
+        figure.axes[-len(COLUMNS)].set_ylabel(_end_of(scene.name, heights[row]), fontsize=7)
     for column, numbers in enumerate(_parts(shown, lines)):
         _draw_legend(figure.add_subplot(grid[-1, column]), numbers, classes, lines)
     figure.supxlabel(note, fontsize=7, wrap=True)
     save_figure(figure, path)
+
+
+def _height(scene: DrawnScene) -> float:
+    """Return the height of a scene's row in inches; tall pictures are drawn narrower."""
+    return _CELL_INCHES * min(scene.image.shape[0] / scene.image.shape[1], _TALLEST)
 
 
 def pictures_of(scene: DrawnScene) -> tuple[NDArray[np.uint8], ...]:
@@ -106,11 +112,11 @@ def draw_class_iou(iou: Mapping[str, float | None], path: Path, title: str = "")
         bars = axis.barh(names, [found[name] for name in names], color=COLORS[0])
         axis.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
         mean = sum(found.values()) / len(found)
-        axis.axvline(mean, color=COLORS[1], label=f"mean {mean:.2f} %")
-        axis.set(xlabel="IoU (%)", xlim=(0, 107), ylim=(-0.6, len(names) - 0.4), title=title)
+        axis.axvline(mean, color=COLORS[1])
+        axis.set(xlim=(0, 107), ylim=(-0.6, len(names) - 0.4), title=title)
+        axis.set_xlabel(f"IoU (%); the line is their mean, {mean:.2f} %")
         axis.tick_params("y", labelsize=7)
         axis.grid(visible=False, axis="y")
-        axis.legend(loc="lower right")
         save_figure(figure, path)
 
 

@@ -175,11 +175,10 @@ def _read_image(path: str, size: tuple[int, int]) -> Image.Image:
     """Read an image in RGB. size: (width, height) of its mask, which decides if EXIF turns it."""
     with errors_skip():
         image = open_image(ImageLocation(path).read())
-        how = image.getexif().get(_ORIENTATION, 1)
         pixels = eight_bits(image, "RGB")
-    turned = _TURNS.get(how)
-    fits = turned is not None and pixels.size != size and pixels.size[::-1] == size
-    return pixels.transpose(turned) if fits else pixels
+        fits = pixels.size == size or pixels.size[::-1] != size
+        turn = None if fits else _TURNS.get(image.getexif().get(_ORIENTATION))
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def _size(path: str) -> int:

@@ -64,9 +64,7 @@ def scores_of(counts_KK: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     counts_KK: float64, pixels by true (rows) and predicted class. classes: the name of each.
     """
     if not counts_KK.any():
-        raise DataError(
-            f"no pixel of the masks to test on counts: all are {IGNORE}, or none is read"
-        )
+        raise DataError(f"no pixel of the test masks counts: all are {IGNORE}, or none was read")
     right_K, truth_K, predicted_K = counts_KK.diag(), counts_KK.sum(1), counts_KK.sum(0)
     union_K = truth_K + predicted_K - right_K
     iou_K = 100 * right_K / union_K  # 0 / 0 is NaN: the class does not occur

@@ -68,11 +68,9 @@ class SegmentTransform:
         factor = rng.uniform(*self.scale) * self.short_side / min(image.size)
         scaled = scaled_size(mask.shape, factor)
         window, part = self._window(rng, mask, scaled)
-        pixels = np.asarray(cut(image, scaled, window))
+        crop = cut(image, scaled, window)
         flips = rng.random() < self.flip
-        if self.jitter:
-            pixels = distort(pixels, rng)
-        view, labels = self.normalise(pixels), part
+        view, labels = self.normalise(distort(crop, rng) if self.jitter else crop), part
         if flips:
             view, labels = view[..., ::-1], labels[:, ::-1]
         return padded(view, self.size, 0), padded(labels, self.size, IGNORE)
@@ -86,27 +84,33 @@ class SegmentTransform:
             top = int(rng.integers(scaled[0] - height + 1))
             left = int(rng.integers(scaled[1] - width + 1))
             part = nearest(mask, scaled, (top, left, height, width))
-            if largest_share(part) < self.most:
+            if largest_share(part) <= self.most:
                 break
         return (top, left, height, width), part
 
 
 class Normalise:
-    """Turns pixels, uint8 [H, W, C], to float32 [C, H, W] by mean and deviation of each channel."""
+    """Turns images in RGB to float32 [C, H, W] by mean and deviation of each channel."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """mean, std: in 0..1, of 1 or 3 channels, else ValueError is raised."""
+        """mean, std: in 0..1, of 3 channels, or 1 for gray, else ValueError is raised."""
         if len(mean) not in MODES or len(mean) != len(std):
             raise ValueError(f"scenes have 3 channels, or 1 in gray, not {len(mean)}")
         self.mode = MODES[len(mean)]
-        self.mean, self.std = (np.array(each, np.float32) for each in (mean, std))
+        shares = np.arange(256) / 255
+        self._tables = [
+            ((shares - center) / deviation).astype(np.float32)
+            for center, deviation in zip(mean, std, strict=True)
+        ]
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return `pixels`, uint8 [H, W, 3], normalised: float32 [C, H, W], gray if C is 1."""
-        if self.mode == "L":
-            pixels = np.asarray(converted(Image.fromarray(pixels), "L"))[..., None]
-        values = (pixels.astype(np.float32) / 255 - self.mean) / self.std
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Return the pixels of `image` normalised, float32 [C, H, W]; as gray if C is 1."""
+        values = np.empty((len(self._tables), image.height, image.width), np.float32)
+        for table, band, out in zip(
+            self._tables, converted(image, self.mode).split(), values, strict=True
+        ):
+            np.take(table, np.asarray(band), out=out, mode="clip")
+        return values
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -125,7 +129,7 @@ def whole_view(
     if short_side is not None:
         size = scaled_size(image.size[::-1], short_side / min(image.size))
         image = cut(image, size, (0, 0, *size))
-    return normalise(np.asarray(image))
+    return normalise(image)
 
 
 def scaled_size(size: Sequence[int], factor: float) -> tuple[int, int]:
@@ -159,8 +163,8 @@ def nearest(
 
 def _sources(start: int, count: int, before: int, after: int) -> NDArray[np.int64]:
     """Return the pixel of `before` that each of `count` pixels from `start` of `after` is."""
-    centers = (np.arange(start, start + count) + 0.5) * before / after
-    return centers.astype(np.int64).clip(max=before - 1)
+    twice = 2 * np.arange(start, start + count) + 1  # centers of pixels, exact in whole numbers
+    return twice * before // (2 * after)
 
 
 def largest_share(mask: NDArray[np.uint8]) -> float:
