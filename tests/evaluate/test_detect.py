@@ -41,11 +41,20 @@ def toy(tmp_path_factory):
 
 
 def run(root, name, *flags, code=0):
-    """Run the task with the checkpoint and scenes of `root`; return its folder."""
-    words = [word for each in (BASE, *flags) for word in str(each).split()]
-    fixed = ["--checkpoint", str(root / "mae/checkpoint-last.pth"), "--coco", str(root / "coco")]
-    output = ["--output_dir", str(root / name)]
-    assert evaluate(["detect", *fixed, *output, *words]) == code
+    """Run the task with the checkpoint and scenes of `root`; return its folder.
+
+    flags: text or paths. Of a flag that is given twice, the last counts.
+    """
+    fixed = f"--checkpoint {root}/mae/checkpoint-last.pth --coco {root}/coco"
+    words = f"{fixed} --output_dir {root / name} {BASE} {' '.join(map(str, flags))}".split()
+    given: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            values = given[word] = []
+        else:
+            values.append(word)
+    argv = [part for flag, values in given.items() for part in (flag, *values)]
+    assert evaluate(["detect", *argv]) == code
     return root / name
 
 
