@@ -23,9 +23,9 @@ SIDE, SCENES = 96, 8
 BASE = "--num_workers 0 --device cpu --precision fp32 --input_size 96 --batch_size 4"
 SMALL = "--window 4 --head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 --pictures 1"
 LEARNING = (
-    "--window 0 --head_channels 24 --proposals 48 --rpn_batch 48 --roi_batch 48 --anchor_sizes 24 48 96 192 "
-    "384 --epochs 2 --warmup_epochs 0.1 --lr 4e-3 --clip_grad 1 --layer_decay 1 --drop_path 0 "
-    "--no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
+    "--window 0 --head_channels 24 --proposals 48 --rpn_batch 48 --roi_batch 48 --epochs 2 "
+    "--anchor_sizes 24 48 96 192 384 --warmup_epochs 0.1 --lr 4e-3 --clip_grad 1 --layer_decay 1 "
+    "--drop_path 0 --no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
 )
 STEPS = 350
 
