@@ -66,6 +66,8 @@ def test_blocks_after_the_last_layer_are_left_out():
     for wrong in ({"layers": (3,)}, {"layers": (1,), "window": 2, "global_blocks": (2,)}):
         with pytest.raises(ValueError, match="there is no block"):
             DenseEncoder(encoder_of(), (32, 32), **wrong)
+    with pytest.raises(ValueError, match="layers must name at least one block"):
+        DenseEncoder(encoder_of(), (32, 32), layers=())
     with pytest.raises(ValueError, match="window must be 1 patch or more"):
         DenseEncoder(encoder_of(), (32, 32), window=0)
 

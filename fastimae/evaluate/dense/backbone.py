@@ -61,6 +61,8 @@ class DenseEncoder(nn.Module):
         """
         super().__init__()
         check_image_size(img_size, encoder.patch_size)
+        if not layers:
+            raise ValueError("layers must name at least one block")
         self.layers = block_numbers(layers, len(encoder.blocks))
         self.depth, self.window, self.drop_path = max(self.layers) + 1, window, drop_path
         self.patch_size, self.in_chans = encoder.patch_size, encoder.in_chans
