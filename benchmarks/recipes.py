@@ -6,7 +6,7 @@ import inspect
 import re
 
 from benchmarks.harness import table
-from fastimae.evaluate.options import finetune_recipes, linear
+from fastimae.evaluate.options import detect_recipes, finetune_recipes, linear, segment_recipes
 from fastimae.help import Recipe, Recipes
 from fastimae.recipes import RECIPES
 
@@ -14,6 +14,8 @@ OF: dict[str, Recipes] = {
     "": RECIPES,
     "finetune": finetune_recipes.RECIPES,
     "linear": linear.RECIPES,
+    "segment": segment_recipes.RECIPES,
+    "detect": detect_recipes.RECIPES,
 }
 """The recipes of each marker: of fastimae-train, and of tasks of fastimae-eval."""
 MARKED = re.compile(r"(<!-- recipes ?(\w*) -->\n).*?(<!-- end -->)", re.DOTALL)

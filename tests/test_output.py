@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from shape_scenes import write_segmentation
 from tiny import save_run, tiny_model
 from toy_images import save_splits
 
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = {
     "finetune": "--epochs 1 --batch_size 8 --aa none --mixup 0 --precision fp32",
     "linear": "--epochs 1 --batch_size 8 --save_steps 1",
+    "segment": "--epochs 1 --batch_size 8 --input_size 32 --pictures 1",
     "separability": "--teacher {mae} --steps 5 --mix_ratios 0.2 --batch_size 8",
     "msem": "--recipe imae_cifar10 --epochs 1 --batch_size 8 --precision fp32",
     "mixtureprobe": "--mix_ratios 0.2 --batch_size 8",
@@ -42,6 +44,8 @@ SMALL = {
     "tsne": "--samples 20 --perplexity 3",
 }
 """Flags that make a task quick."""
+DATA = {"segment": "{scenes}"}
+"""Other images than those that most tasks take."""
 OF_CHECKPOINTS = [task for task in TASKS if task not in ("study", "report", "compare")]
 TRAIN = (
     "--synthetic --synthetic_samples 16 --model mae_vit_nano_patch16 --input_size 32 "
@@ -53,7 +57,8 @@ TRAIN = (
 def places(tmp_path):
     """Return flag values by name: a user's data, and a folder for output."""
     save_splits(tmp_path / "images", 8)
-    names = {"root": tmp_path, "images": tmp_path / "images", "out": tmp_path / "out"}
+    write_segmentation(tmp_path / "scenes", train=8, val=1, size=32)
+    names = {name: tmp_path / name for name in ("images", "scenes", "out")} | {"root": tmp_path}
     for name, heads in (("imae", 2), ("mae", 1)):
         names[name] = save_run(tmp_path / name, tiny_model(heads=heads))
         (tmp_path / name / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0}\n')
@@ -69,7 +74,7 @@ def call(places, command):
 
 
 def task_command(task):
-    flags = "--device cpu --num_workers 0 --data_path {images}"
+    flags = f"--device cpu --num_workers 0 --data_path {DATA.get(task, '{images}')}"
     return f"fastimae-eval {task} --checkpoint {{imae}} {flags} {SMALL.get(task, '')}"
 
 
@@ -82,7 +87,7 @@ WRITES = {
     **{task: (f"{task_command(task)} --output_dir", "--output_dir") for task in OF_CHECKPOINTS},
     **{
         f"{task}, log_dir": (f"{task_command(task)} --output_dir {{out}} --log_dir", "--log_dir")
-        for task in ("linear", "finetune", "msem")
+        for task in ("linear", "finetune", "msem", "segment")
     },
 }
 """A command up to the folder that it writes to, and the flag that names the folder."""

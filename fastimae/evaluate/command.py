@@ -96,7 +96,7 @@ TASKS = {
     "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),
     "segment": Task(
         SegmentOptions,
-        "semantic segmentation, with a frozen encoder or by fine-tuning",
+        "semantic segmentation: frozen encoder, or fine-tuning",
         several=True,
         recipes=segment_recipes.RECIPES,
         file=BEST,

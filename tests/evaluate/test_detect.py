@@ -20,12 +20,12 @@ from fastimae.evaluate.detection.objective import Detection
 from fastimae.evaluate.tasks import detect  # noqa: F401 - before processes are forked
 
 SIDE, SCENES = 96, 8
-BASE = "--num_workers 0 --device cpu --precision fp32 --input_size 96 --window 4 --batch_size 4"
-SMALL = "--head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 --pictures 1"
+BASE = "--num_workers 0 --device cpu --precision fp32 --input_size 96 --batch_size 4"
+SMALL = "--window 4 --head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 --pictures 1"
 LEARNING = (
-    "--head_channels 24 --proposals 48 --rpn_batch 48 --roi_batch 48 --anchor_sizes 24 48 96 192 "
-    "384 --epochs 2 --warmup_epochs 0.1 --lr 4e-3 --clip_grad 1 --layer_decay 1 --drop_path 0 "
-    "--no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
+    "--window 0 --head_channels 24 --proposals 48 --rpn_batch 48 --roi_batch 48 --epochs 2 "
+    "--anchor_sizes 24 48 96 192 384 --warmup_epochs 0.1 --lr 4e-3 --clip_grad 1 --layer_decay 1 "
+    "--drop_path 0 --no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
 )
 STEPS = 350
 
@@ -41,11 +41,20 @@ def toy(tmp_path_factory):
 
 
 def run(root, name, *flags, code=0):
-    """Run the task with the checkpoint and scenes of `root`; return its folder."""
-    words = [word for each in (BASE, *flags) for word in str(each).split()]
-    fixed = ["--checkpoint", str(root / "mae/checkpoint-last.pth"), "--coco", str(root / "coco")]
-    output = ["--output_dir", str(root / name)]
-    assert evaluate(["detect", *fixed, *output, *words]) == code
+    """Run the task with the checkpoint and scenes of `root`; return its folder.
+
+    flags: text or paths. Of a flag that is given twice, the last counts.
+    """
+    fixed = f"--checkpoint {root}/mae/checkpoint-last.pth --coco {root}/coco"
+    words = f"{fixed} --output_dir {root / name} {BASE} {' '.join(map(str, flags))}".split()
+    given: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            values = given[word] = []
+        else:
+            values.append(word)
+    argv = [part for flag, values in given.items() for part in (flag, *values)]
+    assert evaluate(["detect", *argv]) == code
     return root / name
 
 
@@ -65,7 +74,8 @@ def changed(root, name, change, split="train"):
     """Write an annotation file that `change` has changed, and return its path."""
     content = json.loads(annotations(root, split).read_text())
     change(content)
-    path = root / name
+    path = root / name / f"instances_{split}2017.json"  # whose images are in that folder
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
     return path
 
@@ -83,9 +93,9 @@ def repeat(content, times):
 
 
 def test_it_learns_scenes_and_its_best_can_be_tested_again(toy):
-    train = changed(toy, "often.json", partial(repeat, times=STEPS * 4 // SCENES // 2))
-    data = f"--train_annotations {train} --val_annotations {annotations(toy)}"
-    folder = run(toy, "learns", LEARNING, data, "--save_detections")
+    train = changed(toy, "often", partial(repeat, times=STEPS * 4 // SCENES // 2))
+    data = f"--val_annotations {annotations(toy)}"
+    folder = run(toy, "learns", LEARNING, data, f"--train_annotations {train} --save_detections")
     numbers, lines = numbers_of(folder), lines_of(folder)
     assert numbers["AP"] > 90 and numbers["AP_mask"] > 90
     assert numbers["AP50"] > 99 and numbers["AP50_mask"] > 99
@@ -177,9 +187,10 @@ def test_broken_images_and_data_without_outlines(toy, capsys):
 
     for split in ("train", "val"):
         (toy / f"coco/{split}2017/broken.jpg").write_bytes(b"no image")
-    paths = [changed(toy, f"bare_{s}.json", break_and_bare, s) for s in ("train", "val")]
-    data = f"--train_annotations {paths[0]} --val_annotations {paths[1]}"
-    folder = run(toy, "bare", SMALL, "--epochs 1 --lr 1e-3", data)
+    paths = [changed(toy, "bare_of", break_and_bare, s) for s in ("train", "val")]
+    data = f"--val_annotations {paths[1]}"
+    flags = [SMALL, "--epochs 1 --lr 1e-3 --train_annotations", paths[0]]
+    folder = run(toy, "bare", *flags, data)
     numbers = numbers_of(folder)
     assert numbers["bad_samples"] == numbers["skipped_images"] == 1
     assert "AP" in numbers and "AP_mask" not in numbers
@@ -205,7 +216,7 @@ def test_errors_name_what_to_change(toy, trained, capsys):
     assert "is a MAE, and --eval tests a detector" in refused("--eval --resume", mae)
     assert "is a MAE, and this run trains a detector" in refused("--resume", mae)
     renamed = changed(
-        toy, "renamed.json", lambda content: content["categories"][0].update(name="disc"), "val"
+        toy, "renamed", lambda content: content["categories"][0].update(name="disc"), "val"
     )
     other = f"--val_annotations {renamed}"
     assert "training does not know: disc (it knows 3: circle" in refused(other)

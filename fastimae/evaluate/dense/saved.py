@@ -61,7 +61,7 @@ def empty_encoder(
             f"{path} has no settings that fit its encoder ({error}): give a checkpoint as FastIMAE "
             "wrote it"
         ) from error
-    if "norm.weight" not in shapes:  # fine-tuned on the mean, or not read after the norm
+    if "norm.weight" not in shapes:  # of an encoder that was fine-tuned on the mean of its patches
         made.norm = nn.Identity()
     return made
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -170,7 +171,7 @@ def _row(
     annotation: Mapping[str, Any], number: int, label_of: Mapping[Id, int], image: Mapping[str, Any]
 ) -> Row:
     box = [float(value) for value in annotation["bbox"]]
-    if len(box) != 4 or not np.isfinite(box).all():
+    if len(box) != 4 or not all(map(math.isfinite, box)):
         raise ValueError("its bbox is not left, top, width, height")
     if annotation["category_id"] not in label_of:
         raise ValueError(f"its category_id {annotation['category_id']} is of no category")

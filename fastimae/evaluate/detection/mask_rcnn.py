@@ -50,8 +50,11 @@ class MaskRCNN(nn.Module):
         *,
         masks: bool = True,
     ) -> None:
-        """encoder: gives one map. classes: of objects, without the background. settings: of the
-        heads; their `anchor_sizes` must be given. masks: whether to find masks, or boxes alone."""
+        """Make fresh heads. encoder: gives one map. classes: of objects, without the background.
+
+        settings: of the heads, with nothing left to decide. masks: whether to find masks, or boxes
+        alone.
+        """
         super().__init__()
         channels = settings.head_channels
         self.encoder = encoder

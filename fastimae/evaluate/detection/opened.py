@@ -1,4 +1,4 @@
-"""The data of a detection run, and the detector of its checkpoint: what training and --eval open."""
+"""The data of a detection run, and the detector of its checkpoint: what runs and --eval open."""
 
 from __future__ import annotations
 

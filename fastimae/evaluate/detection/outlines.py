@@ -88,7 +88,7 @@ def _read_polygon(corners: list[float], size: Size) -> NDArray[np.float64]:
     polygon = np.array(corners, np.float64)
     if polygon.ndim != 1 or len(polygon) % 2:
         raise ValueError("a polygon is not x, y, x, y, ...")
-    if not (np.abs(polygon) <= _REACH * max(size)).all():
+    if len(polygon) and not np.abs(polygon).max() <= _REACH * max(size):  # NaN is not, either
         raise ValueError("a polygon is far outside of its image")
     return polygon
 

@@ -37,8 +37,8 @@ def in_original_size(
     """Return detections in pixels of the original image.
 
     found: of one image, as `MaskRCNN` returns them: boxes, scores, labels, and perhaps
-    masks, float [N, 1, M, M] of probabilities. scale: (x, y), by which the image was multiplied. size: (height,
-    width) of the original.
+    masks, float [N, 1, M, M] of probabilities. scale: (x, y), by which the image was multiplied.
+    size: (height, width) of the original.
     """
     factor = found["boxes"].new_tensor([*scale, *scale])
     boxes = clip_boxes_to_image(found["boxes"] / factor, size)

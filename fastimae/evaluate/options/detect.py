@@ -26,8 +26,10 @@ SIDE = 1024
 """The field's side of images, in pixels."""
 LARGEST_STRIDE = 32
 """Images consist of whole cells of the coarsest map that boxes are pooled from."""
-OF_TRAINING = frozenset(("window", "global_blocks", "anchor_sizes", "head_channels"))
+OF_TRAINING = frozenset(("window", "global_blocks", "anchor_sizes", "head_channels", "proposals"))
 """Settings that a detector is trained with, which --eval takes from its file."""
+OF_TEST = ("input_size", "score_threshold", "detections")
+"""Settings of the test, which --eval takes from the file unless they are given."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -113,7 +115,7 @@ class DetectOptions(DetectorSettings, DenseOptions):
                 f"pixels and the stride {LARGEST_STRIDE}: use {' or '.join(map(str, near))}"
             )
         made = dataclasses.replace(self, input_size=(side, side))
-        made.settle_anchors()
+        made.settle_detector()
         return made
 
     def as_trained(self, before: Mapping[str, Any]) -> Self:
@@ -121,6 +123,6 @@ class DetectOptions(DetectorSettings, DenseOptions):
 
         before: the settings in its file.
         """
-        names = {*OF_TRAINING} & before.keys()
-        size = self.input_size or before.get("input_size")
-        return dataclasses.replace(self, input_size=size, **{name: before[name] for name in names})
+        given = {name: getattr(self, name) for name in OF_TEST if getattr(self, name) is not None}
+        names = {*OF_TRAINING, *OF_TEST} & before.keys()
+        return dataclasses.replace(self, **{name: before[name] for name in names} | given)

@@ -9,6 +9,9 @@ from fastimae.settings import Expert, PositiveFloat, PositiveInt, Settings, Shar
 ANCHOR_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 """Mask R-CNN's: eight times the stride."""
 
+SCORE_THRESHOLD, DETECTIONS = 0.05, 100
+"""Mask R-CNN's."""
+
 
 @dataclasses.dataclass(kw_only=True)
 class DetectorSettings(Settings):
@@ -16,10 +19,10 @@ class DetectorSettings(Settings):
 
     anchor_sizes: tuple[PositiveFloat, ...] | None = None
     """Sides of anchors in pixels, for strides 4, 8, 16, 32 and 64. None: 32 64 128 256 512."""
-    score_threshold: Share = 0.05
-    """Detections with a lower score are dropped."""
-    detections: PositiveInt = 100
-    """Most detections in an image; COCO's AP counts 100."""
+    score_threshold: Share | None = None
+    """Detections with a lower score are dropped. None: 0.05; with --eval, as in training."""
+    detections: PositiveInt | None = None
+    """Most detections in an image. None: 100, as COCO's AP counts; with --eval, as in training."""
     proposals: Expert[PositiveInt] = 1000
     """Regions that the heads look at in an image, at most."""
     rpn_batch: Expert[PositiveInt] = 256
@@ -38,6 +41,9 @@ class DetectorSettings(Settings):
             f"--anchor_sizes: give {wanted} sizes, for strides 4, 8, 16, 32 and 64",
         )
 
-    def settle_anchors(self) -> None:
-        """Fill in anchor_sizes, unless they are given."""
+    def settle_detector(self) -> None:
+        """Decide what is None."""
         self.anchor_sizes = self.anchor_sizes or ANCHOR_SIZES
+        if self.score_threshold is None:
+            self.score_threshold = SCORE_THRESHOLD
+        self.detections = self.detections or DETECTIONS

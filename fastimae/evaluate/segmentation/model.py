@@ -68,7 +68,7 @@ def build_segmenter(
     layers = layers_of(head, layers, len(encoder.blocks))
     dense = DenseEncoder(
         encoder, img_size,
-        layers=layers, drop_path=0.0 if frozen else drop_path, norm=head == "linear",
+        layers=layers, drop_path=0.0 if frozen else drop_path,
     )  # fmt: skip
     if head == "linear":
         made = LinearHead(dense.width, len(layers), classes)
