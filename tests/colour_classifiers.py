@@ -13,6 +13,7 @@ from fastimae.engine.checkpoint_file import CLASSES, WEIGHTS
 from fastimae.evaluate.features import features
 from fastimae.evaluate.finetuning.classifier import build_classifier
 from fastimae.evaluate.labels.probe_layer import probe_layer
+from fastimae.evaluate.options.labels import BEST
 from fastimae.evaluate.origin import weights_digest
 
 SHARP = 1e4
@@ -78,14 +79,18 @@ def save_probe(folder: Path, names: Sequence[str], colours, **args) -> Path:
     """Save an encoder and a probe of it as fastimae-train and linear do. Returns the probe."""
     model = tiny_model()
     encoder = save_run(folder, model, **args)
+    return save_probe_of(model, encoder, folder / "eval-linear" / BEST, names, colours)
+
+
+def save_probe_of(model, encoder: Path, path: Path, names: Sequence[str], colours) -> Path:
+    """Save a probe of the model in the file `encoder`, as linear does. Returns its path."""
     images = torch.tensor(np.stack([flat(colours[name]) for name in names]))
     rows = features(model, images, "cls", "fp32")
     layer = probe_layer(rows.shape[1], len(names)).eval()
     with torch.no_grad():
         layer[0].running_mean[:], layer[0].running_var[:] = rows.mean(0), rows.var(0)
         layer[1].weight[:], layer[1].bias[:] = nearest(layer[0](rows))
-    path = folder / "eval-linear" / "checkpoint-best.pth"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     settings = {"checkpoint": str(encoder), "pool": None, "seed": 0, CLASSES: list(names)}
     settings |= {WEIGHTS: weights_digest(model.state_dict())}
     content = {"model": layer.state_dict(), "args": settings, "epoch": 0}

@@ -36,9 +36,12 @@ class ClassifierOptions(TaskOptions):
     """Precision of the networks; a probe's layer is in fp32. auto: bf16 where that is faster."""
 
     def check(self) -> None:
-        """Raise ConfigError for values out of range, CheckpointError for files that are missing."""
+        """Raise ConfigError for values out of range."""
         super().check()
         self.require(len(self.classifier) > 0, "--classifier needs a file")
+
+    def check_files(self) -> None:
+        """Raise CheckpointError for files of models that do not exist."""
         for path in filter(None, (*self.classifier, self.checkpoint)):
             if not path.exists():
                 raise CheckpointError(f"there is no checkpoint {path}")

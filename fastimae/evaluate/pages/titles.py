@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from fastimae.evaluate.pages.evaluations import Evaluation
 
-ORDER = ("study", "msem", "finetune", "linear", "knn", "fewshot", "cluster", "separability",
-         "mixtureprobe", "reconstruct", "cka", "attention", "tsne", "weights")  # fmt: skip
+ORDER = ("study", "msem", "finetune", "linear", "knn", "fewshot", "cluster", "robustness",
+         "shapebias", "separability", "mixtureprobe", "reconstruct", "cka", "attention", "tsne",
+         "weights")  # fmt: skip
 TITLES = {
     "finetune": "Fine-tuning",
     "knn": "Nearest neighbours",
@@ -17,6 +18,7 @@ TITLES = {
     "msem": "M_sem",
     "mixtureprobe": "Mixture probe",
     "cka": "CKA of masked and whole images",
+    "shapebias": "Shape bias",
     "tsne": "t-SNE",
 }
 UNITS = {"acc1": "top-1 (%)", "acc5": "top-5 (%)", "mean_acc1": "mean top-1 (%)",

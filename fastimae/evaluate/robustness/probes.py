@@ -19,7 +19,7 @@ from fastimae.evaluate.origin import origin_of
 from fastimae.interop.finetuned import HEAD, classifies_mean, is_probe
 from fastimae.interop.open_checkpoint import open_checkpoint
 from fastimae.interop.options import ModelOptions
-from fastimae.log import log
+from fastimae.log import log, quietly
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import Seeded
 
@@ -56,7 +56,8 @@ def open_probe_file(
         if isinstance(weights, dict) and _RUNNING in weights:
             return _ours(path, content, encoder, of_model, size)
     of_file = {"use_ema": of_model.get("use_ema", False), "hints": of_model["hints"]}
-    checkpoint = open_checkpoint(path, **of_file)
+    with quietly():
+        checkpoint = open_checkpoint(path, **of_file)
     return _maes(path, checkpoint.weights, of_model, size) if is_probe(checkpoint.weights) else None
 
 
