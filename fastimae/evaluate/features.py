@@ -1,11 +1,12 @@
 """Features of images: an encoder's latents of all patches, pooled to one vector per image.
 
-B = batch, N = images, H, W, C = height, width, channels, L = patches, D = encoder width.
+B = batch, N = images, H, W, C = height, width, channels, n = class tokens, L = patches,
+D = encoder width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,29 @@ def inference(device: torch.device, precision: Precision = AUTO) -> torch.autoca
 
 
 @torch.no_grad()
-def latents(model: MaskedAutoencoder, images: Tensor, precision: Precision = AUTO) -> Tensor:
-    """Compute normalised latents of the class token and all patches, float32 [B, 1 + L, D].
+def layer_latents(
+    model: MaskedAutoencoder, images: Tensor, layers: Sequence[int], precision: Precision = AUTO
+) -> list[Tensor]:
+    """Compute normalised latents of the class tokens and all patches, float32 [B, n + L, D] each.
 
     Those of a model that was fine-tuned on their mean are not normalised: its `fc_norm` comes after
     the mean.
 
-    images: uint8 [B, H, W, C], of the model's size, on its device. precision: of the computation,
-    see `inference`. Raises ValueError for other images.
+    images: uint8 [B, H, W, C], of the model's size, on its device. layers: the blocks whose outputs
+    are returned, in that order; none after them is computed. precision: of the computation, see
+    `inference`. Raises ValueError for other images or blocks.
     """
     check_pixels("images", images)
     with inference(images.device, precision):
-        return model.forward_features(images).float()
+        found = model.forward_features(images, layers=layers)
+    return [tokens_BND.float() for tokens_BND in found]
+
+
+def latents(
+    model: MaskedAutoencoder, images: Tensor, precision: Precision = AUTO, layer: int = -1
+) -> Tensor:
+    """Compute the latents of one layer, float32 [B, n + L, D]; arguments as `layer_latents`."""
+    return layer_latents(model, images, [layer], precision)[0]
 
 
 def features(
@@ -72,17 +84,35 @@ def features(
     images: Tensor,
     pool: Pool | None,
     precision: Precision = AUTO,
+    layer: int = -1,
 ) -> Tensor:
     """Compute one vector per image, float32 [B, D], with all patches visible.
 
-    images, precision: see `latents`. pool: "cls" is the latent of the class token, "avg" the mean
+    images, precision: see `layer_latents`. pool: "cls" is the latent of the class token, "avg" the mean
     of the patches' latents, both after the encoder's last norm; the norm of a model that was
     fine-tuned on the mean, `fc_norm`, comes after that. None: see `resolve_pool`, which also raises
-    ConfigError.
+    ConfigError. layer: the block whose latents these are, from 0 or from the end (-1).
     """
     pool = resolve_pool(model, pool)
-    tokens = latents(model, images, precision)
+    return pooled(model, latents(model, images, precision, layer), pool)
+
+
+def pooled(model: MaskedAutoencoder, tokens: Tensor, pool: Pool) -> Tensor:
+    """Return one vector per image, [B, D], of its tokens [B, n + L, D]; pool: see `features`."""
     return pool_tokens(model, tokens, "cls" if pool == "cls" else "mean")
+
+
+def resolve_layer(model: MaskedAutoencoder, layer: int | None, flag: str = "--layer") -> int:
+    """Return the number of a block from 0; -1 is the last, as is None.
+
+    Raises ConfigError, naming the flag, if the encoder has no such block.
+    """
+    depth, wanted = len(model.blocks), -1 if layer is None else layer
+    if not -depth <= wanted < depth:
+        raise ConfigError(
+            f"{flag} {layer}: the encoder has {depth} blocks, 0 to {depth - 1} or -{depth} to -1"
+        )
+    return wanted % depth
 
 
 def resolve_pool(model: MaskedAutoencoder, pool: Pool | None) -> Pool:
@@ -103,15 +133,16 @@ def extract(
     pool: Pool,
     *,
     precision: Precision = AUTO,
+    layer: int = -1,
     quiet: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute features float32 [N, D] of all batches; also return their labels int64 [N].
 
-    Both are on the CPU. quiet: show no progress.
+    Both are on the CPU. layer: see `features`. quiet: show no progress.
     """
     rows, labels = [], []
     for images, label in tracked(batches, "features", "batch", quiet=quiet):
-        rows.append(features(model, images.to(device), pool, precision).cpu())
+        rows.append(features(model, images.to(device), pool, precision, layer).cpu())
         labels.append(label)
     width = model.pos_embed.shape[-1]
     empty = torch.empty(0, width), torch.empty(0, dtype=torch.int64)

@@ -105,7 +105,7 @@ def test_the_terminal_and_both_files_lead_with_accuracies(runs, tmp_path, capsys
     text, page = compare(runs, tmp_path / "out")
     printed = capsys.readouterr().out
     lines = printed.splitlines()
-    assert lines[0] == "Accuracies (top-1, %)"
+    assert lines[0] == "Accuracies (%), top-1 unless named"
     assert lines[2].split() == ["run", "Linear", "Nearest", "neighbours"]
     assert [line.split() for line in lines[3:5]] == [
         ["first", "60.50", "-"], ["second", "70.25", "*", "44.00"],
@@ -120,8 +120,8 @@ def test_the_terminal_and_both_files_lead_with_accuracies(runs, tmp_path, capsys
     assert content["accuracies"][1]["Linear"] == best
     assert content["details"][1]["second"] == 5.0
     headings = page.texts["h2"]
-    assert headings == ["Accuracies (top-1, %)", "Curves", "Pictures", "Settings that differ",
-                        "All numbers", "Dates and machines"]  # fmt: skip
+    assert headings == ["Accuracies (%), top-1 unless named", "Curves", "Pictures",
+                        "Settings that differ", "All numbers", "Dates and machines"]  # fmt: skip
     assert page.texts["b"][0] == "★ 70.25" and "★ 60.50" not in page.texts["b"]
     assert "http" not in text
     compare(runs, tmp_path / "out", all=True)

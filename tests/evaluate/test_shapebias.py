@@ -34,7 +34,7 @@ STIMULI = {
 }  # fmt: skip
 """The decision on each image: 3 by shape and 2 by texture of 6 conflicts; 4 shapes of 8 images."""
 KNOWN = {
-    "shape_accuracy": 0.5, "texture_accuracy": 0.375, "shape_bias": 0.6, "by_shape": 3,
+    "shape_accuracy": 50.0, "texture_accuracy": 37.5, "shape_bias": 0.6, "by_shape": 3,
     "by_texture": 2, "by_neither": 1, "conflicts": 6, "images": 8,
 }  # fmt: skip
 
@@ -125,12 +125,12 @@ def test_measures_follow_their_definitions():
     conflicts = [(d, s, t) for d, s, t in read if s != t]
     by_shape = sum(d == s for d, s, _ in conflicts)
     by_texture = sum(d == t for d, _, t in conflicts)
-    assert found["shape_accuracy"] == pytest.approx(np.mean([d == s for d, s, _ in read]))
-    assert found["texture_accuracy"] == pytest.approx(np.mean([d == t for d, _, t in read]))
+    assert found["shape_accuracy"] == pytest.approx(100 * np.mean([d == s for d, s, _ in read]))
+    assert found["texture_accuracy"] == pytest.approx(100 * np.mean([d == t for d, _, t in read]))
     assert found["shape_bias"] == by_shape / (by_shape + by_texture)
     assert found["by_neither"] == len(conflicts) - by_shape - by_texture
     same = measures(shape, shape, shape)
-    assert same["shape_bias"] is None and same["shape_accuracy"] == 1
+    assert same["shape_bias"] is None and same["shape_accuracy"] == 100
 
 
 def test_any_number_of_processes_decide_the_same(tmp_path, classifier):

@@ -62,11 +62,11 @@ hierarchical_table1_units | unit-32            | linear 73.31
 hierarchical_table4       | patch8             | linear 62.57
 hierarchical_table4       | patch16            | linear 67.41
 hierarchical_table4       | patch32            | linear 55.51
-hierarchical_table2       | ratio-0.1          | shape_accuracy 0.1352
-hierarchical_table2       | ratio-0.25         | shape_accuracy 0.2545
-hierarchical_table2       | ratio-0.5          | shape_accuracy 0.2458
-hierarchical_table2       | ratio-0.75         | shape_accuracy 0.2563
-hierarchical_table2       | ratio-0.9          | shape_accuracy 0.2014
+hierarchical_table2       | ratio-0.1          | shape_accuracy 13.52
+hierarchical_table2       | ratio-0.25         | shape_accuracy 25.45
+hierarchical_table2       | ratio-0.5          | shape_accuracy 24.58
+hierarchical_table2       | ratio-0.75         | shape_accuracy 25.63
+hierarchical_table2       | ratio-0.9          | shape_accuracy 20.14
 occlusion_table1          | random_init        | finetune 80.9    finetune,_300_epochs 82.1
 occlusion_table1          | mae                | finetune 83.1    psnr 22.2
 occlusion_table1          | rmae               | finetune 82.7    psnr 23.7

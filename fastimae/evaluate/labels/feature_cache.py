@@ -24,7 +24,7 @@ from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.settings import Precision
 from fastimae.evaluate.center_batches import CenterBatches
-from fastimae.evaluate.features import extract
+from fastimae.evaluate.features import extract, resolve_layer
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.options.base import Pool
 from fastimae.evaluate.origin import weights_digest
@@ -70,12 +70,14 @@ class FeatureStore:
     precision: Precision
     batch_size: int
     workers: int
+    layer: int = -1
+    """The block whose latents are pooled: see `resolve_layer`."""
 
     def features(self, images: Images) -> Features:
         """Read or compute the features of all images that can be read, in order.
 
         The file's name is a function of the encoder's weights, the images, their size and crop, the
-        pool and the precision. Raises DataError if no image can be read.
+        layer, the pool and the precision. Raises DataError if no image can be read.
         """
         path = self.folder / f"{self._key(images)}.safetensors"
         kept = read_features(path)
@@ -91,7 +93,9 @@ class FeatureStore:
         height, width = self.model.img_size
         precision = resolve_precision(self.precision, self.world.device)
         view = f"{height}x{width}{'-whole' * images.whole}"
-        return f"{self._encoder}-{images.fingerprint}-{view}-{self.pool}-{precision}"
+        block = resolve_layer(self.model, self.layer)
+        layer = f"-layer{block}" * (block < len(self.model.blocks) - 1)
+        return f"{self._encoder}-{images.fingerprint}-{view}{layer}-{self.pool}-{precision}"
 
     @functools.cached_property
     def _encoder(self) -> str:
@@ -124,7 +128,7 @@ class FeatureStore:
         )  # fmt: skip
         rows, labels = extract(
             self.model, batches, self.world.device, self.pool,
-            precision=self.precision, quiet=not self.world.is_main,
+            precision=self.precision, layer=self.layer, quiet=not self.world.is_main,
         )  # fmt: skip
         return Features(rows=rows, labels=labels, skipped=tuple(sorted(batches.bad)))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fastimae.engine.distributed import World
 from fastimae.engine.fail_together import fail_together
-from fastimae.evaluate.features import resolve_pool
+from fastimae.evaluate.features import resolve_layer, resolve_pool
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import match_training
 from fastimae.evaluate.labels.feature_cache import Features, FeatureStore
@@ -133,6 +133,7 @@ def feature_store(options: ProbeOptions, world: World, folder: Path) -> FeatureS
         folder=options.features_folder(),
         scratch=folder,
         world=world,
+        layer=resolve_layer(model, options.layer),
         pool=resolve_pool(model, options.pool),
         precision=options.precision,
         batch_size=min(options.batch_size, MAX_BATCH),

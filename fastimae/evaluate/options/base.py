@@ -1,4 +1,4 @@
-"""Options that every task of fastimae-eval has: model, images, output folder."""
+"""Options that every task of fastimae-eval has: model, output folder, and most: images."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def held_out(val: Path | None) -> Path:
 
 @dataclasses.dataclass(kw_only=True)
 class TaskOptions(ModelOptions):
-    """Options of every task: the model, the output folder, how to compute."""
+    """Options of every task: the model, the output folder."""
 
     recorded: ClassVar[tuple[str, ...]] = ()
     """Settings that run.yaml holds although others come from them: see `run_settings`."""
 
     tests: ClassVar[bool] = False
-    """Whether the task can take images to test on, --val."""
+    """Whether the task can take images to test on, --val, of any kind."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(aliases=["--finetune"])]
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face."""
@@ -63,8 +63,6 @@ class TaskOptions(ModelOptions):
     """Folder for all results. None: eval-TASK beside the checkpoint."""
     device: Free[str] = OutputSettings.device
     """cuda, cuda:N, cpu, or auto."""
-    batch_size: PositiveInt = 256
-    """Images per batch."""
     num_workers: Free[Count | None] = ReadSettings.num_workers
     """Threads that decode images; 0: the main thread does. None: one per core."""
     max_pixels: Expert[PositiveInt | None] = None
@@ -98,7 +96,7 @@ class TaskOptions(ModelOptions):
 
 @dataclasses.dataclass(kw_only=True)
 class EvalOptions(TaskOptions):
-    """Options of tasks that read images: which, and how."""
+    """Options of tasks that look at images: which ones, and how they are read."""
 
     tests = True
 
@@ -118,6 +116,8 @@ class EvalOptions(TaskOptions):
     """Label field of .beton files; "none": ignore labels. None: found by its name or type."""
     image_field: Expert[str | None] = None
     """Image field of .beton files. None: the one called image, or the only one."""
+    batch_size: PositiveInt = 256
+    """Images per batch."""
     value_range: Expert[tuple[float, float] | None] = None
     """LOW HIGH: values that become 0 and 255, in images of more than 8 bits. None: as in
     training."""
@@ -174,7 +174,7 @@ class EvalOptions(TaskOptions):
 
     def described(self) -> dict[str, Any]:
         """Return all settings for results.json; "crop" is that of the images to test on."""
-        return {"crop": self.crop_of(training_settings(self.checkpoint)), **plain_settings(self)}
+        return {"crop": self.crop_of(training_settings(self.checkpoint)), **super().described()}
 
     def val_images(self) -> Images:
         """Open the images of `val_source`."""

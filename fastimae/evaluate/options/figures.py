@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from fastimae.evaluate.options.base import Pool, SeveralOptions
+from fastimae.evaluate.options.labels import ProbeOptions
 from fastimae.evaluate.options.masks import MaskUnitOptions
 from fastimae.pictures.settings import PictureSettings
 from fastimae.settings import (
@@ -90,6 +91,8 @@ class TsneOptions(SeveralOptions):
     """Number of images, chosen at random."""
     pool: Pool = "avg"
     """Feature of an image: the class token (cls) or the mean of the patches (avg)."""
+    layer: int | None = ProbeOptions.layer
+    """Block whose output these are, from 0; -1 is the last. None: the last."""
     classes: PositiveInt | None = None
     """Draw only so many classes, chosen at random by the seed. None: all."""
     class_names: tuple[str, ...] = ()

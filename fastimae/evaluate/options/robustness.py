@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.settings import Precision, StepSettings
-from fastimae.evaluate.options.base import TaskOptions
+from fastimae.evaluate.options.base import EvalOptions, TaskOptions
 from fastimae.evaluate.options.labels import BEST
 from fastimae.loaders.errors import DataError
 from fastimae.paths import expanded
@@ -30,6 +30,8 @@ class ClassifierOptions(TaskOptions):
     input_size: tuple[PositiveInt, ...] | None = None
     """Size to test all of them at, in pixels: a side, or height and width. Positions follow. None:
     each file's."""
+    batch_size: PositiveInt = EvalOptions.batch_size
+    """Images per batch."""
     output_dir: Free[Path | None] = None
     """Folder for all results. None: eval-TASK beside the first classifier, or its eval- folder."""
     precision: Precision = StepSettings.precision

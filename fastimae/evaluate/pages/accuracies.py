@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fastimae.evaluate.options import finetune, labels, linear, mixtures
+from fastimae.evaluate import options
 from fastimae.evaluate.pages.evaluations import Evaluation
 from fastimae.evaluate.pages.runs import RunRecord
 from fastimae.evaluate.pages.tables import Cell, format_value
-from fastimae.evaluate.pages.titles import SCORES, in_order, title_of
+from fastimae.evaluate.pages.titles import in_order, scores_in
 from fastimae.interop.options import ModelOptions
 from fastimae.settings import free_settings
 
-_MODULES = (finetune, labels, linear, mixtures)
-"""Imported, so that `free_settings` knows the settings in them."""
-_MODEL = {"checkpoint", "others"} | {field.name for field in dataclasses.fields(ModelOptions)}
+for _module in pkgutil.iter_modules(options.__path__, f"{options.__name__}."):
+    importlib.import_module(_module.name)  # so that `free_settings` knows the settings in them
+_MODEL = {"checkpoint", "others", "classifier"} | {
+    field.name for field in dataclasses.fields(ModelOptions)
+}
 _PATHS = ("ffcv", "data_path", "val")
 _SIZES = ("classes", "train_images", "val_images")
 """Numbers of an evaluation that are no results, but depend on its images."""
@@ -29,6 +33,7 @@ Conditions = Mapping[str, Any]
 class Score(NamedTuple):
     """An accuracy of a run."""
 
+    title: str
     value: float
     item: Evaluation
 
@@ -66,18 +71,19 @@ def accuracies(records: Sequence[RunRecord]) -> Accuracies:
 
 def columns_of(records: Sequence[RunRecord]) -> dict[str, list[Score | None]]:
     """Return a column for each kind of accuracy, with a score for each run that has one."""
-    found = [{title_of(score.item): score for score in scores_of(record)} for record in records]
+    found = [{score.title: score for score in scores_of(record)} for record in records]
     items = in_order(score.item for scores in found for score in scores.values())
-    titles = dict.fromkeys(map(title_of, items))
-    return {title: [scores.get(title) for scores in found] for title in titles}
+    titles = dict.fromkeys(title for item in items for title in scores_in(item).values())
+    columns = {title: [scores.get(title) for scores in found] for title in titles}
+    return {title: scores for title, scores in columns.items() if any(scores)}
 
 
 def scores_of(record: RunRecord) -> list[Score]:
-    """Return the accuracies of a run, one for each evaluation that has any."""
+    """Return the accuracies of a run: those of each evaluation that has any."""
     return [
-        Score(float(item.numbers[name]), item)
+        Score(title, float(item.numbers[name]), item)
         for item in record.evaluations
-        for name in SCORES
+        for name, title in scores_in(item).items()
         if isinstance(item.numbers.get(name), int | float)
     ]
 

@@ -21,8 +21,10 @@ class Axis(NamedTuple):
 ACCURACY = Axis("Accuracy", "accuracy (%)")
 LOSS = Axis("Loss", "loss")
 PARTS = Axis("Loss, its parts", "loss")
+OVERLAP = Axis("Mean IoU", "mIoU (%)")
+PRECISION = Axis("Average precision", "AP (%)")
 RANK = Axis("RankMe", "effective rank of features")
-_FIRST = (ACCURACY, LOSS, PARTS)
+_FIRST = (ACCURACY, OVERLAP, PRECISION, LOSS, PARTS)
 _UNPLOTTED = ("epoch", "bad_samples")
 _AXES = {
     "train_lr": Axis("Learning rate", "learning rate"),
@@ -37,6 +39,11 @@ _TITLES = {
     "test_loss": "Test loss",
     "test_acc1": "Top-1 accuracy",
     "test_acc5": "Top-5 accuracy",
+    "test_mIoU": "Mean IoU",
+    "test_aAcc": "Accuracy of pixels",
+    "test_mAcc": "Mean accuracy of classes",
+    "test_AP": "AP of boxes",
+    "test_AP_mask": "AP of masks",
     "probe_linear_acc1": "Linear probe while training",
     "probe_knn_acc1": "Nearest neighbours while training",
     "probe_rankme": "RankMe while training",
@@ -79,8 +86,12 @@ def curves_over_each_other(logs: Mapping[str, Log], prefix: str = "") -> dict[st
 
 def axis_of(name: str) -> Axis:
     """Return the axis of the chart that shows a number of the log."""
-    if "acc" in name:
+    if "acc" in name.lower():
         return ACCURACY
+    if name.endswith("mIoU"):
+        return OVERLAP
+    if name.startswith("test_AP"):
+        return PRECISION
     if name.endswith("rankme"):
         return RANK
     if name != "train_lr" and name.startswith(("train_", "val_", "test_")):
@@ -94,7 +105,8 @@ def _rank(axis: Axis) -> tuple[bool, str]:
 
 def _title_of(name: str) -> str:
     """Return the title of a chart of this number alone."""
-    title = _AXES[name].title if name in _AXES else name.replace("_", " ").capitalize()
+    words = name.replace("_", " ")
+    title = _AXES[name].title if name in _AXES else words[:1].upper() + words[1:]
     return _TITLES.get(name, title)
 
 

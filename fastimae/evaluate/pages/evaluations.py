@@ -59,13 +59,24 @@ class Evaluation:
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The results that are lists of rows, with the columns of earlier versions told apart."""
+        """The results that are lists of rows, with the columns of earlier versions told apart.
+
+        And those that are a number for each class, as the IoU.
+        """
         old = _OLD_COLUMNS.get(self.task, {})
+        listed = {name: _rows(name, value) for name, value in self.numbers.items()}
         return {
             name: [{old.get(key, key): value for key, value in row.items()} for row in rows]
-            for name, rows in self.numbers.items()
-            if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+            for name, rows in listed.items()
+            if rows and all(isinstance(row, dict) for row in rows)
         }
+
+
+def _rows(name: str, value: Any) -> list[Any]:
+    """Return the rows of a table; [] of anything else. name: of the column, of a dict by class."""
+    if isinstance(value, dict):
+        return [{"class": str(key), name: number} for key, number in value.items()]
+    return value if isinstance(value, list) else []
 
 
 def read_evaluations(run: Path) -> list[Evaluation]:

@@ -94,7 +94,7 @@ def decisions(logits_BK: Tensor, share_KG: Tensor) -> Tensor:
 def measures(
     decided_N: NDArray[np.int64], shape_N: NDArray[np.int64], texture_N: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Return accuracies, as shares, and the bias of decisions about all images or some.
+    """Return accuracies in percent and the bias of decisions about all images or some.
 
     decided_N: UNREAD for images that could not be read. "shape_accuracy" and "texture_accuracy" are
     shares of all images that were read; "shape_bias" = shape / (shape + texture), None without
@@ -106,8 +106,8 @@ def measures(
     shape, texture = int((by_shape & conflict).sum()), int((by_texture & conflict).sum())
     count = max(int(read.sum()), 1)
     return {
-        "shape_accuracy": int((by_shape & read).sum()) / count,
-        "texture_accuracy": int((by_texture & read).sum()) / count,
+        "shape_accuracy": 100 * int((by_shape & read).sum()) / count,
+        "texture_accuracy": 100 * int((by_texture & read).sum()) / count,
         "shape_bias": shape / (shape + texture) if shape + texture else None,
         "by_shape": shape,
         "by_texture": texture,

@@ -19,7 +19,7 @@ from fastimae.evaluate.pages.titles import in_order, title_of
 from fastimae.folders import write_text
 from fastimae.log import log
 
-ACCURACIES = "Accuracies (top-1, %)"
+ACCURACIES = "Accuracies (%), top-1 unless named"
 LEGEND = "The best of those measured alike, on the same images with the same settings."
 NOT_ALIKE = "Losses of different objectives or targets cannot be compared."
 _DEFINE_THE_LOSS = ("objective", "norm_pix_loss", "targets", "teacher", "distill_weight")

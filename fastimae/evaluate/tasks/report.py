@@ -11,7 +11,7 @@ from fastimae.evaluate.pages.evaluations import Evaluation
 from fastimae.evaluate.pages.page import Section, render
 from fastimae.evaluate.pages.runs import RunRecord, check_folder, read_run
 from fastimae.evaluate.pages.starts import UNKNOWN, facts_of, parse_date, table_of, when
-from fastimae.evaluate.pages.titles import SCORES, TITLES, UNITS, in_order, title_of
+from fastimae.evaluate.pages.titles import TITLES, in_order, scores_in, title_of, unit_of
 from fastimae.evaluate.result_files import FORMERLY
 from fastimae.folders import write_text
 from fastimae.locks import file_to_write
@@ -76,10 +76,10 @@ def headline(record: RunRecord) -> dict[str, Any]:
     """Return the numbers that a reader looks for first."""
     values: dict[str, Any] = {}
     for item in in_order(record.evaluations):
-        for key in SCORES:
-            if key in item.numbers:
-                epoch = f", {item.match.epoch}" if item.match.epoch else ""
-                values[f"{title_of(item)}: {UNITS[key]}{epoch}"] = item.numbers[key]
+        epoch = f", {item.match.epoch}" if item.match.epoch else ""
+        for key, title in scores_in(item).items():
+            known = f"{title}: {unit_of(key)}" if title == title_of(item) else f"{title} (%)"
+            values[f"{known}{epoch}"] = item.numbers[key]
     for name, value in (record.last_losses | record.last_probes).items():
         values[f"{name.replace('_', ' ')}, last"] = value
     if record.log and "img_per_s" in record.log[-1]:
@@ -107,7 +107,7 @@ def evaluation_section(item: Evaluation) -> Section:
     return Section(
         title=title_of(item),
         notes=[str(note) for note in notes if note],
-        cards={UNITS.get(name, name.replace("_", " ")): value for name, value in numbers.items()},
+        cards={unit_of(name): value for name, value in numbers.items()},
         charts=curves(item.log),
         tables={
             "" if name == "table" else name.replace("_", " "): rows

@@ -26,7 +26,7 @@ from fastimae.engine.distributed import alone
 from fastimae.evaluate.candidates import candidates_of, check_same_images
 from fastimae.evaluate.center_batches import CenterBatches
 from fastimae.evaluate.differences import labels_of
-from fastimae.evaluate.features import extract, resolve_pool
+from fastimae.evaluate.features import extract, resolve_layer, resolve_pool
 from fastimae.evaluate.figures.class_choice import named_classes, random_classes
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import class_name
@@ -35,6 +35,7 @@ from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.pages.tables import markdown
 from fastimae.evaluate.results import Results, open_results
 from fastimae.log import log
+from fastimae.models import MaskedAutoencoder
 from fastimae.pictures.picture_table import within
 from fastimae.pictures.plots import plain_style, plt, save_figure
 from fastimae.settings import ConfigError
@@ -60,7 +61,7 @@ def _embed_and_draw(options: TsneOptions, results: Results) -> None:
     candidates = candidates_of(options, device, encoder_only=True)
     check_same_images(candidates)
     first = candidates[0].model
-    pools = [resolve_pool(candidate.model, options.pool) for candidate in candidates]
+    views = [_view(candidate.model, options) for candidate in candidates]
     origin = origin_of(options.checkpoint, first)
     images = options.val_or_train_images()
     classes = chosen_classes(images, options)
@@ -69,8 +70,8 @@ def _embed_and_draw(options: TsneOptions, results: Results) -> None:
         channels=first.in_chans, indices=chosen_images(images, options, classes),
     )  # fmt: skip
     rows, panels, labels = [], [], np.empty(0, np.int64)
-    for candidate, pool, label in zip(candidates, pools, labels_of(candidates), strict=True):
-        features, labels = map(Tensor.numpy, extract(candidate.model, batches, device, pool))
+    for candidate, view, label in zip(candidates, views, labels_of(candidates), strict=True):
+        features, labels = map(Tensor.numpy, extract(candidate.model, batches, device, **view))
         _check_count(len(features))
         points, numbers = embed(features, labels, options.perplexity, options.seed)
         apart = numbers.get("silhouette_features")
@@ -79,6 +80,12 @@ def _embed_and_draw(options: TsneOptions, results: Results) -> None:
     draw(panels, labels, images.classes, results.picture(PICTURE))
     _save(rows, panels, labels, [class_name(images.classes, label) for label in classes], results,
           origin)  # fmt: skip
+
+
+def _view(model: MaskedAutoencoder, options: TsneOptions) -> dict[str, Any]:
+    """Return which features of a model are drawn: arguments of `extract`. Raises ConfigError."""
+    pool = resolve_pool(model, options.pool)
+    return {"pool": pool, "layer": resolve_layer(model, options.layer)}
 
 
 def chosen_classes(images: Images, options: TsneOptions) -> list[int]:

@@ -1,0 +1,85 @@
+"""Pages of tasks with other scores than one top-1 accuracy: segment, detect, robustness."""
+
+import json
+
+import pytest
+from html_page import Page
+
+from fastimae.cli import evaluate
+from fastimae.evaluate.pages.accuracies import accuracies
+from fastimae.evaluate.pages.curves import curves, curves_over_each_other
+from fastimae.evaluate.pages.runs import read_run
+
+SEGMENT = {"mIoU": 48.125, "aAcc": 83.5, "IoU": {"wall": 61.5, "sky": None}, "absent": ["sky"]}
+DETECT = {"AP": 39.7, "AP50": 61.0, "AP_mask": 36.4, "by_class": [{"class": "cat", "AP": 39.7}]}
+ROBUSTNESS = {"v2_acc1": 55.5, "mine_acc1": 9.25, "table": [{"set": "v2", "acc1": 55.5}]}
+SHAPE = {"shape_accuracy": 21.0, "texture_accuracy": 60.0, "shape_bias": 0.25}
+TASKS = {"segment": SEGMENT, "detect": DETECT, "robustness": ROBUSTNESS, "shapebias": SHAPE}
+SETTINGS = {"robustness": {"classifier": ["a/checkpoint-best.pth"], "sets": ["v2=imagenetv2"]}}
+LOG = [
+    {"epoch": epoch, "train_loss": 1.0, "test_mIoU": 40.0 + epoch, "test_aAcc": 80.0,
+     "test_AP": 30.0 + epoch, "test_AP_mask": 20.0, "test_AP50": 50.0}
+    for epoch in range(2)
+]  # fmt: skip
+
+
+def save_run(folder, tasks=TASKS, **settings):
+    (folder).mkdir(parents=True)
+    (folder / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0}\n')
+    for task, numbers in tasks.items():
+        place = folder / f"eval-{task}"
+        place.mkdir()
+        of_task = {**SETTINGS.get(task, {"epochs": 2}), **settings}
+        content = {"task": task, "numbers": numbers, "weights": "w", "settings": of_task}
+        (place / "results.json").write_text(json.dumps(content))
+        if task in ("segment", "detect"):
+            (place / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in LOG))
+    return folder
+
+
+def test_each_score_has_a_column_and_competes_with_its_like(tmp_path):
+    better = {"detect": {**DETECT, "AP": 41.0, "AP_mask": 35.0}, "robustness": {"v2_acc1": 57.0}}
+    first = save_run(tmp_path / "first")
+    other = save_run(tmp_path / "other", better, classifier=["b/checkpoint-best.pth"])
+    table = accuracies([read_run(first), read_run(other)])
+    texts = [
+        {name: cell and cell.text + "*" * cell.best for name, cell in row.items() if name != "run"}
+        for row in table.rows
+    ]
+    shape = "Shape bias: shape accuracy"
+    assert texts == [
+        {"Robustness: v2": "55.50", "Robustness: mine": "9.25", shape: "21.00",
+         "Segmentation: mIoU": "48.12", "Detection: box AP": "39.70",
+         "Detection: mask AP": "36.40*"},
+        {"Robustness: v2": "57.00*", "Robustness: mine": None, shape: None,
+         "Segmentation: mIoU": None, "Detection: box AP": "41.00*", "Detection: mask AP": "35.00"},
+    ]  # fmt: skip
+
+
+def test_a_log_of_overlap_and_precision_has_charts_of_their_own():
+    charts = {chart.title: [line.name for line in chart.lines] for chart in curves(LOG)}
+    assert charts == {
+        "Accuracy": ["test aAcc"],
+        "Average precision": ["test AP", "test AP mask", "test AP50"],
+        "Loss": ["loss"],
+        "Mean IoU": ["test mIoU"],
+    }
+    over = curves_over_each_other({"a": LOG, "b": LOG})
+    assert {name: chart.title for name, chart in over.items()} == {
+        "test_aAcc": "Accuracy of pixels", "test_AP": "AP of boxes", "test_AP50": "Test AP50",
+        "test_AP_mask": "AP of masks", "test_mIoU": "Mean IoU", "train_loss": "Training loss",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_the_pages_show_them(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [save_run(tmp_path / name) for name in ("one", "two")]
+    chosen = folders[:1] if command == "report" else folders
+    assert evaluate([command, *map(str, chosen)]) == 0
+    file = tmp_path / ("one/report.html" if command == "report" else "comparison/compare.html")
+    text = file.read_text()
+    Page(text)
+    masks = "mask AP (%)" if command == "report" else "AP of masks"
+    for words in ("Mean IoU", "48.12", "wall", masks, "Robustness: v2"):
+        assert words in text, words

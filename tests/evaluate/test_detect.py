@@ -1,0 +1,213 @@
+"""fastimae-eval detect: it learns scenes, resumes exactly, tests alike on any number of ranks."""
+
+import json
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+from shape_scenes import write_coco
+from tiny import save_run, tiny_model
+
+pytest.importorskip("faster_coco_eval")
+from engine.forked import launch
+
+from fastimae.cli import evaluate
+from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.evaluate.detection.objective import Detection
+from fastimae.evaluate.tasks import detect  # noqa: F401 - before processes are forked
+
+SIDE, SCENES = 96, 8
+BASE = "--num_workers 0 --device cpu --precision fp32 --input_size 96 --window 4 --batch_size 4"
+SMALL = "--head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 --pictures 1"
+LEARNING = (
+    "--head_channels 24 --proposals 48 --rpn_batch 48 --roi_batch 48 --anchor_sizes 24 48 96 192 "
+    "384 --epochs 2 --warmup_epochs 0.1 --lr 4e-3 --clip_grad 1 --layer_decay 1 --drop_path 0 "
+    "--no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
+)
+STEPS = 350
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder with a checkpoint and scenes; the last image to train on has no object."""
+    root = tmp_path_factory.mktemp("toy")
+    torch.manual_seed(0)
+    save_run(root / "mae", tiny_model(img_size=SIDE, embed_dim=48), num_heads=4)
+    write_coco(root / "coco", train=SCENES, val=3, size=SIDE)
+    return root
+
+
+def run(root, name, *flags, code=0):
+    """Run the task with the checkpoint and scenes of `root`; return its folder."""
+    words = [word for each in (BASE, *flags) for word in str(each).split()]
+    fixed = ["--checkpoint", str(root / "mae/checkpoint-last.pth"), "--coco", str(root / "coco")]
+    output = ["--output_dir", str(root / name)]
+    assert evaluate(["detect", *fixed, *output, *words]) == code
+    return root / name
+
+
+def numbers_of(folder):
+    return json.loads((folder / "results.json").read_text())["numbers"]
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+
+
+def annotations(root, split="train"):
+    return root / f"coco/annotations/instances_{split}2017.json"
+
+
+def changed(root, name, change, split="train"):
+    """Write an annotation file that `change` has changed, and return its path."""
+    content = json.loads(annotations(root, split).read_text())
+    change(content)
+    path = root / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+def repeat(content, times):
+    """List each image `times` times, so that an epoch is long and its test is rare."""
+    images, objects = content["images"], content["annotations"]
+    content["images"] = [
+        {**image, "id": image["id"] + 10_000 * k} for k in range(times) for image in images
+    ]
+    content["annotations"] = [
+        {**each, "image_id": each["image_id"] + 10_000 * k, "id": each["id"] + 1_000 * k}
+        for k in range(times) for each in objects
+    ]  # fmt: skip
+
+
+def test_it_learns_scenes_and_its_best_can_be_tested_again(toy):
+    train = changed(toy, "often.json", partial(repeat, times=STEPS * 4 // SCENES // 2))
+    data = f"--train_annotations {train} --val_annotations {annotations(toy)}"
+    folder = run(toy, "learns", LEARNING, data, "--save_detections")
+    numbers, lines = numbers_of(folder), lines_of(folder)
+    assert numbers["AP"] > 90 and numbers["AP_mask"] > 90
+    assert numbers["AP50"] > 99 and numbers["AP50_mask"] > 99
+    assert {"circle", "square", "triangle"} == {row["class"] for row in numbers["by_class"]}
+    assert numbers["AP"] == lines[-1]["test_AP"] and numbers["val_images"] == SCENES
+    parts = [f"train_{name}" for name in ("rpn_class", "rpn_box", "box_class", "box", "mask")]
+    assert lines[-1]["train_loss"] == pytest.approx(sum(lines[-1][name] for name in parts))
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"] / 2
+    for name in ("detections.png", "curves.png"):
+        assert Image.open(folder / name).size[0] > 300
+    found = json.loads((folder / "detections.json").read_text())
+    assert {row["category_id"] for row in found} <= {2, 5, 9}
+    best = load_checkpoint(folder / "checkpoint-best.pth")
+    assert best["metrics"]["test_AP"] == numbers["best_AP"]
+    again = numbers_of(run(toy, "learns", "--eval", data) / "eval")
+    assert again["AP"] == numbers["best_AP"] and again["AP_mask"] == numbers["best_AP_mask"]
+    assert numbers_of(folder) == numbers
+    # The detector's encoder can be evaluated like any other, and detects at another size.
+    larger = run(toy, "learns", "--eval --input_size 128 --score_threshold 0.5", data)
+    assert numbers_of(larger / "eval")["AP50"] > 50
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(toy, monkeypatch):
+    """Jitter, dropped paths, anchors and regions are drawn from keys of samples."""
+    flags = [SMALL, "--epochs 2 --warmup_epochs 1 --lr 1e-3 --log_steps 1 --drop_path 0.5"]
+    whole = run(toy, "whole", *flags)
+    for name, stop in (("within", 3), ("between", 2)):  # two steps an epoch
+        with monkeypatch.context() as patch:
+            calls, real = [], Detection.forward
+
+            def forward(self, batch, calls=calls, stop=stop, real=real):
+                calls.append(1)
+                if len(calls) == stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return real(self, batch)
+
+            patch.setattr(Detection, "forward", forward)
+            folder = run(toy, name, *flags, "--resume auto")
+            assert len(calls) == stop and not (folder / "results.json").exists()
+        torch.manual_seed(99)  # nothing depends on the generator's state
+        run(toy, name, *flags, "--resume auto --num_workers 2")
+        a, b = (load_checkpoint(path / "checkpoint-last.pth") for path in (whole, folder))
+        assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
+        assert a["loader"] == b["loader"] and a["epoch"] == 1
+        assert numbers_of(folder) == numbers_of(whole)
+        losses = [[line["train_loss"] for line in lines_of(path)] for path in (whole, folder)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    # A finished run keeps its results, and does not resume on other weights.
+    run(toy, "whole", *flags, "--resume auto")
+    assert numbers_of(whole) == numbers_of(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(toy):
+    """A detector after one epoch of training on two ranks."""
+    flags = [SMALL, "--epochs 1 --warmup_epochs 0 --lr 1e-3 --batch_size 2 --resume auto"]
+    work = partial(quiet, partial(run, toy, "two", *flags))
+    assert launch(toy, "train", 2, work)["codes"] == [0, 0]
+    return toy / "two"
+
+
+def quiet(work):
+    torch.set_num_threads(1)
+    work()
+    return 0
+
+
+def test_two_ranks_learn_and_test_as_one(toy, trained):
+    flags = [SMALL, "--epochs 1 --warmup_epochs 0 --lr 1e-3"]
+    alone = run(toy, "alone", *flags)
+    one, two = lines_of(alone)[0], lines_of(trained)[0]
+    # Losses are means over a rank's regions, and images have different numbers of them.
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=0.05)
+    threshold = "--eval --score_threshold 0"
+    both = partial(quiet, partial(run, toy, "two", threshold, "--output_dir", toy / "both",
+                                  "--resume", trained / "checkpoint-last.pth"))  # fmt: skip
+    assert launch(toy, "test", 2, both)["codes"] == [0, 0]
+    run(toy, "two", threshold, "--output_dir", toy / "one", "--resume",
+        trained / "checkpoint-last.pth")  # fmt: skip
+    results = [numbers_of(toy / name / "eval") for name in ("one", "both")]
+    assert results[0] == results[1] and results[0]["val_images"] == 3
+
+
+def test_broken_images_and_data_without_outlines(toy, capsys):
+    def break_and_bare(content):
+        content["images"][0]["file_name"] = "broken.jpg"
+        for each in content["annotations"]:
+            each.pop("segmentation")
+
+    for split in ("train", "val"):
+        (toy / f"coco/{split}2017/broken.jpg").write_bytes(b"no image")
+    paths = [changed(toy, f"bare_{s}.json", break_and_bare, s) for s in ("train", "val")]
+    data = f"--train_annotations {paths[0]} --val_annotations {paths[1]}"
+    folder = run(toy, "bare", SMALL, "--epochs 1 --lr 1e-3", data)
+    numbers = numbers_of(folder)
+    assert numbers["bad_samples"] == numbers["skipped_images"] == 1
+    assert "AP" in numbers and "AP_mask" not in numbers
+    assert "train_mask" not in lines_of(folder)[0]
+    assert "broken.jpg is skipped" in capsys.readouterr().err
+    assert numbers_of(run(toy, "bare", "--eval", data) / "eval")["AP"] == numbers["AP"]
+
+
+def error_of(capsys, root, name, *flags):
+    run(root, name, *flags, code=2)
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_errors_name_what_to_change(toy, trained, capsys):
+    refused = partial(error_of, capsys, toy, "refused")
+    assert "--input_size 100 is not a multiple of 32" in refused("--input_size 100")
+    assert "give one side" in refused("--input_size 96 128")
+    assert "--anchor_sizes: give 5 sizes" in refused("--anchor_sizes 8 16")
+    assert "--min_scale 2 is above --max_scale 1" in refused("--min_scale 2 --max_scale 1")
+    assert "there is no block 9" in refused("--global_blocks 9")
+    assert "--coco" in refused("--coco", toy / "nowhere")
+    mae = toy / "mae/checkpoint-last.pth"
+    assert "is a MAE, and --eval tests a detector" in refused("--eval --resume", mae)
+    assert "is a MAE, and this run trains a detector" in refused("--resume", mae)
+    renamed = changed(
+        toy, "renamed.json", lambda content: content["categories"][0].update(name="disc"), "val"
+    )
+    other = f"--val_annotations {renamed}"
+    assert "training does not know: disc (it knows 3: circle" in refused(other)
+    tested = ["--eval", other, "--resume", trained / "checkpoint-best.pth"]
+    assert "training does not know: disc" in refused(*tested)
