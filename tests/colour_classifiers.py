@@ -82,17 +82,25 @@ def save_probe(folder: Path, names: Sequence[str], colours, **args) -> Path:
     return save_probe_of(model, encoder, folder / "eval-linear" / BEST, names, colours)
 
 
-def save_probe_of(model, encoder: Path, path: Path, names: Sequence[str], colours) -> Path:
+def save_probe_of(
+    model, encoder: Path, path: Path, names: Sequence[str], colours, layer: int | None = None
+) -> Path:
     """Save a probe of the model in the file `encoder`, as linear does. Returns its path."""
     images = torch.tensor(np.stack([flat(colours[name]) for name in names]))
-    rows = features(model, images, "cls", "fp32")
-    layer = probe_layer(rows.shape[1], len(names)).eval()
+    rows = features(model, images, "cls", "fp32", -1 if layer is None else layer)
+    probe = probe_layer(rows.shape[1], len(names)).eval()
     with torch.no_grad():
-        layer[0].running_mean[:], layer[0].running_var[:] = rows.mean(0), rows.var(0)
-        layer[1].weight[:], layer[1].bias[:] = nearest(layer[0](rows))
+        probe[0].running_mean[:], probe[0].running_var[:] = rows.mean(0), rows.var(0)
+        probe[1].weight[:], probe[1].bias[:] = nearest(probe[0](rows))
     path.parent.mkdir(exist_ok=True)
-    settings = {"checkpoint": str(encoder), "pool": None, "seed": 0, CLASSES: list(names)}
+    settings = {
+        "checkpoint": str(encoder),
+        "pool": None,
+        "layer": layer,
+        "seed": 0,
+        CLASSES: list(names),
+    }
     settings |= {WEIGHTS: weights_digest(model.state_dict())}
-    content = {"model": layer.state_dict(), "args": settings, "epoch": 0}
+    content = {"model": probe.state_dict(), "args": settings, "epoch": 0}
     save_checkpoint(path, {**content, "fastimae_format": FORMAT})
     return path

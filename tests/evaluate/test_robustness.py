@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from colour_classifiers import palette, save_fine_tuned, save_flat, save_probe
+from colour_classifiers import palette, save_fine_tuned, save_flat, save_probe, save_probe_of
 from ranks_in_threads import in_two_ranks
 from tiny import HEADS, save_run, tiny_model
 from toy_images import save_splits
@@ -218,6 +218,18 @@ def test_the_encoder_of_a_probe_is_found_by_its_digest(tmp_path, capsys):
     assert run(*flags, "--checkpoint", tmp_path / "elsewhere.pth") == 0
     encoder.unlink()
     assert run(*flags) == 2 and refused(capsys, "which is not there", "as --checkpoint")
+
+
+def test_a_probe_of_an_earlier_block(tmp_path, capsys):
+    data, model = save_few(tmp_path / "data"), tiny_model()
+    encoder = save_run(tmp_path / "run", model)
+    probe = save_probe_of(model, encoder, tmp_path / "probe.pth", FEW, COLOURS, layer=0)
+    flags = ["--classifier", probe, "--sets", f"mine={data}", "--output_dir", tmp_path / "out"]
+    assert run(*flags) == 0 and results_of(tmp_path / "out")["numbers"]["mine_acc1"] == 100
+    content = load_checkpoint(probe)
+    content["model"]["1.query"] = content["model"].pop("1.bias")
+    save_checkpoint(probe, content)
+    assert run(*flags) == 2 and refused(capsys, probe, "a probe of another kind than linear")
 
 
 def test_a_probe_of_maes_code_has_its_encoder_with_it(tmp_path):

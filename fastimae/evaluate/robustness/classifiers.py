@@ -26,7 +26,6 @@ from fastimae.evaluate.finetuning.classifier import (
 )
 from fastimae.evaluate.labels.class_names import names_in
 from fastimae.evaluate.labels.probe_layer import probe_layer
-from fastimae.evaluate.options.base import Pool
 from fastimae.evaluate.options.robustness import ClassifierOptions
 from fastimae.evaluate.origin import BEGUN, origin_of
 from fastimae.evaluate.robustness.classes import imagenet
@@ -100,8 +99,10 @@ def _of_probe(
     layer.load_state_dict(probe.weights)
     model, layer = _frozen(probe.encoder, device), _frozen(layer, device)
 
-    def logits(pixels_BHWC: Tensor, pool: Pool | None = probe.pool) -> Tensor:
-        return layer(features(model, pixels_BHWC, pool, options.precision))
+    @torch.no_grad()
+    def logits(pixels_BHWC: Tensor) -> Tensor:
+        rows = features(model, pixels_BHWC, probe.pool, options.precision, probe.layer)
+        return layer(rows)
 
     return Classifier(
         candidate=Candidate(name=name, path=path, model=model, args=dict(model.args)),

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.checkpoint_file import WEIGHTS, CheckpointError, args_in
 from fastimae.evaluate.candidates import NO_FLAGS
-from fastimae.evaluate.features import load_encoder, resolve_pool
+from fastimae.evaluate.features import load_encoder, resolve_layer, resolve_pool
 from fastimae.evaluate.options.base import Pool
 from fastimae.evaluate.origin import origin_of
 from fastimae.interop.finetuned import HEAD, classifies_mean, is_probe
@@ -25,6 +25,7 @@ from fastimae.settings import Seeded
 
 _RUNNING = "0.running_mean"
 """A weight that only a probe of ours has under this name."""
+_LINEAR = {"1.weight", "1.bias"}
 Size = tuple[int, int] | None
 
 
@@ -37,6 +38,8 @@ class Probe(NamedTuple):
     args: Mapping[str, Any]
     """Settings of the probe's training; those in the file, if it is another program's."""
     pool: Pool
+    layer: int
+    """The block whose latents it is of: see `features`."""
     origin: dict[str, Any]
     """Of the encoder: see `origin_of`."""
 
@@ -54,6 +57,8 @@ def open_probe_file(
         content = load_checkpoint(path, mmap=True)
         weights = content.get("model")
         if isinstance(weights, dict) and _RUNNING in weights:
+            if not weights.keys() >= _LINEAR:
+                raise CheckpointError(f"--classifier {path} is a probe of another kind than linear")
             return _ours(path, content, encoder, of_model, size)
     of_file = {"use_ema": of_model.get("use_ema", False), "hints": of_model["hints"]}
     with quietly():
@@ -74,7 +79,8 @@ def _ours(
         flags["img_size"] = size
     file, model, origin = _find_encoder(path, args, given, flags)
     log.info("%s: a linear probe of %s", path, file)
-    return Probe(model, content["model"], args, resolve_pool(model, args.get("pool")), origin)
+    pool, layer = resolve_pool(model, args.get("pool")), resolve_layer(model, args.get("layer"))
+    return Probe(model, content["model"], args, pool, layer, origin)
 
 
 def _flags_in(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,4 +128,4 @@ def _maes(
     layers = {k.removeprefix(HEAD): v for k, v in weights.items() if k.startswith(HEAD)}
     pool: Pool = "avg" if classifies_mean(weights) else "cls"
     log.info("%s: a linear probe with its encoder", path)
-    return Probe(model, layers, dict(model.args), pool, origin_of(path, model))
+    return Probe(model, layers, dict(model.args), pool, -1, origin_of(path, model))
