@@ -89,6 +89,9 @@ class TaskOptions(ModelOptions):
         """Return how processes find each other."""
         return LaunchSettings()
 
+    def check_data(self) -> None:
+        """Raise ConfigError or DataError if images to test on are missing, before any is read."""
+
     def described(self) -> dict[str, Any]:
         """Return all settings for results.json."""
         return plain_settings(self)
@@ -125,6 +128,11 @@ class EvalOptions(TaskOptions):
     def of_model(self) -> dict[str, Any]:
         """As in `ModelOptions`."""
         return {**super().of_model(), "in_chans": self.in_chans}
+
+    def check_data(self) -> None:
+        """As in `TaskOptions`, for tasks that take --val."""
+        if self.tests:
+            self.val_source()
 
     def train_images(self) -> Images:
         """Open the images of --ffcv or --data_path. Raises ConfigError unless one is given."""

@@ -43,10 +43,11 @@ class ClassifierOptions(TaskOptions):
         self.require(len(self.classifier) > 0, "--classifier needs a file")
 
     def check_files(self) -> None:
-        """Raise CheckpointError for files of models that do not exist."""
+        """Raise CheckpointError or DataError for models and images that do not exist."""
         for path in filter(None, (*self.classifier, self.checkpoint)):
             if not path.exists():
                 raise CheckpointError(f"there is no checkpoint {path}")
+        self.check_data()
 
     def files(self) -> list[Path]:
         """Return the file of each classifier: the best one in the folder of a task."""
@@ -71,22 +72,26 @@ class RobustnessOptions(ClassifierOptions):
     """
 
     sets: tuple[FileNames, ...]
-    """NAME=DIR of each set: v2, r, a, sketch, objectnet, imagenet, or others by any name; a folder
-    for each class, called by its WordNet number, or a .beton file."""
+    """NAME=DIR of each: v2, r, a, sketch, objectnet, imagenet or another name; folders called by
+    WordNet numbers, or a .beton file."""
     own_classes: Expert[tuple[str, ...]] = ()
     """Names of sets, besides r and a, whose answer is the best of the set's own classes. Others:
     the best of all that the classifier knows."""
 
     def check(self) -> None:
-        """Raise ConfigError for values out of range, DataError for sets that do not exist."""
+        """Raise ConfigError for values out of range, and for sets without a name of their own."""
         super().check()
-        for name, path in self.places().items():
-            if not path.exists():
-                raise DataError(f"--sets {name}={path}: there is no such file or folder")
+        self.places()
         for name in self.own_classes:
             self.require(name in self.places(), f"--own_classes {name}: no set has this name")
             refused = f"--own_classes {name}: results have both figures of this set anyway"
             self.require(name != OBJECTNET, refused)
+
+    def check_data(self) -> None:
+        """Raise DataError for sets that do not exist."""
+        for name, path in self.places().items():
+            if not path.exists():
+                raise DataError(f"--sets {name}={path}: there is no such file or folder")
 
     def places(self) -> dict[str, Path]:
         """Return the path of each set by its name. Raises ConfigError."""
@@ -119,8 +124,7 @@ class ShapebiasOptions(ClassifierOptions):
     data: Path
     """Folder of the cue-conflict stimuli: files SHAPE1-TEXTURE2.png, flat or in subfolders."""
 
-    def check(self) -> None:
-        """Raise ConfigError for values out of range, DataError unless the folder exists."""
-        super().check()
+    def check_data(self) -> None:
+        """Raise DataError unless the folder exists."""
         if not self.data.is_dir():
             raise DataError(f"--data {self.data}: there is no such folder")

@@ -79,7 +79,6 @@ def load_classifiers(options: ClassifierOptions, device: torch.device) -> list[C
 
     options: flags that describe a model are for the first file; --input_size is for all.
     """
-    options.check_files()
     paths = options.files()
     own, size = options.of_model(), options.input_size and height_and_width(options.input_size)
     loaded = []

@@ -115,9 +115,7 @@ class Commands:
         def check() -> None:
             with naming(evaluation.flags, place):
                 task_module(evaluation.task)  # a missing library shows before hours of training
-                options = options_of(evaluation.task, command[2:])
-                if options.tests:
-                    options.val_source()
+                options_of(evaluation.task, command[2:]).check_data()
 
         return StudyRun(
             name=f"{cell.name}/{evaluation.name}", folder=folder, command=command,

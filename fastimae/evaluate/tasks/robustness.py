@@ -34,6 +34,7 @@ NOTE = "top-1 accuracy (%) of classifiers on sets that they were not trained for
 
 def run(options: RobustnessOptions) -> None:
     """Test, print the table, and write results.json and robustness.png."""
+    options.check_files()
     with (
         joined_processes(options) as world,
         open_results(options, "robustness", world=world) as results,

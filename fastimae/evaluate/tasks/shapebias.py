@@ -52,6 +52,7 @@ Row = dict[str, Any]
 
 def run(options: ShapebiasOptions) -> None:
     """Measure, print the table, and write results.json and shapebias.png."""
+    options.check_files()
     with (
         joined_processes(options) as world,
         open_results(options, "shapebias", world=world) as results,
