@@ -20,7 +20,8 @@ from fastimae.folders import FolderError, new_folder
 TRAIN = "train --model mae_vit_nano_patch16 --input_size 32 --batch_size 8 --num_workers 0"
 FOLDERS = "--output_dir new/deep/out --log_dir new/other/log"
 EVAL = "--num_workers 0 --device cpu"
-OF_CHECKPOINTS = [task for task in TASKS if task not in ("study", "report", "compare")]
+OTHERS = ("study", "report", "compare", "robustness", "shapebias")
+OF_CHECKPOINTS = [task for task in TASKS if task not in OTHERS]
 MORE = {"separability": "--teacher mae/checkpoint-last.pth"}
 FAILS = [
     f"{TRAIN} --data_path nowhere {FOLDERS}",
@@ -44,6 +45,19 @@ FAILS = [
     "evaluate study same_class_ratio --data_path images --output_dir new/deep/out --only x",
     f"evaluate finetune {EVAL} --checkpoint mae/checkpoint-last.pth --data_path flat {FOLDERS}",
     f"evaluate knn {EVAL} --checkpoint mae/checkpoint-last.pth --data_path flat --feature_dir new",
+    *(
+        f"evaluate {task} {EVAL} --classifier {file} {images} {where}"
+        for task, images in (
+            ("robustness", "--sets mine=images/val"),
+            ("robustness", "--sets mine=no_images"),
+            ("shapebias", "--data no_images"),
+            ("shapebias", "--data images"),
+        )
+        for file, where in (
+            ("broken.pth", "--output_dir new/deep/out"),
+            ("mae/checkpoint-last.pth", ""),
+        )
+    ),
     *(
         f"evaluate {task} {EVAL} {MORE.get(task, '')} --checkpoint {checkpoint} "
         f"--data_path {images} {where}"

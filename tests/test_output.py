@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from colour_classifiers import palette, save_flat, save_probe_of
 from PIL import Image
 from shape_scenes import write_segmentation
 from tiny import save_run, tiny_model
@@ -25,6 +26,7 @@ from fastimae.config import run_settings
 from fastimae.demo import __main__ as demo
 from fastimae.engine.run_file import RUN_FILE, read_run_file
 from fastimae.evaluate.command import TASKS, options_of
+from fastimae.evaluate.robustness.classes import categories
 from fastimae.loaders import BetonReader
 from fastimae.locks import LOCK, file_to_write, folder_to_write
 from fastimae.settings import plain_settings
@@ -42,10 +44,17 @@ SMALL = {
     "attention": "--samples 1 --layers 0",
     "cluster": "--k 3",
     "tsne": "--samples 20 --perplexity 3",
+    "robustness": "--classifier {probe} --sets mine={images}/val",
+    "shapebias": "--classifier {probe} --data {stimuli}",
 }
 """Flags that make a task quick."""
-DATA = {"segment": "{scenes}"}
-"""Other images than those that most tasks take."""
+DATA = {
+    "segment": "--data_path {scenes}",
+    "robustness": "",
+    "shapebias": "",
+}
+"""The flags for images of tasks that take others than most do."""
+CLASSES = ["a_red", "b_green", "c_blue", *categories()]
 OF_CHECKPOINTS = [task for task in TASKS if task not in ("study", "report", "compare")]
 TRAIN = (
     "--synthetic --synthetic_samples 16 --model mae_vit_nano_patch16 --input_size 32 "
@@ -59,9 +68,14 @@ def places(tmp_path):
     save_splits(tmp_path / "images", 8)
     write_segmentation(tmp_path / "scenes", train=8, val=1, size=32)
     names = {name: tmp_path / name for name in ("images", "scenes", "out")} | {"root": tmp_path}
-    for name, heads in (("imae", 2), ("mae", 1)):
-        names[name] = save_run(tmp_path / name, tiny_model(heads=heads))
+    for name, heads in (("mae", 1), ("imae", 2)):
+        model = tiny_model(heads=heads)
+        names[name] = save_run(tmp_path / name, model)
         (tmp_path / name / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0}\n')
+    names["probe"], colours = tmp_path / "imae" / "probe.pth", palette(CLASSES)
+    save_probe_of(model, names["imae"], names["probe"], CLASSES, colours)
+    names["stimuli"] = tmp_path / "stimuli"
+    save_flat(names["stimuli"] / "cat1-dog2.png", colours["cat"])
     return names
 
 
@@ -74,7 +88,8 @@ def call(places, command):
 
 
 def task_command(task):
-    flags = f"--device cpu --num_workers 0 --data_path {DATA.get(task, '{images}')}"
+    images = DATA.get(task, "--data_path {images}")
+    flags = f"--device cpu --num_workers 0 {images}"
     return f"fastimae-eval {task} --checkpoint {{imae}} {flags} {SMALL.get(task, '')}"
 
 

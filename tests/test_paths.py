@@ -21,7 +21,7 @@ from fastimae.settings import ConfigError
 
 NO_PATHS = {
     *("device", "recipe", "objective", "model", "teach_model", "dist_url", "aa"),
-    *("label_field", "image_field", "class_names", "wandb"),
+    *("label_field", "image_field", "class_names", "own_classes", "wandb"),
     *("train_flags", "launcher"),  # words of commands
     *("set", "only", "resolution_schedule"),
 }

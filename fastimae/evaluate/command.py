@@ -33,6 +33,7 @@ from fastimae.evaluate.options.linear import LinearOptions
 from fastimae.evaluate.options.mixtures import MixtureprobeOptions, SeparabilityOptions
 from fastimae.evaluate.options.msem import MsemOptions, recipe_for
 from fastimae.evaluate.options.pages import CompareOptions, ReportOptions
+from fastimae.evaluate.options.robustness import RobustnessOptions, ShapebiasOptions
 from fastimae.evaluate.options.segment import SegmentOptions
 from fastimae.evaluate.options.study import StudyOptions
 from fastimae.evaluate.studies.shipped import SHIPPED
@@ -93,6 +94,10 @@ TASKS = {
         file=BEST,
     ),
     "mixtureprobe": Task(MixtureprobeOptions, "classes read from the latents of mixtures"),
+    "robustness": Task(
+        RobustnessOptions, "classifiers on ImageNet's variants: v2, R, A, ...", several=True
+    ),
+    "shapebias": Task(ShapebiasOptions, "whether classifiers go by shape or texture", several=True),
     "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),
     "segment": Task(
         SegmentOptions,

@@ -22,6 +22,7 @@ from fastimae.loaders import BetonReader
 from fastimae.loaders.beton.image import open_sample
 from fastimae.loaders.beton.native_image import NativeImage
 from fastimae.loaders.errors import DataError
+from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.images.bands import AnyImage, BandImage, check_form
 from fastimae.loaders.images.decode import errors_skip
 from fastimae.loaders.images.limits import max_pixels, value_range
@@ -117,6 +118,18 @@ class Images(Dataset[tuple[Image.Image, int]]):
         images._files = _digest(self._files, positions)
         images.identity = functools.partial(_part_of, self.identity, positions)
         images.chosen = hashlib.sha256(self.chosen.encode() + positions).hexdigest()[:16]
+        return images
+
+    def trimmed(self, border: int) -> Images:
+        """Return the images without so many pixels at each edge; one that is all border is bad."""
+        images = self._copy()
+        images._open = functools.partial(_inside, border, self._open)
+        return images
+
+    def seen(self, *, whole: bool) -> Images:
+        """Return the images to be resized `whole`, or to be cropped."""
+        images = self._copy()
+        images.whole = whole
         return images
 
     def _copy(self) -> Images:
@@ -226,6 +239,15 @@ def _open_folder(path: Path, channels: int | None) -> Images:
 def _one_of(indices: NDArray[np.int64], get: Callable[[int], Any], index: int) -> Any:
     """Return what `get` has at position `index` of `indices`."""
     return get(int(indices[index]))
+
+
+def _inside(border: int, get: Callable[[int], AnyImage], index: int) -> AnyImage:
+    """Return an image without its border. Raises SkipImage if nothing is left."""
+    image = get(index)
+    right, bottom = image.width - border, image.height - border
+    if min(right, bottom) <= border:
+        raise SkipImage(f"{image.width} x {image.height} pixels are all border")
+    return image.crop((border, border, right, bottom))
 
 
 def _part_of(identity: Callable[[], str], positions: bytes) -> str:

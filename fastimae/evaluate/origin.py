@@ -14,7 +14,8 @@ from fastimae.engine.checkpoint import CheckpointError, load_checkpoint, model_w
 from fastimae.engine.checkpoint_file import RUN, WEIGHTS, args_in
 
 BEGUN = "begun"
-"""Key of `read_origin`: the digest of the weights that a classifier was trained from."""
+"""Key of `read_origin` and of results.json: the digest of the weights that a classifier was trained
+from."""
 _ENCODER = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.", "fc_norm.")
 
 
@@ -92,7 +93,7 @@ def check_result_is_of(path: Path, results: Mapping[str, Any], folder: Path) -> 
     """
     if results.get("epoch") is None or not path.is_file():
         return
-    if read_origin(path)[WEIGHTS] != results[WEIGHTS]:
+    if read_origin(path)[WEIGHTS] not in (results[WEIGHTS], results.get(BEGUN)):
         raise CheckpointError(
             f"{folder} has results of other weights than {path} holds now: remove it, or choose "
             "another --output_dir"

@@ -27,7 +27,7 @@ class Results:
     """The results of one run of a task, as they are made."""
 
     def __init__(self, folder: Path, task: str, options: Any, world: World = ALONE) -> None:
-        """folder: must exist. options: an `TaskOptions`, or those of a study."""
+        """folder: must exist. options: a `TaskOptions`, or those of a study."""
         self.folder, self.task, self.options, self.world = folder, task, options, world
         self.run_file = RunFile(folder, _recorded(options))
         """For a `Trainer` in this folder; without one, `save` writes it."""

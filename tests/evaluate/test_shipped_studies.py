@@ -1,6 +1,7 @@
 """The studies that come with FastIMAE: the papers' numbers, and flags that all commands take."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,11 @@ hierarchical_table1_units | unit-32            | linear 73.31
 hierarchical_table4       | patch8             | linear 62.57
 hierarchical_table4       | patch16            | linear 67.41
 hierarchical_table4       | patch32            | linear 55.51
+hierarchical_table2       | ratio-0.1          | shape_accuracy 13.52
+hierarchical_table2       | ratio-0.25         | shape_accuracy 25.45
+hierarchical_table2       | ratio-0.5          | shape_accuracy 24.58
+hierarchical_table2       | ratio-0.75         | shape_accuracy 25.63
+hierarchical_table2       | ratio-0.9          | shape_accuracy 20.14
 occlusion_table1          | random_init        | finetune 80.9    finetune,_300_epochs 82.1
 occlusion_table1          | mae                | finetune 83.1    psnr 22.2
 occlusion_table1          | rmae               | finetune 82.7    psnr 23.7
@@ -101,6 +107,22 @@ occlusion_table8          | rmae               | linear 25.9   finetune 82.1   f
 occlusion_table8          | cmae               | linear 20.1   finetune 82.1   finetune,_10_% 61.9
 """
 
+# The robustness columns are as the tables print them: IN1K IN-v2 OJN IN-R IN-A IN-S.
+ROBUSTNESS = """
+hierarchical_table1_ratios_robustness | ratio-0.1  | 47.45 34.72 9.42 14.63 2.00 7.25
+hierarchical_table1_ratios_robustness | ratio-0.25 | 53.58 40.34 11.54 18.68 2.49 10.27
+hierarchical_table1_ratios_robustness | ratio-0.5  | 60.07 46.71 13.94 22.44 2.89 12.58
+hierarchical_table1_ratios_robustness | ratio-0.75 | 67.41 54.23 18.24 25.20 3.76 15.51
+hierarchical_table1_ratios_robustness | ratio-0.9  | 62.97 49.52 15.87 19.11 2.76 10.46
+hierarchical_table1_units_robustness | unit-8     | 62.57 49.17 13.44 19.42 3.73 10.73
+hierarchical_table1_units_robustness | unit-16    | 68.96 55.94 13.73 24.23 6.29 18.81
+hierarchical_table1_units_robustness | unit-32    | 73.31 61.35 19.03 27.84 12.69 28.30
+hierarchical_table4_robustness | patch8     | 62.57 49.17 13.44 19.42 3.73 10.73
+hierarchical_table4_robustness | patch16    | 67.41 54.23 18.24 25.20 3.76 15.51
+hierarchical_table4_robustness | patch32    | 55.51 42.35 13.46 18.70 1.89 9.48
+"""
+COLUMNS = ("linear", "v2", "objectnet", "r", "a", "sketch")
+
 
 def numbers_of_papers():
     """Return {study: {row: {column: number}}} of the table above."""
@@ -109,6 +131,10 @@ def numbers_of_papers():
         study, row, cells = map(str.strip, line.split("|"))
         words = [word.replace("_", " ") if "," in word else word for word in cells.split()]
         numbers = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+        found.setdefault(study, {})[row] = numbers
+    for line in ROBUSTNESS.strip().splitlines():
+        study, row, cells = map(str.strip, line.split("|"))
+        numbers = dict(zip(COLUMNS, map(float, cells.split()), strict=True))
         found.setdefault(study, {})[row] = numbers
     return found
 
@@ -126,6 +152,10 @@ def images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.beton", "b.beton"):
         (tmp_path / name).touch()
+    sets = read_study(find_study("hierarchical_table4_robustness")).evaluations["robustness"]
+    for name in sets.flags["sets"].value:
+        (tmp_path / name.partition("=")[2]).mkdir()
+    (tmp_path / "style-transfer-preprocessed-512").mkdir()
 
 
 def test_the_numbers_are_the_papers():
@@ -234,6 +264,30 @@ def test_the_models_of_the_hierarchical_paper():
         f"mae_vit_base_patch{side}" for side in (8, 16, 32)
     ]
     assert set(flags("hierarchical_table4", "--mask_patch_size")) == {"None"}
+
+
+@pytest.mark.parametrize("name", ["table1_ratios", "table1_units", "table4"])
+@pytest.mark.usefixtures("images")
+def test_robustness_is_of_the_probes_of_the_same_models(name):
+    """So that in one folder none is trained twice."""
+    probed = {run.name: run.words for run in commands_of(f"hierarchical_{name}").runs()}
+    runs = {run.name: run for run in commands_of(f"hierarchical_{name}_robustness").runs()}
+    tested = {name: run for name, run in runs.items() if name.endswith("/robustness")}
+    assert {name: run.words for name, run in runs.items() if name not in tested} == probed
+    for cell, run in ((name.partition("/")[0], run) for name, run in tested.items()):
+        options = options_of("robustness", run.command[2:])
+        assert options.checkpoint == Path(f"study/{cell}/checkpoint-last.pth")
+        assert options.classifier == (Path(f"study/{cell}/eval-linear/checkpoint-best.pth"),)
+        assert tuple(options.places()) == COLUMNS[1:] and f"{cell}/linear" in run.needs
+        assert "--val" not in run.command and "--ffcv" not in run.command
+
+
+@pytest.mark.usefixtures("images")
+def test_shape_bias_is_of_the_models_of_table_1():
+    runs = {run.name: run.words for run in commands_of("hierarchical_table2").runs()}
+    table1 = {run.name: run.words for run in commands_of("hierarchical_table1_ratios").runs()}
+    assert table1.items() <= runs.items()
+    assert {name.partition("/")[2] for name in runs} == {"", "linear", "shapebias"}
 
 
 def test_the_models_of_the_occlusion_paper():

@@ -105,12 +105,14 @@ def _load_encoder(model: VisionTransformer, encoder: MaskedAutoencoder) -> None:
         raise RuntimeError(f"timm's vision transformer has other parts than ours: {result}")
 
 
-def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dict[str, Tensor]]:
+def load_classifier(
+    path: Path, *, flag: str = "--resume", **of_model: Any
+) -> tuple[MaskedAutoencoder, dict[str, Tensor]]:
     """Load the encoder in a classifier's file, and all of its weights under timm's names.
 
-    The file is ours, or has timm's names, as MAE's has. of_model: the user's flags for it, as
-    `load_model` takes them; nothing is adapted. Raises CheckpointError, and ConfigError if it is no
-    classifier.
+    The file is ours, or has timm's names, as MAE's has. flag: the one that names it. of_model: the
+    user's flags for it, as `load_model` takes them; nothing is adapted. Raises CheckpointError, and
+    ConfigError if it is no classifier.
     """
     of_file = {"use_ema": of_model.pop("use_ema", False), "hints": of_model.pop("hints")}
     of_model.pop("in_chans", None)
@@ -118,14 +120,14 @@ def load_classifier(path: Path, **of_model: Any) -> tuple[MaskedAutoencoder, dic
     weights = dict(checkpoint.weights)
     if is_probe(weights):
         raise ConfigError(
-            f"--resume {path} is {describe(weights)}, no fine-tuned classifier: give it as "
+            f"{flag} {path} is {describe(weights)}, no fine-tuned classifier: give it as "
             "--checkpoint, for its encoder's features; fastimae-eval linear trains such a probe"
         )
     if "head.bias" not in weights:
-        raise ConfigError(f"--resume {path} is not a classifier: fine-tune one first")
+        raise ConfigError(f"{flag} {path} is not a classifier: fine-tune one first")
     if checkpoint.args.get(CLASSIFIED) == "avg" and not classifies_mean(weights):
         raise ConfigError(
-            f"--resume {path} is a classifier of the mean of normalised latents, which has no "
+            f"{flag} {path} is a classifier of the mean of normalised latents, which has no "
             "fc_norm: it cannot be tested here; give it as --checkpoint to fine-tune it"
         )
     log.info("%s: %s; all of it is loaded", path, describe(weights))

@@ -52,6 +52,9 @@ class TaskOptions(ModelOptions):
     recorded: ClassVar[tuple[str, ...]] = ()
     """Settings that run.yaml holds although others come from them: see `run_settings`."""
 
+    tests: ClassVar[bool] = False
+    """Whether the task can take images to test on, --val, of any kind."""
+
     checkpoint: Annotated[Path, tyro.conf.arg(aliases=["--finetune"])]
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face."""
     config: Free[Path | None] = OutputSettings.config
@@ -86,6 +89,9 @@ class TaskOptions(ModelOptions):
         """Return how processes find each other."""
         return LaunchSettings()
 
+    def check_data(self) -> None:
+        """Raise ConfigError or DataError if images to test on are missing, before any is read."""
+
     def described(self) -> dict[str, Any]:
         """Return all settings for results.json."""
         return plain_settings(self)
@@ -95,8 +101,7 @@ class TaskOptions(ModelOptions):
 class EvalOptions(TaskOptions):
     """Options of tasks that look at images: which ones, and how they are read."""
 
-    tests: ClassVar[bool] = True
-    """Whether the task can take images to test on, --val."""
+    tests = True
 
     input_size: tuple[PositiveInt, ...] | None = None
     """Size to read images at, in pixels: a side, or height and width. Positions follow. None: the
@@ -123,6 +128,11 @@ class EvalOptions(TaskOptions):
     def of_model(self) -> dict[str, Any]:
         """As in `ModelOptions`."""
         return {**super().of_model(), "in_chans": self.in_chans}
+
+    def check_data(self) -> None:
+        """As in `TaskOptions`, for tasks that take --val."""
+        if self.tests:
+            self.val_source()
 
     def train_images(self) -> Images:
         """Open the images of --ffcv or --data_path. Raises ConfigError unless one is given."""

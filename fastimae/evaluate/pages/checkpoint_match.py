@@ -64,7 +64,7 @@ def match_checkpoint(content: Mapping[str, Any], checkpoints: Checkpoints) -> Ch
     newest = origins.get(checkpoints.newest)
     if newest is None:
         return CheckpointMatch(note="there is no checkpoint to compare it with", epoch=epoch)
-    same = [path for path, origin in origins.items() if origin[WEIGHTS] == content[WEIGHTS]]
+    same = [path for path, origin in origins.items() if is_of(origin, content)]
     if checkpoints.newest in same:
         return CheckpointMatch()
     if same:
@@ -84,6 +84,17 @@ def match_beside(content: Mapping[str, Any], checkpoints: Checkpoints) -> Checkp
     if checkpoints.read(checkpoints.newest).get(BEGUN) == content[WEIGHTS]:
         return CheckpointMatch()
     return match_checkpoint(content, checkpoints)
+
+
+def is_of(origin: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Return whether a results.json is of the weights in a checkpoint, or of a classifier on them.
+
+    Only results of classifiers say what these began from. Such results may lie in the folder of the
+    classifier's training, or in that of the encoder's.
+    """
+    begun = content.get(BEGUN)
+    kin = begun is not None and begun in (origin[WEIGHTS], origin.get(BEGUN))
+    return kin or origin[WEIGHTS] == content[WEIGHTS]
 
 
 def _epoch(origin: Mapping[str, Any]) -> str:

@@ -101,7 +101,8 @@ class Commands:
         values, needs = resolved(evaluation.flags, task.options, known)
         folder, checkpoint = self.folder(cell, evaluation.name), self.checkpoint(cell)
         place = self.study.content.place("evaluations", evaluation.name)
-        own = {"checkpoint": checkpoint} | self._data(values) | self._common(cell)
+        own = {"checkpoint": checkpoint} | (self._data(values) if "ffcv" in has else {})
+        own |= self._common(cell)
         if self.options.val and task.options.tests:
             own |= {"val": self.options.val}
         own |= {"output_dir": folder}
@@ -114,9 +115,7 @@ class Commands:
         def check() -> None:
             with naming(evaluation.flags, place):
                 task_module(evaluation.task)  # a missing library shows before hours of training
-                options = options_of(evaluation.task, command[2:])
-                if options.tests:
-                    options.val_source()
+                options_of(evaluation.task, command[2:]).check_data()
 
         return StudyRun(
             name=f"{cell.name}/{evaluation.name}", folder=folder, command=command,

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastimae.config import parsed_settings
 from fastimae.evaluate.command import TASKS
-from fastimae.evaluate.options.base import EvalOptions
+from fastimae.evaluate.options.base import TaskOptions
 from fastimae.evaluate.pages.tables import is_number
 from fastimae.evaluate.studies.content import Content
 from fastimae.evaluate.studies.flag_words import Flag
@@ -150,7 +150,7 @@ def _values(content: Content, flag: Flag, *keys: str) -> list[Flag]:
 def _evaluation(content: Content, name: str) -> Evaluation:
     keys = ("evaluations", name)
     task = content.text(*keys, "task") or name
-    tasks = [each for each, its in TASKS.items() if issubclass(its.options, EvalOptions)]
+    tasks = [each for each, its in TASKS.items() if issubclass(its.options, TaskOptions)]
     if task not in tasks:
         near = did_you_mean(task, tasks) or f": its task is one of {', '.join(tasks)}"
         raise content.error(f"there is no task {task}{near}", *keys)

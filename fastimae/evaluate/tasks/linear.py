@@ -24,6 +24,7 @@ from fastimae.evaluate.labels.classification import Classification
 from fastimae.evaluate.labels.cropped_features import CroppedFeatures
 from fastimae.evaluate.labels.feature_cache import Features
 from fastimae.evaluate.labels.probe import ProbeData, Tested, open_probe, probe_data
+from fastimae.evaluate.labels.probe_layer import probe_layer
 from fastimae.evaluate.labels.processes import joined_processes
 from fastimae.evaluate.labels.training import train_classifier
 from fastimae.evaluate.options.linear import LinearOptions
@@ -36,7 +37,6 @@ from fastimae.settings import plain_settings
 from fastimae.trained import training_settings
 
 MOMENTUM = 0.9
-NORM_EPS = 1e-6
 IN_FP32 = StepSettings(precision="fp32", compile="off")
 
 
@@ -126,11 +126,10 @@ def _sizes(data: Tested, loader: EpochLoader) -> dict[str, Any]:
 def build_probe(data: Tested, seed: int) -> nn.Sequential:
     """Return batch normalisation and a linear layer: float [B, D] -> [B, K]."""
     torch.manual_seed(seed)
-    width = data.val.rows.shape[1]
-    head = nn.Linear(width, data.classes)
-    nn.init.trunc_normal_(head.weight, std=0.01)
-    nn.init.zeros_(head.bias)
-    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=NORM_EPS), head)
+    probe = probe_layer(data.val.rows.shape[1], data.classes)
+    nn.init.trunc_normal_(probe[1].weight, std=0.01)
+    nn.init.zeros_(probe[1].bias)
+    return probe
 
 
 def build_optimizer(module: nn.Module, options: LinearOptions, lr: float) -> torch.optim.Optimizer:

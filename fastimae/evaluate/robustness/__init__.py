@@ -1,0 +1,1 @@
+"""Classifiers on other images than they were trained for: ImageNet's variants, cue conflicts."""
