@@ -20,6 +20,7 @@ from fastimae.engine.launcher import is_surplus_process
 from fastimae.evaluate.options import finetune_recipes, linear
 from fastimae.evaluate.options.cka import CkaOptions
 from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
+from fastimae.evaluate.options.features import FEATURES, FeaturesOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
     ReconstructOptions,
@@ -80,6 +81,12 @@ TASKS = {
         "k-means of features: labels for unlabelled data",
         several=True,
         file=CLUSTERS,
+    ),
+    "features": Task(
+        FeaturesOptions,
+        "a file of features, of any layers, for other programs",
+        several=True,
+        file=FEATURES,
     ),
     "separability": Task(SeparabilityOptions, "linear separability of mixtures (M_ls)"),
     "msem": Task(

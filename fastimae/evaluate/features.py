@@ -88,8 +88,8 @@ def features(
 ) -> Tensor:
     """Compute one vector per image, float32 [B, D], with all patches visible.
 
-    images, precision: see `layer_latents`. pool: "cls" is the latent of the class token, "avg" the mean
-    of the patches' latents, both after the encoder's last norm; the norm of a model that was
+    images, precision: see `layer_latents`. pool: "cls" is the latent of the class token, "avg" the
+    mean of the patches' latents, both after the encoder's last norm; the norm of a model that was
     fine-tuned on the mean, `fc_norm`, comes after that. None: see `resolve_pool`, which also raises
     ConfigError. layer: the block whose latents these are, from 0 or from the end (-1).
     """

@@ -35,7 +35,7 @@ BEST = "checkpoint-best.pth"
 
 @dataclasses.dataclass(kw_only=True)
 class EncoderOptions(EvalOptions):
-    """Options of finetune, msem, linear, knn, fewshot and cluster."""
+    """Options of finetune, msem, linear, knn, fewshot, cluster and features."""
 
     random_init: bool = False
     """Use fresh weights of the same architecture: the baseline that pre-training must beat."""
