@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastimae.loaders.base import Batch, Loader
 from fastimae.loaders.iteration import CurrentIteration
+from fastimae.loaders.nested import mapped, tensors_in
 from fastimae.loaders.order.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -161,10 +162,9 @@ class CopyQueue:
         while self._unfinished and self._unfinished[0][0].query():
             self._unfinished.popleft()
         owner, copying = self.cuda.current(), self.cuda.copying
-        targets = {name: self._allocate(tensor) for name, tensor in _tensors(source)}
-        target = dataclasses.replace(source, **targets)
+        target = mapped(source, self._allocate)
         copying.wait_stream(owner)  # it may still use this memory for something else
-        for (_, into), (_, tensor) in zip(_tensors(target), _tensors(source), strict=True):
+        for into, tensor in zip(tensors_in(target), tensors_in(source), strict=True):
             if into is not tensor:
                 self.cuda.copy(into, tensor)
         done = copying.record_event()
@@ -180,7 +180,7 @@ class CopyQueue:
         """Return the batch, for the caller's current stream."""
         stream = self.cuda.current()
         stream.wait_event(copy.done)
-        for _, tensor in _tensors(copy.target):
+        for tensor in tensors_in(copy.target):
             self.cuda.record_use(tensor, stream)
         return copy.target
 
@@ -217,7 +217,3 @@ class Cuda:
     def record_use(self, tensor: Tensor, stream: Stream) -> None:
         """Keep the memory until the work of `stream` is done; it may be another stream's."""
         tensor.record_stream(stream)
-
-
-def _tensors(batch: Batch) -> Iterable[tuple[str, Tensor]]:
-    return [(field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch)]

@@ -132,7 +132,7 @@ eval study few.yaml run.yaml            | few.yaml: No such file
 eval semantics --ratios 0               | use fastimae-eval study imae_table1_cifar10
 export                                  | CHECKPOINT, OUT and --to {timm,
 export x.pth                            | OUT and --to
-export x.pth y                          | --to {timm,huggingface,mae,fastimae} is missing: Layout
+export x.pth y                          | --to {timm,huggingface,detectron2,mae,fastimae} is missing
 export x.pth y --to hf                  | did you mean huggingface?
 export x.pth y --format timm            | use --to
 export x.pth y huggingface              | use --to huggingface

@@ -59,14 +59,17 @@ EXTRA = "objective"
 """Key of a checkpoint: the state of an objective apart from its student, if there is any."""
 
 LINEAR_PROBE, CLASSIFIER = "a linear probe", "a classifier"
+SEGMENTER, DETECTOR = "a segmentation model", "a detector"
 _UNKNOWN, _ENCODER = "a model of another kind", "an encoder alone"
 _IMAE, _MAE = "an i-MAE", "a MAE"
-_NO_DECODER = (CLASSIFIER, _ENCODER)
+_NO_DECODER = (CLASSIFIER, _ENCODER, SEGMENTER, DETECTOR)
 # Kinds of models by a name in their state dict; the first match counts.
 _KINDS = (
     ("decoder_embed1.weight", _IMAE),
     ("mask_token", _MAE),
     ("head.weight", CLASSIFIER),
+    ("head.classify.weight", SEGMENTER),
+    ("rpn.head.cls_logits.weight", DETECTOR),
     ("0.running_mean", LINEAR_PROBE),
     ("cls_token", _ENCODER),
 )
@@ -125,7 +128,7 @@ def check_kind(content: Mapping[str, Any], wanted: str, path: Path, weights_flag
 
     wanted: see `kind_of`. weights_flag: the flag that starts a run from mere weights.
     """
-    found = kind_of(model_weights(content, path), args_in(content))
+    found = kind_of(weights_in(content, path), args_in(content))
     missing = sorted(STATE - content.keys())
     to_start = f"{weights_flag} {path} starts from its weights"
     if found in _NO_DECODER and wanted not in _NO_DECODER:
@@ -145,10 +148,20 @@ def check_kind(content: Mapping[str, Any], wanted: str, path: Path, weights_flag
         )
 
 
+def weights_in(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return all weights of the model in a checkpoint of ours, heads on an encoder included.
+
+    content: of `path`. Of another program's file, those of its transformer: see `find_weights`.
+    Raises CheckpointError if there are none.
+    """
+    own = "fastimae_format" in content and isinstance(content.get("model"), dict)
+    return dict(content["model"]) if own else model_weights(content, path)
+
+
 def _check_same_names(
     content: Mapping[str, Any], ours: Mapping[str, Tensor], args: Mapping[str, Any], path: Path
 ) -> None:
-    weights = model_weights(content, path)
+    weights = weights_in(content, path)
     if different := sorted(ours.keys() ^ weights.keys()):
         raise CheckpointError(
             f"--resume {path} is {kind_of(weights)} with other parts than this run's "

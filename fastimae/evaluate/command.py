@@ -17,9 +17,10 @@ from fastimae.arguments import UsageError, parse, peek, recipe_called
 from fastimae.config import parsed_settings
 from fastimae.config_file import FileSettings, config_file
 from fastimae.engine.launcher import is_surplus_process
-from fastimae.evaluate.options import finetune_recipes, linear
+from fastimae.evaluate.options import detect_recipes, finetune_recipes, linear, segment_recipes
 from fastimae.evaluate.options.cka import CkaOptions
 from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
+from fastimae.evaluate.options.detect import DetectOptions
 from fastimae.evaluate.options.features import FEATURES, FeaturesOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
@@ -33,6 +34,7 @@ from fastimae.evaluate.options.linear import LinearOptions
 from fastimae.evaluate.options.mixtures import MixtureprobeOptions, SeparabilityOptions
 from fastimae.evaluate.options.msem import MsemOptions, recipe_for
 from fastimae.evaluate.options.pages import CompareOptions, ReportOptions
+from fastimae.evaluate.options.segment import SegmentOptions
 from fastimae.evaluate.options.study import StudyOptions
 from fastimae.evaluate.studies.shipped import SHIPPED
 from fastimae.flags import flags_of, given_in, path_argument
@@ -99,6 +101,20 @@ TASKS = {
     ),
     "mixtureprobe": Task(MixtureprobeOptions, "classes read from the latents of mixtures"),
     "reconstruct": Task(ReconstructOptions, "reconstructions and their quality, over ratios"),
+    "segment": Task(
+        SegmentOptions,
+        "semantic segmentation, with a frozen encoder or by fine-tuning",
+        several=True,
+        recipes=segment_recipes.RECIPES,
+        file=BEST,
+    ),
+    "detect": Task(
+        DetectOptions,
+        "objects' boxes and masks, by Mask R-CNN on the encoder (COCO)",
+        several=True,
+        recipes=detect_recipes.RECIPES,
+        file=BEST,
+    ),
     "cka": Task(CkaOptions, "similarity of masked and whole images, by layer (CKA)"),
     "attention": Task(AttentionOptions, "attention maps"),
     "weights": Task(WeightsOptions, "distributions of weights"),

@@ -17,7 +17,7 @@ from fastimae.engine.checkpoint import CheckpointError
 from fastimae.engine.distributed import ALONE, World, alone
 from fastimae.engine.output_folders import claim_folders
 from fastimae.engine.run_file import RunFile, versions
-from fastimae.evaluate.options.base import EvalOptions
+from fastimae.evaluate.options.base import TaskOptions
 from fastimae.evaluate.result_files import RESULTS, check_own, read_results
 from fastimae.folders import write_text
 from fastimae.settings import plain_settings
@@ -27,7 +27,7 @@ class Results:
     """The results of one run of a task, as they are made."""
 
     def __init__(self, folder: Path, task: str, options: Any, world: World = ALONE) -> None:
-        """folder: must exist. options: an `EvalOptions`, or those of a study."""
+        """folder: must exist. options: an `TaskOptions`, or those of a study."""
         self.folder, self.task, self.options, self.world = folder, task, options, world
         self.run_file = RunFile(folder, _recorded(options))
         """For a `Trainer` in this folder; without one, `save` writes it."""
@@ -47,7 +47,7 @@ class Results:
     def save(
         self,
         numbers: Mapping[str, Any],
-        options: EvalOptions | None = None,
+        options: TaskOptions | None = None,
         *,
         origin: Mapping[str, Any] | None = None,
     ) -> Path:
@@ -78,7 +78,7 @@ class Results:
 
 @contextlib.contextmanager
 def open_results(
-    options: EvalOptions,
+    options: TaskOptions,
     task: str,
     *,
     inside: str = "",
@@ -109,17 +109,17 @@ def _remove_results(folder: Path) -> None:
 
 def _recorded(options: Any) -> dict[str, Any]:
     """Return the settings for run.yaml."""
-    keep = options.recorded if isinstance(options, EvalOptions) else ()
+    keep = options.recorded if isinstance(options, TaskOptions) else ()
     return run_settings(plain_settings(options), keep)
 
 
 def _checkpoint(options: Any) -> dict[str, str]:
     """Return the file of the model; nothing of a study, which has many."""
-    return {"checkpoint": str(options.checkpoint)} if isinstance(options, EvalOptions) else {}
+    return {"checkpoint": str(options.checkpoint)} if isinstance(options, TaskOptions) else {}
 
 
 def _settings(options: Any) -> dict[str, Any]:
     """Return all settings, and the crop of the images unless the options are a study's."""
-    if not isinstance(options, EvalOptions):  # a study, whose tasks write their own results
+    if not isinstance(options, TaskOptions):  # a study, whose tasks write their own results
         return plain_settings(options)
     return options.described()

@@ -11,18 +11,21 @@ from torch import Tensor
 
 from fastimae.engine.checkpoint import FORMAT
 from fastimae.engine.checkpoint_file import CLASSES, Unfit
-from fastimae.interop import huggingface, imae, pixio, timm
+from fastimae.interop import detectron2, huggingface, imae, pixio, timm
 from fastimae.interop.architecture import name_of, settings_of
 from fastimae.interop.conversion import CLASSIFIER, Conversion, encoder_of
 from fastimae.interop.finetuned import classifies_mean, describe, is_probe, without_classifier
 from fastimae.interop.load import build_model
 from fastimae.interop.open_checkpoint import Checkpoint, open_checkpoint
 from fastimae.interop.options import ExportOptions
-from fastimae.interop.write import check_target, write_file, write_hub_folder
+from fastimae.interop.write import SUFFIXES, check_target, write_file, write_hub_folder
 from fastimae.locks import file_to_write, folder_to_write
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.models.settings import MASK_RATIO
+
+_ENCODERS = ("timm", "detectron2")
+"""Layouts of an encoder alone."""
 
 
 def convert(options: ExportOptions) -> None:
@@ -31,7 +34,8 @@ def convert(options: ExportOptions) -> None:
     Raises CheckpointError.
     """
     lock = folder_to_write if options.to == "huggingface" else file_to_write
-    check_target(options.out, options.to == "huggingface", options.force)
+    suffixes = (detectron2.SUFFIX,) if options.to == "detectron2" else SUFFIXES
+    check_target(options.out, options.to == "huggingface", options.force, suffixes)
     with lock(options.out, "OUT"):
         _convert(options)
 
@@ -43,7 +47,7 @@ def _convert(options: ExportOptions) -> None:
     if is_probe(checkpoint.weights):  # no layout has a BatchNorm in its classifier
         checkpoint = without_classifier(checkpoint)
     # A decoder need not fit if only the encoder is wanted, or the file has nothing else.
-    encoder_only = options.encoder_only or options.to == "timm"
+    encoder_only = options.encoder_only or options.to in _ENCODERS
     encoder_only = encoder_only or "decoder_pred.weight" not in checkpoint.weights
     model = build_model(
         checkpoint, encoder_only=encoder_only, allow_partial=options.allow_partial, **arguments
@@ -62,6 +66,20 @@ def _convert(options: ExportOptions) -> None:
     except Unfit as error:
         raise error.of(checkpoint.path) from error
     log.info("wrote %s", options.out)
+    if options.to == "detectron2":
+        _report_config(options, model)
+
+
+def _report_config(options: ExportOptions, model: MaskedAutoencoder) -> None:
+    """Log what a config of ViTDet has to say for it."""
+    lines = detectron2.config_of(model, options.out)
+    log.info("in a config of ViTDet:\n%s", "\n".join(lines))
+    if model.patch_size != detectron2.PATCH_SIZE:
+        log.warning(
+            "patches of %d pixels: detectron2's pyramid and heads are made for 16, so change "
+            "their strides, too, or train with fastimae-eval detect",
+            model.patch_size,
+        )
 
 
 def _keep_known(model: MaskedAutoencoder, conversion: Conversion) -> Conversion:
@@ -81,7 +99,7 @@ def _steps(
 ) -> Iterator[Callable[[Mapping[str, Tensor]], Conversion]]:
     """Yield the conversions from our layout to the target, in order. Raises Unfit."""
     two_heads = model.heads == 2
-    if options.head and (not two_heads or options.encoder_only or options.to == "timm"):
+    if options.head and (not two_heads or options.encoder_only or options.to in _ENCODERS):
         raise Unfit("is written without two heads: drop --head, which selects one of an i-MAE's")
     foreign = options.to in ("huggingface", "mae") and not options.encoder_only
     if foreign and model.decoder_attention == "cross":
@@ -89,7 +107,9 @@ def _steps(
             "has a decoder of cross-attention (--decoder_attention cross), which no other code "
             "knows: export it with --encoder_only"
         )
-    if options.encoder_only and options.to != "timm":
+    if options.to == "detectron2":
+        yield functools.partial(detectron2.from_mae, model)
+    elif options.encoder_only and options.to != "timm":
         yield encoder_of
     elif two_heads and (options.head or options.to in ("huggingface", "mae")):
         if options.head or options.to == "huggingface":

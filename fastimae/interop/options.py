@@ -12,7 +12,7 @@ from fastimae.interop.hints import Hints
 from fastimae.settings import Expert, PixelMean, PixelStd, PositiveInt, Settings
 
 Head = Literal["subordinate", "dominant"]
-Target = Literal["timm", "huggingface", "mae", "fastimae"]
+Target = Literal["timm", "huggingface", "detectron2", "mae", "fastimae"]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -80,10 +80,11 @@ class ExportOptions(TranslateOptions):
     """
 
     out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
-    """The file to write: .safetensors or .pth. A folder with --to huggingface."""
+    """The file to write: .safetensors or .pth. A folder with --to huggingface; a .pth with --to
+    detectron2."""
     to: Target
-    """Layout to write. timm: the encoder only. huggingface: a folder for from_pretrained, ViTMAE's
-    or, with several class tokens, Pixio's, without decoder."""
+    """Layout to write. timm, detectron2 (ViTDet): the encoder only. huggingface: a folder, ViTMAE's
+    or, with several class tokens, Pixio's."""
     head: Head | None = None
     """Head of an i-MAE to keep as decoder_embed. None: both; for huggingface, the dominant."""
     global_pool: Expert[Literal["token", "avg"] | None] = None

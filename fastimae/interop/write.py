@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ Weights = Mapping[str, Tensor]
 SUFFIXES = (".safetensors", ".pth")
 
 
-def check_target(out: Path, folder: bool, force: bool) -> None:
-    """Raise CheckpointError if OUT has the wrong suffix, or exists and may not be replaced."""
-    if folder == (out.suffix in SUFFIXES):
-        wanted = "a folder" if folder else f"a file ending in {' or '.join(SUFFIXES)}"
+def check_target(out: Path, folder: bool, force: bool, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Raise CheckpointError if OUT has the wrong suffix, or exists and may not be replaced.
+
+    suffixes: of files that the layout can be written to.
+    """
+    if (out.suffix in SUFFIXES) if folder else (out.suffix not in suffixes):
+        wanted = "a folder" if folder else f"a file ending in {' or '.join(suffixes)}"
         raise CheckpointError(f"OUT must be {wanted}, not {out}")
     if out.exists() and (not force or out.is_dir() != folder):
         raise CheckpointError(

@@ -30,5 +30,5 @@ def path_factors(key: Tensor, rate: float, depth: int) -> Tensor:
 
 
 def scaled(change: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the change of each sample, [B, N, D], by its factor, fp32 [B], in fp32 or better."""
-    return (change * factor[:, None, None]).to(change.dtype)
+    """Multiply the change of each sample, [B, ..., D], by its factor, fp32 [B], in fp32 or more."""
+    return (change * factor.view(-1, *[1] * (change.ndim - 1))).to(change.dtype)

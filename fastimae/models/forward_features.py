@@ -37,7 +37,7 @@ def forward_features(
         raise ValueError(f"pool='cls': {NO_TOKEN_NORM}: use pool='mean'")
     x_BND = embed_all(model, imgs)
     depth = len(model.blocks)
-    wanted = [_check_layer(layer, depth) for layer in ([-1] if layers is None else layers)]
+    wanted = block_numbers([-1] if layers is None else layers, depth)
     last_norm = model.norm if norm else nn.Identity()
     outputs = {
         number: pool_tokens(model, output_BND, pool, norm)
@@ -66,11 +66,15 @@ def embed_all(model: MaskedAutoencoder, imgs: Tensor) -> Tensor:
     return model.embed(patches_BLV, mask.ids_keep)
 
 
-def _check_layer(layer: int, depth: int) -> int:
-    """Return the number of a block from 0; negative numbers count from the last block, as -1."""
-    if not -depth <= layer < depth:
-        raise ValueError(f"layers: there is no block {layer}, only {-depth} to {depth - 1}")
-    return layer % depth
+def block_numbers(layers: Sequence[int], depth: int, argument: str = "layers") -> list[int]:
+    """Return the numbers of blocks from 0; negative ones count from the last block, as -1.
+
+    depth: blocks that there are. argument: name for the ValueError about a block that there is not.
+    """
+    for layer in layers:
+        if not -depth <= layer < depth:
+            raise ValueError(f"{argument}: there is no block {layer}, only {-depth} to {depth - 1}")
+    return [layer % depth for layer in layers]
 
 
 def pool_tokens(model: MaskedAutoencoder, x_BND: Tensor, pool: Pool, norm: bool = True) -> Tensor:

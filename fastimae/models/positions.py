@@ -38,6 +38,18 @@ def at_grid(
         same, made = (sincos_positions(width, g, 0).roll(shift, -1) for g in (before, grid))
         if (patches_1LD.float().cpu() - same).norm() < EXACT * same.norm():
             return torch.cat([first_1TD, made.to(patches_1LD)], 1), "made"
+    return resized(positions_1ND, before, grid), "resized"
+
+
+def resized(positions_1ND: Tensor, before: Grid, grid: Grid) -> Tensor:
+    """Return positions for another grid of patches, [1, N, D], resized as timm does.
+
+    Bicubic and antialiased, in fp32; those of class tokens stay. Gradients reach the given ones.
+    """
+    if before == grid:
+        return positions_1ND
+    patches = before[0] * before[1]
+    first_1TD, patches_1LD = positions_1ND.tensor_split([positions_1ND.shape[1] - patches], 1)
     map_1DHW = patches_1LD.float().mT.unflatten(-1, before)
     map_1DHW = F.interpolate(map_1DHW, grid, mode="bicubic", antialias=True)
-    return torch.cat([first_1TD, map_1DHW.flatten(2).mT.to(patches_1LD)], 1), "resized"
+    return torch.cat([first_1TD, map_1DHW.flatten(2).mT.to(patches_1LD)], 1)

@@ -1,4 +1,4 @@
-"""Checks of a transformer's sizes."""
+"""Sizes of a transformer: checks of them, and which blocks see a whole image."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def check_image_size(
             f"{flag} {img_size[0]}x{img_size[1]} is not a multiple of the patch size "
             f"{patch_size} of the --model"
         )
+
+
+def global_blocks_of(depth: int) -> list[int]:
+    """Return the numbers from 0 of ViTDet's blocks of global attention, among windowed ones.
+
+    They are the last of each quarter of `depth` blocks: 2, 5, 8, 11 of 12 (Li et al., 2022).
+    """
+    return sorted({depth * quarter // 4 - 1 for quarter in range(1, 5)} - {-1})

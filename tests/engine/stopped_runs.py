@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed.fsdp
 import toy_images
+import toy_task
 from built_in import OBJECTIVES, flags_of
 from forked import launch
 from runs_to_stop import RUNS
@@ -45,6 +46,7 @@ TASKS = {
         cli.evaluate,
         "finetune --precision fp32 --lr 1e-3 --drop_path 0.5 --mixup 0.8 --cutmix 1 --cls_token",
     ),
+    "toy": (toy_task.command, "--lr 0.01 --precision fp32"),
 }
 # How a run ends early, and before which of its eight steps (from 0).
 ENDS = {

@@ -57,4 +57,4 @@ def test_it_ends_with_the_same_bits_and_numbers(stopped_runs, name, end):
 
 
 def test_each_objective_and_task_is_stopped():
-    assert {task for task, _, _ in RUNS} == {*OBJECTIVES, "linear", "finetune"}
+    assert {task for task, _, _ in RUNS} == {*OBJECTIVES, "linear", "finetune", "toy"}

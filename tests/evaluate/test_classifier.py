@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from fastimae.evaluate.features import features, latents
-from fastimae.evaluate.labels.classification import ClassBatch, Classification
+from fastimae.evaluate.labels.classification import Classification
+from fastimae.evaluate.training.batches import LabelledBatch
 from fastimae.models import create_model
 
 pytest.importorskip("timm")
-from fastimae.evaluate.finetuning.classifier import build_classifier, layer_decay_groups
+from fastimae.evaluate.dense.layer_decay import encoder_groups
+from fastimae.evaluate.finetuning.classifier import build_classifier
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_positions_are_ours_and_are_interpolated_to_another_size(encoder):
 @pytest.mark.parametrize("pool", [True, False])
 def test_layers_decay_as_the_formula_says(encoder, pool):
     student = build_classifier(encoder, 5, global_pool=pool)
-    groups = layer_decay_groups(student, weight_decay=0.05, layer_decay=0.5)
+    groups = encoder_groups(student, weight_decay=0.05, layer_decay=0.5)
     found = {id(p): (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert sum(len(group["params"]) for group in groups) == len(found)
     # Four blocks: 0.5 ** 5 before them, then 0.5 ** (4, 3, 2, 1), and 1 after them.
@@ -87,7 +89,7 @@ def test_the_objective_takes_weights_of_another_format(encoder):
     torch.nn.init.normal_(student.head.weight)
     objective = Classification(student)
     inputs, targets = torch.randn(6, 3, 32, 32), torch.arange(6) % 5
-    batch = ClassBatch(inputs=inputs, targets=targets, index=torch.arange(6))
+    batch = LabelledBatch(inputs=inputs, targets=targets, index=torch.arange(6))
     expected = objective(batch)["loss"]
     soft = torch.nn.functional.one_hot(batch.targets, 5).float()
     mixed = objective(dataclasses.replace(batch, targets=soft))["loss"]

@@ -11,7 +11,8 @@ from transformers import AutoImageProcessor, AutoModel, PixioConfig, PixioModel
 
 from fastimae.cli import export, import_
 from fastimae.engine.checkpoint import CheckpointError
-from fastimae.evaluate.finetuning.classifier import build_classifier, layer_decay_groups
+from fastimae.evaluate.dense.layer_decay import encoder_groups
+from fastimae.evaluate.finetuning.classifier import build_classifier
 from fastimae.interop import load_model
 from fastimae.interop.pretrained import load_init
 
@@ -132,7 +133,7 @@ def test_registers_without_positions_are_refused(tmp_path):
 def test_a_classifier_of_the_patches_is_fine_tuned_and_read_again(tmp_path):
     model = randomised(tiny_model(class_tokens=COUNT))
     student = randomised(build_classifier(model, 5, global_pool=True))
-    groups = layer_decay_groups(student, weight_decay=0.1, layer_decay=0.5)
+    groups = encoder_groups(student, weight_decay=0.1, layer_decay=0.5)
     (group,) = (g for g in groups if any(p is student.reg_token for p in g["params"]))
     assert group["weight_decay"] == 0 and any(p is student.cls_token for p in group["params"])
     larger = build_classifier(model, 5, global_pool=True, img_size=(64, 32))

@@ -1,12 +1,15 @@
 """Prefetching: batches are complete in any timing, and reading ahead has no other effect."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from fake_cuda import Event, FakeCuda, Memory, Stream
 
 from fastimae.loaders import Batch, DevicePrefetch, create_loader
+from fastimae.loaders.nested import mapped, tensors_in
 from fastimae.loaders.prefetch import CopyQueue
 
 SIZE, OTHERS = 3, 20
@@ -31,10 +34,13 @@ class Counting:
             self.closed += 1
 
     def _batch(self, value):
-        tensors = {field.name: self.memory.tensor((SIZE,)) for field in dataclasses.fields(Batch)}
-        for tensor in tensors.values():
-            self.memory.raw(tensor)[:] = value
+        tensors = {field.name: self._filled(value) for field in dataclasses.fields(Batch)}
         return Batch(**tensors)
+
+    def _filled(self, value):
+        tensor = self.memory.tensor((SIZE,))
+        self.memory.raw(tensor)[:] = value
+        return tensor
 
     def set_epoch(self, epoch):
         self.epoch, self.at = epoch, 0
@@ -49,22 +55,39 @@ class Counting:
         self.set_epoch(-1)
 
 
-def prefetching(seed=0, depth=1, cuda=FakeCuda):
+@dataclasses.dataclass(kw_only=True)
+class Objects:
+    """A batch as detection has it: any number of objects in an image."""
+
+    index: torch.Tensor
+    targets: list
+    key: None = None
+
+
+class CountingObjects(Counting):
+    """The same with batches of nested tensors."""
+
+    def _batch(self, value):
+        targets = [{"boxes": self._filled(value), "names": ["a"]} for _ in range(value % 3)]
+        return Objects(index=self._filled(value), targets=targets)
+
+
+def prefetching(seed=0, depth=1, cuda=FakeCuda, loader=Counting):
     """Make a prefetch on a model of a GPU; return both."""
-    prefetch = DevicePrefetch(Counting(), "cpu", depth=depth)
+    prefetch = DevicePrefetch(loader(), "cpu", depth=depth)
     model = cuda(prefetch.loader.memory, seed)
     prefetch._copies = CopyQueue(model)
     return prefetch, model
 
 
-def values_seen(seed, depth=1, cuda=FakeCuda, stop=12):
+def values_seen(seed, depth=1, cuda=FakeCuda, stop=12, loader=Counting):
     """Return what steps on the main stream read: batches 1 to `stop`, and memory of their own."""
-    prefetch, gpu = prefetching(seed, depth, cuda)
+    prefetch, gpu = prefetching(seed, depth, cuda, loader)
     seen = []
 
     def step(batch):
         """Read a batch, then use memory of its own for a while."""
-        buffers = [gpu.device.raw(getattr(batch, f.name)) for f in dataclasses.fields(batch)]
+        buffers = [gpu.device.raw(tensor) for tensor in tensors_in(batch)]
         gpu.main.add(lambda: seen.extend(np.unique(buffers).tolist()))
         own = gpu.device.raw(gpu.empty_like(batch.index))
         gpu.main.add(lambda: own.fill(-1))
@@ -90,11 +113,12 @@ def expected(stop=12):
     return [value for number in range(1, stop + 1) for value in (number, -1)] + [-1] * OTHERS
 
 
+@pytest.mark.parametrize("loader", [Counting, CountingObjects])
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("stop", [12, 5])
-def test_steps_see_their_batches_whatever_the_timing(depth, stop):
+def test_steps_see_their_batches_whatever_the_timing(depth, stop, loader):
     for seed in range(100):
-        assert values_seen(seed, depth, stop=stop) == expected(stop)
+        assert values_seen(seed, depth, stop=stop, loader=loader) == expected(stop)
 
 
 class NoWaiting(FakeCuda):
@@ -261,3 +285,17 @@ def test_fake_streams_wait():
 def test_an_example_is_on_the_device():
     with create_loader(synthetic=True, batch_size=4, input_size=(8, 8), mix_group=0) as loader:
         assert DevicePrefetch(loader, "meta").example().images.is_meta
+
+
+def test_nested_values_keep_their_form():
+    class Pair(NamedTuple):
+        one: torch.Tensor
+        other: str
+
+    value = {"a": [torch.ones(2), None], "b": (Pair(torch.zeros(1), "x"), 3)}
+    changed = mapped(value, lambda tensor: tensor + 1)
+    assert changed["a"][0].tolist() == [2, 2] and changed["a"][1] is None
+    (pair, three) = changed["b"]
+    assert type(pair) is Pair and (pair.one.item(), pair.other, three) == (1, "x", 3)
+    assert value["a"][0].tolist() == [1, 1]
+    assert [tensor.tolist() for tensor in tensors_in(changed)] == [[2, 2], [1]]

@@ -9,10 +9,10 @@ from tiny import SIDE, tiny_model
 from fastimae.evaluate.features import features, latents
 from fastimae.evaluate.figures.attention_maps import attention_maps
 from fastimae.evaluate.labels.accuracy import hits
-from fastimae.evaluate.labels.classification import ClassBatch
 from fastimae.evaluate.labels.neighbours import knn_accuracy
 from fastimae.evaluate.mixing.mixtures import Pairs, clean_latents, mixture_latents
 from fastimae.evaluate.mixing.regression import Moments
+from fastimae.evaluate.training.batches import LabelledBatch
 from fastimae.kernels import Mask, random_masking
 from fastimae.objectives import IMAE, MAE
 from fastimae.objectives.pictures import mask_out, mix_images, paste, predicted_images
@@ -145,6 +145,6 @@ def test_scores_and_labels_that_do_not_fit_are_refused():
 def test_a_batch_is_one_line(make_batch):
     batch = make_batch(3, (32, 16))
     assert repr(batch) == "Batch(3 images, 32 x 16 x 3, uint8, on cpu)"
-    shown = ClassBatch(inputs=torch.zeros(2, 3, 8, 8), targets=torch.zeros(2), index=batch.index)
-    assert repr(shown) == "ClassBatch(2 images, 3 x 8 x 8, float32, on cpu)"
-    assert repr(shown.to("meta")) == "ClassBatch(2 images, 3 x 8 x 8, float32, on meta)"
+    shown = LabelledBatch(inputs=torch.zeros(2, 3, 8, 8), targets=torch.zeros(2), index=batch.index)
+    assert repr(shown) == "LabelledBatch(2 images, 3 x 8 x 8, float32, on cpu)"
+    assert repr(shown.to("meta")) == "LabelledBatch(2 images, 3 x 8 x 8, float32, on meta)"

@@ -28,7 +28,6 @@ from fastimae.settings import ConfigError
 
 HEAD_STD = 2e-5
 """MAE's, so that the first logits are almost equal."""
-_EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
 _NOT_ENCODER = ("decoder", "mask_token")
 
 
@@ -137,34 +136,6 @@ def load_head(model: VisionTransformer, weights: Mapping[str, Tensor]) -> None:
     """Copy a classifier's last layer."""
     kinds = ("weight", "bias")
     model.head.load_state_dict({kind: weights[f"head.{kind}"] for kind in kinds})
-
-
-def layer_decay_groups(
-    model: VisionTransformer, weight_decay: float, layer_decay: float
-) -> list[dict]:
-    """Group parameters with "lr_scale" = layer_decay ** (depth + 1 - layer), as in BEiT and MAE.
-
-    Layer 0 is all before the blocks, layer i the i-th block, layer depth + 1 all after them. 1-d
-    parameters, the class token and the positions have no weight decay.
-    """
-    last = len(model.blocks) + 1
-    groups: dict[tuple[int, bool], dict] = {}
-    for name, parameter in model.named_parameters():
-        layer = _layer(name, last)
-        decays = parameter.ndim > 1 and name not in _EMBEDDINGS
-        group = {
-            "params": [],
-            "weight_decay": weight_decay if decays else 0.0,
-            "lr_scale": layer_decay ** (last - layer),
-        }
-        groups.setdefault((layer, decays), group)["params"].append(parameter)
-    return list(groups.values())
-
-
-def _layer(name: str, last: int) -> int:
-    if name.startswith((*_EMBEDDINGS, "patch_embed.")):
-        return 0
-    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else last
 
 
 def classes_of(weights: dict[str, torch.Tensor]) -> int:

@@ -20,17 +20,19 @@ from fastimae.engine.optim import MakeAdamW
 from fastimae.engine.precision import resolve_precision
 from fastimae.engine.resume import CLASSIFIER
 from fastimae.evaluate.center_batches import CenterBatches
+from fastimae.evaluate.dense.layer_decay import encoder_groups
 from fastimae.evaluate.finetuning.augmented_loader import AugmentedLoader
-from fastimae.evaluate.finetuning.classifier import build_classifier, layer_decay_groups
+from fastimae.evaluate.finetuning.classifier import build_classifier
 from fastimae.evaluate.finetuning.transforms import build_mixup, training_transform
 from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import class_count, match_training
 from fastimae.evaluate.labels.classification import Classification
 from fastimae.evaluate.labels.few_labels import labelled_part, repeated
-from fastimae.evaluate.labels.training import check_apart, check_resume, train_classifier
+from fastimae.evaluate.labels.training import train_classifier
 from fastimae.evaluate.options.finetune import TuningOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.evaluate.results import Results
+from fastimae.evaluate.training.checks import check_apart, check_resume
 from fastimae.kernels.checks import FULL_RANGE
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.sources.survey import survey_files, warn_about_windows
@@ -57,13 +59,13 @@ def fine_tune(options: TuningOptions, world: World, results: Results) -> Outcome
 
     Raises ConfigError, DataError or CheckpointError for what cannot work.
     """
-    check_apart(options, results.folder)
+    check_apart(options.checkpoint, results.folder)
     trained_with = training_settings(options.checkpoint)
     options.check_crops(trained_with)
     options.settle_crops(trained_with)
     encoder = options.load_encoder(torch.device("cpu")).requires_grad_(True)
     origin = origin_of(options.checkpoint, encoder)
-    check_resume(options, results.folder, CLASSIFIER, origin)
+    check_resume(options.resume, results.folder, CLASSIFIER, origin)
     images = options.train_images()
     val, classes = match_training(images, options.val_images(), _class_count(options, images))
     torch.manual_seed(options.seed)
@@ -110,7 +112,7 @@ def make_optimizer(
     adamw: MakeAdamW,
 ) -> torch.optim.Optimizer:
     """Return an AdamW with the layer decay and weight decay of the options; adamw makes it."""
-    groups = layer_decay_groups(student, options.weight_decay, options.layer_decay)
+    groups = encoder_groups(student, options.weight_decay, options.layer_decay)
     return adamw(groups, lr=lr)
 
 

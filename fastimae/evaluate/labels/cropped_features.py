@@ -17,8 +17,8 @@ from fastimae.evaluate.features import features
 from fastimae.evaluate.finetuning.augmented_loader import AugmentedLoader
 from fastimae.evaluate.finetuning.band_crops import BandCrop
 from fastimae.evaluate.images import Images
-from fastimae.evaluate.labels.classification import ClassBatch, StepSamples
 from fastimae.evaluate.labels.feature_cache import FeatureStore
+from fastimae.evaluate.training.batches import LabelledBatch, StepSamples
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.images.pixel_form import RGB8, PixelForm
 from fastimae.loaders.settings import ReadSettings
@@ -42,7 +42,7 @@ class CroppedFeatures(AugmentedLoader):
         )  # fmt: skip
         self.store = store
 
-    def _decode_steps(self, steps: Iterable[StepSamples]) -> Generator[ClassBatch, None, None]:
+    def _decode_steps(self, steps: Iterable[StepSamples]) -> Generator[LabelledBatch, None, None]:
         with contextlib.closing(super()._decode_steps(steps)) as batches:
             for batch in batches:
                 on_device = batch.to(self.store.world.device)

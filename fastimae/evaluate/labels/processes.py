@@ -7,12 +7,12 @@ import logging
 from collections.abc import Iterator
 
 from fastimae.engine.distributed import World, join_world
-from fastimae.evaluate.options.base import EvalOptions
+from fastimae.evaluate.options.base import TaskOptions
 from fastimae.log import log
 
 
 @contextlib.contextmanager
-def joined_processes(options: EvalOptions) -> Iterator[World]:
+def joined_processes(options: TaskOptions) -> Iterator[World]:
     """Join the processes that torchrun or SLURM started; only the first one writes and prints."""
     level = log.level
     world = join_world(options.device, options.launch())

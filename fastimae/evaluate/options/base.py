@@ -1,4 +1,4 @@
-"""Options that every task of fastimae-eval has: model, images, output folder."""
+"""Options that every task of fastimae-eval has: model, output folder, and most: images."""
 
 from __future__ import annotations
 
@@ -46,57 +46,29 @@ def held_out(val: Path | None) -> Path:
 
 
 @dataclasses.dataclass(kw_only=True)
-class EvalOptions(ModelOptions):
-    """Options of every task: the model, the images, the output folder."""
+class TaskOptions(ModelOptions):
+    """Options of every task: the model, the output folder."""
 
     recorded: ClassVar[tuple[str, ...]] = ()
     """Settings that run.yaml holds although others come from them: see `run_settings`."""
 
-    tests: ClassVar[bool] = True
-    """Whether the task can take images to test on, --val."""
-
     checkpoint: Annotated[Path, tyro.conf.arg(aliases=["--finetune"])]
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face."""
-    input_size: tuple[PositiveInt, ...] | None = None
-    """Size to read images at, in pixels: a side, or height and width. Positions follow. None: the
-    file's."""
-    in_chans: Expert[PositiveInt | None] = None
-    """Channels to read images with. The first layer follows. None: the file's."""
-    ffcv: Path | None = None
-    """A .beton file of the images to train a probe on, or to draw."""
-    data_path: Path | None = None
-    """A folder of images instead, flat or with a subfolder per class; its train/ if it has one."""
-    val: Path | None = None
-    """The .beton file or folder of images to test on; the folder's val/ if it has one. None: the
-    val/ in --data_path."""
-    label_field: Expert[str | None] = None
-    """Label field of .beton files; "none": ignore labels. None: found by its name or type."""
-    image_field: Expert[str | None] = None
-    """Image field of .beton files. None: the one called image, or the only one."""
     config: Free[Path | None] = OutputSettings.config
     """YAML file of options, such as another result's run.yaml; flags override it."""
     output_dir: Free[Path | None] = None
     """Folder for all results. None: eval-TASK beside the checkpoint."""
     device: Free[str] = OutputSettings.device
     """cuda, cuda:N, cpu, or auto."""
-    batch_size: PositiveInt = 256
-    """Images per batch."""
     num_workers: Free[Count | None] = ReadSettings.num_workers
     """Threads that decode images; 0: the main thread does. None: one per core."""
     max_pixels: Expert[PositiveInt | None] = None
     """Larger images are skipped: decoding takes 4 bytes per pixel and worker. None: Pillow's limit,
     89 million."""
-    value_range: Expert[tuple[float, float] | None] = None
-    """LOW HIGH: values that become 0 and 255, in images of more than 8 bits. None: as in
-    training."""
     seed: int = Seeded.seed
     """Seed of all random choices."""
     debug: Expert[Free[bool]] = False
     """Show tracebacks, and write them to output_dir/debug.log."""
-
-    def of_model(self) -> dict[str, Any]:
-        """As in `ModelOptions`."""
-        return {**super().of_model(), "in_chans": self.in_chans}
 
     def folder(self, task: str) -> Path:
         """Return the folder for the task's results."""
@@ -113,6 +85,44 @@ class EvalOptions(ModelOptions):
     def launch(self) -> LaunchSettings:
         """Return how processes find each other."""
         return LaunchSettings()
+
+    def described(self) -> dict[str, Any]:
+        """Return all settings for results.json."""
+        return plain_settings(self)
+
+
+@dataclasses.dataclass(kw_only=True)
+class EvalOptions(TaskOptions):
+    """Options of tasks that look at images: which ones, and how they are read."""
+
+    tests: ClassVar[bool] = True
+    """Whether the task can take images to test on, --val."""
+
+    input_size: tuple[PositiveInt, ...] | None = None
+    """Size to read images at, in pixels: a side, or height and width. Positions follow. None: the
+    file's."""
+    in_chans: Expert[PositiveInt | None] = None
+    """Channels to read images with. The first layer follows. None: the file's."""
+    ffcv: Path | None = None
+    """A .beton file of the images to train a probe on, or to draw."""
+    data_path: Path | None = None
+    """A folder of images instead, flat or with a subfolder per class; its train/ if it has one."""
+    val: Path | None = None
+    """The .beton file or folder of images to test on; the folder's val/ if it has one. None: the
+    val/ in --data_path."""
+    label_field: Expert[str | None] = None
+    """Label field of .beton files; "none": ignore labels. None: found by its name or type."""
+    image_field: Expert[str | None] = None
+    """Image field of .beton files. None: the one called image, or the only one."""
+    batch_size: PositiveInt = 256
+    """Images per batch."""
+    value_range: Expert[tuple[float, float] | None] = None
+    """LOW HIGH: values that become 0 and 255, in images of more than 8 bits. None: as in
+    training."""
+
+    def of_model(self) -> dict[str, Any]:
+        """As in `ModelOptions`."""
+        return {**super().of_model(), "in_chans": self.in_chans}
 
     def train_images(self) -> Images:
         """Open the images of --ffcv or --data_path. Raises ConfigError unless one is given."""
@@ -162,7 +172,7 @@ class EvalOptions(ModelOptions):
 
     def described(self) -> dict[str, Any]:
         """Return all settings for results.json; "crop" is that of the images to test on."""
-        return {"crop": self.crop_of(training_settings(self.checkpoint)), **plain_settings(self)}
+        return {"crop": self.crop_of(training_settings(self.checkpoint)), **super().described()}
 
     def val_images(self) -> Images:
         """Open the images of `val_source`."""

@@ -6,11 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastimae.engine.checkpoint_file import CheckpointError
-from fastimae.engine.launcher import LaunchSettings
-from fastimae.engine.plan import RunSettings
 from fastimae.engine.settings import Precision, StepSettings
 from fastimae.evaluate.options.base import EvalOptions, Pool
+from fastimae.evaluate.options.trained import FreshOptions, TrainedOptions
 from fastimae.loaders.settings import ChoiceSettings
 from fastimae.settings import (
     Expert,
@@ -23,39 +21,20 @@ from fastimae.settings import (
 )
 
 if TYPE_CHECKING:
-    import torch
-
     from fastimae.engine.distributed import World
     from fastimae.evaluate.images import Images
-    from fastimae.models import MaskedAutoencoder
 
 BEST = "checkpoint-best.pth"
 """The epoch of a classifier with the highest accuracy."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class EncoderOptions(EvalOptions):
+class EncoderOptions(FreshOptions, EvalOptions):
     """Options of finetune, msem, linear, knn, fewshot, cluster and features."""
-
-    random_init: bool = False
-    """Use fresh weights of the same architecture: the baseline that pre-training must beat."""
-
-    def folder(self, task: str) -> Path:
-        """Return the folder for the task's results; the baseline has its own."""
-        return super().folder(f"{task}-random" if self.random_init else task)
-
-    def load_encoder(self, device: torch.device) -> MaskedAutoencoder:
-        """Load the encoder of --checkpoint, frozen. Raises CheckpointError."""
-        from fastimae.evaluate.features import load_encoder  # which imports torch
-
-        return load_encoder(
-            self.checkpoint, device,
-            random_init=self.random_init, seed=self.seed, **self.of_model(),
-        )  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainingOptions(RunSettings, LaunchSettings, ChoiceSettings, EncoderOptions):
+class TrainingOptions(TrainedOptions, ChoiceSettings, EncoderOptions):
     """Options of finetune, msem and linear, with MAE's names."""
 
     epochs: PositiveInt = 50
@@ -76,12 +55,6 @@ class TrainingOptions(RunSettings, LaunchSettings, ChoiceSettings, EncoderOption
             "--label_fraction, --label_list and --images each choose the images to train on: give "
             "one of them",
         )
-        if self.resume not in ("", "auto") and not Path(self.resume).exists():
-            raise CheckpointError(f"--resume: there is no checkpoint {self.resume}")
-
-    def launch(self) -> LaunchSettings:
-        """Return how processes find each other."""
-        return self
 
     def train_images(self) -> Images:
         """As in `EvalOptions`, but the part that the flags choose. Raises DataError."""

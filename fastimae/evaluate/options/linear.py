@@ -79,7 +79,7 @@ class LinearOptions(ProbeOptions, TrainingOptions):
 
     def check_images(self, train: Images, world: World) -> None:
         """Raise ConfigError if there are too few images for a step."""
-        from fastimae.evaluate.labels.classification import check_step  # which imports torch
+        from fastimae.evaluate.training.batches import check_step  # which imports torch
 
         check_step(len(train), self.batch_size, world, self.accum_iter)
 

@@ -20,19 +20,16 @@ from fastimae.engine.checkpoint_file import CLASSES, LABELLED, WEIGHTS
 from fastimae.engine.distributed import World
 from fastimae.engine.resume import LINEAR_PROBE
 from fastimae.evaluate.labels.accuracy import in_words
-from fastimae.evaluate.labels.classification import (
-    ClassBatch,
-    Classification,
-    EpochLoader,
-    StepSamples,
-)
+from fastimae.evaluate.labels.classification import Classification
 from fastimae.evaluate.labels.cropped_features import CroppedFeatures
 from fastimae.evaluate.labels.feature_cache import Features
 from fastimae.evaluate.labels.probe import ProbeData, Tested, open_probe, probe_data
 from fastimae.evaluate.labels.processes import joined_processes
-from fastimae.evaluate.labels.training import check_apart, check_resume, train_classifier
+from fastimae.evaluate.labels.training import train_classifier
 from fastimae.evaluate.options.linear import LinearOptions
 from fastimae.evaluate.results import Results, open_results
+from fastimae.evaluate.training.batches import EpochLoader, LabelledBatch, StepSamples
+from fastimae.evaluate.training.checks import check_apart, check_resume
 from fastimae.loaders.sources.survey import survey_files, warn_about_windows
 from fastimae.log import log
 from fastimae.settings import plain_settings
@@ -48,14 +45,14 @@ class FeatureLoader(EpochLoader):
 
     def __init__(self, features: Features, *, world: World, **settings: int) -> None:
         """Copy the features to the device. settings: the other arguments of `EpochLoader`."""
-        super().__init__(features.labels.cpu().numpy(), world=world, **settings)
+        super().__init__(len(features.labels), world=world, **settings)
         self.rows = features.rows.to(world.device)
         self.labels = features.labels.to(world.device)
 
-    def _decode_steps(self, steps: Iterable[StepSamples]) -> Generator[ClassBatch, None, None]:
+    def _decode_steps(self, steps: Iterable[StepSamples]) -> Generator[LabelledBatch, None, None]:
         for step in steps:
             index = torch.from_numpy(step.index).to(self.rows.device)
-            yield ClassBatch(inputs=self.rows[index], targets=self.labels[index], index=index)
+            yield LabelledBatch(inputs=self.rows[index], targets=self.labels[index], index=index)
 
 
 def run(options: LinearOptions) -> None:
@@ -64,7 +61,7 @@ def run(options: LinearOptions) -> None:
         joined_processes(options) as world,
         open_results(options, "linear", log_dir=options.log_dir, world=world) as results,
     ):
-        check_apart(options, results.folder)
+        check_apart(options.checkpoint, results.folder)
         options.settle_crops(training_settings(options.checkpoint))
         prepare = _cropped if options.crop == "random" else _cached
         data, loader = prepare(options, world, results)
@@ -110,7 +107,7 @@ def _cropped(options: LinearOptions, world: World, results: Results) -> tuple[Te
 
 
 def _check(options: LinearOptions, results: Results) -> Callable[[Mapping[str, Any]], None]:
-    return functools.partial(check_resume, options, results.folder, LINEAR_PROBE)
+    return functools.partial(check_resume, options.resume, results.folder, LINEAR_PROBE)
 
 
 def loader_settings(options: LinearOptions) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""Dense tasks: an encoder that gives maps of features, of images of any size."""

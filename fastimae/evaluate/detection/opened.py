@@ -1,0 +1,77 @@
+"""The data of a detection run, and the detector of its checkpoint: what training and --eval open."""
+
+from __future__ import annotations
+
+from fastimae.engine.checkpoint import load_weights
+from fastimae.engine.checkpoint_file import CheckpointError
+from fastimae.engine.resume import DETECTOR
+from fastimae.evaluate.dense.backbone import DenseEncoder
+from fastimae.evaluate.dense.saved import empty_encoder, open_saved
+from fastimae.evaluate.detection.coco import CocoScenes, open_coco
+from fastimae.evaluate.detection.mask_rcnn import MaskRCNN
+from fastimae.evaluate.labels.class_names import names_in
+from fastimae.evaluate.options.detect import OF_TRAINING, DetectOptions
+from fastimae.loaders.images.limits import set_max_pixels
+from fastimae.loaders.sources.describe import in_short
+from fastimae.log import log
+from fastimae.models import MaskedAutoencoder
+from fastimae.settings import config_errors
+
+_OF_MASKS = "roi_heads.mask_predictor.mask_fcn_logits.weight"
+
+
+def open_train(options: DetectOptions) -> CocoScenes:
+    """Open the images to train on. Raises DataError."""
+    set_max_pixels(options.max_pixels)
+    return open_coco(options.coco, "train", options.train_annotations)
+
+
+def open_val(options: DetectOptions, classes: list[str]) -> CocoScenes:
+    """Open the images to test on, with the numbers that training gave to `classes`.
+
+    Classes are matched by name. Raises DataError for objects of a class that is not among them.
+    """
+    set_max_pixels(options.max_pixels)
+    return open_coco(options.coco, "val", options.val_annotations).with_classes(classes)
+
+
+def make_detector(
+    encoder: MaskedAutoencoder,
+    classes: int,
+    options: DetectOptions,
+    size: tuple[int, int],
+    *,
+    masks: bool,
+) -> MaskRCNN:
+    """Return a Mask R-CNN with fresh heads on a pre-trained encoder, which is copied.
+
+    classes: of objects. options: settled. size: (height, width) in pixels, that positions are
+    resized for. masks: whether it finds masks, or boxes alone. Raises ConfigError for blocks that
+    the encoder does not have.
+    """
+    with config_errors():
+        dense = DenseEncoder(
+            encoder, size,
+            window=options.window or None, global_blocks=options.global_blocks,
+            drop_path=options.drop_path,
+        )  # fmt: skip
+    return MaskRCNN(dense, classes, options, masks=masks)
+
+
+def load_trained(options: DetectOptions) -> tuple[MaskRCNN, list[str], DetectOptions]:
+    """Return the detector that --eval tests, the names of its classes, and the test's options.
+
+    Its file is enough. Raises CheckpointError for other files.
+    """
+    path = options.source()
+    weights, before = open_saved(path, DETECTOR)
+    classes = names_in(before)
+    if not classes or OF_TRAINING - before.keys():
+        raise CheckpointError(f"{path} has no settings: give a checkpoint as FastIMAE wrote it")
+    encoder = empty_encoder(weights, before, path)
+    options = options.as_trained(before).settled(encoder.patch_size)
+    size, masks = tuple(before["input_size"]), _OF_MASKS in weights
+    student = make_detector(encoder, len(classes), options, size, masks=masks)
+    load_weights(student, weights, path)
+    log.info("%s: Mask R-CNN, %d classes (%s)", path, len(classes), in_short(classes))
+    return student, classes, options

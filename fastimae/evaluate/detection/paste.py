@@ -1,0 +1,79 @@
+"""Detections of resized images, taken back to the images as they are in their files.
+
+N = detections of an image, H, W = its height and width, M = side of a mask.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+
+_PIXELS_AT_ONCE = 1 << 25
+"""Of masks that are sampled together: 128 MB in fp32."""
+THRESHOLD = 0.5
+"""Probability from which a pixel belongs to an object."""
+
+
+class Detections(NamedTuple):
+    """The objects that were found in an image, best first."""
+
+    boxes: Tensor
+    """float32 [N, 4]: x1, y1, x2, y2 in pixels of the image."""
+    scores: Tensor
+    """float32 [N]"""
+    labels: Tensor
+    """int64 [N], from 1."""
+    masks: Tensor | None
+    """bool [N, H, W]; None if only boxes are detected."""
+
+
+def in_original_size(
+    found: dict[str, Tensor], scale: tuple[float, float], size: tuple[int, int]
+) -> Detections:
+    """Return detections in pixels of the original image.
+
+    found: of one image, as `MaskRCNN` returns them: boxes, scores, labels, and perhaps
+    masks, float [N, 1, M, M] of probabilities. scale: (x, y), by which the image was multiplied. size: (height,
+    width) of the original.
+    """
+    factor = found["boxes"].new_tensor([*scale, *scale])
+    boxes = clip_boxes_to_image(found["boxes"] / factor, size)
+    masks = paste(found["masks"][:, 0], boxes, size) if "masks" in found else None
+    return Detections(boxes, found["scores"], found["labels"], masks)
+
+
+def paste(masks_NMM: Tensor, boxes_N4: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return bool [N, H, W]: the pixels of an image of `size` whose probability is above one half.
+
+    masks_NMM: float [N, M, M] of probabilities over their boxes. boxes_N4: float [N, 4]. Pixels
+    between the samples of a mask are interpolated, exactly (not after rounding the box to pixels).
+    """
+    at_once = max(1, _PIXELS_AT_ONCE // max(size[0] * size[1], 1))
+    parts = zip(masks_NMM.split(at_once), boxes_N4.split(at_once), strict=True)
+    pasted = [_sampled(masks, boxes, size) > THRESHOLD for masks, boxes in parts]
+    return torch.cat(pasted) if len(masks_NMM) else masks_NMM.new_zeros(0, *size, dtype=torch.bool)
+
+
+def _sampled(masks_NMM: Tensor, boxes_N4: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return float [N, H, W]: probabilities at the pixels of the image, 0 outside of the boxes."""
+    x_NW = _positions(boxes_N4[:, 0], boxes_N4[:, 2], size[1])
+    y_NH = _positions(boxes_N4[:, 1], boxes_N4[:, 3], size[0])
+    grid_NHW2 = torch.stack(
+        [x_NW[:, None].expand(-1, size[0], -1), y_NH[..., None].expand(-1, -1, size[1])], dim=-1
+    )
+    sampled = F.grid_sample(masks_NMM[:, None], grid_NHW2, align_corners=False)
+    return sampled[:, 0]
+
+
+def _positions(first_N: Tensor, last_N: Tensor, count: int) -> Tensor:
+    """Return [N, count]: where in a box, from -1 to 1, the pixels of a row or column are.
+
+    Pixel i is at i, as in the targets that torchvision's loss samples from true masks.
+    """
+    pixels = torch.arange(count, device=first_N.device, dtype=first_N.dtype)
+    sides = (last_N - first_N).clamp(min=1e-6)
+    return 2 * (pixels[None] - first_N[:, None]) / sides[:, None] - 1

@@ -1,0 +1,1 @@
+"""Semantic segmentation: scenes with masks, heads, training, sliding windows, scores, pictures."""

@@ -1,0 +1,59 @@
+"""The scenes of a run, and the model of its checkpoint: what training and --eval open."""
+
+from __future__ import annotations
+
+from fastimae.engine.checkpoint import load_weights
+from fastimae.engine.checkpoint_file import CheckpointError
+from fastimae.engine.resume import SEGMENTER
+from fastimae.evaluate.dense.saved import empty_encoder, open_saved
+from fastimae.evaluate.labels.class_names import names_in
+from fastimae.evaluate.options.segment import OF_TRAINING, SegmentOptions
+from fastimae.evaluate.segmentation.model import Segmenter, build_segmenter
+from fastimae.evaluate.segmentation.scenes import Scenes, open_scenes
+from fastimae.loaders.errors import DataError
+from fastimae.loaders.images.limits import set_max_pixels
+from fastimae.loaders.sources.describe import in_short
+from fastimae.log import log
+from fastimae.settings import height_and_width
+
+
+def open_train(options: SegmentOptions) -> Scenes:
+    """Open the scenes to train on. Raises DataError."""
+    set_max_pixels(options.max_pixels)
+    return open_scenes(options.data_path, "train", options.layout, options.classes)
+
+
+def open_val(options: SegmentOptions, classes: list[str], of: str) -> Scenes:
+    """Open the scenes to test on. Raises DataError if they have other classes than the model.
+
+    classes: the model's. of: where those are from, for the error.
+    """
+    set_max_pixels(options.max_pixels)
+    val = open_scenes(options.data_path, "val", options.layout, options.classes)
+    if val.classes != classes:
+        raise DataError(
+            f"{val.source} has {len(val.classes)} classes ({in_short(val.classes)}), and {of} "
+            f"{len(classes)} ({in_short(classes)}): name those of the model with --classes"
+        )
+    return val
+
+
+def load_trained(options: SegmentOptions) -> tuple[Segmenter, list[str], SegmentOptions]:
+    """Return the model that --eval tests, the names of its classes, and the options of the test.
+
+    Its file is enough. Raises CheckpointError for other files.
+    """
+    path = options.source()
+    weights, before = open_saved(path, SEGMENTER)
+    classes = names_in(before)
+    if not classes or OF_TRAINING - before.keys():
+        raise CheckpointError(f"{path} has no settings: give a checkpoint as FastIMAE wrote it")
+    options = options.as_trained(before)
+    student = build_segmenter(
+        empty_encoder(weights, before, path), len(classes),
+        img_size=height_and_width(before["input_size"]), drop_path=0.0,
+        **{name: before[name] for name in OF_TRAINING},
+    )  # fmt: skip
+    load_weights(student, weights, path)
+    log.info("%s: %s head, %d classes (%s)", path, before["head"], len(classes), in_short(classes))
+    return student, classes, options.settled(student.encoder.patch_size)
