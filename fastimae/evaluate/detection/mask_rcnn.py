@@ -109,9 +109,7 @@ def _proposals(settings: DetectorSettings, channels: int) -> Proposals:
     return rpn
 
 
-def _region_heads(
-    settings: DetectorSettings, channels: int, classes: int, masks: bool
-) -> RoIHeads:
+def _region_heads(settings: DetectorSettings, channels: int, classes: int, masks: bool) -> RoIHeads:
     """Return the heads for boxes and, if wanted, masks; classes: with the background."""
     of_masks = {
         "mask_roi_pool": region_pool(MASK_SIDE),

@@ -20,7 +20,7 @@ from fastimae.evaluate.center_batches import CenterBatches
 from fastimae.evaluate.feature_files.row_file import Column
 from fastimae.evaluate.features import layer_latents, pooled
 from fastimae.evaluate.images import Images
-from fastimae.evaluate.options.features import Kept
+from fastimae.evaluate.options.base import Kept
 from fastimae.models import MaskedAutoencoder
 
 
@@ -48,10 +48,9 @@ class View:
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Compute each layer's features, [B, D] or [B, T, D], in `dtype`. images: [B, H, W, C]."""
+        dtype = getattr(torch, self.dtype)
         found = layer_latents(self.model, images, self.layers, self.precision)
-        if self.pool != "tokens":
-            found = [pooled(self.model, tokens, self.pool) for tokens in found]
-        return [rows.to(getattr(torch, self.dtype)) for rows in found]
+        return [pooled(self.model, tokens, self.pool).to(dtype) for tokens in found]
 
 
 class Step(NamedTuple):

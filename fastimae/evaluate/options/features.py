@@ -9,14 +9,13 @@ from typing import Annotated, Literal
 import tyro
 
 from fastimae.engine.settings import Precision
+from fastimae.evaluate.options.base import Kept
 from fastimae.evaluate.options.labels import EncoderOptions, ProbeOptions
 from fastimae.settings import Free, PositiveFloat
 
 FEATURES = "features.safetensors"
 """The file of features, unless OUT names another."""
 SUFFIX = ".safetensors"
-Kept = Literal["cls", "avg", "tokens"]
-"""What is kept of an image: one vector, or all of its tokens."""
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -72,7 +72,7 @@ def view_of(options: FeaturesOptions, model: MaskedAutoencoder, world: World) ->
     return View(
         model=model,
         layers=layers,
-        pool="tokens" if options.pool == "tokens" else resolve_pool(model, options.pool),
+        pool=resolve_pool(model, options.pool),
         dtype=options.dtype,
         precision=resolve_precision(options.precision, world.device),
     )
