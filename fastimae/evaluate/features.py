@@ -91,7 +91,8 @@ def features(
     images, precision: see `layer_latents`. pool: "cls" is the latent of the class token, "avg" the
     mean of the patches' latents, both after the encoder's last norm; the norm of a model that was
     fine-tuned on the mean, `fc_norm`, comes after that. "tokens": as `latents`. None: see
-    `resolve_pool`, which also raises ConfigError. layer: the block whose latents these are, from 0 or from the end (-1).
+    `resolve_pool`, which also raises ConfigError. layer: the block whose latents these are, from 0
+    or from the end (-1).
     """
     pool = resolve_pool(model, pool)
     return pooled(model, latents(model, images, precision, layer), pool)
