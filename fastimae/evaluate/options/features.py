@@ -27,8 +27,9 @@ class FeaturesOptions(EncoderOptions):
 
     out: Free[tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="OUT")]]] = None
     """File to write, .safetensors. None: features.safetensors in the folder of the results."""
-    layers: tuple[int, ...] = (-1,)
-    """Blocks whose outputs are written, from 0; -1 is the last. The encoder's last norm follows."""
+    layers: tuple[int, ...] | None = None
+    """Blocks whose outputs are written, from 0; -1 is the last. The encoder's last norm follows.
+    None: the last."""
     pool: Kept | None = ProbeOptions.pool
     """Of each image the class token (cls), the mean of the patches (avg), or all tokens. None: as
     the probes."""
@@ -42,7 +43,7 @@ class FeaturesOptions(EncoderOptions):
     def check(self) -> None:
         """Raise ConfigError for values out of range, and for several sources of images."""
         super().check()
-        self.require(bool(self.layers), "--layers needs a value")
+        self.require(self.layers != (), "--layers needs a value")
         self.require(
             self.out is None or self.out.suffix == SUFFIX, f"OUT must end in {SUFFIX}: {self.out}"
         )

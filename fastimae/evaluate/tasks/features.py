@@ -66,7 +66,7 @@ def run(options: FeaturesOptions) -> None:
 
 def view_of(options: FeaturesOptions, model: MaskedAutoencoder, world: World) -> View:
     """Return what the options ask for. Raises ConfigError for what the model does not have."""
-    layers = [resolve_layer(model, layer, "--layers") for layer in options.layers]
+    layers = [resolve_layer(model, layer, "--layers") for layer in options.layers or [-1]]
     if twice := [layer for layer in layers if layers.count(layer) > 1]:
         raise ConfigError(f"--layers names block {twice[0]} twice: keep one")
     return View(
