@@ -55,6 +55,7 @@ DATA = {
 }
 """The flags for images of tasks that take others than most do."""
 CLASSES = ["a_red", "b_green", "c_blue", *categories()]
+WITHOUT_PICTURES = ("finetune", "msem", "linear", "knn", "fewshot", "features")
 OF_CHECKPOINTS = [task for task in TASKS if task not in ("study", "report", "compare")]
 TRAIN = (
     "--synthetic --synthetic_samples 16 --model mae_vit_nano_patch16 --input_size 32 "
@@ -112,6 +113,7 @@ WRITES_FILES = {
     "import": ("fastimae-import {mae}", "OUT"),
     "cluster, output": (f"{task_command('cluster')} --output_dir {{out}} --output", "--output"),
     "report": ("fastimae-eval report {mae.parent} --output", "--output"),
+    "features, OUT": (f"{task_command('features')} --output_dir {{out}}", "OUT"),
 }
 FEATURES = {
     task: f"{task_command(task)} --feature_dir" for task in ("linear", "knn", "fewshot", "cluster")
@@ -153,7 +155,7 @@ def test_a_folder_that_cannot_be_written_is_found_first(places, capsys, name):
 def test_a_file_that_cannot_be_written_is_found_first(places, capsys, name):
     command, flag = WRITES_FILES[name]
     (places["root"] / "file").write_text("")
-    bad = places["root"] / "file" / "x.pth"
+    bad = places["root"] / "file" / "x.safetensors"
     assert call(places, f"{command} {bad}") == 2
     assert refused(capsys, bad.parent, "is not a folder", flag)
 
@@ -193,9 +195,9 @@ def test_a_folder_in_use_is_refused(places, capsys, name):
 @pytest.mark.parametrize("name", WRITES_FILES)
 def test_a_file_in_use_is_refused(places, capsys, name):
     command, flag = WRITES_FILES[name]
-    with file_to_write(places["root"] / "x.pth"):
-        assert call(places, f"{command} {places['root'] / 'x.pth'}") == 2
-    assert refused(capsys, places["root"] / "x.pth", "in use", flag)
+    with file_to_write(places["root"] / "x.safetensors"):
+        assert call(places, f"{command} {places['root'] / 'x.safetensors'}") == 2
+    assert refused(capsys, places["root"] / "x.safetensors", "in use", flag)
 
 
 def test_the_demo_writes_first_and_alone(tmp_path, capsys, monkeypatch):
@@ -228,8 +230,8 @@ def homeless(places, monkeypatch):
 
 TO_RUN = {
     **{name: f"{WRITES[name][0]} {{out}}" for name in ("train", "compare", *OF_CHECKPOINTS)},
-    **{name: f"{command} {{out}}/x.pth" for name, (command, _) in WRITES_FILES.items()},
-    "export, safetensors": "fastimae-export {mae} {out}/x.safetensors --to timm",
+    **{name: f"{command} {{out}}/x.safetensors" for name, (command, _) in WRITES_FILES.items()},
+    "export, pth": "fastimae-export {mae} {out}/x.pth --to timm",
     "export, huggingface": "fastimae-export {mae} {out}/x --to huggingface",
 }
 
@@ -272,7 +274,7 @@ def test_results_name_their_weights_and_pictures(places):
     for task, content in contents.items():
         pictures = {path.name for path in (places["out"] / task).glob("*.png")}
         assert set(content["pictures"]) == pictures
-        assert bool(pictures) == (task not in ("finetune", "msem", "linear", "knn", "fewshot"))
+        assert bool(pictures) == (task not in WITHOUT_PICTURES)
     for task in OF_CHECKPOINTS:
         check_run_file(places["out"] / task, task, contents[task])
     described = (ROOT / "docs" / "output.md").read_text()

@@ -58,7 +58,8 @@ STATE = frozenset(
 EXTRA = "objective"
 """Key of a checkpoint: the state of an objective apart from its student, if there is any."""
 
-LINEAR_PROBE, CLASSIFIER = "a linear probe", "a classifier"
+LINEAR_PROBE, ATTENTIVE_PROBE = "a linear probe", "an attentive probe"
+CLASSIFIER = "a classifier"
 SEGMENTER, DETECTOR = "a segmentation model", "a detector"
 _UNKNOWN, _ENCODER = "a model of another kind", "an encoder alone"
 _IMAE, _MAE = "an i-MAE", "a MAE"
@@ -70,6 +71,7 @@ _KINDS = (
     ("head.weight", CLASSIFIER),
     ("head.classify.weight", SEGMENTER),
     ("rpn.head.cls_logits.weight", DETECTOR),
+    ("1.query", ATTENTIVE_PROBE),
     ("0.running_mean", LINEAR_PROBE),
     ("cls_token", _ENCODER),
 )
@@ -137,6 +139,7 @@ def check_kind(content: Mapping[str, Any], wanted: str, path: Path, weights_flag
         to_start = f"{weights_flag} {path}{partial} starts its encoder from it"
     hint = {
         LINEAR_PROBE: "give the checkpoint-last.pth of such a run",
+        ATTENTIVE_PROBE: "give the checkpoint-last.pth of such a run",
         _UNKNOWN: f"if it is a vision transformer, {to_start}",
     }.get(found, to_start)
     if found != wanted:

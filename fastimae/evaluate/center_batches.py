@@ -59,14 +59,23 @@ class CenterBatches:
         return -(-len(self.order) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, positions in self.with_positions():
+            if len(positions):
+                yield pixels, torch.from_numpy(self.images.labels[positions])
+
+    def with_positions(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """Yield each batch as (pixels [B, H, W, C], int64 [B] positions of its images in `images`).
+
+        A batch whose images are all broken is yielded, too, empty.
+        """
         starts = range(0, len(self.order), self.batch_size)
         ahead = BATCHES_AHEAD if self.workers else 0
         with thread_pool(self.workers) as pool:
             for tasks in start_ahead(functools.partial(self._start, pool), starts, ahead):
                 views = [view for task in tasks if (view := task.result()) is not None]
-                if views:
-                    pixels, labels = zip(*views, strict=True)
-                    yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+                pixels = [pixels_HWC for pixels_HWC, _ in views]
+                stacked = np.stack(pixels) if pixels else np.empty((0, *self.size, self.channels))
+                yield torch.from_numpy(stacked), np.array([at for _, at in views], np.int64)
 
     def _start(self, pool: Executor, at: int) -> list[Future]:
         indices = self.order[at : at + self.batch_size]
@@ -75,8 +84,7 @@ class CenterBatches:
     def _view(self, index: int) -> tuple[NDArray[np.uint8 | np.uint16], int] | None:
         try:
             image = self.images.view(index, self.channels)
-            pixels = center_view(image, self.size, self.channels, self.images.whole)
-            return pixels, int(self.images.labels[index])
+            return center_view(image, self.size, self.channels, self.images.whole), index
         except Exception as error:  # Pillow raises a dozen types
             if index not in self.bad:
                 self.bad[index] = reason_for(error)

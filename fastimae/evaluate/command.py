@@ -21,6 +21,7 @@ from fastimae.evaluate.options import detect_recipes, finetune_recipes, linear, 
 from fastimae.evaluate.options.cka import CkaOptions
 from fastimae.evaluate.options.cluster import CLUSTERS, ClusterOptions
 from fastimae.evaluate.options.detect import DetectOptions
+from fastimae.evaluate.options.features import FEATURES, FeaturesOptions
 from fastimae.evaluate.options.figures import (
     AttentionOptions,
     ReconstructOptions,
@@ -83,6 +84,12 @@ TASKS = {
         "k-means of features: labels for unlabelled data",
         several=True,
         file=CLUSTERS,
+    ),
+    "features": Task(
+        FeaturesOptions,
+        "a file of features, of any layers, for other programs",
+        several=True,
+        file=FEATURES,
     ),
     "separability": Task(SeparabilityOptions, "linear separability of mixtures (M_ls)"),
     "msem": Task(

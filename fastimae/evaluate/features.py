@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastimae.engine.precision import DTYPES, resolve_precision
 from fastimae.engine.settings import Precision, StepSettings
-from fastimae.evaluate.options.base import Pool
+from fastimae.evaluate.options.base import Kept, Pool
 from fastimae.interop import load_model
 from fastimae.kernels.checks import check_pixels
 from fastimae.models import MaskedAutoencoder
@@ -82,24 +82,25 @@ def latents(
 def features(
     model: MaskedAutoencoder,
     images: Tensor,
-    pool: Pool | None,
+    pool: Kept | None,
     precision: Precision = AUTO,
     layer: int = -1,
 ) -> Tensor:
-    """Compute one vector per image, float32 [B, D], with all patches visible.
+    """Compute one vector per image, float32 [B, D], or its tokens, with all patches visible.
 
-    images, precision: see `layer_latents`. pool: "cls" is the latent of the class token, "avg" the mean
-    of the patches' latents, both after the encoder's last norm; the norm of a model that was
-    fine-tuned on the mean, `fc_norm`, comes after that. None: see `resolve_pool`, which also raises
-    ConfigError. layer: the block whose latents these are, from 0 or from the end (-1).
+    images, precision: see `layer_latents`. pool: "cls" is the latent of the class token, "avg" the
+    mean of the patches' latents, both after the encoder's last norm; the norm of a model that was
+    fine-tuned on the mean, `fc_norm`, comes after that. "tokens": as `latents`. None: see
+    `resolve_pool`, which also raises ConfigError. layer: the block whose latents these are, from 0
+    or from the end (-1).
     """
     pool = resolve_pool(model, pool)
     return pooled(model, latents(model, images, precision, layer), pool)
 
 
-def pooled(model: MaskedAutoencoder, tokens: Tensor, pool: Pool) -> Tensor:
-    """Return one vector per image, [B, D], of its tokens [B, n + L, D]; pool: see `features`."""
-    return pool_tokens(model, tokens, "cls" if pool == "cls" else "mean")
+def pooled(model: MaskedAutoencoder, tokens: Tensor, pool: Kept) -> Tensor:
+    """Return what `pool` keeps of tokens, [B, n + L, D]: see `features`."""
+    return pool_tokens(model, tokens, "mean" if pool == "avg" else pool)
 
 
 def resolve_layer(model: MaskedAutoencoder, layer: int | None, flag: str = "--layer") -> int:
@@ -115,7 +116,7 @@ def resolve_layer(model: MaskedAutoencoder, layer: int | None, flag: str = "--la
     return wanted % depth
 
 
-def resolve_pool(model: MaskedAutoencoder, pool: Pool | None) -> Pool:
+def resolve_pool(model: MaskedAutoencoder, pool: Kept | None) -> Kept:
     """Return the given pool, else MAE's "cls", or "avg" for a model fine-tuned on the mean.
 
     Raises ConfigError for the class token of a model that has no norm for it.

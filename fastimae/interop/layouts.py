@@ -28,7 +28,8 @@ def detect(weights: Mapping[str, Tensor]) -> Layout:
     """
     if huggingface.is_huggingface(weights):
         return "huggingface"
-    if "1.weight" in weights and "cls_token" not in weights:
+    probes = "1.weight", "1.query"  # linear, attentive
+    if any(name in weights for name in probes) and "cls_token" not in weights:
         raise Unfit("is a probe of features, without the encoder: give the encoder's file")
     _require_parts(weights)
     if imae.HEADS[0] in weights:

@@ -26,7 +26,7 @@ from fastimae.engine.settings import Precision
 from fastimae.evaluate.center_batches import CenterBatches
 from fastimae.evaluate.features import extract, resolve_layer
 from fastimae.evaluate.images import Images
-from fastimae.evaluate.options.base import Pool
+from fastimae.evaluate.options.base import Kept
 from fastimae.evaluate.origin import weights_digest
 from fastimae.folders import FolderError, replacing
 from fastimae.loaders.errors import DataError
@@ -66,7 +66,7 @@ class FeatureStore:
     """A folder of this probe alone, in which its processes exchange their shares."""
     world: World
     """Each process computes its share."""
-    pool: Pool
+    pool: Kept
     precision: Precision
     batch_size: int
     workers: int

@@ -14,6 +14,7 @@ from fastimae.evaluate.images import Images
 from fastimae.evaluate.labels.class_names import match_training
 from fastimae.evaluate.labels.feature_cache import Features, FeatureStore
 from fastimae.evaluate.labels.few_labels import labelled_part
+from fastimae.evaluate.labels.token_batches import TokenBatches
 from fastimae.evaluate.options.labels import ProbeOptions
 from fastimae.evaluate.origin import origin_of
 from fastimae.folders import FolderError, new_folder
@@ -26,7 +27,7 @@ MAX_BATCH = 512
 class Tested:
     """The features that a probe is tested on, and what it learns."""
 
-    val: Features
+    val: Features | TokenBatches
     classes: int
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Origin of the encoder: see `origin_of`."""
@@ -92,7 +93,7 @@ def open_probe(
     folder: Path,
     check: Callable[[Mapping[str, Any]], None],
 ) -> OpenProbe:
-    """Load the encoder, and compute or read the features to test on.
+    """Load the encoder, and compute or read the features to test on, unless these are tokens.
 
     Raises DataError, CheckpointError.
 
@@ -106,7 +107,7 @@ def open_probe(
     val, classes = match_training(train, options.val_images())
     options.check_images(train, world)
     tested = Tested(
-        val=store.features(val),
+        val=TokenBatches(store, val) if store.pool == "tokens" else store.features(val),
         classes=classes,
         class_names=train.classes or [],
         origin=origin,
@@ -134,7 +135,7 @@ def feature_store(options: ProbeOptions, world: World, folder: Path) -> FeatureS
         scratch=folder,
         world=world,
         layer=resolve_layer(model, options.layer),
-        pool=resolve_pool(model, options.pool),
+        pool=resolve_pool(model, options.kept),
         precision=options.precision,
         batch_size=min(options.batch_size, MAX_BATCH),
         workers=options.worker_count(),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Pool = Literal["cls", "avg"]
 """The feature of an image: the class token's latent, or the mean of its patches'."""
+Kept = Literal["cls", "avg", "tokens"]
+"""What is kept of an image: one vector, or all of its tokens."""
 
 
 def held_out(val: Path | None) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastimae.engine.settings import Precision, StepSettings
-from fastimae.evaluate.options.base import EvalOptions, Pool
+from fastimae.evaluate.options.base import EvalOptions, Kept, Pool
 from fastimae.evaluate.options.trained import FreshOptions, TrainedOptions
 from fastimae.loaders.settings import ChoiceSettings
 from fastimae.settings import (
@@ -30,7 +30,7 @@ BEST = "checkpoint-best.pth"
 
 @dataclasses.dataclass(kw_only=True)
 class EncoderOptions(FreshOptions, EvalOptions):
-    """Options of finetune, msem, linear, knn, fewshot and cluster."""
+    """Options of finetune, msem, linear, knn, fewshot, cluster and features."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -86,6 +86,11 @@ class ProbeOptions(EncoderOptions):
     feature_dir: Expert[Free[Path | None]] = None
     """Folder where probes share computed features. None: eval-features in output_dir, or else
     beside the checkpoint."""
+
+    @property
+    def kept(self) -> Kept | None:
+        """What of an image is probed; None: see --pool."""
+        return self.pool
 
     def features_folder(self) -> Path:
         """Return the folder where probes share computed features."""

@@ -1,6 +1,6 @@
 """fastimae-eval linear: a linear probe, which is batch norm without affine, then one layer.
 
-As in MAE, appendix A.1, and i-MAE, table 8.
+As in MAE, appendix A.1, and i-MAE, table 8. Or an attentive probe of all tokens.
 
 N = images, B = batch, D = feature width, K = classes.
 """
@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from fastimae.engine.build_step import StepSettings
 from fastimae.engine.checkpoint_file import CLASSES, LABELLED, WEIGHTS
 from fastimae.engine.distributed import World
-from fastimae.engine.resume import LINEAR_PROBE
+from fastimae.engine.resume import ATTENTIVE_PROBE, LINEAR_PROBE
 from fastimae.evaluate.labels.accuracy import in_words
+from fastimae.evaluate.labels.attentive import attentive_probe
 from fastimae.evaluate.labels.classification import Classification
 from fastimae.evaluate.labels.cropped_features import CroppedFeatures
 from fastimae.evaluate.labels.feature_cache import Features
 from fastimae.evaluate.labels.probe import ProbeData, Tested, open_probe, probe_data
 from fastimae.evaluate.labels.probe_layer import probe_layer
 from fastimae.evaluate.labels.processes import joined_processes
+from fastimae.evaluate.labels.token_batches import TokenBatches
 from fastimae.evaluate.labels.training import train_classifier
 from fastimae.evaluate.options.linear import LinearOptions
 from fastimae.evaluate.results import Results, open_results
@@ -63,13 +65,13 @@ def run(options: LinearOptions) -> None:
     ):
         check_apart(options.checkpoint, results.folder)
         options.settle_crops(training_settings(options.checkpoint))
-        prepare = _cropped if options.crop == "random" else _cached
+        prepare = _cached if options.crop == "center" and not options.attends else _computed
         data, loader = prepare(options, world, results)
-        objective = Classification(build_probe(data, options.seed))
+        objective = Classification(_probe(options, data, loader))
         trained = train_classifier(
             options, objective, loader, world,
             validation=lambda: _share(data.val, world), tested_on=data.tested_on,
-            how=IN_FP32, workers=options.worker_count() if options.crop == "random" else 0,
+            how=IN_FP32, workers=0 if prepare is _cached else options.worker_count(),
             optimizer=lambda lr, _: build_optimizer(objective, options, lr),
             output_dir=results.folder, run_file=results.run_file,
             settings={
@@ -95,11 +97,14 @@ def _cached(options: LinearOptions, world: World, results: Results) -> tuple[Tes
     return data, loader
 
 
-def _cropped(options: LinearOptions, world: World, results: Results) -> tuple[Tested, EpochLoader]:
-    """Open a loader that computes the features of random crops in each epoch."""
+def _computed(
+    options: LinearOptions, world: World, results: Results
+) -> tuple[Tested, CroppedFeatures]:
+    """Open a loader that computes features in each epoch: of random crops, or tokens."""
     store, images, data = open_probe(options, world, results.folder, _check(options, results))
-    crops = options.crops(store.model.img_size, store.model.in_chans)
-    if world.is_main:
+    cropped = options.crop == "random"
+    crops = options.crops(store.model.img_size, store.model.in_chans) if cropped else None
+    if crops and world.is_main:
         surveyed = survey_files(images.open, len(images))
         advice = "--crop center takes the middle of all images"
         warn_about_windows(str(images.source), surveyed, crops, advice)
@@ -107,7 +112,8 @@ def _cropped(options: LinearOptions, world: World, results: Results) -> tuple[Te
 
 
 def _check(options: LinearOptions, results: Results) -> Callable[[Mapping[str, Any]], None]:
-    return functools.partial(check_resume, options.resume, results.folder, LINEAR_PROBE)
+    kind = ATTENTIVE_PROBE if options.attends else LINEAR_PROBE
+    return functools.partial(check_resume, options.resume, results.folder, kind)
 
 
 def loader_settings(options: LinearOptions) -> dict[str, int]:
@@ -123,17 +129,23 @@ def _sizes(data: Tested, loader: EpochLoader) -> dict[str, Any]:
     return data.sizes_with(loader.epoch_steps.samples, len(loader.bad))
 
 
+def _probe(options: LinearOptions, data: Tested, loader: EpochLoader) -> nn.Sequential:
+    """Return the fresh probe that the options ask for. Raises ValueError for --probe_heads."""
+    if not options.attends:
+        return build_probe(data, options.seed)
+    model = loader.store.model
+    heads = options.probe_heads or model.blocks[0].attn.num_heads
+    return attentive_probe(model.pos_embed.shape[-1], heads, data.classes, options.seed)
+
+
 def build_probe(data: Tested, seed: int) -> nn.Sequential:
     """Return batch normalisation and a linear layer: float [B, D] -> [B, K]."""
     torch.manual_seed(seed)
-    probe = probe_layer(data.val.rows.shape[1], data.classes)
-    nn.init.trunc_normal_(probe[1].weight, std=0.01)
-    nn.init.zeros_(probe[1].bias)
-    return probe
+    return probe_layer(data.val.rows.shape[1], data.classes)
 
 
 def build_optimizer(module: nn.Module, options: LinearOptions, lr: float) -> torch.optim.Optimizer:
-    """Return SGD, or LARS with a trust ratio for the matrix only."""
+    """Return SGD, AdamW, or LARS with a trust ratio for matrices only."""
     matrices = [p for p in module.parameters() if p.ndim > 1]
     vectors = [p for p in module.parameters() if p.ndim <= 1]
     groups = [
@@ -142,11 +154,17 @@ def build_optimizer(module: nn.Module, options: LinearOptions, lr: float) -> tor
     ]
     if options.opt == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+    if options.opt == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
     groups[0]["always_adapt"] = True
     return Lars(groups, lr=lr, momentum=MOMENTUM)
 
 
-def _share(features: Features, world: World) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield this rank's features to validate on, in one batch."""
+def _share(tested: Features | TokenBatches, world: World) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return this rank's features to validate on, in one batch, or its tokens, in several."""
+    return tested if isinstance(tested, TokenBatches) else _in_one(tested, world)
+
+
+def _in_one(features: Features, world: World) -> Iterator[tuple[Tensor, Tensor]]:
     rows = slice(world.rank, None, world.size)
     yield features.rows[rows].to(world.device), features.labels[rows].to(world.device)
