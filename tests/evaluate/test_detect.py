@@ -27,7 +27,7 @@ LEARNING = (
     "--anchor_sizes 24 48 96 192 384 --warmup_epochs 0.1 --lr 4e-3 --clip_grad 1 --layer_decay 1 "
     "--drop_path 0 --no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
 )
-STEPS = 350
+STEPS = 400
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +222,10 @@ def test_errors_name_what_to_change(toy, trained, capsys):
     assert "training does not know: disc (it knows 3: circle" in refused(other)
     tested = ["--eval", other, "--resume", trained / "checkpoint-best.pth"]
     assert "training does not know: disc" in refused(*tested)
+    (toy / "coco/val2017/empty.jpg").touch()
+    unreadable = changed(
+        toy, "unreadable",
+        lambda content: [image.update(file_name="empty.jpg") for image in content["images"]], "val",
+    )  # fmt: skip
+    tested[1] = f"--val_annotations {unreadable}"
+    assert "no image with an object can be read" in refused(*tested)
