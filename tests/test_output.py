@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from shape_scenes import write_segmentation
+from shape_scenes import write_coco, write_segmentation
 from tiny import save_run, tiny_model
 from toy_images import save_splits
 
@@ -34,6 +34,8 @@ SMALL = {
     "finetune": "--epochs 1 --batch_size 8 --aa none --mixup 0 --precision fp32",
     "linear": "--epochs 1 --batch_size 8 --save_steps 1",
     "segment": "--epochs 1 --batch_size 8 --input_size 32 --pictures 1",
+    "detect": "--epochs 1 --batch_size 2 --input_size 32 --pictures 1 --head_channels 8 "
+    "--proposals 8 --precision fp32",
     "separability": "--teacher {mae} --steps 5 --mix_ratios 0.2 --batch_size 8",
     "msem": "--recipe imae_cifar10 --epochs 1 --batch_size 8 --precision fp32",
     "mixtureprobe": "--mix_ratios 0.2 --batch_size 8",
@@ -44,7 +46,7 @@ SMALL = {
     "tsne": "--samples 20 --perplexity 3",
 }
 """Flags that make a task quick."""
-DATA = {"segment": "{scenes}"}
+DATA = {"segment": "--data_path {scenes}", "detect": "--coco {coco}"}
 """Other images than those that most tasks take."""
 OF_CHECKPOINTS = [task for task in TASKS if task not in ("study", "report", "compare")]
 TRAIN = (
@@ -58,7 +60,9 @@ def places(tmp_path):
     """Return flag values by name: a user's data, and a folder for output."""
     save_splits(tmp_path / "images", 8)
     write_segmentation(tmp_path / "scenes", train=8, val=1, size=32)
-    names = {name: tmp_path / name for name in ("images", "scenes", "out")} | {"root": tmp_path}
+    write_coco(tmp_path / "coco", train=2, val=1, size=32)
+    folders = ("images", "scenes", "coco", "out")
+    names = {name: tmp_path / name for name in folders} | {"root": tmp_path}
     for name, heads in (("imae", 2), ("mae", 1)):
         names[name] = save_run(tmp_path / name, tiny_model(heads=heads))
         (tmp_path / name / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0}\n')
@@ -74,7 +78,7 @@ def call(places, command):
 
 
 def task_command(task):
-    flags = f"--device cpu --num_workers 0 --data_path {DATA.get(task, '{images}')}"
+    flags = f"--device cpu --num_workers 0 {DATA.get(task, '--data_path {images}')}"
     return f"fastimae-eval {task} --checkpoint {{imae}} {flags} {SMALL.get(task, '')}"
 
 
@@ -87,7 +91,7 @@ WRITES = {
     **{task: (f"{task_command(task)} --output_dir", "--output_dir") for task in OF_CHECKPOINTS},
     **{
         f"{task}, log_dir": (f"{task_command(task)} --output_dir {{out}} --log_dir", "--log_dir")
-        for task in ("linear", "finetune", "msem", "segment")
+        for task in ("linear", "finetune", "msem", "segment", "detect")
     },
 }
 """A command up to the folder that it writes to, and the flag that names the folder."""
