@@ -275,3 +275,19 @@ def test_the_colours_of_an_image_tell_its_class():
     for label, feature in enumerate(features):
         distance = np.linalg.norm(feature[20:, None] - centres, axis=-1)
         assert (distance.argmin(1) == label).mean() > 0.8
+
+
+def test_masks_are_of_the_same_drawings(tmp_path):
+    """Ink and paper differ in colour; each mask has the number of its kind."""
+    drawing.draw_scenes(tmp_path / "train", per_class=2, seed=3)
+    drawing.draw_dataset(tmp_path / "images", per_class=2, seed=3)
+    for label, name in enumerate(drawing.SHAPES):
+        for number in range(2):
+            file = tmp_path / "train" / "images" / name / f"{number:04}.jpg"
+            assert file.read_bytes() == (tmp_path / "images" / name / file.name).read_bytes()
+            mask = np.asarray(Image.open(tmp_path / "train" / "masks" / name / f"{number:04}.png"))
+            pixels = np.asarray(Image.open(file)).astype(float)
+            assert set(np.unique(mask)) == {0, label + 1}
+            ink, paper = pixels[mask > 0], pixels[mask == 0]
+            apart = np.linalg.norm(ink.mean(0) - paper.mean(0))
+            assert apart > 2 * max(ink.std(0).mean(), paper.std(0).mean())

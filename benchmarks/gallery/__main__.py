@@ -10,13 +10,15 @@ from pathlib import Path
 
 from benchmarks.conditions import ROOT
 from benchmarks.gallery import copies, hero, script
-from fastimae.demo.drawing import draw_dataset
+from fastimae.demo.drawing import SHAPES, draw_dataset, draw_scenes
 from fastimae.flags import OnceParser
 from fastimae.streams import closed_early_is_fine
 
 WORK = ROOT / "build/gallery"
 TRAIN, VAL = 400, 40
 """Drawings of each kind."""
+MASKED = {"train": 40, "val": 4}
+"""Those with masks, for segmentation."""
 
 
 @closed_early_is_fine()
@@ -46,6 +48,8 @@ def draw(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
     for name, count, seed in (("train", TRAIN, 0), ("val", VAL, 1)):
         draw_dataset(work / "pictures" / name, count, seed)
+        draw_scenes(work / "scenes" / name, MASKED[name], seed)
+    (work / "scenes" / "classes.txt").write_text("\n".join(["paper", *SHAPES]))
 
 
 def environment() -> dict[str, str]:

@@ -26,6 +26,21 @@ def draw_dataset(folder: Path, per_class: int, seed: int = Seeded.seed) -> None:
             Image.fromarray(image).save(folder / name / f"{number:04}.jpg", quality=92)
 
 
+def draw_scenes(folder: Path, per_class: int, seed: int = Seeded.seed) -> None:
+    """Write the same drawings as `draw_dataset`, with masks, for fastimae-eval segment.
+
+    folder: a split of a data set, whose content is replaced; images/ and masks/ are in it. Masks
+    have 0 on paper, and 1 + the number of the class on ink. per_class, seed: as for `draw_dataset`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    draw_dataset(folder / "images", per_class, seed)
+    for label, (name, shape) in enumerate(SHAPES.items()):
+        (folder / "masks" / name).mkdir(parents=True)
+        inside = shape(*placed_grid(per_class, np.random.default_rng([seed, label])))
+        for number, mask in enumerate((inside > 0.5) * np.uint8(label + 1)):
+            Image.fromarray(mask).save(folder / "masks" / name / f"{number:04}.png")
+
+
 def draw_class(label: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw `count` pictures of a class, uint8 [count, SIDE, SIDE, 3].
 

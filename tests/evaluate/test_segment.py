@@ -91,14 +91,14 @@ def test_it_learns_scenes_and_its_best_can_be_tested_again(tmp_path):
     options = ["--checkpoint", str(mae), "--data_path", str(scenes), *BASE]
     flags = ["--input_size", 64, "--short_side", 128, "--min_scale", 0.8, "--max_scale", 1.2]
     flags += ["--no_color_distort", "--no_frozen", "--head_dim", 32, "--layer_decay", 1]
-    flags += ["--drop_path", 0, "--epochs", 18, "--batch_size", 8, "--lr", 6e-3]
+    flags += ["--drop_path", 0, "--epochs", 13, "--batch_size", 8, "--lr", 6e-3]
     folder = run((tmp_path, options), "learns", *flags)
     numbers, lines = numbers_of(folder), lines_of(folder)
     assert numbers["mIoU"] > 90 and numbers["aAcc"] > 97
-    assert list(numbers["IoU"]) == list(CLASSES) and min(numbers["IoU"].values()) > 80
+    assert list(numbers["IoU"]) == list(CLASSES) and min(numbers["IoU"].values()) > 75
     assert numbers["mIoU"] == pytest.approx(sum(numbers["IoU"].values()) / 4)
     assert lines[-1]["train_loss"] < 0.2 < 1 < lines[0]["train_loss"]
-    assert numbers["mIoU"] == lines[-1]["test_mIoU"] and len(lines) == numbers["epochs"] == 18
+    assert numbers["mIoU"] == lines[-1]["test_mIoU"] and len(lines) == numbers["epochs"] == 13
     best = max(lines, key=lambda line: line["test_mIoU"])
     assert (numbers["best_mIoU"], numbers["best_epoch"]) == (best["test_mIoU"], best["epoch"])
     assert results_of(folder)["pictures"] == ["iou.png", "scenes.png"]

@@ -24,8 +24,8 @@ def ade20k_linear() -> Settings:
     Expected: no figure for a MAE in its paper. Not run here.
     """
     return {
-        "frozen": True, "head": "linear", "input_size": (512,), "epochs": 32, "batch_size": 16,
-        "blr": 1.6e-2, "weight_decay": 1e-4, "warmup_epochs": 1,
+        "frozen": True, "head": "linear", "epochs": 32, "batch_size": 16, "blr": 1.6e-2,
+        "weight_decay": 1e-4, "warmup_epochs": 1,
     }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def ade20k_finetune() -> Settings:
               figure of it is known. Not run here.
     """
     return {
-        "frozen": False, "head": "fpn", "input_size": (512,), "epochs": 100, "batch_size": 2,
+        "frozen": False, "head": "fpn", "epochs": 100, "batch_size": 2,
         "blr": 1.6e-3, "weight_decay": 0.05, "layer_decay": 0.65, "drop_path": 0.1,
     }  # fmt: skip
 
