@@ -23,7 +23,7 @@ from fastimae.evaluate.detection.coco_file import CocoTable, Id, check_images, r
 from fastimae.evaluate.detection.layout import Split, files_in, find_annotations, find_images
 from fastimae.evaluate.detection.outlines import Outline, Size, fill
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.image_location import LISTED, ImageLocation, SkipImage, printable
+from fastimae.loaders.image_location import LISTED, ImageLocation, SkipImage
 from fastimae.loaders.images.decode import errors_skip
 from fastimae.loaders.images.limits import check_pixels, max_pixels, open_image, value_range
 from fastimae.loaders.images.pixels import eight_bits
@@ -257,11 +257,11 @@ def _upright(image: Image.Image, size: Size) -> Image.Image:
     """
     wanted = size[::-1]
     if image.size != wanted:
-        stored = image.size
+        width, height = image.size
         image = ImageOps.exif_transpose(image)
         if image.size != wanted:
             raise SkipImage(
-                f"{printable('x'.join(map(str, stored)))} pixels, and the annotations are of an "
-                f"image of {wanted[0]}x{wanted[1]}"
+                f"{width}x{height} pixels, and the annotations are of an image of "
+                f"{wanted[0]}x{wanted[1]}"
             )
     return eight_bits(image)

@@ -147,11 +147,14 @@ def on_square(
 
     mean, std: of each channel, in 0..1; one for gray. image: RGB.
     """
-    pixels_HWC = np.asarray(converted(image, MODES[len(mean)]), np.float32)
+    pixels_HWC = np.asarray(converted(image, MODES[len(mean)]))
     pixels_HWC = pixels_HWC.reshape(*pixels_HWC.shape[:2], len(mean))
-    scaled_HWC = (pixels_HWC / _WHITE - np.float32(mean)) / np.float32(std)
     square_CSS = np.zeros((len(mean), size, size), np.float32)
-    square_CSS[:, : image.height, : image.width] = scaled_HWC.transpose(2, 0, 1)
+    # Channel by channel, in place: three times faster than on whole copies.
+    for channel, (mean_, std_) in enumerate(zip(mean, std, strict=True)):
+        part_HW = square_CSS[channel, : image.height, : image.width]
+        np.multiply(pixels_HWC[..., channel], np.float32(1 / (_WHITE * std_)), out=part_HW)
+        part_HW -= np.float32(mean_ / std_)
     return square_CSS
 
 
