@@ -12,7 +12,7 @@ import pytest
 import torch
 from colour_classifiers import palette, save_flat, save_probe_of
 from PIL import Image
-from shape_scenes import write_segmentation
+from shape_scenes import write_coco, write_segmentation
 from tiny import save_run, tiny_model
 from toy_images import save_splits
 
@@ -36,6 +36,8 @@ SMALL = {
     "finetune": "--epochs 1 --batch_size 8 --aa none --mixup 0 --precision fp32",
     "linear": "--epochs 1 --batch_size 8 --save_steps 1",
     "segment": "--epochs 1 --batch_size 8 --input_size 32 --pictures 1",
+    "detect": "--epochs 1 --batch_size 2 --input_size 32 --pictures 1 --head_channels 8 "
+    "--proposals 8 --precision fp32",
     "separability": "--teacher {mae} --steps 5 --mix_ratios 0.2 --batch_size 8",
     "msem": "--recipe imae_cifar10 --epochs 1 --batch_size 8 --precision fp32",
     "mixtureprobe": "--mix_ratios 0.2 --batch_size 8",
@@ -50,6 +52,7 @@ SMALL = {
 """Flags that make a task quick."""
 DATA = {
     "segment": "--data_path {scenes}",
+    "detect": "--coco {coco}",
     "robustness": "",
     "shapebias": "",
 }
@@ -68,7 +71,9 @@ def places(tmp_path):
     """Return flag values by name: a user's data, and a folder for output."""
     save_splits(tmp_path / "images", 8)
     write_segmentation(tmp_path / "scenes", train=8, val=1, size=32)
-    names = {name: tmp_path / name for name in ("images", "scenes", "out")} | {"root": tmp_path}
+    write_coco(tmp_path / "coco", train=2, val=1, size=32)
+    folders = ("images", "scenes", "coco", "out")
+    names = {name: tmp_path / name for name in folders} | {"root": tmp_path}
     for name, heads in (("mae", 1), ("imae", 2)):
         model = tiny_model(heads=heads)
         names[name] = save_run(tmp_path / name, model)
@@ -103,7 +108,7 @@ WRITES = {
     **{task: (f"{task_command(task)} --output_dir", "--output_dir") for task in OF_CHECKPOINTS},
     **{
         f"{task}, log_dir": (f"{task_command(task)} --output_dir {{out}} --log_dir", "--log_dir")
-        for task in ("linear", "finetune", "msem", "segment")
+        for task in ("linear", "finetune", "msem", "segment", "detect")
     },
 }
 """A command up to the folder that it writes to, and the flag that names the folder."""

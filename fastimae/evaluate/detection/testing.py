@@ -21,6 +21,7 @@ from fastimae.evaluate.detection.objective import autocast
 from fastimae.evaluate.detection.paste import Detections, in_original_size
 from fastimae.evaluate.detection.scores import CocoScores
 from fastimae.evaluate.options.detect import DetectOptions
+from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.workers.read_ahead import start_ahead, thread_pool
 from fastimae.log import log
@@ -62,7 +63,8 @@ class Tester:
     def test(self, *, quiet: bool = True) -> dict[str, float]:
         """Test on all images; return {"test_AP", ..., "test_AP_mask", ...}, in percent.
 
-        quiet: show no progress. Leaves the student in evaluation mode.
+        quiet: show no progress. Leaves the student in evaluation mode. Raises DataError if there is
+        no object to find in any image.
         """
         self.counted.clear()
         share = range(self.world.rank, len(self.scenes), self.world.size)
@@ -72,6 +74,8 @@ class Tester:
                     self.counted.add(self.scenes.image_id(read.number), *self.detect(read))
                 meter.update()
         self.scores = self.counted.compute()
+        if "AP" not in self.scores:
+            raise DataError(f"{self.scenes.source}: no image with an object can be read")
         return {f"test_{name}": value for name, value in self.scores.items()}
 
     @torch.no_grad()

@@ -24,6 +24,10 @@ from fastimae.settings import (
 
 SIDE = 1024
 """The field's side of images, in pixels."""
+IMAGES = 8
+"""In a step of each of eight GPUs: 64, as ViTDet's and its predecessor's."""
+JITTER = (0.1, 2.0)
+"""The field's sizes of training images, as shares of the side."""
 LARGEST_STRIDE = 32
 """Images consist of whole cells of the coarsest map that boxes are pooled from."""
 OF_TRAINING = frozenset(("window", "global_blocks", "anchor_sizes", "head_channels", "proposals"))
@@ -59,7 +63,7 @@ class DetectOptions(DetectorSettings, DenseOptions):
     """Passes over the training images."""
     warmup_epochs: NotNegative = 0.25
     """Epochs of linear warm-up."""
-    batch_size: PositiveInt = 8
+    batch_size: PositiveInt = IMAGES
     """Images per GPU and accumulation step; effective batch: this x accum_iter x GPUs."""
     blr: NotNegative = 4e-4
     """Base learning rate, for an effective batch of 256: 1e-4 for 64."""
@@ -67,9 +71,9 @@ class DetectOptions(DetectorSettings, DenseOptions):
     """Weight decay of matrices; biases and norms have none."""
     layer_decay: PositiveShare = 0.7
     """Learning rate of each layer, as a share of the next one's; the heads' is undiminished."""
-    min_scale: PositiveFloat = 0.1
+    min_scale: PositiveFloat = JITTER[0]
     """Smallest random size of an image, its longer side, as a share of --input_size."""
-    max_scale: PositiveFloat = 2.0
+    max_scale: PositiveFloat = JITTER[1]
     """Largest such size."""
     save_detections: Free[bool] = False
     """Write detections.json, with all that is found, in COCO's form of results."""
