@@ -27,6 +27,8 @@ OF_TRAINING = frozenset(("frozen", "head", "layers", "head_dim"))
 OF_TEST = ("input_size", "short_side", "stride")
 """Settings of the test, which --eval takes from the file unless they are given."""
 
+Layout = Literal["auto", "folders", "voc", "ade20k"]
+
 
 @dataclasses.dataclass(kw_only=True)
 class SegmentOptions(DenseOptions):
@@ -39,7 +41,7 @@ class SegmentOptions(DenseOptions):
 
     data_path: Path | None = None
     """Folder of images and masks: see --layout; its train and val parts."""
-    layout: Literal["auto", "folders", "voc", "ade20k"] = "auto"
+    layout: Layout = "auto"
     """folders: train/images, train/masks, val/images, val/masks (or images/train, ...). auto: by
     what is there."""
     classes: Path | None = None

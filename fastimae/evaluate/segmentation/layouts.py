@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
+from fastimae.evaluate.options.segment import Layout
 from fastimae.evaluate.segmentation.class_names import ADE20K, VOC, check_names, object_info
 from fastimae.loaders.errors import DataError
 
 Split = Literal["train", "val"]
-Layout = Literal["auto", "folders", "voc", "ade20k"]
 
 LOOKED_FOR = {
     "ade20k": "images/training with annotations/training (ADE20K)",
@@ -44,7 +44,7 @@ class Place:
     """Of the classes, if the layout knows them."""
 
 
-def find_place(root: Path, split: Split, layout: Layout = "auto", flag: str = "--data") -> Place:
+def find_place(root: Path, split: Split, layout: Layout, flag: str = "--data") -> Place:
     """Return where images and masks of a split of the data set at `root` are.
 
     layout: "auto" recognises it by its folders. flag: the flag that gave `root`, for messages.

@@ -17,8 +17,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from fastimae.cpus import worker_count
+from fastimae.evaluate.options.segment import Layout, SegmentOptions
 from fastimae.evaluate.segmentation.class_names import MOST, numbered, read_names
-from fastimae.evaluate.segmentation.layouts import Layout, Place, Split, find_place
+from fastimae.evaluate.segmentation.layouts import Place, Split, find_place
 from fastimae.evaluate.segmentation.masks import IGNORE, class_numbers, read_values
 from fastimae.evaluate.segmentation.pairs import Pairs, find_pairs
 from fastimae.loaders.errors import DataError
@@ -105,7 +106,7 @@ class Scenes(Dataset[tuple[Image.Image, NDArray[np.uint8]]]):
 def open_scenes(
     root: Path,
     split: Split,
-    layout: Layout = "auto",
+    layout: Layout = SegmentOptions.layout,
     classes: Path | None = None,
     flag: str = "--data_path",
 ) -> Scenes:
