@@ -19,12 +19,12 @@ from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.evaluate.detection.objective import Detection
 from fastimae.evaluate.tasks import detect  # noqa: F401 - before processes are forked
 
-SIDE, SCENES = 96, 8
+SIDE, LARGER, SCENES = 96, 128, 8
 BASE = "--num_workers 0 --device cpu --precision fp32 --input_size 96 --batch_size 4"
 SMALL = "--window 4 --head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 --pictures 1"
 LEARNING = (
     "--window 0 --head_channels 24 --proposals 48 --rpn_batch 48 --roi_batch 48 --epochs 2 "
-    "--anchor_sizes 24 48 96 192 384 --warmup_epochs 0.1 --lr 4e-3 --clip_grad 1 --layer_decay 1 "
+    f"--input_size {LARGER} --warmup_epochs 0.1 --lr 4e-3 --clip_grad 1 --layer_decay 1 "
     "--drop_path 0 --no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
 )
 STEPS = 400
@@ -32,7 +32,7 @@ STEPS = 400
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A folder with a checkpoint and scenes; the last image to train on has no object."""
+    """A folder with a checkpoint and scenes."""
     root = tmp_path_factory.mktemp("toy")
     torch.manual_seed(0)
     save_run(root / "mae", tiny_model(img_size=SIDE, embed_dim=48), num_heads=4)
@@ -93,8 +93,10 @@ def repeat(content, times):
 
 
 def test_it_learns_scenes_and_its_best_can_be_tested_again(toy):
-    train = changed(toy, "often", partial(repeat, times=STEPS * 4 // SCENES // 2))
-    data = f"--val_annotations {annotations(toy)}"
+    """At 128 pixels, for which positions are resized; --val_annotations: what was learned."""
+    write_coco(toy / "large/coco", train=SCENES, val=1, size=LARGER)
+    train = changed(toy / "large", "often", partial(repeat, times=STEPS * 4 // SCENES // 2))
+    data = f"--coco {toy / 'large/coco'} --val_annotations {annotations(toy / 'large')}"
     folder = run(toy, "learns", LEARNING, data, f"--train_annotations {train} --save_detections")
     numbers, lines = numbers_of(folder), lines_of(folder)
     assert numbers["AP"] > 75 and numbers["AP_mask"] > 80  # 84.8 and 91.5, more steps give more
@@ -110,11 +112,11 @@ def test_it_learns_scenes_and_its_best_can_be_tested_again(toy):
     assert {row["category_id"] for row in found} <= {2, 5, 9}
     best = load_checkpoint(folder / "checkpoint-best.pth")
     assert best["metrics"]["test_AP"] == numbers["best_AP"]
-    again = numbers_of(run(toy, "learns", "--eval", data) / "eval")
+    again = numbers_of(run(toy, "learns", f"--eval --input_size {LARGER}", data) / "eval")
     assert again["AP"] == numbers["best_AP"] and again["AP_mask"] == numbers["best_AP_mask"]
     assert numbers_of(folder) == numbers
-    # The detector's encoder can be evaluated like any other, and detects at another size.
-    larger = run(toy, "learns", "--eval --input_size 128 --score_threshold 0.5", data)
+    # It detects at another size, too.
+    larger = run(toy, "learns", "--eval --input_size 160 --score_threshold 0.5", data)
     assert numbers_of(larger / "eval")["AP50"] > 10
 
 
