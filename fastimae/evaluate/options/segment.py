@@ -70,8 +70,8 @@ class SegmentOptions(DenseOptions):
     color_distort: bool = True
     """Change brightness, contrast, saturation and hue of training images at random."""
     stride: PositiveInt | None = None
-    """Pixels between test windows. None: two thirds of --input_size; with --eval, as in
-    training."""
+    """Pixels between test windows. None: two thirds of --input_size; with --eval and no
+    --input_size, as in training."""
     blr: NotNegative | None = None
     """Base learning rate, for an effective batch of 256. None: 0.016 for a frozen encoder, else
     0.0016, which are 1e-3 and 1e-4 for a batch of 16."""
@@ -128,4 +128,6 @@ class SegmentOptions(DenseOptions):
         """
         given = {name: getattr(self, name) for name in OF_TEST if getattr(self, name) is not None}
         names = {*OF_TRAINING, *OF_TEST} & before.keys()
+        if self.input_size:  # other windows have a stride of their own
+            names -= {"stride"}
         return dataclasses.replace(self, **{name: before[name] for name in names} | given)
