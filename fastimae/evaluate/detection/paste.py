@@ -79,9 +79,7 @@ def _sampled(
     return sampled_N1HW[:, 0] * (in_NH[..., None] & in_NW[:, None])
 
 
-def _positions(
-    first_N: Tensor, last_N: Tensor, count: int, scale: float
-) -> tuple[Tensor, Tensor]:
+def _positions(first_N: Tensor, last_N: Tensor, count: int, scale: float) -> tuple[Tensor, Tensor]:
     """Return where in a box, from -1 to 1, the pixels of a row or column are, and which are inside.
 
     Both are [N, count]. The centre of pixel i is at i + 0.5 in the coordinates of boxes. Masks are
