@@ -224,9 +224,9 @@ def _with_objects(scenes: CocoScenes) -> CocoScenes:
     ends = np.concatenate([[0], np.cumsum(~scenes.table.crowd)])[scenes.table.starts]
     counts = np.diff(ends)
     if too_many := int((counts > MAX_OBJECTS).sum()):
-        log.warning("%s: %d images have more than %d objects: of a view the largest %d are learned, "
+        log.warning("%s: %d images have more than %d objects: the largest of a view are learned, "
                     "and the others are taken for background", scenes.source, too_many,
-                    MAX_OBJECTS, MAX_OBJECTS)  # fmt: skip
+                    MAX_OBJECTS)  # fmt: skip
     kept = np.flatnonzero(counts)
     if left_out := len(scenes) - len(kept):
         log.info("%s: %d images without objects are not trained on", scenes.source, left_out)
