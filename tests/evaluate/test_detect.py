@@ -92,14 +92,24 @@ def repeat(content, times):
     ]  # fmt: skip
 
 
+def box_as_outlines(content):
+    """Let boxes be those of the polygons: of the pixels, they reach one further to the right."""
+    for each in content["annotations"]:
+        (polygon,) = each["segmentation"]
+        left, top = min(polygon[::2]), min(polygon[1::2])
+        each["bbox"] = [left, top, max(polygon[::2]) - left, max(polygon[1::2]) - top]
+
+
 def test_it_learns_scenes_and_its_best_can_be_tested_again(toy):
     """At 128 pixels, for which positions are resized; --val_annotations: what was learned."""
     write_coco(toy / "large/coco", train=SCENES, val=1, size=LARGER)
+    val = changed(toy / "large", "tight", box_as_outlines)
+    annotations(toy / "large").write_text(val.read_text())
     train = changed(toy / "large", "often", partial(repeat, times=STEPS * 4 // SCENES // 2))
-    data = f"--coco {toy / 'large/coco'} --val_annotations {annotations(toy / 'large')}"
+    data = f"--coco {toy / 'large/coco'} --val_annotations {val}"
     folder = run(toy, "learns", LEARNING, data, f"--train_annotations {train} --save_detections")
     numbers, lines = numbers_of(folder), lines_of(folder)
-    assert numbers["AP"] > 75 and numbers["AP_mask"] > 80  # 84.8 and 91.5, more steps give more
+    assert numbers["AP"] > 60 and numbers["AP_mask"] > 80  # 74.5 and 90.6
     assert numbers["AP50"] > 95 and numbers["AP50_mask"] > 95
     assert {"circle", "square", "triangle"} == {row["class"] for row in numbers["by_class"]}
     assert numbers["AP"] == lines[-1]["test_AP"] and numbers["val_images"] == SCENES
