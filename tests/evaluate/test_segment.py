@@ -202,7 +202,7 @@ def test_a_broken_image_is_counted(toy, tmp_path):
         (data / path).write_bytes((data / path).read_bytes()[:300])
     out = run((tmp_path, options), "out", *QUICK, "--epochs", 1, "--data_path", data)
     numbers = numbers_of(out)
-    assert (numbers["bad_samples"], numbers["skipped_images"]) == (1, 1)
+    assert (numbers["bad_samples"], numbers["bad_images"]) == (1, 1)
 
 
 REFUSED = {
