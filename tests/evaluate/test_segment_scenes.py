@@ -126,6 +126,21 @@ def test_colours_are_no_class_numbers(tmp_path):
     assert "mask[(rgb == COLOUR).all(-1)] = NUMBER" in found
 
 
+def test_fractions_are_no_class_numbers_and_negative_ones_do_not_count(tmp_path):
+    """TIFF files hold both; 254 would be a class that is not there."""
+    root = write_pair(tmp_path, VALUES)
+    (root / "train/masks/a.png").unlink()
+    numbers = np.array([[0, 1, 2, -1], [3, 3, -2, 255]], np.float32)
+    path = root / "train/masks/a.tif"
+    for dtype in (np.int32, np.float32):
+        Image.fromarray(numbers.astype(dtype)).save(path)
+        mask = open_scenes(root, "train").read(0)[1]
+        np.testing.assert_array_equal(mask, np.where(numbers < 0, 255, numbers))
+    for wrong in (0.5, np.nan):
+        Image.fromarray(np.where(numbers == 1, np.float32(wrong), numbers)).save(path)
+        assert "ROOT/train/masks/a.tif has fractions, not class numbers" in refused(root)
+
+
 def test_a_mask_of_0_and_255_has_one_class(tmp_path):
     write_pair(tmp_path, np.where(VALUES > 1, 255, 0).astype(np.uint8))
     assert "such as 1, not 255, for a foreground" in refused(tmp_path)

@@ -21,15 +21,17 @@ IGNORE = 255
 def read_values(path: str) -> NDArray[np.int64 | np.uint8]:
     """Return the numbers in a mask's file: [H, W].
 
-    Numbers may be those of a palette's colours, or of gray with 1, 8 or 16 bits; gray that is
-    stored as equal colours is read as well. Raises SkipImage for a broken file, and DataError for
-    colours, as they are no numbers.
+    Numbers may be those of a palette's colours, or of gray with 1 to 32 bits; gray that is stored
+    as equal colours is read as well. Raises SkipImage for a broken file, and DataError for colours
+    and fractions, as they are no numbers of classes.
     """
     with errors_skip():
         image = open_image(ImageLocation(path).read())
         values = np.asarray(image)
     if values.ndim == 3:
         values = _gray(values, image, path)
+    if values.dtype.kind == "f" and not (values == np.rint(values)).all():  # NaN is not, either
+        raise DataError(f"{path} has fractions, not class numbers: write them as 8-bit gray")
     return values.astype(np.uint8 if image.mode in ("1", "L", "P") else np.int64, copy=False)
 
 
@@ -46,8 +48,8 @@ def class_numbers(values: NDArray, path: str, *, first: int, classes: int) -> ND
             f"{path} has the value {highest}, and there are {classes} classes, {first} to "
             f"{first + classes - 1} ({IGNORE}: does not count): name all of them with --classes"
         )
-    if first == 0:
-        return values.astype(np.uint8, copy=False)
+    if first == 0 and values.dtype == np.uint8:
+        return values
     known = (values >= first) & (values != IGNORE)
     return np.where(known, values - first, IGNORE).astype(np.uint8)
 

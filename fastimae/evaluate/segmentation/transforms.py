@@ -174,5 +174,7 @@ def largest_share(mask: NDArray[np.uint8]) -> float:
 def padded(values: NDArray, size: tuple[int, int], value: float) -> NDArray:
     """Return an array [..., H, W] padded below and on the right to `size`, contiguous."""
     missing = [full - side for full, side in zip(size, values.shape[-2:], strict=True)]
-    widths = [(0, 0)] * (values.ndim - 2) + [(0, more) for more in missing]
-    return np.ascontiguousarray(np.pad(values, widths, constant_values=value))
+    if any(missing):
+        widths = [(0, 0)] * (values.ndim - 2) + [(0, more) for more in missing]
+        values = np.pad(values, widths, constant_values=value)
+    return np.ascontiguousarray(values)
