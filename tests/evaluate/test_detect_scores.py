@@ -15,7 +15,7 @@ pytest.importorskip("faster_coco_eval")
 
 from fastimae.engine.distributed import ALONE, World
 from fastimae.evaluate.detection.coco import open_coco
-from fastimae.evaluate.detection.found import exchanged
+from fastimae.evaluate.detection.found import Found, exchanged
 from fastimae.evaluate.detection.pictures import draw_curves, draw_detections
 from fastimae.evaluate.detection.scores import RECALLS, CocoScores
 
@@ -264,6 +264,15 @@ def test_ranks_without_images_or_detections(tmp_path):
     for found in Threads(2).run(work):
         assert sorted(found) == [0, 2] and found[2].boxes.tolist() == [[0, 0, 9, 9]]
         assert len(found[0].labels) == 0 and found[2].runs == [] and found[2].size == (64, 64)
+
+
+def test_masks_of_large_images_are_compressed_a_few_at_a_time(monkeypatch):
+    masks = torch.rand(5, 11, 7) < 0.4
+    parts = torch.rand(5, 4), torch.rand(5), torch.ones(5, dtype=torch.int64), masks, (11, 7)
+    together = Found.of(*parts)
+    monkeypatch.setattr("fastimae.evaluate.detection.found._PIXELS_AT_ONCE", 2 * 77)
+    assert Found.of(*parts).runs == together.runs
+    assert (together.masks(range(5)) == masks.numpy()).all()
 
 
 def test_pictures(tmp_path):

@@ -19,6 +19,8 @@ from fastimae.engine.distributed import World
 from fastimae.evaluate.detection.outlines import Size
 
 _NO_MASK = -1
+_PIXELS_AT_ONCE = 1 << 25
+"""Of masks that are compressed together, one byte each: all 100 of an image of COCO's size."""
 
 
 class Found(NamedTuple):
@@ -88,9 +90,12 @@ def _compressed(masks_NHW: Tensor) -> list[bytes]:
     """Return COCO's compressed runs of masks."""
     if not len(masks_NHW):
         return []
-    columns_NWH = masks_NHW.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
-    # Transposed, as the library wants them column by column.
-    return [runs["counts"] for runs in library.encode(columns_NWH.T)]
+    at_once, found = max(1, _PIXELS_AT_ONCE // max(masks_NHW[0].numel(), 1)), []
+    for some_NHW in masks_NHW.split(at_once):
+        columns_NWH = some_NHW.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
+        # Transposed, as the library wants them column by column.
+        found += [runs["counts"] for runs in library.encode(columns_NWH.T)]
+    return found
 
 
 def exchanged(found: dict[int, Found], world: World) -> dict[int, Found]:
