@@ -134,7 +134,7 @@ def test_it_finds_the_patch_that_means_hide(place):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(place, monkeypatch):
-    flags = [*ATTENTIVE, "--epochs", 3, "--resume", "auto", "--crop", "random"]
+    flags = [*ATTENTIVE, "--epochs", 2, "--resume", "auto", "--crop", "random"]
     whole = run(place, "whole", *flags)
     with monkeypatch.context() as patch:
         real, calls = Classification.forward, []
