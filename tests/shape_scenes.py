@@ -27,16 +27,19 @@ _TRIES = 100
 
 @dataclasses.dataclass(kw_only=True)
 class Instance:
-    """A shape: its number in `CLASSES`, corners, pixels bool [H, W] and box (x, y, x2, y2)."""
+    """A shape: its number in `CLASSES`, corners, pixels bool [H, W] and box (x, y, x2, y2).
+
+    As in COCO, the box is that of the corners, whose coordinates are edges of pixels.
+    """
 
     label: int
     polygon: list[tuple[float, float]]
     pixels: NDArray[np.bool_]
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        rows, columns = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    def box(self) -> tuple[float, float, float, float]:
+        x, y = zip(*self.polygon, strict=True)
+        return min(x), min(y), max(x), max(y)
 
 
 @dataclasses.dataclass(kw_only=True)
