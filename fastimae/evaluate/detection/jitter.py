@@ -23,6 +23,8 @@ MAX_OBJECTS = 100
 """Masks of one image take so many squares of memory; no image of COCO has more objects to learn."""
 _FILTER = Image.Resampling.BILINEAR
 _WHITE = 255
+_ROUNDING = 1e-3
+"""In pixels: a box that is so little beyond an edge is not cut by it."""
 
 
 class View(NamedTuple):
@@ -38,12 +40,11 @@ class View(NamedTuple):
     """Whether it is mirrored."""
 
     def boxes(self, boxes_N4: NDArray) -> NDArray[np.float64]:
-        """Return where boxes are on the square, float64 [N, 4], cut at the edges of the part."""
-        height, width = self.size
+        """Return where boxes are on the square, float64 [N, 4], also beyond the edges."""
         moved_N4 = boxes_N4.astype(np.float64) * (self.scale * 2) - (self.corner * 2)
         if self.flip:
-            moved_N4[:, ::2] = width - moved_N4[:, 2::-2]
-        return moved_N4.clip(0, [width, height] * 2)
+            moved_N4[:, ::2] = self.size[1] - moved_N4[:, 2::-2]
+        return moved_N4
 
     def image(self, image: Image.Image) -> Image.Image:
         """Return the part of an image, (w, h), without computing the rest."""
@@ -161,10 +162,13 @@ def on_square(
 def target_in(view: View, annotations: Annotations, max_objects: int = MAX_OBJECTS) -> Target:
     """Return the objects that a view shows.
 
-    A box is that of the object, cut at the edges of the view and to the part of the mask that is
-    left. max_objects: of more, those with the largest boxes are kept.
+    A box is that of the annotation, which tests compare with. Where the view cuts an object, the
+    box is cut at the edges of the view, and to the part of the mask that is left. max_objects: of
+    more, those with the largest boxes are kept.
     """
-    boxes = view.boxes(annotations.boxes)
+    whole = view.boxes(annotations.boxes)
+    boxes = whole.clip(0, view.size[::-1] * 2)
+    is_cut = np.abs(whole - boxes).max(1, initial=0) > _ROUNDING
     sides = boxes[:, 2:] - boxes[:, :2]
     shown = np.flatnonzero((sides >= 1).all(1) & ~annotations.crowd)
     largest = shown[np.argsort(-sides[shown].prod(1), kind="stable")][:max_objects]
@@ -172,8 +176,7 @@ def target_in(view: View, annotations: Annotations, max_objects: int = MAX_OBJEC
     for row in np.sort(largest).tolist():
         part = _part(view, annotations.outlines[row], boxes[row], annotations.size)
         if part is not None:
-            left, top, pixels = part
-            box = _cut(boxes[row], left, top, pixels.shape)
+            box = _cut(boxes[row], *part) if is_cut[row] else boxes[row]
             found.append((box, int(annotations.labels[row]), part))
     kept = [each for each in found if (each[0][2:] - each[0][:2] >= 1).all()]
     return make_target(*zip(*kept, strict=True)) if kept else make_target([], [], [])
@@ -183,9 +186,12 @@ Part = tuple[int, int, NDArray[np.bool_]]
 """Left, top and pixels, bool [h, w]."""
 
 
-def _cut(box: NDArray[np.float64], left: int, top: int, size: Size) -> NDArray[np.float64]:
-    """Return the part of a box that is within pixels of this size."""
-    edges = [left, top, left + size[1], top + size[0]]
+def _cut(
+    box: NDArray[np.float64], left: int, top: int, pixels_hw: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the part of a box that is within the pixels of a mask, see `Part`."""
+    height, width = pixels_hw.shape
+    edges = [left, top, left + width, top + height]
     return np.concatenate([np.maximum(box[:2], edges[:2]), np.minimum(box[2:], edges[2:])])
 
 
