@@ -219,6 +219,24 @@ def test_masks_are_pasted_as_they_are_learned(monkeypatch):
             assert (again & each.pixels).sum() / (again | each.pixels).sum() > 0.95
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0, 3.0])
+def test_masks_are_pasted_without_a_shift_whatever_the_scale_of_the_test(scale):
+    """A disc in a file; what the loss takes from the resized disc comes back to its place."""
+    side, centre, radius = 120, np.array([60.0, 60.0]), 30.0
+
+    def disc(scale):
+        at = (np.arange(round(side * scale)) + 0.5) / scale
+        return np.hypot(at[None] - centre[0], at[:, None] - centre[1]) < radius
+
+    box = torch.tensor([[*(centre - radius), *(centre + radius)]]).float() * scale
+    resized = torch.from_numpy(disc(scale))[None].to(torch.uint8)
+    target = project_masks_on_boxes(resized, box, torch.tensor([0]), 28)
+    found = {"boxes": box, "scores": torch.ones(1), "labels": torch.ones(1, dtype=torch.int64)}
+    again = in_original_size(found | {"masks": target[:, None]}, (scale, scale), (side, side))
+    rows, columns = np.nonzero(again.masks[0].numpy())
+    np.testing.assert_allclose([columns.mean() + 0.5, rows.mean() + 0.5], centre, atol=0.18)
+
+
 def test_boxes_go_back_to_the_pixels_of_the_file():
     boxes = torch.tensor([[2.0, 4.0, 30.0, 20.0], [10.0, 0.0, 64.0, 48.0]])
     found = {"boxes": boxes, "scores": torch.ones(2), "labels": torch.ones(2, dtype=torch.int64)}

@@ -82,7 +82,7 @@ class Anchors(AnchorGenerator):
         """Return float32 [A, 4] (x1, y1, x2, y2) of each image; maps: [B, C, H, W] by stride."""
         self.set_cell_anchors(torch.float32, maps[0].device)
         grids = [list(each.shape[-2:]) for each in maps]
-        strides = [[torch.tensor(s, device=maps[0].device)] * 2 for s in RPN_STRIDES]
+        strides = [[stride, stride] for stride in RPN_STRIDES]
         anchors = torch.cat(self.grid_anchors(grids, strides))
         return [anchors for _ in images.image_sizes]
 

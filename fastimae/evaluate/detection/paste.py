@@ -42,26 +42,34 @@ def in_original_size(
     """
     factor = found["boxes"].new_tensor([*scale, *scale])
     boxes = clip_boxes_to_image(found["boxes"] / factor, size)
-    masks = paste(found["masks"][:, 0], boxes, size) if "masks" in found else None
+    masks = paste(found["masks"][:, 0], boxes, size, scale) if "masks" in found else None
     return Detections(boxes, found["scores"], found["labels"], masks)
 
 
-def paste(masks_NMM: Tensor, boxes_N4: Tensor, size: tuple[int, int]) -> Tensor:
+def paste(
+    masks_NMM: Tensor,
+    boxes_N4: Tensor,
+    size: tuple[int, int],
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
     """Return bool [N, H, W]: the pixels of an image of `size` whose probability is above one half.
 
-    masks_NMM: float [N, M, M] of probabilities over their boxes. boxes_N4: float [N, 4]. Pixels
-    between the samples of a mask are interpolated, exactly (not after rounding the box to pixels).
+    masks_NMM: float [N, M, M] of probabilities over their boxes. boxes_N4: float [N, 4]. scale: (x,
+    y), by which the image had been multiplied when the masks were found. Pixels between the samples
+    of a mask are interpolated, exactly (not after rounding the box to pixels).
     """
     at_once = max(1, _PIXELS_AT_ONCE // max(size[0] * size[1], 1))
     parts = zip(masks_NMM.split(at_once), boxes_N4.split(at_once), strict=True)
-    pasted = [_sampled(masks, boxes, size) > THRESHOLD for masks, boxes in parts]
+    pasted = [_sampled(masks, boxes, size, scale) > THRESHOLD for masks, boxes in parts]
     return torch.cat(pasted) if len(masks_NMM) else masks_NMM.new_zeros(0, *size, dtype=torch.bool)
 
 
-def _sampled(masks_NMM: Tensor, boxes_N4: Tensor, size: tuple[int, int]) -> Tensor:
+def _sampled(
+    masks_NMM: Tensor, boxes_N4: Tensor, size: tuple[int, int], scale: tuple[float, float]
+) -> Tensor:
     """Return float [N, H, W]: probabilities at the pixels of the image, 0 outside of the boxes."""
-    x_NW, in_NW = _positions(boxes_N4[:, 0], boxes_N4[:, 2], size[1])
-    y_NH, in_NH = _positions(boxes_N4[:, 1], boxes_N4[:, 3], size[0])
+    x_NW, in_NW = _positions(boxes_N4[:, 0], boxes_N4[:, 2], size[1], scale[0])
+    y_NH, in_NH = _positions(boxes_N4[:, 1], boxes_N4[:, 3], size[0], scale[1])
     grid_NHW2 = torch.stack(
         [x_NW[:, None].expand(-1, size[0], -1), y_NH[..., None].expand(-1, -1, size[1])], dim=-1
     )
@@ -71,13 +79,15 @@ def _sampled(masks_NMM: Tensor, boxes_N4: Tensor, size: tuple[int, int]) -> Tens
     return sampled_N1HW[:, 0] * (in_NH[..., None] & in_NW[:, None])
 
 
-def _positions(first_N: Tensor, last_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _positions(first_N: Tensor, last_N: Tensor, count: int, scale: float) -> tuple[Tensor, Tensor]:
     """Return where in a box, from -1 to 1, the pixels of a row or column are, and which are inside.
 
-    Both are [N, count]. Pixel i is at i, as in the targets that torchvision's loss samples from
-    true masks; it is inside if its centre is, at i + 0.5 in the coordinates of boxes.
+    Both are [N, count]. The centre of pixel i is at i + 0.5 in the coordinates of boxes. Masks are
+    read half a pixel of the scaled image before it: torchvision's loss samples its targets from
+    true masks as if the centre of pixel i were at i.
     """
-    pixels_1C = torch.arange(count, device=first_N.device, dtype=first_N.dtype)[None]
+    centres_1C = torch.arange(count, device=first_N.device, dtype=first_N.dtype)[None] + 0.5
     first_N1, last_N1 = first_N[:, None], last_N[:, None]
-    inside = (pixels_1C + 0.5 >= first_N1) & (pixels_1C + 0.5 <= last_N1)
-    return 2 * (pixels_1C - first_N1) / (last_N1 - first_N1).clamp(min=1e-6) - 1, inside
+    inside = (centres_1C >= first_N1) & (centres_1C <= last_N1)
+    read_1C = centres_1C - 0.5 / scale
+    return 2 * (read_1C - first_N1) / (last_N1 - first_N1).clamp(min=1e-6) - 1, inside
