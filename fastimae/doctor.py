@@ -274,6 +274,13 @@ CHECKS: tuple[Callable[[], Check], ...] = (
         cost="no fastimae-eval finetune and linear",
         fix="pip install 'fastimae[eval]'",
     ),
+    partial(
+        check_package,
+        "faster_coco_eval",
+        distribution="faster-coco-eval",
+        cost="no fastimae-eval detect",
+        fix="pip install 'fastimae[eval]'",
+    ),
     check_apex,
     check_cores,
     check_shared_memory,

@@ -291,3 +291,23 @@ def test_masks_are_of_the_same_drawings(tmp_path):
             ink, paper = pixels[mask > 0], pixels[mask == 0]
             apart = np.linalg.norm(ink.mean(0) - paper.mean(0))
             assert apart > 2 * max(ink.std(0).mean(), paper.std(0).mean())
+
+
+def test_annotations_are_of_the_same_masks(tmp_path):
+    """faster-coco-eval's own reader finds each drawing's ink, and its box."""
+    library = pytest.importorskip("faster_coco_eval")
+    drawing.draw_scenes(tmp_path / "val", per_class=2, seed=3)
+    coco = library.COCO(str(tmp_path / "val" / "_annotations.coco.json"))
+    assert len(coco.anns) == len(coco.imgs) == 2 * len(drawing.SHAPES)
+    assert [category["name"] for category in coco.cats.values()] == list(drawing.SHAPES)
+    for object_ in coco.anns.values():
+        file = tmp_path / "val" / coco.imgs[object_["image_id"]]["file_name"]
+        assert file.is_file()
+        mask = np.asarray(
+            Image.open(tmp_path / "val/masks" / file.parent.name / f"{file.stem}.png")
+        )
+        assert np.array_equal(coco.annToMask(object_) * object_["category_id"], mask)
+        rows, columns = np.nonzero(mask)
+        left, top, width, height = object_["bbox"]
+        assert (left, top) == (columns.min(), rows.min())
+        assert (left + width, top + height) == (columns.max() + 1, rows.max() + 1)

@@ -173,7 +173,7 @@ def test_a_mistake_is_one_line_that_says_what_to_type(words, said, capsys, monke
     monkeypatch.setattr(arguments, "_flattened", lambda box: "TYRO'S WORDS")
     line = error_of(words, capsys)
     assert said in line
-    assert len(line) < 250 and not re.search(r"Traceback|invalid literal|\)\s*\(", line)
+    assert len(line) < 280 and not re.search(r"Traceback|invalid literal|\)\s*\(", line)
 
 
 def test_a_mistake_that_we_do_not_know_is_one_line_of_tyros(capsys, monkeypatch):

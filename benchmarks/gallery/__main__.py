@@ -6,7 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image, ImageOps
 
 from benchmarks.conditions import ROOT
 from benchmarks.gallery import copies, hero, script
@@ -49,7 +52,17 @@ def draw(work: Path) -> None:
     for name, count, seed in (("train", TRAIN, 0), ("val", VAL, 1)):
         draw_dataset(work / "pictures" / name, count, seed)
         draw_scenes(work / "scenes" / name, MASKED[name], seed)
+    for name, change in {"gray": ImageOps.grayscale, "negative": ImageOps.invert}.items():
+        change_all(work / "pictures/val", work / "sets" / name, change)
     (work / "scenes" / "classes.txt").write_text("\n".join(["paper", *SHAPES]))
+
+
+def change_all(source: Path, target: Path, change: Callable[[Image.Image], Image.Image]) -> None:
+    """Write the images of a folder of classes to another one, changed."""
+    for path in source.rglob("*.jpg"):
+        copied = target / path.relative_to(source)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        change(Image.open(path)).save(copied)
 
 
 def environment() -> dict[str, str]:

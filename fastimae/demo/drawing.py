@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,18 +28,46 @@ def draw_dataset(folder: Path, per_class: int, seed: int = Seeded.seed) -> None:
 
 
 def draw_scenes(folder: Path, per_class: int, seed: int = Seeded.seed) -> None:
-    """Write the same drawings as `draw_dataset`, with masks, for fastimae-eval segment.
+    """Write the same drawings as `draw_dataset`, with masks, for fastimae-eval segment and detect.
 
     folder: a split of a data set, whose content is replaced; images/ and masks/ are in it. Masks
-    have 0 on paper, and 1 + the number of the class on ink. per_class, seed: as for `draw_dataset`.
+    have 0 on paper, and 1 + the number of the class on ink. In _annotations.coco.json the ink of
+    a drawing is an object. per_class, seed: as for `draw_dataset`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     draw_dataset(folder / "images", per_class, seed)
+    coco = {"categories": [{"id": number + 1, "name": name} for number, name in enumerate(SHAPES)]}
+    coco |= {"images": [], "annotations": []}
     for label, (name, shape) in enumerate(SHAPES.items()):
         (folder / "masks" / name).mkdir(parents=True)
-        inside = shape(*placed_grid(per_class, np.random.default_rng([seed, label])))
-        for number, mask in enumerate((inside > 0.5) * np.uint8(label + 1)):
-            Image.fromarray(mask).save(folder / "masks" / name / f"{number:04}.png")
+        inside = shape(*placed_grid(per_class, np.random.default_rng([seed, label]))) > 0.5
+        for number, ink in enumerate(inside):
+            mask = Image.fromarray(ink * np.uint8(label + 1))
+            mask.save(folder / "masks" / name / f"{number:04}.png")
+            _annotate(coco, f"images/{name}/{number:04}.jpg", ink, label + 1)
+    (folder / "_annotations.coco.json").write_text(json.dumps(coco))
+
+
+def _annotate(coco: dict[str, list], name: str, ink: np.ndarray, category: int) -> None:
+    """Add an image and its object to a COCO file. ink: the object's pixels, bool [H, W]."""
+    number = len(coco["images"]) + 1
+    size = {"height": ink.shape[0], "width": ink.shape[1]}
+    coco["images"].append({"id": number, "file_name": name, **size})
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    left, top = int(columns[0]), int(rows[0])
+    width, height = int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+    coco["annotations"].append({
+        "id": number, "image_id": number, "category_id": category, "iscrowd": 0,
+        "bbox": [left, top, width, height], "area": int(ink.sum()),
+        "segmentation": {"size": list(ink.shape), "counts": _run_lengths(ink)},
+    })  # fmt: skip
+
+
+def _run_lengths(ink: np.ndarray) -> list[int]:
+    """Return COCO's run lengths of a mask, bool [H, W]: column by column, of paper first."""
+    line = np.concatenate([[False], ink.flatten(order="F")])
+    changes = np.flatnonzero(line[1:] != line[:-1])
+    return np.diff([0, *changes, ink.size]).tolist()
 
 
 def draw_class(label: int, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -32,13 +32,17 @@ CLASSES = "classes"
 """Classifiers: the names of the classes, in order."""
 LABELLED = "labelled"
 """Classifiers: the digest of which images were trained on; "" for all, see `Images.chosen`."""
+PROBED = "probed"
+"""Probes: which features of the encoder they are of, in words."""
 CONVERTED_WITH = "converted_with"
 """The value range that its .beton file of training images was converted with."""
 PROCESSES = "processes"
 """How many processes trained it; --world_size is 1 under most launchers."""
 EFFECTIVE_BATCH = "effective_batch"
 """Images per optimizer step, over all processes."""
-NO_FLAGS = frozenset((RUN, WEIGHTS, CLASSES, LABELLED, CONVERTED_WITH, PROCESSES, EFFECTIVE_BATCH))
+NO_FLAGS = frozenset(
+    (RUN, WEIGHTS, CLASSES, LABELLED, PROBED, CONVERTED_WITH, PROCESSES, EFFECTIVE_BATCH)
+)
 
 
 class CheckpointError(WordedError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastimae.engine.run_file import RUN_FILE
@@ -11,11 +14,12 @@ from fastimae.locks import check_free
 from fastimae.log import log
 
 PICTURE = "reconstruction.png"
+RESULTS = "results.json"
 EVENTS = "events.out.tfevents.*"
 RUN_FILES = (
     *("checkpoint-*.pth", "shards-*", "log.txt", RUN_FILE, EVENTS, PICTURE),
-    *("nonfinite-rank*.json", "profile-rank*", "results.json", "report.html"),
-    *("eval-*", "eval/results.json"),
+    *("nonfinite-rank*.json", "profile-rank*", RESULTS, "report.html"),
+    *("eval-*", f"eval/{RESULTS}"),
 )
 """The files of a run, and of its evaluations."""
 _BESIDE = ("debug.log", "wandb")
@@ -67,6 +71,7 @@ def archive_previous_run(
     if log_dir and log_dir.resolve() != output_dir.resolve():
         _move(_matching(log_dir, (EVENTS,)), log_dir)
     files = [file for file in _matching(output_dir, RUN_FILES) if file != keep]
+    files += [file for path in files if path.name == RESULTS for file in _pictures_of(path)]
     for file in files:
         if file.is_dir():
             check_free(file)
@@ -80,6 +85,15 @@ def is_previous_run(folder: Path) -> bool:
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     return sorted(file for pattern in patterns for file in folder.glob(pattern))
+
+
+def _pictures_of(results: Path) -> Iterator[Path]:
+    """Yield the pictures that results.json lists: beside a later run's, they would be taken for
+    its own."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        content = json.loads(results.read_text(encoding="utf-8"))
+        names = {Path(name).name for name in content.get("pictures", ())} - {PICTURE}
+        yield from (path for name in sorted(names) if (path := results.parent / name).is_file())
 
 
 def _move(files: list[Path], folder: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """Archiving an earlier run: all of its files, and no others."""
 
+import json
 import threading
 
 import pytest
@@ -50,6 +51,19 @@ def test_all_that_a_run_left_is_moved_and_nothing_else(tmp_path, caplog):
         expected |= {f"previous-{number}/{name}": f"run {number}" for name in OF_THE_RUN}
         assert files(tmp_path) == expected
     assert caplog.text.count("held an earlier run") == 2
+
+
+def test_pictures_of_results_go_with_them(tmp_path):
+    """A later run may draw fewer, and those of this one would be taken for its own."""
+    fill(tmp_path, ["iou.png", "eval/scenes.png", "mine.png", "reconstruction.png"], "drawn")
+    listed = {"": ["iou.png", "reconstruction.png", "gone.png"], "eval": ["scenes.png"]}
+    for folder, names in listed.items():
+        (tmp_path / folder / "results.json").write_text(json.dumps({"pictures": names}))
+    archive_previous_run(tmp_path)
+    assert {name for name in files(tmp_path) if name.endswith(".png")} == {
+        "mine.png", *(f"previous-1/{name}"
+                      for name in ("iou.png", "eval/scenes.png", "reconstruction.png")),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OF_THE_RUN)

@@ -9,6 +9,7 @@ from fastimae.cli import evaluate
 from fastimae.evaluate.pages.accuracies import accuracies
 from fastimae.evaluate.pages.curves import curves, curves_over_each_other
 from fastimae.evaluate.pages.runs import read_run
+from fastimae.evaluate.tasks.report import evaluation_section
 
 SEGMENT = {"mIoU": 48.125, "aAcc": 83.5, "IoU": {"wall": 61.5, "sky": None}, "absent": ["sky"]}
 DETECT = {"AP": 39.7, "AP50": 61.0, "AP_mask": 36.4, "by_class": [{"class": "cat", "AP": 39.7}]}
@@ -69,6 +70,29 @@ def test_a_log_of_overlap_and_precision_has_charts_of_their_own():
         "test_aAcc": "Accuracy of pixels", "test_AP": "AP of boxes", "test_AP50": "Test AP50",
         "test_AP_mask": "AP of masks", "test_mIoU": "Mean IoU", "train_loss": "Training loss",
     }  # fmt: skip
+
+
+def test_each_number_has_a_card_of_its_own(tmp_path):
+    """The best epoch's accuracy does not replace the last one's, nor one set's another's."""
+    tuned = {"acc1": 80.0, "acc5": 95.0, "best_acc1": 81.0, "best_epoch": 3}
+    masks = {"AP50": 61.0, "APs_mask": 9.0, "best_AP": 40.0}
+    run = save_run(tmp_path / "run", {"finetune": tuned, "detect": masks, "robustness": ROBUSTNESS})
+    cards = {item.task: evaluation_section(item).cards for item in read_run(run).evaluations}
+    assert cards == {
+        "finetune": {"top-1 (%)": 80.0, "top-5 (%)": 95.0, "best top-1 (%)": 81.0, "best epoch": 3},
+        "detect": {"box AP50 (%)": 61.0, "mask APs (%)": 9.0, "best box AP (%)": 40.0},
+        "robustness": {"v2: top-1 (%)": 55.5, "mine: top-1 (%)": 9.25},
+    }
+
+
+def test_only_numbers_by_class_are_a_table_of_classes(tmp_path):
+    by_k = {"by_k": {"10": {"acc1": 50.0, "acc5": 90.0}}}
+    run = save_run(tmp_path / "run", {"segment": SEGMENT, "knn": by_k})
+    tables = {item.task: item.tables for item in read_run(run).evaluations}
+    assert tables == {
+        "segment": {"IoU": [{"class": "wall", "IoU": 61.5}, {"class": "sky", "IoU": None}]},
+        "knn": {},
+    }
 
 
 @pytest.mark.parametrize("command", ["report", "compare"])

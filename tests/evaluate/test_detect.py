@@ -105,7 +105,7 @@ def test_broken_images_and_data_without_outlines(toy, capsys):
     flags = [SMALL, "--epochs 1 --lr 1e-3 --train_annotations", paths[0]]
     folder = run(toy, "bare", *flags, data)
     numbers = numbers_of(folder)
-    assert numbers["bad_samples"] == numbers["skipped_images"] == 1
+    assert numbers["bad_samples"] == numbers["bad_images"] == 1
     assert "AP" in numbers and "AP_mask" not in numbers
     assert "train_mask" not in lines_of(folder)[0]
     assert "broken.jpg is skipped" in capsys.readouterr().err

@@ -61,6 +61,18 @@ def test_images_and_their_objects(root, said):
                for line in said())  # fmt: skip
 
 
+def test_images_with_more_objects_than_are_learned_are_named(root, said):
+    def repeat(content):
+        (first, *_), number = content["annotations"], len(content["annotations"])
+        content["annotations"] += [{**first, "id": number + more} for more in range(1, 102)]
+
+    open_coco(root, "train")
+    assert not any("more than 100 objects" in line for line in said())
+    edit(root, repeat)
+    open_coco(root, "train")
+    assert any("1 images have more than 100 objects" in line for line in said())
+
+
 def test_runs_are_exact_and_crowds_are_kept(tmp_path):
     scenes = open_coco(write_coco(tmp_path, size=48, train=3, val=2, crowd=True), "val")
     for index in range(2):

@@ -165,6 +165,11 @@ def test_nothing_but_features_is_replaced(place, capsys):
     said = error_of(place, capsys, "weights.safetensors")
     assert "holds no features: choose another OUT" in said
     assert load_file(weights)["x"].sum() == 3
+    other = place.root / "out-00002-of-00003.safetensors"  # as the parts of large models are named
+    weights.rename(other)
+    said = error_of(place, capsys, "out.safetensors", "--max_shard_size", "5e-6")
+    assert f"{other} exists and holds no features" in said and load_file(other)["x"].sum() == 3
+    assert not list(place.root.glob("out-00001*"))
 
 
 def test_a_disk_that_is_too_small_is_found_first(place, monkeypatch, capsys):

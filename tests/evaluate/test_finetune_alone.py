@@ -103,7 +103,7 @@ def test_another_image_size_interpolates_positions(data, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--eval"], "--eval: name the classifier as --resume FILE"),
+        (["--eval"], "--eval: name the model as --resume FILE or --output_dir DIR"),
         (["--data_path", "{}"], "give the pre-trained model as --checkpoint FILE"),
         (["--eval", "--resume", "{}/none.pth"], "there is no checkpoint"),
         (["--eval", "--resume", "{}/mae.pth"], "is not a classifier: fine-tune one first"),

@@ -8,7 +8,10 @@ import torch
 from toy_images import save_mae, save_splits
 
 from fastimae.cli import evaluate
+from fastimae.engine.checkpoint import load_checkpoint
+from fastimae.engine.checkpoint_file import PROBED, CheckpointError
 from fastimae.evaluate.features import features, latents, resolve_layer
+from fastimae.evaluate.training.checks import check_same_run
 from fastimae.models import create_model
 from fastimae.models.vit import Block
 from fastimae.settings import ConfigError
@@ -50,6 +53,12 @@ def test_a_probe_reads_what_its_layer_has(place):
     names = [path.name for path in Path(place / "kept").glob("*.safetensors")]
     layers = sorted(name.split("-")[3] for name in names)
     assert layers == ["cls", "cls", "layer0", "layer0", "layer1", "layer1"]
+    (last,) = place.glob("linear*/checkpoint-last.pth")
+    content = load_checkpoint(last)
+    check_same_run(last, content, {**content["args"], "layer": -2})  # the same
+    for other in ("cls of block 2", "avg of block 1"):
+        with pytest.raises(CheckpointError, match=f"cls of block 1, and this run one of {other}"):
+            check_same_run(last, content, {**content["args"], PROBED: other})
 
 
 def test_tsne_draws_a_layer(place):

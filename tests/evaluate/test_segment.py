@@ -126,8 +126,9 @@ def test_a_frozen_encoder_keeps_its_bits(toy):
     assert saved["model"]["head.norm.running_var"].min() != 1
     again = run(toy, "frozen", "--eval")
     assert numbers_of(again / "eval")["mIoU"] == pytest.approx(numbers["best_mIoU"], rel=1e-9)
-    longer = run(toy, "frozen", "--eval", "--stride", 32)
-    assert results_of(longer / "eval")["settings"]["stride"] == 32
+    for flags, stride in ((["--stride", 32], 32), (["--input_size", 16], 10)):
+        settings = results_of(run(toy, "frozen", "--eval", *flags) / "eval")["settings"]
+        assert (settings["stride"], settings["short_side"]) == (stride, 32)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(toy, monkeypatch):
@@ -201,7 +202,7 @@ def test_a_broken_image_is_counted(toy, tmp_path):
         (data / path).write_bytes((data / path).read_bytes()[:300])
     out = run((tmp_path, options), "out", *QUICK, "--epochs", 1, "--data_path", data)
     numbers = numbers_of(out)
-    assert (numbers["bad_samples"], numbers["skipped_images"]) == (1, 1)
+    assert (numbers["bad_samples"], numbers["bad_images"]) == (1, 1)
 
 
 REFUSED = {

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from fastimae.evaluate.detection.coco_file import CocoTable, Id, check_images, read_coco, table_of
 from fastimae.evaluate.detection.layout import Split, files_in, find_annotations, find_images
 from fastimae.evaluate.detection.outlines import Outline, Size, fill
+from fastimae.evaluate.detection.targets import MAX_OBJECTS
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import LISTED, ImageLocation, SkipImage
 from fastimae.loaders.images.decode import errors_skip
@@ -220,8 +221,13 @@ def _no_collection() -> Iterator[None]:
 
 def _with_objects(scenes: CocoScenes) -> CocoScenes:
     """Leave out the images without an object to learn."""
-    counts = np.concatenate([[0], np.cumsum(~scenes.table.crowd)])[scenes.table.starts]
-    kept = np.flatnonzero(np.diff(counts))
+    ends = np.concatenate([[0], np.cumsum(~scenes.table.crowd)])[scenes.table.starts]
+    counts = np.diff(ends)
+    if too_many := int((counts > MAX_OBJECTS).sum()):
+        log.warning("%s: %d images have more than %d objects: the largest of a view are learned, "
+                    "and the others are taken for background", scenes.source, too_many,
+                    MAX_OBJECTS)  # fmt: skip
+    kept = np.flatnonzero(counts)
     if left_out := len(scenes) - len(kept):
         log.info("%s: %d images without objects are not trained on", scenes.source, left_out)
     return scenes.at(kept)

@@ -15,12 +15,10 @@ from PIL import Image
 
 from fastimae.evaluate.detection.coco import Annotations
 from fastimae.evaluate.detection.outlines import Outline, Size, fill, fill_polygons
-from fastimae.evaluate.detection.targets import Target, make_target
+from fastimae.evaluate.detection.targets import MAX_OBJECTS, Target, make_target
 from fastimae.loaders.images.pixels import MODES, converted
 from fastimae.loaders.order.philox import DrawStream, KeyStream, derive_keys, philox, uniform
 
-MAX_OBJECTS = 100
-"""Masks of one image take so many squares of memory; no image of COCO has more objects to learn."""
 _FILTER = Image.Resampling.BILINEAR
 _WHITE = 255
 _ROUNDING = 1e-3

@@ -16,6 +16,8 @@ from torch import Tensor
 
 Target = dict[str, NDArray]
 """boxes: float32 [N, 4]; labels: int64 [N] from 1; frames: int64 [N, 4]; bits: uint8 [M]."""
+MAX_OBJECTS = 100
+"""Masks of one image take so many squares of memory; no image of COCO has more objects to learn."""
 _PIXELS = 8
 
 

@@ -144,7 +144,7 @@ def _log_sizes(
     encoder = sum(p.numel() for p in student.encoder.parameters() if p.requires_grad)
     heads = sum(p.numel() for p in student.parameters() if p.requires_grad) - encoder
     log.info(
-        "Mask R-CNN of %.2f million parameters on an encoder of %.2f million, %s; %d images to "
+        "Mask R-CNN of %.3g million parameters on an encoder of %.3g million, %s; %d images to "
         "train on, %d to test; effective batch %d, lr %.3g, %s on %s",
         heads / 1e6, encoder / 1e6,
         f"windows of {options.window} patches" if options.window else "global attention",

@@ -75,7 +75,9 @@ class Shards:
         return len(self.images) * self.row_bytes
 
     def check_room(self) -> None:
-        """Log the size. Raises FolderError if the disk has less room."""
+        """Log the size. Raises FolderError if the disk has less room, or has other files there."""
+        for path in self.paths:
+            _check_ours(path)
         free = shutil.disk_usage(self.out.parent).free
         size = f"{format_bytes(self.bytes)} of features for {len(self.images)} images"
         room = f"{format_bytes(free)} free at {self.out.parent}"
@@ -160,11 +162,13 @@ def features_at(out: Path) -> list[Path]:
     pattern = f"{'[0-9]' * 5}-of-{'[0-9]' * 5}"
     shards = out.parent.glob(f"{_literal(out.stem)}-{pattern}{out.suffix}")
     found = [path for path in shards if _is_ours(path)]
-    if out.exists():
-        if not _is_ours(out):
-            raise FolderError(f"{out} exists and holds no features: choose another OUT")
-        found.append(out)
-    return found
+    _check_ours(out)
+    return [*found, out] if out.exists() else found
+
+
+def _check_ours(path: Path) -> None:
+    if path.exists() and not _is_ours(path):
+        raise FolderError(f"{path} exists and holds no features: choose another OUT")
 
 
 def _literal(name: str) -> str:

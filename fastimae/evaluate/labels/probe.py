@@ -39,6 +39,8 @@ class Tested:
     """`Images.chosen` of the training images."""
     tested_on: int = 0
     """`Images.view_digest` of the test images."""
+    probed: str = ""
+    """Which features they are, in words."""
 
     def sizes_with(self, train_images: int, bad: int) -> dict[str, Any]:
         """Return the numbers of classes and images, for results.json.
@@ -114,6 +116,7 @@ def open_probe(
         learned_from=train.digest,
         chosen=train.chosen,
         tested_on=val.view_digest,
+        probed=f"{store.pool} of block {store.layer}",
     )
     return OpenProbe(store, train, tested)
 

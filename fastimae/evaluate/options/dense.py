@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 
 from fastimae.engine.settings import StepSettings
 from fastimae.evaluate.options.finetune import TuningOptions
-from fastimae.evaluate.options.labels import BEST, TrainingOptions
-from fastimae.evaluate.options.trained import TrainedOptions
+from fastimae.evaluate.options.labels import TrainingOptions
+from fastimae.evaluate.options.retested import RetestedOptions
 from fastimae.loaders.settings import ReadSettings
 from fastimae.settings import (
-    ConfigError,
     Count,
     Expert,
     Free,
@@ -29,11 +28,13 @@ from fastimae.settings import (
 
 
 @dataclasses.dataclass(kw_only=True)
-class DenseOptions(StepSettings, TrainedOptions):
+class DenseOptions(StepSettings, RetestedOptions):
     """How the model is trained, and tested."""
 
-    task: ClassVar[str] = ""
-    """The task's name, which its folder has, too."""
+    of_training: ClassVar[frozenset[str]]
+    """Settings that a model is trained with, which --eval takes from its file."""
+    of_test: ClassVar[tuple[str, ...]]
+    """Settings of the test, which --eval takes from the file unless they are given."""
 
     checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face; its encoder is used.
@@ -70,10 +71,6 @@ class DenseOptions(StepSettings, TrainedOptions):
         super().check()
         if self.input_size:
             height_and_width(self.input_size)
-        if self.checkpoint is None and not self.eval:
-            raise ConfigError("give the pre-trained model as --checkpoint FILE")
-        if self.checkpoint is None and not self.output_dir and not self._named:
-            raise ConfigError("--eval: name the model as --resume FILE or --output_dir DIR")
 
     def idle(self) -> Iterator[Idle]:
         """As in `Settings`."""
@@ -81,24 +78,16 @@ class DenseOptions(StepSettings, TrainedOptions):
         of_training = ("random_init", "hflip", "layer_decay", "drop_path")
         yield Idle(self.eval, of_training, "with --eval")
 
-    @property
-    def _named(self) -> bool:
-        """Whether --resume names a file."""
-        return self.resume not in ("", "auto")
-
-    def folder(self, task: str) -> Path:
-        """Return the folder for results; with --eval and no other, that of the --resume file."""
-        if self.checkpoint is None and self.output_dir is None:
-            return Path(self.resume).parent
-        return super().folder(task)
-
-    def source(self) -> Path:
-        """Return the checkpoint; with --eval the model: --resume FILE, else the run's best."""
-        if not self.eval:
-            return super().source()
-        return Path(self.resume) if self._named else self.folder(self.task) / BEST
-
     def of_model(self) -> dict[str, Any]:
         """Return the flags for the model in the file; --input_size is for the crops."""
         flags = super().of_model()
         return {**flags, "img_size": None, "hints": flags["hints"].without("input_size")}
+
+    def as_trained(self, before: Mapping[str, Any]) -> Self:
+        """Return a copy with the settings of the model to test, except for those of the test.
+
+        before: the settings in its file.
+        """
+        given = {n: value for n in self.of_test if (value := getattr(self, n)) is not None}
+        names = {*self.of_training, *self.of_test} & before.keys()
+        return dataclasses.replace(self, **{name: before[name] for name in names} | given)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from fastimae.evaluate.options.dense import DenseOptions
 from fastimae.evaluate.options.detector import DetectorSettings
@@ -32,8 +32,6 @@ LARGEST_STRIDE = 32
 """Images consist of whole cells of the coarsest map that boxes are pooled from."""
 OF_TRAINING = frozenset(("window", "global_blocks", "anchor_sizes", "head_channels", "proposals"))
 """Settings that a detector is trained with, which --eval takes from its file."""
-OF_TEST = ("input_size", "score_threshold", "detections")
-"""Settings of the test, which --eval takes from the file unless they are given."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -44,6 +42,8 @@ class DetectOptions(DetectorSettings, DenseOptions):
     """
 
     task: ClassVar[str] = "detect"
+    of_training = OF_TRAINING
+    of_test = ("input_size", "score_threshold", "detections")
 
     coco: Path | None = None
     """Folder with annotations/instances_*.json and images, as COCO's or Roboflow's (train and
@@ -121,12 +121,3 @@ class DetectOptions(DetectorSettings, DenseOptions):
         made = dataclasses.replace(self, input_size=(side, side))
         made.settle_detector()
         return made
-
-    def as_trained(self, before: Mapping[str, Any]) -> Self:
-        """Return a copy with the settings of the detector to test, except for those of the test.
-
-        before: the settings in its file.
-        """
-        given = {name: getattr(self, name) for name in OF_TEST if getattr(self, name) is not None}
-        names = {*OF_TRAINING, *OF_TEST} & before.keys()
-        return dataclasses.replace(self, **{name: before[name] for name in names} | given)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from fastimae.engine.settings import StepSettings
-from fastimae.evaluate.options.labels import BEST, TrainingOptions
+from fastimae.evaluate.options.labels import TrainingOptions
+from fastimae.evaluate.options.retested import RetestedOptions
 from fastimae.loaders.images.crops import RATIO, CropSettings, check_ratio
 from fastimae.loaders.settings import ReadSettings
 from fastimae.objectives.settings import PixelSettings
@@ -140,11 +141,13 @@ class TuningOptions(StepSettings, TrainingOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class FinetuneOptions(TuningOptions):
+class FinetuneOptions(RetestedOptions, TuningOptions):
     """Train the encoder, and a classifier on it, with labels.
 
     fastimae-eval finetune --recipe mae_vit_base --checkpoint mae.pth --data_path imagenet
     """
+
+    task: ClassVar[str] = "finetune"
 
     checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face; of a fine-tuned one,
@@ -153,29 +156,8 @@ class FinetuneOptions(TuningOptions):
     """Only test the classifier of --resume (ours, MAE's or timm's) on the images of --val; without
     --resume, that of output_dir/checkpoint-best.pth."""
 
-    def check(self) -> None:
-        """Raise ConfigError for values that are out of range, missing, or do not fit together."""
-        super().check()
-        if self.checkpoint is None and not self.eval:
-            raise ConfigError("give the pre-trained model as --checkpoint FILE")
-        if self.checkpoint is None and not self.output_dir and self.resume in ("", "auto"):
-            raise ConfigError("--eval: name the classifier as --resume FILE")
-
     def idle(self) -> Iterator[Idle]:
         """As in `Settings`."""
         yield from super().idle()
         of_images = ("label_fraction", "label_list", "images", "images_from", "epoch_samples")
         yield Idle(self.eval, ("in_chans", *of_images), "with --eval")
-
-    def folder(self, task: str) -> Path:
-        """Return the folder for results; with --eval and no other, that of the --resume file."""
-        if self.checkpoint is None and self.output_dir is None:
-            return Path(self.resume).parent
-        return super().folder(task)
-
-    def source(self) -> Path:
-        """Return the checkpoint; with --eval the classifier: --resume FILE, else the run's best."""
-        if not self.eval:
-            return super().source()
-        named = self.resume not in ("", "auto")
-        return Path(self.resume) if named else self.folder("finetune") / BEST

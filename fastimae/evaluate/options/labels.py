@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastimae.evaluate.images import Images
 
 BEST = "checkpoint-best.pth"
-"""The epoch of a classifier with the highest accuracy."""
+"""The epoch with the highest accuracy, mIoU or AP, of a task that trains."""
 
 
 @dataclasses.dataclass(kw_only=True)

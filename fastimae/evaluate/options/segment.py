@@ -24,8 +24,7 @@ FROZEN_BLR, TUNING_BLR = 1.6e-2, 1.6e-3
 """Rates 1e-3 and 1e-4 for the field's batch of 16."""
 OF_TRAINING = frozenset(("frozen", "head", "layers", "head_dim"))
 """Settings that a model is trained with, which --eval takes from its file."""
-OF_TEST = ("input_size", "short_side", "stride")
-"""Settings of the test, which --eval takes from the file unless they are given."""
+
 
 Layout = Literal["auto", "folders", "voc", "ade20k"]
 
@@ -38,6 +37,8 @@ class SegmentOptions(DenseOptions):
     """
 
     task: ClassVar[str] = "segment"
+    of_training = OF_TRAINING
+    of_test = ("input_size", "short_side", "stride")
 
     data_path: Path | None = None
     """Folder of images and masks: see --layout; its train and val parts."""
@@ -70,8 +71,8 @@ class SegmentOptions(DenseOptions):
     color_distort: bool = True
     """Change brightness, contrast, saturation and hue of training images at random."""
     stride: PositiveInt | None = None
-    """Pixels between test windows. None: two thirds of --input_size; with --eval, as in
-    training."""
+    """Pixels between test windows. None: two thirds of --input_size; with --eval and no
+    --input_size, as in training."""
     blr: NotNegative | None = None
     """Base learning rate, for an effective batch of 256. None: 0.016 for a frozen encoder, else
     0.0016, which are 1e-3 and 1e-4 for a batch of 16."""
@@ -122,10 +123,7 @@ class SegmentOptions(DenseOptions):
         return made
 
     def as_trained(self, before: Mapping[str, Any]) -> Self:
-        """Return a copy with the settings of the model to test, except for those of the test.
-
-        before: the settings in its file.
-        """
-        given = {name: getattr(self, name) for name in OF_TEST if getattr(self, name) is not None}
-        names = {*OF_TRAINING, *OF_TEST} & before.keys()
-        return dataclasses.replace(self, **{name: before[name] for name in names} | given)
+        """As in `DenseOptions`; windows of another size have a stride of their own."""
+        if self.input_size:
+            before = {name: value for name, value in before.items() if name != "stride"}
+        return super().as_trained(before)

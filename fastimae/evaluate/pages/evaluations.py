@@ -15,6 +15,7 @@ from fastimae.evaluate.pages.checkpoint_match import (
     match_beside,
     match_checkpoint,
 )
+from fastimae.evaluate.pages.tables import is_number
 from fastimae.evaluate.result_files import FORMERLY, RESULTS, read_results
 
 LOG = "log.txt"
@@ -74,7 +75,9 @@ class Evaluation:
 
 def _rows(name: str, value: Any) -> list[Any]:
     """Return the rows of a table; [] of anything else. name: of the column, of a dict by class."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(
+        number is None or is_number(number) for number in value.values()
+    ):
         return [{"class": str(key), name: number} for key, number in value.items()]
     return value if isinstance(value, list) else []
 

@@ -23,6 +23,8 @@ TITLES = {
     "cka": "CKA of masked and whole images",
     "tsne": "t-SNE",
 }
+_PRECISIONS = ("", "50", "75", "s", "m", "l")
+"""Kinds of COCO's average precision: the mean, at one IoU, or of objects of one size."""
 UNITS = {
     "acc1": "top-1 (%)",
     "acc5": "top-5 (%)",
@@ -31,8 +33,8 @@ UNITS = {
     "mIoU": "mIoU (%)",
     "aAcc": "accuracy of pixels (%)",
     "mAcc": "mean accuracy of classes (%)",
-    "AP": "box AP (%)",
-    "AP_mask": "mask AP (%)",
+    **{f"AP{of}": f"box AP{of} (%)" for of in _PRECISIONS},
+    **{f"AP{of}_mask": f"mask AP{of} (%)" for of in _PRECISIONS},
     "shape_accuracy": "shape accuracy (%)",
     "texture_accuracy": "texture accuracy (%)",
 }
@@ -72,5 +74,12 @@ def scores_in(item: Evaluation) -> dict[str, str]:
 
 
 def unit_of(name: str) -> str:
-    """Return a number's unit, or its name in words if it has none."""
-    return UNITS["acc1"] if name.endswith(_OF_SET) else UNITS.get(name, name.replace("_", " "))
+    """Return a number's unit, or its name in words if it has none; no two names have one text."""
+    if name in UNITS:
+        return UNITS[name]
+    last = name.removeprefix("best_")
+    if last in UNITS:
+        return f"best {UNITS[last]}"
+    if name.endswith(_OF_SET):
+        return f"{name.removesuffix(_OF_SET)}: {UNITS['acc1']}"
+    return name.replace("_", " ")

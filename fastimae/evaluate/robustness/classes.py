@@ -1,7 +1,7 @@
 """Lists of classes: ImageNet's, those of its variants, ObjectNet's folders, the 16 categories.
 
 ImageNet's classes are called by their WordNet numbers (n01440764), as its folders are. The files in
-data/ say where they are from, and their licences.
+class_lists/ say where they are from, and their licences.
 """
 
 from __future__ import annotations
@@ -45,6 +45,6 @@ def categories() -> Mapping[str, tuple[str, ...]]:
 
 def _table(name: str) -> dict[str, tuple[str, ...]]:
     """Read lines of a name, a tab, and WordNet numbers between commas."""
-    text = (resources.files(__package__) / "data" / name).read_text(encoding="utf-8")
+    text = (resources.files(__package__) / "class_lists" / name).read_text(encoding="utf-8")
     rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
     return {key: tuple(filter(None, classes.split(","))) for key, classes in rows}

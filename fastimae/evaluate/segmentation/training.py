@@ -144,7 +144,7 @@ def _log_sizes(
 ) -> None:
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     log.info(
-        "%s, %s head on blocks %s: %.2f million parameters to train; %d images to train on, %d to "
+        "%s, %s head on blocks %s: %.3g million parameters to train; %d images to train on, %d to "
         "test; lr %.3g, %s on %s",
         "frozen encoder" if options.frozen else "encoder", options.head,
         " ".join(map(str, student.encoder.layers)), trained / 1e6, len(scenes), len(val),

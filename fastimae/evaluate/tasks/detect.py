@@ -58,7 +58,7 @@ def _save(outcome: Outcome, results: Results, skipped: int) -> None:
         **tester.scores,
         **outcome.numbers,
         "val_images": len(tester.scenes),
-        "skipped_images": skipped,
+        "bad_images": skipped,
         "by_class": tester.counted.by_class(),
     }
     used = dataclasses.replace(options, checkpoint=results.options.source())

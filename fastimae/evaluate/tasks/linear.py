@@ -16,7 +16,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 
 from fastimae.engine.build_step import StepSettings
-from fastimae.engine.checkpoint_file import CLASSES, LABELLED, WEIGHTS
+from fastimae.engine.checkpoint_file import CLASSES, LABELLED, PROBED, WEIGHTS
 from fastimae.engine.distributed import World
 from fastimae.engine.resume import ATTENTIVE_PROBE, LINEAR_PROBE
 from fastimae.evaluate.labels.accuracy import in_words
@@ -79,9 +79,12 @@ def run(options: LinearOptions) -> None:
                 WEIGHTS: data.origin.get(WEIGHTS),
                 CLASSES: list(data.class_names),
                 LABELLED: data.chosen,
+                PROBED: data.probed,
             },
             keep=options.features_folder(),
         )  # fmt: skip
+        if trained and isinstance(data.val, TokenBatches):
+            data.val.count()
         if trained and world.is_main:
             numbers = {**trained.numbers, **_sizes(data, loader)}
             path = results.save(numbers, trained.options, origin=data.origin)

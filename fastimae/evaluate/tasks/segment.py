@@ -39,7 +39,7 @@ def run(options: SegmentOptions) -> None:
                 **tester.scores,
                 **outcome.numbers,
                 "val_images": len(tester.scenes),
-                "skipped_images": skipped,
+                "bad_images": skipped,
             }
             used = dataclasses.replace(outcome.options, checkpoint=options.source())
             path = results.save(numbers, used, origin=outcome.origin)

@@ -1,8 +1,8 @@
 """What must hold before a training with labels starts or resumes: where its files are, and of what.
 
 The settings that a checkpoint holds say what must match: the weights that the run began from
-(WEIGHTS), the names of its classes (CLASSES), and the part of the images it learned from
-(LABELLED).
+(WEIGHTS), the names of its classes (CLASSES), the part of the images it learned from (LABELLED),
+and which features a probe is of (PROBED).
 A task that has no such setting leaves it out, and is not asked for it.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastimae.engine.checkpoint import find_resume, load_checkpoint
-from fastimae.engine.checkpoint_file import LABELLED, WEIGHTS, CheckpointError, args_in
+from fastimae.engine.checkpoint_file import LABELLED, PROBED, WEIGHTS, CheckpointError, args_in
 from fastimae.engine.resume import check_kind
 from fastimae.evaluate.labels.class_names import check_same_classes
 from fastimae.evaluate.origin import check_same_weights
@@ -46,11 +46,18 @@ def check_resume(resume: str, folder: Path, kind: str, origin: Mapping[str, Any]
 def check_same_run(path: Path, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise CheckpointError or DataError if the run to resume had other weights, classes or labels.
 
-    content: of the file `path`. now: the settings of the run that would resume it.
+    Or, if it is a probe, other features. content: of the file `path`. now: the settings of the run
+    that would resume it.
     """
     check_same_weights(path, content, now)
     check_same_classes(path, content, now)
     _check_same_labels(path, content, now)
+    before, probed = args_in(content).get(PROBED), now.get(PROBED)
+    if before and probed and before != probed:
+        raise CheckpointError(
+            f"--resume {path} is a probe of {before}, and this run one of {probed}: give the same "
+            "--layer and --pool, or choose another --output_dir"
+        )
 
 
 def _check_same_labels(path: Path, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -1,0 +1,47 @@
+"""Options of tasks that train a model, and with --eval test one that they have trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from fastimae.evaluate.options.labels import BEST
+from fastimae.evaluate.options.trained import TrainedOptions
+from fastimae.settings import ConfigError
+
+
+@dataclasses.dataclass(kw_only=True)
+class RetestedOptions(TrainedOptions):
+    """Options of finetune, segment and detect: where their model is from."""
+
+    task: ClassVar[str]
+    """The task's name, which its folder has, too."""
+
+    if TYPE_CHECKING:  # classes below have it, with a help of their own
+        eval: bool
+
+    def check(self) -> None:
+        """Raise ConfigError for values that are out of range, missing, or do not fit together."""
+        super().check()
+        if self.checkpoint is None and not self.eval:
+            raise ConfigError("give the pre-trained model as --checkpoint FILE")
+        if self.checkpoint is None and not self.output_dir and not self._named:
+            raise ConfigError("--eval: name the model as --resume FILE or --output_dir DIR")
+
+    @property
+    def _named(self) -> bool:
+        """Whether --resume names a file."""
+        return self.resume not in ("", "auto")
+
+    def folder(self, task: str) -> Path:
+        """Return the folder for results; with --eval and no other, that of the --resume file."""
+        if self.checkpoint is None and self.output_dir is None:
+            return Path(self.resume).parent
+        return super().folder(task)
+
+    def source(self) -> Path:
+        """Return the checkpoint; with --eval the model: --resume FILE, else the run's best."""
+        if not self.eval:
+            return super().source()
+        return Path(self.resume) if self._named else self.folder(self.task) / BEST
