@@ -27,16 +27,19 @@ _TRIES = 100
 
 @dataclasses.dataclass(kw_only=True)
 class Instance:
-    """A shape: its number in `CLASSES`, corners, pixels bool [H, W] and box (x, y, x2, y2)."""
+    """A shape: its number in `CLASSES`, corners, pixels bool [H, W] and box (x, y, x2, y2).
+
+    As in COCO, the box is that of the corners, whose coordinates are edges of pixels.
+    """
 
     label: int
     polygon: list[tuple[float, float]]
     pixels: NDArray[np.bool_]
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        rows, columns = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    def box(self) -> tuple[float, float, float, float]:
+        x, y = zip(*self.polygon, strict=True)
+        return min(x), min(y), max(x), max(y)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -48,17 +51,21 @@ class Scene:
     instances: list[Instance]
 
 
-def make_scene(seed: int, size: int | tuple[int, int] = 64, shapes: int = 3) -> Scene:
+def make_scene(
+    seed: int, size: int | tuple[int, int] = 64, shapes: int = 3, *, smallest: float = 0.12
+) -> Scene:
     """Draw up to `shapes` shapes, at least one, that do not touch on a gray texture.
 
-    size: the side, or (height, width), in pixels.
+    size: the side, or (height, width), in pixels. smallest: radius, as a share of the shorter side;
+    the first shape's is at least 0.2, and none is above 0.28.
     """
     height, width = (size, size) if isinstance(size, int) else size
     rng = np.random.default_rng(seed)
     image, mask, instances = _texture(rng, height, width), np.zeros((height, width), np.uint8), []
     for number in range(rng.integers(1, shapes + 1)):
         label = 1 + (seed + number) % 3  # all classes are as frequent
-        instance = _place(rng, label, mask, first=number == 0)
+        radii = (smallest, 0.2) if number else (0.2, 0.28)
+        instance = _place(rng, label, mask, radii)
         if instance is not None:
             mask[instance.pixels] = label
             colour = rng.integers(-30, 31, 3) + COLOURS[label - 1]
@@ -104,14 +111,16 @@ def write_coco(
     val: int = 4,
     size: int | tuple[int, int] = 128,
     crowd: bool = False,
+    smallest: float = 0.12,
 ) -> Path:
     """Write scenes as COCO's folders train2017, val2017 and annotations; return `folder`.
 
     crowd: each image's last instance is a crowd, whose mask is run lengths and not polygons.
+    smallest: see `make_scene`.
     """
     found: dict[str, dict[str, list]] = {split: {"images": [], "annotations": []}
                                          for split in ("train", "val")}  # fmt: skip
-    for split, index, scene in _scenes(train, val, size):
+    for split, index, scene in _scenes(train, val, size, smallest):
         number, name = 100 + 7 * index, f"{100 + 7 * index:012d}.jpg"
         save_image(scene.image, folder / f"{split}2017" / name)
         width, height = scene.image.size
@@ -147,11 +156,13 @@ def save_mask(mask: NDArray, path: Path, *, palette: bool = False) -> Path:
     return path
 
 
-def _scenes(train: int, val: int, size: int | tuple[int, int]) -> Iterator[tuple[str, int, Scene]]:
+def _scenes(
+    train: int, val: int, size: int | tuple[int, int], smallest: float = 0.12
+) -> Iterator[tuple[str, int, Scene]]:
     """Yield (split, number within it, scene)."""
     for split, count, first in (("train", train, 0), ("val", val, 10_000)):
         for index in range(count):
-            yield split, index, make_scene(first + index, size)
+            yield split, index, make_scene(first + index, size, smallest=smallest)
 
 
 def _places(folder: Path, layout: str, split: str) -> tuple[Path, Path]:
@@ -173,12 +184,12 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.in
 
 
 def _place(
-    rng: np.random.Generator, label: int, mask: NDArray[np.uint8], first: bool
+    rng: np.random.Generator, label: int, mask: NDArray[np.uint8], radii: tuple[float, float]
 ) -> Instance | None:
     """Find a place for a shape that does not touch what is in the mask; None if there is none."""
     height, width = mask.shape
     for _ in range(_TRIES):
-        radius = rng.uniform(*((0.2, 0.28) if first else (0.12, 0.2))) * min(height, width)
+        radius = rng.uniform(*radii) * min(height, width)
         x, y = (rng.uniform(radius + 1, side - radius - 1) for side in (width, height))
         corners = _corners(label, x, y, radius)
         drawn = Image.new("L", (width, height))

@@ -1,33 +1,24 @@
-"""fastimae-eval detect: it learns scenes, resumes exactly, tests alike on any number of ranks."""
+"""fastimae-eval detect: it resumes exactly, tests alike on any number of ranks, names errors."""
 
-import json
 import os
 import signal
 from functools import partial
 
 import pytest
 import torch
-from PIL import Image
+from detect_runs import changed, lines_of, numbers_of, run
 from shape_scenes import write_coco
 from tiny import save_run, tiny_model
 
 pytest.importorskip("faster_coco_eval")
 from engine.forked import launch
 
-from fastimae.cli import evaluate
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.evaluate.detection.objective import Detection
 from fastimae.evaluate.tasks import detect  # noqa: F401 - before processes are forked
 
-SIDE, LARGER, SCENES, LEARNED = 96, 128, 8, 4
-BASE = "--num_workers 0 --device cpu --precision fp32 --input_size 96 --batch_size 4"
+SIDE = 96
 SMALL = "--window 4 --head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 --pictures 1"
-LEARNING = (
-    "--window 0 --head_channels 24 --proposals 32 --rpn_batch 48 --roi_batch 16 --epochs 2 "
-    f"--input_size {LARGER} --warmup_epochs 0.1 --lr 3e-3 --clip_grad 1 --layer_decay 1 "
-    "--drop_path 0 --no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
-)
-STEPS = 260
 
 
 @pytest.fixture(scope="module")
@@ -36,88 +27,8 @@ def toy(tmp_path_factory):
     root = tmp_path_factory.mktemp("toy")
     torch.manual_seed(0)
     save_run(root / "mae", tiny_model(img_size=SIDE, embed_dim=48), num_heads=4)
-    write_coco(root / "coco", train=SCENES, val=3, size=SIDE)
+    write_coco(root / "coco", train=8, val=3, size=SIDE)
     return root
-
-
-def run(root, name, *flags, code=0):
-    """Run the task with the checkpoint and scenes of `root`; return its folder.
-
-    flags: text or paths. Of a flag that is given twice, the last counts.
-    """
-    fixed = f"--checkpoint {root}/mae/checkpoint-last.pth --coco {root}/coco"
-    words = f"{fixed} --output_dir {root / name} {BASE} {' '.join(map(str, flags))}".split()
-    given: dict[str, list[str]] = {}
-    for word in words:
-        if word.startswith("--"):
-            values = given[word] = []
-        else:
-            values.append(word)
-    argv = [part for flag, values in given.items() for part in (flag, *values)]
-    assert evaluate(["detect", *argv]) == code
-    return root / name
-
-
-def numbers_of(folder):
-    return json.loads((folder / "results.json").read_text())["numbers"]
-
-
-def lines_of(folder):
-    return [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
-
-
-def annotations(root, split="train"):
-    return root / f"coco/annotations/instances_{split}2017.json"
-
-
-def changed(root, name, change, split="train"):
-    """Write an annotation file that `change` has changed, and return its path."""
-    content = json.loads(annotations(root, split).read_text())
-    change(content)
-    path = root / name / f"instances_{split}2017.json"  # whose images are in that folder
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
-
-
-def repeat(content, times):
-    """List each image `times` times, so that an epoch is long and its test is rare."""
-    images, objects = content["images"], content["annotations"]
-    content["images"] = [
-        {**image, "id": image["id"] + 10_000 * k} for k in range(times) for image in images
-    ]
-    content["annotations"] = [
-        {**each, "image_id": each["image_id"] + 10_000 * k, "id": each["id"] + 1_000 * k}
-        for k in range(times) for each in objects
-    ]  # fmt: skip
-
-
-def test_it_learns_scenes_and_its_best_can_be_tested_again(toy):
-    """At 128 pixels, for which positions are resized; --val_annotations: what was learned."""
-    write_coco(toy / "large/coco", train=LEARNED, val=1, size=LARGER)
-    train = changed(toy / "large", "often", partial(repeat, times=STEPS * 4 // LEARNED // 2))
-    data = f"--coco {toy / 'large/coco'} --val_annotations {annotations(toy / 'large')}"
-    folder = run(toy, "learns", LEARNING, data, f"--train_annotations {train} --save_detections")
-    numbers, lines = numbers_of(folder), lines_of(folder)
-    assert numbers["AP"] > 90 and numbers["AP_mask"] > 90
-    assert numbers["AP50"] > 95 and numbers["AP50_mask"] > 95
-    assert {"circle", "square", "triangle"} == {row["class"] for row in numbers["by_class"]}
-    assert numbers["AP"] == lines[-1]["test_AP"] and numbers["val_images"] == LEARNED
-    parts = [f"train_{name}" for name in ("rpn_class", "rpn_box", "box_class", "box", "mask")]
-    assert lines[-1]["train_loss"] == pytest.approx(sum(lines[-1][name] for name in parts))
-    assert lines[-1]["train_loss"] < lines[0]["train_loss"] / 2
-    for name in ("detections.png", "curves.png"):
-        assert Image.open(folder / name).size[0] > 300
-    found = json.loads((folder / "detections.json").read_text())
-    assert {row["category_id"] for row in found} <= {2, 5, 9}
-    best = load_checkpoint(folder / "checkpoint-best.pth")
-    assert best["metrics"]["test_AP"] == numbers["best_AP"]
-    again = numbers_of(run(toy, "learns", f"--eval --input_size {LARGER}", data) / "eval")
-    assert again["AP"] == numbers["best_AP"] and again["AP_mask"] == numbers["best_AP_mask"]
-    assert numbers_of(folder) == numbers
-    # It detects at another size, too.
-    larger = run(toy, "learns", "--eval --input_size 160 --score_threshold 0.5", data)
-    assert numbers_of(larger / "eval")["AP50"] > 10
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(toy, monkeypatch):

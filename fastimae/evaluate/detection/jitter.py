@@ -187,10 +187,14 @@ Part = tuple[int, int, NDArray[np.bool_]]
 def _cut(
     box: NDArray[np.float64], left: int, top: int, pixels_hw: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Return the part of a box that is within the pixels of a mask, see `Part`."""
+    """Return the part of a box that is within the pixels of a mask, see `Part`.
+
+    A side that ends within the mask's outermost pixel stays where it is: the outline is finer.
+    """
     height, width = pixels_hw.shape
-    edges = [left, top, left + width, top + height]
-    return np.concatenate([np.maximum(box[:2], edges[:2]), np.minimum(box[2:], edges[2:])])
+    edges = np.array([left, top, left + width, top + height])
+    inside = np.concatenate([np.maximum(box[:2], edges[:2]), np.minimum(box[2:], edges[2:])])
+    return np.where(np.abs(inside - box) < 1, box, inside)
 
 
 def _part(view: View, outline: Outline, box: NDArray[np.float64], size: Size) -> Part | None:
