@@ -163,8 +163,8 @@ def test_the_gallery_has_every_picture_of_every_task():
     drawn = set()
     for path in (ROOT / "fastimae").rglob("*.py"):
         drawn |= set(re.findall(r'"(\w+)(?:-\{[^"]*\})?\.png"', path.read_text()))
-    of_imagenet = {"shapebias"}  # of its categories, which no drawing is
-    assert {Path(name).stem for name in named if name.endswith(".png")} == drawn - of_imagenet
+    needs_imagenet = {"shapebias"}
+    assert {Path(name).stem for name in named if name.endswith(".png")} == drawn - needs_imagenet
 
 
 def test_pictures_of_the_gallery_are_made_by_its_commands():

@@ -35,7 +35,7 @@ class LoopSettings(Settings):
     start_epoch: Expert[Free[Count]] = 0
     """First epoch of a run that does not resume."""
     save_freq: Free[PositiveInt] = 20
-    """Epochs between checkpoint-N.pth files; the last epoch, and a classifier's best, are kept."""
+    """Epochs between checkpoint-N.pth files; the last epoch, and an evaluation's best, are kept."""
     checkpoint_hist: Free[PositiveInt | None] = None
     """How many of the newest checkpoint-N.pth files to keep. None: all."""
     save_steps: Free[Count] = 0

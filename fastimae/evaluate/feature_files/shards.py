@@ -86,7 +86,8 @@ class Shards:
                 f"OUT: {self.out} does not fit: {size}, {room}; choose another disk, or make it "
                 "smaller with --dtype float16, fewer --layers, or --pool cls or avg"
             )
-        log.info("%s in %d file(s); %s", size, len(self.paths), room)
+        files = f"{len(self.paths)} files" if len(self.paths) > 1 else "one file"
+        log.info("%s in %s; %s", size, files, room)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Shards]:

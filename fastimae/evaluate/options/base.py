@@ -111,7 +111,7 @@ class EvalOptions(TaskOptions):
     in_chans: Expert[PositiveInt | None] = None
     """Channels to read images with. The first layer follows. None: the file's."""
     ffcv: Path | None = None
-    """A .beton file of the images to train a probe on, or to draw."""
+    """A .beton file of the images to train a probe on, to draw, or to write features of."""
     data_path: Path | None = None
     """A folder of images instead, flat or with a subfolder per class; its train/ if it has one."""
     val: Path | None = None
