@@ -23,11 +23,11 @@ SIDE, LARGER, SCENES, LEARNED = 96, 128, 8, 4
 BASE = "--num_workers 0 --device cpu --precision fp32 --input_size 96 --batch_size 4"
 SMALL = "--window 4 --head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 --pictures 1"
 LEARNING = (
-    "--window 0 --head_channels 24 --proposals 32 --rpn_batch 48 --roi_batch 16 --epochs 2 "
+    "--window 0 --head_channels 24 --proposals 32 --rpn_batch 48 --roi_batch 16 --epochs 3 "
     f"--input_size {LARGER} --warmup_epochs 0.1 --lr 3e-3 --clip_grad 1 --layer_decay 1 "
     "--drop_path 0 --no_hflip --min_scale 1 --max_scale 1 --weight_decay 0.05 --log_steps 50"
 )
-STEPS = 260
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +95,11 @@ def repeat(content, times):
 def test_it_learns_scenes_and_its_best_can_be_tested_again(toy):
     """At 128 pixels, for which positions are resized; --val_annotations: what was learned."""
     write_coco(toy / "large/coco", train=LEARNED, val=1, size=LARGER)
-    train = changed(toy / "large", "often", partial(repeat, times=STEPS * 4 // LEARNED // 2))
+    train = changed(toy / "large", "often", partial(repeat, times=STEPS * 4 // LEARNED // 3))
     data = f"--coco {toy / 'large/coco'} --val_annotations {annotations(toy / 'large')}"
     folder = run(toy, "learns", LEARNING, data, f"--train_annotations {train} --save_detections")
     numbers, lines = numbers_of(folder), lines_of(folder)
-    assert numbers["AP"] > 90 and numbers["AP_mask"] > 90
+    assert numbers["AP"] > 90 and numbers["AP_mask"] > 90  # 98.3 both
     assert numbers["AP50"] > 95 and numbers["AP50_mask"] > 95
     assert {"circle", "square", "triangle"} == {row["class"] for row in numbers["by_class"]}
     assert numbers["AP"] == lines[-1]["test_AP"] and numbers["val_images"] == LEARNED
