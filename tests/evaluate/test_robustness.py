@@ -18,6 +18,7 @@ from fastimae.cli import convert, evaluate
 from fastimae.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastimae.engine.checkpoint_file import CLASSES
 from fastimae.engine.distributed import ALONE
+from fastimae.evaluate.labels.attentive import attentive_probe
 from fastimae.evaluate.options.robustness import RobustnessOptions
 from fastimae.evaluate.robustness.classes import categories, imagenet, objectnet, released
 from fastimae.evaluate.robustness.classifiers import load_classifiers
@@ -227,9 +228,31 @@ def test_a_probe_of_an_earlier_block(tmp_path, capsys):
     flags = ["--classifier", probe, "--sets", f"mine={data}", "--output_dir", tmp_path / "out"]
     assert run(*flags) == 0 and results_of(tmp_path / "out")["numbers"]["mine_acc1"] == 100
     content = load_checkpoint(probe)
-    content["model"]["1.query"] = content["model"].pop("1.bias")
+    content["model"]["1.bias2"] = content["model"].pop("1.bias")
     save_checkpoint(probe, content)
-    assert run(*flags) == 2 and refused(capsys, probe, "a probe of another kind than linear")
+    assert run(*flags) == 2 and refused(
+        capsys, probe, "other weights than a linear or an attentive"
+    )
+
+
+def test_an_attentive_probe_has_its_own_heads_and_all_tokens_of_its_layer(tmp_path):
+    model = tiny_model()
+    encoder = save_run(tmp_path / "run", model)
+    path = save_probe_of(model, encoder, tmp_path / "probe.pth", FEW, COLOURS, layer=0)
+    probe = attentive_probe(32, 2, len(FEW), seed=1).eval()
+    with torch.no_grad():
+        probe[1].query.mul_(50)  # attention that is far from even
+    content = load_checkpoint(path)
+    content["args"] |= {"probe": "attentive", "probe_heads": 2}
+    save_checkpoint(path, {**content, "model": probe.state_dict()})
+    options = RobustnessOptions(classifier=(path,), sets=("a=b",), precision="fp32")
+    (found,) = load_classifiers(options, torch.device("cpu"))
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        (tokens_BTD,) = model.forward_features(pixels, layers=[0])
+        expected = probe(tokens_BTD)
+    torch.testing.assert_close(found.logits(pixels), expected)
+    assert found.names == tuple(FEW)
 
 
 def test_a_probe_of_maes_code_has_its_encoder_with_it(tmp_path):
@@ -247,13 +270,20 @@ def test_a_probe_of_maes_code_has_its_encoder_with_it(tmp_path):
     assert results_of(out)["numbers"]["mine_acc1"] == pytest.approx(100 * 5 / 6)
 
 
-@pytest.mark.parametrize("task", ["linear", "finetune"])
-def test_on_the_validation_images_it_has_the_accuracy_of_the_training(task, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "flags"),
+    [
+        ("linear", []),
+        ("linear", ["--probe", "attentive", "--probe_heads", "2", "--layer", "0"]),
+        ("finetune", ["--aa", "none"]),
+    ],
+)
+def test_on_the_validation_images_it_has_the_accuracy_of_the_training(task, flags, tmp_path):
     save_splits(tmp_path / "data", 12)
     encoder = save_run(tmp_path / "run", tiny_model())
     assert evaluate([
         task, "--checkpoint", str(encoder), "--data_path", str(tmp_path / "data"), "--epochs", "2",
-        *QUICK[:-1], "12", *(["--aa", "none"] if task == "finetune" else []),
+        *QUICK[:-1], "12", *flags,
     ]) == 0  # fmt: skip
     trained = results_of(tmp_path / "run" / f"eval-{task}")["numbers"]
     folder = tmp_path / "run" / f"eval-{task}"

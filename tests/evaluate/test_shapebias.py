@@ -62,9 +62,16 @@ def classifier(tmp_path_factory):
     return save_fine_tuned(tmp_path_factory.mktemp("c") / "c.pth", imagenet(), COLOURS)
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_the_bias_of_known_decisions(tmp_path, classifier, flat, capsys):
-    data = save_stimuli(tmp_path / "data", flat=flat)
+def test_stimuli_are_in_folders_or_not(tmp_path):
+    flat, nested = (
+        open_cue_conflicts(save_stimuli(tmp_path / str(flat), flat=flat)) for flat in (True, False)
+    )
+    assert sorted(zip(*flat[1:], strict=True)) == sorted(zip(*nested[1:], strict=True))
+    assert len(flat.images) == len(nested.images) == len(STIMULI)
+
+
+def test_the_bias_of_known_decisions(tmp_path, classifier, capsys):
+    data = save_stimuli(tmp_path / "data")
     other = save_fine_tuned(tmp_path / "c" / "other.pth", imagenet()[::-1], COLOURS)
     out = tmp_path / "out"
     assert run("--classifier", classifier, other, "--data", data, "--output_dir", out) == 0

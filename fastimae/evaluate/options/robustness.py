@@ -26,7 +26,7 @@ class ClassifierOptions(TaskOptions):
     """Files of linear, finetune or msem, or their folders; or fine-tuned ones of MAE and timm. The
     flags that describe a model are for the first."""
     checkpoint: Path | None = None
-    """The encoder of linear probes, if its file has moved; its digest tells which are its own."""
+    """The encoder of probes, if its file has moved; its digest tells which are its own."""
     input_size: tuple[PositiveInt, ...] | None = None
     """Size to test all of them at, in pixels: a side, or height and width. Positions follow. None:
     each file's."""

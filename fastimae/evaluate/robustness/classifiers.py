@@ -25,7 +25,6 @@ from fastimae.evaluate.finetuning.classifier import (
     load_head,
 )
 from fastimae.evaluate.labels.class_names import names_in
-from fastimae.evaluate.labels.probe_layer import probe_layer
 from fastimae.evaluate.options.robustness import ClassifierOptions
 from fastimae.evaluate.origin import BEGUN, origin_of
 from fastimae.evaluate.robustness.classes import imagenet
@@ -94,18 +93,16 @@ def load_classifiers(options: ClassifierOptions, device: torch.device) -> list[C
 def _of_probe(
     probe: Probe, name: str, path: Path, device: torch.device, options: ClassifierOptions, _: Any
 ) -> Classifier:
-    layer = probe_layer(probe.weights["1.weight"].shape[1], len(probe.weights["1.bias"]))
-    layer.load_state_dict(probe.weights)
-    model, layer = _frozen(probe.encoder, device), _frozen(layer, device)
+    model, head = _frozen(probe.encoder, device), _frozen(probe.head, device)
 
     @torch.no_grad()
     def logits(pixels_BHWC: Tensor) -> Tensor:
         rows = features(model, pixels_BHWC, probe.pool, options.precision, probe.layer)
-        return layer(rows)
+        return head(rows)
 
     return Classifier(
         candidate=Candidate(name=name, path=path, model=model, args=dict(model.args)),
-        names=class_names(path, probe.args, len(probe.weights["1.bias"])),
+        names=class_names(path, probe.args, probe.classes),
         logits=logits,
         size=model.img_size,
         whole=crop_of(model.args) == "none",

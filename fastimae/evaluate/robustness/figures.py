@@ -81,4 +81,5 @@ def _bars(
         if len(candidates) <= 4:
             axis.bar_label(bars, fmt="%.1f", padding=2, fontsize="x-small")
     axis.set_xticks(range(len(sets)), sets)
+    axis.set_xlim(-0.6, len(sets) - 0.4)
     axis.grid(axis="x", visible=False)

@@ -1,4 +1,4 @@
-"""Linear probes in files: ours, which name their encoder's file, and MAE's, which hold it."""
+"""Probes in files: ours, which name their encoder's file, and MAE's linear ones, which hold it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.checkpoint_file import WEIGHTS, CheckpointError, args_in
+from fastimae.engine.resume import ATTENTIVE_PROBE, LINEAR_PROBE, kind_of
 from fastimae.evaluate.candidates import NO_FLAGS
 from fastimae.evaluate.features import load_encoder, resolve_layer, resolve_pool
-from fastimae.evaluate.options.base import Pool
+from fastimae.evaluate.labels.saved_probe import saved_probe
+from fastimae.evaluate.options.base import Kept
 from fastimae.evaluate.origin import origin_of
 from fastimae.interop.finetuned import HEAD, classifies_mean, is_probe
 from fastimae.interop.open_checkpoint import open_checkpoint
@@ -23,23 +25,23 @@ from fastimae.log import log, quietly
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import Seeded
 
-_RUNNING = "0.running_mean"
-"""A weight that only a probe of ours has under this name."""
-_LINEAR = {"1.weight", "1.bias"}
 Size = tuple[int, int] | None
 
 
 class Probe(NamedTuple):
-    """A linear probe and its encoder."""
+    """A probe and its encoder."""
 
     encoder: MaskedAutoencoder
-    weights: Mapping[str, Tensor]
-    """Of `probe_layer`."""
+    head: nn.Sequential
+    """Features -> logits [B, K]."""
+    classes: int
+    """K."""
     args: Mapping[str, Any]
     """Settings of the probe's training; those in the file, if it is another program's."""
-    pool: Pool
+    pool: Kept
+    """What of the encoder's tokens it is of: see `features`."""
     layer: int
-    """The block whose latents it is of: see `features`."""
+    """The block whose latents these are."""
     origin: dict[str, Any]
     """Of the encoder: see `origin_of`."""
 
@@ -51,14 +53,12 @@ def open_probe_file(
 
     encoder: --checkpoint. of_model: the user's flags for the model, as `load_model` takes them.
     size: that of the images, (height, width), if it is not that of the training. Raises
-    CheckpointError if the encoder is not found.
+    CheckpointError if the encoder is not found, or the file has other weights than a probe.
     """
     if path.is_file() and path.suffix != ".safetensors":
         content = load_checkpoint(path, mmap=True)
         weights = content.get("model")
-        if isinstance(weights, dict) and _RUNNING in weights:
-            if not weights.keys() >= _LINEAR:
-                raise CheckpointError(f"--classifier {path} is a probe of another kind than linear")
+        if isinstance(weights, dict) and kind_of(weights) in (LINEAR_PROBE, ATTENTIVE_PROBE):
             return _ours(path, content, encoder, of_model, size)
     of_file = {"use_ema": of_model.get("use_ema", False), "hints": of_model["hints"]}
     with quietly():
@@ -78,9 +78,22 @@ def _ours(
     if size:
         flags["img_size"] = size
     file, model, origin = _find_encoder(path, args, given, flags)
-    log.info("%s: a linear probe of %s", path, file)
-    pool, layer = resolve_pool(model, args.get("pool")), resolve_layer(model, args.get("layer"))
-    return Probe(model, content["model"], args, pool, layer, origin)
+    weights = content["model"]
+    kind = kind_of(weights)
+    log.info("%s: %s of %s", path, kind, file)
+    pool = "tokens" if kind == ATTENTIVE_PROBE else resolve_pool(model, args.get("pool"))
+    layer = resolve_layer(model, args.get("layer"))
+    return _probe(path, weights, encoder=model, args=args, pool=pool, layer=layer, origin=origin)
+
+
+def _probe(path: Path, weights: Mapping[str, Tensor], **about: Any) -> Probe:
+    """Rebuild the probe of these weights. about: the other fields of `Probe`."""
+    usual = about["encoder"].blocks[0].attn.num_heads
+    try:
+        head = saved_probe(weights, about["args"].get("probe_heads") or usual)
+    except ValueError as error:
+        raise CheckpointError(f"--classifier {path} {error}") from error
+    return Probe(head=head, classes=head[-1].out_features, **about)
 
 
 def _flags_in(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,6 +139,7 @@ def _maes(
     flags = {**of_model, **({"img_size": size} if size else {})}
     model = load_encoder(path, torch.device("cpu"), **flags)
     layers = {k.removeprefix(HEAD): v for k, v in weights.items() if k.startswith(HEAD)}
-    pool: Pool = "avg" if classifies_mean(weights) else "cls"
+    pool: Kept = "avg" if classifies_mean(weights) else "cls"
     log.info("%s: a linear probe with its encoder", path)
-    return Probe(model, layers, dict(model.args), pool, -1, origin_of(path, model))
+    about = {"args": dict(model.args), "pool": pool, "layer": -1, "origin": origin_of(path, model)}
+    return _probe(path, layers, encoder=model, **about)
