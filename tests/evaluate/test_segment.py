@@ -164,7 +164,7 @@ def test_a_finished_run_reports_again(toy):
 def test_two_processes_train_and_test_as_one(toy):
     root, options = toy
     flags = [*options, *SMALL, "--input_size", "32", "--drop_path", "0.3", "--lr", "1e-3"]
-    flags += ["--warmup_epochs", "0", "--epochs", "2"]
+    flags += ["--warmup_epochs", "0", "--epochs", "1"]
     one = run(toy, "one", *flags[len(options) :], "--batch_size", 8)
     done = subprocess.run(
         [sys.executable, str(TESTS / "evaluate" / "segment_ranks.py"), str(root), *flags],

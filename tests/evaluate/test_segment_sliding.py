@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastimae.evaluate.segmentation.sliding import corners_of, resized, slide
+from fastimae.evaluate.segmentation import sliding
+from fastimae.evaluate.segmentation.sliding import best_classes, corners_of, resized, slide
 
 
 def per_pixel(crops):
@@ -109,3 +110,12 @@ def test_what_cannot_be():
         slide(per_pixel, image, 4, classes=7)
     with pytest.raises(ValueError, match="image must be"):
         slide(per_pixel, image[0], 4)
+
+
+def test_the_best_class_is_that_of_all_enlarged_together(monkeypatch):
+    """Of equal ones the first, as argmax has it."""
+    logits = torch.randn(1, 7, 5, 6, generator=torch.Generator().manual_seed(0)).round()
+    expected = resized(logits, (11, 9)).argmax(1)
+    for at_once in (1, 2 * 99, 3 * 99 + 5, 1 << 20):
+        monkeypatch.setattr(sliding, "_LOGITS_AT_ONCE", at_once)
+        assert torch.equal(best_classes(logits, (11, 9)), expected)

@@ -16,6 +16,8 @@ from fastimae.kernels.checks import check_shape
 
 Size = int | tuple[int, int]
 """A side, or (height, width), in pixels."""
+_LOGITS_AT_ONCE = 1 << 25
+"""Logits that are enlarged together: 128 MB in fp32."""
 
 
 @torch.no_grad()
@@ -70,6 +72,26 @@ def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if logits.shape[2:] == size:
         return logits
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the class of the largest of the logits `resized`, int64 [N, H, W].
+
+    logits: float [N, K, ...]. size: (height, width). As many classes are enlarged together as fit
+    into a fixed amount of memory: all 150 of ADE20K would take gigabytes for a large image.
+    """
+    at_once = max(1, _LOGITS_AT_ONCE // (len(logits) * size[0] * size[1]))
+    best_NHW, first = None, 0
+    for part in logits.split(at_once, dim=1):
+        values_NHW, classes_NHW = resized(part, size).max(1)
+        if best_NHW is None:
+            best_NHW, chosen_NHW = values_NHW, classes_NHW
+        else:
+            better_NHW = values_NHW > best_NHW
+            best_NHW = torch.where(better_NHW, values_NHW, best_NHW)
+            chosen_NHW = torch.where(better_NHW, classes_NHW + first, chosen_NHW)
+        first += part.shape[1]
+    return chosen_NHW
 
 
 def _starts(side: int, crop: int, stride: int) -> list[int]:

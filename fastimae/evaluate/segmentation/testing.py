@@ -21,7 +21,7 @@ from fastimae.evaluate.segmentation.model import Segmenter
 from fastimae.evaluate.segmentation.pictures import DrawnScene, draw_scenes
 from fastimae.evaluate.segmentation.scenes import Scenes
 from fastimae.evaluate.segmentation.scores import SegmentScores
-from fastimae.evaluate.segmentation.sliding import resized, slide
+from fastimae.evaluate.segmentation.sliding import best_classes, slide
 from fastimae.evaluate.segmentation.transforms import Normalise, whole_view
 from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.order.epoch_steps import evenly_spaced
@@ -91,7 +91,7 @@ class Tester:
                 height_and_width(options.input_size), options.stride,
                 classes=len(self.scenes.classes),
             )  # fmt: skip
-        return resized(logits_1Khw, scene.mask.shape).argmax(1)
+        return best_classes(logits_1Khw, scene.mask.shape)
 
     def broken_images(self) -> int:
         """Return how many scenes no rank could read; all ranks must call it."""
