@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastimae.folders import write_text
 from fastimae.settings import Seeded
 
 SIDE = 96
@@ -45,7 +46,7 @@ def draw_scenes(folder: Path, per_class: int, seed: int = Seeded.seed) -> None:
             mask = Image.fromarray(ink * np.uint8(label + 1))
             mask.save(folder / "masks" / name / f"{number:04}.png")
             _annotate(coco, f"images/{name}/{number:04}.jpg", ink, label + 1)
-    (folder / "_annotations.coco.json").write_text(json.dumps(coco))
+    write_text(folder / "_annotations.coco.json", json.dumps(coco))
 
 
 def _annotate(coco: dict[str, list], name: str, ink: np.ndarray, category: int) -> None:
