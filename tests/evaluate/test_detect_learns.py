@@ -44,6 +44,7 @@ def repeat(content, times):
     ]  # fmt: skip
 
 
+@pytest.mark.timeout(600)  # on a slow machine that others use, too
 def test_it_learns_scenes_and_its_best_can_be_tested_again(toy):
     """At 128 pixels, for which positions are resized; --val_annotations: what was learned."""
     train = changed(toy, "often", partial(repeat, times=STEPS * BATCH // EPOCHS // SCENES))
