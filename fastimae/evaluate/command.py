@@ -115,7 +115,7 @@ TASKS = {
     ),
     "detect": Task(
         DetectOptions,
-        "objects' boxes and masks, by Mask R-CNN on the encoder (COCO)",
+        "boxes and masks of objects, by Mask R-CNN (COCO)",
         several=True,
         recipes=detect_recipes.RECIPES,
         file=BEST,

@@ -212,7 +212,8 @@ def test_masks_are_pasted_as_they_are_learned(monkeypatch):
     # What the loss takes from a true mask, pasted, is that mask.
     for seed in range(4):
         for each in make_scene(seed, 96).instances:
-            box = torch.tensor([each.box]).float()
+            rows, columns = (np.flatnonzero(each.pixels.any(axis)) for axis in (1, 0))
+            box = torch.tensor([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]]).float()
             truth = torch.from_numpy(each.pixels)[None].to(torch.uint8)
             target = project_masks_on_boxes(truth, box, torch.tensor([0]), 28)
             again = paste(target, box, (96, 96))[0].numpy()

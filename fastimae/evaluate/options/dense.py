@@ -12,7 +12,8 @@ import tyro
 from fastimae.engine.settings import StepSettings
 from fastimae.evaluate.options.finetune import TuningOptions
 from fastimae.evaluate.options.labels import TrainingOptions
-from fastimae.evaluate.options.retested import RetestedOptions
+from fastimae.evaluate.options.retested import Retested
+from fastimae.evaluate.options.trained import TrainedOptions
 from fastimae.loaders.settings import ReadSettings
 from fastimae.settings import (
     Count,
@@ -28,7 +29,7 @@ from fastimae.settings import (
 
 
 @dataclasses.dataclass(kw_only=True)
-class DenseOptions(StepSettings, RetestedOptions):
+class DenseOptions(Retested, StepSettings, TrainedOptions):
     """How the model is trained, and tested."""
 
     of_training: ClassVar[frozenset[str]]

@@ -11,7 +11,7 @@ import tyro
 
 from fastimae.engine.settings import StepSettings
 from fastimae.evaluate.options.labels import TrainingOptions
-from fastimae.evaluate.options.retested import RetestedOptions
+from fastimae.evaluate.options.retested import Retested
 from fastimae.loaders.images.crops import RATIO, CropSettings, check_ratio
 from fastimae.loaders.settings import ReadSettings
 from fastimae.objectives.settings import PixelSettings
@@ -141,7 +141,7 @@ class TuningOptions(StepSettings, TrainingOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class FinetuneOptions(RetestedOptions, TuningOptions):
+class FinetuneOptions(Retested, TuningOptions):
     """Train the encoder, and a classifier on it, with labels.
 
     fastimae-eval finetune --recipe mae_vit_base --checkpoint mae.pth --data_path imagenet

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from fastimae.evaluate.options.labels import BEST
-from fastimae.evaluate.options.trained import TrainedOptions
 from fastimae.settings import ConfigError
 
 
-@dataclasses.dataclass(kw_only=True)
-class RetestedOptions(TrainedOptions):
-    """Options of finetune, segment and detect: where their model is from."""
+class Retested:
+    """Where the model of finetune, segment and detect is from.
+
+    No dataclass, so that it has no fields, whose defaults would replace those of classes after it.
+    """
 
     task: ClassVar[str]
     """The task's name, which its folder has, too."""
 
-    if TYPE_CHECKING:  # classes below have it, with a help of their own
+    if TYPE_CHECKING:  # the options that it is part of have these
+        checkpoint: Path | None
+        output_dir: Path | None
+        resume: str
         eval: bool
 
     def check(self) -> None:
