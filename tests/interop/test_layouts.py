@@ -15,7 +15,7 @@ from fastimae.models.vit import Block, run_blocks, sincos_positions
 NAME, SIZE, PATCHES = "mae_vit_nano_patch8", 32, 16
 # Patches are embedded by a matrix product here, by a convolution there; Hugging Face has three
 # products for query, key and value and normalises with its own eps unless told 1e-6.
-CLOSE = {"rtol": 0, "atol": 1e-6}
+CLOSE = {"rtol": 0, "atol": 5e-6}
 
 
 @pytest.fixture
