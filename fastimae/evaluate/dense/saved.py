@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,30 @@ from torch import Tensor, nn
 from fastimae.engine.checkpoint import CheckpointError, load_checkpoint
 from fastimae.engine.checkpoint_file import args_in
 from fastimae.engine.resume import kind_of, weights_in
+from fastimae.evaluate.labels.class_names import names_in
 from fastimae.interop.architecture import depth, mlp_ratio
 from fastimae.models import MaskedAutoencoder
 
 PREFIX = "encoder."
 
 
-def open_saved(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights and the settings in a checkpoint of a dense task.
+def open_saved(
+    path: Path, kind: str, needed: Set[str]
+) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """Return the weights, the settings and the names of classes in a checkpoint of a dense task.
 
-    path: the checkpoint. kind: what it has to be, see `resume.kind_of`. Raises CheckpointError,
-    naming --resume, for other files.
+    path: the checkpoint. kind: what it has to be, see `resume.kind_of`. needed: settings that it
+    must have. Raises CheckpointError, naming --resume, for files of other kinds.
     """
     content = load_checkpoint(path, mmap=True)
     weights, settings = weights_in(content, path), args_in(content)
     found = kind_of(weights, settings)
     if found != kind:
         raise CheckpointError(f"--resume {path} is {found}, and --eval tests {kind}")
-    return weights, settings
+    classes = names_in(settings)
+    if not classes or needed - settings.keys():
+        raise CheckpointError(f"{path} has no settings: give a checkpoint as FastIMAE wrote it")
+    return weights, settings, classes
 
 
 def empty_encoder(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from fastimae.engine.checkpoint import load_weights
-from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.resume import DETECTOR
 from fastimae.evaluate.dense.backbone import DenseEncoder
 from fastimae.evaluate.dense.saved import empty_encoder, open_saved
 from fastimae.evaluate.detection.coco import CocoScenes, open_coco
 from fastimae.evaluate.detection.mask_rcnn import MaskRCNN
-from fastimae.evaluate.labels.class_names import names_in
 from fastimae.evaluate.options.detect import OF_TRAINING, DetectOptions
 from fastimae.loaders.images.limits import set_max_pixels
 from fastimae.loaders.sources.describe import in_short
@@ -64,10 +62,7 @@ def load_trained(options: DetectOptions) -> tuple[MaskRCNN, list[str], DetectOpt
     Its file is enough. Raises CheckpointError for other files.
     """
     path = options.source()
-    weights, before = open_saved(path, DETECTOR)
-    classes = names_in(before)
-    if not classes or OF_TRAINING - before.keys():
-        raise CheckpointError(f"{path} has no settings: give a checkpoint as FastIMAE wrote it")
+    weights, before, classes = open_saved(path, DETECTOR, OF_TRAINING)
     encoder = empty_encoder(weights, before, path)
     options = options.as_trained(before).settled(encoder.patch_size)
     size, masks = tuple(before["input_size"]), _OF_MASKS in weights

@@ -5,7 +5,6 @@ C = channels, S = side of the square that an image is resized into, H, W = its h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from fastimae.engine.distributed import World
 from fastimae.engine.precision import resolve_precision
+from fastimae.evaluate.dense.testing import DenseTester
 from fastimae.evaluate.detection.coco import Annotations, CocoScenes
 from fastimae.evaluate.detection.jitter import View, resize_for_test
 from fastimae.evaluate.detection.mask_rcnn import MaskRCNN
@@ -22,10 +22,6 @@ from fastimae.evaluate.detection.paste import Detections, in_original_size
 from fastimae.evaluate.detection.scores import CocoScores
 from fastimae.evaluate.options.detect import DetectOptions
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.image_location import SkipImage
-from fastimae.loaders.workers.read_ahead import start_ahead, thread_pool
-from fastimae.log import log
-from fastimae.progress import Meter
 
 
 class Read(NamedTuple):
@@ -41,7 +37,7 @@ class Read(NamedTuple):
     """Where the image is in the square."""
 
 
-class Tester:
+class Tester(DenseTester):
     """Tests a detector on images that the ranks share.
 
     Images are detected one by one, so that what is found in one depends on no other: not on a batch
@@ -52,13 +48,9 @@ class Tester:
         self, student: MaskRCNN, scenes: CocoScenes, options: DetectOptions, world: World
     ) -> None:
         """student: on the world's device. scenes: to test on. options: settled."""
-        self.student, self.scenes, self.options, self.world = student, scenes, options, world
+        super().__init__(student, scenes, options, world)
         self.precision = resolve_precision(options.precision, world.device)
         self.counted = CocoScores(scenes, world)
-        self.scores: dict[str, float] = {}
-        """Of the last test, see `CocoScores.compute`."""
-        self.broken: dict[int, str] = {}
-        """Images that this rank could not read, and why; no score counts their objects."""
 
     def test(self, *, quiet: bool = True) -> dict[str, float]:
         """Test on all images; return {"test_AP", ..., "test_AP_mask", ...}, in percent.
@@ -67,12 +59,8 @@ class Tester:
         no object to find in any image.
         """
         self.counted.clear()
-        share = range(self.world.rank, len(self.scenes), self.world.size)
-        with Meter(len(share), "test", "image", quiet=quiet or not self.world.is_main) as meter:
-            for read in self.read(share):
-                if read is not None:
-                    self.counted.add(self.scenes.image_id(read.number), *self.detect(read))
-                meter.update()
+        for read in self.share(quiet=quiet):
+            self.counted.add(self.scenes.image_id(read.number), *self.detect(read))
         self.scores = self.counted.compute()
         if "AP" not in self.scores:
             raise DataError(f"{self.scenes.source}: no image with an object can be read")
@@ -89,26 +77,9 @@ class Tester:
         width, height = read.image.size
         return in_original_size(found, read.view.scale, (height, width))
 
-    def broken_images(self) -> int:
-        """Return how many images no rank could read; all ranks must call it."""
-        count = torch.tensor(float(len(self.broken)), device=self.world.device)
-        return round(float(self.world.mean(count)) * self.world.size)
-
-    def read(self, numbers: Sequence[int]) -> Iterator[Read | None]:
-        """Read images ahead, in threads; None for a broken one, which is counted."""
-        workers = self.options.worker_count()
-        with thread_pool(workers) as pool:
-            tasks = start_ahead(lambda number: pool.submit(self._read, number), numbers, workers)
-            yield from (task.result() for task in tasks)
-
-    def _read(self, number: int) -> Read | None:
-        try:
-            image, annotations = self.scenes.read(number)
-        except SkipImage as error:
-            if number not in self.broken:
-                log.warning("%s is skipped: %s", self.scenes.name(number), error)
-            self.broken[number] = str(error)
-            return None
+    def view(self, number: int) -> Read:
+        """As in `DenseTester`."""
+        image, annotations = self.scenes.read(number)
         encoder = self.student.encoder
         pixels, view = resize_for_test(image, self.options.side, encoder.mean, encoder.std)
         return Read(number, image, annotations, torch.from_numpy(pixels)[None], view)

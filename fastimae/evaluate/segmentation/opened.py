@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from fastimae.engine.checkpoint import load_weights
-from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.resume import SEGMENTER
 from fastimae.evaluate.dense.saved import empty_encoder, open_saved
-from fastimae.evaluate.labels.class_names import names_in
 from fastimae.evaluate.options.segment import OF_TRAINING, SegmentOptions
 from fastimae.evaluate.segmentation.model import Segmenter, build_segmenter
 from fastimae.evaluate.segmentation.scenes import Scenes, open_scenes
@@ -44,10 +42,7 @@ def load_trained(options: SegmentOptions) -> tuple[Segmenter, list[str], Segment
     Its file is enough. Raises CheckpointError for other files.
     """
     path = options.source()
-    weights, before = open_saved(path, SEGMENTER)
-    classes = names_in(before)
-    if not classes or OF_TRAINING - before.keys():
-        raise CheckpointError(f"{path} has no settings: give a checkpoint as FastIMAE wrote it")
+    weights, before, classes = open_saved(path, SEGMENTER, OF_TRAINING)
     options = options.as_trained(before)
     student = build_segmenter(
         empty_encoder(weights, before, path), len(classes),

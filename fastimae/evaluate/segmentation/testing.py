@@ -5,9 +5,8 @@ C = channels, H, W = height and width of an image, h, w = those it is tested at,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastimae.engine.distributed import World
+from fastimae.evaluate.dense.testing import DenseTester
 from fastimae.evaluate.features import inference
 from fastimae.evaluate.options.segment import SegmentOptions
 from fastimae.evaluate.segmentation.model import Segmenter
@@ -23,11 +23,7 @@ from fastimae.evaluate.segmentation.scenes import Scenes
 from fastimae.evaluate.segmentation.scores import SegmentScores
 from fastimae.evaluate.segmentation.sliding import best_classes, slide
 from fastimae.evaluate.segmentation.transforms import Normalise, whole_view
-from fastimae.loaders.image_location import SkipImage
 from fastimae.loaders.order.epoch_steps import evenly_spaced
-from fastimae.loaders.workers.read_ahead import start_ahead, thread_pool
-from fastimae.log import log
-from fastimae.progress import Meter
 from fastimae.settings import height_and_width
 
 NAMES = ("mIoU", "aAcc", "mAcc")
@@ -46,19 +42,15 @@ class Read(NamedTuple):
     """float32 [1, C, h, w], normalised."""
 
 
-class Tester:
+class Tester(DenseTester):
     """Tests a model on scenes that the ranks share, at the settings of the options."""
 
     def __init__(
         self, student: Segmenter, scenes: Scenes, options: SegmentOptions, world: World
     ) -> None:
         """Begin with no scores. student: on the world's device. options: see `settled`."""
-        self.student, self.scenes, self.options, self.world = student, scenes, options, world
+        super().__init__(student, scenes, options, world)
         self.normalise = Normalise(student.encoder.mean, student.encoder.std)
-        self.scores: dict[str, Any] = {}
-        """Of the last test, see `SegmentScores.compute`."""
-        self.broken: dict[int, str] = {}
-        """Scenes that this rank could not read, and why."""
 
     def test(self, *, quiet: bool = True) -> dict[str, float]:
         """Test on all scenes; return {"test_mIoU", "test_aAcc", "test_mAcc"}, in percent.
@@ -67,13 +59,9 @@ class Tester:
         counts.
         """
         counted = SegmentScores(self.scenes.classes, self.world.device)
-        share = range(self.world.rank, len(self.scenes), self.world.size)
-        with Meter(len(share), "test", "image", quiet=quiet or not self.world.is_main) as meter:
-            for scene in self._read(share):
-                if scene is not None:
-                    mask_1HW = torch.tensor(scene.mask, device=self.world.device)[None]
-                    counted.update(self.predict(scene), mask_1HW.long())
-                meter.update()
+        for scene in self.share(quiet=quiet):
+            mask_1HW = torch.tensor(scene.mask, device=self.world.device)[None]
+            counted.update(self.predict(scene), mask_1HW.long())
         self.scores = counted.compute(self.world)
         return {f"test_{name}": self.scores[name] for name in NAMES}
 
@@ -93,14 +81,9 @@ class Tester:
             )  # fmt: skip
         return best_classes(logits_1Khw, scene.mask.shape)
 
-    def broken_images(self) -> int:
-        """Return how many scenes no rank could read; all ranks must call it."""
-        count = torch.tensor(float(len(self.broken)), device=self.world.device)
-        return round(float(self.world.mean(count)) * self.world.size)
-
     def draw(self, path: Path, note: str = "") -> None:
         """Draw --pictures scenes, evenly spaced, with their predictions. note: text below them."""
-        scenes = self._read(evenly_spaced(len(self.scenes), self.options.pictures))
+        scenes = self.read(evenly_spaced(len(self.scenes), self.options.pictures))
         drawn = [
             DrawnScene(
                 name=self.scenes.name(scene.number),
@@ -112,20 +95,8 @@ class Tester:
         ]
         draw_scenes(drawn, self.scenes.classes, path, note)
 
-    def _read(self, numbers: Sequence[int]) -> Iterator[Read | None]:
-        """Read scenes ahead, in threads; None for a broken one, which is counted."""
-        workers = self.options.worker_count()
-        with thread_pool(workers) as pool:
-            tasks = start_ahead(lambda number: pool.submit(self._view, number), numbers, workers)
-            yield from (task.result() for task in tasks)
-
-    def _view(self, number: int) -> Read | None:
-        try:
-            image, mask = self.scenes.read(number)
-        except SkipImage as error:
-            if number not in self.broken:
-                log.warning("%s is skipped: %s", self.scenes.name(number), error)
-            self.broken[number] = str(error)
-            return None
+    def view(self, number: int) -> Read:
+        """As in `DenseTester`."""
+        image, mask = self.scenes.read(number)
         pixels = whole_view(image, self.normalise, self.options.short_side)
         return Read(number, np.asarray(image), mask, torch.from_numpy(pixels)[None])
