@@ -198,6 +198,12 @@ def test_probes_over_the_ratio_that_they_differ_in(tmp_path, capsys):
     content = results_of(tmp_path / "ratio0.75" / "eval-robustness")
     begun = load_checkpoint(probes[0])["args"]["weights"]
     assert content["weights"] == content["begun"] == begun
+    runs = [tmp_path / f"ratio{ratio}" for ratio in (0.75, 0.5)]
+    assert evaluate(["compare", *map(str, runs), "--output_dir", str(tmp_path)]) == 0
+    compared = json.loads((tmp_path / "compare.json").read_text())["accuracies"]
+    texts = [[round(row[f"Robustness: {name}"]["value"], 2) for name in ("one", "two")]
+             for row in compared]  # fmt: skip
+    assert texts == [[100, 100], [66.67, 66.67]] and compared[0]["Robustness: one"]["best"]
     assert evaluate(["report", str(tmp_path / "ratio0.75")]) == 0
     page = (tmp_path / "ratio0.75" / "report.html").read_text()
     assert "Robustness" in page and "no checkpoint here" not in page
