@@ -374,7 +374,7 @@ def test_a_wrong_file_is_one_line_with_its_flag(tmp_path, capsys, monkeypatch):
         f"{c} --sets x=": "--sets x=: give it as NAME=DIR",
         f"{c} --sets =few": "--sets =few: give it as NAME=DIR",
         f"{c} --sets classifier=few": "--sets classifier=few: the column of classifiers is called",
-        f"--classifier none.pth {few}": "--classifier none.pth: there is no such file or folder",
+        f"--classifier none.pth {few}": "--classifier: there is no checkpoint none.pth",
         f"--classifier run {few}": "--classifier run holds no checkpoint-best.pth: give the folder "
         "of a fastimae-eval linear, finetune or msem, such as run/eval-linear, or a classifier's",
         f"--classifier alone {few}": "--classifier alone holds no checkpoint-best.pth",
@@ -385,7 +385,7 @@ def test_a_wrong_file_is_one_line_with_its_flag(tmp_path, capsys, monkeypatch):
         "--num_heads",
         f"{probe} {few} --num_heads 3": "checkpoint-last.pth was trained with num_heads 4, not 3: "
         "drop --num_heads",
-        f"{probe} {few} --checkpoint none": "--checkpoint none: there is no such file or folder",
+        f"{probe} {few} --checkpoint none": "--checkpoint: there is no checkpoint none",
         f"{probe} {few} --checkpoint junk": "--checkpoint junk is not a checkpoint",
         f"{c} {few} --checkpoint alone/checkpoint-last.pth": "--checkpoint alone/checkpoint-last.pt"
         "h is the encoder of no probe here: drop it",

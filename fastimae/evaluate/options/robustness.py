@@ -49,7 +49,7 @@ class ClassifierOptions(TaskOptions):
         given = [("--classifier", path) for path in self.classifier]
         for flag, path in (*given, ("--checkpoint", self.checkpoint)):
             if path and not path.exists():
-                raise CheckpointError(f"{flag} {path}: there is no such file or folder")
+                raise CheckpointError(f"{flag}: there is no checkpoint {path}")
         self.check_data()
 
     def files(self) -> list[Path]:
