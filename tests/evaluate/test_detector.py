@@ -12,6 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+from fastimae.engine.distributed import ALONE
 from fastimae.evaluate.command import options_of
 from fastimae.evaluate.detection.heads import ASPECT_RATIOS, Anchors, KeyedSampler
 from fastimae.evaluate.detection.objective import Detection
@@ -21,6 +22,7 @@ from fastimae.evaluate.detection.paste import _positions as positions_of
 from fastimae.evaluate.detection.paste import in_original_size, paste
 from fastimae.evaluate.detection.pyramid import RPN_STRIDES, Pyramid, nearest_stride
 from fastimae.evaluate.detection.targets import collate_targets, make_target
+from fastimae.evaluate.detection.task import DetectTask
 from fastimae.evaluate.options.detect import DetectOptions
 from fastimae.evaluate.options.detector import ANCHOR_SIZES
 from fastimae.evaluate.training.batches import LabelledBatch
@@ -40,6 +42,26 @@ def detector(side=SIDE, patch_size=8, masks=True, **changes):
     options = settled(side, patch_size, **changes)
     model = tiny_model(img_size=side, patch_size=patch_size, decoder=False)
     return make_detector(model, 3, options, options.input_size, masks=masks)
+
+
+@pytest.mark.parametrize(
+    ("flags", "windows", "warned"),
+    [({"window": DetectOptions.window}, 0, False), ({"window": 0}, 0, False),
+     ({"window": 4}, 0, True), ({"window": 4, "global_blocks": (1,)}, 4, False)],
+)  # fmt: skip
+def test_a_window_that_no_block_has_is_pointed_out(flags, windows, warned, caplog):
+    """Of two blocks, both are the last of a quarter."""
+    student, data = detector(**flags), [None] * 3
+    assert student.encoder.windowed == bool(windows)
+    with caplog.at_level("INFO"):
+        DetectTask().log_sizes(settled(**flags), student, data, data, ALONE)
+    said = "windows of 4 patches;" if windows else "global attention;"
+    assert said in caplog.messages[-1]
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warnings == warned * [
+        "--window 4 has no effect: all 2 blocks of the encoder attend to all patches, unless "
+        "--global_blocks names fewer"
+    ]
 
 
 def batch_of(*scenes, side=SIDE, key=5):

@@ -66,13 +66,18 @@ class DetectTask(DenseTask):
         world: World,
     ) -> None:  # fmt: skip
         """As in `DenseTask`."""
+        windows = options.window if student.encoder.windowed else 0
+        if options.window not in (windows, DetectOptions.window) and world.is_main:
+            log.warning("--window %d has no effect: all %d blocks of the encoder attend to all "
+                        "patches, unless --global_blocks names fewer",
+                        options.window, student.encoder.depth)  # fmt: skip
         encoder = sum(p.numel() for p in student.encoder.parameters() if p.requires_grad)
         heads = sum(p.numel() for p in student.parameters() if p.requires_grad) - encoder
         log.info(
             "Mask R-CNN of %.3g million parameters on an encoder of %.3g million, %s; %d images to "
             "train on, %d to test; effective batch %d, lr %.3g, %s on %s",
             heads / 1e6, encoder / 1e6,
-            f"windows of {options.window} patches" if options.window else "global attention",
+            f"windows of {windows} patches" if windows else "global attention",
             len(scenes), len(val), options.effective_batch(world), options.peak_lr(world),
             resolve_precision(options.precision, world.device), world.device,
         )  # fmt: skip
