@@ -7,11 +7,12 @@ The groups are flattened on the command line and in YAML: `--batch_size`, not `-
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, Literal, Self, get_args
 
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import LoopSettings, Plan, RunSettings
@@ -34,10 +35,11 @@ from fastimae.settings import (
     Seeded,
     Settings,
     check_idle,
+    hints_of,
     plain_settings,
     without_idle,
 )
-from fastimae.values import choices, expected, read_value, takes_paths
+from fastimae.values import choices, expected, plain, read_value, takes_paths
 from fastimae.wording import did_you_mean
 
 _SOURCES = ("recipe", "config", "aug", "print_config")
@@ -143,17 +145,23 @@ def config_with(objective: str) -> TrainConfig:
 
     Raises ConfigError.
     """
-    group = settings_with(objective)
-    fields = [("objective", group, dataclasses.field(default_factory=group))]
-    document = {"__doc__": TrainConfig.__doc__}
-    made = dataclasses.make_dataclass(
-        "TrainConfig", fields, bases=(TrainConfig,), namespace=document, kw_only=True
-    )()
+    made = _config_class(settings_with(objective))()
     names = [name for part in made.groups.values() for name in vars(part)]
     if twice := {name for name in names if names.count(name) > 1}:
         what = " and ".join(sorted(twice))
         raise ConfigError(f"--objective {objective}: rename its {what}, which is another setting")
     return made
+
+
+@functools.cache
+def _config_class(group: type[Settings]) -> type[TrainConfig]:
+    """Return TrainConfig with these settings of an objective; each time the same class, so that a
+    parser of it can be kept."""
+    fields = [("objective", group, dataclasses.field(default_factory=group))]
+    document = {"__doc__": TrainConfig.__doc__}
+    return dataclasses.make_dataclass(
+        "TrainConfig", fields, bases=(TrainConfig,), namespace=document, kw_only=True
+    )
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:
@@ -218,7 +226,7 @@ def _unknown(key: Any, value: Any, known: Collection[str]) -> str:
 
 def _parsed(owner: type[Settings], name: str, value: Any) -> Any:
     """Convert a value to its field's type, by the rules for a flag's text. Raises ValueError."""
-    hint = get_type_hints(owner)[name]
+    hint = plain(hints_of(owner)[name])
     if value is None and type(None) in get_args(hint):
         return None
     if value is None or (value == "" and takes_paths(hint)):

@@ -11,11 +11,11 @@ import re
 import textwrap
 import types
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import tyro
 
-from fastimae.settings import EXPERT
+from fastimae.settings import EXPERT, hints_of
 
 _NAMES = {str: "TEXT", bool: ""}
 
@@ -98,7 +98,7 @@ def documentation(documented: Any) -> list[str]:
 
 
 def _flags(options: type, values: Any) -> list[Flag]:
-    hints = get_type_hints(options, include_extras=True)
+    hints = hints_of(options)
     return [
         Flag(field.name, hints[field.name], _text(options, field.name), _default(field, values))
         for field in dataclasses.fields(options)

@@ -8,11 +8,12 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
 from fastimae.paths import expanded
+from fastimae.settings import hints_of
 
 
 def repeated(argv: Sequence[str], meaning: Mapping[str, str]) -> str | None:
@@ -55,7 +56,7 @@ def flags_of(options: type) -> dict[str, str]:
     """Return the setting of each flag of an options class, by tyro's rules: groups are flattened,
     bools have a --no_ form, and arguments may have aliases."""
     found: dict[str, str] = {}
-    hints = get_type_hints(options, include_extras=True)
+    hints = hints_of(options)
     for field in dataclasses.fields(options):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):

@@ -10,9 +10,9 @@ import dataclasses
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args
 
-from fastimae.settings import ConfigError, FileNames
+from fastimae.settings import ConfigError, FileNames, hints_of
 
 Options = TypeVar("Options")
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
@@ -21,7 +21,7 @@ _MARKED = FileNames.__metadata__[0]
 
 def expand_paths(options: Options) -> Options:
     """Return a copy of options with all their paths expanded. Raises ConfigError, with the flag."""
-    hints = get_type_hints(type(options), include_extras=True)
+    hints = hints_of(type(options))
     changed = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)

@@ -299,7 +299,7 @@ def plain_settings(group: Settings) -> dict[str, Any]:
 
     A float has the same form whether it is a default, such as 40, or was read from text.
     """
-    return {name: plain_value(_as_read(group, name)) for name in _hints(type(group))}
+    return {name: plain_value(_as_read(group, name)) for name in hints_of(type(group))}
 
 
 def free_settings() -> set[str]:
@@ -319,12 +319,12 @@ def _free_in(cls: type) -> set[str]:
 
 @functools.cache
 def _ranges(cls: type) -> dict[str, list[Range]]:
-    return {name: list(_found(hint)) for name, hint in _hints(cls).items()}
+    return {name: list(_found(hint)) for name, hint in hints_of(cls).items()}
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Return the types of a group's fields, by name."""
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, by name, with their annotations."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -339,7 +339,7 @@ def _as_read(group: Settings, name: str) -> Any:
 
 @functools.cache
 def _takes_floats(cls: type, name: str) -> bool:
-    scalars = set(_scalars(_hints(cls)[name]))
+    scalars = set(_scalars(hints_of(cls)[name]))
     return float in scalars and int not in scalars
 
 

@@ -7,7 +7,7 @@ import shlex
 import pytest
 import torch
 from tiny import save_run, tiny_model
-from toy_images import save_splits
+from toy_images import save_gray, save_splits
 from toy_trainer import trainer
 
 pytest.importorskip("timm")
@@ -19,6 +19,7 @@ from fastimae.engine.resume import STATE
 from fastimae.evaluate.options import base
 from fastimae.interop import pretrained
 from fastimae.loaders import BetonReader
+from fastimae.pictures import reconstruction
 
 SIZES = (
     "--model mae_vit_nano_patch8 --input_size 32 --batch_size 32 --device cpu --epochs 1 "
@@ -31,10 +32,12 @@ def places(tmp_path_factory):
     """Return paths by name: runs of MAE and i-MAE, weights alone, images, a damaged file."""
     root = tmp_path_factory.mktemp("places")
     save_splits(root / "images", 8)
-    for objective in ("mae", "imae"):
-        flags = f"--objective {objective} --synthetic --synthetic_samples 32 --vis_freq 0"
-        argv = f"{SIZES} {flags} --output_dir {root / objective}".split()
-        assert cli.train(argv) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction, "draw_grid", save_gray)
+        for objective in ("mae", "imae"):
+            flags = f"--objective {objective} --synthetic --synthetic_samples 32"
+            argv = f"{SIZES} {flags} --output_dir {root / objective}".split()
+            assert cli.train(argv) == 0
     runs = {name: root / name / "checkpoint-last.pth" for name in ("mae", "imae")}
     weights = save_run(root / "weights", tiny_model())
     (root / "bad.pth").write_bytes(b"PK no checkpoint")

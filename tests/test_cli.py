@@ -1,8 +1,6 @@
 """The commands end to end on small images: train, stop, kill, resume, and fail clearly."""
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from fastimae.pictures.reconstruction import draw_grid
 MODEL = "--model mae_vit_nano_patch16 --input_size 32"
 IMAE = "--objective imae --mix_group 8"
 BASE = f"{MODEL} --batch_size 8 --warmup_epochs 1 --blr 1e-2 --device cpu"
+THREE_EPOCHS = f"{BASE} --epochs 3 {IMAE} --save_freq 50 --vis_freq 0"
 
 
 OWN_DATASET = """
@@ -62,14 +61,14 @@ def beton(image_folder, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def own_datasets(image_folder, tmp_path):
-    path = tmp_path / "own.py"
+@pytest.fixture(scope="module")
+def own_datasets(image_folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("own") / "own.py"
     path.write_text(OWN_DATASET.format(image_folder))
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def source(image_folder, beton, own_datasets):
     return {
         "ffcv": f"--ffcv {beton}",
@@ -120,11 +119,12 @@ def assert_same_training(a, b):
     assert first["loader"] == second["loader"] and first["epoch"] == second["epoch"]
 
 
-def test_mae_then_imae_with_it_as_teacher(source, tmp_path, pictures):
+def test_mae_then_imae_with_it_as_teacher(source, tmp_path, request):
     mae, imae = tmp_path / "mae", tmp_path / "imae"
     assert train(f"{source['ffcv']} {BASE} --epochs 6 --vis_freq 0 --output_dir {mae}") == 0
     teacher = mae / "checkpoint-last.pth"
-    command = f"{source['ffcv']} {BASE} --epochs 6 --vis_freq 6 --output_dir {imae} {IMAE}"
+    request.getfixturevalue("pictures")
+    command = f"{source['ffcv']} {BASE} --epochs 6 --vis_freq 0 --output_dir {imae} {IMAE}"
     assert train(f"{command} --teacher {teacher} --same_class_ratio 0.5") == 0
     first, last = log_of(mae)[0], log_of(mae)[-1]
     assert last["train_loss"] < 0.9 * first["train_loss"]
@@ -151,7 +151,7 @@ def test_checkpoint_is_complete_and_plain(source, tmp_path):
 
 def test_bf16_tracks_fp32(source, tmp_path):
     for precision in ("fp32", "bf16"):
-        command = f"{source['ffcv']} {BASE} --epochs 3 --precision {precision} {IMAE}"
+        command = f"{source['ffcv']} {BASE} --epochs 2 --precision {precision} {IMAE}"
         assert train(f"{command} --output_dir {tmp_path / precision}") == 0
     exact, rough = log_of(tmp_path / "fp32"), log_of(tmp_path / "bf16")
     for a, b in zip(exact, rough, strict=True):
@@ -193,8 +193,8 @@ def in_order(image_folder, tmp_path_factory):
 
 
 def curve_of(source, output_dir):
-    command = f"{source} {BASE} --epochs 5 --vis_freq 0 --save_freq 50 {IMAE}"
-    assert train(f"{command} --output_dir {output_dir}") == 0
+    command = f"{source} {THREE_EPOCHS} --output_dir {output_dir}"
+    assert train(command) == 0
     return [line["train_loss"] for line in log_of(output_dir)]
 
 
@@ -223,45 +223,67 @@ def test_every_back_end_trains_to_the_same_curve(
 
 
 KILLED = """
-import os, random, signal, sys, threading
+import contextlib, json, os, random, signal, sys, threading
 import torch
-from fastimae import cli
+from fastimae import build, cli
 
-last, save, saved = random.randrange(2, 9), torch.save, []
+def train_and_die(argv, last, wait):
+    save, saved = torch.save, []
 
-def counting(*args):
-    save(*args)
-    saved.append(1)
-    if len(saved) == last:
-        wait = random.uniform(0, 0.05)
-        threading.Timer(wait, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    def counting(*args):
+        save(*args)
+        saved.append(1)
+        if len(saved) == last:
+            threading.Timer(wait, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-torch.save = counting
-cli.train(sys.argv[1:])
+    torch.save = counting
+    os.setsid()
+    cli.train(argv)
+    os._exit(1)
+
+for argv in json.loads(sys.argv[1]):
+    moment = random.randrange(2, 5), random.uniform(0, 0.05)
+    child = os.fork() or train_and_die(argv, *moment)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with contextlib.suppress(ProcessLookupError):  # a worker that just starts does not notice
+        os.killpg(child, signal.SIGKILL)
 """
-"""Trains, and is killed at a random moment after one of its first saves, even on a slow machine."""
+"""Trains in a process for each command, and is killed at a random moment after one of the first
+saves, even on a slow machine."""
+WITH_WORKERS = {"ffcv": 4, "dataset": 2} | ({"dali": 2} if "dali-1" in AVAILABLE else {})
+"""Sources, and the workers of runs that are killed."""
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("ffcv", 4), ("dali", 2), ("dataset", 2)])
-def test_kill_and_resume_equals_an_uninterrupted_run(source, tmp_path, kind, workers):
-    if kind == "dali" and "dali-1" not in AVAILABLE:
-        pytest.skip("DALI is not installed")
-    command = f"{source[kind]} {BASE} --epochs 5 {IMAE} --save_freq 50 --vis_freq 0"
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    saving = f"{command} --num_workers {workers} --save_steps 2 --output_dir {killed}"
-    program = [sys.executable, "-c", KILLED, *saving.split()]
-    said = tmp_path / "said.txt"  # a pipe would stay open as long as a DataLoader's worker lives
+@pytest.fixture(scope="module")
+def killed(source, tmp_path_factory):
+    """Start a run for each source that is then killed; return the folder and command of each."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in WITH_WORKERS}
+    commands = {
+        kind: f"{source[kind]} {THREE_EPOCHS} --num_workers {workers} --save_steps 2 "
+        f"--output_dir {folders[kind]}"
+        for kind, workers in WITH_WORKERS.items()
+    }
+    lines = json.dumps([command.split() for command in commands.values()])
+    said = tmp_path_factory.mktemp("said") / "said.txt"  # a worker would keep a pipe open
     with said.open("w") as file:
-        run = subprocess.Popen(program, stdout=file, stderr=file, start_new_session=True)
-        assert run.wait(150) == -signal.SIGKILL, said.read_text()[-3000:]
-    with contextlib.suppress(ProcessLookupError):  # a worker that is just starting does not notice
-        os.killpg(run.pid, signal.SIGKILL)
-    assert step_of(killed / "checkpoint-last.pth") < (4, 0), "too late to prove anything"
-    assert train(f"{saving} --resume auto") == 0
-    assert train(f"{command} --num_workers 0 --output_dir {straight}") == 0
-    assert_same_training(straight, killed)
-    assert [line["epoch"] for line in log_of(killed)] == list(range(5))
-    for a, b in zip(log_of(straight), log_of(killed), strict=True):
+        program = [sys.executable, "-c", KILLED, lines]
+        done = subprocess.run(program, stdout=file, stderr=file, timeout=150, check=False)
+    assert done.returncode == 0, said.read_text()[-3000:]
+    return {kind: (folders[kind], commands[kind]) for kind in WITH_WORKERS}
+
+
+@pytest.mark.parametrize("kind", ["ffcv", "dali", "dataset"])
+def test_kill_and_resume_equals_an_uninterrupted_run(source, killed, tmp_path, kind):
+    if kind not in WITH_WORKERS:
+        pytest.skip("DALI is not installed")
+    folder, command = killed[kind]
+    assert step_of(folder / "checkpoint-last.pth") < (2, 0), "too late to prove anything"
+    assert train(f"{command} --resume auto") == 0
+    straight = f"{source[kind]} {THREE_EPOCHS} --num_workers 0 --output_dir {tmp_path}"
+    assert train(straight) == 0
+    assert_same_training(tmp_path, folder)
+    assert [line["epoch"] for line in log_of(folder)] == list(range(3))
+    for a, b in zip(log_of(tmp_path), log_of(folder), strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-12)
 
 

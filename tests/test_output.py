@@ -1,9 +1,11 @@
 """Where commands write: checked first, one writer at a time, and nothing anywhere else."""
 
+import contextlib
 import json
 import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -14,7 +16,7 @@ from colour_classifiers import palette, save_flat, save_probe_of
 from PIL import Image
 from shape_scenes import write_coco, write_segmentation
 from tiny import save_run, tiny_model
-from toy_images import save_splits
+from toy_images import save_gray, save_splits
 
 pytest.importorskip("timm")
 pytest.importorskip("sklearn")
@@ -24,11 +26,14 @@ pytest.importorskip("piq")
 from fastimae import cli
 from fastimae.config import run_settings
 from fastimae.demo import __main__ as demo
+from fastimae.engine.checkpoint import LAST, load_checkpoint
 from fastimae.engine.run_file import RUN_FILE, read_run_file
 from fastimae.evaluate.command import TASKS, options_of
+from fastimae.evaluate.origin import weights_digest
 from fastimae.evaluate.robustness.classes import categories
 from fastimae.loaders import BetonReader
 from fastimae.locks import LOCK, file_to_write, folder_to_write
+from fastimae.pictures import reconstruction
 from fastimae.settings import plain_settings
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +49,7 @@ SMALL = {
     "reconstruct": "--samples 2 --mask_ratios 0.75 --mix_ratios 0.2 --pictures 1",
     "cka": "--samples 8 --mask_ratios 0.5",
     "attention": "--samples 1 --layers 0",
-    "cluster": "--k 3",
+    "cluster": "--k 2",
     "tsne": "--samples 20 --perplexity 3",
     "robustness": "--classifier {probe} --sets mine={images}/val",
     "shapebias": "--classifier {probe} --data {stimuli}",
@@ -66,23 +71,35 @@ TRAIN = (
 )
 
 
-@pytest.fixture
-def places(tmp_path):
-    """Return flag values by name: a user's data, and a folder for output."""
-    save_splits(tmp_path / "images", 8)
-    write_segmentation(tmp_path / "scenes", train=8, val=1, size=32)
-    write_coco(tmp_path / "coco", train=2, val=1, size=32)
-    folders = ("images", "scenes", "coco", "out")
-    names = {name: tmp_path / name for name in folders} | {"root": tmp_path}
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """Make a folder of a user's data and checkpoints, to copy."""
+    root = tmp_path_factory.mktemp("originals")
+    save_splits(root / "images", 8)
+    write_segmentation(root / "scenes", train=8, val=1, size=32)
+    write_coco(root / "coco", train=2, val=1, size=32)
     for name, heads in (("mae", 1), ("imae", 2)):
         model = tiny_model(heads=heads)
-        names[name] = save_run(tmp_path / name, model)
-        (tmp_path / name / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0}\n')
-    names["probe"], colours = tmp_path / "imae" / "probe.pth", palette(CLASSES)
-    save_probe_of(model, names["imae"], names["probe"], CLASSES, colours)
-    names["stimuli"] = tmp_path / "stimuli"
-    save_flat(names["stimuli"] / "cat1-dog2.png", colours["cat"])
-    return names
+        weights = save_run(root / name, model)
+        (root / name / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0}\n')
+    colours = palette(CLASSES)
+    save_probe_of(model, weights, root / "imae" / "probe.pth", CLASSES, colours)
+    save_flat(root / "stimuli" / "cat1-dog2.png", colours["cat"])
+    return root
+
+
+def copied(originals, root):
+    """Copy the user's data; return flag values by name, with a folder for output."""
+    shutil.copytree(originals, root, dirs_exist_ok=True)
+    names = {name: root / name for name in ("images", "scenes", "coco", "stimuli", "out")}
+    names |= {name: root / name / LAST for name in ("mae", "imae")}
+    return names | {"root": root, "probe": root / "imae" / "probe.pth"}
+
+
+@pytest.fixture
+def places(originals, tmp_path):
+    """Return flag values by name: a user's data, and a folder for output."""
+    return copied(originals, tmp_path)
 
 
 def call(places, command):
@@ -215,22 +232,18 @@ def test_the_demo_writes_first_and_alone(tmp_path, capsys, monkeypatch):
     assert "is not a folder" in capsys.readouterr().err
 
 
+@pytest.fixture
+def gray(monkeypatch):
+    """Make trainings save gray pictures: drawing takes longer than the rest of them."""
+    monkeypatch.setattr(reconstruction, "draw_grid", save_gray)
+
+
 def files(folder):
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-@pytest.fixture
-def homeless(places, monkeypatch):
-    """Watch the home folder and the working folder, too."""
-    for name in ("home", "here"):
-        (places["root"] / name).mkdir()
-    monkeypatch.setenv("HOME", str(places["root"] / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(places["root"] / "home" / ".cache"))
-    monkeypatch.chdir(places["root"] / "here")
 
 
 TO_RUN = {
@@ -241,21 +254,49 @@ TO_RUN = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def ran(originals, tmp_path_factory):
+    """Return a function that runs a command of `TO_RUN` once, with a umask that other tests do not
+    have: it returns its places, and the files before and after."""
+    kept = {}
+
+    def run_once(name):
+        if name not in kept:
+            places = copied(originals, tmp_path_factory.mktemp("ran"))
+            before = files(places["root"])
+            with homeless(places["root"]), group_may_write():
+                assert call(places, TO_RUN[name]) == 0
+            kept[name] = places, before, files(places["root"])
+        return kept[name]
+
+    return run_once
+
+
+@contextlib.contextmanager
+def homeless(root):
+    """Have the home folder and the working folder in a folder that is watched."""
+    for name in ("home", "here"):
+        (root / name).mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(root / "home"))
+        patch.setenv("XDG_CACHE_HOME", str(root / "home" / ".cache"))
+        patch.chdir(root / "here")
+        yield
+
+
+@contextlib.contextmanager
 def group_may_write():
-    """Set a umask that other tests do not run with."""
     before = os.umask(0o002)
-    yield
-    os.umask(before)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
-@pytest.mark.usefixtures("group_may_write", "homeless")
 @pytest.mark.parametrize("name", TO_RUN)
-def test_nothing_is_written_elsewhere_nor_for_others_than_the_umask_says(places, name):
+def test_nothing_is_written_elsewhere_nor_for_others_than_the_umask_says(ran, name):
     """Except the measured FLOP/s of this machine, which belongs to no run."""
-    before = files(places["root"])
-    assert call(places, TO_RUN[name]) == 0
-    after = files(places["root"])
+    places, before, after = ran(name)
     made = {path for path in after if before.get(path) != after[path]}
     told = {path for path in made if path.startswith("out/")}
     assert told and all(path.startswith("home/.cache/fastimae/") for path in made - told)
@@ -264,26 +305,22 @@ def test_nothing_is_written_elsewhere_nor_for_others_than_the_umask_says(places,
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in places["root"].rglob("*")}
     wrong = [path for path, mode in modes.items() if mode != (0o775 if path.is_dir() else 0o664)]
     own = [places["root"] / path for path in before]  # made before that umask
+    own += [places["root"] / name for name in ("home", "here")]
     assert not set(wrong) - {*own, *(folder for path in own for folder in path.parents)}
 
 
-def test_results_name_their_weights_and_pictures(places):
-    for task in OF_CHECKPOINTS:
-        assert call(places, f"{task_command(task)} --output_dir {places['out'] / task}") == 0
-    contents = {
-        task: json.loads((places["out"] / task / "results.json").read_text())
-        for task in OF_CHECKPOINTS
-    }
-    assert len({content["weights"] for content in contents.values()}) == 1
-    assert {content["epoch"] for content in contents.values()} == {0}
-    for task, content in contents.items():
-        pictures = {path.name for path in (places["out"] / task).glob("*.png")}
-        assert set(content["pictures"]) == pictures
-        assert bool(pictures) == (task not in WITHOUT_PICTURES)
-    for task in OF_CHECKPOINTS:
-        check_run_file(places["out"] / task, task, contents[task])
+@pytest.mark.parametrize("task", OF_CHECKPOINTS)
+def test_results_name_their_weights_and_pictures(ran, task):
+    places, *_ = ran(task)
+    content = json.loads((places["out"] / "results.json").read_text())
+    assert content["weights"] == weights_digest(load_checkpoint(places["imae"])["model"])
+    assert content["epoch"] == 0
+    pictures = {path.name for path in places["out"].glob("*.png")}
+    assert set(content["pictures"]) == pictures
+    assert bool(pictures) == (task not in WITHOUT_PICTURES)
+    check_run_file(places["out"], task, content)
     described = (ROOT / "docs" / "output.md").read_text()
-    for path in places["out"].glob("*/*.*"):
+    for path in places["out"].glob("*.*"):
         name = re.sub(r"-\d+\.", "-N.", path.name)
         assert name.startswith((".", "events.")) or f"`{name}`" in described, path
 
@@ -312,7 +349,7 @@ def test_evaluations_in_one_folder_share_a_run_file(places):
 
 def test_pictures_of_an_earlier_call_do_not_stay(places):
     folder = places["out"]
-    for samples in (3, 1):
+    for samples in (2, 1):
         command = WRITES["attention"][0].replace("--samples 1", f"--samples {samples}")
         assert call(places, f"{command} {folder}") == 0
         (folder / "mine.png").write_bytes(b"")
@@ -336,22 +373,24 @@ def test_debug_log_lies_where_output_goes(places, monkeypatch, capsys):
     assert list((places["root"] / "output_dir").iterdir()) == []
 
 
+@pytest.mark.usefixtures("gray")
 def test_a_second_run_in_the_folder_begins_with_nothing_of_the_first(places):
     run = places["out"]
     assert call(places, f"fastimae-train {TRAIN} --output_dir {run}") == 0
     places["imae"] = run / "checkpoint-last.pth"
-    for task in ("knn", "weights"):
+    for task in ("knn", "linear"):
         assert call(places, task_command(task)) == 0
     assert call(places, "fastimae-eval report {out}") == 0
     assert "Nearest neighbours" in (run / "report.html").read_text()
     assert call(places, f"fastimae-train {TRAIN} --seed 1 --output_dir {run}") == 0
-    assert {"eval-knn", "eval-weights", "eval-features", "report.html", "log.txt"} <= {
+    assert {"eval-knn", "eval-linear", "eval-features", "report.html", "log.txt"} <= {
         path.name for path in (run / "previous-1").iterdir()
     }
     assert call(places, "fastimae-eval report --run {out}") == 0
     assert "Nearest neighbours" not in (run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("gray")
 def test_a_run_resumed_from_elsewhere_is_not_mixed_with_the_folders_own(places):
     first, second = places["out"] / "first", places["out"] / "second"
     for folder, seed in ((first, 0), (second, 1)):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def imports(tree: ast.AST) -> list[tuple[str, str]]:
     found = []
 
     def visit(node: ast.AST, where: str) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in names_in(node.test):
             where = "types"
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             where = "function"
@@ -159,15 +160,28 @@ def imports(tree: ast.AST) -> list[tuple[str, str]]:
             base = "." * node.level + (node.module or "")
             found.extend((f"{base}.{alias.name}", where) for alias in node.names)
         for child in ast.iter_child_nodes(node):
-            visit(child, where)
+            if not isinstance(child, ast.expr):
+                visit(child, where)
 
     visit(tree, "top")
     return found
 
 
-def wrong_imports(part: str, source: str) -> list[str]:
-    """Return the imports of a file of `part` that the import directions forbid."""
-    found = imports(ast.parse(source))
+def names_in(test: ast.expr) -> set[str]:
+    """Return all names in an expression, attributes included."""
+    nodes = list(ast.walk(test))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+@functools.cache
+def imports_of(path: Path) -> list[tuple[str, str]]:
+    """Return the imports of a file, see `imports`; many tests ask for those of the same files."""
+    return imports(ast.parse(path.read_text()))
+
+
+def wrong_imports(part: str, found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return those of a file's imports that the import directions forbid to `part`."""
     return [module for module, where in found if is_forbidden(part, module, where)]
 
 
@@ -191,13 +205,13 @@ def is_forbidden(part: str, module: str, where: str) -> bool:
 )
 def test_imports_go_in_the_allowed_direction(path):
     assert part_of(path) in MAY_IMPORT, "a new part: give it a row in MAY_IMPORT"
-    assert wrong_imports(part_of(path), path.read_text()) == []
+    assert wrong_imports(part_of(path), imports_of(path)) == []
 
 
 def test_one_file_decides_between_bars_and_lines():
     users = [
         path for path in project_files(*PARTS)
-        if any(module.startswith("tqdm") for module, _ in imports(ast.parse(path.read_text())))
+        if any(module.startswith("tqdm") for module, _ in imports_of(path))
     ]  # fmt: skip
     assert users == [ROOT / "fastimae" / "progress.py"]
 
@@ -220,7 +234,7 @@ def test_one_file_decides_between_bars_and_lines():
     ],
 )
 def test_the_guard_sees_a_forbidden_import(part, source):
-    assert len(wrong_imports(part, source)) == 1
+    assert len(wrong_imports(part, imports(ast.parse(source)))) == 1
 
 
 @pytest.mark.parametrize(
@@ -235,13 +249,13 @@ def test_the_guard_sees_a_forbidden_import(part, source):
     ],
 )
 def test_the_guard_allows_the_allowed(part, source):
-    assert wrong_imports(part, source) == []
+    assert wrong_imports(part, imports(ast.parse(source))) == []
 
 
 @pytest.mark.parametrize("wing", WINGS_MAY_IMPORT)
 def test_wings_of_loaders_import_in_the_allowed_direction(wing):
     for path in project_files(f"loaders/{wing}"):
-        found = [module.split(".")[2] for module, where in imports(ast.parse(path.read_text()))
+        found = [module.split(".")[2] for module, where in imports_of(path)
                  if module.startswith("fastimae.loaders.") and where != "types"]  # fmt: skip
         forbidden = WINGS_MAY_IMPORT.keys() - WINGS_MAY_IMPORT[wing] - {wing}
         assert forbidden.isdisjoint(found), path
@@ -251,7 +265,7 @@ def test_no_back_end_imports_another():
     """`dali.py` and `dali_pipeline.py` are one back end."""
     for path in project_files("loaders/backends"):
         back_end = path.stem.partition("_")[0]
-        for module, where in imports(ast.parse(path.read_text())):
+        for module, where in imports_of(path):
             if module.startswith("fastimae.loaders.backends.") and where != "types":
                 other = module.split(".")[3].partition("_")[0]
                 assert other == back_end, f"{path.name} imports {module}"
@@ -262,7 +276,7 @@ def test_no_task_imports_another():
     tasks = {path.stem: path for path in project_files("fastimae/evaluate/tasks")}
     assert tasks.keys() == TASKS.keys() | {"__init__"}
     for name in TASKS:
-        for module, _ in imports(ast.parse(tasks[name].read_text())):
+        for module, _ in imports_of(tasks[name]):
             assert not module.startswith("fastimae.evaluate.tasks"), f"{name} imports {module}"
 
 
@@ -282,7 +296,7 @@ def module_name(path: Path) -> str:
 
 def modules_named(path: Path, known: Mapping[str, Path]) -> set[str]:
     """Return the modules of the product that a file imports at run time."""
-    found = [name for name, where in imports(ast.parse(path.read_text())) if where != "types"]
+    found = [name for name, where in imports_of(path) if where != "types"]
     homes = [name if name in known else name.rpartition(".")[0] for name in found]
     return {home for home in homes if home in known} - {module_name(path)}
 
@@ -291,7 +305,7 @@ def modules_named(path: Path, known: Mapping[str, Path]) -> set[str]:
 def test_tests_and_benchmarks_do_not_use_the_bare_spelling(name):
     """A bare `import kernels` would pick up the PyPI package of that name."""
     for path in project_files("tests", "benchmarks"):
-        first = {module.split(".")[0] for module, _ in imports(ast.parse(path.read_text()))}
+        first = {module.split(".")[0] for module, _ in imports_of(path)}
         assert name not in first, path
 
 
@@ -302,9 +316,7 @@ def test_no_link_is_tracked():
 
 def test_benchmarks_do_not_import_tests():
     for path in project_files("benchmarks"):
-        assert "tests" not in {
-            module.split(".")[0] for module, _ in imports(ast.parse(path.read_text()))
-        }, path
+        assert "tests" not in {module.split(".")[0] for module, _ in imports_of(path)}, path
 
 
 def test_the_tree_page_is_made_of_the_files():

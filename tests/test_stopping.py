@@ -80,8 +80,7 @@ def signalled(process, number):
 
 
 @pytest.mark.parametrize(
-    ("name", "number"),
-    [("train", signal.SIGTERM), ("train", signal.SIGINT), ("evaluate", signal.SIGTERM)],
+    ("name", "number"), [("train", signal.SIGINT), ("evaluate", signal.SIGTERM)]
 )
 def test_a_run_with_workers_saves_and_exits_0(start, toy, tmp_path, name, number):
     """And needs no /dev/shm for its batches."""

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from tiny import save_run, tiny_model
+from toy_images import save_gray
 
 from fastimae import cli
 from fastimae.demo import __main__ as demo
+from fastimae.pictures import reconstruction
 from fastimae.streams import closed_early_is_fine
 
 FULL = Path("/dev/full")
@@ -95,6 +97,7 @@ def test_work_is_finished_and_its_results_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize("messages", ["closed", pytest.param("full", marks=pytest.mark.skipif(
     not FULL.exists(), reason="needs /dev/full"))])  # fmt: skip
 def test_lost_messages_do_not_end_a_run(tmp_path, monkeypatch, messages):
+    monkeypatch.setattr(reconstruction, "draw_grid", save_gray)
     with closed() if messages == "closed" else FULL.open("w") as err:
         monkeypatch.setattr(sys, "stderr", err)
         assert cli.train([*TRAIN.split(), str(tmp_path / "run")]) == 0

@@ -62,8 +62,11 @@ def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
     The file's text has the boxes of photographs, so that a dark page can darken the rest.
     """
     figure.set_dpi(dpi)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it has placed everything: the boxes stay right
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")  # it has placed everything: the boxes stay right
+    for axis in figure.axes:
+        axis.apply_aspect()
     text = {PHOTOGRAPHS: json.dumps(boxes_of_photographs(figure))}
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi, metadata=text)
