@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick_ffcv import import_ffcv
 
 from fastimae.loaders import BetonWriter, DataError, DevicePrefetch, create_loader
 from fastimae.loaders.beton.trailer import make_trailer
@@ -67,6 +68,7 @@ def make(path, decoder="ffcv", **settings):
 @pytest.fixture(scope="module")
 def loaders(path):
     """Return {number of workers: loader}."""
+    import_ffcv()
     with make(path, num_workers=0) as calling_thread, make(path, num_workers=2) as threads:
         yield {0: calling_thread, 2: threads}
 
