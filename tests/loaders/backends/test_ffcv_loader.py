@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from beton_by_hand import many_fields
 from PIL import Image
 from quick_ffcv import import_ffcv
 
@@ -222,6 +223,17 @@ def test_another_size_compiles_again(path):
         got, exact = next(iter(loader)), next(iter(pillow))
     assert torch.equal(got.key, exact.key)
     assert (got.images.float() - exact.images.float()).abs().mean() < 6
+
+
+@needs_ffcv
+def test_the_image_field_that_is_asked_for(tmp_path):
+    """Not the file's first one. A shade encodes the field and the sample."""
+    fields = [("label", "int"), ("left", "image"), ("right", "image")]
+    (tmp_path / "a.beton").write_bytes(many_fields(fields, {"label": [2, 0, 1]}))
+    settings = {"batch_size": 3, "mix_group": 0, "input_size": (2, 2), "num_workers": 0}
+    with make(tmp_path / "a.beton", image_field="right", **settings) as loader:
+        batch = next(iter(loader))
+    assert batch.images[batch.index.argsort(), 0, 0, 0].tolist() == [80, 81, 82]
 
 
 @needs_ffcv
