@@ -96,7 +96,12 @@ class WindowDecoder:
                     target.ctypes.data, out_height, out_width,
                 )  # fmt: skip
                 if mirrored:
-                    out[i] = target[:, ::-1]
+                    # Not `out[i] = target[:, ::-1]`: numba would compile its errors for 5 s.
+                    for row in range(out_height):
+                        for column in range(out_width):
+                            for channel in range(3):
+                                pixel = target[row, out_width - 1 - column, channel]
+                                out[i, row, column, channel] = pixel
                 status[i] = 0
             return out
 

@@ -1,6 +1,7 @@
 """One small dataset in two forms, and helpers for tests of several back ends."""
 
 import dataclasses
+import functools
 import io
 import multiprocessing
 import threading
@@ -27,6 +28,10 @@ RATIO = (3 / 4 * SIZE[1] / SIZE[0], 4 / 3 * SIZE[1] / SIZE[0])
 SETTINGS = {"batch_size": BATCH, "input_size": SIZE, "mix_group": 4, "seed": 5}
 
 
+trailer_of = functools.cache(make_trailer)
+
+
+@functools.cache
 def jpeg(seed: int) -> bytes:
     """Encode a picture with smooth and sharp parts; sizes vary, and one in seven is gray."""
     rng = np.random.default_rng(seed)
@@ -37,6 +42,15 @@ def jpeg(seed: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90, subsampling=seed % 3)
     return file.getvalue()
+
+
+@functools.cache
+def crop_of(payload: bytes, key: int, channels: int) -> np.ndarray:
+    """Crop an image by `key`, with torchvision."""
+    image = Image.open(io.BytesIO(payload)).convert("RGB" if channels == 3 else "L")
+    windows, flip = draw_windows(np.array([key]), [image.height], [image.width], (0.2, 1.0), RATIO)
+    image = resized_crop(image, *windows[0].tolist(), SIZE, InterpolationMode.BICUBIC)
+    return np.asarray(hflip(image) if flip[0] else image).reshape(*SIZE, channels)
 
 
 class FileDataset:
@@ -62,6 +76,7 @@ class Data:
         self.names = [f"class{i * CLASSES // COUNT}/{i:03d}.jpg" for i in range(COUNT)]
         self.labels = [i * CLASSES // COUNT for i in range(COUNT)]
         self.payloads = [jpeg(i) for i in range(COUNT)]
+        self._epochs: dict[tuple[str, int], list[Batch]] = {}
 
     def write(self, broken: dict[int, bytes] | None = None) -> Self:
         """Write both forms; samples in `broken` get those bytes, as if damaged after conversion."""
@@ -74,7 +89,7 @@ class Data:
                 width, height = Image.open(io.BytesIO(good)).size
                 writer.append(
                     data, height=height, width=width, label=self.labels[i],
-                    trailer=make_trailer(good),
+                    trailer=trailer_of(good),
                 )  # fmt: skip
         return self
 
@@ -94,6 +109,14 @@ class Data:
             "synthetic": {"synthetic": True, "synthetic_samples": COUNT},
         }[name]
         return create_loader(**source, num_workers=int(workers), **{**SETTINGS, **settings})
+
+    def epoch(self, back_end: str, epoch: int) -> list[Batch]:
+        """Return the batches of an epoch, which are made once: tests only read them."""
+        if (back_end, epoch) not in self._epochs:
+            with self.loader(back_end) as loader:
+                loader.set_epoch(epoch)
+                self._epochs[back_end, epoch] = list(loader)
+        return self._epochs[back_end, epoch]
 
     def dataset(self) -> FileDataset:
         """Return the files as a user's dataset."""
@@ -122,12 +145,7 @@ class Data:
 
     def reference(self, index: int, key: int, used: int, channels: int = 3) -> np.ndarray:
         """Crop sample `used` by `key`, with torchvision."""
-        image = Image.open(io.BytesIO(self.payloads[used])).convert("RGB" if channels == 3 else "L")
-        windows, flip = draw_windows(
-            np.array([key]), [image.height], [image.width], (0.2, 1.0), RATIO
-        )
-        image = resized_crop(image, *windows[0].tolist(), SIZE, InterpolationMode.BICUBIC)
-        return np.asarray(hflip(image) if flip[0] else image).reshape(*SIZE, channels)
+        return crop_of(self.payloads[used], int(key), channels)
 
 
 class Resources:

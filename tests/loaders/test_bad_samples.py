@@ -20,23 +20,29 @@ BETON = [name for name in OURS if "folder" not in str(name)]
 NOT_AN_IMAGE = b"\0" * 500
 
 
+def copies_for(back_end: str) -> int:
+    """Return how often a loader repeats each sample: once in this thread, else twice."""
+    return 1 if back_end.endswith("-0") else 2
+
+
 def damaged(data) -> dict[int, bytes]:
     return {3: NOT_AN_IMAGE, 10: data.payloads[10][:-200], 11: b"x", 29: data.payloads[29][:50]}
 
 
-@pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize("back_end", DECODING)
-def test_bad_samples_are_replaced_counted_and_named(data, broken, back_end, copies, caplog):
-    damage = damaged(data)
+def test_bad_samples_are_replaced_counted_and_named(data, broken, back_end, caplog):
+    damage, copies = damaged(data), copies_for(back_end)
     files = broken(damage)
     plan = data.sampler(repeated_aug=copies)
     with (
         caplog.at_level(logging.WARNING, "fastimae"),
         files.loader(back_end, repeated_aug=copies) as loader,
     ):
-        for epoch in range(3):
+        for epoch in range(2):
             loader.set_epoch(epoch)
-            for number, batch in enumerate(loader):
+            batches = list(loader)
+            assert len(batches) == len(plan) == data.count * copies // data.batch_size
+            for number, batch in enumerate(batches):
                 step = plan.step(epoch, number)
                 assert np.array_equal(batch.key, step.key)
                 for row, key in enumerate(step.key):
@@ -48,16 +54,15 @@ def test_bad_samples_are_replaced_counted_and_named(data, broken, back_end, copi
         names = [loader.sample_name(index) for index in damage]
     assert set(state["bad"]) == set(damage) and all(state["bad"].values())
     assert all(sum(name in line for line in caplog.messages) == 1 for name in names)
-    with files.loader(back_end) as loader:
+    with files.loader("pillow-0") as loader:
         loader.load_state_dict(state)
         assert loader.bad == state["bad"]
 
 
 @pytest.mark.parametrize("back_end", DECODING)
-@pytest.mark.parametrize("limit", [0, 2])
-def test_too_many_bad_samples_stop_with_the_list(data, broken, back_end, limit, resources):
-    with data.loader(back_end) as loader:
-        next(iter(loader))
+def test_too_many_bad_samples_stop_with_the_list(data, broken, back_end, resources):
+    data.epoch(back_end, 0)  # libraries start threads of their own when they are first used
+    limit = 0 if back_end.endswith("-0") else 2
     files, before = broken(damaged(data)), resources.at_rest()
     with files.loader(back_end, max_bad_samples=limit) as loader:
         with pytest.raises(DataError, match="--max_bad_samples") as caught:
@@ -69,10 +74,10 @@ def test_too_many_bad_samples_stop_with_the_list(data, broken, back_end, limit, 
     assert resources.settle_at(before)
 
 
-@pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize("back_end", OURS)
-def test_a_batch_of_bad_samples_only(data, broken, back_end, copies):
+def test_a_batch_of_bad_samples_only(data, broken, back_end):
     files = broken(dict.fromkeys(range(data.count), NOT_AN_IMAGE))
+    copies = copies_for(back_end)
     count = data.batch_size // copies
     with (
         files.loader(back_end, repeated_aug=copies) as loader,
@@ -134,10 +139,10 @@ def older_file(data, trailers) -> bytearray:
 
 
 def bad_samples(files, back_end, **settings) -> dict[int, str]:
-    """Return the bad samples of some epochs, after checking that none of them is in a batch."""
+    """Return the bad samples of two epochs, after checking that none of them is in a batch."""
     shown: set[int] = set()
     with files.loader(back_end, **settings) as loader:
-        for epoch in range(3):
+        for epoch in range(2):
             loader.set_epoch(epoch)
             shown.update(*(batch.index.tolist() for batch in loader))
     assert not shown & loader.bad.keys()
@@ -152,14 +157,14 @@ def test_a_sample_without_a_checksum_among_others_is_bad(data, broken, back_end)
     assert set(bad_samples(files, back_end)) == {7}
 
 
-@pytest.mark.parametrize("kind", ["present", "older", "older-vouched"])
+@pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("back_end", BETON)
-def test_zeros_from_one_sample_into_the_next(data, broken, back_end, kind):
+def test_zeros_from_one_sample_into_the_next(data, broken, back_end, older):
     """The zeros also overwrite the trailer of the first sample."""
     files = broken({})
     content = bytearray(files.beton.read_bytes())
-    if kind != "present":
-        vouched = 3 * (kind == "older-vouched")
+    if older:
+        vouched = 0 if back_end.endswith("-0") else 3
         content = older_file(data, [older_trailer(p, None, vouched) for p in data.payloads])
     first, second = (content.index(payload) for payload in data.payloads[20:22])
     content[(first + second) // 2 : second + 30] = bytes(second + 30 - (first + second) // 2)
@@ -187,7 +192,7 @@ def test_a_flipped_bit_is_noticed_with_any_crop(data, broken, back_end):
     payload = bytearray(data.payloads[4])
     payload[-20] ^= 1
     with broken({4: bytes(payload)}).loader(back_end) as loader:
-        for epoch in range(4):
+        for epoch in range(3):
             loader.set_epoch(epoch)
             assert all(4 not in batch.index for batch in loader)
     assert "checksum" in loader.bad[4]

@@ -1,5 +1,6 @@
 """Loaders of images with many channels or 16 bits: every decoder has the same batches."""
 
+import functools
 import sys
 
 import numpy as np
@@ -63,11 +64,14 @@ def expected(pixels, key):
     return resized[:, ::-1] if flip[0] else resized
 
 
+images_of = functools.cache(lambda form: make_images(form, COUNT))
+expected_of = functools.cache(lambda form, index, key: expected(images_of(form)[index], key))
+
+
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_crops_are_those_of_the_same_windows(back_end, form, tmp_path):
-    images = make_images(form, COUNT)
-    with loader_of(back_end, images, form, tmp_path) as loader:
+    with loader_of(back_end, images_of(form), form, tmp_path) as loader:
         batches = list(loader)
         example = loader.example().images
         fixed = loader.fixed_batch(COUNT)
@@ -76,7 +80,7 @@ def test_crops_are_those_of_the_same_windows(back_end, form, tmp_path):
         assert batch.images.dtype == getattr(torch, form.dtype.name)
         assert batch.images.is_contiguous()
         for image, index, key in zip(batch.images, batch.index, batch.key, strict=True):
-            assert np.array_equal(image.numpy(), expected(images[index], int(key)))
+            assert np.array_equal(image.numpy(), expected_of(form, int(index), int(key)))
     assert (example.dtype, example.shape) == (batch.images.dtype, batches[0].images.shape)
 
 

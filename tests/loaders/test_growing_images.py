@@ -4,17 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
-from back_ends import AVAILABLE
+from back_ends import QUICK
 
 from fastimae.loaders import DevicePrefetch
 from fastimae.loaders.images.crops import Crops
 
 SIZE, SMALL = (24, 32), (12, 16)
-BACK_ENDS = [name for name in AVAILABLE if not name.startswith("ffcv")]
 
 
-@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("back_end", QUICK)
 def test_batches_are_those_of_a_loader_of_that_size(data, back_end):
     """Before the first, within an epoch, and back; the samples stay those of the sampler."""
     with data.loader(back_end, input_size=SMALL) as small, data.loader(back_end) as large:
@@ -33,7 +31,7 @@ def test_batches_are_those_of_a_loader_of_that_size(data, back_end):
 
 def test_a_schedule_leaves_no_thread_or_process_behind(data, resources):
     before = resources.at_rest()
-    for back_end in {"native-2", "pillow-2", "folder-1"}.intersection(BACK_ENDS):
+    for back_end in {"native-2", "pillow-2", "folder-1"}.intersection(QUICK):
         with data.loader(back_end) as loader:
             for size in (SMALL, SIZE):
                 batches = iter(loader)
@@ -52,14 +50,3 @@ def test_windows_are_the_same_at_all_sizes_of_a_shape(random):
     for size in ((160, 80), (32, 16), (192, 96), (512, 256)):
         same = dataclasses.replace(crops, size=size).draw(key, heights, widths)
         assert np.array_equal(same[0], windows) and np.array_equal(same[1], flips)
-
-
-@pytest.mark.ffcv
-def test_the_ffcv_library_compiles_again(data):
-    with data.loader("pillow-0", input_size=SMALL) as pillow, data.loader("ffcv-1") as loader:
-        assert next(iter(loader)).images.shape[1:3] == SIZE
-        loader.set_epoch(0)
-        loader.set_image_size(SMALL)
-        got, exact = next(iter(loader)), next(iter(pillow))
-    assert torch.equal(got.key, exact.key)
-    assert (got.images.float() - exact.images.float()).abs().mean() < 6

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from back_ends import AVAILABLE
+from back_ends import QUICK
 
 from fastimae.loaders import BetonReader, DataError, create_loader
 from fastimae.loaders.backends.dali_source import find_jpegs
@@ -74,7 +74,7 @@ def test_the_identity_is_that_of_the_images_in_their_order(data, tmp_path):
         assert scan_folder(copy).identity() != of_folder, change
 
 
-@pytest.mark.parametrize("back_end", [b for b in AVAILABLE if b[:7] not in ("dataset", "synthet")])
+@pytest.mark.parametrize("back_end", [b for b in QUICK if b[:7] not in ("dataset", "synthet")])
 def test_every_mixture_at_ratio_1_shares_a_cluster(data, files, back_end):
     with data.loader(back_end, pseudo_labels=files(back_end), **PAIRED) as loader:
         batches = list(loader)

@@ -183,7 +183,7 @@ def test_a_replacement_may_be_one_that_pillow_cannot_read(data, monkeypatch):
 def test_two_decoders_share_the_samples(data):
     """DALI decodes its share of the rows, as it would alone; the rest is exact."""
     with data.loader("dalishare-2") as shared, data.loader("dali-2") as dali:
-        pairs = [pair for epoch in range(12) for pair in epochs_of(shared, dali, epoch)]
+        pairs = [pair for epoch in range(8) for pair in epochs_of(shared, dali, epoch)]
     by_dali = 0
     for ours, theirs in pairs:
         for row, (index, key) in enumerate(zip(ours.index.tolist(), ours.key, strict=True)):
@@ -192,7 +192,7 @@ def test_two_decoders_share_the_samples(data):
             by_dali += 1
             assert torch.equal(ours.images[row], theirs.images[row])
     share = by_dali / sum(len(batch) for batch, _ in pairs)
-    assert abs(share - 0.4) < 0.08  # 480 samples: 3.5 standard deviations
+    assert abs(share - 0.4) < 0.1  # 320 samples: 3.6 standard deviations
 
 
 @needs_dali
@@ -206,7 +206,7 @@ def test_both_decoders_may_ask_for_a_plan_at_once(data, monkeypatch):
 
     monkeypatch.setattr(Sampler, "step", slow_plan)
     settings = {"batch_size": 2, "mix_group": 2, "num_workers": 2, "input_size": (24, 32)}
-    for seed in range(10):
+    for seed in range(4):
         with create_loader(
             ffcv=data.beton, decoder="pillow", dali_share=0.4, seed=seed, **settings
         ) as loader:

@@ -199,9 +199,7 @@ def test_items_that_contradict_targets_win(caplog):
 
 
 def test_a_transform_changes_crops_of_files_and_beton(data):
-    settings = {**data.settings, "num_workers": 1}
-    with data.loader("folder-0") as loader:
-        plain = list(loader)
+    settings, plain = {**data.settings, "num_workers": 1}, data.epoch("folder-0", 0)
     for source in ({"data_path": data.folder}, {"ffcv": data.beton}, {"dataset": data.dataset()}):
         with create_loader(**source, **settings, transform=ImageOps.invert) as loader:
             for batch, before in zip(loader, plain, strict=True):

@@ -1,6 +1,9 @@
 """A process can end while the ffcv library's pipeline hangs or works."""
 
+import contextlib
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 
@@ -8,10 +11,7 @@ import pytest
 
 TIMEOUT, SAMPLE = 1.5, 3
 SCRIPT = """
-import ctypes, sys, time
-
-import ffcv.libffcv
-import numba
+import ctypes, os, sys, time
 
 from fastimae.loaders import DataError
 from fastimae.loaders.beton.reader import BetonReader
@@ -20,10 +20,28 @@ from fastimae.loaders.backends.ffcv import FFCVLoader
 from fastimae.loaders.order.sampler import Sampler
 from fastimae.loaders.settings import LoaderSettings
 
-kind, path, timeout = sys.argv[1], sys.argv[2], float(sys.argv[3])
+path, folder, timeout, row, *kinds = sys.argv[1:]
+children = {}
+for kind in kinds:  # importing torch once
+    if (child := os.fork()) == 0:
+        break
+    children[child] = kind
+else:
+    for _ in kinds:
+        child, status = os.wait()
+        print(children[child], os.waitstatus_to_exitcode(status), flush=True)
+    sys.exit()
+
+import numba
+import numba.typed
+
+numba.typed.Dict = dict  # see quick_ffcv.py
+import ffcv.libffcv
+
+sys.stdout = open(f"{folder}/{kind}", "w")
 reader = BetonReader(path)
 sampler = Sampler(reader.labels, LoaderSettings(batch_size=8, mix_group=2, seed=5))
-row, second = int(sys.argv[4]), sampler.step(0, 1).index
+row, second = int(row), sampler.step(0, 1).index
 
 sleep = ctypes.CDLL(None).usleep
 sleep.argtypes = [ctypes.c_uint32]
@@ -45,7 +63,7 @@ def decode_or_sleep(data, size, rows, columns, *rest):
 
 ffcv.libffcv.ctypes_imdecode = decode_or_sleep
 loader = FFCVLoader(
-    reader, sampler, Crops(size=(24, 32)), timeout=timeout,
+    reader, sampler, Crops(size=(24, 32)), timeout=float(timeout),
     num_workers=2 if kind == "decoding" else 1, max_bad_samples=0, pin_mem=False,
 )
 batches = iter(loader)
@@ -69,25 +87,22 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def said(data):
+def said(data, tmp_path_factory):
     """Return {kind of hang: lines that its process printed}."""
-    processes = {}
-    for kind in ("decoding", "left open"):
-        command = [sys.executable, "-W", "ignore", "-c", SCRIPT, kind, data.beton]
-        processes[kind] = subprocess.Popen(
-            [*command, str(TIMEOUT), str(SAMPLE)],
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-    lines = {}
+    folder, kinds = tmp_path_factory.mktemp("said"), ("decoding", "left open")
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, data.beton, folder]
+    process = subprocess.Popen(
+        [*command, str(TIMEOUT), str(SAMPLE), *kinds],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
     try:
-        for kind, process in processes.items():
-            out, errors = process.communicate(timeout=100)
-            assert process.returncode == 7 and "ffcv_loader" not in errors, errors[-2000:]
-            lines[kind] = out.splitlines()
+        out, errors = process.communicate(timeout=150)
     finally:
-        for process in processes.values():
-            process.kill()
-    return lines
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert sorted(out.splitlines()) == [f"{kind} 7" for kind in kinds], errors[-2000:]
+    assert "ffcv_loader" not in errors, errors[-2000:]
+    return {kind: (folder / kind).read_text().splitlines() for kind in kinds}
 
 
 def test_a_hang_while_decoding_names_the_sample(data, said):

@@ -9,13 +9,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from beton_by_hand import many_fields
 from PIL import Image
+from quick_ffcv import import_ffcv
 
-from fastimae.loaders import BetonWriter, DataError, create_loader
+from fastimae.loaders import BetonWriter, DataError, DevicePrefetch, create_loader
 from fastimae.loaders.beton.trailer import make_trailer
 from fastimae.loaders.images.crops import Crops
 from fastimae.loaders.order.sampler import Sampler
@@ -66,6 +69,7 @@ def make(path, decoder="ffcv", **settings):
 @pytest.fixture(scope="module")
 def loaders(path):
     """Return {number of workers: loader}."""
+    import_ffcv()
     with make(path, num_workers=0) as calling_thread, make(path, num_workers=2) as threads:
         yield {0: calling_thread, 2: threads}
 
@@ -173,11 +177,88 @@ def test_an_error_in_the_pipeline_reaches_the_caller(loaders, workers, monkeypat
 def test_loaders_leave_no_threads(path, resources):
     """Neither Python threads, which `resources` counts, nor numba's."""
     counts = []
-    for _ in range(5):
+    for _ in range(3):
         with make(path, num_workers=1) as loader:
             next(iter(loader))
         counts.append((resources.at_rest()[0], len(list(Path("/proc/self/task").iterdir()))))
-    assert counts == counts[:1] * 5
+    assert counts == counts[:1] * 3
+
+
+@needs_ffcv
+def test_examples_and_fixed_batches(path, loaders):
+    """They count no bad samples and change no epoch."""
+    loader = loaders[2]
+    loader.set_epoch(1)
+    before = loader.state_dict()
+    example, fixed = DevicePrefetch(loader, "cpu").example(), loader.fixed_batch(1000)
+    assert loader.state_dict() == before
+    batch = next(iter(loader))
+    assert (example.images.shape, example.images.dtype) == (batch.images.shape, batch.images.dtype)
+    assert torch.equal(example.key, batch.key)
+    with make(path, "pillow") as reference:
+        exact = reference.fixed_batch(1000)
+    for name in ("labels", "index", "key", "partner"):
+        assert torch.equal(getattr(fixed, name), getattr(exact, name))
+    assert set(fixed.index.tolist()) == set(range(COUNT)) - BAD
+    assert (fixed.images.float() - exact.images.float()).abs().mean() < 1.5
+
+
+@needs_ffcv
+@pytest.mark.parametrize("settings", [{"crop": "none"}, {"crop_ratio": (0.4, 3.0)}], ids=str)
+def test_other_windows_are_those_of_pillow(path, loaders, settings, monkeypatch):
+    with make(path, "pillow", **settings) as reference:
+        exact = epoch_of(reference, 3)
+        monkeypatch.setattr(loaders[2], "crops", reference.crops)
+    for batch, expected in zip(epoch_of(loaders[2], 3), exact, strict=True):
+        assert (batch.images.float() - expected.images.float()).abs().mean() < 2
+
+
+@needs_ffcv
+def test_another_size_compiles_again(path):
+    small = SIZE[0] // 2, SIZE[1] // 2
+    with make(path, "pillow", input_size=small) as pillow, make(path, num_workers=1) as loader:
+        assert next(iter(loader)).images.shape[1:3] == SIZE
+        loader.set_epoch(0)
+        loader.set_image_size(small)
+        got, exact = next(iter(loader)), next(iter(pillow))
+    assert torch.equal(got.key, exact.key)
+    assert (got.images.float() - exact.images.float()).abs().mean() < 6
+
+
+@needs_ffcv
+def test_the_image_field_that_is_asked_for(tmp_path):
+    """Not the file's first one. A shade encodes the field and the sample."""
+    fields = [("label", "int"), ("left", "image"), ("right", "image")]
+    (tmp_path / "a.beton").write_bytes(many_fields(fields, {"label": [2, 0, 1]}))
+    settings = {"batch_size": 3, "mix_group": 0, "input_size": (2, 2), "num_workers": 0}
+    with make(tmp_path / "a.beton", image_field="right", **settings) as loader:
+        batch = next(iter(loader))
+    assert batch.images[batch.index.argsort(), 0, 0, 0].tolist() == [80, 81, 82]
+
+
+@needs_ffcv
+@pytest.mark.parametrize("where", ["the order", "a window"])
+def test_errors_of_the_plan_reach_the_caller(loaders, where, monkeypatch):
+    real, calls = loaders[2].sampler.step, []
+
+    def step(epoch, number):
+        if number == 2:
+            raise MemoryError("on purpose")
+        return real(epoch, number)
+
+    def draw(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("on purpose")
+        return Crops(size=SIZE).draw(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError, match="on purpose"):
+        if where == "the order":
+            patch.setattr(loaders[2].sampler, "step", step)
+        else:
+            patch.setattr(loaders[2], "crops", SimpleNamespace(draw=draw, shape=(*SIZE, 3)))
+        epoch_of(loaders[2], 0)
+    assert len(epoch_of(loaders[2], 0)) == len(loaders[2])
 
 
 def rank_of(loader, rank, world):

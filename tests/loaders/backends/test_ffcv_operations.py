@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from quick_ffcv import import_ffcv
 
 from fastimae.loaders import DataError, create_loader
 from fastimae.loaders.backends import ffcv_pipeline
@@ -36,8 +37,8 @@ from ffcv.transforms import ToTensor
 class Inverted(Operation):
     def generate_code(self):
         def inverted(images, memory):
-            for i in range(len(images)):
-                memory[i] = 255 - images[i]
+            for i in range(images.size):  # numba compiles slices for seconds
+                memory.flat[i] = 255 - images.flat[i]
             return memory
 
         return inverted
@@ -123,6 +124,7 @@ something = 3
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
     """Return the name of the module above, which only the current directory has."""
+    import_ffcv()
     folder = tmp_path_factory.mktemp("module")
     (folder / "users_ops.py").write_text(OPERATIONS)
     (folder / "broken_ops.py").write_text("1 / 0")

@@ -58,7 +58,7 @@ def check(pixels, size, channels, simd, flip=False):
 
 
 @pytest.mark.parametrize("channels", [(3, 3), (1, 1), (1, 3)], ids=["RGB", "gray", "gray to RGB"])
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     inside=st.tuples(st.integers(1, 640), st.integers(1, 640)),
     size=st.tuples(st.integers(1, 448), st.integers(1, 448)) | st.just((224, 224)),
@@ -71,8 +71,7 @@ def test_any_size(simd, channels, inside, size, pattern, flip, seed):
     check(pixels, size, channels[1], simd, flip)
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("channels", "flip"), [(1, False), (3, True)])
 @pytest.mark.parametrize(
     ("inside", "size"),
     [

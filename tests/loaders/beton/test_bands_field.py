@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from back_ends import INSTALLED
 from bands import make_images, write_beton
+from quick_ffcv import import_ffcv
 
 from fastimae.loaders import BetonReader, BetonWriter, DataError
 from fastimae.loaders.beton.layout import DESCRIPTOR, HEADER
@@ -66,6 +67,7 @@ def test_ordinary_files_have_no_form(tmp_path):
 @pytest.mark.ffcv
 @pytest.mark.skipif("ffcv" not in INSTALLED, reason="the ffcv library is not installed")
 def test_ffcv_refuses_the_file(beton):
+    import_ffcv()
     from ffcv.reader import Reader
 
     with pytest.raises(Exception, match="custom_field"):

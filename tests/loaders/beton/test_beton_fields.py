@@ -131,13 +131,6 @@ def test_all_readers_use_the_same_image_field(tmp_path, names, wanted, expected,
     assert shown == [shade, shade + 1, shade + 2]
 
 
-@pytest.mark.ffcv
-@pytest.mark.skipif("ffcv" not in INSTALLED, reason="the ffcv library is not installed")
-def test_the_ffcv_library_uses_it_too(tmp_path):
-    path = write(tmp_path, "label", ("left", "image"), ("right", "image"))
-    assert shades(path, "ffcv", "right") == [80, 81, 82]
-
-
 def shades(path, back_end, image_field):
     """Return the shade of each sample."""
     if back_end == "evaluation":

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from back_ends import AVAILABLE
+from back_ends import QUICK
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,9 +82,8 @@ def test_what_cannot_be_chosen_is_one_line_with_the_flag(labels, choice, message
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("back_end", [name for name in AVAILABLE if name != "ffcv-1"])
+@pytest.mark.parametrize("back_end", QUICK)
 def test_every_back_end_shows_these_images_alone(data, back_end):
-    """The ffcv library takes the same steps, but compiles for half a minute."""
     few = {"images": 4, "images_from": "one_class", "batch_size": 2, "mix_group": 2, "seed": 2}
     with data.loader(back_end, **few) as loader, data.loader(back_end, seed=2) as whole:
         chosen = set(loader.sampler.chosen.tolist())

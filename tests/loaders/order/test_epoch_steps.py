@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from back_ends import AVAILABLE
+from back_ends import QUICK
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -133,7 +133,7 @@ def test_labels_distinguish_data_sets():
     assert digest_of(labels) == digest_of(labels.astype(">i8")) != digest_of(labels[::-1])
 
 
-@pytest.mark.parametrize("back_end", AVAILABLE)
+@pytest.mark.parametrize("back_end", QUICK)
 def test_a_copy_is_the_same_data_for_every_reader_and_others_are_not(data, tmp_path, back_end):
     """A copy has another name and other times; the other data have the same labels.
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastimae.loaders import create_loader
@@ -38,6 +38,7 @@ def pairs_of(sampler: Sampler, epoch: int = 0) -> set[tuple[int, int]]:
     }
 
 
+@settings(max_examples=40)
 @given(
     count=st.integers(1, 200),
     batch_size=st.integers(1, 9),
@@ -185,12 +186,12 @@ def test_uniform_partners_are_one_cycle_in_each_group(group, groups, seed):
 def test_uniform_partners_are_uniform():
     """Over many epochs all ordered pairs of different samples are about equally frequent."""
     sampler, count = make(np.arange(6), batch_size=6), np.zeros((6, 6), dtype=int)
-    for epoch in range(3000):
+    for epoch in range(1000):
         for a, b in pairs_of(sampler, epoch):
             count[a, b] += 1
     off_diagonal = count[~np.eye(6, dtype=bool)]
     assert count.trace() == 0
-    assert abs(off_diagonal - 600).max() < 5 * np.sqrt(600)
+    assert abs(off_diagonal - 200).max() < 5 * np.sqrt(200)
 
 
 @pytest.mark.parametrize("settings", [{"reciprocal_pairs": True}, {"same_class_ratio": 0.5}])
@@ -202,9 +203,10 @@ def test_reciprocal_pairs(settings):
         assert np.array_equal(step.partner // 8, np.arange(16) // 8)
 
 
+@settings(max_examples=40)
 @given(
-    classes=st.integers(2, 40),
-    per_class=st.integers(2, 12),
+    classes=st.integers(2, 20),
+    per_class=st.integers(2, 8),
     ratio=st.floats(0, 1),
     seed=st.integers(0, 2**32),
 )
@@ -234,7 +236,8 @@ def test_any_labels_give_a_valid_order(labels, ratio):
 def test_ratio_holds_in_every_batch_with_a_thousand_classes(ratio):
     labels = np.arange(20000) % 1000
     sampler = make(labels, batch_size=20, same_class_ratio=ratio)
-    for step in epoch_of(sampler)[::50]:
+    for number in range(0, len(sampler), 50):
+        step = sampler.step(0, number)
         same = labels[step.index] == labels[step.index[step.partner]]
         assert same.mean() == pytest.approx(ratio)
 

@@ -211,7 +211,7 @@ def with_right_sum(data, block):
     return data[:block] + summed + data[block + 512 :]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     damage=st.lists(
         st.tuples(st.integers(0, 12_000), st.binary(min_size=1, max_size=12)), max_size=8

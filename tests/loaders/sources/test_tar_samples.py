@@ -100,7 +100,7 @@ FILES = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(files=FILES)
 def test_every_image_is_labelled_listed_or_counted_and_no_label_is_guessed(files, tmp_path_factory):
     """Each label file has a different number, so that a label shows where it came from."""
