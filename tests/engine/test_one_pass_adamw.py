@@ -9,10 +9,14 @@ from fastimae.engine.one_pass_adamw import OnePassAdamW, clip_scale
 from fastimae.engine.optim import build_optimizer, load_optimizer, optimizer_state
 from fastimae.engine.step import Step
 from fastimae.engine.weight_copies import WeightCopies
-from fastimae.models import create_model
+from fastimae.models import MaskedAutoencoder
 from fastimae.objectives import MAE
 
 CPU = torch.device("cpu")
+SIZES = {
+    "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2,
+    "decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2,
+}  # fmt: skip
 
 
 def make_step(objective, *, one_pass=True, precision="bf16", **settings):
@@ -22,12 +26,14 @@ def make_step(objective, *, one_pass=True, precision="bf16", **settings):
 
 def mae():
     torch.manual_seed(0)
-    return MAE(create_model("mae_vit_nano_patch8", img_size=32))
+    return MAE(MaskedAutoencoder(**SIZES))
 
 
-@pytest.mark.parametrize("accum_iter", [1, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_hundred_steps_have_the_bits_of_torchs_adamw(precision, accum_iter, make_batch):
+@pytest.mark.parametrize(
+    ("precision", "accum_iter", "count"),
+    [("fp32", 1, 100), ("bf16", 1, 30), ("fp32", 3, 8), ("bf16", 3, 8)],
+)
+def test_steps_have_the_bits_of_torchs_adamw(precision, accum_iter, count, make_batch):
     """In bf16, the same bits as casts through autograd and their gradients."""
     ours, torchs = mae(), mae()
     steps = [
@@ -35,7 +41,7 @@ def test_a_hundred_steps_have_the_bits_of_torchs_adamw(precision, accum_iter, ma
         for objective in (ours, torchs)
     ]
     assert type(steps[1].optimizer) is torch.optim.AdamW and steps[1].copies is None
-    for number in range(100 // accum_iter):
+    for number in range(count):
         batches = [make_batch(4) for _ in range(accum_iter)]
         losses = [step(batches, 1e-3 / (1 + number % 7)) for step in steps]
         assert losses[0] == losses[1], number
