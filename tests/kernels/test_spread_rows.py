@@ -66,7 +66,7 @@ def test_output_and_gradient_are_the_references(shape, dtype, impl):
     check(rows, mask, torch.randn(shape[0], first + shape[1], shape[3]).to(dtype), impl)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(*(st.integers(low, high) for low, high in ((1, 12), (1, 12), (0, 12), (1, 40), (1, 9))))
 def test_any_shape(batch, patches, keep, width, first):
     rows, mask = inputs(batch, patches, min(keep, patches), width, first)
@@ -76,7 +76,7 @@ def test_any_shape(batch, patches, keep, width, first):
 @pytest.mark.parametrize(("tiles", "first"), [(2, 1), (3, 4), (100, 1)])
 def test_programs_that_sum_several_tiles(tiles, first, monkeypatch):
     monkeypatch.setattr(MODULE, "tiles_per_program", lambda _: tiles)
-    check(*inputs(50, 4, 2, 12, first), torch.randn(50, 4 + first, 12), "triton")
+    check(*inputs(30, 4, 2, 12, first), torch.randn(30, 4 + first, 12), "triton")
 
 
 @impls
@@ -114,8 +114,7 @@ def test_gradient_in_double():
     assert torch.autograd.gradcheck(lambda rows: spread_rows(rows, mask), rows)
 
 
-@impls
-@pytest.mark.parametrize("first", [1, 4])
+@pytest.mark.parametrize(("impl", "first"), [("torch", 4), ("triton", 1)])
 def test_registration(impl, first):
     rows, mask = inputs(2, 4, 2, 8, first)
     rest = mask.ids_restore, 2, impl == "triton"
@@ -124,8 +123,7 @@ def test_registration(impl, first):
     torch.library.opcheck(torch.ops.fastimae.spread_rows_backward, (grad, *rest))
 
 
-@impls
-@pytest.mark.parametrize("first", [1, 8])
+@pytest.mark.parametrize(("impl", "first"), [("torch", 1), ("triton", 8)])
 def test_compiled(impl, first):
     (rows, mask), grad = inputs(2, 4, 2, 8, first), torch.randn(2, 4 + first, 8)
     compiled = torch.compile(spread_rows, fullgraph=True, backend="aot_eager")
