@@ -71,9 +71,7 @@ def check(inputs, grad, impl="triton"):
         assert (got.double() - expected).norm() <= ACCURACY[got.dtype] * expected.norm(), name
 
 
-@pytest.mark.parametrize(
-    ("rows", "width", "hidden"), [(1, 8, 8), (70, 24, 136), (130, 72, 200)]
-)
+@pytest.mark.parametrize(("rows", "width", "hidden"), [(1, 8, 8), (70, 24, 136), (130, 72, 200)])
 def test_output_and_gradients(rows, width, hidden, like_fp16, reached):
     check(*sample(rows, width, hidden))
 
