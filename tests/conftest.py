@@ -23,6 +23,10 @@ from PIL import Image
 # Without a GPU, kernels run in Triton's interpreter. It is selected when they are imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    with contextlib.suppress(ImportError):  # there is no Triton on macOS, Windows and ARM
+        import quick_interpreter
+
+        quick_interpreter.install()
 
 from fastimae.engine import peak
 from fastimae.loaders.base import Batch

@@ -14,7 +14,7 @@ from interop.foreign_maes import (
     PlainPatches,
     TimmMAE,
 )
-from interop.twins import is_swapped, tried
+from interop.twins import is_swapped, same_twins, tried
 from torch import nn
 
 import fastimae
@@ -89,14 +89,13 @@ def test_the_report_gives_reasons(imgs):
 
 
 def test_patches_that_are_masked_are_not_embedded(imgs):
-    model = tried(PaperMAE())
+    _, model = same_twins(PaperMAE)
     model.patch_embed.forward = None  # a call would raise
     assert model(imgs)[0] > 0
 
 
 def test_other_calls_go_to_the_original(imgs):
-    plain = PaperMAE()
-    model = tried(copy.deepcopy(plain))
+    plain, model = same_twins(PaperMAE)
     torch.manual_seed(3)
     latent, mask, _ = model.forward_encoder(imgs, 0.0)
     torch.manual_seed(3)
@@ -222,7 +221,7 @@ def test_copies_are_independent(imgs):
 
 def test_masks_are_uniform():
     """Each pair of patches is masked together as often as any other."""
-    model, samples = tried(PaperMAE()), 4000
+    (_, model), samples = same_twins(PaperMAE), 4000
     _, mask, _ = model.random_masking(torch.randn(samples, PATCHES, 2), 0.75)
     expected = torch.full((PATCHES, PATCHES), 0.75 * 11 / 15).fill_diagonal_(0.75)
     together = mask.T @ mask / samples

@@ -104,7 +104,11 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("official", "task"),
+    [*(("avg", task) for task in TASKS), ("token", "finetune")],
+    indirect=["official"],
+)
 def test_every_task_of_an_encoder_reads_them(official, task, data, tmp_path):
     pytest.importorskip("sklearn")
     net, path = official

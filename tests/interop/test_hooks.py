@@ -4,11 +4,13 @@ They are registered before or after it, on parts that would no longer be called,
 on parameters.
 """
 
+import itertools
+
 import pytest
 import torch
 from interop import changing_maes as zoo
 from interop.foreign_maes import PaperMAE
-from interop.twins import ATTENTION, assert_alike, differs, louder, step, tried, twins
+from interop.twins import ATTENTION, assert_alike, differs, louder, same_twins, step, tried, twins
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -25,14 +27,12 @@ HOOKS = {
     "forward": lambda module: module.register_forward_hook(louder),
     "pre": lambda module: module.register_forward_pre_hook(quieter),
     "backward pre": lambda m: m.register_full_backward_pre_hook(lambda _, g: (2 * g[0],)),
-    "weight norm": lambda m: nn.utils.weight_norm(m) if hasattr(m, "weight") else louder_one(m),
-    "parametrized": lambda m: (
-        parametrizations.spectral_norm(m) if hasattr(m, "weight") else louder_one(m)
-    ),
-    "pruned": lambda m: (
-        prune.random_unstructured(m, "weight", 0.5) if hasattr(m, "weight") else louder_one(m)
-    ),
     "a replaced forward": lambda m: louder_one(m),
+}
+OF_WEIGHTS = {
+    "weight norm": nn.utils.weight_norm,
+    "parametrized": parametrizations.spectral_norm,
+    "pruned": lambda m: prune.random_unstructured(m, "weight", 0.5),
 }
 
 
@@ -58,15 +58,19 @@ BYPASSED = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("path", BYPASSED)
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    ("hook", "path"),
+    [*itertools.product(HOOKS, BYPASSED), *((name, "patch_embed.proj") for name in OF_WEIGHTS)],
+)
 def test_hooks_on_parts_that_are_no_longer_called(hook, path, imgs):
     """Hooked before: the part is left alone, with a reason. After: the original method runs."""
+
+    register = (HOOKS | OF_WEIGHTS)[hook]
 
     def hung():
         torch.manual_seed(3)
         model = PaperMAE()
-        HOOKS[hook](model.get_submodule(path))
+        register(model.get_submodule(path))
         return model
 
     model = tried(hung())
@@ -76,11 +80,10 @@ def test_hooks_on_parts_that_are_no_longer_called(hook, path, imgs):
     plain.load_state_dict(model.state_dict())
     assert_alike(plain, model, imgs, rtol=1e-3, atol=1e-5)
 
-    torch.manual_seed(3)
-    later = tried(PaperMAE())
+    _, later = same_twins(PaperMAE)
     assert part in later.fastimae_report.swapped
     torch.manual_seed(9)
-    HOOKS[hook](later.get_submodule(path))
+    register(later.get_submodule(path))
     torch.manual_seed(9)
     plain = hung()
     plain.load_state_dict(later.state_dict())
@@ -101,7 +104,7 @@ def test_hooks_on_a_sequence_of_blocks(imgs):
 )
 def test_hooks_on_all_modules(register, imgs):
     """A profiler registers such hooks to see every module."""
-    plain, model = twins(PaperMAE)
+    plain, model = same_twins(PaperMAE)
     seen = []
     hook = getattr(nn.modules.module, f"register_module_{register}")(
         lambda module, *_: seen.append(type(module).__name__)
@@ -117,7 +120,7 @@ def test_hooks_on_all_modules(register, imgs):
 
 
 def test_hooks_on_parameters_are_called(imgs):
-    plain, model = twins(PaperMAE)
+    plain, model = same_twins(PaperMAE)
     for one in (plain, model):
         for parameter in one.parameters():
             if parameter.requires_grad:

@@ -7,7 +7,16 @@ import pytest
 import torch
 from interop import changing_maes as zoo
 from interop.foreign_maes import PATCHES, SIZE, PaperMAE, PlainPatches, TimmMAE
-from interop.twins import assert_alike, differs, louder, setting, setting_all, tried, twins
+from interop.twins import (
+    assert_alike,
+    differs,
+    louder,
+    same_twins,
+    setting,
+    setting_all,
+    tried,
+    twins,
+)
 from torch import nn
 
 import fastimae
@@ -87,7 +96,7 @@ LATER = {
 
 @pytest.mark.parametrize("case", LATER)
 def test_later_changes_take_effect(case):
-    plain, model = twins(PaperMAE)
+    plain, model = same_twins(PaperMAE)
     assert not model.fastimae_report.left
     imgs = torch.randn(3, 3, SIZE, SIZE)
     before = assert_alike(plain, model, imgs)
@@ -162,7 +171,7 @@ def inference(model, imgs):
 def test_contexts(kind, run, imgs):
     if kind is TimmMAE:
         pytest.importorskip("timm")
-    plain, model = twins(kind)
+    plain, model = same_twins(kind)
     coarse = {"rtol": 0.05, "atol": 0.05} if run is autocast_step else {}
     assert_alike(plain, model, imgs, run, **coarse)
 
@@ -197,7 +206,7 @@ def test_evaluation_is_tried_again(imgs):
 @pytest.mark.parametrize("shape", [(3, 64, 32), (3, 16, 64), (3, 64, 64), (1, 32, 32)], ids=str)
 def test_other_images_end_as_they_do_in_the_original(shape):
     """PaperMAE also takes 16 x 64 pixels, which have the same number of patches."""
-    plain, model = twins(PaperMAE)
+    plain, model = same_twins(PaperMAE)
     imgs = torch.randn(2, *shape)
     try:
         plain(imgs)
@@ -210,7 +219,7 @@ def test_other_images_end_as_they_do_in_the_original(shape):
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_keep_checking_their_preconditions(again, imgs):
-    plain, model = twins(PaperMAE)
+    plain, model = same_twins(PaperMAE)
     torch.manual_seed(2)
     first = model(imgs)[1]
     other = again(model)
@@ -236,7 +245,7 @@ def assert_replicas_are_plain(model):
 
 def test_replicas_of_data_parallel_run_the_original(imgs):
     """On another GPU, a replacement would multiply with the first GPU's weights."""
-    model = tried(PaperMAE())
+    _, model = same_twins(PaperMAE)
     assert not model.fastimae_report.left
     assert_replicas_are_plain(fastimae.accelerate(PaperMAE()))
     assert_replicas_are_plain(model)
@@ -257,7 +266,7 @@ def test_replicas_of_data_parallel_run_the_original(imgs):
 
 
 def test_a_change_is_logged_with_the_modules_name(imgs, caplog):
-    model = tried(PaperMAE())
+    _, model = same_twins(PaperMAE)
     model.blocks[1].attn.attn_drop.p = 0.5
     model(imgs)
     (line,) = (text for text in caplog.messages if "original method" in text)
@@ -265,7 +274,7 @@ def test_a_change_is_logged_with_the_modules_name(imgs, caplog):
 
 
 def test_another_number_format_is_tried_again(imgs):
-    plain, model = twins(PaperMAE)
+    plain, model = same_twins(PaperMAE)
     for one in (plain, model):
         one.bfloat16()
     assert_alike(plain, model, imgs.bfloat16(), rtol=0.05, atol=0.05)

@@ -173,17 +173,16 @@ def test_each_mask_ratio_is_tried(kind, part, imgs):
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
-@pytest.mark.parametrize(
-    "kind", [LargerEpsilon, EpsilonOutside, Clipped, OnlyRawIsPlain, OwnTarget]
-)
+@pytest.mark.parametrize("kind", [OnlyRawIsPlain, OwnTarget])
 def test_losses_agree_on_images_of_any_contrast(kind, norm_pix_loss, imgs):
     plain, model = twins(functools.partial(kind, norm_pix_loss=norm_pix_loss))
     for contrast in (1e-4, 1e-2, 1.0, LOUD):
         assert_alike(plain, model, contrast * imgs, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [OwnTarget, PaperMAE, TimmMAE])
-@pytest.mark.parametrize("norm_pix_loss", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "norm_pix_loss"), [(OwnTarget, True), (PaperMAE, False), (TimmMAE, True)]
+)
 def test_plain_methods_are_replaced(kind, norm_pix_loss):
     assert not tried(kind(norm_pix_loss=norm_pix_loss)).fastimae_report.left
 

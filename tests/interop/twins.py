@@ -1,6 +1,7 @@
 """A model and its accelerated copy, side by side."""
 
 import copy
+import functools
 
 import torch
 from interop.foreign_maes import SIZE
@@ -30,6 +31,16 @@ def twins(build):
     """Build a model and its accelerated copy."""
     plain = build()
     return plain, tried(copy.deepcopy(plain))
+
+
+@functools.cache
+def kept_twins(build):
+    return twins(build)
+
+
+def same_twins(build):
+    """Return copies of the twins that this process has built once: trials take most of the time."""
+    return copy.deepcopy(kept_twins(build))
 
 
 def step(model, imgs):

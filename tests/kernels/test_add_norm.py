@@ -16,7 +16,7 @@ from fastimae.kernels.late_bias import column_sums, late_bias
 MODULE = sys.modules["fastimae.kernels.add_norm"]
 IMPLS = ["torch", "triton"]
 EPS = 1e-6
-SHAPES = [(3, 5, 192), (2, 3, 768), (3, 1280), (3, 12), (2, 0, 8), (40,)]
+SHAPES = [(1, 5, 192), (2, 2, 768), (3, 1280), (3, 12), (2, 0, 8), (40,)]
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 4e-3}
 NAMES = ("sum", "normed", "x", "change", "bias", "weight", "norm_bias")
 
@@ -55,8 +55,8 @@ def test_outputs_and_gradients_are_the_references(shape, dtype, impl):
     check(inputs(shape, dtype), impl)
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 70), st.integers(8, 300))
+@settings(max_examples=8)
+@given(st.integers(0, 9), st.integers(8, 300))
 def test_any_shape(rows, width):
     """The variance of two or three values can be tiny, which amplifies rounding."""
     check(inputs((rows, width)), "triton")
@@ -80,11 +80,11 @@ def test_the_norm_of_a_constant_row_is_the_bias(impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_strided_inputs_and_expanded_gradients(impl):
-    x, change, *vectors = inputs((4, 6, 10))
-    strided = [x.transpose(0, 1).contiguous().transpose(0, 1), change[:1].expand(4, 6, 10)]
+    x, change, *vectors = inputs((4, 3, 10))
+    strided = [x.transpose(0, 1).contiguous().transpose(0, 1), change[:1].expand(4, 3, 10)]
     assert not any(part.is_contiguous() for part in strided)
     check([*strided, *vectors], impl)
-    grads = [torch.tensor(0.5).expand(4, 6, 10)] * 2
+    grads = [torch.tensor(0.5).expand(4, 3, 10)] * 2
     got = results(add_norm, (*strided, *vectors), grads, impl=impl)
     wanted = results(reference.add_norm, (*strided, *vectors), grads)
     for mine, theirs in zip(got, wanted, strict=True):
@@ -95,7 +95,7 @@ def test_strided_inputs_and_expanded_gradients(impl):
 @pytest.mark.parametrize("used", [0, 1])
 def test_a_gradient_of_only_one_output(used, impl):
     """As with the last sum, which has no other use."""
-    args, grad = inputs((3, 5, 24)), torch.randn(3, 5, 24)
+    args, grad = inputs((2, 2, 24)), torch.randn(2, 2, 24)
 
     def one(function, *args, **options):
         leaves = [part.detach().requires_grad_() for part in args]
@@ -150,7 +150,8 @@ def test_both_gradients_share_a_tensor_until_then():
 def test_programs_take_turns_with_tiles(processors, monkeypatch):
     """For any number that a GPU runs at once; two runs agree in every bit."""
     monkeypatch.setattr(MODULE, "multiprocessor_count", lambda _: processors)
-    args, grads = inputs((150, 9)), tuple(torch.randn(2, 150, 9))
+    monkeypatch.setattr(MODULE, "_WARPS_AT_ONCE", {"forward": 2, "backward": 1})
+    args, grads = inputs((15, 9)), tuple(torch.randn(2, 15, 9))  # eight tiles
     check(args, "triton")
     runs = [results(add_norm, args, grads, impl="triton") for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
@@ -189,20 +190,20 @@ def test_autocast_has_its_own_dtype_for_norms():
 
 
 def test_registration():
-    leaves = [part.requires_grad_() for part in inputs((2, 3, 8))]
+    leaves = [part.requires_grad_() for part in inputs((1, 2, 8))]
     for bias, save in ((leaves[2], True), (None, True), (leaves[2], False)):
         args = [*leaves[:2], bias, *leaves[3:]]
         given = args if save else [part.detach() for part in args]
         torch.library.opcheck(torch.ops.fastimae.add_norm, (*given, EPS, save))
-    grad, total, weight = torch.randn(2, 3, 8), torch.randn(2, 3, 8), torch.randn(8)
+    grad, total, weight = torch.randn(1, 2, 8), torch.randn(1, 2, 8), torch.randn(8)
     for grad_total, late in ((grad, True), (None, False)):
-        args = (grad_total, grad, total, torch.rand(6, 2), weight, late)
+        args = (grad_total, grad, total, torch.rand(2, 2), weight, late)
         torch.library.opcheck(torch.ops.fastimae.add_norm_backward, args)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_compiled(impl):
-    args, grads = inputs((2, 5, 12)), tuple(torch.randn(2, 2, 5, 12))
+    args, grads = inputs((2, 2, 12)), tuple(torch.randn(2, 2, 2, 12))
     compiled = torch.compile(add_norm, fullgraph=True, backend="aot_eager")
     got = results(compiled, args, grads, impl=impl)
     wanted = results(add_norm, args, grads, impl=impl)

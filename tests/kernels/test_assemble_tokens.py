@@ -1,5 +1,6 @@
 """assemble_tokens: the Triton kernels, in the interpreter, and torch against the reference."""
 
+import itertools
 import sys
 
 import pytest
@@ -24,6 +25,8 @@ SHAPES = [  # batch, patches, keep, width, class tokens
     (3, 3, 3, 5, 8),  # nothing is masked
 ]
 ULP = {torch.float32: 0.0, torch.float16: 0.0, torch.bfloat16: 2**-7}
+HALVES = [torch.float16, torch.bfloat16]
+CASES = [(s, torch.float32) for s in SHAPES] + list(itertools.product(SHAPES[1:6:2], HALVES))
 
 
 def inputs(batch, patches, keep, width, first=1, dtype=torch.float32):
@@ -56,14 +59,13 @@ def check(args, grad, impl):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("dtype", ULP)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), CASES)
 def test_output_and_gradients_are_the_references(shape, dtype, impl):
     args = inputs(*shape, dtype=dtype)
     check(args, torch.randn(shape[0], args[2].shape[1], shape[3]).to(dtype), impl)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(*(st.integers(low, high) for low, high in ((1, 12), (1, 12), (0, 12), (1, 40), (1, 9))))
 def test_any_shape(batch, patches, keep, width, first):
     args = inputs(batch, patches, min(keep, patches), width, first)
@@ -137,8 +139,7 @@ def test_gradients_in_double():
     assert torch.autograd.gradcheck(lambda *parts: assemble_tokens(*parts, ids), leaves)
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("first", [1, 4])
+@pytest.mark.parametrize(("impl", "first"), [("torch", 4), ("triton", 1)])
 def test_registration(impl, first):
     x, token, positions, ids = inputs(2, 4, 2, 8, first)
     leaves = (x.requires_grad_(), token.requires_grad_(), positions.requires_grad_())
@@ -149,8 +150,7 @@ def test_registration(impl, first):
     )
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("first", [1, 8])
+@pytest.mark.parametrize(("impl", "first"), [("torch", 1), ("triton", 8)])
 def test_compiled(impl, first):
     args, grad = inputs(2, 4, 2, 8, first), torch.randn(2, 4 + first, 8)
     compiled = torch.compile(assemble_tokens, fullgraph=True, backend="aot_eager")

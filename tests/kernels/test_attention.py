@@ -79,9 +79,9 @@ def test_output_and_gradient(tokens, heads, width, like_fp16):
     check(*sample(5 if tokens < 20 else 2 if tokens < 66 else 1, tokens, heads, width))
 
 
-@pytest.mark.parametrize("dtype", ACCURACY)
-@pytest.mark.parametrize(("tokens", "width"), [(17, 32), (50, 64), (65, 64), (130, 16)])
-def test_dtypes(tokens, width, dtype, like_fp16):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "width"), [(17, 64), (130, 16)])
+def test_dtypes(tokens, width, dtype):
     check(*sample(2, tokens, 1, width, dtype))
 
 
@@ -94,7 +94,8 @@ def test_forward_and_backward_may_have_different_settings(
 ):
     """Memory that forward does not write is NaN here, and with fewer queries it writes less."""
     qkv, grad = sample(1, tokens, 1, width)
-    for forward, backward, parts in itertools.product(queries, queries, (1, 2, 4)):
+    pairs = itertools.product(queries, queries)
+    for (forward, backward), parts in zip(pairs, itertools.cycle((1, 2, 4)), strict=False):
         row = choose(tokens, width, qkv.device)
         row = row._replace(forward=Pass(forward, 4, 1), backward=Pass(backward, 8, 2, parts))
         monkeypatch.setattr(OP, "choose", lambda *_, row=row: row)
@@ -109,8 +110,8 @@ def test_the_settings_in_the_tables_work(tokens, width, architecture, monkeypatc
     check(*sample(2 if tokens < 100 else 1, tokens, 1, width, torch.float16))
 
 
-@settings(max_examples=15)
-@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.sampled_from([8, 16, 40, 72]))
+@settings(max_examples=8)
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 2), st.sampled_from([8, 16, 40, 72]))
 def test_any_shape(tokens, batch, heads, width):
     check(*sample(batch, tokens, heads, width, torch.float16))
 
@@ -144,7 +145,7 @@ def test_empty(shape, impl, like_fp16):
     assert torch.equal(grad_bias, torch.zeros(qkv.shape[2:].numel()))
 
 
-@pytest.mark.parametrize(("tokens", "width"), [(20, 16), (70, 64)])
+@pytest.mark.parametrize(("tokens", "width"), [(20, 16), (70, 16)])
 def test_strides_of_qkv(tokens, width, like_fp16):
     qkv, grad = sample(2, tokens, 2, width)
     views = {
@@ -161,7 +162,7 @@ def test_strides_of_qkv(tokens, width, like_fp16):
             assert torch.equal(got, want), name
 
 
-@pytest.mark.parametrize(("tokens", "width"), [(20, 16), (70, 64)])
+@pytest.mark.parametrize(("tokens", "width"), [(20, 16), (70, 16)])
 def test_strides_of_the_gradient(tokens, width, like_fp16):
     qkv, grad = sample(2, tokens, 1, width)
     turned = grad.transpose(0, 2).contiguous().transpose(0, 2)
@@ -170,7 +171,7 @@ def test_strides_of_the_gradient(tokens, width, like_fp16):
     assert torch.equal(run(qkv, one)[1], run(qkv, one.contiguous())[1])
 
 
-@pytest.mark.parametrize("tokens", [5, 17, 50, 70, 197])
+@pytest.mark.parametrize("tokens", [5, 50, 100])
 def test_a_sample_has_the_same_bits_in_any_batch_and_run(tokens):
     qkv, grad = sample(3, tokens, 1, 16, torch.float16)
     whole, again, alone = run(qkv, grad), run(qkv, grad), run(qkv[1:2], grad[1:2])
@@ -228,18 +229,23 @@ def test_autocast_does_not_shorten_fp32(impl, like_fp16):
 
 
 @pytest.mark.parametrize("tokens", [9, 70])
-def test_custom_ops_and_compilation(tokens):
-    qkv, grad = sample(2, tokens, 1, 64, torch.float16)
-    bias = torch.zeros(192, requires_grad=True)
+def test_custom_ops(tokens):
+    qkv, grad = sample(2, tokens, 1, 16, torch.float16)
+    bias = torch.zeros(48, requires_grad=True)
     out, lse = _forward(qkv, bias)
     for late in (None, bias):
         torch.library.opcheck(_forward, (qkv.requires_grad_(), late))
         torch.library.opcheck(_backward, (grad, qkv.detach(), out.detach(), lse, late is not None))
-    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
-    for impl in ("triton", "torch"):
-        got = compiled(qkv, bias, impl=impl)
-        found = (got, *torch.autograd.grad(got, (qkv, bias), grad))
-        assert all(torch.equal(*pair) for pair in zip(found, run(qkv, grad, impl), strict=True))
+
+
+@pytest.mark.parametrize(("tokens", "impl"), [(70, "triton"), (9, "torch")])
+def test_compiled(tokens, impl):
+    qkv, grad = sample(2, tokens, 1, 16, torch.float16)
+    qkv.requires_grad_()
+    bias = torch.zeros(48, requires_grad=True)
+    got = torch.compile(attention, fullgraph=True, backend="aot_eager")(qkv, bias, impl=impl)
+    found = (got, *torch.autograd.grad(got, (qkv, bias), grad))
+    assert all(torch.equal(*pair) for pair in zip(found, run(qkv, grad, impl), strict=True))
 
 
 def test_refusals():

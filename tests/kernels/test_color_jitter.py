@@ -87,9 +87,16 @@ def test_patches_are_torchvisions_on_an_image_of_the_visible_ones(impl):
 
 
 @BOTH
-@pytest.mark.parametrize("dtype", RELATIVE)
-@pytest.mark.parametrize(("side", "patch", "keep"), [(6, 3, 2), (28, 14, 4), (48, 16, 5)])
-def test_patch_sizes_and_output_dtypes(impl, dtype, side, patch, keep):
+@pytest.mark.parametrize(
+    ("side", "patch", "keep", "dtype"),
+    [
+        (6, 3, 2, torch.float32),
+        (28, 14, 4, torch.float16),
+        (48, 16, 5, torch.bfloat16),
+        (48, 16, 5, torch.float32),
+    ],
+)
+def test_patch_sizes_and_output_dtypes(impl, side, patch, keep, dtype):
     """The last shape is of more than one program each, the last one ragged."""
     images, factors = pictures(3, side), every_order(3)
     ids = visible_ids(3, (side // patch) ** 2, keep).int().repeat_interleave(2, 1)[:, ::2]
@@ -112,7 +119,7 @@ VIEWS = {
 @BOTH
 @pytest.mark.parametrize("view", VIEWS)
 def test_any_strides(impl, view):
-    images, factors, ids = VIEWS[view](pictures(4, 8)), every_order(4), visible_ids(4, 4, 2)
+    images, factors, ids = VIEWS[view](pictures(2, 8)), every_order(2), visible_ids(2, 4, 2)
     packed = images.contiguous()
     got = color_jitter(images, factors, impl=impl)
     assert got.is_contiguous() and torch.equal(got, color_jitter(packed, factors, impl=impl))
@@ -241,7 +248,7 @@ def test_custom_ops_are_well_formed(triton_kernel):
 
 @BOTH
 def test_compiles_inside_an_autograd_graph(impl):
-    images, ids, keys = pictures(3, 4), visible_ids(3, 4, 2), torch.arange(3)
+    images, ids, keys = pictures(2, 4), visible_ids(2, 4, 2), torch.arange(2)
     weight = torch.randn(12, 5, requires_grad=True)
 
     def step(images, ids, keys):

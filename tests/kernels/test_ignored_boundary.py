@@ -82,7 +82,7 @@ def test_masks_and_widths(impl, norm_pix, patch, grid, unit, ignored):
     check(problem(patch, grid, unit=unit), ignored, impl, norm_pix)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     patch=st.integers(2, 6),
     grid=st.tuples(st.integers(2, 5), st.integers(2, 5)),

@@ -1,6 +1,5 @@
 """The MLP against its formula in float64: Triton's interpreter, torch, compiled."""
 
-import itertools
 import math
 import sys
 
@@ -72,9 +71,7 @@ def check(inputs, grad, impl="triton"):
         assert (got.double() - expected).norm() <= ACCURACY[got.dtype] * expected.norm(), name
 
 
-@pytest.mark.parametrize(
-    ("rows", "width", "hidden"), [(1, 8, 8), (70, 24, 136), (130, 72, 200), (300, 64, 256)]
-)
+@pytest.mark.parametrize(("rows", "width", "hidden"), [(1, 8, 8), (70, 24, 136), (130, 72, 200)])
 def test_output_and_gradients(rows, width, hidden, like_fp16, reached):
     check(*sample(rows, width, hidden))
 
@@ -84,15 +81,15 @@ def test_dtypes(dtype, like_fp16, reached):
     check(*sample(50, 48, 192, dtype))
 
 
-@settings(max_examples=10)
-@given(st.integers(1, 200), *[st.integers(1, 20).map(lambda times: 8 * times)] * 3)
+@settings(max_examples=6)
+@given(st.integers(1, 140), *[st.integers(1, 20).map(lambda times: 8 * times)] * 3)
 def test_any_shape(rows, width, hidden, out):
     check(*sample(rows, width, hidden, torch.float16, out))
 
 
 def test_products_work_with_any_blocks(like_fp16, monkeypatch):
-    inputs, grad = sample(140, 40, 264)
-    for columns, inner in itertools.product((64, 128, 256), (16, 64)):
+    inputs, grad = sample(70, 40, 264)
+    for columns, inner in ((64, 64), (128, 16), (256, 64), (256, 16)):
         blocks = Blocks(64, columns, inner, 4, 3)
         row = choose(1, 1, grad.device)._replace(forward=blocks, backward=blocks)
         monkeypatch.setattr(OP, "choose", lambda *_, row=row: row)
@@ -100,9 +97,10 @@ def test_products_work_with_any_blocks(like_fp16, monkeypatch):
 
 
 def test_programs_take_several_tiles(like_fp16, monkeypatch):
-    inputs, grad = sample(1200, 8, 136)  # ten tiles of rows: more than GROUP
+    monkeypatch.setattr(OP.kernel, "GROUP", 2)
+    inputs, grad = sample(600, 8, 136)  # five tiles of rows: more than GROUP
     expected = run(inputs, grad)
-    for count in (1, 3, 100):
+    for count in (3, 100):  # the interpreter counts as one
         monkeypatch.setattr(OP.kernel, "multiprocessor_count", lambda device, count=count: count)
         for got, want in zip(run(inputs, grad), expected, strict=True):
             assert torch.equal(got, want)

@@ -70,7 +70,7 @@ def test_strided_views(impl):
         check(view(first), view(second).contiguous(), None, impl)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(shape=st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 30)))
 def test_any_shape(shape):
     first, second = torch.randn(2, *shape)
@@ -140,8 +140,9 @@ def test_extremes_pass_through(impl):
     assert pair_l2(far / 0, torch.zeros(1, 1, 3), impl=impl).isnan()
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("kept", [None, torch.tensor([[True, False, True]] * 4)])
+@pytest.mark.parametrize(
+    ("impl", "kept"), [("torch", None), ("triton", torch.tensor([[True, False, True]] * 4))]
+)
 def test_full_graph(impl, kept):
     first, second = (torch.randn(4, 6, 8, requires_grad=True) for _ in range(2))
 

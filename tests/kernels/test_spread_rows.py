@@ -1,5 +1,6 @@
 """spread_rows: the Triton kernels, in the interpreter, and torch against the reference."""
 
+import itertools
 import sys
 
 import pytest
@@ -21,7 +22,8 @@ SHAPES = [  # batch, patches, visible, width, class tokens
     (2, 4, 0, 40, 8),  # nothing is visible but class tokens
     (3, 3, 3, 5, 8),  # nothing is masked
 ]
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+HALVES = [torch.float16, torch.bfloat16]
+CASES = [(s, torch.float32) for s in SHAPES] + list(itertools.product(SHAPES[1:6:2], HALVES))
 impls = pytest.mark.parametrize("impl", ["torch", "triton"])
 
 
@@ -58,15 +60,14 @@ def test_rows_and_their_gradient_by_hand():
 
 
 @impls
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), CASES)
 def test_output_and_gradient_are_the_references(shape, dtype, impl):
     rows, mask = inputs(*shape, dtype=dtype)
     first = shape[4] if len(shape) > 4 else 1
     check(rows, mask, torch.randn(shape[0], first + shape[1], shape[3]).to(dtype), impl)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(*(st.integers(low, high) for low, high in ((1, 12), (1, 12), (0, 12), (1, 40), (1, 9))))
 def test_any_shape(batch, patches, keep, width, first):
     rows, mask = inputs(batch, patches, min(keep, patches), width, first)
@@ -76,7 +77,7 @@ def test_any_shape(batch, patches, keep, width, first):
 @pytest.mark.parametrize(("tiles", "first"), [(2, 1), (3, 4), (100, 1)])
 def test_programs_that_sum_several_tiles(tiles, first, monkeypatch):
     monkeypatch.setattr(MODULE, "tiles_per_program", lambda _: tiles)
-    check(*inputs(50, 4, 2, 12, first), torch.randn(50, 4 + first, 12), "triton")
+    check(*inputs(30, 2, 1, 12, first), torch.randn(30, 2 + first, 12), "triton")
 
 
 @impls
@@ -114,8 +115,7 @@ def test_gradient_in_double():
     assert torch.autograd.gradcheck(lambda rows: spread_rows(rows, mask), rows)
 
 
-@impls
-@pytest.mark.parametrize("first", [1, 4])
+@pytest.mark.parametrize(("impl", "first"), [("torch", 4), ("triton", 1)])
 def test_registration(impl, first):
     rows, mask = inputs(2, 4, 2, 8, first)
     rest = mask.ids_restore, 2, impl == "triton"
@@ -124,8 +124,7 @@ def test_registration(impl, first):
     torch.library.opcheck(torch.ops.fastimae.spread_rows_backward, (grad, *rest))
 
 
-@impls
-@pytest.mark.parametrize("first", [1, 8])
+@pytest.mark.parametrize(("impl", "first"), [("torch", 1), ("triton", 8)])
 def test_compiled(impl, first):
     (rows, mask), grad = inputs(2, 4, 2, 8, first), torch.randn(2, 4 + first, 8)
     compiled = torch.compile(spread_rows, fullgraph=True, backend="aot_eager")
