@@ -42,7 +42,9 @@ _SAME = {
     "opt": "optim optimizer",
     "model_ema use_ema": "ema",
     "model_ema": "ema_decay ema_rate model_ema_decay",
-    "probe_freq": "eval_every eval_freq eval_interval knn_freq online_probe probe probe_every",
+    "probe_freq val_freq": "eval_every eval_freq eval_interval eval_period test_freq val_every "
+    "val_interval",
+    "probe_freq": "knn_freq online_probe probe probe_every",
     "cache": "cache_images cache_mode in_memory preload",
     "save_freq": "checkpoint_freq save_ckpt_freq save_every save_interval",
     "log_steps": "log_every log_freq log_interval print_freq",

@@ -248,11 +248,16 @@ def check_idle(
     """
     places, defaults = places or {}, _defaults(settings)
     for rule in (*settings.idle(), *more):
-        for name in rule.names if rule.applies else ():
-            whose = f" ({places[name]})" if name in places else ""
-            undo = "drop it" if rule.why.startswith("without") else "drop one of them"
-            same = _values(getattr(settings, name)) == _values(defaults[name])
-            settings.require(same, f"--{name}{whose} has no effect {rule.why}: {undo}")
+        changed = [
+            f"--{name} ({places[name]})" if name in places else f"--{name}"
+            for name in (rule.names if rule.applies else ())
+            if _values(getattr(settings, name)) != _values(defaults[name])
+        ]
+        undo = "drop it" if rule.why.startswith("without") else "drop one of them"
+        if len(changed) > 1:
+            names = f"{', '.join(changed[:-1])} and {changed[-1]}"
+            raise settings.error(f"{names} have no effect {rule.why}: drop them")
+        settings.require(not changed, f"{''.join(changed)} has no effect {rule.why}: {undo}")
 
 
 def without_idle(settings: _Part, names: Collection[str], more: Iterable[Idle] = ()) -> _Part:

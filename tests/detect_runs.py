@@ -23,6 +23,8 @@ def run(root, name, *flags, code=0):
             values = given[word] = []
         else:
             values.append(word)
+    if "--eval" in given:
+        given.pop("--batch_size", None)  # images are tested one by one
     argv = [part for flag, values in given.items() for part in (flag, *values)]
     assert evaluate(["detect", *argv]) == code
     return root / name

@@ -45,6 +45,7 @@ train --eval                            | fastimae-eval knn
 train --logdir x                        | did you mean --log_dir?
 train --model_ema_decay 0.9999          | use --model_ema
 train --eval_freq 5                     | use --probe_freq
+eval segment --val_interval 5            | use --val_freq
 eval knn --ema                          | use --use_ema
 train --exp_name x                      | --output_dir FOLDER
 train --optimizer adam                  | use --opt (fastimae-train --help-all)

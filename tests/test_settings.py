@@ -103,6 +103,21 @@ def test_settings_without_effect_are_a_mistake_and_defaults_are_not():
         check_idle(More(kind="b", share=0.5))
 
 
+def test_all_that_have_no_effect_are_named_at_once():
+    @dataclasses.dataclass(kw_only=True)
+    class Several(More):
+        rate: float = 0.3
+        size: int = 1
+
+        def idle(self):
+            yield Idle(True, ("share", "rate", "size"), "with --kind b")
+
+    with pytest.raises(ConfigError) as caught:
+        check_idle(Several(share=0.5, size=2), places={"size": "x.yaml"})
+    said = "--share and --size (x.yaml) have no effect with --kind b: drop them"
+    assert str(caught.value) == said
+
+
 def test_what_a_recipe_sets_without_effect_is_dropped_and_nothing_else():
     given = More(kind="b", share=0.5, rate=0.25)
     assert without_idle(given, {"share", "rate"}) == More(kind="b", rate=0.25)

@@ -14,9 +14,9 @@ from torch import nn
 
 from fastimae.engine.distributed import World, join_world
 from fastimae.engine.launcher import LaunchSettings
-from fastimae.engine.plan import RunSettings
 from fastimae.engine.run_file import RunFile
 from fastimae.engine.settings import StepSettings
+from fastimae.evaluate.options.trained import LabelledRunSettings
 from fastimae.evaluate.training.run import train_with_labels
 from fastimae.evaluate.training.sample_loader import SampleLoader
 from fastimae.loaders.image_location import SkipImage
@@ -28,7 +28,7 @@ SAMPLES, SIDE, BROKEN, DATA = 34, 8, 5, 7
 
 
 @dataclasses.dataclass(kw_only=True)
-class ToyOptions(StepSettings, Seeded, LaunchSettings, RunSettings):
+class ToyOptions(StepSettings, Seeded, LaunchSettings, LabelledRunSettings):
     """Options as a task has them."""
 
     output_dir: Path

@@ -180,7 +180,8 @@ def options_of(name: str, argv: Sequence[str]) -> Any:
     default = _defaults(task, of_recipe, file)
     options = parse(f"{PROG} {name}", task.options, argv, default, task.recipes)
     given = given_in(argv, flags_of(task.options))
-    options = without_idle(options, of_recipe.keys() - given - file.names())
+    kept = given if "eval" in given else given | file.names()
+    options = without_idle(options, (of_recipe.keys() | file.names()) - kept)
     options.check()
     check_idle(options, places=file.places(given))
     return options

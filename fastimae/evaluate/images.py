@@ -180,17 +180,18 @@ def open_images(
     label_field: str | None = None,
     image_field: str | None = None,
     channels: int | None = None,
+    flag: str = "image folder",
 ) -> Images:
     """Open the images of a .beton file, of class folders, or of a flat folder (without labels).
 
     Of a folder with splits, train/ is used. label_field, image_field: of a .beton file with
-    several. channels: those of the images in a folder; None: as files have them. Logs one line that
-    describes the images. Raises DataError if there are none.
+    several. channels: those of the images in a folder; None: as files have them. flag: names such a
+    folder in errors. Logs one line that describes the images. Raises DataError if there are none.
     """
     source, fields = Path(source), {"label_field": label_field, "image_field": image_field}
     check_is(source, BETON, FOLDER)
     as_file = source.is_file() or is_beton(source)
-    images = _open_beton(source, fields) if as_file else _open_folder(source, channels)
+    images = _open_beton(source, fields) if as_file else _open_folder(source, channels, flag)
     log.info(data_line(source, images.kind, len(images), images.labels, images.classes or ()))
     return images
 
@@ -218,8 +219,8 @@ def _open_beton(path: Path, fields: dict[str, str | None]) -> Images:
     )
 
 
-def _open_folder(path: Path, channels: int | None) -> Images:
-    folder = scan_folder(path, flag="image folder", channels=channels)
+def _open_folder(path: Path, channels: int | None, flag: str) -> Images:
+    folder = scan_folder(path, flag=flag, channels=channels)
     stats = (_size_and_time(folder.path(index)) for index in range(len(folder.files)))
     return Images(
         path,

@@ -15,6 +15,9 @@ RESULTS = "results.json"
 FORMERLY = "formerly"
 """Key of `read_results`: the name by which a file calls its task, if that has another name now."""
 
+CLASSIFIERS = "classifiers"
+"""Key of results of several classifiers: the file, origin and numbers of each, in their order."""
+
 
 def read_results(path: Path) -> dict[str, Any]:
     """Return the content of a results.json, or of the one in a folder, with present names.

@@ -28,7 +28,8 @@ FOREIGN_LICENCE = (
     "(no commercial use)"
 )
 _SAFETENSORS = ".safetensors"
-_HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files with the weights in a folder of Hugging Face: the first that is there is read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,9 +147,9 @@ def read_checkpoint(path: Path, *, use_ema: bool = False, hints: Hints = IN_PYTH
 
 
 def _file_in(folder: Path) -> Path:
-    files = [folder / name for name in _HUB_WEIGHTS if (folder / name).exists()]
+    files = [folder / name for name in HUB_WEIGHTS if (folder / name).exists()]
     if not files:
-        raise CheckpointError(f"{folder} holds neither {' nor '.join(_HUB_WEIGHTS)}")
+        raise CheckpointError(f"{folder} holds neither {' nor '.join(HUB_WEIGHTS)}")
     return files[0]
 
 

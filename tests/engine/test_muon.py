@@ -46,8 +46,10 @@ def by_torch(objective):
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon is of torch 2.9")
-def test_steps_are_those_of_torchs_muon_and_adamw(make_batch):
-    """Up to the last bits of bf16, in which torch orthogonalises."""
+def test_steps_are_those_of_torchs_muon_and_adamw(make_batch, monkeypatch):
+    """Both orthogonalise in fp32 here: the last bits of bf16 decide on small singular values."""
+    monkeypatch.setattr("fastimae.engine.muon.resolve_precision", lambda *_: "fp32")
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda x: x.float().clone())
     objective = mae()
     pieces, theirs = by_torch(objective)
     optimizer = build_optimizer(objective, LR, DECAY, opt="muon")
@@ -67,7 +69,7 @@ def test_steps_are_those_of_torchs_muon_and_adamw(make_batch):
                 expected = torch.cat(pieces[name][1])
                 size = (expected - before[name]).abs().max()
                 error = (parameter - expected).abs().max()
-                assert error <= (0.02 if pieces[name][0] else 1e-3) * size + 1e-9, (number, name)
+                assert error <= 1e-4 * size + 1e-9, (number, name)
                 for part, own in zip(
                     pieces[name][1], parameter.detach().chunk(len(pieces[name][1])), strict=True
                 ):
@@ -75,7 +77,9 @@ def test_steps_are_those_of_torchs_muon_and_adamw(make_batch):
         optimizer.zero_grad()
 
 
-def test_singular_values_become_one():
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_singular_values_become_one(precision, monkeypatch):
+    monkeypatch.setattr("fastimae.engine.muon.resolve_precision", lambda *_: precision)
     for shape in ((3, 20, 40), (2, 40, 20), (1, 16, 16)):
         values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)).float())
         assert values.min() > 0.5 and values.max() < 1.3, shape

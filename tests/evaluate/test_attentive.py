@@ -105,12 +105,12 @@ def place(tmp_path_factory):
     return root
 
 
-def run(place, name, *flags):
+def run(place, name, *flags, status=0):
     out = place / name
     command = ["linear", "--checkpoint", place / "mae.pth", "--data_path", place / "data"]
     command += ["--output_dir", out, "--device", "cpu", "--num_workers", 0, "--precision", "fp32"]
     command += ["--batch_size", 40, "--warmup_epochs", 1, *flags]
-    assert evaluate(list(map(str, command))) == 0
+    assert evaluate(list(map(str, command))) == status
     path = out / "results.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -149,6 +149,16 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(place, monkeypatch):
         assert run(place, "stopped", *flags) is None
     for _ in range(2):  # the second time it is finished, and makes no pass over the test images
         assert run(place, "stopped", *flags)["numbers"] == whole["numbers"]
+
+
+def test_a_run_keeps_its_heads(place, capsys):
+    """The weights have the same shapes with any number of them."""
+    flags = [*ATTENTIVE, "--resume", "auto", "--epochs"]
+    run(place, "heads", *flags, 1)  # 4, as the encoder has
+    run(place, "heads", *flags, 1, "--probe_heads", 4)
+    run(place, "heads", *flags, 2, "--probe_heads", 2, status=2)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "is a probe with --probe_heads 4, this run's has 2: give the same" in said
 
 
 @pytest.mark.parametrize(

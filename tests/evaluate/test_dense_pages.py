@@ -20,8 +20,10 @@ SETTINGS = {"robustness": {"classifier": ["a/checkpoint-best.pth"], "sets": ["v2
 LOG = [
     {"epoch": epoch, "train_loss": 1.0, "test_mIoU": 40.0 + epoch, "test_aAcc": 80.0,
      "test_AP": 30.0 + epoch, "test_AP_mask": 20.0, "test_AP50": 50.0}
-    for epoch in range(2)
+    for epoch in (0, 2)
 ]  # fmt: skip
+LOG.insert(1, {"epoch": 1, "train_loss": 1.0})
+"""Of --val_freq 2: the second epoch was not tested."""
 
 
 def save_run(folder, tasks=TASKS, **settings):
@@ -65,6 +67,11 @@ def test_a_log_of_overlap_and_precision_has_charts_of_their_own():
         "Loss": ["loss"],
         "Mean IoU": ["test mIoU"],
     }
+    (overlap,) = (chart for chart in curves(LOG) if chart.title == "Mean IoU")
+    assert overlap.lines[0].points == [(1.0, 40.0), (3.0, 42.0)]
+    running = {chart.title: len(chart.lines[0].points) for chart in curves(LOG[:2])}
+    assert running == {"Accuracy": 1, "Average precision": 1, "Loss": 2, "Mean IoU": 1}
+    assert list(curves_over_each_other({"a": LOG[:2]})) == ["train_loss"]
     over = curves_over_each_other({"a": LOG, "b": LOG})
     assert {name: chart.title for name, chart in over.items()} == {
         "test_aAcc": "Accuracy of pixels", "test_AP": "AP of boxes", "test_AP50": "Test AP50",

@@ -18,7 +18,10 @@ from fastimae.evaluate.detection.objective import Detection
 from fastimae.evaluate.tasks import detect  # noqa: F401 - before processes are forked
 
 SIDE = 96
-SMALL = "--window 4 --head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 --pictures 1"
+SMALL = (
+    "--window 4 --global_blocks 1 --head_channels 8 --proposals 16 --rpn_batch 32 --roi_batch 16 "
+    "--pictures 1"
+)
 
 
 @pytest.fixture(scope="module")

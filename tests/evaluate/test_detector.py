@@ -12,13 +12,17 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+from fastimae.engine.distributed import ALONE
 from fastimae.evaluate.command import options_of
 from fastimae.evaluate.detection.heads import ASPECT_RATIOS, Anchors, KeyedSampler
 from fastimae.evaluate.detection.objective import Detection
 from fastimae.evaluate.detection.opened import make_detector
+from fastimae.evaluate.detection.paste import _many_in_the_image as many_in_the_image
+from fastimae.evaluate.detection.paste import _positions as positions_of
 from fastimae.evaluate.detection.paste import in_original_size, paste
 from fastimae.evaluate.detection.pyramid import RPN_STRIDES, Pyramid, nearest_stride
 from fastimae.evaluate.detection.targets import collate_targets, make_target
+from fastimae.evaluate.detection.task import DetectTask
 from fastimae.evaluate.options.detect import DetectOptions
 from fastimae.evaluate.options.detector import ANCHOR_SIZES
 from fastimae.evaluate.training.batches import LabelledBatch
@@ -38,6 +42,26 @@ def detector(side=SIDE, patch_size=8, masks=True, **changes):
     options = settled(side, patch_size, **changes)
     model = tiny_model(img_size=side, patch_size=patch_size, decoder=False)
     return make_detector(model, 3, options, options.input_size, masks=masks)
+
+
+@pytest.mark.parametrize(
+    ("flags", "windows", "warned"),
+    [({"window": DetectOptions.window}, 0, False), ({"window": 0}, 0, False),
+     ({"window": 4}, 0, True), ({"window": 4, "global_blocks": (1,)}, 4, False)],
+)  # fmt: skip
+def test_a_window_that_no_block_has_is_pointed_out(flags, windows, warned, caplog):
+    """Of two blocks, both are the last of a quarter."""
+    student, data = detector(**flags), [None] * 3
+    assert student.encoder.windowed == bool(windows)
+    with caplog.at_level("INFO"):
+        DetectTask().log_sizes(settled(**flags), student, data, data, ALONE)
+    said = "windows of 4 patches;" if windows else "global attention;"
+    assert said in caplog.messages[-1]
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warnings == warned * [
+        "--window 4 has no effect: all 2 blocks of the encoder attend to all patches, unless "
+        "--global_blocks names fewer"
+    ]
 
 
 def batch_of(*scenes, side=SIDE, key=5):
@@ -198,17 +222,13 @@ def pasted_slowly(mask, box, size):
     return out > 0.5
 
 
-def test_masks_are_pasted_as_they_are_learned(monkeypatch):
+def test_masks_are_pasted_as_they_are_learned():
     rng = np.random.default_rng(0)
     masks, boxes = rng.random((2, 6, 6)), np.array([[3.3, 4.1, 17.2, 25.9], [-4.0, 2, 9, 8.5]])
     found = paste(torch.from_numpy(masks).float(), torch.from_numpy(boxes).float(), (31, 22))
     for mask, box, pixels in zip(masks, boxes, found, strict=True):
         assert np.array_equal(pixels.numpy(), pasted_slowly(mask, box, (31, 22)))
     assert paste(torch.zeros(0, 6, 6), torch.zeros(0, 4), (5, 7)).shape == (0, 5, 7)
-    monkeypatch.setattr("fastimae.evaluate.detection.paste._PIXELS_AT_ONCE", 1)  # one at a time
-    assert torch.equal(
-        paste(torch.from_numpy(masks).float(), torch.from_numpy(boxes).float(), (31, 22)), found
-    )
     # What the loss takes from a true mask, pasted, is that mask.
     for seed in range(4):
         for each in make_scene(seed, 96).instances:
@@ -218,6 +238,32 @@ def test_masks_are_pasted_as_they_are_learned(monkeypatch):
             target = project_masks_on_boxes(truth, box, torch.tensor([0]), 28)
             again = paste(target, box, (96, 96))[0].numpy()
             assert (again & each.pixels).sum() / (again | each.pixels).sum() > 0.95
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (1.6, 0.7)])
+def test_only_the_pixels_of_boxes_are_looked_at_and_no_bit_differs(scale, monkeypatch):
+    """The reference samples the whole image for each box, as on a GPU."""
+    generator, place = torch.Generator().manual_seed(0), "fastimae.evaluate.detection.paste."
+    masks, size = torch.rand(60, 14, 14, generator=generator), (70, 90)
+    boxes = torch.rand(60, 4, generator=generator) * 120 - 15
+    boxes[:20, 2:] = boxes[:20, :2] + torch.rand(20, 2, generator=generator) * 3  # small ones
+    boxes[20:30] = boxes[20:30].round()  # ends on pixels, some of which are turned around
+    boxes[33:] = boxes[33:].unflatten(1, (2, 2)).sort(1).values.flatten(1)
+    boxes[30:32] = torch.tensor([torch.nan, torch.inf])[:, None]
+    boxes[32] = torch.tensor([-3.0, 5, 1e9, 60])
+    found, looked_at = paste(masks, boxes, size, scale), []
+
+    def positions(first, last, pixels, scale, real=positions_of):
+        looked_at.append(len(pixels) / len(first))
+        return real(first, last, pixels, scale)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{place}_positions", positions)
+        paste(masks[:20], boxes[:20], size, scale)
+    assert 0 < len(looked_at) <= 40 and max(looked_at) <= 4
+    monkeypatch.setattr(f"{place}_PIXELS_AT_ONCE", 25 * 70 * 90)
+    monkeypatch.setattr(f"{place}_each_in_its_box", many_in_the_image)
+    assert torch.equal(paste(masks, boxes, size, scale), found) and found.any((1, 2)).sum() > 20
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0, 3.0])

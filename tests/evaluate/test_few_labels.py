@@ -175,7 +175,10 @@ def test_mistakes_are_one_line(root, tmp_path, capsys):
         (["--label_fraction", "0.5", "--images_from", "one_class"], "give one"),
         (["--images", "61"], "--images 61: there are only 60 images"),
         (["--images", "9", "--epoch_samples", "8"], "--epoch_samples 8: an epoch of fine-tuning"),
-        (["--label_fraction", "0.5", "--eval"], "--label_fraction has no effect with --eval"),
+        (
+            ["--label_fraction", "0.5", "--eval"],
+            "--label_fraction and --aa have no effect with --eval",
+        ),
     ):
         assert command(root, "finetune", "--output_dir", tmp_path / "out", *flags) == 2
         assert said in capsys.readouterr().err.splitlines()[-1]

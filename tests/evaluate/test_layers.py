@@ -12,6 +12,7 @@ from fastimae.cli import evaluate
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.checkpoint_file import PROBED, CheckpointError
 from fastimae.evaluate.features import features, latents, resolve_layer
+from fastimae.evaluate.pages.tables import format_value
 from fastimae.evaluate.training.checks import check_same_run
 from fastimae.models import create_model
 from fastimae.models.vit import Block
@@ -57,9 +58,15 @@ def test_a_probe_reads_what_its_layer_has(place):
     (last,) = place.glob("linear*/checkpoint-last.pth")
     content = load_checkpoint(last)
     check_same_run(last, content, {**content["args"], "layer": -2})  # the same
-    for other in ("cls of block 2", "avg of block 1"):
-        with pytest.raises(CheckpointError, match=f"cls of block 1, and this run one of {other}"):
-            check_same_run(last, content, {**content["args"], PROBED: other})
+    probed = content["args"][PROBED]
+    assert probed["layer"] == 1 and probed["input_size"] == [32, 32]
+    for name, other in {
+        "layer": 2, "pool": "avg", "num_heads": 1, "input_size": [48, 48], "mean": [0.5] * 3
+    }.items():  # fmt: skip
+        words = rf"is a probe with --{name} .*, this run's has {format_value(other)}: give the same"
+        with pytest.raises(CheckpointError, match=words):
+            check_same_run(last, content, {**content["args"], PROBED: {**probed, name: other}})
+    check_same_run(last, {"args": {**content["args"], PROBED: "cls"}}, content["args"])
 
 
 @undrawn()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranks_in_threads import in_two_ranks
 from toy_images import save_colours, save_mae, save_splits, save_trained
 
 from fastimae.cli import evaluate
@@ -165,6 +166,24 @@ def test_a_broken_image_is_replaced_and_counted(toy, tmp_path):
     save_mae(tmp_path / "mae.pth", depth=1)
     _, results = run(tmp_path, "broken", "--batch_size", 6, "--epochs", 1)
     assert results["numbers"]["bad_images"] == 1 and results["numbers"]["train_images"] == 12
+
+
+def test_broken_images_of_all_ranks_are_counted_once(tmp_path):
+    data = save_splits(tmp_path / "data", 4)
+    (data / "train" / "b_green" / "001.png").write_bytes(b"no image")
+    save_mae(tmp_path / "mae.pth", depth=1)
+
+    def count(world, epochs):
+        loader = loader_of(tmp_path, data, batch_size=3, of_store={"world": world})
+        for epoch in range(epochs):
+            loader.set_epoch(epoch)
+            list(loader)
+        return len(loader.bad), loader.bad_of_all()
+
+    (first, all_of_first), (second, all_of_second) = in_two_ranks(lambda world: count(world, 1))
+    assert first + second == all_of_first == all_of_second == 1
+    both = in_two_ranks(lambda world: count(world, 6))
+    assert both == [(1, 1), (1, 1)]  # each has met it
 
 
 @pytest.mark.parametrize("flag", ["--min_crop 0.5", "--crop_ratio 1 1", "--no_hflip"])

@@ -81,7 +81,8 @@ def test_fsim_follows_its_formula(pictures):
 def test_fsim_of_few_pictures_at_a_time_is_the_same(pictures, monkeypatch):
     at_once = quality(*pictures)["fsim"]
     monkeypatch.setattr("fastimae.pictures.quality.FSIM_PIXELS", 1)
-    assert torch.equal(quality(*pictures)["fsim"], at_once)
+    few = quality(*pictures)["fsim"]  # FFTs of another number of pictures may sum otherwise
+    torch.testing.assert_close(few, at_once, rtol=0, atol=1e-6)
 
 
 def test_worse_pictures_measure_worse_and_equal_ones_best(pictures):

@@ -198,6 +198,12 @@ def test_probes_over_the_ratio_that_they_differ_in(tmp_path, capsys):
     content = results_of(tmp_path / "ratio0.75" / "eval-robustness")
     begun = load_checkpoint(probes[0])["args"]["weights"]
     assert content["weights"] == content["begun"] == begun
+    runs = [tmp_path / f"ratio{ratio}" for ratio in (0.75, 0.5)]
+    assert evaluate(["compare", *map(str, runs), "--output_dir", str(tmp_path)]) == 0
+    compared = json.loads((tmp_path / "compare.json").read_text())["accuracies"]
+    texts = [[round(row[f"Robustness: {name}"]["value"], 2) for name in ("one", "two")]
+             for row in compared]  # fmt: skip
+    assert texts == [[100, 100], [66.67, 66.67]] and compared[0]["Robustness: one"]["best"]
     assert evaluate(["report", str(tmp_path / "ratio0.75")]) == 0
     page = (tmp_path / "ratio0.75" / "report.html").read_text()
     assert "Robustness" in page and "no checkpoint here" not in page
@@ -320,7 +326,6 @@ def test_a_beton_file_and_bad_images(tmp_path, capsys):
         (["sketch={}/part"], "no images of 1 of its 6 classes: zebra; get all of the set"),
         (["objectnet={}/few"], "has 4 folders that objectnet has not: apple"),
         (["v2={}/numbers"], "the classifier does not know: 6"),
-        (["flat={}/few/mug"], "images without labels"),
     ],
     ids=str,
 )
@@ -347,8 +352,47 @@ def test_classifiers_that_cannot_be_matched(tmp_path, capsys):
     encoder = save_run(tmp_path / "run", tiny_model())
     assert run("--classifier", encoder, *sets) == 2
     assert refused(capsys, f"--classifier {encoder} is not a classifier")
-    assert run("--classifier", tmp_path / "none.pth", *sets) == 2
-    assert refused(capsys, "there is no checkpoint", "none.pth")
+
+
+def test_a_wrong_file_is_one_line_with_its_flag(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_few(tmp_path / "few")
+    save_flat(tmp_path / "photo.png", (0, 0, 0))
+    save_fine_tuned(tmp_path / "c.pth", FEW, COLOURS)
+    save_probe(tmp_path / "run", FEW, COLOURS)
+    for folder in ("empty", "flat", "alone"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(tmp_path / "photo.png", tmp_path / "flat")
+    shutil.copy(tmp_path / "run" / "checkpoint-last.pth", tmp_path / "alone")
+    (tmp_path / "junk").write_text("junk")
+    c, few, probe = "--classifier c.pth", "--sets x=few", "--classifier run/eval-linear"
+    for flags, words in {
+        f"{c} --sets x=photo.png": "--sets x=photo.png is an image, not",
+        f"{c} --sets x=empty": "--sets x: no images in empty",
+        f"{c} --sets x=flat": "--sets x=flat has images without labels: give folders called by",
+        f"{c} --sets x=junk": "--sets x=junk is a text file",
+        f"{c} --sets x=": "--sets x=: give it as NAME=DIR",
+        f"{c} --sets =few": "--sets =few: give it as NAME=DIR",
+        f"{c} --sets classifier=few": "--sets classifier=few: the column of classifiers is called",
+        f"--classifier none.pth {few}": "--classifier: there is no checkpoint none.pth",
+        f"--classifier run {few}": "--classifier run holds no checkpoint-best.pth: give the folder "
+        "of a fastimae-eval linear, finetune or msem, such as run/eval-linear, or a classifier's",
+        f"--classifier alone {few}": "--classifier alone holds no checkpoint-best.pth",
+        f"{c} empty {few}": "--classifier empty holds no checkpoint-best.pth",
+        f"--classifier junk {few}": "--classifier junk is not a checkpoint",
+        f"--classifier photo.png {few}": "--classifier photo.png is not a checkpoint",
+        f"{c} {few} --num_heads 3": "--classifier c.pth was trained with num_heads 4, not 3: drop "
+        "--num_heads",
+        f"{probe} {few} --num_heads 3": "checkpoint-last.pth was trained with num_heads 4, not 3: "
+        "drop --num_heads",
+        f"{probe} {few} --checkpoint none": "--checkpoint: there is no checkpoint none",
+        f"{probe} {few} --checkpoint junk": "--checkpoint junk is not a checkpoint",
+        f"{c} {few} --checkpoint alone/checkpoint-last.pth": "--checkpoint alone/checkpoint-last.pt"
+        "h is the encoder of no probe here: drop it",
+    }.items():
+        assert run(*flags.split(), "--output_dir", "out") == 2, flags
+        assert refused(capsys, words), words
+        assert not (tmp_path / "out").exists()
 
 
 def test_own_classes_of_a_set_of_the_users(tmp_path):

@@ -114,8 +114,11 @@ def test_it_learns_scenes_and_its_best_can_be_tested_again(tmp_path):
 
 def test_a_frozen_encoder_keeps_its_bits(toy):
     root, _ = toy
-    folder = run(toy, "frozen", *QUICK, "--epochs", 12, "--lr", 0.05)
+    folder = run(toy, "frozen", *QUICK, "--epochs", 12, "--lr", 0.05, "--val_freq", 5)
     numbers, lines = numbers_of(folder), lines_of(folder)
+    tested = {line["epoch"]: line["test_mIoU"] for line in lines if "test_mIoU" in line}
+    assert list(tested) == [0, 5, 10, 11] and len(lines) == 12
+    assert numbers["best_mIoU"] == max(tested.values()) == tested[numbers["best_epoch"]]
     assert lines[-1]["train_loss"] < 0.8 * lines[0]["train_loss"] and numbers["aAcc"] > 70
     before, saved = (load_checkpoint(root / "mae" / "checkpoint-last.pth")["model"],
                      load_checkpoint(folder / "checkpoint-last.pth"))  # fmt: skip
@@ -214,7 +217,10 @@ REFUSED = {
     "few layers": (["--head", "fpn", "--layers", 1], "--head fpn takes 4 blocks, not 1"),
     "idle with frozen": (["--drop_path", 0.3], "--drop_path has no effect with a frozen encoder"),
     "idle with linear": (["--head_dim", 8], "--head_dim has no effect with --head linear"),
-    "idle with eval": (["--eval", "--head", "fpn"], "--head has no effect with --eval"),
+    "idle with eval": (
+        ["--eval", "--epochs", 3, "--lr", 1],
+        "--epochs and --lr have no effect with --eval: drop them",
+    ),
     "a large batch": (["--batch_size", 64], "--batch_size 64 on 1 ranks does not fit 16 images"),
     "no data": (["--data_path", "none"], "--data_path none: there is no such folder"),
     "another layout": (["--layout", "voc"], "looked for JPEGImages"),

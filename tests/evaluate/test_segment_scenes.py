@@ -41,6 +41,33 @@ def test_masks_may_be_stored_in_many_ways(tmp_path, stored):
     np.testing.assert_array_equal(open_scenes(root, "train").read(0)[1], VALUES)
 
 
+LOSSY = {
+    "a JPEG": ("JPEG", {}),
+    "a lossy WebP": ("WEBP", {"quality": 100}),
+    "a TIFF with jpeg compression": ("TIFF", {"compression": "jpeg"}),
+}
+
+
+@pytest.mark.parametrize("said", LOSSY)
+def test_lossy_masks_are_refused_whatever_they_are_called(tmp_path, said):
+    root, (kind, how) = write_pair(tmp_path, VALUES), LOSSY[said]
+    Image.fromarray(VALUES).save(root / "train/masks/a.png", kind, **how)
+    wanted = f"ROOT/train/masks/a.png is {said}, which changes class numbers: write masks as PNG"
+    assert refused(root) == wanted
+
+
+@pytest.mark.parametrize("end", ["webp", "tif", "bmp"])
+def test_lossless_masks_are_read(tmp_path, end):
+    """With EXIF a WebP is of the extended form."""
+    root = write_pair(tmp_path, VALUES)
+    (root / "train/masks/a.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    how = {"lossless": True, "exif": exif.tobytes()} if end == "webp" else {}
+    Image.fromarray(VALUES).save(root / f"train/masks/a.{end}", **how)
+    np.testing.assert_array_equal(open_scenes(root, "train").read(0)[1], VALUES)
+
+
 def test_masks_of_one_bit_have_two_classes(tmp_path):
     root = write_pair(tmp_path, VALUES)
     Image.fromarray(VALUES == 1).save(root / "train/masks/a.png")

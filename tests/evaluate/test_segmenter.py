@@ -16,13 +16,14 @@ from fastimae.engine.checkpoint import FORMAT, save_checkpoint
 from fastimae.engine.checkpoint_file import CLASSES
 from fastimae.engine.optim import adamw
 from fastimae.evaluate.command import options_of
+from fastimae.evaluate.dense.run import optimizer_for
 from fastimae.evaluate.dense.saved import encoder_settings
 from fastimae.evaluate.options.segment import OF_TRAINING
 from fastimae.evaluate.segmentation.heads import LinearHead, PyramidHead
 from fastimae.evaluate.segmentation.model import build_segmenter, layers_of
 from fastimae.evaluate.segmentation.objective import Segmentation
 from fastimae.evaluate.segmentation.opened import load_trained
-from fastimae.evaluate.segmentation.training import make_student, optimizer_for
+from fastimae.evaluate.segmentation.task import SegmentTask
 from fastimae.evaluate.training.batches import LabelledBatch
 from fastimae.loaders.order.philox import KeyStream, derive_keys
 from fastimae.models import create_model
@@ -170,7 +171,8 @@ def test_any_checkpoint_takes_a_step_and_is_loaded_again(layout, tmp_path):
     words = ["--checkpoint", str(path), "--data_path", str(tmp_path), "--input_size", "64", "48"]
     options = options_of("segment", [*words, *FLAGS, "--no_frozen", "--head_dim", "8"]).settled(8)
     encoder = options.load_encoder(torch.device("cpu"))
-    student = make_student(options, encoder, types.SimpleNamespace(classes=list("abcd")))
+    torch.manual_seed(0)
+    student = SegmentTask().build(options, encoder, types.SimpleNamespace(classes=list("abcd")))
     objective, batch = Segmentation(student).train(), batch_of(size=(64, 48))
     optimizer = optimizer_for(student, options)(1e-2, adamw(one_pass=False))
     losses = []

@@ -159,7 +159,7 @@ def test_any_number_of_processes_decide_the_same(tmp_path, classifier):
     [
         ("holiday.png", "1 of 1 images are not called SHAPE1-TEXTURE2, as cat7-elephant1.png"),
         ("cat1-giraffe2.png", "1 unknown categories: giraffe (known: airplane, bear"),
-        (None, "no images in"),
+        (None, "--data: no images in"),
     ],
 )
 def test_other_files_are_one_line_that_names_them(tmp_path, classifier, name, message, capsys):
@@ -170,7 +170,10 @@ def test_other_files_are_one_line_that_names_them(tmp_path, classifier, name, me
     assert run("--classifier", classifier, "--data", tmp_path / "data", *out) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert run("--classifier", classifier, "--data", tmp_path / "none", *out) == 2
-    assert "--data" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "none: there is no such folder" in capsys.readouterr().err
+    assert run("--classifier", classifier, "--data", classifier, *out) == 2
+    assert f"--data {classifier}: this is a file: give the folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_classifier_without_the_classes_is_refused(tmp_path, capsys):

@@ -188,6 +188,46 @@ def test_the_best_epoch_is_kept_by_the_name_that_was_asked_for(tmp_path):
     assert [line["test_score"] for line in lines] == [-5.0, -2.0, -3.0]
 
 
+def epochs_tested_in(folder):
+    """Return the epochs whose line in log.txt has the test's entries."""
+    lines = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+    return [line["epoch"] for line in lines if "test_score" in line]
+
+
+def test_some_epochs_are_tested_and_what_is_learned_stays_the_same(tmp_path):
+    for name, freq in (("each", 1), ("some", 3), ("ends", 9)):
+        train(toy_options(tmp_path / name, epochs=5, val_freq=freq), ALONE)
+    assert [epochs_tested_in(tmp_path / name) for name in ("each", "some", "ends")] == [
+        [0, 1, 2, 3, 4], [0, 3, 4], [0, 4],
+    ]  # fmt: skip
+    each, *others = (load_checkpoint(tmp_path / name / "checkpoint-last.pth")
+                     for name in ("each", "some", "ends"))  # fmt: skip
+    for other in others:
+        assert all(torch.equal(each["model"][key], other["model"][key]) for key in each["model"])
+        assert other["loader"]["last"] == each["loader"]["last"]
+
+
+def test_the_best_is_one_of_the_tested_epochs_also_after_a_stop(tmp_path):
+    options = toy_options(tmp_path, epochs=2, val_freq=2, save_freq=1)
+    train(options, ALONE, tested_by=scores_in_turn(5.0, 4.0))
+    (tmp_path / "checkpoint-1.pth").unlink()  # goes on from epoch 0, which was the best
+    (tmp_path / "checkpoint-0.pth").rename(tmp_path / "checkpoint-last.pth")
+    more = toy_options(tmp_path, epochs=6, val_freq=2, resume="auto")
+    trained = train(more, ALONE, tested_by=scores_in_turn(6.0, 4.5, 4.25))
+    assert trained.best["epoch"] == 2 == best_of(tmp_path)["epoch"]
+    assert trained.last == {"epoch": 5, "test_score": 4.25, "test_other": pytest.approx(
+        math.nan, nan_ok=True)}  # fmt: skip
+    assert epochs_tested_in(tmp_path) == [0, 2, 4, 5]
+
+
+def test_an_epoch_that_becomes_the_last_one_is_tested_then(tmp_path):
+    train(toy_options(tmp_path, epochs=4, val_freq=3, save_freq=1), ALONE)
+    (tmp_path / "checkpoint-2.pth").rename(tmp_path / "checkpoint-last.pth")
+    fewer = toy_options(tmp_path, epochs=3, val_freq=3, resume="auto")
+    trained = train(fewer, ALONE, tested_by=scores_in_turn(7.0))
+    assert trained.last["epoch"] == 2 == trained.best["epoch"] == best_of(tmp_path)["epoch"]
+
+
 def test_what_is_not_a_number_is_never_the_best(tmp_path, caplog):
     scores = scores_in_turn(math.nan, -1.0, math.nan)
     trained = train(toy_options(tmp_path), ALONE, tested_by=scores)

@@ -97,6 +97,12 @@ class DenseEncoder(nn.Module):
         del self.cls_token
         self.register_buffer("cls_token", cls_token)
 
+    @property
+    def windowed(self) -> bool:
+        """Whether any block attends within windows: of four or fewer, none does by default."""
+        sides = (getattr(block.attn, "window", None) for block in self.blocks)
+        return any(side is not None for side in sides)
+
     def _grid_of(self, img_size: Sequence[int]) -> Grid:
         return img_size[0] // self.patch_size, img_size[1] // self.patch_size
 

@@ -1,4 +1,4 @@
-"""The data of a detection run, and the detector of its checkpoint: what runs and --eval open."""
+"""The detector of a run: a fresh one to train, or that of a checkpoint for --eval."""
 
 from __future__ import annotations
 
@@ -6,31 +6,14 @@ from fastimae.engine.checkpoint import load_weights
 from fastimae.engine.resume import DETECTOR
 from fastimae.evaluate.dense.backbone import DenseEncoder
 from fastimae.evaluate.dense.saved import empty_encoder, open_saved
-from fastimae.evaluate.detection.coco import CocoScenes, open_coco
 from fastimae.evaluate.detection.mask_rcnn import MaskRCNN
 from fastimae.evaluate.options.detect import OF_TRAINING, DetectOptions
-from fastimae.loaders.images.limits import set_max_pixels
 from fastimae.loaders.sources.describe import in_short
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
 from fastimae.settings import config_errors
 
 _OF_MASKS = "roi_heads.mask_predictor.mask_fcn_logits.weight"
-
-
-def open_train(options: DetectOptions) -> CocoScenes:
-    """Open the images to train on. Raises DataError."""
-    set_max_pixels(options.max_pixels)
-    return open_coco(options.coco, "train", options.train_annotations)
-
-
-def open_val(options: DetectOptions, classes: list[str]) -> CocoScenes:
-    """Open the images to test on, with the numbers that training gave to `classes`.
-
-    Classes are matched by name. Raises DataError for objects of a class that is not among them.
-    """
-    set_max_pixels(options.max_pixels)
-    return open_coco(options.coco, "val", options.val_annotations).with_classes(classes)
 
 
 def make_detector(

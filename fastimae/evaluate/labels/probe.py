@@ -39,8 +39,8 @@ class Tested:
     """`Images.chosen` of the training images."""
     tested_on: int = 0
     """`Images.view_digest` of the test images."""
-    probed: str = ""
-    """Which features they are, in words."""
+    probed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Which features of the encoder they are, by the names of flags."""
 
     def sizes_with(self, train_images: int, bad: int) -> dict[str, Any]:
         """Return the numbers of classes and images, for results.json.
@@ -116,9 +116,22 @@ def open_probe(
         learned_from=train.digest,
         chosen=train.chosen,
         tested_on=val.view_digest,
-        probed=f"{store.pool} of block {store.layer}",
+        probed=_probed(store),
     )
     return OpenProbe(store, train, tested)
+
+
+def _probed(store: FeatureStore) -> dict[str, Any]:
+    """Return what features depend on besides the encoder's weights, as it is in effect."""
+    model = store.model
+    return {
+        "layer": store.layer,
+        "pool": store.pool,
+        "num_heads": model.blocks[0].attn.num_heads,
+        "input_size": list(model.img_size),
+        "mean": list(model.mean),
+        "std": list(model.std),
+    }
 
 
 def feature_store(options: ProbeOptions, world: World, folder: Path) -> FeatureStore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,7 +19,6 @@ from fastimae.settings import (
     Count,
     Expert,
     Free,
-    Idle,
     NotNegative,
     PositiveInt,
     PositiveShare,
@@ -72,12 +71,6 @@ class DenseOptions(Retested, StepSettings, TrainedOptions):
         super().check()
         if self.input_size:
             height_and_width(self.input_size)
-
-    def idle(self) -> Iterator[Idle]:
-        """As in `Settings`."""
-        yield from super().idle()
-        of_training = ("random_init", "hflip", "layer_decay", "drop_path")
-        yield Idle(self.eval, of_training, "with --eval")
 
     def of_model(self) -> dict[str, Any]:
         """Return the flags for the model in the file; --input_size is for the crops."""

@@ -44,6 +44,7 @@ class DetectOptions(DetectorSettings, DenseOptions):
     task: ClassVar[str] = "detect"
     of_training = OF_TRAINING
     of_test = ("input_size", "score_threshold", "detections")
+    tested_with = frozenset((*of_test, "coco", "val_annotations", "pictures", "save_detections"))
 
     coco: Path | None = None
     """Folder with annotations/instances_*.json and images, as COCO's or Roboflow's (train and
@@ -96,8 +97,6 @@ class DetectOptions(DetectorSettings, DenseOptions):
         """As in `Settings`."""
         yield from super().idle()
         yield Idle(not self.window, ("global_blocks",), "with --window 0")
-        of_training = ("min_scale", "max_scale", "rpn_batch", "roi_batch", "train_annotations")
-        yield Idle(self.eval, (*sorted(OF_TRAINING), *of_training), "with --eval")
 
     @property
     def side(self) -> int:

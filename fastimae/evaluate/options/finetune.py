@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from fastimae.engine.settings import StepSettings
+from fastimae.evaluate.options.base import EvalOptions
 from fastimae.evaluate.options.labels import TrainingOptions
-from fastimae.evaluate.options.retested import Retested
+from fastimae.evaluate.options.retested import Retested, names_of
 from fastimae.loaders.images.crops import RATIO, CropSettings, check_ratio
 from fastimae.loaders.settings import ReadSettings
 from fastimae.objectives.settings import PixelSettings
@@ -19,7 +20,6 @@ from fastimae.settings import (
     ConfigError,
     Expert,
     Free,
-    Idle,
     NotNegative,
     PositiveInt,
     PositiveShare,
@@ -148,6 +148,10 @@ class FinetuneOptions(Retested, TuningOptions):
     """
 
     task: ClassVar[str] = "finetune"
+    tested_with = frozenset(
+        {*names_of(EvalOptions), "crop", "global_pool", "cls_token", "dist_eval", "random_init"}
+        - {"in_chans"}
+    )
 
     checkpoint: Annotated[Path | None, tyro.conf.arg(aliases=["--finetune"])] = None
     """Checkpoint of fastimae-train, MAE's code, i-MAE, timm or Hugging Face; of a fine-tuned one,
@@ -155,9 +159,3 @@ class FinetuneOptions(Retested, TuningOptions):
     eval: bool = False
     """Only test the classifier of --resume (ours, MAE's or timm's) on the images of --val; without
     --resume, that of output_dir/checkpoint-best.pth."""
-
-    def idle(self) -> Iterator[Idle]:
-        """As in `Settings`."""
-        yield from super().idle()
-        of_images = ("label_fraction", "label_list", "images", "images_from", "epoch_samples")
-        yield Idle(self.eval, ("in_chans", *of_images), "with --eval")

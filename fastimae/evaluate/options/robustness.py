@@ -16,6 +16,8 @@ from fastimae.settings import ConfigError, Expert, FileNames, Free, PositiveInt
 OBJECTNET = "objectnet"
 OWN_CLASSES = ("r", "a")
 """Sets with 200 of ImageNet's classes: the answer is the best of these."""
+_TAKEN = "classifier"
+"""No name for a set: tables have a column of this name."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -44,9 +46,10 @@ class ClassifierOptions(TaskOptions):
 
     def check_files(self) -> None:
         """Raise CheckpointError or DataError for models and images that do not exist."""
-        for path in filter(None, (*self.classifier, self.checkpoint)):
-            if not path.exists():
-                raise CheckpointError(f"there is no checkpoint {path}")
+        given = [("--classifier", path) for path in self.classifier]
+        for flag, path in (*given, ("--checkpoint", self.checkpoint)):
+            if path and not path.exists():
+                raise CheckpointError(f"{flag}: there is no checkpoint {path}")
         self.check_data()
 
     def files(self) -> list[Path]:
@@ -100,8 +103,9 @@ class RobustnessOptions(ClassifierOptions):
             name, equals, path = given.partition("=")
             if not (name and equals and path):
                 raise ConfigError(f"--sets {given}: give it as NAME=DIR, such as v2=imagenetv2")
-            if name in found:
-                raise ConfigError(f"--sets {given}: another set is called {name}, too")
+            if name in found or name == _TAKEN:
+                whose = "another set" if name in found else "the column of classifiers"
+                raise ConfigError(f"--sets {given}: {whose} is called {name}, too: rename this set")
             try:
                 found[name] = Path(expanded(path))
             except ValueError as error:
@@ -125,6 +129,7 @@ class ShapebiasOptions(ClassifierOptions):
     """Folder of the cue-conflict stimuli: files SHAPE1-TEXTURE2.png, flat or in subfolders."""
 
     def check_data(self) -> None:
-        """Raise DataError unless the folder exists."""
+        """Raise DataError unless there is such a folder."""
         if not self.data.is_dir():
-            raise DataError(f"--data {self.data}: there is no such folder")
+            what = "this is a file" if self.data.exists() else "there is no such folder"
+            raise DataError(f"--data {self.data}: {what}: give the folder of the stimuli")

@@ -39,6 +39,7 @@ class SegmentOptions(DenseOptions):
     task: ClassVar[str] = "segment"
     of_training = OF_TRAINING
     of_test = ("input_size", "short_side", "stride")
+    tested_with = frozenset((*of_test, "data_path", "layout", "classes", "pictures"))
 
     data_path: Path | None = None
     """Folder of images and masks: see --layout; its train and val parts."""
@@ -93,8 +94,6 @@ class SegmentOptions(DenseOptions):
         of_encoder = ("layer_decay", "drop_path", "grad_checkpointing")
         yield Idle(self.frozen, of_encoder, "with a frozen encoder (--no_frozen trains it)")
         yield Idle(self._head == "linear", ("head_dim",), "with --head linear")
-        of_training = (*sorted(OF_TRAINING), "color_distort", "min_scale", "max_scale", "blr")
-        yield Idle(self.eval, of_training, "with --eval")
 
     @property
     def _head(self) -> str:

@@ -10,6 +10,7 @@ from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.launcher import LaunchSettings
 from fastimae.engine.plan import RunSettings
 from fastimae.evaluate.options.base import TaskOptions
+from fastimae.settings import Free, PositiveInt
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,19 @@ class FreshOptions(TaskOptions):
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainedOptions(RunSettings, LaunchSettings, FreshOptions):
+class LabelledRunSettings(RunSettings):
+    """The training loop of `train_with_labels`, which tests the model after epochs."""
+
+    val_freq: Free[PositiveInt] = 1
+    """Epochs between tests; the first and the last one are tested, too."""
+
+    def tests_after(self, epoch: int) -> bool:
+        """Return whether to test after this epoch, from 0: as --save_freq counts, or the last."""
+        return epoch + 1 == self.epochs or epoch % self.val_freq == 0
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainedOptions(LabelledRunSettings, LaunchSettings, FreshOptions):
     """Options of tasks that train, with MAE's names."""
 
     def check(self) -> None:

@@ -118,6 +118,8 @@ def conditions_of(item: Evaluation) -> Conditions:
         return {}
     ignored = _MODEL | free_settings()
     chosen = {name: value for name, value in settings.items() if name not in ignored}
+    if "kind" in item.content:  # of a classifier: see `by_classifier`
+        chosen["classifier"] = item.content["kind"]
     return chosen | {name: item.numbers[name] for name in _SIZES if name in item.numbers}
 
 

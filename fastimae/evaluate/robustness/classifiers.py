@@ -28,13 +28,14 @@ from fastimae.evaluate.labels.class_names import names_in
 from fastimae.evaluate.options.robustness import ClassifierOptions
 from fastimae.evaluate.origin import BEGUN, origin_of
 from fastimae.evaluate.robustness.classes import imagenet
+from fastimae.evaluate.robustness.given import check_folder, naming
 from fastimae.evaluate.robustness.probes import Probe, open_probe_file
 from fastimae.interop.finetuned import classifies_mean
 from fastimae.kernels.checks import FULL_RANGE
 from fastimae.loaders.errors import DataError
 from fastimae.log import log
 from fastimae.models import MaskedAutoencoder
-from fastimae.settings import height_and_width
+from fastimae.settings import ConfigError, height_and_width
 from fastimae.trained import crop_of, training_settings
 
 FLAG = "--classifier"
@@ -46,6 +47,8 @@ class Classifier:
 
     candidate: Candidate
     """Its name and encoder, and the settings of the pre-training as far as they are known."""
+    kind: str
+    """What of the encoder was trained, in words."""
     names: tuple[str, ...]
     """The class of each output; "" for an output that has none."""
     logits: Callable[[Tensor], Tensor]
@@ -80,13 +83,21 @@ def load_classifiers(options: ClassifierOptions, device: torch.device) -> list[C
     """
     paths = options.files()
     own, size = options.of_model(), options.input_size and height_and_width(options.input_size)
-    loaded = []
+    loaded, encoders = [], []
     for number, (name, path) in enumerate(zip(names_of(paths), paths, strict=True)):
         of_model = own if number == 0 else {"hints": NO_FLAGS}
         of_model = {**of_model, "img_size": None}
-        probe = open_probe_file(path, options.checkpoint, of_model, size)
-        load = functools.partial(_of_probe, probe) if probe else _fine_tuned
-        loaded.append(load(name, path, device, options, of_model))
+        if path.is_dir():
+            check_folder(FLAG, path)
+        with naming(f"{FLAG} {path}", path):
+            probe = open_probe_file(path, options.checkpoint, of_model, size)
+            encoders += [probe.file] if probe else []
+            load = functools.partial(_of_probe, probe) if probe else _fine_tuned
+            loaded.append(load(name, path, device, options, of_model))
+    if options.checkpoint and options.checkpoint not in encoders:
+        raise ConfigError(
+            f"--checkpoint {options.checkpoint} is the encoder of no probe here: drop it"
+        )
     return loaded
 
 
@@ -102,6 +113,7 @@ def _of_probe(
 
     return Classifier(
         candidate=Candidate(name=name, path=path, model=model, args=dict(model.args)),
+        kind=probe.kind,
         names=class_names(path, probe.args, probe.classes),
         logits=logits,
         size=model.img_size,
@@ -128,6 +140,7 @@ def _fine_tuned(
     before = _pretraining(encoder)
     return Classifier(
         candidate=Candidate(name=name, path=path, model=encoder, args=before),
+        kind="a fine-tuned model",
         names=class_names(path, encoder.args, classes_of(weights)),
         logits=functools.partial(_logits, net, encoder, options),
         size=net.patch_embed.img_size,

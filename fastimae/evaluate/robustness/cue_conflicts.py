@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastimae.evaluate.images import Images, open_images
 from fastimae.evaluate.robustness.classes import categories
+from fastimae.evaluate.robustness.given import naming
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import LISTED
 from fastimae.loaders.sources.describe import first_of
@@ -40,7 +41,8 @@ def open_cue_conflicts(path: Path) -> CueConflicts:
 
     Raises DataError if there are none, or names are of another form or of other categories.
     """
-    images = open_images(path)
+    with naming(f"--data {path}", path):
+        images = open_images(path, flag="--data")
     files = [images.path(index) for index in range(len(images))]
     found = [_NAME.fullmatch(Path(file).stem) for file in files]
     if odd := [Path(file).name for file, match in zip(files, found, strict=True) if not match]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fastimae.engine.checkpoint import load_checkpoint
 from fastimae.engine.checkpoint_file import WEIGHTS, CheckpointError, args_in
 from fastimae.engine.resume import ATTENTIVE_PROBE, LINEAR_PROBE, kind_of
-from fastimae.evaluate.candidates import NO_FLAGS
 from fastimae.evaluate.features import load_encoder, resolve_layer, resolve_pool
 from fastimae.evaluate.labels.saved_probe import saved_probe
 from fastimae.evaluate.options.base import Kept
 from fastimae.evaluate.origin import origin_of
+from fastimae.evaluate.robustness.given import naming
 from fastimae.interop.finetuned import HEAD, classifies_mean, is_probe
 from fastimae.interop.open_checkpoint import open_checkpoint
 from fastimae.interop.options import ModelOptions
@@ -31,6 +31,10 @@ Size = tuple[int, int] | None
 class Probe(NamedTuple):
     """A probe and its encoder."""
 
+    file: Path
+    """That of the encoder."""
+    kind: str
+    """LINEAR_PROBE or ATTENTIVE_PROBE."""
     encoder: MaskedAutoencoder
     head: nn.Sequential
     """Features -> logits [B, K]."""
@@ -74,7 +78,7 @@ def _ours(
     size: Size,
 ) -> Probe:
     args = args_in(content)
-    flags = {**_flags_in(args), **{k: v for k, v in of_model.items() if v}, "hints": NO_FLAGS}
+    flags = {**_flags_in(args), **{k: v for k, v in of_model.items() if v}}
     if size:
         flags["img_size"] = size
     file, model, origin = _find_encoder(path, args, given, flags)
@@ -83,7 +87,8 @@ def _ours(
     log.info("%s: %s of %s", path, kind, file)
     pool = "tokens" if kind == ATTENTIVE_PROBE else resolve_pool(model, args.get("pool"))
     layer = resolve_layer(model, args.get("layer"))
-    return _probe(path, weights, encoder=model, args=args, pool=pool, layer=layer, origin=origin)
+    about = {"args": args, "pool": pool, "layer": layer, "origin": origin}
+    return _probe(path, weights, file=file, kind=kind, encoder=model, **about)
 
 
 def _probe(path: Path, weights: Mapping[str, Tensor], **about: Any) -> Probe:
@@ -120,7 +125,9 @@ def _find_encoder(
     for place in filter(Path.exists, places):
         if place.resolve() == path.resolve():
             continue
-        model = load_encoder(place, torch.device("cpu"), **fresh, **flags)
+        whose = "--checkpoint" if place == given else f"--classifier {path}: its encoder"
+        with naming(f"{whose} {place}", place):
+            model = load_encoder(place, torch.device("cpu"), **fresh, **flags)
         origin = origin_of(place, model)
         if args.get(WEIGHTS) in (None, origin[WEIGHTS]):
             return place, model, origin
@@ -142,4 +149,4 @@ def _maes(
     pool: Kept = "avg" if classifies_mean(weights) else "cls"
     log.info("%s: a linear probe with its encoder", path)
     about = {"args": dict(model.args), "pool": pool, "layer": -1, "origin": origin_of(path, model)}
-    return _probe(path, layers, encoder=model, **about)
+    return _probe(path, layers, file=path, kind=LINEAR_PROBE, encoder=model, **about)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fastimae.evaluate.images import Images, open_images
-from fastimae.evaluate.labels.class_names import check_labelled
 from fastimae.evaluate.options.robustness import OBJECTNET
 from fastimae.evaluate.robustness.classes import imagenet, objectnet, released
+from fastimae.evaluate.robustness.given import naming
 from fastimae.loaders.errors import DataError
 from fastimae.loaders.image_location import LISTED
 from fastimae.loaders.sources.describe import first_of
@@ -54,10 +54,13 @@ def open_set(name: str, path: Path, *, own: bool) -> ImageSet:
     """Open the images of a set; own: see `ImageSet`. Raises DataError if they have no classes."""
     inside = next((path / part for part in (_WITHIN.get(name, "val"),) if (path / part).is_dir()),
                   path)  # fmt: skip
-    images = open_images(inside)
-    check_labelled(images, f"--sets {name}")
+    given = f"--sets {name}={path}"
+    with naming(given, path):
+        images = open_images(inside, flag=f"--sets {name}")
+    if (images.labels < 0).any():
+        raise DataError(f"{given} has images without labels: give folders called by their classes")
     if not images.classes:
-        raise DataError(f"--sets {name}={path}: its classes have no names: give it as folders")
+        raise DataError(f"{given}: its classes have no names: give it as folders")
     found = ImageSet(name=name, path=path, images=images, folders=images.classes, own=own)
     return _overlap(found) if name == OBJECTNET else found
 

@@ -16,6 +16,7 @@ from fastimae.loaders.images.limits import open_image
 
 IGNORE = 255
 """The value of pixels that count neither in training nor in scores."""
+_LOSSY = {"JPEG": "a JPEG", "MPO": "a JPEG", "AVIF": "an AVIF"}
 
 
 def read_values(path: str) -> NDArray[np.int64 | np.uint8]:
@@ -23,16 +24,41 @@ def read_values(path: str) -> NDArray[np.int64 | np.uint8]:
 
     Numbers may be those of a palette's colours, or of gray with 1 to 32 bits; gray that is stored
     as equal colours is read as well. Raises SkipImage for a broken file, and DataError for colours
-    and fractions, as they are no numbers of classes.
+    and fractions, as they are no numbers of classes, and for a lossy format, which changes numbers.
     """
     with errors_skip():
-        image = open_image(ImageLocation(path).read())
+        data = ImageLocation(path).read()
+        image = open_image(data)
         values = np.asarray(image)
+    if lossy := _lossy_format(image, data):
+        raise DataError(f"{path} is {lossy}, which changes class numbers: write masks as PNG")
     if values.ndim == 3:
         values = _gray(values, image, path)
     if values.dtype.kind == "f" and not (values == np.rint(values)).all():  # NaN is not, either
         raise DataError(f"{path} has fractions, not class numbers: write them as 8-bit gray")
     return values.astype(np.uint8 if image.mode in ("1", "L", "P") else np.int64, copy=False)
+
+
+def _lossy_format(image: Image.Image, data: bytes) -> str | None:
+    """Return the format of a file in words, whatever its name, if it does not keep pixels exactly.
+
+    image: as Pillow opened `data`. JPEG 2000 is taken for lossless, as Pillow writes it.
+    """
+    if image.format == "WEBP":
+        return None if b"VP8L" in _chunks(data) else "a lossy WebP"
+    if image.format == "TIFF" and image.info.get("compression") in ("jpeg", "webp"):
+        return f"a TIFF with {image.info['compression']} compression"
+    return _LOSSY.get(image.format)
+
+
+def _chunks(data: bytes) -> set[bytes]:
+    """Return the kinds of chunks in a WebP file, a RIFF: each has a kind, its length, and bytes."""
+    kinds, at = set(), 12
+    while at + 8 <= len(data):
+        kinds.add(data[at : at + 4])
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    return kinds
 
 
 def class_numbers(values: NDArray, path: str, *, first: int, classes: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The scenes of a run, and the model of its checkpoint: what training and --eval open."""
+"""The model of a checkpoint, and whether scenes have its classes: for --eval."""
 
 from __future__ import annotations
 
@@ -7,27 +7,18 @@ from fastimae.engine.resume import SEGMENTER
 from fastimae.evaluate.dense.saved import empty_encoder, open_saved
 from fastimae.evaluate.options.segment import OF_TRAINING, SegmentOptions
 from fastimae.evaluate.segmentation.model import Segmenter, build_segmenter
-from fastimae.evaluate.segmentation.scenes import Scenes, open_scenes
+from fastimae.evaluate.segmentation.scenes import Scenes
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.images.limits import set_max_pixels
 from fastimae.loaders.sources.describe import in_short
 from fastimae.log import log
 from fastimae.settings import height_and_width
 
 
-def open_train(options: SegmentOptions) -> Scenes:
-    """Open the scenes to train on. Raises DataError."""
-    set_max_pixels(options.max_pixels)
-    return open_scenes(options.data_path, "train", options.layout, options.classes)
-
-
-def open_val(options: SegmentOptions, classes: list[str], of: str) -> Scenes:
-    """Open the scenes to test on. Raises DataError if they have other classes than the model.
+def match(val: Scenes, classes: list[str], of: str) -> Scenes:
+    """Return scenes to test on. Raises DataError if they have other classes than the model.
 
     classes: the model's. of: where those are from, for the error.
     """
-    set_max_pixels(options.max_pixels)
-    val = open_scenes(options.data_path, "val", options.layout, options.classes)
     if val.classes != classes:
         raise DataError(
             f"{val.source} has {len(val.classes)} classes ({in_short(val.classes)}), and {of} "

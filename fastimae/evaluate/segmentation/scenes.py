@@ -97,6 +97,11 @@ class Scenes(Dataset[tuple[Image.Image, NDArray[np.uint8]]]):
         meaning = repr((self.place.first, len(self.classes))).encode()
         return zlib.crc32(meaning, digest_of(np.array(marks, np.int64), self._bytes))
 
+    @property
+    def view_digest(self) -> int:
+        """`digest`: what identifies a test on the scenes."""
+        return self.digest
+
     def _bytes(self, index: int) -> bytes:
         """Read the files of a scene."""
         paths = self.pairs.images[index], self.pairs.masks[index]

@@ -9,6 +9,7 @@ from typing import Any
 from fastimae.engine.output_folders import claim_folders
 from fastimae.evaluate.options.pages import CompareOptions
 from fastimae.evaluate.pages.accuracies import Accuracies, accuracies
+from fastimae.evaluate.pages.by_classifier import by_classifier
 from fastimae.evaluate.pages.charts import Chart
 from fastimae.evaluate.pages.comparison import Row, common, picture_rows, tables_of
 from fastimae.evaluate.pages.curves import Log, curves_over_each_other
@@ -37,7 +38,8 @@ def run(options: CompareOptions) -> None:
         check_folder(folder)
     names = unique_names(options.runs)
     with claim_folders(options.output_dir):
-        _write(options, [read_run(*run) for run in zip(options.runs, names, strict=True)])
+        records = [read_run(*run) for run in zip(options.runs, names, strict=True)]
+        _write(options, by_classifier(records))
 
 
 def _write(options: CompareOptions, records: Sequence[RunRecord]) -> None:

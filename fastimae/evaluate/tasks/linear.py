@@ -79,14 +79,15 @@ def run(options: LinearOptions) -> None:
                 WEIGHTS: data.origin.get(WEIGHTS),
                 CLASSES: list(data.class_names),
                 LABELLED: data.chosen,
-                PROBED: data.probed,
+                PROBED: {**data.probed, "probe_heads": _heads(options, loader)},
             },
             keep=options.features_folder(),
         )  # fmt: skip
         if trained and isinstance(data.val, TokenBatches):
             data.val.count()
+        bad = loader.bad_of_all() if trained else 0
         if trained and world.is_main:
-            numbers = {**trained.numbers, **_sizes(data, loader)}
+            numbers = {**trained.numbers, **_sizes(data, loader, bad)}
             path = results.save(numbers, trained.options, origin=data.origin)
             log.info("linear: %s; %s", in_words(numbers), path)
 
@@ -125,20 +126,27 @@ def loader_settings(options: LinearOptions) -> dict[str, int]:
     return {name: getattr(options, name) for name in names}
 
 
-def _sizes(data: Tested, loader: EpochLoader) -> dict[str, Any]:
-    """Return the numbers of classes and images; of images that this rank could not read."""
+def _sizes(data: Tested, loader: EpochLoader, bad: int) -> dict[str, Any]:
+    """Return the numbers of classes and images. bad: training images that no rank could read."""
     if isinstance(data, ProbeData):
         return data.sizes()
-    return data.sizes_with(loader.epoch_steps.samples, len(loader.bad))
+    return data.sizes_with(loader.epoch_steps.samples, bad)
 
 
 def _probe(options: LinearOptions, data: Tested, loader: EpochLoader) -> nn.Sequential:
     """Return the fresh probe that the options ask for. Raises ValueError for --probe_heads."""
-    if not options.attends:
+    heads = _heads(options, loader)
+    if heads is None:
         return build_probe(data, options.seed)
-    model = loader.store.model
-    heads = options.probe_heads or model.blocks[0].attn.num_heads
-    return attentive_probe(model.pos_embed.shape[-1], heads, data.classes, options.seed)
+    width = loader.store.model.pos_embed.shape[-1]
+    return attentive_probe(width, heads, data.classes, options.seed)
+
+
+def _heads(options: LinearOptions, loader: EpochLoader) -> int | None:
+    """Return the heads of an attentive probe, as many as the encoder's by default; else None."""
+    if not options.attends:
+        return None
+    return options.probe_heads or loader.store.model.blocks[0].attn.num_heads
 
 
 def build_probe(data: Tested, seed: int) -> nn.Sequential:

@@ -17,16 +17,12 @@ from collections.abc import Sequence
 
 from fastimae.engine.distributed import World
 from fastimae.evaluate.differences import difference_of, labels_of
-from fastimae.evaluate.labels.processes import joined_processes
 from fastimae.evaluate.options.robustness import RobustnessOptions
-from fastimae.evaluate.pages.tables import markdown
-from fastimae.evaluate.results import Results, open_results
-from fastimae.evaluate.robustness.classifiers import Classifier, load_classifiers
+from fastimae.evaluate.robustness.classifiers import Classifier
 from fastimae.evaluate.robustness.figures import draw_accuracies
 from fastimae.evaluate.robustness.scoring import Row, score
 from fastimae.evaluate.robustness.sets import open_set, right_answers
-from fastimae.loaders.images.limits import set_max_pixels
-from fastimae.log import log
+from fastimae.evaluate.robustness.task import Opened, open_task, save
 
 PICTURE = "robustness.png"
 NOTE = "top-1 accuracy (%) of classifiers on sets that they were not trained for"
@@ -34,15 +30,10 @@ NOTE = "top-1 accuracy (%) of classifiers on sets that they were not trained for
 
 def run(options: RobustnessOptions) -> None:
     """Test, print the table, and write results.json and robustness.png."""
-    options.check_files()
-    with (
-        joined_processes(options) as world,
-        open_results(options, "robustness", world=world) as results,
-    ):
-        classifiers = load_classifiers(options, world.device)
-        table = measure(options, classifiers, world)
-        if world.is_main:
-            _save(options, classifiers, table, results)
+    with open_task(options, "robustness") as opened:
+        table = measure(options, opened.classifiers, opened.world)
+        if opened.world.is_main:
+            _save(opened, table)
 
 
 def measure(
@@ -52,7 +43,6 @@ def measure(
 
     Raises DataError.
     """
-    set_max_pixels(options.max_pixels)
     sets = [
         open_set(name, path, own=options.chooses_among_own(name))
         for name, path in options.places().items()
@@ -75,23 +65,13 @@ def summary(table: Sequence[Row]) -> list[Row]:
     return list(rows.values())
 
 
-def _save(
-    options: RobustnessOptions,
-    classifiers: Sequence[Classifier],
-    table: Sequence[Row],
-    results: Results,
-) -> None:
-    candidates = [classifier.candidate for classifier in classifiers]
+def _save(opened: Opened, table: Sequence[Row]) -> None:
+    candidates = [classifier.candidate for classifier in opened.classifiers]
     over = difference_of(candidates) if len(candidates) > 1 else None
-    labels = labels_of(candidates)
-    draw_accuracies(table, candidates, labels, over, results.picture(PICTURE), NOTE)
-    first = {
-        f"{row['set']}_acc1": row["acc1"] for row in table
-        if row["classifier"] == classifiers[0].name
-    }  # fmt: skip
-    rows = summary(table)
-    path = results.save(
-        {**first, "summary": rows, "table": list(table)}, origin=classifiers[0].origin
-    )
-    print(f"{NOTE}\n\n{markdown(rows)}\n\n{markdown(table)}")
-    log.info("%s and %s beside it", path, PICTURE)
+    picture = opened.results.picture(PICTURE)
+    draw_accuracies(table, candidates, labels_of(candidates), over, picture, NOTE)
+    numbers = [
+        {f"{row['set']}_acc1": row["acc1"] for row in table if row["classifier"] == each.name}
+        for each in candidates
+    ]
+    save(opened, numbers, summary(table), table, NOTE)

@@ -17,7 +17,6 @@ softmax over all 1,000.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +24,8 @@ from numpy.typing import NDArray
 
 from fastimae.engine.distributed import World
 from fastimae.evaluate.differences import labels_of
-from fastimae.evaluate.labels.processes import joined_processes
 from fastimae.evaluate.options.robustness import ClassifierOptions, ShapebiasOptions
-from fastimae.evaluate.pages.tables import markdown
-from fastimae.evaluate.results import Results, open_results
-from fastimae.evaluate.robustness.classifiers import FLAG, Classifier, load_classifiers
+from fastimae.evaluate.robustness.classifiers import FLAG, Classifier
 from fastimae.evaluate.robustness.cue_conflicts import (
     UNREAD,
     CueConflicts,
@@ -41,30 +37,22 @@ from fastimae.evaluate.robustness.cue_conflicts import (
 )
 from fastimae.evaluate.robustness.scoring import Shown, groups_of
 from fastimae.evaluate.robustness.shape_figures import draw_shape_bias
+from fastimae.evaluate.robustness.task import Opened, open_task, save
 from fastimae.loaders.errors import DataError
-from fastimae.loaders.images.limits import set_max_pixels
-from fastimae.log import log
 
 PICTURE = "shapebias.png"
 NOTE = "shape bias: decisions for the shape, of those for the shape or the texture"
-Row = dict[str, Any]
 
 
 def run(options: ShapebiasOptions) -> None:
     """Measure, print the table, and write results.json and shapebias.png."""
-    options.check_files()
-    with (
-        joined_processes(options) as world,
-        open_results(options, "shapebias", world=world) as results,
-    ):
-        classifiers = load_classifiers(options, world.device)
-        set_max_pixels(options.max_pixels)
+    with open_task(options, "shapebias") as opened:
         stimuli = open_cue_conflicts(options.data)
-        decided = decide(classifiers, stimuli, options, world)
+        decided = decide(opened.classifiers, stimuli, options, opened.world)
         if all((each == UNREAD).all() for each in decided):
             raise DataError(f"--data {options.data}: no image can be read")
-        if world.is_main:
-            _save(classifiers, stimuli, decided, results)
+        if opened.world.is_main:
+            _save(opened, stimuli, decided)
 
 
 def decide(
@@ -96,23 +84,17 @@ def decide(
     return list(numbers.cpu().numpy())
 
 
-def _save(
-    classifiers: Sequence[Classifier],
-    stimuli: CueConflicts,
-    decided: Sequence[NDArray[np.int64]],
-    results: Results,
-) -> None:
-    rows, table = [], []
-    for classifier, decided_N in zip(classifiers, decided, strict=True):
-        name = {"classifier": classifier.name}
+def _save(opened: Opened, stimuli: CueConflicts, decided: Sequence[NDArray[np.int64]]) -> None:
+    numbers, table = [], []
+    for classifier, decided_N in zip(opened.classifiers, decided, strict=True):
         found = measures(decided_N, stimuli.shape_N, stimuli.texture_N)
-        rows.append({**name, **found, "bad_images": int((decided_N == UNREAD).sum())})
-        table += [{**name, **row} for row in by_category(decided_N, stimuli)]
-    labels = labels_of([classifier.candidate for classifier in classifiers])
+        numbers.append({**found, "bad_images": int((decided_N == UNREAD).sum())})
+        rows = by_category(decided_N, stimuli)
+        table += [{"classifier": classifier.name, **row} for row in rows]
+    labels = labels_of([classifier.candidate for classifier in opened.classifiers])
     labels = [label.replace("\n", ", ") for label in labels]
-    means = {label: row["shape_bias"] for label, row in zip(labels, rows, strict=True)}
-    draw_shape_bias(table, means, results.picture(PICTURE), NOTE)
-    numbers = {name: value for name, value in rows[0].items() if name != "classifier"}
-    path = results.save({**numbers, "summary": rows, "table": table}, origin=classifiers[0].origin)
-    print(f"{NOTE}\n\n{markdown(rows)}\n\n{markdown(table)}")
-    log.info("%s and %s beside it", path, PICTURE)
+    means = {label: found["shape_bias"] for label, found in zip(labels, numbers, strict=True)}
+    draw_shape_bias(table, means, opened.results.picture(PICTURE), NOTE)
+    names = (classifier.name for classifier in opened.classifiers)
+    summary = [{"classifier": name, **found} for name, found in zip(names, numbers, strict=True)]
+    save(opened, numbers, summary, table, NOTE)

@@ -108,6 +108,15 @@ class EpochLoader(abc.ABC):
     def _decode_steps(self, steps: Iterable[StepSamples]) -> Generator[LabelledBatch, None, None]:
         """Yield the batch of each step, on the device."""
 
+    def bad_of_all(self) -> int:
+        """Return the number of broken images that any rank has found; all ranks have to call it.
+
+        Several ranks may meet the same one, in different epochs.
+        """
+        found = torch.zeros(self.epoch_steps.samples, device=self.world.device)
+        found[sorted(self.bad)] = 1
+        return int(self.world.mean(found).count_nonzero())
+
     @property
     def epoch(self) -> int:
         """The epoch that `__iter__` draws from."""

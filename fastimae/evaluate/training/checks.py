@@ -2,7 +2,7 @@
 
 The settings that a checkpoint holds say what must match: the weights that the run began from
 (WEIGHTS), the names of its classes (CLASSES), the part of the images it learned from (LABELLED),
-and which features a probe is of (PROBED).
+and which features a probe is of, and how it attends to them (PROBED).
 A task that has no such setting leaves it out, and is not asked for it.
 """
 
@@ -17,6 +17,7 @@ from fastimae.engine.checkpoint_file import LABELLED, PROBED, WEIGHTS, Checkpoin
 from fastimae.engine.resume import check_kind
 from fastimae.evaluate.labels.class_names import check_same_classes
 from fastimae.evaluate.origin import check_same_weights
+from fastimae.evaluate.pages.tables import format_value
 from fastimae.loaders.order.choice import flags_of_choice
 from fastimae.loaders.settings import ChoiceSettings
 from fastimae.settings import ConfigError
@@ -46,17 +47,28 @@ def check_resume(resume: str, folder: Path, kind: str, origin: Mapping[str, Any]
 def check_same_run(path: Path, content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise CheckpointError or DataError if the run to resume had other weights, classes or labels.
 
-    Or, if it is a probe, other features. content: of the file `path`. now: the settings of the run
-    that would resume it.
+    Or, if it is a probe, other features or heads. content: of the file `path`. now: the settings of
+    the run that would resume it.
     """
     check_same_weights(path, content, now)
     check_same_classes(path, content, now)
     _check_same_labels(path, content, now)
-    before, probed = args_in(content).get(PROBED), now.get(PROBED)
-    if before and probed and before != probed:
+    _check_same_probe(path, args_in(content).get(PROBED), now.get(PROBED) or {})
+
+
+def _check_same_probe(path: Path, before: Any, now: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the probe to resume is of the same features, with equal heads.
+
+    before, now: see PROBED; earlier versions recorded none.
+    """
+    known = now.keys() & before.keys() if isinstance(before, Mapping) else ()
+    changed = [name for name in now if name in known and before[name] != now[name]]
+    if changed:
+        was = ", ".join(f"--{name} {format_value(before[name])}" for name in changed)
+        others = ", ".join(format_value(now[name]) for name in changed)
         raise CheckpointError(
-            f"--resume {path} is a probe of {before}, and this run one of {probed}: give the same "
-            "--layer and --pool, or choose another --output_dir"
+            f"--resume {path} is a probe with {was}, this run's has {others}: give the same, or "
+            "choose another --output_dir"
         )
 
 

@@ -11,16 +11,16 @@ from fastimae.engine.assemble import assemble, checkpoint_args, resume_or_begin
 from fastimae.engine.build_step import MakeOptimizer, StepSettings
 from fastimae.engine.checkpoint_file import changed_settings
 from fastimae.engine.distributed import World
-from fastimae.engine.plan import RunSettings
 from fastimae.engine.resume import check_results_still_apply, resume_trainer
 from fastimae.engine.run_file import RunFile
 from fastimae.engine.trainer import Trainer
+from fastimae.evaluate.options.trained import LabelledRunSettings
 from fastimae.evaluate.training.batches import EpochLoader
 from fastimae.evaluate.training.checks import check_same_run
 from fastimae.evaluate.training.validation import Measure, ValidatingLoader
 from fastimae.objectives.base import Objective
 
-Options = TypeVar("Options", bound=RunSettings)
+Options = TypeVar("Options", bound=LabelledRunSettings)
 
 
 class Trained(NamedTuple, Generic[Options]):
@@ -29,7 +29,7 @@ class Trained(NamedTuple, Generic[Options]):
     last: dict[str, Any]
     """What `measure` returned after the last epoch, and "epoch", from 0."""
     best: dict[str, Any]
-    """The same of the best epoch; the last one if no epoch's value was a number."""
+    """The same of the best epoch that was tested; the last one if no epoch's value was a number."""
     options: Options
     """The options that it was trained with; those of the earlier run if no epoch was left."""
 
@@ -53,7 +53,7 @@ def train_with_labels(
 ) -> Trained[Options] | None:
     """Train and validate epoch by epoch, from where --resume says; None if a signal ended it early.
 
-    measure: tests `objective.student` on all ranks, after each epoch, and returns the entries of
+    measure: tests `objective.student` on all ranks, every --val_freq epochs, and returns entries of
     its log line; `best` names the one that is largest in checkpoint-best.pth. tested_on: digest of
     the test images. loader: see `SampleLoader`. how, workers, optimizer: see `assemble`; batches
     may be of any form, as `StepSettings` records no CUDA graphs. run_file: see `Trainer`.
@@ -64,7 +64,7 @@ def train_with_labels(
     args = checkpoint_args(settings, options, world)
     validating = ValidatingLoader(
         loader, objective.student, measure, world,
-        by=best, output_dir=output_dir, args=args, tested_on=tested_on,
+        by=best, is_due=options.tests_after, output_dir=output_dir, args=args, tested_on=tested_on,
     )  # fmt: skip
     trainer = assemble(
         objective, validating, world,
@@ -72,6 +72,8 @@ def train_with_labels(
         optimizer=optimizer, run_file=run_file,
     )  # fmt: skip
     before = resume_or_begin(trainer, _resume, keep)
+    if trainer.finished and validating.last.get("epoch") != validating.epoch:
+        validating.report()  # of an epoch that was not to be the last one
     trained = _as_before(options, before, trainer.args) if trainer.finished else options
     if not trainer.run():
         return None

@@ -1,4 +1,4 @@
-"""Validation after each epoch, in the log, with the best weights kept."""
+"""Validation after epochs, in the log, with the best weights kept."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Measure = Callable[[], dict[str, float]]
 class ValidatingLoader(DevicePrefetch):
     """A loader that validates: its `report`, at the end of an epoch, has what `measure` returns.
 
-    `last` and `best` are the reports of the last and the best epoch, {} before the first; the best
-    weights are in `checkpoint-best.pth`. An epoch whose value is not a number is never the best. If
-    that file is not of a resumed run's best epoch, or the test images have changed, the best of the
-    remaining epochs is kept.
+    `last` and `best` are the reports of the last and the best epoch that is tested, {} before the
+    first; the best weights are in `checkpoint-best.pth`. An epoch whose value is not a number is
+    never the best. If that file is not of a resumed run's best epoch, or the test images have
+    changed, the best of the remaining epochs is kept.
     """
 
     def __init__(
@@ -37,23 +37,28 @@ class ValidatingLoader(DevicePrefetch):
         world: World,
         *,
         by: str,
+        is_due: Callable[[int], bool],
         output_dir: Path,
         args: dict[str, Any],
         tested_on: int,
     ) -> None:
-        """by: the entry of `measure` that is largest in the best epoch. args: settings for the
-        checkpoint. tested_on: a digest of the test images, see `Images.view_digest`.
+        """by: the entry of `measure` that is largest in the best epoch. is_due: whether to test
+        after an epoch, from 0. args: settings for the checkpoint. tested_on: a digest of the test
+        images, see `Images.view_digest`.
         """
         super().__init__(loader, world.device)
         self.student, self.measure, self.world, self.by = student, measure, world, by
+        self.is_due = is_due
         self.output_dir, self.args, self.tested_on = output_dir, args, tested_on
         self.last: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
         self.best_is_kept = True
 
     def report(self) -> dict[str, Any]:
-        """Validate, keep the weights if they are the best, and return all entries for the log."""
+        """Validate if that is due, keep the best weights, and return all entries for the log."""
         self._share_statistics()
+        if not self.is_due(self.epoch):
+            return super().report()
         result = self.measure()
         self.last = {"epoch": self.epoch, **result}
         if self._is_best(result[self.by]):
