@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import functools
 import importlib.metadata
 import json
 import platform
@@ -52,6 +53,7 @@ def run_python(code: str) -> Ran:
     return Ran(done.stdout)
 
 
+@functools.cache
 def version(distribution: str) -> str | None:
     """Return the installed version of a distribution, None if there is none."""
     try:
@@ -88,9 +90,13 @@ def cpu_model() -> str:
     return match.group(1).strip() if match else platform.machine() or "CPU"
 
 
+@functools.cache
 def checkout_commit(digits: int = 40) -> str | None:
     """Return the commit of the checkout that this package is imported from, with "-dirty" if files
-    have changed since; None for an installed package. digits: of the commit, at least."""
+    have changed since; None for an installed package. digits: of the commit, at least.
+
+    As it was at the first call: what changes later is not what this process runs.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():  # git would describe a repository around this folder
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -26,9 +27,16 @@ def training_settings(checkpoint: Path | None) -> Mapping[str, Any]:
     try:
         if checkpoint.is_dir() or checkpoint.suffix == ".safetensors":
             return read_checkpoint(checkpoint).args
-        return read_args(checkpoint)
+        found = checkpoint.stat()
+        return _settings_in(checkpoint, found.st_ino, found.st_mtime_ns, found.st_size)
     except (CheckpointError, OSError):
         return {}
+
+
+@functools.lru_cache(maxsize=4)
+def _settings_in(checkpoint: Path, *_version: int) -> Mapping[str, Any]:
+    """Read the settings in a version of a file; once, although a run asks for them several times."""
+    return read_args(checkpoint)
 
 
 def crop_of(settings: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from figure_texts import texts_of
 from tiny import save_run, tiny_model
+from undrawn import undrawn
 
 pytest.importorskip("timm")
 
@@ -116,6 +117,7 @@ def test_what_is_compared():
     assert torch.allclose(model.norm(last), encoded, atol=1e-6)
 
 
+@undrawn()
 @torch.no_grad()
 def test_mask_tokens_are_in_place_of_masked_patches(study, image_folder):
     """As if the patches' embeddings were replaced; and none are where nothing is masked."""
@@ -261,6 +263,7 @@ def test_table_means_and_figures(study, image_folder, capsys, drawn_figures, hea
     assert "48 images are no more than its width" not in caplog.text
 
 
+@undrawn()
 def test_numbers_are_of_the_images_and_masks(study, image_folder):
     """One number from the encoder itself; with other batches, one more model, another seed."""
     for pool in ("avg", "tokens"):
@@ -308,6 +311,7 @@ def test_all_models_see_the_same_squares(study, image_folder):
         units_of(both, options(study, image_folder))
 
 
+@undrawn()
 def test_a_warning_says_what_is_not_comparable(study, image_folder, heard, caplog):
     path = save_run(study / "units", tiny_model(), mask_patch_size=16)
     run(options(study, image_folder, others=(path,), samples=20))

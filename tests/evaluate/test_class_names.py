@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from toy_images import save_colours, save_mae, save_splits
@@ -38,6 +38,7 @@ def images(labels, classes, source="val"):
 words = st.text("abcdefgh", min_size=1, max_size=3)
 
 
+@settings(max_examples=40)
 @given(st.lists(words, min_size=1, max_size=12, unique=True), st.data())
 def test_each_image_keeps_the_name_of_its_class(names, data):
     classes = data.draw(st.permutations([*names, "only here"]))

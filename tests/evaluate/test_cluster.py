@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from tiny import save_run, tiny_model
 from toy_images import save_colours, save_mae, save_splits
+from undrawn import undrawn
 
 pytest.importorskip("sklearn")
 
@@ -97,6 +98,7 @@ def test_colours_become_clusters(root, tmp_path):
     assert Image.open(folder / "cluster_images.png").height > 200
 
 
+@undrawn()
 def test_the_file_is_the_same_each_time_and_needs_no_labels(root, tmp_path):
     for name, images in (("a", "data"), ("b", "data"), ("c", "flat")):
         flags = ["--k", 7, "--output", tmp_path / f"{name}.npz"]
@@ -108,6 +110,7 @@ def test_the_file_is_the_same_each_time_and_needs_no_labels(root, tmp_path):
     assert not (tmp_path / "a" / "clusters.npz").exists()
 
 
+@undrawn()
 def test_unreadable_images_are_counted_and_have_no_cluster(root, tmp_path):
     save_colours(tmp_path / "images", 8)
     (tmp_path / "images/b_green/002.png").write_bytes(b"broken")
@@ -146,12 +149,13 @@ def test_what_cannot_be_clustered_is_one_line(root, tmp_path, capsys):
         assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+@undrawn()
 def test_an_i_mae_trains_on_clusters_of_a_mae(root, tmp_path, capsys):
     """End to end, on images without labels: every mixture is of one colour."""
     file = tmp_path / "clusters.npz"
     assert command(root, tmp_path / "eval", "--k", 3, "--output", file, images="flat") == 0
     run = [
-        *("--model", "mae_vit_nano_patch8", "--input_size", "32", "--epochs", "1"),
+        *("--model", "mae_vit_nano_patch16", "--input_size", "32", "--epochs", "1"),
         *("--warmup_epochs", "0", "--batch_size", "12", "--mix_group", "2", *QUICK),
         *("--objective", "imae", "--same_class_ratio", "1", "--pseudo_labels", str(file)),
     ]
@@ -166,6 +170,7 @@ def test_an_i_mae_trains_on_clusters_of_a_mae(root, tmp_path, capsys):
     assert f"--pseudo_labels {file} is of other images" in capsys.readouterr().err
 
 
+@undrawn()
 def test_clusters_of_fresh_weights_are_a_baseline(tmp_path, image_folder):
     path = save_run(tmp_path, tiny_model())
     flags = ["--checkpoint", str(path), "--data_path", str(image_folder), *QUICK, "--k", "4"]

@@ -84,10 +84,10 @@ def test_it_learns_and_its_best_can_be_tested_again(toy):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(toy, monkeypatch):
-    flags = ["--epochs", 3, "--warmup_epochs", 1, "--mixup", 0.8, "--cutmix", 1.0, "--log_steps", 1]
+    flags = ["--epochs", 2, "--warmup_epochs", 1, "--mixup", 0.8, "--cutmix", 1.0, "--log_steps", 1]
     flags += ["--drop_path", 0.5, "--cls_token"]
     whole = run(toy, "whole", *flags)
-    for name, stop in (("within", 3), ("between", 4)):  # two steps an epoch
+    for name, stop in (("within", 3), ("between", 2)):  # two steps an epoch
         with monkeypatch.context() as patch:
             calls, real = [], Classification.forward
 
@@ -103,19 +103,24 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(toy, monkeypatch):
         run(toy, name, *flags, "--resume", "auto")
         a, b = (load_checkpoint(path / "checkpoint-last.pth") for path in (whole, folder))
         assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
-        assert a["loader"] == b["loader"] and a["epoch"] == 2
+        assert a["loader"] == b["loader"] and a["epoch"] == 1
         assert numbers_of(folder) == numbers_of(whole)
         losses = [[line["train_loss"] for line in lines_of(path)] for path in (whole, folder)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
-def test_a_classifier_is_tested_on_classes_it_knows(toy, tmp_path, capsys):
-    folder = run(toy, "short", "--epochs", 1, *COLOURS)
+@pytest.fixture(scope="module")
+def short(toy):
+    """The folder of a run of one epoch."""
+    return run(toy, "short", "--epochs", 1, *COLOURS)
+
+
+def test_a_classifier_is_tested_on_classes_it_knows(toy, short, tmp_path, capsys):
     _, options = toy
     for name in "abcd":
         (tmp_path / name).mkdir()
         Image.new("RGB", (32, 32)).save(tmp_path / name / "x.png")
-    flags = ["--eval", "--output_dir", str(folder), "--val", str(tmp_path)]
+    flags = ["--eval", "--output_dir", str(short), "--val", str(tmp_path)]
     assert evaluate(["finetune", *options, *flags]) == 2
     assert "training does not know: a, b, c, d (it knows 3: a_red," in capsys.readouterr().err
     mae = ["--eval", "--resume", options[1]]
@@ -281,16 +286,17 @@ def test_a_finished_run_keeps_the_settings_of_its_numbers(toy, capsys):
 
 
 @pytest.mark.parametrize("task", ["finetune", "linear"])
-def test_files_of_another_kind_are_named_with_the_flag_that_takes_them(toy, tmp_path, capsys, task):
+def test_files_of_another_kind_are_named_with_the_flag_that_takes_them(
+    toy, short, tmp_path, capsys, task
+):
     root, options = toy
     probe = tmp_path / "probe.pth"
     torch.save({"model": {"0.running_mean": torch.zeros(3)}}, probe)
-    best = run(toy, "best", "--epochs", 1) / "checkpoint-best.pth"
     mine = {"finetune": "a classifier", "linear": "a linear probe"}[task]
     says = {
         root / "mae.pth": f"is a MAE, and this run trains {mine}: --checkpoint {root / 'mae.pth'} ",
         probe: "is a linear probe",
-        best: "is a classifier",
+        short / "checkpoint-best.pth": "is a classifier",
     }
     for path, expected in says.items():
         flags = ["--resume", str(path), "--output_dir", str(tmp_path / "out"), "--epochs", "1"]

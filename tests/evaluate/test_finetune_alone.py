@@ -57,7 +57,7 @@ def accuracy_of(net, folder, size=32):
 
 @pytest.mark.parametrize("flags", [[], ["--cls_token"], ["--input_size", 40, 48]])
 def test_ours_needs_nothing_but_its_file_and_images(data, tmp_path, flags):
-    save_mae(tmp_path / "mae.pth", depth=2, mean=(0.2, 0.3, 0.4), std=(0.5, 0.4, 0.3), num_heads=8)
+    save_mae(tmp_path / "mae.pth", depth=1, mean=(0.2, 0.3, 0.4), std=(0.5, 0.4, 0.3), num_heads=8)
     (start,) = tmp_path.glob("mae.pth")
     flags = [*flags, "--aa", "none", "--reprob", 0, "--lr", 1e-3, "--warmup_epochs", 0]
     trained = tmp_path / "run"

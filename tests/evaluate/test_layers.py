@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from toy_images import save_mae, save_splits
+from undrawn import undrawn
 
 from fastimae.cli import evaluate
 from fastimae.engine.checkpoint import load_checkpoint
@@ -68,6 +69,7 @@ def test_a_probe_reads_what_its_layer_has(place):
     check_same_run(last, {"args": {**content["args"], PROBED: "cls"}}, content["args"])
 
 
+@undrawn()
 def test_tsne_draws_a_layer(place):
     pytest.importorskip("sklearn")
     flags = ["--samples", "20", "--perplexity", "3"]

@@ -256,8 +256,7 @@ def test_the_best_is_that_of_one_test_set(options, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("task", ["linear", "finetune"])
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_other_files_in_the_same_folder_are_other_images(tmp_path, capsys, task, part):
+def test_other_files_in_the_same_folder_are_other_images(tmp_path, capsys, task):
     """A finished run's numbers must not be reported for other images of the same path."""
     save_mae(tmp_path / "mae.pth", depth=1)
     save_splits(tmp_path / "data", 8)
@@ -271,12 +270,13 @@ def test_other_files_in_the_same_folder_are_other_images(tmp_path, capsys, task,
     shutil.rmtree(tmp_path / "data")
     shutil.move(tmp_path / "copy", tmp_path / "data")  # the same data
     assert evaluate([*command, "--epochs", "1"]) == 0
-    some = sorted((tmp_path / "data" / part / "a_red").iterdir())
-    shutil.copy(some[1], some[0])  # the first of 16 that are looked at
-    capsys.readouterr()
-    assert evaluate([*command, "--epochs", "1"]) == 2
-    said = capsys.readouterr().err
-    assert "results are not of these images (the files hold other images)" in said
-    assert evaluate([*command, "--epochs", "2"]) == 0
-    said, of = capsys.readouterr().err, {"train": "resumed with other data", "val": "test images"}
-    assert of[part] in said
+    told = {"train": "resumed with other data", "val": "test images"}
+    for epochs, part in enumerate(told, 1):
+        some = sorted((tmp_path / "data" / part / "a_red").iterdir())
+        shutil.copy(some[1], some[0])  # the first of 16 that are looked at
+        capsys.readouterr()
+        assert evaluate([*command, "--epochs", str(epochs)]) == 2
+        said = capsys.readouterr().err
+        assert "results are not of these images (the files hold other images)" in said
+        assert evaluate([*command, "--epochs", str(epochs + 1)]) == 0
+        assert told[part] in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import save_run, tiny_model
 from toy_images import save_colours
+from undrawn import undrawn
 
 from fastimae.evaluate.candidates import load_candidates
 from fastimae.evaluate.images import open_images
@@ -130,6 +131,7 @@ def numbers_of(folder):
 
 
 @pytest.mark.parametrize(("asked", "sizes"), [(None, [4, 16]), (8, [8, 8])])
+@undrawn()
 def test_reconstruct_masks_each_model_as_it_was_trained(
     tmp_path, images, trained_with, asked, sizes
 ):
@@ -146,6 +148,7 @@ def test_reconstruct_masks_each_model_as_it_was_trained(
 
 
 @pytest.mark.parametrize(("asked", "unit"), [(None, 4), (8, 2)])
+@undrawn()
 def test_models_that_share_a_target_share_their_masks(
     tmp_path, images, trained_with, monkeypatch, caplog, asked, unit
 ):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import save_run, tiny_model
+from undrawn import undrawn
 
 from fastimae.evaluate.candidates import load_frozen, names_of
 from fastimae.evaluate.images import open_images
@@ -138,6 +139,7 @@ def test_table_has_every_model_at_every_ratio(study, image_folder, capsys, follo
         assert row["mse_after"] < row["mse_before"] > row["mse_after_trained"]
 
 
+@undrawn()
 def test_mixtures_of_equal_images_leave_no_distance(study, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     for label in "ab":

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import HEADS, save_run, tiny_model
+from undrawn import undrawn
 
 from fastimae.evaluate.candidates import Candidate
 from fastimae.evaluate.command import options_of
@@ -56,6 +57,7 @@ def last(place, *names):
     return tuple(place / name / "checkpoint-last.pth" for name in names)
 
 
+@undrawn()
 def measured(place, out, *rows, **changes):
     """Run the task; return its rows by model, at one mixing ratio."""
     checkpoint, *others = last(place, *rows)

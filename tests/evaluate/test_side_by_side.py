@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from figure_texts import texts_of, texts_outside
+from matplotlib.figure import Figure
 from tiny import save_run, tiny_model
 from toy_images import save_colours
+from undrawn import save_pixel, undrawn
 
 from fastimae.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastimae.evaluate.candidates import load_candidates
@@ -40,13 +42,6 @@ def study(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Draw nothing, which takes most of the time."""
-    for draw in ("draw_all", "compare_all"):
-        monkeypatch.setattr(task, draw, lambda *_: None)
-
-
 def options(study, images, first, *others, **changes):
     paths = [study / name / "checkpoint-last.pth" for name in (first, *others)]
     return ReconstructOptions(**{
@@ -64,6 +59,7 @@ def whole(table):
     return [row for row in table if row["view"] == "whole"]
 
 
+@undrawn()
 def test_a_mae_is_fed_both_beside_models_of_mixtures(study, images, capsys):
     task.run(options(study, images, "mae", "plain", "distilled", "headless"))
     content = content_of(study)
@@ -84,7 +80,7 @@ def test_a_mae_is_fed_both_beside_models_of_mixtures(study, images, capsys):
     assert "| headless | mixture | 0.75 | 0.75 | 8 | 0.3 | mixture |" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("undrawn")
+@undrawn()
 def test_numbers_are_those_of_what_each_model_makes_of_the_same_mixtures(study, images):
     """Against the model's own forward pass of normalised mixtures, and means in float64."""
     task.run(options(study, images, "plain", "mae"))
@@ -116,7 +112,7 @@ def test_numbers_are_those_of_what_each_model_makes_of_the_same_mixtures(study, 
         assert of_mae[branch] == pytest.approx(wanted, rel=2e-3 if branch == "mixture" else 1e-5)
 
 
-@pytest.mark.usefixtures("undrawn")
+@undrawn()
 def test_a_row_is_what_the_model_has_alone(study, images):
     """Other models beside it change neither its images nor their partners nor its masks."""
     task.run(options(study, images, "plain", mask_ratios=(0.5, 0.75), mix_ratios=(0.1, 0.3)))
@@ -127,6 +123,7 @@ def test_a_row_is_what_the_model_has_alone(study, images):
     assert [{k: row[k] for k in alone[0]} for row in beside] == alone
 
 
+@undrawn()
 def test_one_headless_model_of_mixtures_is_fed_them(study, images):
     task.run(options(study, images, "headless", mix_ratios=(0.1, 0.3), mask_ratios=(0.0, 0.75)))
     content = content_of(study)
@@ -137,6 +134,7 @@ def test_one_headless_model_of_mixtures_is_fed_them(study, images):
     ]  # fmt: skip
 
 
+@undrawn()
 def test_a_head_without_a_target_is_neither_drawn_nor_measured(study, images):
     save_run(study / "half", tiny_model(heads=2), targets="dominant")
     task.run(options(study, images, "half", mix_ratios=(0.1, 0.3), mask_ratios=(0.0, 0.75)))
@@ -156,7 +154,7 @@ def test_maes_alone_are_fed_images_and_mixing_ratios_are_said_to_be_idle(study, 
     assert any("--mix_ratios has no effect" in line for line in caplog.messages)
 
 
-@pytest.mark.usefixtures("undrawn")
+@undrawn()
 def test_a_comparing_page_has_every_number_of_every_model(study, images):
     save_run(study / "run", tiny_model(heads=2))
     (study / "run" / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0}\n')
@@ -198,7 +196,8 @@ def test_what_tells_trainings_apart_is_found(tmp_path, trainings, difference, la
 
 
 @pytest.mark.parametrize("kind", ["by name", "by training"])
-def test_all_texts_of_the_figures_are_within_them(study, images, drawn_figures, kind):
+def test_all_texts_of_the_figures_are_within_them(study, images, drawn_figures, kind, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", save_pixel)  # laid out, which places the texts
     names = ["an_experiment_with_a_name_of_fifty_characters_or_so", "group/run_17", "mae"]
     for name, ratio in zip(names, (0.5, 0.6, 0.75), strict=True):
         model = tiny_model(heads=1 if name == "mae" else 2, norm_pix_loss=True)
@@ -207,9 +206,11 @@ def test_all_texts_of_the_figures_are_within_them(study, images, drawn_figures, 
     task.run(options(study, images, *names, mask_ratios=(0.0, 0.5, 0.75), samples=4))
     assert len(drawn_figures) == 3
     for figure in drawn_figures:
+        figure.draw_without_rendering()
         assert texts_outside(figure) == [] and len(texts_of(figure)) > 6
 
 
+@undrawn()
 def test_lines_of_figures_are_the_numbers_of_the_table(study, images, drawn_figures):
     for name, ratio in (("a", 0.25), ("b", 0.75), ("c", 0.5)):
         save_run(study / name, tiny_model(), mask_ratio=ratio)

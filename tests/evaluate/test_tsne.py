@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import save_run, tiny_model
 from toy_images import save_colours
+from undrawn import undrawn
 
 pytest.importorskip("sklearn")
 
@@ -157,6 +158,7 @@ def test_the_perplexity_is_that_of_the_hierarchical_paper():
     assert (TsneOptions.perplexity, tsne.COMPONENTS) == (20, 50)
 
 
+@undrawn()
 def test_models_side_by_side_have_the_numbers_of_each_alone(tmp_path):
     data = save_colours(tmp_path / "data", 12)
     models = {"mae": tiny_model(), "other": tiny_model(depth=3)}
@@ -188,6 +190,7 @@ def test_models_side_by_side_have_the_numbers_of_each_alone(tmp_path):
     assert np.array_equal(points, saved["points"][1])
 
 
+@undrawn()
 def test_the_silhouette_is_of_the_features(tmp_path):
     """By its definition, in float64, from features computed here."""
     data = save_colours(tmp_path / "data", 8)

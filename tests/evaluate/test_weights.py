@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import save_run, tiny_model
+from undrawn import undrawn
 
 from fastimae.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastimae.evaluate.figures import weight_measures
@@ -114,6 +115,7 @@ def test_run_writes_a_line_for_each_matrix(tmp_path):
     assert {name: numbers["summary"][0][name] for name in expected} == pytest.approx(expected)
 
 
+@undrawn()
 def test_models_side_by_side_have_the_numbers_of_each_alone(tmp_path):
     mae = save_run(tmp_path / "mae", tiny_model())
     sparse = tiny_model(depth=3, img_size=64)  # of other images: weights can be compared
