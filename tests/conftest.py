@@ -1,11 +1,13 @@
 """Settings and small data for all tests. Nothing is downloaded; images are made here."""
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import sys
 
+gc.disable()  # until all tests are collected: modules and tests are no garbage
 # Two test processes on two cores must not compete for threads; tiny models need only one. Runs that
 # are compared bit for bit need the same number, whatever the user has set.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -43,6 +45,12 @@ with contextlib.suppress(ImportError):
         "shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("shared cores")
+
+
+def pytest_collection_finish():
+    """Spare the collector what is there for all tests: a million objects, a second each time."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter):
