@@ -26,7 +26,6 @@ from benchmarks.train.cases import (
     TrainCase,
     make_batch,
     make_objective,
-    train_flops,
 )
 from benchmarks.train.measure import checked
 from benchmarks.train.variants import FastImaeStep, VariantBuilder
@@ -119,7 +118,7 @@ def counted(case: TrainCase) -> Row:
     objective = make_objective(case, "meta")
     teachers = [teacher.module for teacher in objective.teachers().values()]
     return {
-        "flops": train_flops(case),
+        "flops": objective.train_flops(),
         "trained": sum(map(_parameters, objective.trainable().values())),
         "of_teachers": sum(map(_parameters, teachers)),
     }

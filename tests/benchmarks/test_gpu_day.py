@@ -1,8 +1,9 @@
 """The GPU's day keeps what was measured, and survives parts that fail or hang."""
 
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -179,34 +180,26 @@ def test_some_parts_only(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_a_kill_at_any_moment_keeps_what_was_measured(by, tmp_path):
+def test_a_kill_at_any_moment_keeps_what_was_measured(by, monkeypatch, tmp_path):
     """The driver is killed in the middle of a part; if it can, it ends the part."""
-    work, out = tmp_path / "work", tmp_path / "out"
     hangs = SCRIPT + "leave(measured=2)\ntime.sleep(600)"
-    code = f"""
-from pathlib import Path
-from benchmarks.gpu_day import __main__ as day
-from benchmarks.gpu_day.plan import Part, Stage
-import sys
-day.WORK = Path({str(work)!r})
-command = (sys.executable, "-c", {hangs!r}, {str(work / "t.json")!r})
-part = Part(name="t", command=command, file="t.json")
-day.stages = lambda *_: [Stage(300, (part,))]
-day.main(["1", "--out", {str(out)!r}, "--device", "cpu"])
-"""
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=gpu_day.ROOT)
+    kept = tmp_path / "out/t.json"
+    fork = multiprocessing.get_context("fork")  # a new process would import torch first
+    driver = fork.Process(target=day, args=(monkeypatch, tmp_path, {"t": hangs}))
+    driver.start()
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (
-            (out / "t.json").exists() and "measured" in (out / "t.json").read_text()
+            kept.exists() and "measured" in kept.read_text()
         ):
             time.sleep(0.1)
     finally:
         children = psutil.Process(driver.pid).children(recursive=True)
-        driver.send_signal(by)
-        driver.wait()
+        os.kill(driver.pid, by)
+        driver.join()
         _, alive = psutil.wait_procs(children, timeout=100 if by != signal.SIGKILL else 0)
         for child in alive:
             child.kill()
     assert by == signal.SIGKILL or not alive
-    assert json.loads((out / "t.json").read_text())["measured"] == 2
+    assert driver.exitcode == (-by if by == signal.SIGKILL else gpu_day.STOPPED)
+    assert left(tmp_path, "t")["measured"] == 2

@@ -1,5 +1,6 @@
 """A benchmark that is killed or fails keeps its results; the file is read while it runs."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.harness import ROOT, conditions_line
+from benchmarks.harness import ROOT, BenchmarkReport, conditions_line
 from benchmarks.loaders import measure as measuring
 from benchmarks.loaders.base import LoadJob
 from benchmarks.loaders.process import Failed, Round, Start
@@ -23,37 +24,64 @@ from benchmarks.train.fastimae_step import BuiltFastImaeStep
 
 SMALL = "--smoke --device cpu"
 ENDLESS = 1_000_000
-# Of each benchmark: a command, most of which would not end, and where its rows are.
+# Of each benchmark that trains: a command, most of which would not end, and where its rows are.
 RUNS = {
-    "kernels": (f"kernels {SMALL} --no-compile", lambda report: report["rows"][1:]),
+    "kernels": (f"{SMALL} --no-compile", lambda report: report["rows"][1:]),
     "train": (
-        f"train {SMALL} --no_table --ladder --rounds {ENDLESS} --cases imae_vit_nano_patch8",
+        f"{SMALL} --no_table --ladder --rounds {ENDLESS} --cases imae_vit_nano_patch8",
         lambda report: report["ladder"],
     ),
-    "curve": (
-        f"train.curve {SMALL} --batch_size 8 --steps {ENDLESS}",
+    "train.curve": (
+        f"{SMALL} --batch_size 8 --steps {ENDLESS}",
         lambda report: report.get("curve", {}).get("fastimae"),
     ),
-    "loaders": (
-        f"loaders --only pillow --rounds {ENDLESS} --seconds 0.05 --batch_size 8 --num_workers 2",
-        lambda report: report["results"],
-    ),
 }
+LOADERS_RUN = (
+    f"loaders --only pillow --rounds {ENDLESS} --seconds 0.05 --batch_size 8 --num_workers 2"
+)
+
+
+class Killed(BaseException):
+    """Ends a benchmark as a kill does: nothing handles it."""
+
+
+def check_kept(report, rows):
+    assert report["complete"] is False
+    assert rows
+    assert len(tables(report)) > 50 and "Not complete" in conditions_line(report)
+    assert {"device", "versions", "commit", "date", "command"} <= set(report)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_killed_benchmark_keeps_its_results(name, jpegs, tmp_path):
-    command, rows_of = RUNS[name]
+def test_a_benchmark_writes_its_first_results_while_it_runs(name, tmp_path, monkeypatch):
+    flags, rows_of = RUNS[name]
+    out, keep = tmp_path / "out" / "report.json", BenchmarkReport.keep
+
+    def keep_until_there_are_rows(report):
+        keep(report)
+        if rows_of(json.loads(out.read_text())):
+            raise Killed
+
+    monkeypatch.setattr(BenchmarkReport, "keep", keep_until_there_are_rows)
+    module = "benchmarks." + (name if "." in name else f"{name}.__main__")
+    with pytest.raises(Killed):
+        importlib.import_module(module).main([*flags.split(), "--out", str(out)])
+    report = json.loads(out.read_text())
+    check_kept(report, rows_of(report))
+
+
+def test_a_killed_benchmark_keeps_its_results(jpegs, tmp_path):
+    """Its file is whole whenever it is read, and its processes end."""
     out = tmp_path / "out" / "report.json"
-    module, *flags = command.split()
-    flags += ["--data", str(jpegs)] if name == "loaders" else []
+    module, *flags = LOADERS_RUN.split()
     process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{module}", *flags, "--out", str(out)],
+        [sys.executable, "-m", f"benchmarks.{module}", *flags, "--data", str(jpegs),
+         "--out", str(out)],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     children, end = [], time.monotonic() + 150
     while process.poll() is None and time.monotonic() < end:
-        if out.exists() and rows_of(json.loads(out.read_text())):  # whole, whenever it is read
+        if out.exists() and json.loads(out.read_text())["results"]:
             children = psutil.Process(process.pid).children(recursive=True)
             break
         time.sleep(0.05)
@@ -61,10 +89,7 @@ def test_a_killed_benchmark_keeps_its_results(name, jpegs, tmp_path):
     _, complaint = process.communicate()
     assert process.returncode == -signal.SIGKILL, complaint
     report = json.loads(out.read_text())
-    assert report["complete"] is False
-    assert rows_of(report)
-    assert len(tables(report)) > 50 and "Not complete" in conditions_line(report)
-    assert {"device", "versions", "commit", "date", "command"} <= set(report)
+    check_kept(report, report["results"])
     assert psutil.wait_procs(children, timeout=30)[1] == [], "loaders end by themselves"
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from benchmarks.harness import ROOT, with_relative_paths
 from benchmarks.loaders import __main__ as program
 from benchmarks.loaders import measure as measuring
+from benchmarks.loaders import process
 from benchmarks.loaders.base import EndlessSteps, LoadJob, Missing, Pixels
 from benchmarks.loaders.difference import difference
 from benchmarks.loaders.images import image_set
@@ -36,6 +38,27 @@ def job(jpegs, tmp_path):
     return LoadJob(images=images, batch_size=BATCH, num_workers=1, seed=3)
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Fork the processes of loaders, as new ones import torch; other tests start new ones."""
+    fork, ours = multiprocessing.get_context("fork"), []
+
+    def pipe():
+        ours.append(fork.Pipe())
+        return ours[-1]
+
+    def run(target, *args):
+        for end, _ in ours:  # else it would not see that the other side hangs up
+            end.close()
+        target(*args)
+
+    context = types.SimpleNamespace(
+        Pipe=pipe, Process=lambda target, args: fork.Process(target=run, args=(target, *args))
+    )
+    module = types.SimpleNamespace(get_context=lambda _: context)
+    monkeypatch.setattr(process, "multiprocessing", module)
+
+
 def measured(*speeds, name="pillow", stages=(), **more):
     """Make a loader with rounds of one second, `speeds` images in each."""
     rounds = [
@@ -45,7 +68,7 @@ def measured(*speeds, name="pillow", stages=(), **more):
     return Measured(make=LOADERS[name], job=job, rounds=rounds, **more)
 
 
-def test_a_whole_run(jpegs, image_folder, tmp_path, monkeypatch, capsys):
+def test_a_whole_run(jpegs, image_folder, tmp_path, monkeypatch, forked, capsys):
     """Loaders that work are measured; those that do not are named, and fail the run."""
     fakes = {"wrong": Wrong, "dying": Dying}
     monkeypatch.setattr(program, "LOADERS", LOADERS | fakes)
@@ -190,7 +213,9 @@ def test_nothing_is_imported_before_it_is_used():
     assert not peers & set(done.stdout.split())
 
 
-def test_a_missing_loader_is_named_and_an_error_if_requested(jpegs, tmp_path, monkeypatch, capsys):
+def test_a_missing_loader_is_named_and_an_error_if_requested(
+    jpegs, tmp_path, monkeypatch, forked, capsys
+):
     monkeypatch.setattr(program, "LOADERS", LOADERS | {"pillow": Absent})
     out = tmp_path / "report.json"
     arguments = f"--data {jpegs} --out {out} --batch_size {BATCH} --only pillow".split()
