@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 
-gc.disable()  # until all tests are collected: modules and tests are no garbage
 # Two test processes on two cores must not compete for threads; tiny models need only one. Runs that
 # are compared bit for bit need the same number, whatever the user has set.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -33,6 +32,7 @@ from fastimae.engine import peak
 from fastimae.loaders.base import Batch
 from fastimae.wording import as_command
 
+gc.disable()  # until all tests are collected: modules and tests are no garbage
 torch.set_num_threads(1)
 parse_once.install()
 peak.CPU_SPAN = 0.0  # hundreds of runs need not measure the machine well
