@@ -47,7 +47,7 @@ with contextlib.suppress(ImportError):
 
 
 def pytest_collection_finish():
-    gc.freeze()  # what is imported stays: torch's captures, and tests, collect garbage ten times faster
+    gc.freeze()  # what is imported stays, and collecting garbage takes a tenth of the time
 
 
 def pytest_terminal_summary(terminalreporter):
