@@ -19,7 +19,7 @@ from fastimae.objectives import imae as imae_module
 from fastimae.objectives import mae as mae_module
 from fastimae.objectives import mixing as mixing_module
 
-STEPS = 40
+STEPS = 100
 SIZES = {
     "img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3,
     "decoder_embed_dim": 32, "decoder_depth": 2, "decoder_num_heads": 2,
@@ -60,7 +60,7 @@ def train(objective, make_batch, steps=STEPS, precision=None, size=8):
     torch.manual_seed(1)
     batches = [make_batch(size) for _ in range(4)]
     trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer, losses = torch.optim.AdamW(trained, lr=3e-3, betas=(0.9, 0.95), fused=True), []
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.95), fused=True), []
     for step in range(steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = objective(batches[step % 4])["loss"]
@@ -72,7 +72,7 @@ def train(objective, make_batch, steps=STEPS, precision=None, size=8):
 
 
 @pytest.mark.parametrize("kind", ["mae", "imae"])
-def test_steps_have_the_losses_of_the_specification(kind, make_batch, monkeypatch):
+def test_100_steps_have_the_losses_of_the_specification(kind, make_batch, monkeypatch):
     objective = build(kind)
     again = copy.deepcopy(objective)
     fused = train(objective, make_batch)
@@ -80,7 +80,7 @@ def test_steps_have_the_losses_of_the_specification(kind, make_batch, monkeypatc
     specification(monkeypatch)
     plain = train(again, make_batch)
     assert plain[-1] < 0.9 * plain[0]
-    assert fused == pytest.approx(plain, rel=1e-3)  # rounding that grew
+    assert fused == pytest.approx(plain, rel=1e-3)  # rounding that grew over 100 steps
     assert fused[:10] == pytest.approx(plain[:10], rel=1e-5)
     assert bf16 == pytest.approx(plain, rel=3e-2)
 
