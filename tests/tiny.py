@@ -9,6 +9,8 @@ from fastimae.models import MaskedAutoencoder, create_model
 
 NAME = "mae_vit_nano_patch8"
 SIDE, HEADS = 32, 4
+NANO = {"embed_dim": 64, "depth": 2, "decoder_embed_dim": 64}
+"""What "nano" means in tests/engine/ranks.py."""
 
 
 def tiny_model(**overrides) -> MaskedAutoencoder:

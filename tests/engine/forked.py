@@ -1,16 +1,36 @@
 """Forked processes as a launcher would start them, a tiny model, and a counter of collectives."""
 
+import gc
 import os
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import parse_once
+import scipy.special  # noqa: F401 - before processes are forked
+import torch
+import toy_images
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastimae import build, cli
 from fastimae.models import MaskedAutoencoder
+
+
+def get_ready(commands: Iterable[str]) -> None:
+    """Do once what each run would do: derive the parsers of these commands of fastimae-train.
+
+    No run draws figures.
+    """
+    torch.set_num_threads(1)
+    drawing = sys.modules[build.draw_fixed_images.__module__]
+    drawing.draw_grid = toy_images.save_gray
+    parse_once.install()
+    for flags in commands:
+        assert cli.train([*flags.split(), "--print_config"]) == 0
+    gc.freeze()
 
 
 def launch(folder: Path, name: str, size: int, work: Callable[[], int]) -> dict:

@@ -21,10 +21,11 @@ import torch._dynamo
 import torch.distributed.fsdp
 import toy_images
 from built_in import OBJECTIVES, flags_of
-from forked import Reductions, launch, tiny
+from forked import Reductions, get_ready, launch, tiny
+from tiny import NANO
 from torch import nn
 
-from fastimae import build, cli
+from fastimae import cli
 from fastimae.engine import sharded
 from fastimae.engine.checkpoint_file import CheckpointError
 from fastimae.engine.distributed import World, join_world
@@ -35,13 +36,14 @@ from fastimae.engine.precision import DTYPES
 from fastimae.engine.step import Step
 from fastimae.engine.trainer import Trainer
 from fastimae.loaders import create_loader
+from fastimae.models.names import SIZES
 from fastimae.objectives import IMAE
 
 GLOBAL_BATCH, CLIP = 12, 0.1
 COMMON = (
     "--synthetic --synthetic_samples 72 --num_workers 0 --device cpu --precision fp32 "
     "--model mae_vit_nano_patch16 --input_size 32 "
-    "--epochs 2 --warmup_epochs 1 --blr 3e-2 --accum_iter 2 --clip_grad 0.5 --save_steps 1 "
+    "--epochs 2 --warmup_epochs 1 --blr 3e-2 --accum_iter 2 --clip_grad 0.5 --save_steps 2 "
     "--save_freq 9 --dist_timeout 600"
 )
 GROWING = COMMON.replace("patch16", "patch8") + " --resolution_schedule 16@0 32@1"
@@ -56,9 +58,8 @@ FINE_TUNING = (
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    drawing = sys.modules[build.draw_fixed_images.__module__]
-    drawing.draw_grid = toy_images.save_gray
+    SIZES["nano"] |= NANO
+    get_ready(f"{COMMON} {flags_of(name)}" for name in OBJECTIVES)
     report = {}
 
     def train(
@@ -93,16 +94,19 @@ def main(folder: Path) -> None:
 
 
 def train_each(folder: Path, train: Callable, objective: str) -> None:
-    """Train an objective in one process, in two, and sharded in two and then in three.
+    """Train an objective in one process, in two, and sharded; i-MAE in two and then in three.
 
-    R-MAE on images that grow.
+    MAE is i-MAE of single images, and not sharded. R-MAE's images grow.
     """
     settings = f"{GROWING if objective == 'rmae' else COMMON} {flags_of(objective)}"
     train(f"{objective}_1", 1, settings=settings)
     train(f"{objective}_2", 2, settings=settings)
-    train(f"{objective}_stopped", 2, "--parallel fsdp", signal_one, settings)
-    shutil.copytree(folder / f"{objective}_stopped", folder / f"{objective}_3")
-    train(f"{objective}_3", 3, "--resume auto --parallel fsdp", settings=settings)
+    if objective == "imae":
+        train("imae_stopped", 2, "--parallel fsdp", signal_one, settings)
+        shutil.copytree(folder / "imae_stopped", folder / "imae_3")
+        train("imae_3", 3, "--resume auto --parallel fsdp", settings=settings)
+    elif objective != "mae":
+        train(f"{objective}_fsdp", 2, "--parallel fsdp", settings=settings)
 
 
 def fine_tune(folder: Path, report: dict) -> None:

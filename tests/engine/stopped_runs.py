@@ -13,15 +13,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-import torch.distributed.fsdp
 import toy_images
 import toy_task
 from built_in import OBJECTIVES, flags_of
-from forked import launch
+from forked import get_ready, launch
 from runs_to_stop import RUNS
 
-from fastimae import build, cli
+from fastimae import cli
 from fastimae.engine.trainer import Trainer
 from fastimae.evaluate.tasks import (
     finetune,  # noqa: F401 - before processes are forked
@@ -56,9 +54,7 @@ ENDS = {
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    drawing = sys.modules[build.draw_fixed_images.__module__]
-    drawing.draw_grid = toy_images.save_gray
+    get_ready(flags for start, flags in TASKS.values() if start is cli.train)
     toy_images.save_mae(folder / "mae.pth", depth=2)
     for part, count in (("train", 11), ("val", 2)):
         toy_images.save_colours(folder / "data" / part, count)

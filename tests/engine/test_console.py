@@ -80,8 +80,8 @@ def test_slow_steps_have_lines_between_readings_of_the_loss(tmp_path, lines, mon
 
 
 def test_lines_of_long_runs_are_few_even_if_losses_are_read_often(tmp_path, lines, monkeypatch):
-    run = trainer(tmp_path, epochs=1, n=4000, batch_size=4, log_steps=1)
-    monkeypatch.setattr("fastimae.progress.time", Time(run, 0.1))
+    run = trainer(tmp_path, epochs=1, n=800, batch_size=4, log_steps=1)
+    monkeypatch.setattr("fastimae.progress.time", Time(run, 0.5))
     run.run()
     assert len(lines) <= 100 / (LINE_SECONDS / 2) + 10
 

@@ -12,7 +12,7 @@ from fastimae.engine.trainer import Trainer
 
 COMMAND = (
     "--synthetic --synthetic_samples 40 --num_workers 0 --device cpu --precision fp32 --vis_freq 0 "
-    "--model mae_vit_nano_patch16 --input_size 32 --batch_size 6 --warmup_epochs 1 --save_steps 1"
+    "--model mae_vit_nano_patch16 --input_size 32 --batch_size 6 --warmup_epochs 1 --save_steps 2"
 )
 FEW = f"{COMMAND} --images 4 --images_from one_class --epoch_samples 33"
 

@@ -15,8 +15,9 @@ from fastimae.objectives import MAE
 
 ALONE = World(0, 1, torch.device("cpu"))
 CLIP = 0.1  # as in ranks.py
-RUNS = [(name, f"{name}_{size}") for name in OBJECTIVES for size in (2, 3)]
-RUNS += [("imae", "on_1"), ("imae", "on_2")]
+RUNS = [(name, f"{name}_2") for name in OBJECTIVES]
+RUNS += [(name, f"{name}_fsdp") for name in OBJECTIVES if name not in ("mae", "imae")]
+RUNS += [("imae", "imae_3"), ("imae", "on_1"), ("imae", "on_2")]
 
 
 @pytest.mark.parametrize(("objective", "name"), RUNS)

@@ -59,7 +59,7 @@ def resumed(path, **plan):
     return run
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(batches, batches, st.data())
 def test_any_batches_go_on_from_any_others(tmp_path_factory, before, after, data):
     """Of 26 samples per epoch none is lost; rates and means are those of the position."""
