@@ -35,7 +35,7 @@ def training_settings(checkpoint: Path | None) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _settings_in(checkpoint: Path, *_version: int) -> Mapping[str, Any]:
-    """Read the settings in a version of a file; once, although a run asks for them several times."""
+    """Read the settings in a version of a file: once, although a run asks several times."""
     return read_args(checkpoint)
 
 
