@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 
-gc.disable()  # until all tests are collected: modules and tests are no garbage
 # Two test processes on two cores must not compete for threads; tiny models need only one. Runs that
 # are compared bit for bit need the same number, whatever the user has set.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,6 +28,7 @@ from fastimae.engine import peak
 from fastimae.loaders.base import Batch
 from fastimae.wording import as_command
 
+gc.disable()  # until all tests are collected: modules and tests are no garbage
 torch.set_num_threads(1)
 parse_once.install()
 peak.CPU_SPAN = 0.0  # hundreds of runs need not measure the machine well
@@ -45,6 +45,16 @@ with contextlib.suppress(ImportError):
         "shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("shared cores")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the files of long tests, with which one process might else be left at the end."""
+    limits = {}
+    for item in items:
+        for mark in item.iter_markers("timeout"):
+            limits[item.path] = max(limits.get(item.path, 0), *mark.args)
+    items.sort(key=lambda item: -limits.get(item.path, 0))
 
 
 def pytest_collection_finish():
