@@ -32,9 +32,9 @@ bench: $(READY) ## how fast is this machine? a few minutes; DATA=F.beton for you
 	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)")
 
 # One process per core, up to 8 (each takes 1 to 2 GB). All tests of a file run in one, as they share
-# fixtures.
+# fixtures. The order is that of tests/conftest.py: long files first, not those of many tests.
 test: $(READY) ## run the tests, on all cores
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## check style and formatting, change nothing
 	$(BIN)/ruff check .

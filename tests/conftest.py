@@ -51,6 +51,16 @@ with contextlib.suppress(ImportError):
     settings.load_profile("shared cores")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the files of long tests, with which one process might else be left at the end."""
+    limits = {}
+    for item in items:
+        for mark in item.iter_markers("timeout"):
+            limits[item.path] = max(limits.get(item.path, 0), *mark.args)
+    items.sort(key=lambda item: -limits.get(item.path, 0))
+
+
 def pytest_collection_finish():
     """Spare the collector what is there for all tests: a million objects, a second each time."""
     gc.freeze()
