@@ -90,13 +90,9 @@ def cpu_model() -> str:
     return match.group(1).strip() if match else platform.machine() or "CPU"
 
 
-@functools.cache
 def checkout_commit(digits: int = 40) -> str | None:
     """Return the commit of the checkout that this package is imported from, with "-dirty" if files
-    have changed since; None for an installed package. digits: of the commit, at least.
-
-    As it was at the first call: what changes later is not what this process runs.
-    """
+    have changed since; None for an installed package. digits: of the commit, at least."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():  # git would describe a repository around this folder
         return None

@@ -1,6 +1,7 @@
 """Settings and small data for all tests. Nothing is downloaded; images are made here."""
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -28,14 +29,16 @@ if not torch.cuda.is_available():
 
         quick_interpreter.install()
 
-from fastimae.engine import peak
+from fastimae.engine import peak, run_file
 from fastimae.loaders.base import Batch
 from fastimae.wording import as_command
 
 gc.disable()  # until all tests are collected: modules and tests are no garbage
 torch.set_num_threads(1)
 parse_once.install()
-peak.CPU_SPAN = 0.0  # hundreds of runs need not measure the machine well
+# Hundreds of runs need not measure the machine well, nor each ask git for its commit.
+peak.CPU_SPAN = 0.0
+run_file.checkout_commit = functools.cache(run_file.checkout_commit)
 # Test processes, and those that they start, compile each file once, whatever the user has set.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
