@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes.util
-import functools
 import importlib.metadata
 import json
 import platform
@@ -53,7 +52,6 @@ def run_python(code: str) -> Ran:
     return Ran(done.stdout)
 
 
-@functools.cache
 def version(distribution: str) -> str | None:
     """Return the installed version of a distribution, None if there is none."""
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,7 +61,12 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this package and of those that decide results."""
     own = {"python": platform.python_version(), "fastimae": __version__}
-    return own | versions_of(_PACKAGES)
+    return own | _installed()
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
+    return versions_of(_PACKAGES)
 
 
 class RunFile:

@@ -24,10 +24,11 @@ SIZES = {
     "img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3,
     "decoder_embed_dim": 32, "decoder_depth": 2, "decoder_num_heads": 2,
 }  # fmt: skip
+SHALLOW = {"depth": 1, "decoder_depth": 1}
 
 
-def build(kind, **settings):
-    make = functools.partial(MaskedAutoencoder, norm_pix_loss=True, **SIZES)
+def build(kind, sizes=SIZES, **settings):
+    make = functools.partial(MaskedAutoencoder, norm_pix_loss=True, **sizes)
     return built_in.build(kind, make, **settings)
 
 
@@ -89,7 +90,7 @@ def test_100_steps_have_the_losses_of_the_specification(kind, make_batch, monkey
 @pytest.mark.parametrize("kind", ["mae", "imae"])
 def test_the_triton_kernels_have_the_same_losses(kind, make_batch, monkeypatch):
     """All of them run in the interpreter."""
-    objective = build(kind)
+    objective = build(kind, SIZES | SHALLOW)
     expected = train(copy.deepcopy(objective), make_batch, steps=3, size=2)
     for module in (model_module, imae_module, mae_module, mixing_module):
         for name in set(kernels.__all__) & set(vars(module)) - {"Mask"}:
@@ -136,7 +137,7 @@ def test_halves_of_a_batch_add_up_to_it(kind, make_batch):
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_step_compiles_as_one_graph(kind, make_batch):
-    objective = build(kind)
+    objective = build(kind, SIZES | SHALLOW)
     again, batch = copy.deepcopy(objective), make_batch(8)
     compiled = torch.compile(again, fullgraph=True, backend="aot_eager")
     for call in (objective, compiled):

@@ -261,7 +261,7 @@ def test_ones_own_objective_takes_the_options_and_another_refuses_them(batch):
     got = build_objective(config)(batch)["loss"]
     pasted = CutMix(1.0)(batch.images, batch.partner, batch.key)
     assert got == pasted.double().mean() != batch.images.double().mean()
-    with pytest.raises(ConfigError, match="has no effect with --objective slow_teacher"):
+    with pytest.raises(ConfigError, match="have no effect with --objective slow_teacher"):
         parse_training("fastimae-train", [*words, "slow_teacher:SlowTeacher"])
 
 
