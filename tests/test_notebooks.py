@@ -24,7 +24,11 @@ def demo_output(tmp_path_factory):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, demo_output):
-    execute(nbformat.read(path, as_version=4), demo_output)
+    """With a training of one epoch."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("epochs = 4", "epochs = 1")
+    execute(notebook, demo_output)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
