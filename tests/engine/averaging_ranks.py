@@ -3,8 +3,10 @@
     averaging_ranks.py FOLDER
 
 Writes each process's observations to FOLDER/seen-RANK.json, exit statuses to FOLDER/report.json.
+Then forks the processes of contrast_ranks.py, so that both import torch once.
 """
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from contrast_ranks import contrast
 from forked import Reductions, launch, tiny
 from tape import record_on_tape, taped
 from torch import Tensor, nn
@@ -35,7 +38,7 @@ from fastimae.engine.step import GraphedStep, Step
 from fastimae.loaders import create_loader
 from fastimae.objectives import IMAE
 
-STEPS, FEW, BATCH, MIX_GROUP = 20, 5, 4, 2
+STEPS, FEW, BATCH, MIX_GROUP = 8, 3, 4, 2
 VARIANTS, REPLAYS = 6, 3
 # So small that a tiny model has several buckets.
 bucket_replica.Buckets = functools.partial(Buckets, first_bytes=10_000, full_bytes=40_000)
@@ -43,7 +46,7 @@ bucket_replica.Buckets = functools.partial(Buckets, first_bytes=10_000, full_byt
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    report = launch(folder, "seen", 2, lambda: see(folder))
+    report = {"seen": launch(folder, "seen", 2, lambda: see(folder))} | contrast(folder)
     (folder / "report.json").write_text(json.dumps(report))
 
 
@@ -121,8 +124,8 @@ def train(
         clip_grad=0.5, replica=parallel and parallel(objective),
     )  # fmt: skip
     losses, digests = [], []
-    for batches in batches_of(world, steps, batch, accum_iter):
-        with Reductions() as reductions:
+    for number, batches in enumerate(batches_of(world, steps, batch, accum_iter), 1):
+        with Reductions() if number == steps else contextlib.nullcontext() as reductions:
             parts = step(batches, 1e-3)
         losses.append(world.mean(torch.stack([part["loss"] for part in parts])).mean().item())
         digests.append(digest(objective.student))
@@ -131,7 +134,7 @@ def train(
         "losses": losses,
         "digests": digests,
         "norm": weights.double().norm().item(),
-        "reductions": reductions.count,  # of the last step
+        "reductions": reductions.count,  # of the last step; counting makes each operation slower
         "failure": str(getattr(step, "failure", None)),
     }
 

@@ -15,7 +15,7 @@ from fastimae import cli
 from fastimae.pictures import reconstruction
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = {"ranks", "stopped_runs", "averaging_ranks", "contrast_ranks"}
+SCRIPTS = {"ranks", "stopped_runs", "averaging_ranks"}
 """Fixtures that run the script of their name."""
 LIMIT = 400
 """Seconds for a script, which trains all objectives: a minute or less on two idle cores."""
@@ -78,11 +78,6 @@ def stopped_runs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def averaging_ranks(tmp_path_factory):
     return made_once(tmp_path_factory, "averaging_ranks")
-
-
-@pytest.fixture(scope="session")
-def contrast_ranks(tmp_path_factory):
-    return made_once(tmp_path_factory, "contrast_ranks")
 
 
 def made_once(tmp_path_factory, script: str) -> Ranks:

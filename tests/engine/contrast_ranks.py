@@ -1,13 +1,9 @@
-"""C-MAE's loss and gradients in one, two and three processes, forked as a launcher starts them.
+"""C-MAE's loss and gradients in one, two and three processes, forked by averaging_ranks.py.
 
-    contrast_ranks.py FOLDER
-
-FOLDER/SIZE.pt has what rank 0 of SIZE processes got from its share of a batch of 12 images: parts
-and gradients, averaged over processes as training averages them. FOLDER/report.json comes last.
+FOLDER/contrast-SIZE.pt has what rank 0 of SIZE processes got from its share of a batch of 12
+images: parts and gradients, averaged over processes as training averages them.
 """
 
-import json
-import sys
 from pathlib import Path
 
 import torch
@@ -25,6 +21,14 @@ CASES = {
     "byol": {"contrast": "byol"},
     "dropped": {"encoder_mask_tokens": False, "second_view": "full", "tokens": "both"},
 }
+
+
+def contrast(folder: Path) -> dict:
+    """Return the exit statuses, by run."""
+    return {
+        f"contrast-{size}": launch(folder, f"contrast-{size}", size, lambda n=size: work(folder, n))
+        for size in (1, 2, 3)
+    }
 
 
 def mean(value: torch.Tensor) -> torch.Tensor:
@@ -57,15 +61,5 @@ def work(folder: Path, size: int) -> int:
         results[name] = {n: mean(part) for n, part in parts.items()}
         results[name] |= {n: mean(p.grad) for n, p in trained.items()}
     if not rank:
-        torch.save(results, folder / f"{size}.pt")
+        torch.save(results, folder / f"contrast-{size}.pt")
     return 0
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    target, report = Path(sys.argv[1]), {}
-    for processes in (1, 2, 3):
-        report[processes] = launch(
-            target, str(processes), processes, lambda n=processes: work(target, n)
-        )
-    (target / "report.json").write_text(json.dumps(report))

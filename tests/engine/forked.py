@@ -12,6 +12,7 @@ from pathlib import Path
 import parse_once
 import scipy.special  # noqa: F401 - before processes are forked
 import torch
+import torch._dynamo  # before processes are forked: each would import it, in three seconds
 import toy_images
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -16,14 +16,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
-import torch._dynamo
 import torch.distributed.fsdp
 import toy_images
 from built_in import OBJECTIVES, flags_of
 from forked import Reductions, get_ready, launch, tiny
 from tiny import NANO
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fastimae import cli
 from fastimae.engine import sharded
@@ -83,6 +85,9 @@ def main(folder: Path) -> None:
     train("killed", 2, "--parallel fsdp", kill_main)
     shutil.copytree(folder / "killed", folder / "revived")
     train("revived", 1, "--resume auto")
+    report["torchrun"] = launch(folder, "torchrun", 1, lambda: by_torchrun(folder / "torchrun"))
+    shutil.copytree(folder / "torchrun", folder / "after_torchrun")
+    train("after_torchrun", 1, "--resume auto")
     train("own_ddp", 2, settings=OWN_OBJECTIVE)
     train("own_stopped", 2, "--parallel fsdp", signal_one, OWN_OBJECTIVE)
     shutil.copytree(folder / "own_stopped", folder / "own_fsdp")
@@ -143,6 +148,27 @@ def kill_main(trainer: Trainer) -> None:
     """Kill the main process, which hosts the store."""
     if trainer.world.is_main and trainer.epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_second(trainer: Trainer) -> None:
+    """Kill the process that is not the main one."""
+    if trainer.world.rank == 1 and trainer.epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def by_torchrun(output: Path) -> int:
+    """Let torchrun's agent start two processes, forked from this one, of which one is killed."""
+    command = f"{SETTINGS} --batch_size {GLOBAL_BATCH // 2} --output_dir {output}".split()
+    one_node = LaunchConfig(
+        1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
+        start_method="fork",
+    )  # fmt: skip
+    try:
+        elastic_launch(one_node, lambda: sys.exit(run(command, kill_second)))()
+    except ChildFailedError:
+        print(f"left over: {psutil.Process().children(recursive=True)}")
+        return 1
+    return 0
 
 
 def inside(folder: Path) -> int:

@@ -12,7 +12,8 @@ VARIANTS, REPLAYS = 6, 3  # of averaging_ranks.py
 def seen(averaging_ranks):
     """Return what each process recorded."""
     ranks = averaging_ranks
-    assert ranks.report["codes"] == [0] * RANKS, ranks.output("seen", 0) + ranks.output("seen", 1)
+    codes = ranks.report["seen"]["codes"]
+    assert codes == [0] * RANKS, ranks.output("seen", 0) + ranks.output("seen", 1)
     return [json.loads((ranks.folder / f"seen-{rank}.json").read_text()) for rank in range(RANKS)]
 
 

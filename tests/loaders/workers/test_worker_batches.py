@@ -12,6 +12,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from fastimae.loaders import DataError, create_loader
 from fastimae.loaders.workers import processes, safe_map, worker_batches
@@ -58,58 +59,36 @@ def test_without_shared_memory_pixels_are_sent(monkeypatch):
         assert np.array_equal(pixels, np.random.default_rng(step).integers(0, 256, SHAPE))
 
 
-CROWDED = """
-import os, sys
-from fastimae.loaders import create_loader
-
-os.sched_getaffinity = lambda process: {0}
-with create_loader(
-    data_path=sys.argv[1], batch_size=8, mix_group=0, input_size=(24, 32), num_workers=2,
-) as loader:
-    for epoch in range(2):
-        loader.set_epoch(epoch)
-        assert len(list(loader)) == 5
-"""
-
-
-def test_more_workers_than_cores_are_one_line_in_the_log(data, monkeypatch, caplog):
+def test_more_workers_than_cores_are_one_line_in_the_log(data, monkeypatch, caplog, recwarn):
     """torch's own warning has four lines, and names no flag."""
-    command = [sys.executable, "-c", CROWDED, str(data.folder)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert run.returncode == 0 and "DataLoader" not in run.stderr, run.stderr
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    with caplog.at_level("INFO", "fastimae"):
+    with (
+        caplog.at_level("INFO", "fastimae"),
+        create_loader(data_path=data.folder, **data.settings, num_workers=3) as loader,
+    ):
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            assert len(list(loader)) == len(loader)
         worker_batches.check_workers(1)
-        worker_batches.check_workers(3)
-    (line,) = [record.getMessage() for record in caplog.records]
+    (line,) = [r.getMessage() for r in caplog.records if "core(s)" in r.getMessage()]
     assert line.startswith("--num_workers 3, with 1 core(s) to use")
+    assert not [warning for warning in recwarn if "DataLoader" in str(warning.message)]
 
 
-FULL = """
-import sys, torch
-from fastimae.loaders import create_loader
-
-def full(*_):
-    raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
-
-torch.UntypedStorage._share_fd_cpu_ = torch.UntypedStorage._share_filename_cpu_ = full
-sums = []
-for workers in (0, 2):
-    with create_loader(
-        data_path=sys.argv[1], batch_size=8, mix_group=0, input_size=(24, 32),
-        num_workers=workers,
-    ) as loader:
-        sums.append([int(batch.images.sum()) for batch in loader])
-assert sums[0] == sums[1] and len(sums[0]) == 5
-"""
-
-
-def test_batches_need_no_shared_memory_of_torchs(data):
+@pytest.mark.timeout(60)
+def test_batches_need_no_shared_memory_of_torchs(data, monkeypatch):
     """It is in /dev/shm: when that was full, the first batch was waited for without end."""
-    run = subprocess.run(
-        [sys.executable, "-c", FULL, str(data.folder)], capture_output=True, timeout=60, check=False
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
+
+    def full(*_):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    for name in ("_share_fd_cpu_", "_share_filename_cpu_"):
+        monkeypatch.setattr(torch.UntypedStorage, name, full)
+    sums = []
+    for workers in (0, 2):
+        with create_loader(data_path=data.folder, **data.settings, num_workers=workers) as loader:
+            sums.append([int(batch.images.sum()) for batch in loader])
+    assert sums[0] == sums[1] and len(sums[0]) > 1
 
 
 @pytest.mark.timeout(60)
@@ -226,7 +205,7 @@ def test_their_parent_can_end_them():
         list(made)
 
 
-PARENT = """
+PARENTS = """
 import itertools, multiprocessing, os, sys, time
 from fastimae.loaders.workers.safe_map import safe_map
 from fastimae.loaders.workers.worker_batches import batches_from_workers
@@ -234,18 +213,36 @@ from fastimae.loaders.workers.worker_batches import batches_from_workers
 def work(step, pixels):
     return step
 
-if __name__ == "__main__":
-    if sys.argv[1] == "batches":
+def begin(kind, how):
+    os.setsid()
+    if kind == "batches":
         made = batches_from_workers(work, range(10**6), shape=(1,), dtype="uint8", num_workers=3)
     else:
         # A pool starts a worker when an item comes while all others are busy.
         made = safe_map(time.sleep, itertools.repeat(0.5), workers=3, chunk=1, crashed=None)
     next(made)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    if sys.argv[2] == "leave":
+    print(os.getpid(), *(child.pid for child in multiprocessing.active_children()), flush=True)
+    if how == "leave":
         sys.exit(7)
     time.sleep(60)
+
+for line in iter(sys.stdin.readline, ""):
+    child = os.fork()
+    if not child:
+        begin(*line.split())
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory):
+    """A process that forks one main process for each line it gets, in a session of its own."""
+    script = tmp_path_factory.mktemp("parents") / "parents.py"
+    script.write_text(PARENTS)
+    command, pipe = [sys.executable, str(script)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        process.stdin.close()
 
 
 @pytest.mark.parametrize(
@@ -253,22 +250,18 @@ if __name__ == "__main__":
     [("batches", how) for how in ("killed", "stopped", "leave")]
     + [("map", how) for how in ("killed", "stopped")],
 )
-def test_no_process_is_left_over(kind, how, tmp_path):
+def test_no_process_is_left_over(kind, how, parents):
     """The main process is killed, gets SIGTERM with all others, or exits half-way."""
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    process = subprocess.Popen(
-        [sys.executable, str(script), kind, how], stdout=subprocess.PIPE, start_new_session=True
-    )
-    workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+    print(kind, how, file=parents.stdin, flush=True)
+    main, *workers = map(int, parents.stdout.readline().split())
+    workers = [psutil.Process(worker) for worker in workers]
     if how == "killed":
-        process.kill()
+        os.kill(main, signal.SIGKILL)
     elif how == "stopped":
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(main, signal.SIGTERM)
     expected = {"killed": -signal.SIGKILL, "stopped": -signal.SIGTERM, "leave": 7}[how]
-    assert process.wait(30) == expected and len(workers) == 3
-    process.stdout.close()
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert int(parents.stdout.readline()) == expected and len(workers) == 3
+    assert not psutil.wait_procs(workers, timeout=30)[1]
 
 
 @pytest.fixture
