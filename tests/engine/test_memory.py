@@ -49,9 +49,8 @@ def test_memory_is_flat_over_200_steps(tmp_path):
         mix_group=0, num_workers=0,
     ) as loader:  # fmt: skip
         world = World(0, 1, torch.device("cpu"))
-        plan = Plan(
-            lr=1e-4, warmup_epochs=1, epochs=math.ceil(steps / WARM_UP), log_steps=20, save_freq=10**6
-        )
+        epochs = math.ceil(steps / WARM_UP)
+        plan = Plan(lr=1e-4, warmup_epochs=1, epochs=epochs, log_steps=20, save_freq=10**6)
         step = Step(objective, optimizer, precision="fp32", device=world.device, clip_grad=1.0)
         trainer = Trainer(step, DevicePrefetch(loader, world.device), plan, world, tmp_path)
         assert trainer.run()
