@@ -86,9 +86,9 @@ def test_made_up_pictures_replace_missing_images(tmp_path, capsys):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Copy the sources, and what Python has compiled, without .git; with a kit that has a wheel."""
-    for folder in ("fastimae", "kernels", "loaders", "benchmarks"):
-        kind = shutil.ignore_patterns("*.so", "results")
+    """Copy the sources without .git, with a kit that has a wheel."""
+    for folder in ("fastimae", "kernels", "loaders", "benchmarks", "tests"):
+        kind = shutil.ignore_patterns("__pycache__", "*.so", "results")
         shutil.copytree(ROOT / folder, tmp_path / "tree" / folder, symlinks=True, ignore=kind)
     kit = tmp_path / "tree/.gpu"
     for folder in ("wheels", "native"):
@@ -96,7 +96,7 @@ def tree(tmp_path):
     with zipfile.ZipFile(kit / "wheels/torchao-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("torchao/__init__.py", "")
     (kit / "native/_native.brought.so").write_bytes(b"")
-    (kit / kits.COMMIT).write_text(f"abc1234 {kits.digest(tmp_path / 'tree')}\n")
+    (kit / kits.COMMIT).write_text(f"abc1234 {kits.digest()}\n")
     return tmp_path / "tree"
 
 
