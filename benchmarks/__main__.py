@@ -26,6 +26,8 @@ LOADERS = ("native", "pillow", "torchvision")
 """Our engine, our loader with Pillow, and the usual pipeline."""
 CASE, SMOKE_CASE = "mae_vit_base_patch16", "mae_vit_nano_patch8"
 VARIANTS = ("fastimae", "reference")
+SMOKE_PICTURES = {"count": 64, "sides": (100, 75)}
+"""As many as the loaders' benchmark has in a batch."""
 Command = tuple[object, ...]
 
 
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run both benchmarks; return 0 if both ended well."""
     options = parser().parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    data = options.data or made_up_beton(options.out)
+    data = options.data or made_up_beton(options.out, **SMOKE_PICTURES if options.smoke else {})
     status = 0
     for command in (loading(options, data), training(options)):
         words = [sys.executable, "-m", *map(str, command)]
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made = OnceParser(prog="python -m benchmarks", description=__doc__)
     made.add_argument("--data", type=Path, metavar="F.beton", help="JPEGs, not made-up pictures")
     made.add_argument("--out", type=Path, default=OUT, help="folder for everything it writes")
-    made.add_argument("--smoke", action="store_true", help="a tiny model, to try the benchmark")
+    made.add_argument("--smoke", action="store_true", help="a tiny model, and small pictures")
     return made
 
 

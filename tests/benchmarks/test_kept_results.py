@@ -63,6 +63,7 @@ def test_a_benchmark_writes_its_first_results_while_it_runs(name, tmp_path, monk
             raise Killed
 
     monkeypatch.setattr(BenchmarkReport, "keep", keep_until_there_are_rows)
+    monkeypatch.setattr(curve, "KEPT_EVERY", 2)
     module = "benchmarks." + (name if "." in name else f"{name}.__main__")
     with pytest.raises(Killed):
         importlib.import_module(module).main([*flags.split(), "--out", str(out)])
@@ -104,11 +105,12 @@ def test_a_variant_that_fails_in_round_three_leaves_two(tmp_path, monkeypatch):
 
     monkeypatch.setattr(BuiltFastImaeStep, "train", fails)
     cases = ["--cases", "imae_vit_nano_patch8", "--rounds", "5"]
+    cases += ["--variants", "reference", "fastimae"]
     assert train.main([*SMALL.split(), "--no_compile", "--out", str(out), *cases]) == 1
     report = json.loads(out.read_text())
     assert "out of memory" in report["failed"]["imae_vit_nano_patch8"] and report["complete"]
     names = [row["variant"] for row in report["results"]]
-    assert names == ["reference", "reference_bf16", "reference_tuned", "fastimae"]
+    assert names == ["reference", "fastimae"]
     assert {row["rounds"] for row in report["results"]} == {2}
 
 

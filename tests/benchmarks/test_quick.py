@@ -1,12 +1,23 @@
 """`make bench`: both benchmarks run on made-up pictures, and everything is in one folder."""
 
 import json
+import subprocess
+from types import SimpleNamespace
 
 from benchmarks import __main__ as quick
+from benchmarks.train import __main__ as train
+
+
+def train_here(words, **rest):
+    """Run a command as `subprocess.run` does, but the benchmark of training in this process."""
+    if words[2] == "benchmarks.train":
+        return SimpleNamespace(returncode=train.main(words[3:]))
+    return subprocess.run(words, **rest)
 
 
 def test_it_measures_loaders_and_steps_in_one_folder(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(quick, "LOADERS", ("native", "pillow"))
+    monkeypatch.setattr(quick, "subprocess", SimpleNamespace(run=train_here))
     out = tmp_path / "out"
     monkeypatch.chdir(quick.ROOT)
     assert quick.main(["--smoke", "--out", str(out)]) == 0
