@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -172,16 +171,10 @@ def why_decoder_misfits(checkpoint: Checkpoint, facts: Mapping[str, Fact], name:
     if why := _unknown_heads(checkpoint, facts):
         return why
     try:
-        own = _shapes_of(**model_arguments(checkpoint, facts, name))
+        with torch.device("meta"):
+            ours = MaskedAutoencoder(**model_arguments(checkpoint, facts, name))
     except ValueError as error:
         return str(error)
-    misfits = [key for key in theirs if own.get(key) != shapes[key]]
+    own = ours.state_dict()
+    misfits = [key for key in theirs if key not in own or tuple(own[key].shape) != shapes[key]]
     return f"ours has no {misfits[0]} of that size" if misfits else ""
-
-
-@functools.lru_cache(maxsize=4)
-def _shapes_of(**arguments: Any) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of the weights of `MaskedAutoencoder`. Raises ValueError as it does."""
-    with torch.device("meta"):
-        weights = MaskedAutoencoder(**arguments).state_dict()
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
